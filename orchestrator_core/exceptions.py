@@ -1,0 +1,249 @@
+"""
+Everything this library raises on purpose.
+
+One root, :class:`OrchestratorError`, and a family below it for each kind of
+answer a caller can give. Every class has a stable ``code`` to branch on, a
+message that says what happened to which thing, and a ``hint`` that says what
+to do next. An error after which something may still exist names it in
+``leaked``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class OrchestratorError(Exception):
+    """The root of all errors of this library."""
+
+    code: ClassVar[str] = "error"
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, hint: str = "", leaked: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.hint = hint or self.default_hint
+        self.leaked = tuple(leaked)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the error as JSON-safe values."""
+        return {
+            "code": self.code,
+            "error": str(self),
+            "hint": self.hint,
+            "leaked": list(self.leaked),
+        }
+
+
+# --- what the caller gave us ---------------------------------------------------------
+
+
+class InvalidInput(OrchestratorError, ValueError):
+    """An argument cannot be used. Nothing was taken."""
+
+    code = "invalid-input"
+
+
+class InvalidId(InvalidInput):
+    """An id is not one that is safe in a file name and a tmux target."""
+
+    code = "invalid-id"
+    default_hint = "use 1 to 100 of A-Z a-z 0-9 _ - and start with a letter or digit"
+
+
+class NotFound(OrchestratorError, LookupError):
+    """No such task or agent."""
+
+    code = "not-found"
+    default_hint = "orchestrator-core ps --all shows what there is; is --root the right one?"
+
+
+class LimitReached(OrchestratorError):
+    """One agent more would be too many, or too deep. Nothing was taken."""
+
+    code = "limit-reached"
+    default_hint = "end an agent, or raise the limit where the Orchestrator is made"
+
+
+# --- sagas -----------------------------------------------------------------------------
+
+
+class SagaError(OrchestratorError):
+    """A saga cannot do what was asked of it."""
+
+    code = "saga"
+
+
+class SagaExists(SagaError):
+    """A journal of that id is there already."""
+
+    code = "saga-exists"
+    default_hint = "an id names one saga for ever; choose another"
+
+
+class SagaNotFound(SagaError, LookupError):
+    """There is no journal of that id."""
+
+    code = "saga-not-found"
+
+
+class SagaBusy(SagaError):
+    """Somebody else, alive, is running or unwinding this saga."""
+
+    code = "saga-busy"
+    default_hint = "wait for it, and ask again"
+
+
+class JournalDamaged(SagaError):
+    """A journal has a line that does not check before its last one."""
+
+    code = "journal-damaged"
+    default_hint = "the file was kept aside; what its names lead to can still be ended"
+
+
+class UnknownStep(SagaError):
+    """A journal names a step, or a version of one, that nobody here can undo."""
+
+    code = "unknown-step"
+    default_hint = "recover with the release, or the step types, that wrote the journal"
+
+
+class UndoFailed(SagaError):
+    """A step could not be undone, so its resource may still exist."""
+
+    code = "undo-failed"
+
+    def __init__(self, saga_id: str, step: str, cause: BaseException) -> None:
+        super().__init__(
+            f"saga {saga_id!r}: step {step!r} was not undone: {cause or type(cause).__name__}",
+            hint=f"mend the cause, then: orchestrator-core recover {saga_id}",
+            leaked=[step],
+        )
+        self.saga_id = saga_id
+        self.step = step
+        self.cause = cause
+
+
+class CouldNotAsk(OrchestratorError):
+    """The state of a resource is unknown, so nothing was changed."""
+
+    code = "could-not-ask"
+
+
+# --- files, locks and registries -----------------------------------------------------------
+
+
+class StorageError(OrchestratorError):
+    """The file system refused something we need."""
+
+    code = "storage"
+
+
+class LockTimeout(OrchestratorError):
+    """Somebody held a lock for longer than we were to wait."""
+
+    code = "lock-timeout"
+    default_hint = "if the holder hangs, end it: its lock ends with it"
+
+
+class RegistryError(OrchestratorError):
+    """A registry document cannot be used."""
+
+    code = "registry"
+
+
+class RegistryDamaged(RegistryError):
+    """A registry is not JSON of the kind we know. It was kept aside."""
+
+    code = "registry-damaged"
+
+
+class RegistryTooNew(RegistryError):
+    """A registry was written by a release newer than this one."""
+
+    code = "registry-too-new"
+    default_hint = "upgrade orchestrator-core"
+
+
+# --- the terminal and the processes ----------------------------------------------------------
+
+
+class TerminalError(OrchestratorError):
+    """The terminal refused what was asked of it."""
+
+    code = "terminal"
+
+
+class TerminalUnavailable(TerminalError):
+    """There is no tmux that we can use."""
+
+    code = "terminal-unavailable"
+    default_hint = "install tmux 3.2 or newer: apt-get install tmux, or brew install tmux"
+
+
+class TerminalTimeout(TerminalError, CouldNotAsk):
+    """The terminal did not answer in time. What it did is unknown."""
+
+    code = "terminal-timeout"
+    default_hint = "is the tmux server stopped or hung? look for it with: pgrep -af tmux"
+
+
+class SessionExists(TerminalError):
+    """A session of that name is there already."""
+
+    code = "session-exists"
+
+
+class Survivors(OrchestratorError):
+    """Processes of an agent are still alive after all that was done to end them."""
+
+    code = "survivors"
+
+
+# --- deployments -----------------------------------------------------------------------------
+
+
+class DeploymentError(OrchestratorError):
+    """
+    An agent was not deployed.
+
+    ``cleanup_performed`` tells whether an unwinding ran (a refusal before
+    anything was taken needs none), ``resources_cleaned`` what it gave back,
+    and ``leaked`` what may still exist: empty, unless an undo failed.
+    """
+
+    code = "deployment"
+
+    def __init__(  # noqa: PLR0913 - each is a fact of its own in the error
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        leaked: Iterable[str] = (),
+        agent_id: str = "",
+        cleanup_performed: bool = False,
+        resources_cleaned: dict[str, bool] | None = None,
+        output: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint, leaked=leaked)
+        self.agent_id = agent_id
+        self.cleanup_performed = cleanup_performed
+        self.resources_cleaned = dict(resources_cleaned or {})
+        self.output = output
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the error as JSON-safe values."""
+        return super().to_dict() | {
+            "agent_id": self.agent_id,
+            "cleanup_performed": self.cleanup_performed,
+            "resources_cleaned": self.resources_cleaned,
+            "output": self.output,
+        }
+
+
+class WaitTimeout(OrchestratorError, TimeoutError):
+    """What was waited for did not happen in time. Nothing was changed."""
+
+    code = "wait-timeout"

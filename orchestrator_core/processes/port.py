@@ -1,0 +1,110 @@
+"""
+What a deployment asks of processes: who is it, is it alive, end all that is mine.
+
+A process is never known by a bare pid, which the kernel gives to the next one
+as soon as it is free. It is known by boot, pid and start time, and signalled
+through a handle (a pidfd) that is opened first and checked afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import attrs
+
+
+@attrs.frozen
+class Identity:
+    """One process, for ever: no two share all three."""
+
+    boot_id: str
+    pid: int
+    started: int  #: Clock ticks since boot on Linux; microseconds since 1970 elsewhere.
+
+
+@attrs.frozen
+class Claim:
+    """All by which an agent's processes are told from everybody else's."""
+
+    cookie: str  #: The value of ORCHESTRATOR_COOKIE in their environment.
+    supervisor: Identity | None = None  #: The pane's own process, if it is known.
+    cgroup: str | None = None  #: The directory of the agent's own cgroup, if it has one.
+
+
+@attrs.frozen
+class Patience:
+    """How long an agent is given at its end, in seconds. The sum is the bound."""
+
+    term_s: float = 2.0  #: From SIGTERM to SIGKILL.
+    kill_s: float = 2.0  #: From SIGKILL until we say that somebody survived.
+    linger_s: float = 1.0  #: After its own report of its end: to leave by itself.
+
+
+@attrs.frozen
+class Survivor:
+    """A process that is still alive after all that was done."""
+
+    pid: int
+    name: str
+
+
+@attrs.frozen
+class Ending:
+    """How an agent's processes were ended, and how far that is proved."""
+
+    method: str  #: "cgroup", "subreaper" or "scan": the strongest proof there was.
+    proven: bool  #: Nothing of it is alive, by a method that misses nothing it started.
+    ended: int = 0  #: How many processes were signalled from here.
+    forced: bool = False  #: Whether SIGKILL was needed.
+    survivors: tuple[Survivor, ...] = ()
+    duration_ms: float = 0.0
+
+
+@attrs.frozen
+class Seen:
+    """What a watch saw first; neither, if its time ran out."""
+
+    news: bool = False  #: The descriptor has something to read, or its writers are gone.
+    gone: bool = False  #: The process has ended.
+
+
+class Processes(Protocol):
+    """The processes of this machine, as far as a deployment needs them."""
+
+    def identify(self, pid: int) -> Identity | None:
+        """Return the identity of the living process *pid*; None if there is none, or a zombie."""
+        ...
+
+    def is_alive(self, who: Identity) -> bool:
+        """Tell whether *who* is alive. A zombie is not; nor is anyone of another boot."""
+        ...
+
+    def signal(self, who: Identity, signum: int) -> bool:
+        """Send *signum* to *who* and to nobody else; False if it is gone."""
+        ...
+
+    def watch(self, who: Identity | None, *, timeout_s: float, fd: int | None = None) -> Seen:
+        """Wait until *who* has ended, or *fd* is readable, or *timeout_s* is over."""
+        ...
+
+    def is_inside(self, claim: Claim) -> bool:
+        """Tell whether the calling process is one of those that *claim* covers."""
+        ...
+
+    def containment(self, name: str) -> str | None:
+        """
+        Return the directory that a cgroup called *name* would have; None if none can be had.
+
+        Touches nothing. The directory is outside every agent's own cgroup, so that
+        an agent deployed from inside another is not ended with it.
+        """
+        ...
+
+    def end(self, claim: Claim, patience: Patience) -> Ending:
+        """
+        End everything that *claim* covers, gently first, and prove it.
+
+        The calling process is spared if it is the supervisor itself, become the
+        unwinder. Idempotent; ends within ``term_s + kill_s`` and a little.
+        """
+        ...

@@ -1,0 +1,99 @@
+"""
+What a deployment asks of a terminal multiplexer, and nothing more.
+
+The protocol is small on purpose: a session is started under an exact name by
+one call, looked at, and ended. :mod:`orchestrator_core.tmux` keeps it with
+real tmux, :class:`orchestrator_core.testing.FakeTerminal` in memory, and one
+contract suite holds both to the same behaviour.
+
+Every session carries its *owner*, the cookie of the saga that started it. A
+session of the right name with another owner is somebody else's: FOREIGN, and
+never touched.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+from orchestrator_core.saga.step import Presence
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Presence", "Session", "Sighting", "Terminal"]
+
+
+@attrs.frozen
+class Session:
+    """A session as the terminal's own listing shows it."""
+
+    name: str
+    owner: str | None  #: The cookie it was started with; None if it has none.
+    pane_pid: int
+    server_pid: int
+
+
+@attrs.frozen
+class Sighting:
+    """One look for one session."""
+
+    presence: Presence
+    session: Session | None = None  #: What was seen; None when ABSENT or UNKNOWN.
+    why: str = ""  #: For UNKNOWN: why we could not ask.
+
+
+class Terminal(Protocol):
+    """Sessions by exact name, on one server."""
+
+    def check(self) -> str:
+        """
+        Return the terminal's name and version.
+
+        Raises:
+            TerminalUnavailable: There is none, or it is too old.
+        """
+        ...
+
+    def start(self, name: str, *, owner: str, argv: Sequence[str]) -> Session:
+        """
+        Start a detached session called *name* that runs *argv*, without a shell.
+
+        The name is taken atomically: of several starters exactly one wins. The
+        program starts in ``/``, and finds *owner* in ``ORCHESTRATOR_COOKIE``.
+
+        Raises:
+            SessionExists: The name is taken; that session was left alone.
+            TerminalUnavailable: There is no usable tmux.
+            TerminalTimeout: No answer in time; the session may appear later.
+            TerminalError: Any other refusal; there is no session.
+        """
+        ...
+
+    def look(self, name: str, *, owner: str) -> Sighting:
+        """Tell whether the session called *name* is there, and ours. Never raises."""
+        ...
+
+    def end(self, name: str, *, owner: str) -> Presence:
+        """
+        End the session called *name* if it is *owner*'s, and tell what was found.
+
+        OURS: it was there and is gone. ABSENT: there was none. FOREIGN: left alone.
+        Looking and ending are one act: no other session can slip in between.
+
+        Raises:
+            TerminalTimeout: No answer in time: unknown.
+            TerminalError: The terminal refused.
+        """
+        ...
+
+    def sessions(self) -> tuple[Session, ...]:
+        """
+        List all sessions of the server with one call; none if no server runs.
+
+        Raises:
+            TerminalTimeout: No answer in time: unknown.
+            TerminalError: The terminal could not be asked.
+        """
+        ...
