@@ -1,0 +1,66 @@
+"""
+Durable sagas with compensation, for resources of any kind.
+
+This package knows nothing of agents, terminals or registries. Give it steps
+that know how to take a resource and how to give it back; it sees to it that
+either all of them are held, or none is, through exceptions, interrupts and
+``kill -9``::
+
+    sagas = Sagas("state/sagas", steps=[AddWorktree(), ReservePort()])
+    sagas.recover()                                # what a dead process left
+
+    with sagas.begin("build-42", [AddWorktree(), ReservePort()]) as saga:
+        saga.run()
+        saga.commit()                              # held, until …
+
+    sagas.unwind("build-42", Unwind.terminal("built"))
+
+Read :mod:`~orchestrator_core.saga.step` first, then
+:mod:`~orchestrator_core.saga.engine`.
+"""
+
+from __future__ import annotations
+
+from orchestrator_core.saga.engine import Saga, catalogue
+from orchestrator_core.saga.history import Frame, History
+from orchestrator_core.saga.journal import Journal, JournalDirectory
+from orchestrator_core.saga.observer import Observer
+from orchestrator_core.saga.receipts import receipt
+from orchestrator_core.saga.recovery import Recovery, RecoveryReport
+from orchestrator_core.saga.report import StepReport, UnwindReport
+from orchestrator_core.saga.sagas import Sagas
+from orchestrator_core.saga.states import TRANSITIONS, State
+from orchestrator_core.saga.step import (
+    Context,
+    Outcome,
+    Presence,
+    Reason,
+    Result,
+    Step,
+    Unwind,
+)
+
+__all__ = [
+    "TRANSITIONS",
+    "Context",
+    "Frame",
+    "History",
+    "Journal",
+    "JournalDirectory",
+    "Observer",
+    "Outcome",
+    "Presence",
+    "Reason",
+    "Recovery",
+    "RecoveryReport",
+    "Result",
+    "Saga",
+    "Sagas",
+    "State",
+    "Step",
+    "StepReport",
+    "Unwind",
+    "UnwindReport",
+    "catalogue",
+    "receipt",
+]

@@ -1,0 +1,421 @@
+"""
+The engine: run steps, keep the undo stack, unwind it exactly once.
+
+:class:`Saga` is one saga in the hands of the process that owns its journal.
+The order of things is the whole idea:
+
+1. every step is *planned*, and all intents go to disk in one write and one fsync;
+2. the steps are *done*, one after another;
+3. the saga is *committed*, with the second fsync; its journal keeps the stack;
+4. one day it is *unwound*: the reason is made durable, and the steps are undone
+   in reverse order, by whoever owns the journal then.
+
+Any exception in 2 or 3 goes straight to 4. The saga pattern is that of
+Garcia-Molina and Salem, *Sagas*, SIGMOD 1987.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+import msgspec
+
+from orchestrator_core import ids
+from orchestrator_core._clock import ms_since
+from orchestrator_core.exceptions import SagaError, StorageError, UndoFailed, UnknownStep
+from orchestrator_core.saga.history import fold
+from orchestrator_core.saga.journal import Entry
+from orchestrator_core.saga.observer import Observer, guarded
+from orchestrator_core.saga.receipts import name_of, to_wire
+from orchestrator_core.saga.report import StepReport, UnwindReport
+from orchestrator_core.saga.states import State
+from orchestrator_core.saga.step import Context, Outcome, Presence, Result, Unwind
+from orchestrator_core.saga.unwinding import Unwinding, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from types import TracebackType
+
+    from orchestrator_core.saga.history import Frame, History
+    from orchestrator_core.saga.journal import Journal, JournalDirectory
+    from orchestrator_core.saga.step import Step
+
+    Epilogue = Callable[[UnwindReport], None]
+
+_BACKOFF_LIMIT_S = 3600.0
+
+
+def catalogue(steps: Iterable[Step[Any]]) -> dict[str, Step[Any]]:
+    """Return *steps* by the receipt types under which journals know them."""
+    return {name_of(step.receipt_type): step for step in steps}
+
+
+def step_name(step: Step[Any]) -> str:
+    """
+    Return what a step is called within its saga.
+
+    Its ``name`` if it has one, which two steps of one type need; else its type.
+    """
+    return getattr(step, "name", "") or name_of(step.receipt_type)
+
+
+class Saga:
+    """
+    A saga that this process owns.
+
+    Used as a context manager it lets go of the journal at the end, and a block
+    that is left by an exception before :meth:`commit` unwinds the saga::
+
+        with Saga.begin(journals, "build-42", [Worktree(), Port()]) as saga:
+            saga.run()
+            saga.commit()
+
+    The exception goes on to the caller as it is, interrupts included. If steps
+    could not be undone, it has an :class:`ExceptionGroup` of
+    :class:`~orchestrator_core.exceptions.UndoFailed` as its ``__cause__``.
+    """
+
+    def __init__(
+        self,
+        journals: JournalDirectory,
+        journal: Journal,
+        steps: Mapping[str, Step[Any]],
+        *,
+        epilogue: Epilogue | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        """
+        Take up a saga whose journal is ours, as recovery does.
+
+        *epilogue* is called with the report when all steps are undone, before the
+        saga closes; it must be idempotent, and if it raises, the saga is STUCK.
+
+        Raises:
+            JournalDamaged: Its entries contradict each other.
+        """
+        self._journals = journals
+        self._journal = journal
+        self._steps = steps
+        self._epilogue = epilogue
+        self._observer = guarded(observer)
+        self._named: dict[str, Step[Any]] = {}
+        self.history: History = fold(journal.entries)
+        self.undo_errors: list[UndoFailed] = []  #: Of the last unwinding.
+
+    @classmethod
+    def begin(
+        cls,
+        journals: JournalDirectory,
+        saga_id: str,
+        steps: Sequence[Step[Any]],
+        *,
+        values: Mapping[str, Any] | None = None,
+        labels: Mapping[str, Any] | None = None,
+        epilogue: Epilogue | None = None,
+        observer: Observer | None = None,
+    ) -> Self:
+        """
+        Plan all *steps* and make their intents durable. Nothing is taken yet.
+
+        *values* reach the steps' ``plan``; *labels* are kept in the journal, for
+        people and for views.
+
+        Raises:
+            SagaExists: The id was used before.
+            StorageError: The journal could not be written; there is none.
+            Exception: A step refused to be planned; there is no journal.
+        """
+        planned = _plan(ids.check_id("saga id", saga_id), steps, values or {})
+        journal = journals.create(saga_id)
+        try:
+            journal.append(
+                entry_of("begin", saga=saga_id, labels=dict(labels or {})),
+                *(intent_of(name, receipt) for name, receipt in planned.items()),
+                durable=True,
+            )
+            saga = cls(journals, journal, catalogue(steps), epilogue=epilogue, observer=observer)
+        except BaseException:
+            journals.discard(journal)
+            raise
+        saga._named = {step_name(step): step for step in steps}
+        saga._observer.saga_begun(saga_id, saga.history.labels)
+        return saga
+
+    @property
+    def saga_id(self) -> str:
+        """The id, for ever."""
+        return self.history.saga_id
+
+    @property
+    def state(self) -> State:
+        """Where it is in its life."""
+        return self.history.state
+
+    def receipt(self, cls: type[Any]) -> Any:  # noqa: ANN401 - any registered receipt
+        """Return the latest receipt of a class; KeyError if the saga has no such step."""
+        frame = self.history.frame(name_of(cls))
+        if frame is None:
+            raise KeyError(f"saga {self.saga_id!r} has no step {name_of(cls)!r}")
+        return frame.load()
+
+    # --- forward -------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """
+        Do every step that has not been done, in order.
+
+        Raises:
+            Exception: Whatever a step raised. The saga still has to be unwound,
+                which leaving its ``with`` block does.
+        """
+        for frame in self.history.stack:
+            if not frame.done:
+                self._do(frame)
+
+    def then(self, step: Step[Any], **values: Any) -> None:  # noqa: ANN401 - JSON values
+        """
+        Plan one more step, which may depend on what others hold by now, and do it.
+
+        Its intent costs an fsync of its own. ``ctx.receipts`` holds the receipts
+        of the steps before it as they are now.
+        """
+        name = step_name(step)
+        receipts = {frame.name: frame.load() for frame in self.history.stack}
+        if name in receipts:
+            raise SagaError(f"saga {self.saga_id!r} has a step {name!r} already")
+        receipt = step.plan(Context(self.saga_id, values, receipts))
+        self._named[name] = step
+        self._write(intent_of(name, receipt), durable=True)
+        self.run()
+
+    def _do(self, frame: Frame) -> None:
+        start = time.monotonic()
+        planned = frame.load()
+        try:
+            held = self._step_of(frame).do(planned)
+        except BaseException as error:
+            self._observer.step_failed(self.saga_id, frame.name, error)
+            raise
+        changed = {} if held == planned else {"receipt": held}
+        duration_ms = ms_since(start)
+        self._write(entry_of("done", step=frame.name, ms=duration_ms, **changed))
+        self._observer.step_done(self.saga_id, frame.name, duration_ms)
+
+    def _step_of(self, frame: Frame) -> Step[Any]:
+        step = self._named.get(frame.name) or self._steps.get(frame.type)
+        if step is None:
+            raise UnknownStep(f"step {frame.name!r} of type {frame.type!r} is not known here")
+        return step
+
+    def commit(self) -> None:
+        """
+        Record that all steps are done, and keep the undo stack.
+
+        Once this returns, the saga outlives us: only an unwinding ends it.
+
+        Raises:
+            SagaError: A step has not been done.
+            StorageError: It could not be recorded, and does not hold.
+        """
+        missing = [frame.name for frame in self.history.stack if not frame.done]
+        if missing:
+            raise SagaError(f"saga {self.saga_id!r} cannot commit: {missing} not done")
+        self._write(entry_of("commit"), durable=True)
+        self._observer.saga_committed(self.saga_id)
+
+    def note(self, name: str, *, durable: bool = False, **value: Any) -> None:  # noqa: ANN401
+        """Keep a fact with the saga; the last one of a name counts."""
+        self._write(entry_of("note", name=name, value=value), durable=durable)
+
+    def request_end(self, why: Unwind) -> bool:
+        """
+        Record durably that the saga is to end, and leave the unwinding to somebody else.
+
+        For a caller who would not survive it. The first request wins; False
+        means that there was one before.
+        """
+        if self.history.request is not None:
+            return False
+        self._write(entry_of("request", why=why), durable=True)
+        self._observer.end_requested(self.saga_id, why)
+        return True
+
+    # --- backward --------------------------------------------------------------------------
+
+    def unwind(self, why: Unwind) -> UnwindReport:
+        """
+        Undo all steps in reverse order, and close the saga.
+
+        A failing undo never stops the rest: it is tried again after them, and if it
+        still fails the saga is STUCK, to be unwound again later. The reason of the
+        first unwinding stays. Steps that were undone before are not undone again.
+        Interrupts are held back until the end, then raised.
+
+        With the disk full it goes on; what could not be recorded is undone again
+        by the next unwinding, which finds nothing there.
+        """
+        start = time.monotonic()
+        if self.state is State.CLOSED:
+            raise SagaError(f"saga {self.saga_id!r} is closed")
+        if self.state is not State.UNWINDING:
+            self._write_or_remember(entry_of("unwind", why=why), durable=True)
+        reason = self.history.why or why
+        self._observer.unwinding_begun(self.saga_id, reason)
+
+        unwinding = Unwinding(self.history.stack, self._step_of, reason, self)
+        steps = unwinding.undo_all()
+        self.undo_errors = unwinding.undo_errors(self.saga_id)
+        report = UnwindReport(self.saga_id, reason, steps, closed=True)
+        if not report.failed:
+            report = self._run_epilogue(report)
+        report = attrs.evolve(report, duration_ms=ms_since(start))
+        report = self._get_stuck(report) if report.failed else self._close(report)
+        if unwinding.interrupt is not None:
+            raise unwinding.interrupt
+        return report
+
+    def undone(self, outcome: Outcome, report: StepReport) -> None:
+        """Record what a step's undo came to."""
+        self._write_or_remember(
+            entry_of("undone", step=report.step, outcome=outcome, ms=report.duration_ms)
+        )
+        self._observer.step_undone(self.saga_id, report)
+
+    def failed(self, frame: Frame, error: BaseException) -> None:
+        """Tell of an undo that raised."""
+        self._observer.undo_failed(self.saga_id, frame.name, error)
+
+    def _run_epilogue(self, report: UnwindReport) -> UnwindReport:
+        if self._epilogue is None:
+            return report
+        try:
+            self._epilogue(report)
+        except Exception as error:  # noqa: BLE001 - reported, and tried again, as any undo
+            self._observer.undo_failed(self.saga_id, "epilogue", error)
+            self.undo_errors.append(UndoFailed(self.saga_id, "epilogue", error))
+            failed = StepReport("epilogue", "failed", error=describe(error))
+            return attrs.evolve(report, steps=(*report.steps, failed))
+        return report
+
+    def _close(self, report: UnwindReport) -> UnwindReport:
+        try:
+            self._write(entry_of("close", report=report), durable=True)
+            self._journals.retire(self._journal)
+        except (StorageError, OSError):
+            # Nothing is held. Recovery will find nothing to undo, and close it.
+            self.history.add(entry_of("close", report=report))
+        self._observer.saga_closed(self.saga_id, report)
+        return report
+
+    def _get_stuck(self, report: UnwindReport) -> UnwindReport:
+        tries = self.history.tries + 1
+        # From the first try on: 1, 2, 4 … seconds.
+        retry_at = time.time() + min(2.0 ** (tries - 1), _BACKOFF_LIMIT_S)
+        failures = {step.step: step.error for step in report.failed}
+        self._write_or_remember(
+            entry_of("stuck", tries=tries, retry_at=retry_at, failures=failures)
+        )
+        report = attrs.evolve(report, closed=False, retry_at=retry_at)
+        self._observer.saga_stuck(self.saga_id, report)
+        return report
+
+    def abandon(self, step: str, *, by: str, reason: str) -> None:
+        """
+        Give up a step that cannot be undone: what it holds may remain.
+
+        The journal keeps *by* and *reason* for ever. The next unwinding counts
+        the step as dealt with.
+
+        Raises:
+            SagaError: The saga has no such step, or is not STUCK.
+        """
+        if self.state is not State.STUCK:
+            raise SagaError(f"saga {self.saga_id!r} is {self.state.value}, not stuck")
+        if step not in {frame.name for frame in self.history.stack}:
+            raise SagaError(f"saga {self.saga_id!r} has no step {step!r}")
+        outcome = Outcome(Result.ABANDONED, {"by": by, "reason": reason})
+        self._write(entry_of("undone", step=step, outcome=outcome), durable=True)
+        self._observer.step_abandoned(self.saga_id, step, by, reason)
+
+    def probe(self) -> dict[str, Presence]:
+        """Ask every step of the stack whether its resource is there. Changes nothing."""
+        return {frame.name: self._probe(frame) for frame in self.history.stack}
+
+    def _probe(self, frame: Frame) -> Presence:
+        try:
+            return self._step_of(frame).probe(frame.load())
+        except UnknownStep:
+            return Presence.UNKNOWN
+
+    # --- the journal ------------------------------------------------------------------------
+
+    def _write(self, entry: Entry, *, durable: bool = False) -> None:
+        self._journal.append(entry, durable=durable)
+        self.history.add(entry)
+
+    def _write_or_remember(self, entry: Entry, *, durable: bool = False) -> None:
+        """Record *entry* if that can be done: giving back must not need disk space."""
+        try:
+            self._journal.append(entry, durable=durable)
+        except StorageError:
+            pass
+        self.history.add(entry)
+
+    def attach(self, error: BaseException) -> None:
+        """Let the undos that failed travel with *error*, as its ``__cause__``."""
+        if self.undo_errors:
+            group = ExceptionGroup(
+                f"saga {self.saga_id!r}: not everything was undone", self.undo_errors
+            )
+            group.__cause__ = error.__cause__
+            error.__cause__ = group
+
+    def retire(self) -> None:
+        """Put the journal of a closed saga where closed ones are, if a crash kept it from there."""
+        self._journals.retire(self._journal)
+
+    def forget(self) -> None:
+        """Remove the journal of a saga that never got as far as its intents."""
+        self._journals.discard(self._journal)
+
+    def release(self) -> None:
+        """Let go of the journal. Idempotent."""
+        self._journal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is not None and self.state is State.RUNNING:
+                self.unwind(Unwind.rollback(describe(error), error=type(error).__name__))
+                self.attach(error)
+        finally:
+            self.release()
+
+
+def _plan(saga_id: str, steps: Sequence[Step[Any]], values: Mapping[str, Any]) -> dict[str, Any]:
+    receipts: dict[str, Any] = {}
+    for step in steps:
+        name = step_name(step)
+        if name in receipts:
+            raise SagaError(f"saga {saga_id!r} has two steps called {name!r}")
+        receipts[name] = step.plan(Context(saga_id, values, dict(receipts)))
+    return receipts
+
+
+def entry_of(kind: str, **data: Any) -> Entry:  # noqa: ANN401 - anything msgspec can write
+    """Return a journal entry as the journal would give it back: plain JSON values."""
+    return Entry(kind, msgspec.to_builtins(data))
+
+
+def intent_of(name: str, receipt: Any) -> Entry:  # noqa: ANN401 - any registered receipt
+    """Return the journal entry that fixes what a step is going to take."""
+    return entry_of("intent", step=name, **to_wire(receipt))

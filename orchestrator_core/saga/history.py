@@ -1,0 +1,175 @@
+"""
+What a journal's lines add up to: the saga's state, its undo stack, its end.
+
+Pure: lines go in, one value comes out. The engine, recovery and every view of
+a saga read the same history, so none of them can see another story.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import msgspec
+
+from orchestrator_core.exceptions import JournalDamaged
+from orchestrator_core.saga.receipts import from_wire
+from orchestrator_core.saga.states import State, allowed
+from orchestrator_core.saga.step import Outcome, Unwind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from orchestrator_core.saga.journal import Entry
+
+
+@attrs.define
+class Frame:
+    """One step on the undo stack."""
+
+    name: str  #: Its name within the saga.
+    type: str  #: The type of its receipt.
+    version: int
+    receipt: dict[str, Any]  #: As it was last journalled.
+    done: bool = False
+    outcome: Outcome | None = None  #: What its undo came to, once it has.
+
+    def load(self) -> Any:  # noqa: ANN401 - any registered receipt
+        """
+        Build the receipt.
+
+        Raises:
+            UnknownStep: Nobody here knows it.
+        """
+        return from_wire(self.type, self.version, self.receipt)
+
+
+@attrs.define
+class History:
+    """A saga's past."""
+
+    saga_id: str = ""
+    begun_at: str = ""
+    labels: dict[str, Any] = attrs.field(factory=dict)
+    state: State = State.RUNNING
+    stack: list[Frame] = attrs.field(factory=list)
+    notes: dict[str, dict[str, Any]] = attrs.field(factory=dict)  #: The last one of each name.
+    request: Unwind | None = None  #: An end that was asked for, and not begun.
+    why: Unwind | None = None  #: Why it unwinds, or was unwound.
+    tries: int = 0  #: How often unwinding got stuck.
+    retry_at: float = 0.0  #: When a stuck one is to be tried again, seconds since 1970.
+    failures: dict[str, str] = attrs.field(factory=dict)  #: Of the last try, by step.
+    report: dict[str, Any] | None = None  #: What the unwinding came to, once closed.
+
+    def frame(self, kind: str) -> Frame | None:
+        """Return the frame of the first step with that type of receipt."""
+        return next((frame for frame in self.stack if frame.type == kind), None)
+
+    def add(self, entry: Entry) -> None:
+        """Take one more line into account."""
+        reader = _READERS.get(entry.kind)
+        if reader is not None:  # A newer release may write more kinds; none changes what it holds.
+            reader(self, entry.data)
+
+    def become(self, state: State) -> None:
+        """
+        Change state.
+
+        Raises:
+            JournalDamaged: No saga goes from this state to that one.
+        """
+        if not allowed(self.state, state):
+            raise JournalDamaged(
+                f"saga {self.saga_id!r} cannot go from {self.state.value} to {state.value}"
+            )
+        self.state = state
+
+
+def fold(entries: Iterable[Entry]) -> History:
+    """
+    Return the history that *entries* tell.
+
+    Raises:
+        JournalDamaged: They contradict each other.
+    """
+    history = History()
+    for entry in entries:
+        try:
+            history.add(entry)
+        except (KeyError, IndexError, TypeError, msgspec.ValidationError) as error:
+            raise JournalDamaged(
+                f"saga {history.saga_id!r}: a {entry.kind!r} line does not fit: {error!r}"
+            ) from error
+    return history
+
+
+def _begin(history: History, data: dict[str, Any]) -> None:
+    history.saga_id = data["saga"]
+    history.begun_at = data.get("at", "")
+    history.labels = data.get("labels", {})
+
+
+def _intent(history: History, data: dict[str, Any]) -> None:
+    history.stack.append(
+        Frame(data["step"], data["type"], data["version"], data["receipt"])
+    )
+
+
+def _frame(history: History, data: dict[str, Any]) -> Frame:
+    # By name, not by place: a rebuilt journal may have lost a line above.
+    return {frame.name: frame for frame in history.stack}[data["step"]]
+
+
+def _done(history: History, data: dict[str, Any]) -> None:
+    frame = _frame(history, data)
+    frame.done = True
+    frame.receipt = data.get("receipt", frame.receipt)
+
+
+def _commit(history: History, _data: dict[str, Any]) -> None:
+    history.become(State.COMMITTED)
+
+
+def _note(history: History, data: dict[str, Any]) -> None:
+    history.notes[data["name"]] = data["value"]
+
+
+def _request(history: History, data: dict[str, Any]) -> None:
+    if history.request is None:  # The first one wins.
+        history.request = msgspec.convert(data["why"], Unwind)
+
+
+def _unwind(history: History, data: dict[str, Any]) -> None:
+    history.become(State.UNWINDING)
+    if history.why is None:
+        history.why = msgspec.convert(data["why"], Unwind)
+
+
+def _undone(history: History, data: dict[str, Any]) -> None:
+    _frame(history, data).outcome = msgspec.convert(data["outcome"], Outcome)
+
+
+def _stuck(history: History, data: dict[str, Any]) -> None:
+    history.become(State.STUCK)
+    history.tries = data["tries"]
+    history.retry_at = data["retry_at"]
+    history.failures = data["failures"]
+
+
+def _close(history: History, data: dict[str, Any]) -> None:
+    history.become(State.CLOSED)
+    history.report = data["report"]
+
+
+_READERS: dict[str, Callable[[History, dict[str, Any]], None]] = {
+    "begin": _begin,
+    "intent": _intent,
+    "done": _done,
+    "commit": _commit,
+    "note": _note,
+    "request": _request,
+    "unwind": _unwind,
+    "undone": _undone,
+    "stuck": _stuck,
+    "close": _close,
+}

@@ -1,0 +1,181 @@
+"""
+Recovery: finish what a dead owner left.
+
+It looks at every open journal, takes those it can lock (a living owner cannot
+be locked out), and brings each saga to all or nothing:
+
+========== ==========================================================
+found      done
+========== ==========================================================
+RUNNING    its owner died before the commit: unwound, as Recovery
+UNWINDING  its owner died while it unwound: the unwinding goes on
+STUCK      tried again, once its time has come
+COMMITTED  alive and well, unless the *verdict* says that its life is over
+CLOSED     its journal is moved where closed ones are
+========== ==========================================================
+
+Recovery is itself only these: a crash in it leaves one of the same states, so
+running it twice comes to the same as running it once.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from orchestrator_core.exceptions import (
+    JournalDamaged,
+    OrchestratorError,
+    SagaBusy,
+    SagaNotFound,
+)
+from orchestrator_core.saga.engine import Saga
+from orchestrator_core.saga.history import History, fold
+from orchestrator_core.saga.observer import Observer, guarded
+from orchestrator_core.saga.salvage import salvage
+from orchestrator_core.saga.states import State
+from orchestrator_core.saga.step import Unwind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from orchestrator_core.saga.engine import Epilogue
+    from orchestrator_core.saga.journal import Journal, JournalDirectory
+    from orchestrator_core.saga.report import UnwindReport
+    from orchestrator_core.saga.salvage import Replan
+    from orchestrator_core.saga.step import Step
+
+    Verdict = Callable[[History], Unwind | None]
+
+_CLOCK_SLACK_S = 7200.0  #: A retry further away than any backoff means that the clock was set back.
+
+
+@attrs.frozen
+class RecoveryReport:
+    """What one recovery found and did, by saga id."""
+
+    unwound: dict[str, UnwindReport] = attrs.field(factory=dict)
+    alive: tuple[str, ...] = ()  #: Committed, and to be left so.
+    busy: tuple[str, ...] = ()  #: In the hands of a living owner.
+    waiting: tuple[str, ...] = ()  #: STUCK, and its time has not come.
+    damaged: dict[str, str] = attrs.field(factory=dict)  #: Where damaged journals were kept.
+    failed: dict[str, str] = attrs.field(factory=dict)  #: Could not be recovered, and why.
+
+    @property
+    def stuck(self) -> tuple[str, ...]:
+        """The sagas that still hold something."""
+        again = (saga_id for saga_id, report in self.unwound.items() if not report.closed)
+        return (*again, *self.waiting)
+
+
+def _never(_history: History) -> Unwind | None:
+    return None
+
+
+def _nothing_more(_saga_id: str, _labels: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {}
+
+
+@attrs.define(kw_only=True)
+class Recovery:
+    """How to recover the sagas of one directory."""
+
+    journals: JournalDirectory
+    steps: Mapping[str, Step[Any]]
+    verdict: Verdict = _never  #: Is a committed saga's life over, and why? Must be quick.
+    replan: Replan = _nothing_more  #: A damaged saga's receipts by step name, from its id.
+    epilogue: Epilogue | None = None
+    observer: Observer = attrs.field(factory=Observer, converter=guarded)
+
+    def run(self, *, only: str | None = None, force: bool = False) -> RecoveryReport:
+        """
+        Recover all sagas, or *only* one; with *force* also stuck ones whose time has not come.
+
+        One that cannot be recovered never stops the others; it is in ``failed``.
+
+        Raises:
+            SagaNotFound: There is no open saga *only*.
+        """
+        report = RecoveryReport()
+        alive, busy, waiting = [], [], []
+        for saga_id in self._ids(only):
+            try:
+                found = self._recover(saga_id, report, force=force)
+            except SagaBusy:
+                busy.append(saga_id)
+            except SagaNotFound:
+                continue  # Closed by somebody else meanwhile.
+            except OrchestratorError as error:
+                report.failed[saga_id] = f"{error.code}: {error}"
+            else:
+                if found is State.COMMITTED:
+                    alive.append(saga_id)
+                elif found is State.STUCK:
+                    waiting.append(saga_id)
+        return attrs.evolve(
+            report, alive=tuple(alive), busy=tuple(busy), waiting=tuple(waiting)
+        )
+
+    def _ids(self, only: str | None) -> list[str]:
+        ids = self.journals.ids()
+        if only is None:
+            return ids
+        if only not in ids:
+            raise SagaNotFound(f"there is no open saga {only!r}")
+        return [only]
+
+    def _recover(self, saga_id: str, report: RecoveryReport, *, force: bool) -> State | None:
+        """Bring one saga to all or nothing; tell in which state it was left alone, if it was."""
+        if self._lives(saga_id):
+            return State.COMMITTED
+        with self._take(saga_id, report) as saga:
+            if not saga.saga_id:  # An empty journal: a crash before its first write.
+                saga.forget()
+                return None
+            if saga.state is State.CLOSED:
+                saga.retire()
+                return None
+            if saga.state is State.STUCK and not (force or _is_due(saga.history)):
+                return State.STUCK
+            why = self._why(saga.history)
+            if why is None:
+                return State.COMMITTED
+            report.unwound[saga_id] = saga.unwind(why)
+        return None
+
+    def _lives(self, saga_id: str) -> bool:
+        """Look without locking, so that a saga that is well is not disturbed."""
+        reading = self.journals.read(saga_id)
+        if reading.damaged:
+            return False
+        history = fold(reading.entries)
+        return history.state is State.COMMITTED and self.verdict(history) is None
+
+    def _why(self, history: History) -> Unwind | None:
+        if history.state is State.COMMITTED:
+            return self.verdict(history)
+        return history.why or Unwind.recovery("its owner died before the commit")
+
+    def _take(self, saga_id: str, report: RecoveryReport) -> Saga:
+        try:
+            journal = self.journals.open(saga_id)
+            fold(journal.entries)
+        except JournalDamaged:
+            journal = self._rebuild(saga_id, report)
+        return Saga(
+            self.journals, journal, self.steps, epilogue=self.epilogue, observer=self.observer
+        )
+
+    def _rebuild(self, saga_id: str, report: RecoveryReport) -> Journal:
+        left = self.journals.read(saga_id).entries
+        kept, journal = self.journals.set_aside(saga_id, salvage(saga_id, left, self.replan))
+        report.damaged[saga_id] = str(kept)
+        self.observer.journal_damaged(saga_id, kept)
+        return journal
+
+
+def _is_due(history: History) -> bool:
+    wait = history.retry_at - time.time()
+    return wait <= 0 or wait > _CLOCK_SLACK_S

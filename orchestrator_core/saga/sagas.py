@@ -1,0 +1,152 @@
+"""The sagas of one directory, with the steps that can undo them: the front door."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator_core.exceptions import SagaNotFound
+from orchestrator_core.saga.engine import Saga, catalogue
+from orchestrator_core.saga.history import History, fold
+from orchestrator_core.saga.journal import JournalDirectory
+from orchestrator_core.saga.recovery import Recovery, RecoveryReport
+from orchestrator_core.saga.report import UnwindReport
+from orchestrator_core.saga.states import State
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from orchestrator_core.saga.engine import Epilogue
+    from orchestrator_core.saga.observer import Observer
+    from orchestrator_core.saga.recovery import Verdict
+    from orchestrator_core.saga.salvage import Replan
+    from orchestrator_core.saga.step import Step, Unwind
+
+
+class Sagas:
+    """
+    All sagas whose journals live in one directory.
+
+    Safe to use from several threads and processes at once.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        steps: Iterable[Step[Any]],
+        epilogue: Epilogue | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        """
+        Open the directory, and make it if it is missing.
+
+        *steps* are all that journals there may name: who cannot undo a step
+        finds its saga STUCK.
+
+        Raises:
+            StorageError: The directory cannot be used.
+        """
+        self.journals = JournalDirectory.at(directory)
+        self.steps = catalogue(steps)
+        self._epilogue = epilogue
+        self._observer = observer
+
+    def begin(
+        self,
+        saga_id: str,
+        steps: Sequence[Step[Any]],
+        *,
+        values: Mapping[str, Any] | None = None,
+        labels: Mapping[str, Any] | None = None,
+    ) -> Saga:
+        """Begin a saga; see :meth:`Saga.begin <orchestrator_core.saga.engine.Saga.begin>`."""
+        return Saga.begin(
+            self.journals,
+            saga_id,
+            steps,
+            values=values,
+            labels=labels,
+            epilogue=self._epilogue,
+            observer=self._observer,
+        )
+
+    def open(self, saga_id: str, *, timeout_s: float = 0.0) -> Saga:
+        """
+        Take up an open saga; wait for its owner to let go, up to *timeout_s*.
+
+        Raises:
+            SagaNotFound: There is none, or it is closed.
+            SagaBusy: Its owner did not let go in time.
+            JournalDamaged: Recover it first.
+        """
+        journal = self.journals.open(saga_id, timeout_s=timeout_s)
+        return Saga(
+            self.journals,
+            journal,
+            self.steps,
+            epilogue=self._epilogue,
+            observer=self._observer,
+        )
+
+    def unwind(self, saga_id: str, why: Unwind, *, timeout_s: float = 0.0) -> UnwindReport:
+        """
+        End a saga, once: if somebody has ended it, return the report of that end.
+
+        Raises:
+            SagaNotFound: There never was such a saga.
+            SagaBusy: Its owner did not let go within *timeout_s*.
+        """
+        try:
+            with self.open(saga_id, timeout_s=timeout_s) as saga:
+                if saga.state is not State.CLOSED:
+                    return saga.unwind(why)
+        except SagaNotFound:
+            pass
+        return self.report(saga_id)
+
+    def report(self, saga_id: str) -> UnwindReport:
+        """
+        Return how a closed saga was unwound.
+
+        Raises:
+            SagaNotFound: There is no closed saga of that id.
+        """
+        import msgspec  # noqa: PLC0415 - only for reports of the past
+
+        report = self.history(saga_id).report
+        if report is None:
+            raise SagaNotFound(f"there is no closed saga {saga_id!r}")
+        return msgspec.convert(report, UnwindReport)
+
+    def history(self, saga_id: str) -> History:
+        """
+        Read what has happened to a saga, open or closed, without taking it up.
+
+        Raises:
+            SagaNotFound: There never was such a saga.
+            JournalDamaged: Its journal contradicts itself.
+        """
+        return fold(self.journals.read(saga_id).entries)
+
+    def recover(
+        self,
+        *,
+        verdict: Verdict | None = None,
+        replan: Replan | None = None,
+        only: str | None = None,
+        force: bool = False,
+    ) -> RecoveryReport:
+        """
+        Finish what dead owners left; see :mod:`orchestrator_core.saga.recovery`.
+
+        Without a *verdict* every committed saga is alive.
+        """
+        given = {"verdict": verdict, "replan": replan, "observer": self._observer}
+        recovery = Recovery(
+            journals=self.journals,
+            steps=self.steps,
+            epilogue=self._epilogue,
+            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]  # each is of its own type
+        )
+        return recovery.run(only=only, force=force)

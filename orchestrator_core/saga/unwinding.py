@@ -1,0 +1,113 @@
+"""
+Undo a stack: from its top to its bottom, then once more what failed.
+
+One failing undo never stops the rest, and an interrupt waits until the end: a
+half-unwound saga is the one thing nobody must be left with.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+
+from orchestrator_core._clock import ms_since
+from orchestrator_core.exceptions import CouldNotAsk, UndoFailed
+from orchestrator_core.saga.report import StepReport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from orchestrator_core.saga.history import Frame
+    from orchestrator_core.saga.step import Outcome, Step, Unwind
+
+
+class Watcher(Protocol):
+    """Who is told of each undo as it comes to something."""
+
+    def undone(self, outcome: Outcome, report: StepReport) -> None:
+        """A step's undo succeeded."""
+        ...
+
+    def failed(self, frame: Frame, error: BaseException) -> None:
+        """A step's undo raised."""
+        ...
+
+
+@attrs.define
+class Unwinding:
+    """One unwinding of one stack."""
+
+    stack: Sequence[Frame]
+    step_of: Callable[[Frame], Step[Any]]
+    why: Unwind
+    watcher: Watcher
+    reports: dict[int, StepReport] = attrs.field(factory=dict)
+    errors: dict[int, BaseException] = attrs.field(factory=dict)
+    interrupt: BaseException | None = None
+
+    def undo_all(self) -> tuple[StepReport, ...]:
+        """Undo every step that has no outcome yet; return all reports, top of the stack first."""
+        order = range(len(self.stack) - 1, -1, -1)
+        for index in order:
+            self._undo(index, attempt=1)
+        # What failed may have leant on something that is gone by now, or wanted
+        # disk space. Who could not be asked a moment ago is not asked again.
+        for index in order:
+            error = self.errors.get(index)
+            if error is not None and not isinstance(error, CouldNotAsk):
+                self._undo(index, attempt=2)
+        return tuple(self.reports[index] for index in order)
+
+    def undo_errors(self, saga_id: str) -> list[UndoFailed]:
+        """Return what kept steps from being undone, as errors with their causes."""
+        return [
+            UndoFailed(saga_id, self.stack[index].name, error)
+            for index, error in sorted(self.errors.items(), reverse=True)
+        ]
+
+    def _undo(self, index: int, *, attempt: int) -> None:
+        frame = self.stack[index]
+        if frame.outcome is not None:
+            self.reports[index] = _report(frame, frame.outcome, attempts=0)
+            return
+        start = time.monotonic()
+        try:
+            outcome = self.step_of(frame).undo(frame.load(), self.why)
+        except BaseException as error:  # noqa: BLE001 - see the module's promise
+            self._failed(index, frame, error, attempt, ms_since(start))
+            return
+        self.errors.pop(index, None)
+        self.reports[index] = _report(
+            frame, outcome, attempts=attempt, duration_ms=ms_since(start)
+        )
+        self.watcher.undone(outcome, self.reports[index])
+
+    def _failed(
+        self, index: int, frame: Frame, error: BaseException, attempt: int, duration_ms: float
+    ) -> None:
+        self.errors[index] = error
+        self.reports[index] = StepReport(
+            frame.name, "failed", duration_ms=duration_ms, attempts=attempt, error=describe(error)
+        )
+        if not isinstance(error, Exception):
+            self.interrupt = error
+        self.watcher.failed(frame, error)
+
+
+def _report(
+    frame: Frame, outcome: Outcome, *, attempts: int, duration_ms: float = 0.0
+) -> StepReport:
+    return StepReport(
+        frame.name,
+        outcome.result.value,
+        duration_ms=duration_ms,
+        attempts=attempts,
+        detail=outcome.detail,
+    )
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in one line, with its kind."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
