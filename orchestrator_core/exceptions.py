@@ -60,13 +60,6 @@ class NotFound(OrchestratorError, LookupError):
     default_hint = "orchestrator-core ps --all shows what there is; is --root the right one?"
 
 
-class LimitReached(OrchestratorError):
-    """One agent more would be too many, or too deep. Nothing was taken."""
-
-    code = "limit-reached"
-    default_hint = "end an agent, or raise the limit where the Orchestrator is made"
-
-
 # --- sagas -----------------------------------------------------------------------------
 
 
@@ -241,6 +234,13 @@ class DeploymentError(OrchestratorError):
             "resources_cleaned": self.resources_cleaned,
             "output": self.output,
         }
+
+
+class LimitReached(DeploymentError):
+    """One agent more would be too many, or too deep. Nothing is left of the attempt."""
+
+    code = "limit-reached"
+    default_hint = "end an agent, or raise the limit where the Orchestrator is made"
 
 
 class WaitTimeout(OrchestratorError, TimeoutError):

@@ -13,16 +13,29 @@ never touched.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
+from orchestrator_core.exceptions import InvalidId, InvalidInput
 from orchestrator_core.saga.step import Presence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Presence", "Session", "Sighting", "Terminal"]
+__all__ = [
+    "Presence",
+    "Session",
+    "Sighting",
+    "Terminal",
+    "check_argv",
+    "check_name",
+    "check_owner",
+]
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
+_OWNER = re.compile(r"[A-Za-z0-9_.:-]{1,300}")
 
 
 @attrs.frozen
@@ -64,6 +77,7 @@ class Terminal(Protocol):
         program starts in ``/``, and finds *owner* in ``ORCHESTRATOR_COOKIE``.
 
         Raises:
+            InvalidInput: The name, the owner or an argument cannot be used.
             SessionExists: The name is taken; that session was left alone.
             TerminalUnavailable: There is no usable tmux.
             TerminalTimeout: No answer in time; the session may appear later.
@@ -83,6 +97,7 @@ class Terminal(Protocol):
         Looking and ending are one act: no other session can slip in between.
 
         Raises:
+            InvalidInput: The name or the owner cannot be used.
             TerminalTimeout: No answer in time: unknown.
             TerminalError: The terminal refused.
         """
@@ -97,3 +112,47 @@ class Terminal(Protocol):
             TerminalError: The terminal could not be asked.
         """
         ...
+
+
+def check_name(name: str) -> str:
+    """
+    Return *name*, which a terminal takes as it is.
+
+    tmux executes ``#(...)`` in a name, and rewrites ``.``, ``:`` and newlines.
+
+    Raises:
+        InvalidId: It could mean something else than itself.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidId(
+            f"{name[:40]!r} cannot name a session", hint="use 1 to 200 of A-Z a-z 0-9 _ -"
+        )
+    return name
+
+
+def check_owner(owner: str) -> str:
+    """
+    Return *owner*, in which nothing means anything to a terminal's formats.
+
+    Raises:
+        InvalidInput: Something does.
+    """
+    if not _OWNER.fullmatch(owner):
+        raise InvalidInput(
+            f"{owner[:40]!r} cannot own a session", hint="use 1 to 300 of A-Z a-z 0-9 _ . : -"
+        )
+    return owner
+
+
+def check_argv(argv: Sequence[str]) -> Sequence[str]:
+    """
+    Return *argv*, which a program can be given.
+
+    Raises:
+        InvalidInput: There is no program, or an argument holds a NUL.
+    """
+    if not argv or not argv[0]:
+        raise InvalidInput("a session needs a program to run")
+    if any("\0" in arg for arg in argv):
+        raise InvalidInput("an argument holds a NUL, which no program can be given")
+    return argv

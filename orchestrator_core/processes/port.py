@@ -8,6 +8,7 @@ through a handle (a pidfd) that is opened first and checked afterwards.
 
 from __future__ import annotations
 
+import os
 from typing import Protocol
 
 import attrs
@@ -29,6 +30,12 @@ class Claim:
     cookie: str  #: The value of ORCHESTRATOR_COOKIE in their environment.
     supervisor: Identity | None = None  #: The pane's own process, if it is known.
     cgroup: str | None = None  #: The directory of the agent's own cgroup, if it has one.
+    exit_file: str | None = None  #: Where its supervisor writes how it ended.
+
+    @property
+    def run_dir(self) -> str | None:
+        """The agent's run directory, with all that its supervisor leaves."""
+        return None if self.exit_file is None else os.path.dirname(self.exit_file)  # noqa: PTH120
 
 
 @attrs.frozen
@@ -68,6 +75,20 @@ class Seen:
     gone: bool = False  #: The process has ended.
 
 
+@attrs.frozen
+class Exit:
+    """How an agent ended, as its supervisor has witnessed it."""
+
+    code: int | None  #: The exit status; None if a signal ended it, or it never ran.
+    signal: int | None
+    ran_s: float
+    error: str | None  #: Why it never ran.
+    cause: str  #: "exit", "term", "request", "hangup" or "refused": what its end began with.
+    contained: bool  #: Proved: nothing that it started is alive.
+    forced: bool  #: Whether SIGKILL was needed.
+    cgroup: bool  #: Whether it ran in its own cgroup.
+
+
 class Processes(Protocol):
     """The processes of this machine, as far as a deployment needs them."""
 
@@ -88,7 +109,11 @@ class Processes(Protocol):
         ...
 
     def is_inside(self, claim: Claim) -> bool:
-        """Tell whether the calling process is one of those that *claim* covers."""
+        """
+        Tell whether the calling process would be ended with what *claim* covers.
+
+        The supervisor itself, become the unwinder, is not inside.
+        """
         ...
 
     def containment(self, name: str) -> str | None:
@@ -97,6 +122,15 @@ class Processes(Protocol):
 
         Touches nothing. The directory is outside every agent's own cgroup, so that
         an agent deployed from inside another is not ended with it.
+        """
+        ...
+
+    def make_containment(self, directory: str) -> bool:
+        """
+        Make the cgroup that :meth:`containment` named, if it can be made.
+
+        Idempotent. False is no error: the supervisor contains the agent without it.
+        :meth:`end` removes it.
         """
         ...
 

@@ -103,6 +103,7 @@ class Saga:
         self._named: dict[str, Step[Any]] = {}
         self.history: History = fold(journal.entries)
         self.undo_errors: list[UndoFailed] = []  #: Of the last unwinding.
+        self.report: UnwindReport | None = None  #: Of the last unwinding by this owner.
 
     @classmethod
     def begin(
@@ -272,6 +273,7 @@ class Saga:
             report = self._run_epilogue(report)
         report = attrs.evolve(report, duration_ms=ms_since(start))
         report = self._get_stuck(report) if report.failed else self._close(report)
+        self.report = report
         if unwinding.interrupt is not None:
             raise unwinding.interrupt
         return report

@@ -1,0 +1,100 @@
+"""
+Deploy headless agents into tmux as sagas; unwind them at their end, with nothing left.
+
+::
+
+    from orchestrator_core import AgentSpec, Orchestrator
+
+    with Orchestrator(root) as orch:
+        task = orch.create_task("Find the slow query")
+        spec = AgentSpec(type="investigator", prompt="…", command=["claude", "-p"])
+        agent = orch.deploy(task.id, spec, grace_s=0.5)
+        orch.wait(agent.id, timeout_s=600)
+
+Names are imported when they are first used, so that ``import orchestrator_core``
+costs next to nothing. :mod:`orchestrator_core.saga` is of use by itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator_core.agents import Agent, AgentSpec, Limits, Status, Task
+    from orchestrator_core.endings import EndReport
+    from orchestrator_core.exceptions import (
+        CouldNotAsk,
+        DeploymentError,
+        InvalidId,
+        InvalidInput,
+        LimitReached,
+        LockTimeout,
+        NotFound,
+        OrchestratorError,
+        RegistryDamaged,
+        RegistryError,
+        RegistryTooNew,
+        SagaBusy,
+        SagaError,
+        StorageError,
+        Survivors,
+        TerminalError,
+        TerminalTimeout,
+        TerminalUnavailable,
+        WaitTimeout,
+    )
+    from orchestrator_core.orchestrator import Orchestrator
+    from orchestrator_core.processes.port import Patience
+    from orchestrator_core.reporting import ReportReceipt
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "orchestrator_core.agents": ("Agent", "AgentSpec", "Limits", "Status", "Task"),
+    "orchestrator_core.endings": ("EndReport",),
+    "orchestrator_core.exceptions": (
+        "CouldNotAsk",
+        "DeploymentError",
+        "InvalidId",
+        "InvalidInput",
+        "LimitReached",
+        "LockTimeout",
+        "NotFound",
+        "OrchestratorError",
+        "RegistryDamaged",
+        "RegistryError",
+        "RegistryTooNew",
+        "SagaBusy",
+        "SagaError",
+        "StorageError",
+        "Survivors",
+        "TerminalError",
+        "TerminalTimeout",
+        "TerminalUnavailable",
+        "WaitTimeout",
+    ),
+    "orchestrator_core.orchestrator": ("Orchestrator",),
+    "orchestrator_core.processes.port": ("Patience",),
+    "orchestrator_core.reporting": ("ReportReceipt",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604 - the names of the table above, which a test holds to the imports
+    "__version__",
+    *sorted(_HOME),
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib  # noqa: PLC0415 - for the first use of each name only
+
+    value: object = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,428 @@
+"""
+Durable, private files: the whole recipe, once.
+
+What is written here is on the disk when the call returns, or the call raises.
+A file that is replaced is the old one or the new one at every instant, whatever
+is killed. Files are 0600, directories 0700; a name that turns out to be a
+symlink, a FIFO or another user's file is refused, not followed.
+
+Refusals of the file system come out as :class:`StorageError`, which says what
+was tried, on which path, and what to do. ``FileNotFoundError`` and
+``FileExistsError`` are answers rather than refusals: where a function
+documents them, they pass unchanged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING
+
+from orchestrator_core.exceptions import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    StrPath = str | os.PathLike[str]
+
+_UNKNOWN = "whether it reached the disk is unknown: read it again before going on"
+
+# --- reading and creating ------------------------------------------------------------------
+
+
+def open_private(path: StrPath, flags: int) -> int:
+    """
+    Open a regular file that is ours, and return its descriptor.
+
+    Never follows a symlink in the last place, never waits for the other end of
+    a FIFO, is not inherited by programs we start. A file made by ``O_CREAT`` is
+    0600; that its *name* is durable is up to the caller (:func:`fsync_directory`).
+
+    Raises:
+        FileNotFoundError: There is none (and ``O_CREAT`` was not asked).
+        FileExistsError: There is one, and ``O_EXCL`` was asked.
+        StorageError: Not a regular file, not ours, or refused.
+    """
+    with refusals("open", path, answers=(FileNotFoundError, FileExistsError)):
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    try:
+        with refusals("open", path):
+            status = os.fstat(fd)
+        _insist_on_ours(path, status, stat.S_ISREG, "a regular file")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def read(path: Path) -> bytes:
+    """
+    Return the whole content of a file of ours.
+
+    Raises:
+        FileNotFoundError: There is none.
+        StorageError: Not a regular file, not ours, or refused.
+    """
+    fd = open_private(path, os.O_RDONLY)
+    try:
+        with refusals("read", path):
+            return read_all(fd)
+    finally:
+        os.close(fd)
+
+
+def read_all(fd: int) -> bytes:
+    """Return what is left to read of *fd*, however the kernel portions it."""
+    return b"".join(iter(lambda: os.read(fd, 1 << 20), b""))
+
+
+def create(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """
+    Make a new file with *data* in it; leave none behind on failure.
+
+    With ``durable=False`` a power failure may forget it, or empty it.
+
+    Raises:
+        FileExistsError: The name is taken; what is there was left alone.
+        StorageError: Refused.
+    """
+    fd = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        _fill(fd, data, path, durable=durable)
+    except BaseException:
+        _discard(path)
+        raise
+    if durable:
+        fsync_directory(path.parent)
+
+
+# --- changing -------------------------------------------------------------------------------
+
+
+def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """
+    Give *path* a new content in one instant, durably; an existing file keeps its mode.
+
+    Readers see the old content or the new one. On failure the old one stands,
+    unless the message says that it is unknown which of the two did.
+
+    Raises:
+        StorageError: *path* is not a regular file of ours, or the disk refused.
+    """
+    swap(path, data, mode=mode)
+    settle(path)
+
+
+def swap(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """
+    Do the first half of :func:`replace`: all but seeing the new name to the disk.
+
+    From now on everybody reads the new content; it is whole on the disk already.
+    Until :func:`settle`, a power failure may bring the old one back.
+    """
+    mode = _mode_of(path, default=mode)
+    temporary = f"{path.parent}/.{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    with refusals("write", path):
+        fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        _fill(fd, data, path, mode=mode)
+        with refusals("replace", path):
+            os.rename(temporary, path)  # noqa: PTH104 - `os` calls are where the tests break in
+    except BaseException:
+        _discard(temporary)
+        raise
+
+
+def settle(path: Path) -> None:
+    """Do the second half of :func:`replace`: once this returns, the new content stays."""
+    try:
+        fsync_directory(path.parent)
+    except StorageError as error:
+        raise StorageError(f"{path} was replaced, but {error}", hint=_UNKNOWN) from error.__cause__
+
+
+def clear_leftovers(path: Path) -> None:
+    """
+    Remove what killed writers of *path* left beside it.
+
+    Only for whoever holds the lock that all writers of *path* take: a leftover
+    of a living writer would be its work in hand.
+    """
+    prefix = f".{path.name}."
+    with refusals("list", path.parent), os.scandir(path.parent) as entries:
+        names = [e.name for e in entries if e.name.startswith(prefix) and e.name.endswith(".tmp")]
+    for name in names:
+        _discard(path.parent / name)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """
+    Add one line to a file that many may add to at once, durably.
+
+    The line is written by one call, so lines never mix. After somebody's torn
+    line it starts on a new one. The file is made if there is none.
+
+    Raises:
+        StorageError: Refused; a torn line may remain.
+    """
+    try:
+        fd, made = open_private(path, os.O_RDWR | os.O_APPEND), False
+    except FileNotFoundError:
+        with refusals("create", path):
+            fd, made = open_private(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), True
+    try:
+        with refusals("append to", path):
+            size = os.fstat(fd).st_size
+            torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+            write_all(fd, (b"\n" if torn else b"") + line.rstrip(b"\n") + b"\n")
+            _fsync(fd)
+    finally:
+        os.close(fd)
+    if made:
+        fsync_directory(path.parent)
+
+
+def write_all(fd: int, data: bytes, *, offset: int | None = None) -> None:
+    """
+    Write all of *data* where *fd* is, or at *offset*, however the kernel portions it.
+
+    Raises:
+        OSError: As it came; a part may have been written.
+    """
+    view = memoryview(data)
+    while view:
+        if offset is None:
+            written = os.write(fd, view)
+        else:
+            written = os.pwrite(fd, view, offset)
+            offset += written
+        view = view[written:]
+
+
+# --- removing and moving --------------------------------------------------------------------
+
+
+def remove(path: Path, *, durable: bool = True) -> int:
+    """
+    Remove a file, and return how many bytes it had; 0 if there was none.
+
+    A symlink is removed itself. With ``durable=False`` the removal may be
+    forgotten by a power failure; one :func:`fsync_directory` settles many.
+
+    Raises:
+        StorageError: A directory, or refused.
+    """
+    with refusals("remove", path, answers=(FileNotFoundError,)):
+        try:
+            size = os.lstat(path).st_size
+            os.unlink(path)  # noqa: PTH108 - see replace
+        except FileNotFoundError:
+            return 0
+    if durable:
+        fsync_directory(path.parent)
+    return size
+
+
+def move_no_clobber(source: Path, target: Path) -> Path:
+    """
+    Move a file to *target*, durably, or to the next free name; return where it is.
+
+    Nothing is ever overwritten: ``a.log`` taken, it becomes ``a.1.log``, and so
+    on. Killed half-way, the file has both names; moving again finishes.
+
+    Raises:
+        FileNotFoundError: There is no *source*: never was, or it is moved already.
+        StorageError: Refused. The file is under its old name, its new one, or both.
+    """
+    [place] = move_all_no_clobber([(source, target)])
+    return place
+
+
+def move_all_no_clobber(moves: Iterable[tuple[Path, Path]]) -> list[Path]:
+    """As :func:`move_no_clobber`, for many: each directory is seen to the disk once."""
+    moves = list(moves)
+    places = [_link_no_clobber(source, target) for source, target in moves]
+    # The new names must be durable before the old ones go, or a power
+    # failure in between could keep neither.
+    for directory in {place.parent for place in places}:
+        fsync_directory(directory)
+    for source, _ in moves:
+        remove(source, durable=False)
+    for directory in {source.parent for source, _ in moves}:
+        fsync_directory(directory)
+    return places
+
+
+# --- directories ----------------------------------------------------------------------------
+
+
+def make_directory(path: Path) -> bool:
+    """
+    See that *path* is a directory of ours; tell whether it had to be made.
+
+    It and its missing parents are made 0700, and durable. One that is there keeps its mode.
+
+    Raises:
+        StorageError: Something else has the name, it is another user's, or refused.
+    """
+    made = _make_missing(path)
+    with refusals("use", path):
+        status = os.lstat(path)
+    _insist_on_ours(path, status, stat.S_ISDIR, "a directory")
+    return made
+
+
+def fsync_directory(path: Path) -> None:
+    """
+    See the names in a directory to the disk: what was created, renamed, removed.
+
+    Raises:
+        StorageError: The disk refused: what became of those names is unknown.
+    """
+    try:
+        with refusals("sync directory", path):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                _fsync(fd)
+            finally:
+                os.close(fd)
+    except StorageError as error:
+        raise StorageError(str(error), hint=_UNKNOWN) from error.__cause__
+
+
+# --- what the system refuses ----------------------------------------------------------------
+
+
+class refusals:  # noqa: N801 - read as a clause: with refusals("open", path)
+    """Turn what the operating system refuses into an error of ours; let *answers* pass."""
+
+    __slots__ = ("_answers", "_doing", "_path")
+
+    def __init__(
+        self, doing: str, path: StrPath, *, answers: tuple[type[OSError], ...] = ()
+    ) -> None:
+        self._doing, self._path, self._answers = doing, path, answers
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        if isinstance(error, OSError) and not isinstance(error, self._answers):
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise StorageError(
+                f"cannot {self._doing} {self._path}: {reason}",
+                hint=_HINTS.get(error.errno or 0, ""),
+            ) from error
+
+
+# --- below the surface ----------------------------------------------------------------------
+
+
+def _fill(fd: int, data: bytes, path: Path, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Write all, set the mode, see it to the disk, and close *fd*, whatever happens."""
+    with refusals("write", path):
+        try:
+            os.fchmod(fd, mode)  # exact, whatever the umask made of it
+            write_all(fd, data)
+            if durable:
+                _fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _fsync(fd: int) -> None:
+    # Never retried: after a failure the kernel may have dropped the dirty
+    # pages, and a second fsync would report a success that is none.
+    os.fsync(fd)
+    if sys.platform == "darwin":  # there, fsync leaves the data in the drive's cache
+        import fcntl  # noqa: PLC0415 - for macOS only
+
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+
+
+def _discard(path: StrPath) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)  # noqa: PTH108 - see replace
+
+
+def _mode_of(path: Path, *, default: int) -> int:
+    with refusals("replace", path, answers=(FileNotFoundError,)):
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return default
+    _insist_on_ours(path, status, stat.S_ISREG, "a regular file")
+    return stat.S_IMODE(status.st_mode) & 0o777
+
+
+def _link_no_clobber(source: Path, target: Path) -> Path:
+    with refusals("move", source, answers=(FileNotFoundError,)):
+        inode = os.lstat(source)
+    with refusals(f"move {source} to", target):
+        for place in _names_from(target):
+            try:
+                os.link(source, place, follow_symlinks=False)
+            except FileExistsError:
+                if not os.path.samestat(inode, os.lstat(place)):
+                    continue
+            return place
+    raise AssertionError("unreachable: there is always another name")
+
+
+def _names_from(target: Path) -> Iterator[Path]:
+    yield target
+    for number in itertools.count(1):
+        yield target.with_name(f"{target.stem}.{number}{target.suffix}")
+
+
+def _make_missing(path: Path) -> bool:
+    with refusals("make directory", path, answers=(FileNotFoundError,)):
+        try:
+            os.mkdir(path, 0o700)  # noqa: PTH102 - see replace
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            if path.parent == path:
+                raise
+            _make_missing(path.parent)
+            return _make_missing(path)
+    fsync_directory(path.parent)
+    return True
+
+
+def _insist_on_ours(
+    path: StrPath, status: os.stat_result, is_kind: Callable[[int], bool], kind: str
+) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise StorageError(f"{path} is a symlink", hint="it is not followed; remove it")
+    if not is_kind(status.st_mode):
+        raise StorageError(f"{path} is not {kind}", hint="move it away")
+    if status.st_uid != os.geteuid():
+        raise StorageError(
+            f"{path} belongs to user {status.st_uid}, and we are {os.geteuid()}",
+            hint="use a root of your own, or run as its owner",
+        )
+
+
+_HINTS = {
+    errno.ENOSPC: "free some space on that file system, then try again",
+    errno.EDQUOT: "your quota there is used up; free some space, then try again",
+    errno.EACCES: "give yourself the permission, or use a root of your own",
+    errno.EPERM: "give yourself the permission, or use a root of your own",
+    errno.EROFS: "the file system is read-only; use a root elsewhere",
+    errno.ELOOP: "it is a symlink, which is not followed; remove it",
+    errno.ENOTDIR: "a part of the path is no directory; is the root right?",
+    errno.ENOENT: "its directory is gone; is the root right?",
+    errno.EISDIR: "a directory has that name; move it away",
+    errno.ENAMETOOLONG: "use a root with a shorter path",
+    errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
+    errno.EIO: "the disk reports a failure; look at the system's log",
+    errno.EFBIG: "a file-size limit is set (ulimit -f); raise it",
+}

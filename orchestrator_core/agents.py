@@ -1,0 +1,290 @@
+"""
+Agents: what is asked for (:class:`AgentSpec`), what is known (:class:`Agent`).
+
+A spec is checked as far as it can be before anything is taken: a command that
+does not exist, a directory that is not there, a NUL in an argument never get
+as far as a session.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from orchestrator_core import ids
+from orchestrator_core.exceptions import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ORCHESTRATOR = "orchestrator"  #: The parent of an agent that no agent deployed.
+
+#: What an agent finds in its environment, and may not be given by a spec.
+ENV_ROOT = "ORCHESTRATOR_ROOT"
+ENV_AGENT = "ORCHESTRATOR_AGENT_ID"
+ENV_TASK = "ORCHESTRATOR_TASK_ID"
+ENV_COOKIE = "ORCHESTRATOR_COOKIE"
+RESERVED_ENV = frozenset({ENV_ROOT, ENV_AGENT, ENV_TASK, ENV_COOKIE})
+
+#: An agent's bare ``tmux kill-server`` must not reach the server it runs on.
+HIDDEN_ENV = frozenset({"TMUX", "TMUX_PANE"})
+
+_PLACEHOLDER = re.compile(r"\{(prompt_file|agent_id|task_id|workspace)\}")
+
+
+class Status(enum.Enum):
+    """What an agent is up to, in its record."""
+
+    RUNNING = "running"
+    WORKING = "working"
+    BLOCKED = "blocked"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    ERROR = "error"
+    TERMINATED = "terminated"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether its life is over."""
+        return not TRANSITIONS[self]
+
+
+ACTIVE = frozenset({Status.RUNNING, Status.WORKING, Status.BLOCKED})
+TERMINAL = frozenset(Status) - ACTIVE
+
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    status: frozenset(Status) if status in ACTIVE else frozenset() for status in Status
+}
+"""What may follow each status: anything an active one, nothing a terminal one."""
+
+
+def status_of(value: str) -> Status:
+    """
+    Return the status called *value*.
+
+    Raises:
+        InvalidInput: There is none.
+    """
+    try:
+        return Status(value)
+    except ValueError:
+        known = ", ".join(status.value for status in Status)
+        raise InvalidInput(f"{value!r} is no status", hint=f"use one of: {known}") from None
+
+
+def is_active(value: object) -> bool:
+    """Tell whether a record's status, ours or the old system's, is one of the living."""
+    return value not in _ENDED
+
+
+#: The old system's terminal statuses among them: `orchestrator_core` never writes those two.
+_ENDED = {status.value for status in TERMINAL} | {"killed", "phase_completed"}
+
+
+@attrs.frozen(kw_only=True)
+class AgentSpec:
+    """
+    An agent to deploy.
+
+    *command* is an argv, never a shell string. In its arguments, exactly
+    ``{prompt_file}``, ``{agent_id}``, ``{task_id}`` and ``{workspace}`` (the
+    task's directory) are replaced; any other brace stays as it is. The agent
+    finds its prompt on standard input, unless *stdin* is False.
+
+    Its environment is that of the deploying process with *env* on top. *cwd*
+    is the deploying process's if it is None. An agent with a *deadline_s* is
+    ended when it has lived for so many seconds. The same *key* never deploys
+    twice: while its agent lives, that agent is returned.
+
+    Raises:
+        InvalidInput: A value that no agent could be run with.
+    """
+
+    type: str
+    prompt: str = attrs.field(repr=False)
+    command: tuple[str, ...] = attrs.field(converter=tuple)
+    cwd: str | None = attrs.field(
+        default=None, converter=attrs.converters.optional(os.fspath)
+    )
+    env: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    parent: str = ORCHESTRATOR
+    deadline_s: float | None = None
+    key: str | None = None
+    stdin: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        ids.new_agent_id(self.type)  # refuses what no id can be made of
+        ids.check_id("parent", self.parent)
+        if self.key is not None:
+            ids.check_id("key", self.key)
+        if self.deadline_s is not None and not self.deadline_s > 0:
+            raise InvalidInput(f"a deadline of {self.deadline_s} s is over before it begins")
+        _check_prompt(self.prompt)
+        _check_argv(self.command)
+        _check_env(self.env)
+
+    def argv(self, values: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the command with its placeholders replaced, each once."""
+        return tuple(
+            _PLACEHOLDER.sub(lambda match: values[match.group(1)], argument)
+            for argument in self.command
+        )
+
+    def environment(self, own: Mapping[str, str]) -> dict[str, str]:
+        """Return the agent's whole environment; *own* is what tells it who it is."""
+        hidden = RESERVED_ENV | HIDDEN_ENV
+        inherited = {name: value for name, value in os.environ.items() if name not in hidden}
+        return {**inherited, **self.env, **own}
+
+    def directory(self) -> Path:
+        """
+        Return the directory it will run in, absolute.
+
+        Raises:
+            InvalidInput: It is not a directory that can be entered.
+        """
+        path = Path(self.cwd or ".").absolute()
+        if not path.is_dir():
+            raise InvalidInput(f"the agent's directory {path} is not a directory")
+        if not os.access(path, os.X_OK):
+            raise InvalidInput(f"the agent's directory {path} cannot be entered")
+        return path
+
+    def program(self) -> str:
+        """
+        Return the file that its command runs, as the agent's own PATH finds it.
+
+        Raises:
+            InvalidInput: There is none, or it is not executable.
+        """
+        name = self.command[0]
+        if _PLACEHOLDER.search(name):
+            return name  # Known only when the agent has an id.
+        path = self.env.get("PATH", os.environ.get("PATH", os.defpath))
+        places = [str(self.directory() / place) for place in path.split(os.pathsep)]
+        target = str(self.directory() / name) if os.sep in name else name
+        found = shutil.which(target, path=os.pathsep.join(places))
+        if found is None:
+            raise InvalidInput(
+                f"the agent's command {name!r} is not there, or not executable",
+                hint=f"looked for it in {self.directory() if os.sep in name else path}",
+            )
+        return found
+
+
+def _check_prompt(prompt: object) -> None:
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise InvalidInput("the prompt is empty", hint="say what the agent is to do")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"the prompt is not Unicode text: {error}") from error
+
+
+def _check_argv(command: tuple[object, ...]) -> None:
+    if not command or not command[0]:
+        raise InvalidInput("the command is empty", hint='give an argv: ["claude", "-p", "…"]')
+    for argument in command:
+        if not isinstance(argument, str) or "\0" in argument:
+            raise InvalidInput(f"an argument that no program can be given: {argument!r:.80}")
+
+
+def _check_env(env: Mapping[str, str]) -> None:
+    for name, value in env.items():
+        # The value is a secret, perhaps: an error never shows it.
+        if not name or not isinstance(value, str) or {"=", "\0"} & set(name) or "\0" in value:
+            raise InvalidInput(f"the environment variable {name!r:.80} cannot be passed on")
+        if name in RESERVED_ENV:
+            raise InvalidInput(f"{name} tells an agent who it is, and is not a spec's to set")
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """
+    How many agents are too many.
+
+    They are checked where agents are counted, under the registry's lock, so
+    that of two deployments racing for the last place one is refused.
+    """
+
+    max_concurrent: int = 20  #: Alive at once, in all tasks.
+    max_agents: int = 200  #: Ever deployed for one task.
+    max_depth: int = 5  #: Below the orchestrator; its own agents are at 1.
+
+
+@attrs.frozen(kw_only=True)
+class Agent:
+    """An agent's record, as it was when it was read."""
+
+    id: str
+    type: str
+    task_id: str
+    status: str
+    tmux_session: str
+    parent: str = ORCHESTRATOR
+    depth: int = 1
+    started_at: str = ""
+    last_update: str = ""
+    completed_at: str | None = None
+    progress: int = 0
+    message: str = ""
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    end_reason: str = ""
+    key: str | None = None
+    deadline_at: float | None = None
+    record: Mapping[str, Any] = attrs.field(factory=dict, repr=False)  #: All of it, as written.
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it had not ended."""
+        return is_active(self.status)
+
+    @classmethod
+    def from_record(cls, task_id: str, record: Mapping[str, Any]) -> Agent:
+        """Read a record of a task's registry, also one of the old system's."""
+        known = {field.name for field in attrs.fields(cls)} - {"record", "task_id", "type"}
+        values = {name: value for name, value in record.items() if name in known}
+        values.setdefault("status", Status.RUNNING.value)
+        values.setdefault("tmux_session", f"agent_{record['id']}")
+        return cls(
+            task_id=task_id, type=record.get("type", "unknown"), record=dict(record), **values
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-safe values."""
+        return attrs.asdict(self, filter=lambda field, _: field.name != "record")
+
+
+@attrs.frozen(kw_only=True)
+class Task:
+    """A task's record, as it was when it was read."""
+
+    id: str
+    description: str
+    created_at: str
+    workspace: str
+    status: str = "INITIALIZED"
+    priority: str = "P2"
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Task:
+        """Read a task's registry, also one of the old system's."""
+        return cls(
+            id=document["task_id"],
+            description=document.get("task_description", ""),
+            created_at=document.get("created_at", ""),
+            workspace=document.get("workspace", ""),
+            status=document.get("status", "INITIALIZED"),
+            priority=document.get("priority", "P2"),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-safe values."""
+        return attrs.asdict(self)

@@ -1,0 +1,83 @@
+"""Tell the story of one agent, or of one recovery, to people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from orchestrator_core.cli.commands import Result
+
+if TYPE_CHECKING:
+    from orchestrator_core.orchestrator import Orchestrator
+    from orchestrator_core.saga import History, RecoveryReport
+
+
+def tell(orch: Orchestrator, agent_id: str | None, *, tail: int) -> Result:
+    """Return all there is to know about one agent."""
+    agent = orch.agent(agent_id)
+    history = orch.history(agent.id)
+    output = orch.read_output(agent.id, tail=tail)
+    data = {
+        "agent": agent.to_dict(),
+        "record": dict(agent.record),
+        "saga": _saga(history),
+        "output": output,
+    }
+    lines = [
+        f"{agent.id}  {agent.status}  {agent.end_reason or agent.message}",
+        f"  task      {agent.task_id}",
+        f"  session   {agent.tmux_session}",
+        f"  started   {agent.started_at}",
+        f"  ended     {agent.completed_at or '-'}",
+        f"  saga      {history.state.value}",
+        *(f"    {line}" for line in _steps(history)),
+        f"  output    (last {tail} lines)",
+        *(f"    {line}" for line in output.splitlines()),
+    ]
+    return Result(data, "\n".join(lines))
+
+
+def _saga(history: History) -> dict[str, Any]:
+    return {
+        "state": history.state.value,
+        "begun_at": history.begun_at,
+        "steps": [
+            {
+                "step": frame.name,
+                "done": frame.done,
+                "receipt": frame.receipt,
+                "undone": None if frame.outcome is None else frame.outcome.result.value,
+            }
+            for frame in history.stack
+        ],
+        "why": None if history.why is None else msgspec.to_builtins(history.why),
+        "failures": history.failures,
+        "retry_at": history.retry_at or None,
+    }
+
+
+def _steps(history: History) -> list[str]:
+    return [
+        f"{'+' if frame.done else ' '} {frame.name:<16}"
+        + ("" if frame.outcome is None else f" {frame.outcome.result.value}")
+        + (f" FAILED: {history.failures[frame.name]}" if frame.name in history.failures else "")
+        for frame in history.stack
+    ]
+
+
+def tell_recovery(report: RecoveryReport) -> Result:
+    """Return what a recovery has found and done."""
+    lines = [
+        f"{saga_id}: {'closed' if unwound.closed else 'STUCK'} "
+        f"({unwound.why.reason.value}: {unwound.why.message})"
+        for saga_id, unwound in report.unwound.items()
+    ]
+    lines += [f"  {step.step}: {step.error}" for u in report.unwound.values() for step in u.failed]
+    lines += [f"{saga_id}: STUCK, to be tried again later" for saga_id in report.waiting]
+    lines += [f"{saga_id}: busy, in the hands of a living owner" for saga_id in report.busy]
+    lines += [f"{saga_id}: journal damaged, kept as {kept}" for saga_id, kept in report.damaged.items()]
+    lines += [f"{saga_id}: {why}" for saga_id, why in report.failed.items()]
+    lines.append(f"{len(report.alive)} alive, {len(report.unwound)} recovered")
+    left = bool(report.stuck or report.failed)
+    return Result(msgspec.to_builtins(report), "\n".join(lines), 3 if left else 0)

@@ -1,0 +1,90 @@
+"""
+Names: of tasks, of agents, and of all that is derived from them.
+
+An id goes into file names, tmux targets and cgroup directories, so it is made
+of characters that mean nothing to any of them. Everything an agent holds is
+named after its id: the id alone leads to all of it, even if every record is lost.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+from orchestrator_core.exceptions import InvalidId
+
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_LONGEST = 100
+_LONGEST_TYPE = 60  #: Leaves room for what :func:`new_agent_id` adds.
+_SHOWN = 40
+
+
+def check_id(kind: str, value: object, *, longest: int = _LONGEST) -> str:
+    """
+    Return *value* if it is safe as an id; *kind* says in the error what it was to name.
+
+    Raises:
+        InvalidId: It is not.
+    """
+    if isinstance(value, str) and len(value) <= longest and _SAFE.fullmatch(value):
+        return value
+    shown = repr(value if not isinstance(value, str | bytes) else value[: _SHOWN + 1])
+    if len(shown) > _SHOWN:
+        shown = f"{shown[:_SHOWN]}…"
+    raise InvalidId(
+        f"{kind} {shown} is not an id",
+        hint=f"use 1 to {longest} of A-Z a-z 0-9 _ - and start with a letter or digit",
+    )
+
+
+def check_type(value: object) -> str:
+    """
+    Return *value* if it is safe as an agent's type, and leaves room for the rest of an id.
+
+    Raises:
+        InvalidId: It is not.
+    """
+    return check_id("agent type", value, longest=_LONGEST_TYPE)
+
+
+def new_task_id() -> str:
+    """Return an id no other task has: ``TASK-<date>-<time>-<8 hex>``, in local time."""
+    return time.strftime("TASK-%Y%m%d-%H%M%S-") + os.urandom(4).hex()
+
+
+def new_agent_id(agent_type: str) -> str:
+    """
+    Return an id no other agent has: ``<type>-<time>-<6 hex>``.
+
+    Raises:
+        InvalidId: The type cannot be part of an id.
+    """
+    check_type(agent_type)
+    return time.strftime(f"{agent_type}-%H%M%S-") + os.urandom(3).hex()
+
+
+def new_root_id() -> str:
+    """Return an id no other root has: 8 hex."""
+    return os.urandom(4).hex()
+
+
+def cookie_of(root_id: str, saga_id: str) -> str:
+    """
+    Return the mark by which a saga knows its own sessions and processes.
+
+    Derived, so that it is found again when the journal is lost; and with the
+    root's id in it, so that the same id below another root is a stranger. It
+    is visible to every user of the machine, and no secret.
+    """
+    return f"oc_{check_id('root', root_id)}_{check_id('saga', saga_id)}"
+
+
+def cgroup_of(root_id: str, agent_id: str) -> str:
+    """Return the name of an agent's cgroup directory."""
+    return cookie_of(root_id, agent_id)
+
+
+def session_of(agent_id: str) -> str:
+    """Return the name of an agent's session."""
+    return f"agent_{check_id('agent', agent_id)}"

@@ -1,0 +1,336 @@
+"""The front door: deploy agents, live with them, end them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+import msgspec
+
+from orchestrator_core import agents, ids
+from orchestrator_core._clock import timestamp
+from orchestrator_core.agents import Agent, AgentSpec, Limits, Status, Task, status_of
+from orchestrator_core.deploying import Deployer
+from orchestrator_core.endings import EndReport, ended
+from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.lifecycle import Lifecycle
+from orchestrator_core.places import open_root
+from orchestrator_core.registry import new_global
+from orchestrator_core.reporting import Reporter, ReportReceipt
+from orchestrator_core.tasks import create_task
+from orchestrator_core.world import World
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from orchestrator_core.processes.port import Patience, Processes
+    from orchestrator_core.saga import History, Observer, RecoveryReport
+    from orchestrator_core.terminal import Terminal
+
+__all__ = ["Agent", "AgentSpec", "EndReport", "Limits", "Orchestrator", "ReportReceipt", "Task"]
+
+
+class Orchestrator:
+    """
+    All agents below one root.
+
+    Opening one recovers what dead owners left there. Any number may be open on
+    the same root at once, in threads, in processes and inside agents; all of
+    them see and end the same agents, and none needs to be told to close.
+
+    ``root`` is found as :func:`orchestrator_core.places.find_root` says: the
+    argument, ``ORCHESTRATOR_ROOT``, the nearest ``.agent-workspace`` above the
+    working directory, or a new one in it.
+    """
+
+    def __init__(  # noqa: PLR0913 - each can be swapped by itself; all have defaults
+        self,
+        root: str | os.PathLike[str] | None = None,
+        *,
+        terminal: Terminal | None = None,
+        processes: Processes | None = None,
+        limits: Limits | None = None,
+        patience: Patience | None = None,
+        observer: Observer | None = None,
+        recover: bool = True,
+        timeout_s: float = 30.0,
+        lock_timeout_s: float = 10.0,
+        terminal_timeout_s: float = 10.0,
+    ) -> None:
+        """
+        Open a root, and make it if it is missing.
+
+        *terminal* and *processes* stand in for tmux and this machine's processes:
+        see :mod:`orchestrator_core.testing`. *timeout_s* bounds the wait for
+        somebody else who is ending the same agent, *lock_timeout_s* that for a
+        registry, *terminal_timeout_s* each call to tmux.
+
+        Raises:
+            StorageError: The root cannot be used; the message says why.
+        """
+        if observer is None:
+            from orchestrator_core.logs import LoggingObserver  # noqa: PLC0415 - a default only
+
+            observer = LoggingObserver()
+        found = open_root(root)
+        self._world = World(
+            found,
+            terminal=terminal,
+            processes=processes,
+            limits=limits,
+            patience=patience,
+            lock_timeout_s=lock_timeout_s,
+            terminal_timeout_s=terminal_timeout_s,
+        )
+        self._timeout_s = timeout_s
+        self._lifecycle = Lifecycle(self._world, observer=observer)
+        self._deployer = Deployer(self._world, self._lifecycle, timeout_s=timeout_s)
+        self._reporter = Reporter(self._world, self._lifecycle)
+        self.root = found.places.root
+        self.chosen_by = found.chosen_by  #: What led to this root.
+        if not found.places.global_registry.exists():
+            self._world.global_registry.create(new_global())
+        self.recovery: RecoveryReport | None = None  #: What opening has recovered.
+        if recover:
+            self.recovery = self.recover()
+
+    # --- deploying ---------------------------------------------------------------------------
+
+    def create_task(
+        self,
+        description: str,
+        *,
+        priority: str = "P2",
+        client_cwd: str | None = None,
+        key: str | None = None,
+    ) -> Task:
+        """
+        Make a task, which agents are deployed for; durable when this returns.
+
+        The same *key* makes one task: it is returned as long as it is known.
+
+        Raises:
+            InvalidInput: The description is empty.
+        """
+        return create_task(
+            self._world, description, priority=priority, client_cwd=client_cwd, key=key
+        )
+
+    def deploy(self, task_id: str, spec: AgentSpec, *, grace_s: float = 0.0) -> Agent:
+        """
+        Deploy an agent: all of it, or nothing.
+
+        When this returns, the agent runs, and everything it holds is recorded.
+        If it dies within *grace_s*, other than by finishing with exit status 0,
+        the deployment has failed. Any exception, interrupts included, means that
+        nothing is left, or that the error's ``leaked`` names what is. A spec with
+        a ``key`` under which an agent lives returns that agent.
+
+        Raises:
+            InvalidInput, NotFound: Refused before anything was taken.
+            LimitReached: Too many, or too deep; nothing is left.
+            DeploymentError: It failed; see its attributes.
+            TerminalUnavailable: There is no tmux that we can use.
+        """
+        ids.check_id("task", task_id)
+        return self.agent(self._deployer.deploy(task_id, spec, grace_s=grace_s))
+
+    # --- living ----------------------------------------------------------------------------
+
+    def report_progress(
+        self,
+        agent_id: str | None = None,
+        status: str = Status.WORKING.value,
+        *,
+        message: str = "",
+        progress: int | None = None,
+    ) -> ReportReceipt:
+        """
+        Record what an agent is up to; durable when this returns.
+
+        A terminal status ends the agent, and the receipt's ``end`` tells how. From
+        inside the agent's own session that is ``handed_over``: recorded durably,
+        and carried out by its supervisor once the agent has had a moment to leave.
+        Inside an agent, *agent_id* is found in the environment. *progress* is per cent.
+
+        Raises:
+            InvalidInput: No such status.
+            NotFound: No such agent.
+        """
+        agent_id = _agent_id(agent_id)
+        meant = status_of(status)
+
+        def record() -> ReportReceipt:
+            return self._reporter.progress(agent_id, meant, message=message, progress=progress)
+
+        if not meant.is_terminal:
+            return record()
+        why = ended(meant, message or f"it reported {meant.value!r}", by="report")
+        return self._end_with(agent_id, why, record)
+
+    def _end_with(self, agent_id: str, why: Any, record: Any) -> ReportReceipt:  # noqa: ANN401
+        receipts: list[ReportReceipt] = []
+        end = self._lifecycle.end(
+            agent_id,
+            why,
+            timeout_s=self._timeout_s,
+            before=lambda: receipts.append(record()),
+        )
+        if receipts:
+            return attrs.evolve(receipts[0], end=end)
+        return ReportReceipt(agent_id=agent_id, recorded=False, line={}, end=end)
+
+    def report_finding(  # noqa: PLR0913 - the fields of a finding
+        self,
+        agent_id: str | None = None,
+        message: str = "",
+        *,
+        finding_type: str = "finding",
+        severity: str = "info",
+        data: dict[str, Any] | None = None,
+    ) -> ReportReceipt:
+        """
+        Record something that an agent has found; durable when this returns.
+
+        After the agent's end nothing is recorded, and the receipt's ``end`` tells of it.
+
+        Raises:
+            InvalidInput: No such severity, or data that JSON cannot hold.
+            NotFound: No such agent.
+        """
+        return self._reporter.finding(
+            _agent_id(agent_id), message, finding_type=finding_type, severity=severity, data=data
+        )
+
+    def agent(self, agent_id: str | None = None) -> Agent:
+        """
+        Return what is known of an agent.
+
+        Raises:
+            NotFound: There is none of that id.
+        """
+        return self._reporter.agent(_agent_id(agent_id))
+
+    def agents(self, *, task_id: str | None = None, status: str | None = None) -> list[Agent]:
+        """Return the agents of one task or of all; those with a status, or all ``active`` ones."""
+        if task_id is not None:
+            ids.check_id("task", task_id)
+        if status not in (None, "active"):
+            status_of(str(status))
+        return self._reporter.agents(task_id=task_id, status=status)
+
+    def task(self, task_id: str) -> Task:
+        """
+        Return what is known of a task.
+
+        Raises:
+            NotFound: There is none of that id.
+        """
+        return self._reporter.task(ids.check_id("task", task_id))
+
+    def tasks(self) -> list[Task]:
+        """Return all tasks, oldest first."""
+        return self._reporter.tasks()
+
+    def read_output(self, agent_id: str | None = None, *, tail: int | None = None) -> str:
+        """
+        Return what an agent has written, or the last *tail* lines of it.
+
+        The log is found wherever it is by now: with a living agent, or archived.
+
+        Raises:
+            NotFound: There is no such agent.
+        """
+        return self._reporter.output(_agent_id(agent_id), tail=tail)
+
+    # --- ending ----------------------------------------------------------------------------
+
+    def terminate(
+        self, agent_id: str | None = None, *, reason: str = "terminated", keep_logs: bool = True
+    ) -> EndReport:
+        """
+        End an agent and give back all it held; its log is archived, or else deleted.
+
+        An agent that has ended before is not ended again: its report is returned.
+
+        Raises:
+            NotFound: There is no such agent.
+            SagaBusy: Somebody else is ending it, and is not done in time.
+        """
+        why = ended(Status.TERMINATED, reason, by="terminate", keep_logs=keep_logs)
+        return self._lifecycle.end(_agent_id(agent_id), why, timeout_s=self._timeout_s)
+
+    def wait(self, agent_id: str | None = None, *, timeout_s: float) -> EndReport:
+        """
+        Wait until an agent has ended and all it held is given back.
+
+        Raises:
+            WaitTimeout: It lives on after *timeout_s*.
+            NotFound: There is no such agent.
+        """
+        return self._lifecycle.wait(_agent_id(agent_id), timeout_s=timeout_s)
+
+    def recover(self, agent_id: str | None = None, *, force: bool = False) -> RecoveryReport:
+        """
+        Finish what dead owners left, and end agents that died or outlived their deadline.
+
+        Safe at any time and beside others; doing it twice comes to the same as
+        once. With *force*, what is STUCK is tried again at once.
+
+        Raises:
+            SagaNotFound: The one that was asked for is not there, or is closed.
+        """
+        return self._lifecycle.recover(only=agent_id, force=force)
+
+    def abandon(self, agent_id: str, step: str, *, reason: str) -> None:
+        """
+        Give up a step of a STUCK agent: what it holds may remain.
+
+        Its journal keeps the *reason*, and who gave it, for ever; the next
+        :meth:`recover` counts the step as dealt with.
+
+        Raises:
+            SagaNotFound: There is no open saga of that agent.
+            SagaError: It is not stuck, or has no such step.
+        """
+        self._lifecycle.abandon(ids.check_id("agent", agent_id), step, reason=reason)
+
+    def history(self, agent_id: str | None = None) -> History:
+        """
+        Return what an agent's journal tells: its saga's state, its steps, its end.
+
+        Raises:
+            NotFound: There is no such agent.
+        """
+        return self._lifecycle.history(_agent_id(agent_id))
+
+    def finish(self, agent_id: str) -> EndReport:
+        """End an agent whose main process is over; its supervisor calls this, become the unwinder."""
+        return self._lifecycle.finish(ids.check_id("agent", agent_id), timeout_s=_HEIR_PATIENCE_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing to do: agents live on, and whoever opens the root next finds them."""
+
+
+_HEIR_PATIENCE_S = 600.0  #: It has nothing else to do, and whom it waits for may end it.
+
+
+def _agent_id(given: str | None) -> str:
+    """Return the agent that is meant: the one that was named, or the one we are inside of."""
+    if given is None:
+        given = os.environ.get(agents.ENV_AGENT)
+        if given is None:
+            raise InvalidInput(
+                "no agent was named, and we are not inside of one",
+                hint=f"name one, or set {agents.ENV_AGENT}",
+            )
+    return ids.check_id("agent", given)

@@ -1,0 +1,35 @@
+"""
+Processes: whose they are, whether they live, and how all of an agent's are ended.
+
+:mod:`.port` says what is promised, :class:`LocalProcesses` keeps it on this
+machine. Below it: :mod:`.identity` (who is it), :mod:`.table` (all of them),
+:mod:`.claims` (which are the agent's), :mod:`.ending` (end them, and prove it).
+"""
+
+from __future__ import annotations
+
+from orchestrator_core.processes.local import LocalProcesses
+from orchestrator_core.processes.port import (
+    Claim,
+    Ending,
+    Exit,
+    Identity,
+    Patience,
+    Processes,
+    Seen,
+    Survivor,
+)
+from orchestrator_core.processes.witness import read_exit
+
+__all__ = [
+    "Claim",
+    "Ending",
+    "Exit",
+    "Identity",
+    "LocalProcesses",
+    "Patience",
+    "Processes",
+    "Seen",
+    "Survivor",
+    "read_exit",
+]

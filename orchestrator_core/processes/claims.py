@@ -1,0 +1,122 @@
+"""
+Which of all processes are the agent's.
+
+Three kinds of evidence, and their union: the cookie in its environment, descent
+from the supervisor or the agent, and the POSIX session of one that is ours. A
+text in a command line is no evidence.
+
+Some are never ours to end, whatever the evidence: the calling process and its
+ancestors, init, and a tmux server with somebody else's work in it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from orchestrator_core.processes import placing, table, witness
+from orchestrator_core.processes.identity import boot_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from orchestrator_core.processes.port import Claim, Identity
+    from orchestrator_core.processes.table import Row
+
+_NEVER = {0, 1, 2}  #: The kernel's own, and init.
+
+
+def covered(claim: Claim) -> list[Row]:
+    """Return the living processes that *claim* covers and that may be ended, newest first."""
+    view = _View(table.rows())
+    roots = _roots(claim)
+    found = {row.pid for row in view.all if row.cookie == claim.cookie or row.identity in roots}
+    known_sessions = {root.pid for root in roots}
+    while more := view.related(found, known_sessions) - found:
+        found |= more
+    return [row for row in view.all if row.pid in found and not view.is_spared(row, claim)]
+
+
+def is_inside(claim: Claim) -> bool:
+    """Tell whether the calling process would be ended with what *claim* covers."""
+    if is_supervisor(claim):
+        return False
+    if os.environ.get(table.COOKIE_NAME) == claim.cookie:
+        return True
+    if claim.cgroup is not None and placing.is_inside(claim.cgroup):
+        return True
+    return any(
+        row.cookie == claim.cookie or row.identity == claim.supervisor
+        for row in _lineage(os.getpid())
+    )
+
+
+def is_supervisor(claim: Claim) -> bool:
+    """Tell whether the calling process is the agent's supervisor, become its unwinder."""
+    who = claim.supervisor
+    return who is not None and who.pid == os.getpid() and who.boot_id == boot_id()
+
+
+def _roots(claim: Claim) -> set[Identity]:
+    """Return the supervisor and the agent, as far as they are known."""
+    started = witness.read_started(claim.run_dir)
+    known = (claim.supervisor, started.identity if started else None)
+    return {who for who in known if who is not None and who.boot_id == boot_id()}
+
+
+def _lineage(pid: int) -> Iterable[Row]:
+    """Return the process *pid* and its ancestors, up to init."""
+    while pid > 1 and (row := table.row(pid)) is not None:
+        yield row
+        pid = row.ppid
+
+
+class _View:
+    """One pass over all processes, with what can be said of one by looking at the others."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.all = list(rows)
+        self._by_pid = {row.pid: row for row in self.all}
+        self._me = os.getpid()
+        self._mine = set(self._ancestry())
+
+    def related(self, found: set[int], known_sessions: set[int]) -> set[int]:
+        """Return those that are children of *found*, or in a session that is theirs."""
+        parents = {pid for pid in found if pid != self._me and not self._is_server(pid)}
+        sessions = self._sessions(found, known_sessions)
+        return {row.pid for row in self.all if row.ppid in parents or row.sid in sessions}
+
+    def _sessions(self, found: set[int], known: set[int]) -> set[int]:
+        """
+        Return the sessions with one of *found* in them whose leader is found, or *known* to be.
+
+        A session with another leader may be a person's own shell.
+        """
+        mine = self._by_pid[self._me].sid if self._me in self._by_pid else 0
+        theirs = {self._by_pid[pid].sid for pid in found}
+        return {sid for sid in theirs if sid != mine and (sid in found or sid in known)} - _NEVER
+
+    def is_spared(self, row: Row, claim: Claim) -> bool:
+        """Tell whether *row* is left alone, whatever the evidence."""
+        if row.pid in self._mine or row.pid in _NEVER:
+            return True
+        return self._is_server(row.pid) and (
+            row.cookie != claim.cookie or self._hosts_others(row.pid, claim)
+        )
+
+    def _is_server(self, pid: int) -> bool:
+        return self._by_pid[pid].comm.startswith("tmux: server")
+
+    def _hosts_others(self, server: int, claim: Claim) -> bool:
+        """Tell whether a tmux server has a pane that is the claim's supervisor, or another's."""
+        panes = [row for row in self.all if row.ppid == server]
+        return any(
+            pane.identity == claim.supervisor or pane.cookie not in (None, claim.cookie)
+            for pane in panes
+        )
+
+    def _ancestry(self) -> Iterable[int]:
+        pid = self._me
+        while pid in self._by_pid:
+            yield pid
+            pid = self._by_pid[pid].ppid

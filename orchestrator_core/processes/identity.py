@@ -1,0 +1,122 @@
+"""
+Who a process is, and a hold on it that no other process can inherit.
+
+A pid alone says nothing: the kernel gives it away again. An identity adds the
+boot and the start time. To signal or to wait, a handle is opened first and the
+identity compared afterwards: whoever is behind the handle then is the one meant.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator_core.processes.port import Identity
+from orchestrator_core.supervisor import proc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_HAS_PROC = sys.platform == "linux"
+
+
+@functools.cache
+def boot_id() -> str:
+    """Return what tells this boot of this machine from every other."""
+    if _HAS_PROC:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    asked = subprocess.run(
+        ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, check=True
+    )
+    return asked.stdout.decode().strip()
+
+
+def identify(pid: int) -> Identity | None:
+    """Return the identity of the living process *pid*; None if there is none, or a zombie."""
+    started = _started(pid)
+    return None if started is None else Identity(boot_id(), pid, started)
+
+
+def is_alive(who: Identity) -> bool:
+    """Tell whether *who* is alive. A zombie is not; nor is anyone of another boot."""
+    return who.boot_id == boot_id() and _started(who.pid) == who.started
+
+
+def _started(pid: int) -> int | None:
+    if _HAS_PROC:
+        seen = proc.stat(pid) if pid > 0 else None
+        return None if seen is None or seen.is_dead else seen.started
+    from orchestrator_core.processes import by_psutil  # noqa: PLC0415 - only without /proc
+
+    return by_psutil.started(pid)
+
+
+class Handle:
+    """A hold on one living process: what is done through it reaches that one or nobody."""
+
+    def __init__(self, who: Identity, fd: int) -> None:
+        self.who = who
+        self.fd = fd  #: Readable when the process has ended.
+
+    def signal(self, signum: int) -> bool:
+        """Send a signal; False if the process has ended, or is not ours to signal."""
+        try:
+            if sys.platform == "linux":
+                signal.pidfd_send_signal(self.fd, signum)
+            else:
+                os.kill(self.who.pid, signum)  # The identity was compared a moment ago.
+        except OSError:
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def held(who: Identity) -> Iterator[Handle | None]:
+    """Hold *who* for the length of a ``with``; None if it has ended."""
+    with contextlib.ExitStack() as stack:
+        handle = _open(who, stack)
+        yield handle if handle is not None and is_alive(who) else None
+
+
+if sys.platform == "linux":
+
+    def _open(who: Identity, stack: contextlib.ExitStack) -> Handle | None:
+        try:
+            fd = os.pidfd_open(who.pid)
+        except (OSError, ValueError):
+            return None
+        stack.callback(os.close, fd)
+        return Handle(who, fd)
+
+else:
+
+    def _open(who: Identity, stack: contextlib.ExitStack) -> Handle | None:
+        queue = select.kqueue()
+        stack.callback(queue.close)
+        exits = select.kevent(
+            who.pid,
+            filter=select.KQ_FILTER_PROC,
+            flags=select.KQ_EV_ADD,
+            fflags=select.KQ_NOTE_EXIT,
+        )
+        try:
+            queue.control([exits], 0)
+        except OSError:
+            return None
+        return Handle(who, queue.fileno())
+
+
+def wait_readable(fds: Sequence[int], deadline: float, *, events: int = select.POLLIN) -> list[int]:
+    """Wait until one of *fds* has news, by the monotonic clock until *deadline*; return those."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, events)
+    return [fd for fd, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)]

@@ -1,0 +1,54 @@
+"""What a supervisor has left in its agent's run directory, read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import attrs
+import msgspec
+
+from orchestrator_core.processes.port import Exit, Identity
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Started:
+    """The agent's main process, as its supervisor started it."""
+
+    boot_id: str
+    pid: int
+    started: int | None
+    cgroup: bool  #: Whether it runs in its own cgroup.
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who it is; None where the supervisor could not tell."""
+        return None if self.started is None else Identity(self.boot_id, self.pid, self.started)
+
+
+def read_exit(path: str | Path | None) -> Exit | None:
+    """Return how the agent ended; None if nobody has witnessed an end (yet)."""
+    return None if path is None else _read(Path(path), Exit)
+
+
+def read_started(run_dir: str | None) -> Started | None:
+    """Return who the agent is; None if it was never started, or its run directory is gone."""
+    return None if run_dir is None else _read(Path(run_dir) / "started", Started)
+
+
+def was_never_started(run_dir: str) -> bool:
+    """
+    Tell whether it is certain that no supervisor has passed its gate.
+
+    A supervisor removes its ``launch`` before it starts anything.
+    """
+    return (Path(run_dir) / "launch").exists()
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError):
+        return None

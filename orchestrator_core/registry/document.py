@@ -1,0 +1,143 @@
+"""
+What a registry document is: its layout, its shape, its version.
+
+A document is a plain dict. Fields that nobody here knows stay, in their order:
+other tools write into the same files. The layout is for eyes and for ``grep``:
+one top-level field a line, and below ``agents`` and ``tasks`` one entry a line.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import attrs
+import msgspec
+
+from orchestrator_core.exceptions import InvalidInput, RegistryTooNew
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+Document: TypeAlias = dict[str, Any]
+
+
+class Damage(Exception):  # noqa: N818 - caught here, never raised to a caller
+    """A document cannot be used; says why. Stays inside this package."""
+
+
+@attrs.frozen(kw_only=True)
+class Kind:
+    """One kind of document."""
+
+    name: str  #: For messages: "task registry".
+    collections: Mapping[str, type[list[Any] | dict[str, Any]]]  #: Its fields of entries.
+    tallies: frozenset[str] = frozenset()  #: Its fields of counts that cannot be derived.
+    derive: Callable[[Document], None]  #: Set every counter from what is counted. Idempotent.
+    migrations: tuple[Callable[[Document], None], ...]
+    """``migrations[n]`` turns version *n*, in place, into *n* + 1. No version is version 0."""
+
+    @property
+    def version(self) -> int:
+        """The version that is written."""
+        return len(self.migrations)
+
+
+def encode(document: Document, kind: Kind) -> bytes:
+    """
+    Return a document as it is written.
+
+    Raises:
+        InvalidInput: It holds what JSON cannot.
+    """
+    try:
+        lines = [
+            b"  %s: %s" % (_line(name), (_entries if name in kind.collections else _line)(value))
+            for name, value in document.items()
+        ]
+    except (TypeError, ValueError, RecursionError) as error:  # ValueError: not Unicode
+        raise InvalidInput(f"{kind.name}: cannot be written as JSON: {error}") from error
+    return b"{\n" + b",\n".join(lines) + b"\n}\n"
+
+
+def _line(value: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=0)
+
+
+def _entries(value: list[Any] | dict[str, Any]) -> bytes:
+    if not value:
+        return _line(value)
+    if isinstance(value, dict):
+        lines = [b"    %s: %s" % (_line(name), _line(entry)) for name, entry in value.items()]
+        return b"{\n" + b",\n".join(lines) + b"\n  }"
+    return b"[\n" + b",\n".join(b"    " + _line(entry) for entry in value) + b"\n  ]"
+
+
+def decode(data: bytes, kind: Kind) -> tuple[Document, int]:
+    """
+    Return the document in its present version, and the version it was written in.
+
+    Raises:
+        Damage: It is none of this kind.
+        RegistryTooNew: Its version is not known here.
+    """
+    document = _parse(data)
+    if not isinstance(document, dict):
+        raise Damage("it is not a JSON object")
+    written = document.get("schema_version", 0)
+    if not isinstance(written, int) or isinstance(written, bool) or written < 0:
+        raise Damage("its schema_version is no version")
+    if written > kind.version:
+        raise RegistryTooNew(
+            f"{kind.name} has schema version {written}, and {kind.version} is the newest known here"
+        )
+    if written == 0:
+        for name, collection in kind.collections.items():
+            document.setdefault(name, collection())
+        for name in kind.tallies:
+            document.setdefault(name, {})
+    check(document, kind)
+    for version in range(written, kind.version):
+        kind.migrations[version](document)
+        document["schema_version"] = version + 1
+    return document, written
+
+
+def check(document: Document, kind: Kind) -> None:
+    """
+    See that what is walked through can be walked through.
+
+    Raises:
+        Damage: It cannot.
+    """
+    for name, collection in kind.collections.items():
+        value = document.get(name)
+        if not isinstance(value, collection):
+            raise Damage(f"its {name!r} is not {_JSON_NAMES[collection]}")
+        entries: Iterable[Any] = value.values() if isinstance(value, dict) else value
+        if not set(map(type, entries)) <= {dict}:
+            raise Damage(f"its {name!r} holds something that is no object")
+    for name in kind.tallies:
+        tally = document.get(name)
+        if not isinstance(tally, dict) or not all(isinstance(n, int) for n in tally.values()):
+            raise Damage(f"its {name!r} is not an object of counts")
+
+
+_JSON_NAMES: dict[type, str] = {list: "an array", dict: "an object"}
+
+
+def _parse(data: bytes) -> object:
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        return _parse_leniently(data, error)
+
+
+def _parse_leniently(data: bytes, why: Exception) -> object:
+    """Accept what Python's ``json`` writes beyond JSON: NaN, half a surrogate pair."""
+    import json  # noqa: PLC0415 - for strange files only
+
+    try:
+        text = json.dumps(json.loads(data), ensure_ascii=False)
+        return json.loads(text.encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        raise Damage(str(why) or type(why).__name__) from why

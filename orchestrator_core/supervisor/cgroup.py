@@ -1,0 +1,65 @@
+"""
+A cgroup (version 2): the kernel's own list of what an agent started.
+
+A process cannot leave it by forking, by ``setsid``, or by emptying its
+environment, and ``cgroup.kill`` ends all of it at once, new forks included.
+"""
+
+from __future__ import annotations
+
+import os
+
+from orchestrator_core.supervisor import proc
+
+
+class Cgroup:
+    """The cgroup at *path*, whether it is still there or not."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def exists(self) -> bool:
+        """Tell whether the directory is there."""
+        return os.path.isdir(self.path)
+
+    def is_populated(self) -> bool:
+        """Tell whether a living process is in it, or in one below it."""
+        return b"populated 1" in proc.read(f"{self.path}/cgroup.events")
+
+    def watch(self) -> int | None:
+        """Return a descriptor that polls as POLLPRI when the cgroup fills or empties."""
+        try:
+            fd = os.open(f"{self.path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+            os.read(fd, 4096)  # Changes are counted from the first look.
+        except OSError:
+            return None
+        return fd
+
+    def members(self) -> list[int]:
+        """Return the pids in it and in those below it; a zombie may be among them."""
+        lists = [proc.read(f"{path}/cgroup.procs") for path, _, _ in os.walk(self.path)]
+        return [int(pid) for listed in lists for pid in listed.split()]
+
+    def kill(self) -> bool:
+        """Send SIGKILL to all of it, atomically; False if the kernel would not."""
+        try:
+            fd = os.open(f"{self.path}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            return os.write(fd, b"1") == 1
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
+    def remove(self) -> bool:
+        """Remove the empty cgroup and those below it. True if it is gone, whoever removed it."""
+        for path, _, _ in os.walk(self.path, topdown=False):
+            try:
+                os.rmdir(path)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return False
+        return not self.exists()

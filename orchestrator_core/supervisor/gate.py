@@ -1,0 +1,56 @@
+"""
+The gate: no agent without a commit, and no waiting for the dead.
+
+The deployer holds the kernel lock of the saga's journal until the commit record
+is durable. The supervisor waits for that lock, and when it has it, reads. The
+record is there: the agent may run. It is not: the deployer gave up or died, and
+there is nothing to start. The kernel lets go of a dead deployer's lock, so
+nobody waits for longer than the deployer lives.
+
+The journal's lines start with their kind, so that they can be told apart
+without reading JSON; only a line that has its newline counts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+
+def pass_through(path: str) -> int | None:
+    """
+    Wait until the journal at *path* is free.
+
+    Returns its descriptor if the saga is committed, None if there is nothing to start.
+    """
+    try:
+        journal = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    fcntl.flock(journal, fcntl.LOCK_EX)
+    try:
+        return journal if is_committed(journal) else None
+    finally:
+        fcntl.flock(journal, fcntl.LOCK_UN)
+
+
+def is_committed(journal: int) -> bool:
+    """Tell whether the agent may run: a commit, and nobody who has begun to undo it."""
+    seen = _kinds(journal)
+    return b"commit" in seen and not seen & {b"unwind", b"close"}
+
+
+def is_unwinding(journal: int) -> bool:
+    """Tell whether somebody has begun to unwind the saga."""
+    return bool(_kinds(journal) & {b"unwind", b"close"})
+
+
+def is_asked_to_end(journal: int) -> bool:
+    """Tell whether the agent's end was asked for from inside."""
+    return b"request" in _kinds(journal)
+
+
+def _kinds(journal: int) -> set[bytes]:
+    data = os.pread(journal, os.fstat(journal).st_size, 0)
+    whole = data.split(b"\n")[:-1]
+    return {line.split(b'"', 4)[3] for line in whole if line.startswith(b'{"kind":"')}

@@ -1,0 +1,179 @@
+"""
+What a supervisor is told: one small file, and no format but ``name=value``.
+
+Every entry ends with a NUL, as in ``/proc/PID/environ``, so that a value may
+hold anything an argument or an environment may hold. A repeated name is a list.
+The file is 0600 and short-lived: the supervisor removes it when it has read it.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+
+class Launch:
+    """
+    One agent to run, and what to become afterwards.
+
+    Attributes:
+        journal: The saga's journal: the lock, and the commit that opens the gate.
+        log: Becomes the agent's standard output and error. It must exist.
+        exit_file: Where the witness writes, by rename, how the agent ended.
+        events: A FIFO for the news; nobody need listen.
+        argv: The agent's command, every placeholder replaced.
+        env: The agent's whole environment.
+        cwd: Where it runs.
+        stdin: A file for its standard input.
+        cgroup: The directory of its own cgroup, if one was made.
+        term_s: From SIGTERM to SIGKILL.
+        kill_s: From SIGKILL until survivors are admitted.
+        linger_s: How long it may go on after it asked for its own end.
+        heir: The argv of the unwinder to become.
+        heir_env: The unwinder's whole environment.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is an entry of the file
+        self,
+        *,
+        journal: str,
+        log: str,
+        exit_file: str,
+        events: str,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str = "/",
+        stdin: str = os.devnull,
+        cgroup: str | None = None,
+        term_s: float = 2.0,
+        kill_s: float = 2.0,
+        linger_s: float = 1.0,
+        heir: Sequence[str] = (),
+        heir_env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.journal = journal
+        self.log = log
+        self.exit_file = exit_file
+        self.events = events
+        self.argv = list(argv)
+        self.env = dict(env)
+        self.cwd = cwd
+        self.stdin = stdin
+        self.cgroup = cgroup
+        self.term_s = term_s
+        self.kill_s = kill_s
+        self.linger_s = linger_s
+        self.heir = list(heir)
+        self.heir_env = dict(heir_env or {})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Launch) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]  # two equal ones may differ tomorrow
+
+
+def write(path: str, launch: Launch) -> None:
+    """
+    Write *launch* to a new file at *path*, for its owner only.
+
+    Raises:
+        ValueError: A value holds a NUL, or a name of the environment a ``=``.
+        OSError: Among others, there is a file already.
+    """
+    rest = encode(launch)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+    finally:
+        os.close(fd)
+
+
+def read(path: str) -> Launch:
+    """
+    Read what :func:`write` wrote.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is not such a file.
+    """
+    with open(path, "rb", buffering=0) as file:
+        return decode(file.readall())
+
+
+def encode(launch: Launch) -> bytes:
+    """Return *launch* as the bytes of its file."""
+    return b"".join(_entry(name, value) for name, value in _entries(launch))
+
+
+def decode(data: bytes) -> Launch:
+    """
+    Build the launch again.
+
+    Raises:
+        ValueError: Something is missing, or is not an entry.
+    """
+    found: dict[str, list[str]] = {}
+    if not data.endswith(b"\0"):
+        raise ValueError("the launch file is cut short")
+    for entry in os.fsdecode(data[:-1]).split("\0"):
+        name, equals, value = entry.partition("=")
+        if not equals:
+            raise ValueError(f"not an entry of a launch file: {name[:80]!r}")
+        found.setdefault(name, []).append(value)
+    try:
+        return Launch(
+            journal=found["journal"][-1],
+            log=found["log"][-1],
+            exit_file=found["exit"][-1],
+            events=found["events"][-1],
+            argv=found["arg"],
+            env=_pairs(found.get("env", [])),
+            cwd=found["cwd"][-1],
+            stdin=found["stdin"][-1],
+            cgroup=found.get("cgroup", [None])[-1],
+            term_s=float(found["term_s"][-1]),
+            kill_s=float(found["kill_s"][-1]),
+            linger_s=float(found["linger_s"][-1]),
+            heir=found.get("heir", []),
+            heir_env=_pairs(found.get("heirenv", [])),
+        )
+    except KeyError as missing:
+        raise ValueError(f"the launch file has no {missing.args[0]!r}") from None
+
+
+def _entries(launch: Launch) -> Iterable[tuple[str, str]]:
+    yield "journal", launch.journal
+    yield "log", launch.log
+    yield "stdin", launch.stdin
+    yield "cwd", launch.cwd
+    yield "exit", launch.exit_file
+    yield "events", launch.events
+    if launch.cgroup is not None:
+        yield "cgroup", launch.cgroup
+    for name in ("term_s", "kill_s", "linger_s"):
+        yield name, repr(float(getattr(launch, name)))
+    yield from (("arg", value) for value in launch.argv)
+    yield from (("env", value) for value in _assignments(launch.env))
+    yield from (("heir", value) for value in launch.heir)
+    yield from (("heirenv", value) for value in _assignments(launch.heir_env))
+
+
+def _entry(name: str, value: str) -> bytes:
+    if "\0" in value:
+        raise ValueError(f"a NUL in {name} cannot reach a process: {value[:80]!r}")
+    return os.fsencode(f"{name}={value}\0")
+
+
+def _assignments(env: Mapping[str, str]) -> Iterable[str]:
+    for name, value in env.items():
+        if not name or "=" in name:
+            raise ValueError(f"not the name of an environment variable: {name[:80]!r}")
+        yield f"{name}={value}"
+
+
+def _pairs(assignments: Iterable[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (item.partition("=") for item in assignments)}

@@ -1,0 +1,129 @@
+"""
+A task: the directory that its agents' files are in, and its registry.
+
+The directory is made under a name that no task has and gets its own when it is
+complete, so a crash leaves no half of a task; what it does leave is locked by
+nobody, and swept away when the next task is made.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from orchestrator_core import _files, ids, locks
+from orchestrator_core._clock import timestamp
+from orchestrator_core.agents import Task
+from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.registry import TASK, Registry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator_core.world import World
+
+_UNFINISHED = ".new-"
+_DIRECTORIES = ("logs", "progress", "findings", "archive", "output", "run")
+
+
+def create_task(
+    world: World, description: str, *, priority: str, client_cwd: str | None, key: str | None
+) -> Task:
+    """Make a task, or return the one with the same *key*; durable when this returns."""
+    if not isinstance(description, str) or not description.strip():
+        raise InvalidInput("the task's description is empty", hint="say what is to be done")
+    if key is not None:
+        ids.check_id("key", key)
+        known = _with_key(world.global_registry.read(), key)
+        if known is not None:
+            return _read(world, known)
+    task_id = ids.new_task_id()
+    document = {
+        "task_id": task_id,
+        "task_description": description,
+        "created_at": timestamp(),
+        "workspace": str(world.places.task(task_id)),
+        "workspace_base": str(world.places.root),
+        "client_cwd": client_cwd,
+        "status": "INITIALIZED",
+        "priority": priority,
+        "key": key,
+        "agents": [],
+        "agent_hierarchy": {},
+        "max_agents": world.limits.max_agents,
+        "max_depth": world.limits.max_depth,
+        "max_concurrent": world.limits.max_concurrent,
+        "total_spawned": 0,
+        "active_count": 0,
+        "completed_count": 0,
+    }
+    _make(world, task_id, document)
+    winner = world.global_registry.update(lambda known: _enter(known, task_id, document))
+    if winner != task_id:
+        # Another had the same key in the same moment; ours is known to nobody.
+        shutil.rmtree(world.places.task(task_id))
+        return _read(world, winner)
+    return Task.from_document(document)
+
+
+def _read(world: World, task_id: str) -> Task:
+    return Task.from_document(world.task_registry(task_id).read())
+
+
+def _with_key(known: dict[str, Any], key: str | None) -> str | None:
+    tasks: dict[str, Any] = known["tasks"]
+    if key is None:
+        return None
+    return next((name for name, entry in tasks.items() if entry.get("key") == key), None)
+
+
+def _enter(known: dict[str, Any], task_id: str, document: dict[str, Any]) -> str:
+    holder = _with_key(known, document["key"])
+    if holder is not None:
+        return holder
+    known["tasks"][task_id] = {
+        "description": document["task_description"],
+        "created_at": document["created_at"],
+        "status": document["status"],
+        "key": document["key"],
+    }
+    return task_id
+
+
+def _make(world: World, task_id: str, document: dict[str, Any]) -> None:
+    root = world.places.root
+    _sweep_unfinished(root)
+    building = root / f"{_UNFINISHED}{task_id}"
+    with _files.refusals("make task", building):
+        os.mkdir(building, 0o700)  # noqa: PTH102 - see _files
+        fd = os.open(building, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        locks.try_lock(fd)
+        with _files.refusals("make task", building):
+            for name in _DIRECTORIES:
+                os.mkdir(building / name, 0o700)  # noqa: PTH102 - see _files
+        Registry(building / world.places.task_registry(task_id).name, kind=TASK).create(document)
+        _files.fsync_directory(building)
+        with _files.refusals("make task", building):
+            os.rename(building, world.places.task(task_id))  # noqa: PTH104 - see _files
+        _files.fsync_directory(root)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _sweep_unfinished(root: Path) -> None:
+    """Remove what makers that died left behind."""
+    for left in root.glob(f"{_UNFINISHED}*"):
+        try:
+            fd = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            if locks.try_lock(fd):
+                shutil.rmtree(left, ignore_errors=True)
+        finally:
+            os.close(fd)

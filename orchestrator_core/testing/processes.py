@@ -1,0 +1,185 @@
+"""The fake processes: the same world as the fake terminal's, asked as a deployment asks it."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from typing import TYPE_CHECKING
+
+from orchestrator_core.processes.port import Claim, Ending, Identity, Patience, Seen, Survivor
+from orchestrator_core.processes.witness import read_exit, was_never_started
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator_core.testing.world import FakeProcess, World
+
+    _Find = Callable[[Claim], list[FakeProcess]]
+
+_A_LITTLE_S = 0.5  # What a supervisor gets on top, to say so; and the least for a SIGKILL.
+
+
+class FakeProcesses:
+    """The :class:`~orchestrator_core.processes.port.Processes` of a fake world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def identify(self, pid: int) -> Identity | None:
+        """Return the identity of a living process, the real one we run in included."""
+        with self._world.call("processes.identify"):
+            if self._world.is_orchestrator(pid):
+                return Identity(self._world.boot_id, pid, 0)
+            process = self._world.processes.get(pid)
+            return self._identity(process) if process is not None else None
+
+    def is_alive(self, who: Identity) -> bool:
+        """Tell whether *who* is alive; see the protocol."""
+        with self._world.call("processes.is_alive"):
+            return self._is_alive(who)
+
+    def signal(self, who: Identity, signum: int) -> bool:
+        """Send a signal; see the protocol."""
+        with self._world.call("processes.signal"):
+            process = self._find(who)
+            if process is not None:
+                self._world.kill(process, signum)
+            return process is not None
+
+    def watch(self, who: Identity | None, *, timeout_s: float, fd: int | None = None) -> Seen:
+        """Let virtual time pass until *who* has ended or *fd* is readable; see the protocol."""
+        with self._world.call("processes.watch"):
+            pass
+        seen = Seen()
+
+        def look() -> bool:
+            nonlocal seen
+            gone = who is not None and not self._is_alive(who)
+            seen = Seen(news=fd is not None and _is_readable(fd), gone=gone)
+            return seen.news or seen.gone
+
+        self._world.wait(look, timeout_s)
+        return seen
+
+    def is_inside(self, claim: Claim) -> bool:
+        """Tell whether the calling thread plays one that would be ended; see the protocol."""
+        with self._world.call("processes.is_inside"):
+            me = self._world.me
+            return me is not None and me.role is None and me in self._covered(claim)
+
+    def containment(self, name: str) -> str | None:  # noqa: ARG002 - the protocol's
+        """Return None: a fake machine has no cgroups, only subreapers."""
+        return None
+
+    def make_containment(self, directory: str) -> bool:  # noqa: ARG002 - the protocol's
+        """Return False: there are none to make."""
+        with self._world.call("processes.make_containment"):
+            return False
+
+    def end(self, claim: Claim, patience: Patience) -> Ending:
+        """End everything that *claim* covers; see the protocol."""
+        with self._world.call("processes.end"):
+            pass
+        if self.is_inside(claim):
+            survivors = tuple(Survivor(p.pid, p.name) for p in self._covered(claim))
+            return Ending("scan", proven=False, survivors=survivors)
+        supervisor = self._find(claim.supervisor) if claim.supervisor is not None else None
+        return _Ender(self._world, claim, patience, self._covered).end(supervisor)
+
+    def _is_alive(self, who: Identity) -> bool:
+        if who.boot_id == self._world.boot_id and self._world.is_orchestrator(who.pid):
+            return True
+        return self._find(who) is not None
+
+    def _find(self, who: Identity) -> FakeProcess | None:
+        process = self._world.processes.get(who.pid)
+        return process if process is not None and self._identity(process) == who else None
+
+    def _identity(self, process: FakeProcess) -> Identity:
+        return Identity(self._world.boot_id, process.pid, process.started)
+
+    def _covered(self, claim: Claim) -> list[FakeProcess]:
+        root = self._find(claim.supervisor) if claim.supervisor is not None else None
+        return [
+            p
+            for p in list(self._world.processes.values())
+            if p.cookie == claim.cookie or (root is not None and (p is root or p.is_below(root)))
+        ]
+
+
+class _Ender:
+    """One end of everything of a claim, by an outsider or by the unwinder."""
+
+    def __init__(self, world: World, claim: Claim, patience: Patience, find: _Find) -> None:
+        self._world = world
+        self._claim = claim
+        self._find = find
+        self._since = world.now
+        self._term_until = self._since + patience.term_s
+        self._until = self._term_until + patience.kill_s
+        self._signalled: set[int] = set()
+        self._forced = False
+
+    def end(self, supervisor: FakeProcess | None) -> Ending:
+        """Ask the supervisor to end its own; then see to whoever is left."""
+        if supervisor is not None and supervisor is not self._world.me:
+            self._ask(supervisor)
+        while self._targets() and self._world.now < self._until:
+            gently = self._world.now < self._term_until
+            self._forced = self._forced or not gently
+            self._send(signal.SIGTERM if gently else signal.SIGKILL, *self._targets())
+            self._wait(lambda: not self._targets(), self._term_until if gently else self._until)
+        return self._told()
+
+    def _ask(self, supervisor: FakeProcess) -> None:
+        """Give the supervisor its time; what it leaves behind has had its own."""
+        self._send(signal.SIGTERM, supervisor)
+        if not self._wait(lambda: not supervisor.alive, self._until + _A_LITTLE_S):
+            self._forced = True
+            self._send(signal.SIGKILL, supervisor)
+        self._term_until = self._world.now
+        self._until = max(self._until, self._world.now + _A_LITTLE_S)
+
+    def _send(self, signum: int, *processes: FakeProcess) -> None:
+        with self._world.lock:
+            for process in processes:
+                self._signalled.add(process.pid)
+                self._world.kill(process, signum)
+
+    def _wait(self, until: Callable[[], bool], deadline: float) -> bool:
+        return self._world.wait(until, deadline - self._world.now)
+
+    def _targets(self) -> list[FakeProcess]:
+        """Return who is to be ended: all that is covered but the caller, become the unwinder."""
+        return [p for p in self._find(self._claim) if p is not self._world.me]
+
+    def _told(self) -> Ending:
+        witnessed = read_exit(self._claim.exit_file)
+        contained = witnessed is not None and witnessed.contained
+        survivors = tuple(Survivor(p.pid, p.name) for p in self._targets())
+        return Ending(
+            method="subreaper" if contained else "scan",
+            proven=not survivors and (contained or self._never_ran()),
+            ended=len(self._signalled),
+            forced=self._forced or (witnessed is not None and witnessed.forced),
+            survivors=survivors,
+            duration_ms=(self._world.now - self._since) * 1000,
+        )
+
+    def _never_ran(self) -> bool:
+        """Tell whether nothing can have been started: another boot, or the gate still shut."""
+        who, run_dir = self._claim.supervisor, self._claim.run_dir
+        if who is not None and who.boot_id != self._world.boot_id:
+            return True
+        if run_dir is None:
+            return False
+        if not os.path.isdir(run_dir):  # noqa: PTH112 - a plain string
+            return who is None
+        return was_never_started(run_dir)
+
+
+def _is_readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))

@@ -1,0 +1,332 @@
+"""
+The fake supervisor: the real one's life, played on the real files.
+
+It stands at its gate until the journal's lock is free, runs its agent only
+under a commit, tells of it through the events FIFO and the exit file, contains
+what is below it, and at the end becomes the unwinder, which here is a function
+given by whoever composed the world.
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from orchestrator_core.supervisor import gate, launch
+from orchestrator_core.supervisor.witness import Witness
+from orchestrator_core.testing.scripts import Dies, Exits, Refuses, Script
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator_core.testing.world import FakeProcess, World
+
+    Heir = Callable[[list[str]], None]
+
+
+class Stage(enum.Enum):
+    """How far a supervisor's life has come."""
+
+    GATE = "gate"
+    RUNNING = "running"
+    LINGERING = "lingering"  #: The agent has asked for its end, and may leave by itself.
+    CONTAINING = "containing"
+    WAITING = "waiting"  #: It has become the unwinder, and waits for the agent's lock.
+    UNWINDING = "unwinding"
+    GONE = "gone"
+
+
+_UNDISTURBED = (Stage.RUNNING, Stage.LINGERING)
+
+
+class Supervisor:
+    """The role of a session's own process, where the program is our supervisor."""
+
+    def __init__(
+        self,
+        world: World,
+        process: FakeProcess,
+        launch_path: str,
+        *,
+        script_for: Callable[[list[str]], Script],
+        heir: Callable[[], Heir | None],
+    ) -> None:
+        self._world = world
+        self._process = process
+        self._launch_path = launch_path
+        self._script_for = script_for
+        self._heir = heir
+        self._stage = Stage.GATE
+        self._told: launch.Launch | None = None
+        self._journal = _Journal()
+        self._witness: _Witness | None = None
+        self._agent: FakeProcess | None = None
+        self._since = 0.0
+        self._forced = False
+
+    # --- the role ----------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Pass the gate, if it has opened; notice the agent's end, if it has come."""
+        if self._stage is Stage.GATE:
+            return self._try_gate()
+        if self._stage in _UNDISTURBED and self._agent is not None and not self._agent.alive:
+            self._contain("exit")
+            return True
+        return False
+
+    def errand(self) -> Callable[[], None] | None:
+        """Return the unwinding, once the agent's lock is free for it."""
+        if self._stage is Stage.WAITING and self._journal.is_free():
+            self._stage = Stage.UNWINDING
+            return self._unwind
+        return None
+
+    def receive(self, signum: int) -> None:
+        """Take a signal as the real supervisor does at this stage of its life."""
+        if self._stage is Stage.GATE:
+            self._world.bury(self._process)
+        elif self._stage in _UNDISTURBED:
+            self._receive_undisturbed(signum)
+        elif self._stage is Stage.WAITING and signum == signal.SIGTERM:
+            self._world.bury(self._process)
+
+    def ended(self) -> None:
+        """Leave no descriptor open."""
+        self._stage = Stage.GONE
+        self._journal.close()
+        if self._witness is not None:
+            self._witness.close()
+
+    # --- the gate --------------------------------------------------------------------
+
+    def _try_gate(self) -> bool:
+        try:
+            if self._told is None:
+                self._told = launch.read(self._launch_path)
+                self._journal.open(self._told.journal)
+            if not self._journal.is_free():
+                return False
+            committed = self._journal.says(gate.is_committed)
+            if committed:
+                os.unlink(self._launch_path)  # noqa: PTH108 - as the real one does
+        except (OSError, ValueError):
+            committed = False
+        if committed:
+            self._run(_Witness(self._launch), self._script_for(self._launch.argv))
+        else:
+            self._world.bury(self._process)
+        return True
+
+    def _run(self, witness: _Witness, script: Script) -> None:
+        self._stage = Stage.RUNNING
+        self._witness = witness
+        self._since = self._world.now
+        refusal = self._cannot_start(script)
+        if refusal is not None:
+            witness.refused(refusal)
+            self._contain("refused")
+            return
+        self._agent = spawn_scripted(
+            self._world,
+            self._launch.argv[0],
+            script,
+            cookie=self._launch.env.get("ORCHESTRATOR_COOKIE"),
+            parent=self._process,
+        )
+        if script.loses_supervisor_after_s is not None:
+            self._world.at(
+                script.loses_supervisor_after_s,
+                lambda: self._world.kill(self._process, signal.SIGKILL),
+            )
+        witness.started(self._agent.pid, in_cgroup=False)
+
+    def _cannot_start(self, script: Script) -> str | None:
+        """Open what a real agent would be given; return why that cannot be."""
+        if isinstance(script, Refuses):
+            return script.message
+        try:
+            os.close(os.open(self._launch.cwd, os.O_RDONLY | os.O_DIRECTORY))
+            os.close(os.open(self._launch.stdin, os.O_RDONLY))
+            self.write(script.writes)
+        except OSError as error:
+            return error.strerror
+        return None
+
+    def write(self, data: bytes) -> None:
+        """Let the agent write to its log."""
+        log = os.open(self._launch.log, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+        try:
+            os.write(log, data)
+        finally:
+            os.close(log)
+
+    # --- the end ---------------------------------------------------------------------
+
+    def _receive_undisturbed(self, signum: int) -> None:
+        lost_terminal = all(s.process is not self._process for s in self._world.sessions.values())
+        if signum == signal.SIGTERM:
+            self._contain("term")
+        elif signum == signal.SIGHUP and lost_terminal:
+            self._contain("hangup")
+        elif (
+            signum == signal.SIGUSR1
+            and self._stage is Stage.RUNNING
+            and self._journal.says(gate.is_asked_to_end)
+        ):
+            self._stage = Stage.LINGERING
+            self._of_witness.cause = "request"
+            self._world.at(self._launch.linger_s, self._linger_over)
+
+    def _linger_over(self) -> None:
+        if self._stage is Stage.LINGERING:
+            self._contain("request")
+
+    def exit(self, code: int | None, signum: int | None) -> None:
+        """Let the agent's main process end, now."""
+        if self._agent is not None:
+            self._world.bury(self._agent, code=code, died_of=signum)
+
+    def _contain(self, cause: str) -> None:
+        """End what is below, gently, and then not; each stage only if somebody is left."""
+        self._stage = Stage.CONTAINING
+        if self._of_witness.cause == "exit":
+            self._of_witness.cause = cause
+        self._signal_below(signal.SIGTERM)
+        self._notice()
+        if self._below():
+            self._world.at(self._launch.term_s, self._force)
+        else:
+            self._finish()
+
+    def _force(self) -> None:
+        if self._stage is not Stage.CONTAINING:
+            return
+        self._forced = True
+        self._signal_below(signal.SIGKILL)
+        if self._below():
+            self._world.at(self._launch.kill_s, self._finish)
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._stage is not Stage.CONTAINING:
+            return
+        self._notice()
+        self._of_witness.over(contained=not self._below(), forced=self._forced)
+        if self._heir() is None or not self._launch.heir or self._journal.says(gate.is_unwinding):
+            self._world.bury(self._process)
+        else:
+            self._stage = Stage.WAITING
+
+    def _unwind(self) -> None:
+        """Do what the unwinder does, as this process, which then exits."""
+        heir = self._heir()
+        try:
+            if heir is not None:
+                with self._world.as_process(self._process):
+                    heir(self._launch.heir)
+        except Exception as error:  # noqa: BLE001 - as a program of its own, it would only exit 1
+            self._world.errors.append(error)
+        finally:
+            with self._world.lock:
+                self._world.bury(self._process)
+
+    def _below(self) -> list[FakeProcess]:
+        return [p for p in list(self._world.processes.values()) if p.is_below(self._process)]
+
+    def _signal_below(self, signum: int) -> None:
+        for process in self._below():
+            self._world.kill(process, signum)
+
+    def _notice(self) -> None:
+        """Witness the end of the agent's main process, once it has come."""
+        if self._agent is not None and not self._agent.alive:
+            status = self._agent.died_of or (self._agent.code or 0) << 8
+            self._of_witness.exited(status, self._world.now - self._since)
+
+    @property
+    def _launch(self) -> launch.Launch:
+        assert self._told is not None, "nothing is known at the gate"  # noqa: S101 - our own bug
+        return self._told
+
+    @property
+    def _of_witness(self) -> _Witness:
+        assert self._witness is not None, "there is no witness at the gate"  # noqa: S101 - our own bug
+        return self._witness
+
+
+def spawn_scripted(
+    world: World,
+    name: str,
+    script: Script,
+    *,
+    cookie: str | None,
+    parent: FakeProcess | None,
+) -> FakeProcess:
+    """Start a process that lives by *script*, with what it leaves behind."""
+    process = world.spawn(
+        name,
+        cookie=cookie,
+        parent=parent,
+        ignores_term=script.ignores_term,
+        unkillable=script.unkillable,
+    )
+    if script.daemon:
+        world.spawn(f"{name}-daemon", cookie=cookie, parent=parent, ignores_term=True)
+    if script.stray:
+        world.spawn(f"{name}-stray", cookie=cookie, ignores_term=True)
+    if isinstance(script, Exits):
+        world.at(script.after_s, lambda: world.bury(process, code=script.code))
+    elif isinstance(script, Dies):
+        world.at(script.after_s, lambda: world.bury(process, died_of=script.signal))
+    return process
+
+
+class _Journal:
+    """The journal, held open as the supervisor holds it: it stays the same when it is renamed."""
+
+    def __init__(self) -> None:
+        self._fd: int | None = None
+
+    def open(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def is_free(self) -> bool:
+        """Tell whether nobody holds the agent's lock, now."""
+        if self._fd is None:
+            return True
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        return True
+
+    def says(self, what: Callable[[int], bool]) -> bool:
+        """Ask one of the gate's questions of it."""
+        return self._fd is not None and what(self._fd)
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    __del__ = close  # A world that a test has dropped must not keep descriptors.
+
+
+class _Witness(Witness):
+    """The real witness, which a process would close by exiting."""
+
+    def __init__(self, told: launch.Launch) -> None:
+        super().__init__(told.exit_file, told.events)
+
+    def close(self) -> None:
+        fd, self._events = self._events, None
+        if fd is not None:
+            os.close(fd)
+
+    __del__ = close  # As above.

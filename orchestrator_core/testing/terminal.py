@@ -1,0 +1,268 @@
+"""The fake terminal: what tmux does, as far as a deployment can tell."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from orchestrator_core.exceptions import (
+    InvalidId,
+    NotFound,
+    SessionExists,
+    TerminalError,
+    TerminalTimeout,
+)
+from orchestrator_core.saga.step import Presence
+from orchestrator_core.terminal import Session, Sighting, check_argv, check_name, check_owner
+from orchestrator_core.testing.processes import FakeProcesses
+from orchestrator_core.testing.scripts import Runs, Script
+from orchestrator_core.testing.supervisor import Supervisor, spawn_scripted
+from orchestrator_core.testing.world import FakeProcess, FakeSession, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+_SUPERVISOR = "orchestrator_core.supervisor"  # in the argv of every supervisor, and of nobody else
+
+
+class FakeTerminal:
+    """
+    A :class:`~orchestrator_core.terminal.Terminal` in memory, and the world around it.
+
+    *agents* gives a script to each agent by the name of its program (the last part
+    of the first argument); all others get *default*. ``processes`` is the same
+    world's :class:`~orchestrator_core.processes.port.Processes`. ``heir`` is what a
+    supervisor becomes at its end: it is called with the argument list that the real
+    one would execute, when the agent's lock is free; None: it just leaves.
+    """
+
+    def __init__(
+        self,
+        agents: Mapping[str, Script] | None = None,
+        *,
+        default: Script | None = None,
+        heir: Callable[[list[str]], None] | None = None,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self.agents = dict(agents or {})
+        self.default = default or Runs()
+        self.heir = heir
+        self.timeout_s = timeout_s
+        self._world = World()
+        self._in_flight: list[Callable[[], object]] = []
+        self.processes = FakeProcesses(self._world)
+
+    # --- the terminal --------------------------------------------------------------
+
+    def check(self) -> str:
+        """Return the fake's name."""
+        with self._world.call("check"):
+            return "fake 1.0"
+
+    def start(self, name: str, *, owner: str, argv: Sequence[str]) -> Session:
+        """Start a session; see the protocol."""
+        check_name(name)
+        check_owner(owner)
+        order = list(check_argv(argv))
+        with self._world.call("start"):
+            self._ask(lambda: self._start(name, owner, order))
+            return self._start(name, owner, order)
+
+    def look(self, name: str, *, owner: str) -> Sighting:
+        """Tell whether the session is there, and ours; see the protocol."""
+        try:
+            with self._world.call("look"):
+                check_name(name)
+                self._ask()
+                found = self._world.sessions.get(name)
+                if found is None:
+                    return Sighting(Presence.ABSENT)
+                return Sighting(
+                    Presence.OURS if found.owner == owner else Presence.FOREIGN, self._shown(found)
+                )
+        except (InvalidId, TerminalError) as error:
+            return Sighting(Presence.UNKNOWN, why=str(error))
+
+    def end(self, name: str, *, owner: str) -> Presence:
+        """End the session if it is *owner*'s; see the protocol."""
+        check_name(name)
+        check_owner(owner)
+        with self._world.call("end"):
+            self._ask(lambda: self._end(name, owner))
+            return self._end(name, owner)
+
+    def sessions(self) -> tuple[Session, ...]:
+        """List all sessions; see the protocol."""
+        with self._world.call("sessions"):
+            self._ask()
+            return tuple(map(self._shown, self._world.sessions.values()))
+
+    # --- the world, looked at --------------------------------------------------------
+
+    @property
+    def now(self) -> float:
+        """Seconds of virtual time since the world began."""
+        return self._world.now
+
+    @property
+    def errors(self) -> list[Exception]:
+        """What unwinders raised: as programs of their own, they would have exited with 1."""
+        return self._world.errors
+
+    def alive(self) -> tuple[FakeProcess, ...]:
+        """Return all living processes but the terminal's server."""
+        self._world.advance()
+        return tuple(p for p in list(self._world.processes.values()) if p is not self._world.server)
+
+    # --- the world, moved ------------------------------------------------------------
+
+    def pass_time(self, seconds: float) -> None:
+        """Let *seconds* of virtual time go by, with all that is due in them."""
+        self._world.wait(lambda: False, seconds)
+
+    def inside(self, name: str) -> AbstractContextManager[None]:
+        """Let the calling thread be the agent of session *name* for a while."""
+        self._world.advance()
+        root = self._session(name).process
+        agent = next((p for p in list(self._world.processes.values()) if p.parent is root), root)
+        return self._world.as_process(agent)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Let the agent of session *name* write to its log."""
+        self._world.advance()
+        self._supervisor(name).write(data)
+
+    def exit(self, name: str, code: int | None = 0, *, signum: int | None = None) -> None:
+        """Let the agent of session *name* exit, or die by *signum*, now."""
+        self._world.advance()
+        with self._world.lock:
+            self._supervisor(name).exit(None if signum else code, signum)
+        self._world.advance()
+
+    def kill_supervisor(self, name: str) -> None:
+        """Kill the supervisor of session *name* with -9: the session is gone, its agent is not."""
+        with self._world.lock:
+            self._world.kill(self._session(name).process, signal.SIGKILL)
+
+    def intrude(self, name: str, *, owner: str | None = None) -> None:
+        """Let a stranger have a session called *name*."""
+        with self._world.lock:
+            self._take(name, owner, self._world.spawn("stranger"))
+
+    def kill_server(self) -> None:
+        """Kill the terminal's server with -9: its sessions are gone, hung up on."""
+        with self._world.lock:
+            self._in_flight.clear()
+            self._world.hung = False
+            if self._world.server is not None:
+                self._world.bury(self._world.server)
+                self._world.server = None
+            for session in list(self._world.sessions.values()):
+                self._world.hang_up(session)
+
+    def reboot(self) -> None:
+        """Let the machine go down and come up again: only files are left."""
+        self._in_flight.clear()
+        self._world.restart()
+
+    def hang(self) -> None:
+        """Let the server not answer any more, as if stopped."""
+        self._world.hung = True
+
+    def resume(self) -> None:
+        """Let the server go on, with what it was asked while it hung."""
+        with self._world.lock:
+            self._world.hung = False
+            for order in self._in_flight:
+                with contextlib.suppress(SessionExists):  # Its client is long gone.
+                    order()
+            self._in_flight.clear()
+
+    def fail(
+        self,
+        call: str,
+        error: BaseException | type[BaseException] = TerminalError("the fake was told to fail"),  # noqa: B008 - never changed
+        *,
+        times: float = 1,
+        after: bool = False,
+    ) -> None:
+        """
+        Let *call* raise *error*: before it does anything, or *after* it has done all.
+
+        A call of the terminal goes by its name (``"start"``), one of the processes
+        with theirs before it (``"processes.end"``). ``times=math.inf``: until mended.
+        ``look`` does not raise: it answers UNKNOWN.
+        """
+        self._world.fail(call, error, times, after=after)
+
+    def mend(self) -> None:
+        """Take back all that :meth:`fail` asked for."""
+        self._world.mend()
+
+    # --- how ---------------------------------------------------------------------------
+
+    def _ask(self, order: Callable[[], object] | None = None) -> None:
+        """Refuse to answer if the server hangs; it has the order all the same."""
+        if not self._world.hung:
+            return
+        if order is not None:
+            self._in_flight.append(order)
+        self._world.now += self.timeout_s
+        raise TerminalTimeout(f"the fake terminal did not answer within {self.timeout_s:g} s")
+
+    def _start(self, name: str, owner: str, argv: list[str]) -> Session:
+        if name in self._world.sessions:
+            raise SessionExists(f"session {name!r} is there already")
+        if _SUPERVISOR in "\0".join(argv):
+            process = self._world.spawn("supervisor", cookie=owner)
+            process.role = Supervisor(
+                self._world,
+                process,
+                argv[-1],
+                script_for=self._script_for,
+                heir=lambda: self.heir,
+            )
+        else:
+            process = spawn_scripted(
+                self._world, argv[0], self._script_for(argv), cookie=owner, parent=None
+            )
+        return self._shown(self._take(name, owner, process))
+
+    def _end(self, name: str, owner: str) -> Presence:
+        found = self._world.sessions.get(name)
+        if found is None:
+            return Presence.ABSENT
+        if found.owner != owner:
+            return Presence.FOREIGN
+        self._world.hang_up(found)
+        return Presence.OURS
+
+    def _take(self, name: str, owner: str | None, process: FakeProcess) -> FakeSession:
+        if self._world.server is None:
+            self._world.server = self._world.spawn("tmux: server")
+        session = self._world.sessions[name] = FakeSession(name, owner, process)
+        return session
+
+    def _script_for(self, argv: list[str]) -> Script:
+        return self.agents.get(os.path.basename(argv[0]), self.default)  # noqa: PTH119 - one name
+
+    def _shown(self, session: FakeSession) -> Session:
+        server = self._world.server
+        return Session(
+            session.name, session.owner, session.process.pid, server.pid if server else 0
+        )
+
+    def _session(self, name: str) -> FakeSession:
+        try:
+            return self._world.sessions[name]
+        except KeyError:
+            raise NotFound(f"the fake world has no session {name!r}") from None
+
+    def _supervisor(self, name: str) -> Supervisor:
+        role = self._session(name).process.role
+        if not isinstance(role, Supervisor):
+            raise NotFound(f"session {name!r} of the fake world has no supervisor")
+        return role

@@ -1,0 +1,249 @@
+"""
+The fake world: processes, sessions, a clock that jumps, and an agenda.
+
+Nothing happens by itself. Whoever asks the world something first lets it catch
+up (:meth:`World.advance`): what is due on the agenda happens, and whoever stands
+at a gate, or waits for a lock, tries again. Waiting (:meth:`World.wait`) moves
+the clock to the next thing due, and never sleeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# Above the largest pid that Linux can give: a real kill() finds nobody.
+_FIRST_PID = 5_000_001
+_HARMLESS = (0, signal.SIGCONT, signal.SIGSTOP, signal.SIGTSTP, signal.SIGCHLD, signal.SIGWINCH)
+_POLITE = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
+@attrs.define(eq=False)
+class FakeProcess:
+    """A process of the fake world."""
+
+    pid: int
+    started: int
+    name: str
+    cookie: str | None = None  #: What its environment has as ORCHESTRATOR_COOKIE.
+    parent: FakeProcess | None = None  #: None: adopted by init.
+    ignores_term: bool = False
+    unkillable: bool = False
+    alive: bool = True
+    code: int | None = None  #: Its exit code, when it has exited.
+    died_of: int | None = None  #: The signal that ended it, when one did.
+    role: Role | None = attrs.field(default=None, repr=False)
+
+    def is_below(self, ancestor: FakeProcess) -> bool:
+        """Tell whether this one descends from *ancestor*."""
+        return self.parent is not None and (
+            self.parent is ancestor or self.parent.is_below(ancestor)
+        )
+
+
+class Role(Protocol):
+    """A process that plays a part: it answers signals, and acts when the world moves on."""
+
+    def receive(self, signum: int) -> None:
+        """Get a signal other than SIGKILL."""
+        ...
+
+    def ended(self) -> None:
+        """Leave the stage: the process is dead."""
+        ...
+
+    def step(self) -> bool:
+        """Do what can be done now; tell whether that was anything."""
+        ...
+
+    def errand(self) -> Callable[[], None] | None:
+        """Return what is to be done now without the world's lock, by code that is not ours."""
+        ...
+
+
+@attrs.define(eq=False)
+class FakeSession:
+    """A session of the fake world."""
+
+    name: str
+    owner: str | None
+    process: FakeProcess
+
+
+@attrs.define(eq=False)
+class _Failure:
+    error: BaseException | type[BaseException]
+    times: float
+    after: bool
+
+
+class World:
+    """Everything there is, behind one lock."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.boot_id = "fake-boot-1"
+        self.server: FakeProcess | None = None
+        self.hung = False
+        self.sessions: dict[str, FakeSession] = {}
+        self.processes: dict[int, FakeProcess] = {}
+        self.errors: list[Exception] = []
+        self.lock = threading.RLock()
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._pids = itertools.count(_FIRST_PID)
+        self._failures: dict[str, list[_Failure]] = {}
+        self._here = threading.local()
+
+    # --- processes -------------------------------------------------------------------
+
+    def spawn(self, name: str, **traits: object) -> FakeProcess:
+        """Start a process."""
+        pid = next(self._pids)
+        process = FakeProcess(pid, int(self.now * 100), name, **traits)  # type: ignore[arg-type]
+        self.processes[pid] = process
+        return process
+
+    def kill(self, process: FakeProcess, signum: int) -> None:
+        """Send a signal to a living process."""
+        if not process.alive or process.unkillable:
+            return
+        if signum == signal.SIGKILL:
+            self.bury(process, died_of=signum)
+        elif process.role is not None:
+            process.role.receive(signum)
+        elif signum not in _HARMLESS and not (signum in _POLITE and process.ignores_term):
+            self.bury(process, died_of=signum)
+
+    def bury(
+        self, process: FakeProcess, *, code: int | None = None, died_of: int | None = None
+    ) -> None:
+        """Let a process be dead: its children are init's, its session goes with it."""
+        if not process.alive:
+            return
+        process.alive = False
+        process.code, process.died_of = code, died_of
+        del self.processes[process.pid]
+        for child in self.processes.values():
+            if child.parent is process:
+                child.parent = None
+        for session in [s for s in self.sessions.values() if s.process is process]:
+            del self.sessions[session.name]
+        if process.role is not None:
+            process.role.ended()
+
+    def hang_up(self, session: FakeSession) -> None:
+        """Take a session away; what runs in it loses its terminal."""
+        del self.sessions[session.name]
+        self.kill(session.process, signal.SIGHUP)
+
+    @property
+    def me(self) -> FakeProcess | None:
+        """The fake process that the calling thread plays; None: the orchestrator itself."""
+        return getattr(self._here, "process", None)
+
+    @contextlib.contextmanager
+    def as_process(self, process: FakeProcess | None) -> Iterator[None]:
+        """Let the calling thread play *process*."""
+        before, self._here.process = self.me, process
+        try:
+            yield
+        finally:
+            self._here.process = before
+
+    # --- time ----------------------------------------------------------------------
+
+    def at(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Put something on the agenda."""
+        heapq.heappush(self._agenda, (self.now + delay_s, next(self._order), action))
+
+    def advance(self) -> None:
+        """Let everything happen that can happen now."""
+        while True:
+            with self.lock:
+                moved = self._do_due()
+                roles = [p.role for p in list(self.processes.values()) if p.role is not None]
+                stepped = [role.step() for role in roles]
+                errands = [errand for role in roles if (errand := role.errand()) is not None]
+            # An errand takes locks of its own; whoever holds one may be waiting for ours.
+            for errand in errands:
+                errand()
+            if not (moved or any(stepped) or errands):
+                return
+
+    def wait(self, until: Callable[[], bool], timeout_s: float) -> bool:
+        """Let time pass until *until* holds, at most *timeout_s*; tell whether it does."""
+        deadline = self.now + timeout_s
+        while True:
+            self.advance()
+            if until():
+                return True
+            with self.lock:
+                if self.now >= deadline:
+                    return False
+                due = self._agenda[0][0] if self._agenda else deadline
+                self.now = max(self.now, min(due, deadline))
+
+    def _do_due(self) -> bool:
+        moved = False
+        while self._agenda and self._agenda[0][0] <= self.now:
+            heapq.heappop(self._agenda)[2]()
+            moved = True
+        return moved
+
+    # --- misfortune ------------------------------------------------------------------
+
+    def restart(self) -> None:
+        """Let the machine reboot: nobody is told, nothing is left."""
+        with self.lock:
+            for process in self.processes.values():
+                process.alive = False
+                if process.role is not None:
+                    process.role.ended()
+            self.processes.clear()
+            self.sessions.clear()
+            self._agenda.clear()
+            self.server = None
+            self.hung = False
+            self.boot_id = f"fake-boot-{next(self._pids)}"
+
+    def fail(
+        self, call: str, error: BaseException | type[BaseException], times: float, *, after: bool
+    ) -> None:
+        """Let *call* raise *error*."""
+        self._failures.setdefault(call, []).append(_Failure(error, times, after))
+
+    def mend(self) -> None:
+        """Forget all failures."""
+        self._failures.clear()
+
+    @contextlib.contextmanager
+    def call(self, name: str) -> Iterator[None]:
+        """Let one call into the world happen, with the failures that were asked for."""
+        self._raise_if_asked(name, after=False)
+        self.advance()
+        with self.lock:
+            yield
+        self._raise_if_asked(name, after=True)
+
+    def _raise_if_asked(self, call: str, *, after: bool) -> None:
+        with self.lock:
+            waiting = [f for f in self._failures.get(call, ()) if f.after is after and f.times > 0]
+            if not waiting:
+                return
+            waiting[0].times -= 1
+        raise waiting[0].error
+
+    def is_orchestrator(self, pid: int) -> bool:
+        """Tell whether *pid* is the real process we run in, which lives in this world, too."""
+        return pid == os.getpid()

@@ -1,0 +1,84 @@
+"""
+What everything acts on: one root's places, terminal, processes and registries.
+
+Wired once, by the composition root. The terminal and the processes are made
+when they are first asked for: reporting progress needs neither, and should not
+pay for their imports.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from orchestrator_core.agents import Limits
+from orchestrator_core.processes.port import Patience
+from orchestrator_core.registry import Registry, global_registry, task_registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator_core.places import Root
+    from orchestrator_core.processes.port import Processes
+    from orchestrator_core.terminal import Terminal
+
+
+class World:
+    """All of it, for one root."""
+
+    def __init__(
+        self,
+        root: Root,
+        *,
+        terminal: Terminal | None = None,
+        processes: Processes | None = None,
+        limits: Limits | None = None,
+        patience: Patience | None = None,
+        lock_timeout_s: float = 10.0,
+        terminal_timeout_s: float = 10.0,
+    ) -> None:
+        self.root_id = root.root_id
+        self.places = root.places
+        self.socket = root.tmux_socket
+        self.limits = limits or Limits()
+        self.patience = patience or Patience()
+        self.lock_timeout_s = lock_timeout_s
+        self._terminal = terminal
+        self._processes = processes
+        self._terminal_timeout_s = terminal_timeout_s
+        #: What a task's registry is rebuilt from when it was damaged; set by the lifecycle.
+        self.rebuild_task: Callable[[str], dict[str, Any]] | None = None
+
+    @functools.cached_property
+    def terminal(self) -> Terminal:
+        """Where sessions are."""
+        if self._terminal is not None:
+            return self._terminal
+        from orchestrator_core.tmux import TmuxTerminal  # noqa: PLC0415 - imports libtmux
+
+        return TmuxTerminal(self.socket, timeout_s=self._terminal_timeout_s)
+
+    @functools.cached_property
+    def processes(self) -> Processes:
+        """Who is alive. A fake terminal brings its own."""
+        given = self._processes or getattr(self._terminal, "processes", None)
+        if given is not None:
+            return given
+        from orchestrator_core.processes import LocalProcesses  # noqa: PLC0415 - as above
+
+        return LocalProcesses()
+
+    @functools.cached_property
+    def global_registry(self) -> Registry:
+        """The document of the living, and of totals."""
+        return global_registry(self.places, lock_timeout_s=self.lock_timeout_s)
+
+    def task_registry(self, task_id: str) -> Registry:
+        """Return the document of one task."""
+        rebuild = self.rebuild_task
+        return task_registry(
+            self.places,
+            task_id,
+            rebuild=None if rebuild is None else functools.partial(rebuild, task_id),
+            lock_timeout_s=self.lock_timeout_s,
+        )

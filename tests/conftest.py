@@ -1,0 +1,98 @@
+"""What all tests share: private tmux servers in short temporary places, ended by pid."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+
+class PrivateTmux:
+    """A tmux server on a socket of its own, asked by hand: no line of it is the library's."""
+
+    def __init__(self, socket):
+        self.socket = socket
+        self.binary = shutil.which("tmux") or "tmux"
+
+    def ask(self, *command, timeout_s=10):
+        """Return what the server says to one command."""
+        return subprocess.run(
+            [self.binary, "-u", "-N", "-f", "/dev/null", "-S", str(self.socket), *command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        ).stdout.strip()
+
+    def begin(self):
+        """Start the server, if it does not run."""
+        private = ["-f", "/dev/null", "-S", str(self.socket)]
+        stay = ["start-server", ";", "set-option", "-s", "exit-empty", "off"]
+        subprocess.run([self.binary, *private, *stay], stdin=subprocess.DEVNULL, check=True)
+
+    @property
+    def pid(self):
+        """The server's pid; None if none runs."""
+        said = self.ask("display-message", "-p", "#{pid}")
+        return int(said) if said else None
+
+    def end(self):
+        """End the server and what its panes run, each by its pid."""
+        server = self.pid
+        panes = self.ask("list-panes", "-a", "-F", "#{pane_pid}").split()
+        for pid in [*map(int, panes), *([server] if server else [])]:
+            kill_and_wait(pid)
+
+
+def kill_and_wait(pid, signum=signal.SIGKILL, timeout_s=10):
+    """Signal one process, and return when it is dead."""
+    if not hasattr(os, "pidfd_open"):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).send_signal(signum)
+            psutil.Process(pid).wait(timeout_s)
+        return
+    with contextlib.suppress(ProcessLookupError):
+        handle = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(handle, signum)
+            assert select.select([handle], [], [], timeout_s)[0], f"{pid} did not end"
+        finally:
+            os.close(handle)
+
+
+@pytest.fixture
+def short_tmp():
+    """A directory whose path leaves room for a socket's name: pytest's own are too long."""
+    place = Path(tempfile.mkdtemp(prefix="oc-", dir="/tmp"))
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def private_tmux(short_tmp):
+    """A private tmux server's place; whatever runs there at the end is ended."""
+    tmux = PrivateTmux(short_tmp / "tmux.sock")
+    yield tmux
+    tmux.end()
+
+
+@pytest.fixture
+def killed():
+    """Kill one process by its pid, and return when it is dead."""
+    return kill_and_wait
+
+
+@pytest.fixture(autouse=True)
+def _outside_of_tmux(monkeypatch):
+    """Whoever runs the tests inside tmux keeps their own server to themselves."""
+    monkeypatch.delenv("TMUX", raising=False)
+    monkeypatch.delenv("TMUX_PANE", raising=False)

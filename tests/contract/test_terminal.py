@@ -1,0 +1,285 @@
+"""What a Terminal promises, asked of real tmux and of the fake with the same tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from orchestrator_core.exceptions import (
+    InvalidId,
+    InvalidInput,
+    SessionExists,
+    TerminalTimeout,
+)
+from orchestrator_core.terminal import Presence, Session, Sighting
+from orchestrator_core.testing import FakeTerminal
+from orchestrator_core.tmux import TmuxTerminal
+
+RUNS = ["sleep", "1000"]
+
+
+class RealWorld:
+    """Real tmux on a private socket."""
+
+    def __init__(self, tmux, killed):
+        self._tmux = tmux
+        self._killed = killed
+        self.terminal = TmuxTerminal(tmux.socket)
+
+    def hang(self):
+        self.terminal.timeout_s = 0.3
+        self._stopped = self._tmux.pid
+        os.kill(self._stopped, signal.SIGSTOP)
+
+    def resume(self):
+        os.kill(self._stopped, signal.SIGCONT)
+        self.terminal.timeout_s = 10
+
+    def kill_server(self):
+        self._killed(self._tmux.pid)
+
+    def intrude(self, name):
+        self._tmux.begin()
+        self._tmux.ask("new-session", "-d", "-s", name, "sleep", "1000")
+
+    def close(self):
+        if hasattr(self, "_stopped"):
+            self.resume()
+
+
+class FakeWorld:
+    """The fake."""
+
+    def __init__(self):
+        self.terminal = FakeTerminal()
+        self.hang = self.terminal.hang
+        self.resume = self.terminal.resume
+        self.kill_server = self.terminal.kill_server
+        self.intrude = self.terminal.intrude
+
+
+@pytest.fixture(params=["fake", pytest.param("tmux", marks=pytest.mark.tmux)])
+def world(request):
+    if request.param == "fake":
+        yield FakeWorld()
+        return
+    real = RealWorld(request.getfixturevalue("private_tmux"), request.getfixturevalue("killed"))
+    yield real
+    real.close()
+
+
+@pytest.fixture
+def terminal(world):
+    return world.terminal
+
+
+def test_it_tells_its_name_and_version(terminal):
+    assert terminal.check().split()[0] in ("tmux", "fake")
+
+
+def test_without_a_server_there_is_nothing_and_that_is_no_error(terminal):
+    assert () == terminal.sessions()
+    assert Sighting(Presence.ABSENT) == terminal.look("agent_1", owner="c1")
+    assert Presence.ABSENT == terminal.end("agent_1", owner="c1")
+
+
+def test_a_started_session_is_seen_as_it_was_started(terminal):
+    started = terminal.start("agent_1", owner="c1", argv=RUNS)
+
+    assert "agent_1" == started.name
+    assert "c1" == started.owner
+    assert (started,) == terminal.sessions()
+    assert Sighting(Presence.OURS, started) == terminal.look("agent_1", owner="c1")
+
+
+def test_an_ended_session_is_gone_and_the_server_is_not_in_its_way(terminal):
+    """Ending the last session and starting the next at once always works."""
+    for _ in range(5):
+        terminal.start("agent_1", owner="c1", argv=RUNS)
+
+        assert Presence.OURS == terminal.end("agent_1", owner="c1")
+        assert () == terminal.sessions()
+        assert Sighting(Presence.ABSENT) == terminal.look("agent_1", owner="c1")
+
+
+def test_a_second_end_finds_nothing(terminal):
+    terminal.start("agent_2", owner="c2", argv=RUNS)
+    terminal.start("agent_1", owner="c1", argv=RUNS)
+    terminal.end("agent_1", owner="c1")
+
+    assert Presence.ABSENT == terminal.end("agent_1", owner="c1")
+
+
+def test_a_name_is_taken_once(terminal):
+    """A second starter of one name is refused, and the first session goes on."""
+    first = terminal.start("agent_1", owner="c1", argv=RUNS)
+
+    with pytest.raises(SessionExists, match="agent_1"):
+        terminal.start("agent_1", owner="c2", argv=RUNS)
+
+    assert (first,) == terminal.sessions()
+
+
+def test_a_name_may_be_taken_again_after_its_end(terminal):
+    first = terminal.start("agent_1", owner="c1", argv=RUNS)
+    terminal.end("agent_1", owner="c1")
+
+    second = terminal.start("agent_1", owner="c2", argv=RUNS)
+
+    assert first.pane_pid != second.pane_pid
+    assert Presence.OURS == terminal.look("agent_1", owner="c2").presence
+
+
+def test_a_name_is_never_matched_by_its_beginning(terminal):
+    """With only agent_10 there, agent_1 is absent, and ending it ends nothing."""
+    ten = terminal.start("agent_10", owner="c1", argv=RUNS)
+
+    assert Sighting(Presence.ABSENT) == terminal.look("agent_1", owner="c1")
+    assert Presence.ABSENT == terminal.end("agent_1", owner="c1")
+    assert (ten,) == terminal.sessions()
+
+
+def test_a_session_of_another_owner_is_foreign_and_left_alone(terminal):
+    theirs = terminal.start("agent_1", owner="c1", argv=RUNS)
+
+    assert Sighting(Presence.FOREIGN, theirs) == terminal.look("agent_1", owner="c2")
+    assert Presence.FOREIGN == terminal.end("agent_1", owner="c2")
+    assert (theirs,) == terminal.sessions()
+
+
+def test_an_owner_is_compared_whole(terminal):
+    """Neither the beginning of an owner nor a longer one is that owner."""
+    theirs = terminal.start("agent_1", owner="c1.x", argv=RUNS)
+
+    assert Presence.FOREIGN == terminal.end("agent_1", owner="c1")
+    assert Presence.FOREIGN == terminal.end("agent_1", owner="c1.xy")
+    assert (theirs,) == terminal.sessions()
+
+
+def test_an_owner_may_hold_dots_colons_dashes_and_underscores(terminal):
+    owner = "0a1b2c3d:agent-7_x.y"
+    session = terminal.start("agent_1", owner=owner, argv=RUNS)
+
+    assert owner == session.owner
+    assert Presence.OURS == terminal.look("agent_1", owner=owner).presence
+    assert Presence.OURS == terminal.end("agent_1", owner=owner)
+
+
+def test_a_session_nobody_of_ours_has_started_is_foreign(world, terminal):
+    """Without an owner it is listed, and left alone."""
+    world.intrude("agent_1")
+
+    assert [("agent_1", None)] == [(s.name, s.owner) for s in terminal.sessions()]
+    assert Presence.FOREIGN == terminal.look("agent_1", owner="c1").presence
+    assert Presence.FOREIGN == terminal.end("agent_1", owner="c1")
+    with pytest.raises(SessionExists):
+        terminal.start("agent_1", owner="c1", argv=RUNS)
+    assert ["agent_1"] == [s.name for s in terminal.sessions()]
+
+
+def test_all_sessions_are_listed_and_share_one_server(terminal):
+    started = {terminal.start(f"agent_{n}", owner=f"c{n}", argv=RUNS) for n in range(5)}
+
+    assert started == set(terminal.sessions())
+    assert 1 == len({session.server_pid for session in started})
+    assert 5 == len({session.pane_pid for session in started})
+
+
+def test_a_server_that_hangs_is_unknown_never_absent(world, terminal):
+    session = terminal.start("agent_1", owner="c1", argv=RUNS)
+    world.hang()
+
+    assert Presence.UNKNOWN == terminal.look("agent_1", owner="c1").presence
+    assert Presence.UNKNOWN == terminal.look("agent_2", owner="c2").presence
+    assert "did not answer within" in terminal.look("agent_1", owner="c1").why
+    with pytest.raises(TerminalTimeout):
+        terminal.sessions()
+    world.resume()
+    assert Sighting(Presence.OURS, session) == terminal.look("agent_1", owner="c1")
+
+
+def test_a_start_that_was_given_up_may_appear_later(world, terminal):
+    """The server has the order: when it goes on, so does the session."""
+    terminal.start("agent_1", owner="c1", argv=RUNS)
+    world.hang()
+    with pytest.raises(TerminalTimeout):
+        terminal.start("agent_2", owner="c2", argv=RUNS)
+
+    world.resume()
+
+    assert Presence.OURS == terminal.look("agent_2", owner="c2").presence
+
+
+def test_an_end_that_was_given_up_may_happen_later(world, terminal):
+    terminal.start("agent_1", owner="c1", argv=RUNS)
+    world.hang()
+    with pytest.raises(TerminalTimeout):
+        terminal.end("agent_1", owner="c1")
+
+    world.resume()
+
+    assert Presence.ABSENT == terminal.end("agent_1", owner="c1")
+
+
+def test_after_its_server_was_killed_everything_is_absent_and_can_be_started(world, terminal):
+    terminal.start("agent_1", owner="c1", argv=RUNS)
+    world.kill_server()
+
+    assert () == terminal.sessions()
+    assert Sighting(Presence.ABSENT) == terminal.look("agent_1", owner="c1")
+    assert Presence.ABSENT == terminal.end("agent_1", owner="c1")
+    again = terminal.start("agent_1", owner="c2", argv=RUNS)
+    assert (again,) == terminal.sessions()
+
+
+HOSTILE_NAMES = [
+    "",
+    "#(touch /tmp/executed)",
+    "a.b",
+    "a:b",
+    "a b",
+    "a\nb",
+    "=a",
+    "../a",
+    "$1",
+    "é",
+    "a" * 300,
+    "a\0",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_a_name_that_means_more_than_itself_is_refused(terminal, name):
+    with pytest.raises(InvalidId, match="cannot name a session"):
+        terminal.start(name, owner="c1", argv=RUNS)
+    with pytest.raises(InvalidId):
+        terminal.end(name, owner="c1")
+
+    assert Presence.UNKNOWN == terminal.look(name, owner="c1").presence
+    assert () == terminal.sessions()
+
+
+@pytest.mark.parametrize("owner", ["", "a,b", "a}b", "#{pid}", "a b", "a\n", "é"])
+def test_an_owner_that_means_more_than_itself_is_refused(terminal, owner):
+    with pytest.raises(InvalidInput, match="cannot own a session"):
+        terminal.start("agent_1", owner=owner, argv=RUNS)
+    with pytest.raises(InvalidInput):
+        terminal.end("agent_1", owner=owner)
+
+    assert () == terminal.sessions()
+
+
+@pytest.mark.parametrize("argv", [[], [""], ["sleep", "1\0"]])
+def test_what_no_program_can_be_given_is_refused(terminal, argv):
+    with pytest.raises(InvalidInput):
+        terminal.start("agent_1", owner="c1", argv=argv)
+
+    assert () == terminal.sessions()
+
+
+def test_a_session_is_a_value(terminal):
+    session = terminal.start("agent_1", owner="c1", argv=RUNS)
+
+    assert Session("agent_1", "c1", session.pane_pid, session.server_pid) == session

@@ -1,0 +1,544 @@
+"""The supervisor, as a real process: its gate, what it witnesses, and how it hands on."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+LONG_S = 20
+
+# --- the gate ------------------------------------------------------------------------
+
+
+def test_nothing_runs_while_the_deployer_holds_the_lock(stage):
+    stage.begin("sh", "-c", "echo ran")
+    stage.note("commit")
+
+    seen = stage.processes().watch(stage.who, timeout_s=0.3, fd=stage.news)
+
+    assert (False, False) == (seen.gone, seen.news)
+    assert b"" == stage.log.read_bytes()
+    assert (stage.run / "launch").exists()
+
+
+def test_a_commit_opens_the_gate_and_the_launch_file_is_gone(stage):
+    """The environment of the agent, secrets included, does not stay on disk."""
+    stage.deploy("sh", "-c", "echo ran; exec sleep 60")
+
+    assert not (stage.run / "launch").exists()
+    assert stage.is_running()
+
+
+@pytest.mark.parametrize(
+    "journal",
+    [
+        '{"kind":"begin","crc":"0"}\n',
+        '{"kind":"commit","crc":"0"}\n{"kind":"unwind","crc":"0"}\n',
+        '{"kind":"commit","crc":"0"}\n{"kind":"close","crc":"0"}\n',
+        '{"kind":"commit","crc":"0"}',
+        '{"kind":"note","text":"{\\"kind\\":\\"commit\\"","crc":"0"}\n',
+        "",
+    ],
+    ids=["uncommitted", "unwinding", "closed", "torn", "quoted", "empty"],
+)
+def test_the_gate_stays_shut_without_a_whole_commit_that_stands(stage, journal):
+    stage.begin("sh", "-c", "echo ran")
+    stage.journal.write_text(journal)
+
+    stage.let_go()
+
+    assert 0 == stage.until_over()
+    assert b"" == stage.log.read_bytes()
+    assert not (stage.run / "exit").exists()
+    assert not stage.heir_ran.exists()
+
+
+def test_a_deployer_that_is_killed_leaves_nothing_to_chase(stage):
+    """The kernel lets go of a dead deployer's lock, and the supervisor leaves."""
+    stage.begin("sh", "-c", "echo ran")
+    script = "import fcntl, os, sys; fcntl.flock(int(sys.argv[1]), 2); print('held', flush=True)"
+    deployer = subprocess.Popen(
+        [sys.executable, "-c", f"{script}; sys.stdin.read()", str(stage.lock)],
+        pass_fds=[stage.lock],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with deployer:
+        assert b"held\n" == deployer.stdout.readline()
+        stage.let_go()
+        assert stage.is_running()
+
+        deployer.kill()
+
+        assert 0 == stage.until_over()
+    assert b"" == stage.log.read_bytes()
+
+
+@pytest.mark.parametrize("missing", ["journal", "launch"])
+def test_a_supervisor_that_comes_late_finds_nothing_to_do(stage, missing):
+    """Its session was in flight while the deployment was undone."""
+    stage.begin("sh", "-c", "echo ran")
+    stage.kill_supervisor()
+    (stage.journal if missing == "journal" else stage.run / "launch").unlink()
+
+    stage._start(terminal=False)
+
+    assert 0 == stage.until_over()
+    assert b"" == stage.log.read_bytes()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_at_its_gate_any_signal_ends_it(stage, signum):
+    stage.begin("sh", "-c", "echo ran")
+    _until_at_gate(stage)
+
+    stage.signal(signum)
+
+    assert -signum == stage.until_over()
+
+
+def _until_at_gate(stage):
+    """Return when the supervisor waits for the lock: the kernel lists it as a waiter."""
+    deadline = time.monotonic() + LONG_S
+    while f"FLOCK  ADVISORY  WRITE {stage.child.pid} " not in _locks():
+        assert time.monotonic() < deadline
+
+
+def _locks():
+    with open("/proc/locks") as file:
+        return file.read()
+
+
+# --- what the agent gets ------------------------------------------------------------------
+
+
+def test_the_agent_gets_its_environment_and_nothing_else(stage):
+    secret = "two\nlines = 'quoted' ${HOME} \udcff"
+    stage.deploy("env", "-0", env={"SECRET": secret, "EMPTY": ""})
+    stage.until_over()
+
+    got = set(os.fsdecode(stage.log.read_bytes()).rstrip("\0").split("\0"))
+
+    assert {
+        f"PATH={os.environ['PATH']}",
+        f"ORCHESTRATOR_COOKIE={stage.cookie}",
+        f"SECRET={secret}",
+        "EMPTY=",
+    } == got
+
+
+def test_only_the_three_standard_descriptors_reach_the_agent(stage):
+    probe = "import os; print([n for n in range(100) if os.path.exists(f'/proc/self/fd/{n}')][:-1])"
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(10)]
+    for fd in held:
+        os.set_inheritable(fd, True)
+    stage.deploy(sys.executable, "-c", "import os; " + probe.replace("[:-1]", ""))
+    stage.until_over()
+    for fd in held:
+        os.close(fd)
+
+    assert "[0, 1, 2]\n" == stage.log.read_text()
+
+
+def test_signals_are_at_their_defaults_and_none_is_blocked(stage):
+    stage.deploy("grep", "^Sig[BI]", "/proc/self/status")
+    stage.until_over()
+
+    masks = [int(line.split()[1], 16) for line in stage.log.read_text().splitlines()]
+
+    assert [0, 0] == masks
+
+
+def test_the_prompt_is_on_standard_input(stage):
+    prompt = stage.place / "prompt"
+    prompt.write_bytes(bytes(range(256)) * 4096)
+    stage.deploy("cat", stdin=str(prompt))
+    stage.until_over()
+
+    assert prompt.read_bytes() == stage.log.read_bytes()
+
+
+def test_arguments_arrive_as_they_are(stage):
+    arguments = ["", "a b", "$(id)", "`id`", "'\"\\", "two\nlines", "=x", "é", "{prompt}"]
+    stage.deploy("printf", "%s\\0", *arguments)
+    stage.until_over()
+
+    assert arguments == stage.log.read_text().split("\0")[:-1]
+
+
+def test_it_runs_in_its_directory_and_in_a_session_of_its_own(stage):
+    pid = stage.deploy("sh", "-c", "pwd; ps -o sid= -p $$; exec 2>&1; tty")
+    stage.until_over()
+
+    where, session, tty = stage.log.read_text().splitlines()
+
+    assert (str(stage.work), pid, "not a tty") == (where, int(session), tty)
+
+
+# --- the witness -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "signum"),
+    [
+        ("exit 0", 0, None),
+        ("exit 3", 3, None),
+        ("exit 255", 255, None),
+        ("kill -SEGV $$", None, signal.SIGSEGV),
+        ("kill -KILL $$", None, signal.SIGKILL),
+    ],
+)
+def test_how_the_agent_ended_is_witnessed(stage, script, code, signum):
+    stage.deploy("sh", "-c", script)
+
+    assert "exited" == stage.next_line()
+
+    end = stage.exit()
+    assert (code, signum, "exit") == (end["code"], end["signal"], end["cause"])
+    assert (True, False, None) == (end["contained"], end["forced"], end["error"])
+    assert 0 <= end["ran_s"] < LONG_S
+
+
+@pytest.mark.parametrize(
+    ("argv", "told", "why"),
+    [
+        (["no-such-command"], {}, "the command 'no-such-command' cannot be run: No such file"),
+        (["/etc/passwd"], {}, "the command '/etc/passwd' cannot be run: Permission denied"),
+        (["{place}/plain"], {}, "cannot be run: Exec format error"),
+        (["true"], {"cwd": "/no/such/dir"}, "the working directory '/no/such/dir' cannot be used"),
+        (["true"], {"stdin": "/no/prompt"}, "the standard input '/no/prompt' cannot be opened"),
+        (["true"], {"log": "/no/log"}, "the log '/no/log' cannot be opened"),
+        (["true", "x" * 200_000], {}, "the command 'true' cannot be run: Argument list too long"),
+    ],
+    ids=["missing", "not-executable", "no-interpreter", "cwd", "stdin", "log", "too-long"],
+)
+def test_an_agent_that_cannot_start_is_refused_with_its_reason(stage, argv, told, why):
+    (stage.place / "plain").write_text("neither binary nor script\n")
+    (stage.place / "plain").chmod(0o700)
+    stage.begin(*(arg.replace("{place}", str(stage.place)) for arg in argv), **told)
+    stage.note("commit")
+    stage.let_go()
+
+    news = stage.next_line()
+
+    assert news.startswith("refused ")
+    assert why in news
+    assert "exited" == stage.next_line()
+    end = stage.exit()
+    assert ("refused", None, None, True) == (
+        end["cause"],
+        end["code"],
+        end["signal"],
+        end["contained"],
+    )
+    assert why in end["error"]
+
+
+def test_a_refusal_with_quotes_and_newlines_is_still_json_and_one_line(stage):
+    name = 'no"such\ncommand\\ \udc80 é 𝕏 \x1b[2J'
+    stage.begin(name)
+    stage.note("commit")
+    stage.let_go()
+
+    assert stage.next_line().startswith("refused ")
+    assert "exited" == stage.next_line()
+    assert "cannot be run" in stage.exit()["error"]
+
+
+def test_who_the_agent_is_stands_beside_its_end(stage):
+    pid = stage.sh("echo ready >&9; exec sleep 60")
+
+    started = json.loads((stage.run / "started").read_text())
+
+    assert stage.processes().identify(pid).started == started["started"]
+    assert (pid, False) == (started["pid"], started["cgroup"])
+
+
+def test_nobody_need_listen(stage):
+    stage.begin("sh", "-c", "exit 3")
+    os.close(stage.news)
+    stage.news = None
+    stage.note("commit")
+    stage.let_go()
+
+    stage.until_over()
+
+    assert 3 == stage.exit()["code"]
+
+
+def test_a_run_directory_that_vanishes_stops_nobody(stage):
+    stage.sh("echo ready >&9; exec sleep 60")
+    for entry in stage.run.iterdir():
+        entry.unlink()
+    stage.run.rmdir()
+
+    stage.signal(signal.SIGTERM)
+
+    stage.until_over()
+    assert [] == stage.roll.alive()
+
+
+# --- the log -----------------------------------------------------------------------------
+
+_COUNT = "i=0; while :; do i=$((i+1)); echo line $i; done"
+
+
+def test_every_byte_is_in_the_log(stage):
+    data = bytes(range(256)) * 8192
+    (stage.work / "data").write_bytes(data)
+    stage.deploy("sh", "-c", "cat data; cat data >&2", terminal=True)
+    _swallow(stage)
+    stage.until_over()
+
+    assert data + data == stage.log.read_bytes()
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "agent"])
+def test_no_line_is_lost_when_somebody_is_killed_at_full_speed(stage, victim):
+    """What the agent has written is in the file before write() returns to it: no copy, no pump."""
+    agent = stage.sh(f"echo ready >&9; {_COUNT}")
+    _until_larger(stage.log, 100_000)
+
+    os.kill(stage.child.pid if victim == "supervisor" else agent, signal.SIGKILL)
+    if victim == "supervisor":
+        stage.child.wait(LONG_S)
+        seen = stage.log.stat().st_size
+        _until_larger(stage.log, seen)  # It writes on, unharmed.
+        os.kill(agent, signal.SIGKILL)
+    stage.roll.until_over()
+
+    lines = stage.log.read_text().splitlines()
+    assert [f"line {n + 1}" for n in range(len(lines))] == lines
+
+
+def test_a_terminal_that_takes_nothing_stalls_nobody(stage):
+    """A hung tmux does not read its panes: the agent writes on, and ends as ever."""
+    stage.deploy("sh", "-c", "head -c 3000000 /dev/zero; echo end", terminal=True)
+
+    assert "exited" == stage.next_line()
+    assert 3_000_004 == stage.log.stat().st_size
+
+
+def test_the_terminal_shows_what_the_log_gets(stage):
+    stage.deploy("sh", "-c", "echo one; echo two >&2; exec sleep 60", terminal=True)
+
+    assert b"one\r\ntwo\r\n" == _read_terminal(stage, until=b"two\r\n")
+
+
+def test_a_terminal_that_falls_behind_sees_the_newest(stage):
+    stage.deploy("sh", "-c", "seq 1 200000; echo end; exec sleep 60", terminal=True)
+    _until_larger(stage.log, 1_288_890)
+
+    shown = _read_terminal(stage, until=b"end\r\n")
+
+    assert b"[...]" in shown
+    assert len(shown) < 600_000
+    assert b"199999\r\n200000\r\nend\r\n" in shown
+
+
+def _until_larger(path, size):
+    deadline = time.monotonic() + LONG_S
+    while path.stat().st_size <= size:
+        assert time.monotonic() < deadline
+
+
+def _read_terminal(stage, *, until):
+    shown = b""
+    while until not in shown:
+        assert select.select([stage.terminal], [], [], LONG_S)[0], shown[-100:]
+        shown += os.read(stage.terminal, 65536)
+    return shown
+
+
+def _swallow(stage):
+    """Read the terminal to its end, as a tmux would."""
+    try:
+        while select.select([stage.terminal], [], [], LONG_S)[0]:
+            if not os.read(stage.terminal, 65536):
+                return
+    except OSError:
+        return  # Nobody has it open any more.
+
+
+# --- signals -------------------------------------------------------------------------------
+
+
+def test_term_ends_the_agent_gently(stage):
+    stage.sh("trap 'echo bye; exit 7' TERM; echo ready >&9; while :; do sleep 0.05; done")
+    stage.roll.until_ready()
+
+    stage.signal(signal.SIGTERM)
+
+    stage.until_over()
+    end = stage.exit()
+    assert (7, "term", False, True) == (end["code"], end["cause"], end["forced"], end["contained"])
+    assert "bye\n" == stage.log.read_text()
+
+
+def test_who_ignores_term_is_forced(stage):
+    stage.sh("trap '' TERM; echo ready >&9; while :; do sleep 60; done")
+    stage.roll.until_ready()
+
+    stage.signal(signal.SIGTERM)
+
+    stage.until_over()
+    end = stage.exit()
+    assert (signal.SIGKILL, True, True) == (end["signal"], end["forced"], end["contained"])
+
+
+def test_a_request_in_the_journal_lets_the_agent_leave_by_itself(stage):
+    """It reported its end through its own server, and may still write its last words."""
+    stage.sh("echo ready >&9; sleep 0.2; echo last words; exit 5")
+    stage.roll.until_ready()
+    stage.note("request")
+
+    stage.signal(signal.SIGUSR1)
+
+    stage.until_over()
+    assert (5, "request") == (stage.exit()["code"], stage.exit()["cause"])
+    assert "last words\n" == stage.log.read_text()
+
+
+def test_after_a_request_it_does_not_linger_for_ever(stage):
+    stage.sh("echo ready >&9; exec sleep 60")
+    stage.roll.until_ready()
+    stage.note("request")
+
+    stage.signal(signal.SIGUSR1)
+
+    stage.until_over()
+    end = stage.exit()
+    assert (signal.SIGTERM, "request", False) == (end["signal"], end["cause"], end["forced"])
+
+
+@pytest.mark.parametrize(
+    "signum",
+    [signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGUSR2]
+    + [signal.SIGALRM, signal.SIGPIPE, signal.SIGRTMIN + 3],
+)
+def test_an_agent_that_signals_its_parent_achieves_nothing(stage, signum):
+    """USR1 without a request, HUP with the terminal alive, and all that mean nothing to us."""
+    stage.sh("echo ready >&9; exec sleep 60", terminal=True)
+    stage.roll.until_ready()
+
+    stage.signal(signum)
+
+    assert not stage.processes().watch(stage.who, timeout_s=0.15).gone
+    assert ["agent"] == stage.roll.alive()
+    assert not (stage.run / "exit").exists()
+
+
+def test_when_its_terminal_is_taken_away_the_agent_ends(stage):
+    """Somebody killed the session, or the tmux server."""
+    stage.sh("trap '' HUP; echo ready >&9; while :; do sleep 60; done", terminal=True)
+    stage.roll.until_ready()
+
+    os.close(stage.terminal)
+    stage.terminal = None
+
+    stage.until_over()
+    assert [] == stage.roll.alive()
+    assert ("hangup", True) == (stage.exit()["cause"], stage.exit()["contained"])
+    assert "ran\n" == stage.heir_ran.read_text()
+
+
+def test_ctrl_c_in_the_pane_reaches_the_agent(stage):
+    stage.sh(
+        "trap 'echo interrupted; exit 9' INT; echo ready >&9; while :; do sleep 0.05; done",
+        terminal=True,
+    )
+    stage.roll.until_ready()
+
+    os.write(stage.terminal, b"\x03")
+
+    stage.until_over()
+    assert (9, "exit") == (stage.exit()["code"], stage.exit()["cause"])
+    assert "interrupted\n" == stage.log.read_text()
+
+
+# --- the heir -----------------------------------------------------------------------------
+
+
+def test_at_the_end_it_becomes_the_unwinder(stage):
+    """The same process, so that whoever watched it goes on watching the right one."""
+    report = stage.place / "report"
+    script = f"echo $$ >> {report}; cat; env >> {report}; cat /proc/$$/status >> {report}"
+    stage.deploy("true", heir=["/bin/sh", "-c", script])
+
+    assert 0 == stage.until_over()
+
+    lines = report.read_text().splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    assert str(stage.child.pid) == lines[0]
+    assert not any(line.startswith("ORCHESTRATOR_COOKIE") for line in lines)
+    assert 1 << signal.SIGTERM - 1 == int(status["SigBlk"], 16)
+    assert int(status["SigIgn"], 16) & 1 << signal.SIGHUP - 1
+    assert not int(status["SigIgn"], 16) & 1 << signal.SIGCHLD - 1
+
+
+def test_a_term_in_the_gap_before_the_heir_is_not_lost(stage):
+    """Whoever takes over tells us by TERM; it waits for the heir, who unblocks it."""
+    go = stage.place / "go"
+    os.mkfifo(go)
+    script = (
+        "import signal, sys; open(sys.argv[1]).read(); print(signal.sigpending())"
+        "; signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])"
+    )
+    stage.deploy("true", heir=[sys.executable, "-c", script, str(go)])
+    assert "exited" == stage.next_line()
+    with go.open("w"):  # Opens when the heir has: exec is behind us.
+        stage.signal(signal.SIGTERM)
+
+    assert -signal.SIGTERM == stage.until_over()
+
+
+@pytest.mark.parametrize("kind", ["unwind", "close"])
+def test_while_somebody_unwinds_there_is_no_heir(stage, kind):
+    stage.sh("echo ready >&9; exec sleep 60")
+    stage.roll.until_ready()
+    stage.note(kind)
+
+    stage.signal(signal.SIGTERM)
+
+    assert 0 == stage.until_over()
+    assert not stage.heir_ran.exists()
+
+
+def test_an_heir_that_cannot_be_run_leaves_it_to_recovery(stage):
+    stage.deploy("true", heir=["/no/such/heir"])
+
+    assert 1 == stage.until_over()
+    assert stage.exit()["contained"]
+
+
+# --- itself -------------------------------------------------------------------------------
+
+
+def test_it_imports_nothing_slow():
+    """Its start is part of every deployment."""
+    program = (
+        "import sys; sys.path.append(sys.argv[1]); import orchestrator_core.supervisor.life; "
+        "print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    said = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program, root], capture_output=True, check=True
+    )
+
+    slow = {"enum", "json", "signal", "subprocess", "typing", "pathlib", "re", "attr", "contextlib"}
+    assert set() == slow & set(eval(said.stdout))
+
+
+def test_its_command_line_names_no_secret(stage):
+    stage.begin("true", "s3cret", env={"TOKEN": "s3cret"})
+
+    with open(f"/proc/{stage.child.pid}/cmdline") as file:
+        assert "s3cret" not in file.read()
+    assert 0o600 == (stage.run / "launch").stat().st_mode & 0o777
