@@ -180,7 +180,7 @@ def append_line(path: Path, line: bytes) -> None:
             size = os.fstat(fd).st_size
             torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
             write_all(fd, (b"\n" if torn else b"") + line.rstrip(b"\n") + b"\n")
-            _fsync(fd)
+            fsync(fd)
     finally:
         os.close(fd)
     if made:
@@ -246,7 +246,7 @@ def move_no_clobber(source: Path, target: Path) -> Path:
 def move_all_no_clobber(moves: Iterable[tuple[Path, Path]]) -> list[Path]:
     """As :func:`move_no_clobber`, for many: each directory is seen to the disk once."""
     moves = list(moves)
-    places = [_link_no_clobber(source, target) for source, target in moves]
+    places = [link_no_clobber(source, target) for source, target in moves]
     # The new names must be durable before the old ones go, or a power
     # failure in between could keep neither.
     for directory in {place.parent for place in places}:
@@ -288,7 +288,7 @@ def fsync_directory(path: Path) -> None:
         with refusals("sync directory", path):
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                _fsync(fd)
+                fsync(fd)
             finally:
                 os.close(fd)
     except StorageError as error:
@@ -332,12 +332,18 @@ def _fill(fd: int, data: bytes, path: Path, *, mode: int = 0o600, durable: bool 
             os.fchmod(fd, mode)  # exact, whatever the umask made of it
             write_all(fd, data)
             if durable:
-                _fsync(fd)
+                fsync(fd)
         finally:
             os.close(fd)
 
 
-def _fsync(fd: int) -> None:
+def fsync(fd: int) -> None:
+    """
+    See a file's content to the disk.
+
+    Raises:
+        OSError: As it came: what is on the disk now is unknown.
+    """
     # Never retried: after a failure the kernel may have dropped the dirty
     # pages, and a second fsync would report a success that is none.
     os.fsync(fd)
@@ -362,11 +368,12 @@ def _mode_of(path: Path, *, default: int) -> int:
     return stat.S_IMODE(status.st_mode) & 0o777
 
 
-def _link_no_clobber(source: Path, target: Path) -> Path:
+def link_no_clobber(source: Path, target: Path) -> Path:
+    """Give *source* a second name: *target*, or the next free one; the same one if it has it."""
     with refusals("move", source, answers=(FileNotFoundError,)):
         inode = os.lstat(source)
     with refusals(f"move {source} to", target):
-        for place in _names_from(target):
+        for place in names_from(target):
             try:
                 os.link(source, place, follow_symlinks=False)
             except FileExistsError:
@@ -376,7 +383,8 @@ def _link_no_clobber(source: Path, target: Path) -> Path:
     raise AssertionError("unreachable: there is always another name")
 
 
-def _names_from(target: Path) -> Iterator[Path]:
+def names_from(target: Path) -> Iterator[Path]:
+    """Return *target*, and then the names it may have if it is taken, without end."""
     yield target
     for number in itertools.count(1):
         yield target.with_name(f"{target.stem}.{number}{target.suffix}")

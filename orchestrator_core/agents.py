@@ -109,9 +109,7 @@ class AgentSpec:
     type: str
     prompt: str = attrs.field(repr=False)
     command: tuple[str, ...] = attrs.field(converter=tuple)
-    cwd: str | None = attrs.field(
-        default=None, converter=attrs.converters.optional(os.fspath)
-    )
+    cwd: str | None = attrs.field(default=None, converter=attrs.converters.optional(os.fspath))
     env: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     parent: str = ORCHESTRATOR
     deadline_s: float | None = None
@@ -178,8 +176,8 @@ class AgentSpec:
         return found
 
 
-def _check_prompt(prompt: object) -> None:
-    if not isinstance(prompt, str) or not prompt.strip():
+def _check_prompt(prompt: str) -> None:
+    if not prompt.strip():
         raise InvalidInput("the prompt is empty", hint="say what the agent is to do")
     try:
         prompt.encode()
@@ -198,7 +196,7 @@ def _check_argv(command: tuple[object, ...]) -> None:
 def _check_env(env: Mapping[str, str]) -> None:
     for name, value in env.items():
         # The value is a secret, perhaps: an error never shows it.
-        if not name or not isinstance(value, str) or {"=", "\0"} & set(name) or "\0" in value:
+        if not name or {"=", "\0"} & set(name) or "\0" in value:
             raise InvalidInput(f"the environment variable {name!r:.80} cannot be passed on")
         if name in RESERVED_ENV:
             raise InvalidInput(f"{name} tells an agent who it is, and is not a spec's to set")

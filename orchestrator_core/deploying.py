@@ -13,25 +13,22 @@ from __future__ import annotations
 import os
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator_core import agents, ids
 from orchestrator_core._clock import timestamp
-from orchestrator_core.agents import Agent, AgentSpec, Status
+from orchestrator_core.agents import Status
 from orchestrator_core.exceptions import (
     DeploymentError,
     InvalidInput,
     LimitReached,
-    NotFound,
     OrchestratorError,
-    StorageError,
+    SagaNotFound,
 )
 from orchestrator_core.records import (
     KeyTaken,
     check_global_limits,
     check_task_limits,
-    find_agent,
 )
 from orchestrator_core.saga import Reason, State, Unwind
 from orchestrator_core.saga.unwinding import describe
@@ -40,14 +37,17 @@ from orchestrator_core.supervisor.launch import Launch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
     from types import TracebackType
 
+    from orchestrator_core.agents import AgentSpec
     from orchestrator_core.lifecycle import Lifecycle
     from orchestrator_core.processes.port import Identity
     from orchestrator_core.saga import Saga, UnwindReport
     from orchestrator_core.world import World
 
 _START_S = 10.0  #: From the open gate to the agent's first instruction.
+_KEY_TRIES = 3  #: How often a key is found taken by an agent that turns out to be over.
 _EXCERPT = 200  #: Characters of the prompt that its record shows.
 _OUTPUT_SHOWN = 2000  #: Bytes of an early death's output that the error shows.
 
@@ -73,53 +73,54 @@ class Deployer:
         """Deploy an agent, and return its id; see :meth:`Orchestrator.deploy`."""
         if grace_s < 0:
             raise InvalidInput(f"a grace of {grace_s} s is no time")
-        holder = self._refuse_early(task_id, spec)
-        if holder is not None:
-            return holder
+        for _ in range(_KEY_TRIES):
+            try:
+                return self._deploy_once(task_id, spec, grace_s=grace_s)
+            except KeyTaken as taken:
+                if self._lives(taken.agent_id):
+                    return taken.agent_id
+        return self._deploy_once(task_id, spec, grace_s=grace_s)
+
+    def _deploy_once(self, task_id: str, spec: AgentSpec, *, grace_s: float) -> str:
+        self._refuse_early(task_id, spec)
         agent_id = ids.new_agent_id(spec.type)
-        try:
-            self._deploy(task_id, agent_id, spec, grace_s=grace_s)
-        except KeyTaken as taken:
-            return self._holder(taken, task_id, spec, grace_s=grace_s)
+        self._deploy(task_id, agent_id, spec, grace_s=grace_s)
         return agent_id
+
+    def _lives(self, agent_id: str) -> bool:
+        """
+        Tell whether the holder of a key lives; wait for one that is being deployed.
+
+        One whose deployer died is recovered, which frees the key.
+        """
+        try:
+            with self._lifecycle.sagas.open(agent_id, timeout_s=self._timeout_s) as saga:
+                if saga.state is State.COMMITTED:
+                    return True
+            self._lifecycle.recover(only=agent_id)
+        except SagaNotFound:
+            pass  # It is over.
+        return False
 
     # --- before anything is taken --------------------------------------------------------------
 
-    def _refuse_early(self, task_id: str, spec: AgentSpec) -> str | None:
+    def _refuse_early(self, task_id: str, spec: AgentSpec) -> None:
         """
-        Refuse what can be refused now; return the agent that lives under the spec's key.
+        Refuse what can be refused now.
 
-        The limits are looked at without a lock: who is refused here would be refused
-        there, and who slips through here is not let through there.
+        The limits and the key are looked at without a lock: who is refused here
+        would be refused there, and who slips through here is not let through there.
+
+        Raises:
+            KeyTaken: An agent lives under the spec's key.
+            InvalidInput, NotFound, LimitReached, TerminalUnavailable: See deploy.
         """
         spec.directory()
         spec.program()
         document = self._world.task_registry(task_id).read()
-        try:
-            check_global_limits(
-                self._world.global_registry.read(), spec.key, self._world.limits
-            )
-        except KeyTaken as taken:
-            if self._lives(taken.agent_id):
-                return taken.agent_id
+        check_global_limits(self._world.global_registry.read(), spec.key, self._world.limits)
         check_task_limits(document, spec.parent, self._world.limits)
         self._world.terminal.check()
-        return None
-
-    def _holder(self, taken: KeyTaken, task_id: str, spec: AgentSpec, *, grace_s: float) -> str:
-        """Return the agent that won the race for a key, once its deployment has come to something."""
-        if self._lives(taken.agent_id):
-            return taken.agent_id
-        # It failed, or has ended since: the key is free again.
-        return self.deploy(task_id, spec, grace_s=grace_s)
-
-    def _lives(self, agent_id: str) -> bool:
-        """Tell whether an agent is committed; wait for one that is being deployed."""
-        try:
-            with self._lifecycle.sagas.open(agent_id, timeout_s=self._timeout_s) as saga:
-                return saga.state is State.COMMITTED
-        except LookupError:
-            return False
 
     # --- the saga --------------------------------------------------------------------------------
 
@@ -187,6 +188,7 @@ class Deployer:
             term_s=world.patience.term_s,
             kill_s=world.patience.kill_s,
             linger_s=world.patience.linger_s,
+            deadline_s=spec.deadline_s,
             heir=_heir(places.root, agent_id),
             heir_env=_heir_environment(),
         )
@@ -244,10 +246,14 @@ class Deployer:
         if isinstance(error, _Early):
             return error.report
         why = Unwind.rollback(describe(error), error=type(error).__name__)
-        return self._lifecycle.sagas.unwind(saga.saga_id, why, timeout_s=self._timeout_s)
+        try:
+            return self._lifecycle.sagas.unwind(saga.saga_id, why, timeout_s=self._timeout_s)
+        except OrchestratorError as trouble:
+            error.add_note(f"and it could not be undone: {trouble}")
+            return None
 
 
-class _Early(Exception):  # noqa: N818 - never leaves this module
+class _Early(Exception):
     """The agent never ran, or died within its grace; it has been undone."""
 
     def __init__(self, report: UnwindReport, output: str) -> None:
@@ -299,11 +305,11 @@ class _News:
         os.close(self._log)
 
 
-def _failure(
-    error: BaseException, agent_id: str, report: UnwindReport | None
-) -> BaseException:
+def _failure(error: BaseException, agent_id: str, report: UnwindReport | None) -> BaseException:
     """Return what the caller is to see: his own interrupt, or an error that tells what is left."""
-    if not isinstance(error, Exception) or isinstance(error, KeyTaken):
+    if not isinstance(error, Exception):
+        return error
+    if isinstance(error, KeyTaken) and report is not None and report.closed:
         return error
     cleaned, leaked = _account(report)
     kind = LimitReached if isinstance(error, LimitReached) else DeploymentError
@@ -399,4 +405,4 @@ def _heir_environment() -> dict[str, str]:
     env = {name: os.environ[name] for name in kept if name in os.environ}
     # Wherever we were imported from, it is to be found there again.
     places = [path or os.getcwd() for path in sys.path]  # noqa: PTH109 - a string is wanted
-    return {**env, "PYTHONPATH": os.pathsep.join(places), "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**env, "PYTHONPATH": os.pathsep.join(places)}

@@ -110,7 +110,7 @@ class UndoFailed(SagaError):
 
     def __init__(self, saga_id: str, step: str, cause: BaseException) -> None:
         super().__init__(
-            f"saga {saga_id!r}: step {step!r} was not undone: {cause or type(cause).__name__}",
+            f"saga {saga_id!r}: step {step!r} was not undone: {str(cause) or type(cause).__name__}",
             hint=f"mend the cause, then: orchestrator-core recover {saga_id}",
             leaked=[step],
         )
@@ -209,7 +209,7 @@ class DeploymentError(OrchestratorError):
 
     code = "deployment"
 
-    def __init__(  # noqa: PLR0913 - each is a fact of its own in the error
+    def __init__(
         self,
         message: str,
         *,

@@ -83,11 +83,11 @@ class Lifecycle:
             return self._hand_over(agent_id, why, timeout_s=timeout_s, before=before)
         try:
             with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
-                if saga.state is State.COMMITTED and before is not None:
-                    before()
-                if saga.state is State.COMMITTED and saga.history.request is not None:
-                    why = verdict(saga.history, None)
-                return EndReport.of(saga.unwind(why))
+                if saga.state is State.COMMITTED and saga.history.request is None:
+                    if before is not None:
+                        before()
+                    return EndReport.of(saga.unwind(why))
+                return EndReport.of(saga.unwind(self._why(saga.history)))
         except SagaNotFound:
             return self.report(agent_id)  # Somebody else was first.
 
@@ -168,9 +168,10 @@ class Lifecycle:
         if history.state is State.CLOSED:
             return self.report(agent_id)
         supervisor = _session(history).supervisor
-        seen = self.world.processes.watch(supervisor, timeout_s=timeout_s)
-        if supervisor is not None and not seen.gone:
-            raise WaitTimeout(f"agent {agent_id!r} was still alive after {timeout_s:g} s")
+        if supervisor is not None:
+            seen = self.world.processes.watch(supervisor, timeout_s=timeout_s)
+            if not seen.gone:
+                raise WaitTimeout(f"agent {agent_id!r} was still alive after {timeout_s:g} s")
         return self._reap(agent_id, timeout_s=max(deadline - time.monotonic(), 0.0))
 
     def _reap(self, agent_id: str, *, timeout_s: float) -> EndReport:
@@ -209,7 +210,9 @@ class Lifecycle:
 
     def _verdict(self, history: History) -> Unwind | None:
         if self._is_over(history):
-            return verdict(history, self._witnessed(history))
+            # From inside it, unwinding it would end us half-way; somebody else will.
+            inside = self._is_inside(history)
+            return None if inside else verdict(history, self._witnessed(history))
         deadline_at = history.labels.get("deadline_at")
         if deadline_at is not None and time.time() >= deadline_at:
             return ended(Status.TERMINATED, "its deadline passed", by="deadline")

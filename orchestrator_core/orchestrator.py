@@ -6,10 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any, Self
 
 import attrs
-import msgspec
 
 from orchestrator_core import agents, ids
-from orchestrator_core._clock import timestamp
 from orchestrator_core.agents import Agent, AgentSpec, Limits, Status, Task, status_of
 from orchestrator_core.deploying import Deployer
 from orchestrator_core.endings import EndReport, ended
@@ -22,10 +20,11 @@ from orchestrator_core.tasks import create_task
 from orchestrator_core.world import World
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from orchestrator_core.processes.port import Patience, Processes
-    from orchestrator_core.saga import History, Observer, RecoveryReport
+    from orchestrator_core.saga import History, Observer, RecoveryReport, Unwind
     from orchestrator_core.terminal import Terminal
 
 __all__ = ["Agent", "AgentSpec", "EndReport", "Limits", "Orchestrator", "ReportReceipt", "Task"]
@@ -94,6 +93,14 @@ class Orchestrator:
         self.recovery: RecoveryReport | None = None  #: What opening has recovered.
         if recover:
             self.recovery = self.recover()
+
+    @property
+    def damaged(self) -> list[dict[str, str]]:
+        """The registries found damaged since this was opened: which, where it is kept, and why."""
+        return [
+            {"registry": str(aside.registry), "kept": str(aside.kept), "why": aside.why}
+            for aside in self._world.damaged
+        ]
 
     # --- deploying ---------------------------------------------------------------------------
 
@@ -169,7 +176,9 @@ class Orchestrator:
         why = ended(meant, message or f"it reported {meant.value!r}", by="report")
         return self._end_with(agent_id, why, record)
 
-    def _end_with(self, agent_id: str, why: Any, record: Any) -> ReportReceipt:  # noqa: ANN401
+    def _end_with(
+        self, agent_id: str, why: Unwind, record: Callable[[], ReportReceipt]
+    ) -> ReportReceipt:
         receipts: list[ReportReceipt] = []
         end = self._lifecycle.end(
             agent_id,
@@ -181,7 +190,7 @@ class Orchestrator:
             return attrs.evolve(receipts[0], end=end)
         return ReportReceipt(agent_id=agent_id, recorded=False, line={}, end=end)
 
-    def report_finding(  # noqa: PLR0913 - the fields of a finding
+    def report_finding(
         self,
         agent_id: str | None = None,
         message: str = "",
@@ -306,7 +315,11 @@ class Orchestrator:
         return self._lifecycle.history(_agent_id(agent_id))
 
     def finish(self, agent_id: str) -> EndReport:
-        """End an agent whose main process is over; its supervisor calls this, become the unwinder."""
+        """
+        End an agent whose main process is over.
+
+        For its supervisor, which calls this when it has become the unwinder.
+        """
         return self._lifecycle.finish(ids.check_id("agent", agent_id), timeout_s=_HEIR_PATIENCE_S)
 
     def __enter__(self) -> Self:

@@ -15,8 +15,7 @@ from orchestrator_core._clock import timestamp
 from orchestrator_core.agents import ORCHESTRATOR, Status
 from orchestrator_core.exceptions import JournalDamaged, NotFound, SagaNotFound
 from orchestrator_core.records import find_agent
-from orchestrator_core.saga import Context, Reason, State
-from orchestrator_core.saga.engine import step_name
+from orchestrator_core.saga import Context, Reason, State, step_name
 from orchestrator_core.steps import undoing_steps
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ has ended gets neither. So no late line makes a file anew that was archived.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +83,7 @@ class Reporter:
 
         return self._report(agent_id, line, "progress", change)
 
-    def finding(  # noqa: PLR0913 - the fields of a finding
+    def finding(
         self,
         agent_id: str,
         message: str,
@@ -233,7 +232,9 @@ class Reporter:
         if tracked:
             yield Path(tracked)
         result = record.get("auto_cleanup_result") or {}
-        yield from (Path(p) for p in result.get("archived_files", ()) if p.endswith("_stream.jsonl"))
+        yield from (
+            Path(p) for p in result.get("archived_files", ()) if p.endswith("_stream.jsonl")
+        )
         archive = self._world.places.archive(task_id)
         yield archive / log.name
         # Moved there between our first look and now, perhaps; or never archived.

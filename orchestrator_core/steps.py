@@ -94,7 +94,7 @@ def _names(ctx: Context) -> tuple[str, str]:
     return ctx.values["task_id"], ctx.saga_id
 
 
-# --- write_prompt ----------------------------------------------------------------------------
+# --- write_prompt -----------------------------------------------------------------------------
 
 
 @receipt("write_prompt")
@@ -130,7 +130,7 @@ class WritePrompt(_DeploymentStep):
         return _presence(receipt.path)
 
 
-# --- tee_log -----------------------------------------------------------------------------------
+# --- tee_log -----------------------------------------------------------------------------
 
 
 @receipt("tee_log")
@@ -223,10 +223,11 @@ def _remove_run_directory(run: Path) -> int:
     return freed
 
 
-# --- spawn_tmux ------------------------------------------------------------------------------------
+# --- spawn_tmux -----------------------------------------------------------------------------
 
 
 @receipt("spawn_tmux")
+@attrs.frozen
 class SessionReceipt:
     """The session, and all by which its processes are known."""
 
@@ -272,9 +273,7 @@ class SpawnTmux(_DeploymentStep):
             owner=receipt.cookie,
             argv=supervisor.command(self.given.launch_file),
         )
-        return attrs.evolve(
-            receipt, supervisor=self.world.processes.identify(session.pane_pid)
-        )
+        return attrs.evolve(receipt, supervisor=self.world.processes.identify(session.pane_pid))
 
     def undo(self, receipt: SessionReceipt, _why: Unwind) -> Outcome:
         """End every process of the agent, then its session, and prove it."""
@@ -296,7 +295,7 @@ class SpawnTmux(_DeploymentStep):
         return Outcome.undone(**facts) if was_there else Outcome.absent(**facts)
 
     def _claim(self, receipt: SessionReceipt) -> Claim:
-        """A crash may have come before the pid was known; the name still finds it."""
+        # A crash may have come before the pid was known; the name still finds it.
         if receipt.supervisor is not None:
             return receipt.claim
         sighting = self.world.terminal.look(receipt.session, owner=receipt.cookie)
@@ -319,7 +318,7 @@ def _facts(ending: Ending) -> dict[str, Any]:
     }
 
 
-# --- register_task -----------------------------------------------------------------------------------
+# --- register_task -----------------------------------------------------------------------------
 
 
 @receipt("register_task")
@@ -385,7 +384,7 @@ def final_status(why: Unwind) -> dict[str, Any]:
     return end
 
 
-# --- register_global -----------------------------------------------------------------------------------
+# --- register_global -----------------------------------------------------------------------------
 
 
 @receipt("register_global")

@@ -31,7 +31,7 @@ def create_task(
     world: World, description: str, *, priority: str, client_cwd: str | None, key: str | None
 ) -> Task:
     """Make a task, or return the one with the same *key*; durable when this returns."""
-    if not isinstance(description, str) or not description.strip():
+    if not description.strip():
         raise InvalidInput("the task's description is empty", hint="say what is to be done")
     if key is not None:
         ids.check_id("key", key)
@@ -39,7 +39,7 @@ def create_task(
         if known is not None:
             return _read(world, known)
     task_id = ids.new_task_id()
-    document = {
+    document: dict[str, Any] = {
         "task_id": task_id,
         "task_description": description,
         "created_at": timestamp(),

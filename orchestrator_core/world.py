@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from orchestrator_core.places import Root
     from orchestrator_core.processes.port import Processes
+    from orchestrator_core.registry import Aside
     from orchestrator_core.terminal import Terminal
 
 
@@ -43,6 +44,7 @@ class World:
         self.limits = limits or Limits()
         self.patience = patience or Patience()
         self.lock_timeout_s = lock_timeout_s
+        self.damaged: list[Aside] = []  #: Registries that were set aside since we were opened.
         self._terminal = terminal
         self._processes = processes
         self._terminal_timeout_s = terminal_timeout_s
@@ -71,7 +73,9 @@ class World:
     @functools.cached_property
     def global_registry(self) -> Registry:
         """The document of the living, and of totals."""
-        return global_registry(self.places, lock_timeout_s=self.lock_timeout_s)
+        return global_registry(
+            self.places, on_damage=self.damaged.append, lock_timeout_s=self.lock_timeout_s
+        )
 
     def task_registry(self, task_id: str) -> Registry:
         """Return the document of one task."""
@@ -80,5 +84,6 @@ class World:
             self.places,
             task_id,
             rebuild=None if rebuild is None else functools.partial(rebuild, task_id),
+            on_damage=self.damaged.append,
             lock_timeout_s=self.lock_timeout_s,
         )

@@ -76,7 +76,7 @@ def tell_recovery(report: RecoveryReport) -> Result:
     lines += [f"  {step.step}: {step.error}" for u in report.unwound.values() for step in u.failed]
     lines += [f"{saga_id}: STUCK, to be tried again later" for saga_id in report.waiting]
     lines += [f"{saga_id}: busy, in the hands of a living owner" for saga_id in report.busy]
-    lines += [f"{saga_id}: journal damaged, kept as {kept}" for saga_id, kept in report.damaged.items()]
+    lines += [f"{name}: journal damaged, kept as {kept}" for name, kept in report.damaged.items()]
     lines += [f"{saga_id}: {why}" for saga_id, why in report.failed.items()]
     lines.append(f"{len(report.alive)} alive, {len(report.unwound)} recovered")
     left = bool(report.stuck or report.failed)

@@ -91,7 +91,7 @@ if sys.platform == "linux":
     def _open(who: Identity, stack: contextlib.ExitStack) -> Handle | None:
         try:
             fd = os.pidfd_open(who.pid)
-        except (OSError, ValueError):
+        except (OSError, OverflowError):
             return None
         stack.callback(os.close, fd)
         return Handle(who, fd)

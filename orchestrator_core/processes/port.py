@@ -83,7 +83,7 @@ class Exit:
     signal: int | None
     ran_s: float
     error: str | None  #: Why it never ran.
-    cause: str  #: "exit", "term", "request", "hangup" or "refused": what its end began with.
+    cause: str  #: What its end began with: exit, term, request, deadline, hangup or refused.
     contained: bool  #: Proved: nothing that it started is alive.
     forced: bool  #: Whether SIGKILL was needed.
     cgroup: bool  #: Whether it ran in its own cgroup.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Document: TypeAlias = dict[str, Any]
 
 
-class Damage(Exception):  # noqa: N818 - caught here, never raised to a caller
+class Damage(Exception):
     """A document cannot be used; says why. Stays inside this package."""
 
 

@@ -21,10 +21,12 @@ Read :mod:`~orchestrator_core.saga.step` first, then
 
 from __future__ import annotations
 
-from orchestrator_core.saga.engine import Saga, catalogue
+from orchestrator_core.saga.directory import JournalDirectory
+from orchestrator_core.saga.engine import Saga
 from orchestrator_core.saga.history import Frame, History
-from orchestrator_core.saga.journal import Journal, JournalDirectory
+from orchestrator_core.saga.journal import Journal
 from orchestrator_core.saga.observer import Observer
+from orchestrator_core.saga.planning import catalogue, step_name
 from orchestrator_core.saga.receipts import receipt
 from orchestrator_core.saga.recovery import Recovery, RecoveryReport
 from orchestrator_core.saga.report import StepReport, UnwindReport
@@ -63,4 +65,5 @@ __all__ = [
     "UnwindReport",
     "catalogue",
     "receipt",
+    "step_name",
 ]

@@ -16,57 +16,51 @@ Garcia-Molina and Salem, *Sagas*, SIGMOD 1987.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Self
 
 import attrs
-import msgspec
 
-from orchestrator_core import ids
 from orchestrator_core._clock import ms_since
-from orchestrator_core.exceptions import SagaError, StorageError, UndoFailed, UnknownStep
+from orchestrator_core.exceptions import (
+    CouldNotAsk,
+    SagaError,
+    StorageError,
+    UndoFailed,
+    UnknownStep,
+)
 from orchestrator_core.saga.history import fold
-from orchestrator_core.saga.journal import Entry
+from orchestrator_core.saga.lines import entry_of
 from orchestrator_core.saga.observer import Observer, guarded
-from orchestrator_core.saga.receipts import name_of, to_wire
+from orchestrator_core.saga.planning import begin_of, catalogue, intent_of, plan, step_name
+from orchestrator_core.saga.receipts import name_of
 from orchestrator_core.saga.report import StepReport, UnwindReport
-from orchestrator_core.saga.states import State
+from orchestrator_core.saga.states import TRANSITIONS, State
 from orchestrator_core.saga.step import Context, Outcome, Presence, Result, Unwind
 from orchestrator_core.saga.unwinding import Unwinding, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
+    from orchestrator_core.saga.directory import JournalDirectory
     from orchestrator_core.saga.history import Frame, History
-    from orchestrator_core.saga.journal import Journal, JournalDirectory
+    from orchestrator_core.saga.journal import Journal
+    from orchestrator_core.saga.lines import Entry
     from orchestrator_core.saga.step import Step
 
     Epilogue = Callable[[UnwindReport], None]
 
-_BACKOFF_LIMIT_S = 3600.0
-
-
-def catalogue(steps: Iterable[Step[Any]]) -> dict[str, Step[Any]]:
-    """Return *steps* by the receipt types under which journals know them."""
-    return {name_of(step.receipt_type): step for step in steps}
-
-
-def step_name(step: Step[Any]) -> str:
-    """
-    Return what a step is called within its saga.
-
-    Its ``name`` if it has one, which two steps of one type need; else its type.
-    """
-    return getattr(step, "name", "") or name_of(step.receipt_type)
+_DOUBLINGS = 12  #: Of the wait before a stuck saga is tried again: from a second to an hour.
 
 
 class Saga:
     """
     A saga that this process owns.
 
-    Used as a context manager it lets go of the journal at the end, and a block
-    that is left by an exception before :meth:`commit` unwinds the saga::
+    As a context manager it lets go of the journal at the end, and a block that is
+    left before :meth:`commit`, by an exception or otherwise, unwinds the saga::
 
         with Saga.begin(journals, "build-42", [Worktree(), Port()]) as saga:
             saga.run()
@@ -81,6 +75,7 @@ class Saga:
         self,
         journals: JournalDirectory,
         journal: Journal,
+        history: History,
         steps: Mapping[str, Step[Any]],
         *,
         epilogue: Epilogue | None = None,
@@ -91,9 +86,6 @@ class Saga:
 
         *epilogue* is called with the report when all steps are undone, before the
         saga closes; it must be idempotent, and if it raises, the saga is STUCK.
-
-        Raises:
-            JournalDamaged: Its entries contradict each other.
         """
         self._journals = journals
         self._journal = journal
@@ -101,7 +93,8 @@ class Saga:
         self._epilogue = epilogue
         self._observer = guarded(observer)
         self._named: dict[str, Step[Any]] = {}
-        self.history: History = fold(journal.entries)
+        self._is_new = False
+        self.history = history
         self.undo_errors: list[UndoFailed] = []  #: Of the last unwinding.
         self.report: UnwindReport | None = None  #: Of the last unwinding by this owner.
 
@@ -124,22 +117,21 @@ class Saga:
         people and for views.
 
         Raises:
+            InvalidId: The id is not safe in a file name.
             SagaExists: The id was used before.
-            StorageError: The journal could not be written; there is none.
+            StorageError: The journal could not be written; nothing is taken.
             Exception: A step refused to be planned; there is no journal.
         """
-        planned = _plan(ids.check_id("saga id", saga_id), steps, values or {})
-        journal = journals.create(saga_id)
-        try:
-            journal.append(
-                entry_of("begin", saga=saga_id, labels=dict(labels or {})),
-                *(intent_of(name, receipt) for name, receipt in planned.items()),
-                durable=True,
-            )
-            saga = cls(journals, journal, catalogue(steps), epilogue=epilogue, observer=observer)
-        except BaseException:
-            journals.discard(journal)
-            raise
+        receipts = plan(saga_id, steps, values or {})
+        entries = [
+            begin_of(saga_id, labels or {}, receipts),
+            *(intent_of(name, receipt) for name, receipt in receipts.items()),
+        ]
+        journal = journals.create(saga_id, entries)
+        saga = cls(
+            journals, journal, fold(entries), catalogue(steps), epilogue=epilogue, observer=observer
+        )
+        saga._is_new = True
         saga._named = {step_name(step): step for step in steps}
         saga._observer.saga_begun(saga_id, saga.history.labels)
         return saga
@@ -168,9 +160,11 @@ class Saga:
         Do every step that has not been done, in order.
 
         Raises:
+            SagaError: It is not RUNNING.
             Exception: Whatever a step raised. The saga still has to be unwound,
                 which leaving its ``with`` block does.
         """
+        self._insist_on(State.RUNNING)
         for frame in self.history.stack:
             if not frame.done:
                 self._do(frame)
@@ -182,6 +176,7 @@ class Saga:
         Its intent costs an fsync of its own. ``ctx.receipts`` holds the receipts
         of the steps before it as they are now.
         """
+        self._insist_on(State.RUNNING)
         name = step_name(step)
         receipts = {frame.name: frame.load() for frame in self.history.stack}
         if name in receipts:
@@ -217,9 +212,10 @@ class Saga:
         Once this returns, the saga outlives us: only an unwinding ends it.
 
         Raises:
-            SagaError: A step has not been done.
+            SagaError: A step has not been done, or the saga is not RUNNING.
             StorageError: It could not be recorded, and does not hold.
         """
+        self._insist_on(State.RUNNING)
         missing = [frame.name for frame in self.history.stack if not frame.done]
         if missing:
             raise SagaError(f"saga {self.saga_id!r} cannot commit: {missing} not done")
@@ -234,10 +230,10 @@ class Saga:
         """
         Record durably that the saga is to end, and leave the unwinding to somebody else.
 
-        For a caller who would not survive it. The first request wins; False
-        means that there was one before.
+        For a caller who would not survive it. The first one wins; False means
+        that an end was asked for, or begun, before.
         """
-        if self.history.request is not None:
+        if self.history.request is not None or State.UNWINDING not in TRANSITIONS[self.state]:
             return False
         self._write(entry_of("request", why=why), durable=True)
         self._observer.end_requested(self.saga_id, why)
@@ -261,64 +257,47 @@ class Saga:
         if self.state is State.CLOSED:
             raise SagaError(f"saga {self.saga_id!r} is closed")
         if self.state is not State.UNWINDING:
-            self._write_or_remember(entry_of("unwind", why=why), durable=True)
+            self._write_or_owe(entry_of("unwind", why=why), durable=True)
         reason = self.history.why or why
         self._observer.unwinding_begun(self.saga_id, reason)
 
         unwinding = Unwinding(self.history.stack, self._step_of, reason, self)
-        steps = unwinding.undo_all()
+        report = UnwindReport(self.saga_id, reason, unwinding.undo_all(), closed=True)
+        if not report.failed and self._epilogue is not None:
+            report = unwinding.finish_with(self._epilogue, report)
         self.undo_errors = unwinding.undo_errors(self.saga_id)
-        report = UnwindReport(self.saga_id, reason, steps, closed=True)
-        if not report.failed:
-            report = self._run_epilogue(report)
         report = attrs.evolve(report, duration_ms=ms_since(start))
-        report = self._get_stuck(report) if report.failed else self._close(report)
-        self.report = report
+        self.report = self._get_stuck(report) if report.failed else self._close(report)
         if unwinding.interrupt is not None:
             raise unwinding.interrupt
-        return report
+        return self.report
 
     def undone(self, outcome: Outcome, report: StepReport) -> None:
         """Record what a step's undo came to."""
-        self._write_or_remember(
+        self._write_or_owe(
             entry_of("undone", step=report.step, outcome=outcome, ms=report.duration_ms)
         )
         self._observer.step_undone(self.saga_id, report)
 
-    def failed(self, frame: Frame, error: BaseException) -> None:
+    def failed(self, step: str, error: BaseException) -> None:
         """Tell of an undo that raised."""
-        self._observer.undo_failed(self.saga_id, frame.name, error)
-
-    def _run_epilogue(self, report: UnwindReport) -> UnwindReport:
-        if self._epilogue is None:
-            return report
-        try:
-            self._epilogue(report)
-        except Exception as error:  # noqa: BLE001 - reported, and tried again, as any undo
-            self._observer.undo_failed(self.saga_id, "epilogue", error)
-            self.undo_errors.append(UndoFailed(self.saga_id, "epilogue", error))
-            failed = StepReport("epilogue", "failed", error=describe(error))
-            return attrs.evolve(report, steps=(*report.steps, failed))
-        return report
+        self._observer.undo_failed(self.saga_id, step, error)
 
     def _close(self, report: UnwindReport) -> UnwindReport:
-        try:
-            self._write(entry_of("close", report=report), durable=True)
+        entry = entry_of("close", report=report)
+        # Failing, it is only late: recovery finds nothing to undo, and closes it.
+        with contextlib.suppress(StorageError):
+            self._journal.append(entry, durable=True)
             self._journals.retire(self._journal)
-        except (StorageError, OSError):
-            # Nothing is held. Recovery will find nothing to undo, and close it.
-            self.history.add(entry_of("close", report=report))
+        self.history.add(entry)
         self._observer.saga_closed(self.saga_id, report)
         return report
 
     def _get_stuck(self, report: UnwindReport) -> UnwindReport:
         tries = self.history.tries + 1
-        # From the first try on: 1, 2, 4 … seconds.
-        retry_at = time.time() + min(2.0 ** (tries - 1), _BACKOFF_LIMIT_S)
+        retry_at = time.time() + 2 ** min(tries - 1, _DOUBLINGS)
         failures = {step.step: step.error for step in report.failed}
-        self._write_or_remember(
-            entry_of("stuck", tries=tries, retry_at=retry_at, failures=failures)
-        )
+        self._write_or_owe(entry_of("stuck", tries=tries, retry_at=retry_at, failures=failures))
         report = attrs.evolve(report, closed=False, retry_at=retry_at)
         self._observer.saga_stuck(self.saga_id, report)
         return report
@@ -331,25 +310,28 @@ class Saga:
         the step as dealt with.
 
         Raises:
-            SagaError: The saga has no such step, or is not STUCK.
+            SagaError: The saga is not STUCK, or not by such a step.
         """
-        if self.state is not State.STUCK:
-            raise SagaError(f"saga {self.saga_id!r} is {self.state.value}, not stuck")
-        if step not in {frame.name for frame in self.history.stack}:
-            raise SagaError(f"saga {self.saga_id!r} has no step {step!r}")
+        self._insist_on(State.STUCK)
+        if step not in {frame.name for frame in self.history.stack if frame.outcome is None}:
+            raise SagaError(f"saga {self.saga_id!r} is not stuck by a step {step!r}")
         outcome = Outcome(Result.ABANDONED, {"by": by, "reason": reason})
         self._write(entry_of("undone", step=step, outcome=outcome), durable=True)
         self._observer.step_abandoned(self.saga_id, step, by, reason)
 
     def probe(self) -> dict[str, Presence]:
-        """Ask every step of the stack whether its resource is there. Changes nothing."""
+        """Ask every step of the stack whether its resource is there, and ours. Changes nothing."""
         return {frame.name: self._probe(frame) for frame in self.history.stack}
 
     def _probe(self, frame: Frame) -> Presence:
         try:
             return self._step_of(frame).probe(frame.load())
-        except UnknownStep:
+        except (UnknownStep, CouldNotAsk, OSError):
             return Presence.UNKNOWN
+
+    def _insist_on(self, state: State) -> None:
+        if self.state is not state:
+            raise SagaError(f"saga {self.saga_id!r} is {self.state.value}, not {state.value}")
 
     # --- the journal ------------------------------------------------------------------------
 
@@ -357,30 +339,24 @@ class Saga:
         self._journal.append(entry, durable=durable)
         self.history.add(entry)
 
-    def _write_or_remember(self, entry: Entry, *, durable: bool = False) -> None:
-        """Record *entry* if that can be done: giving back must not need disk space."""
-        try:
-            self._journal.append(entry, durable=durable)
-        except StorageError:
-            pass
+    def _write_or_owe(self, entry: Entry, *, durable: bool = False) -> None:
+        """Record *entry*, if need be later: giving back must not hang on disk space."""
+        self._journal.append_or_owe(entry, durable=durable)
         self.history.add(entry)
 
     def attach(self, error: BaseException) -> None:
         """Let the undos that failed travel with *error*, as its ``__cause__``."""
         if self.undo_errors:
-            group = ExceptionGroup(
-                f"saga {self.saga_id!r}: not everything was undone", self.undo_errors
-            )
+            group = self._not_undone()
             group.__cause__ = error.__cause__
             error.__cause__ = group
+
+    def _not_undone(self) -> ExceptionGroup[UndoFailed]:
+        return ExceptionGroup(f"saga {self.saga_id!r}: not everything was undone", self.undo_errors)
 
     def retire(self) -> None:
         """Put the journal of a closed saga where closed ones are, if a crash kept it from there."""
         self._journals.retire(self._journal)
-
-    def forget(self) -> None:
-        """Remove the journal of a saga that never got as far as its intents."""
-        self._journals.discard(self._journal)
 
     def release(self) -> None:
         """Let go of the journal. Idempotent."""
@@ -396,28 +372,21 @@ class Saga:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if error is not None and self.state is State.RUNNING:
-                self.unwind(Unwind.rollback(describe(error), error=type(error).__name__))
-                self.attach(error)
+            # Not in a process that was forked inside the block: the saga is its parent's.
+            if self._is_new and self.state is State.RUNNING and self._journal.is_ours:
+                self._roll_back(error)
         finally:
             self.release()
 
-
-def _plan(saga_id: str, steps: Sequence[Step[Any]], values: Mapping[str, Any]) -> dict[str, Any]:
-    receipts: dict[str, Any] = {}
-    for step in steps:
-        name = step_name(step)
-        if name in receipts:
-            raise SagaError(f"saga {saga_id!r} has two steps called {name!r}")
-        receipts[name] = step.plan(Context(saga_id, values, dict(receipts)))
-    return receipts
-
-
-def entry_of(kind: str, **data: Any) -> Entry:  # noqa: ANN401 - anything msgspec can write
-    """Return a journal entry as the journal would give it back: plain JSON values."""
-    return Entry(kind, msgspec.to_builtins(data))
-
-
-def intent_of(name: str, receipt: Any) -> Entry:  # noqa: ANN401 - any registered receipt
-    """Return the journal entry that fixes what a step is going to take."""
-    return entry_of("intent", step=name, **to_wire(receipt))
+    def _roll_back(self, error: BaseException | None) -> None:
+        kind = type(error).__name__ if error is not None else ""
+        message = describe(error) if error is not None else "it was left without a commit"
+        try:
+            self.unwind(Unwind.rollback(message, error=kind))
+        except BaseException as interrupt:
+            self.attach(interrupt)
+            raise
+        if error is not None:
+            self.attach(error)
+        elif self.undo_errors:
+            raise self._not_undone()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import msgspec
 
-from orchestrator_core.exceptions import JournalDamaged
+from orchestrator_core.exceptions import JournalDamaged, SagaError
 from orchestrator_core.saga.receipts import from_wire
 from orchestrator_core.saga.states import State, allowed
 from orchestrator_core.saga.step import Outcome, Unwind
@@ -20,7 +20,7 @@ from orchestrator_core.saga.step import Outcome, Unwind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from orchestrator_core.saga.journal import Entry
+    from orchestrator_core.saga.lines import Entry, Reading
 
 
 @attrs.define
@@ -71,6 +71,20 @@ class History:
         if reader is not None:  # A newer release may write more kinds; none changes what it holds.
             reader(self, entry.data)
 
+    def take(self, entry: Entry) -> None:
+        """
+        Take a line from a journal into account.
+
+        Raises:
+            JournalDamaged: It cannot follow those before it.
+        """
+        try:
+            self.add(entry)
+        except (KeyError, TypeError, msgspec.ValidationError) as error:
+            raise JournalDamaged(
+                f"saga {self.saga_id!r}: a {entry.kind!r} line does not fit: {error!r}"
+            ) from error
+
     def become(self, state: State) -> None:
         """
         Change state.
@@ -85,6 +99,30 @@ class History:
         self.state = state
 
 
+def history_of(reading: Reading, saga_id: str) -> History:
+    """
+    Return the history that the journal of *saga_id* tells.
+
+    Raises:
+        JournalDamaged: It is not whole: a line does not check, the intents are not
+            all there, or its lines contradict each other.
+        SagaError: It is the journal of another saga.
+    """
+    if reading.damaged:
+        raise JournalDamaged(f"journal of saga {saga_id!r}: line {reading.damaged[0]} is damaged")
+    first, intents = reading.entries[:1], reading.entries[1:]
+    # A journal is never seen before its first lines are whole: see the spares.
+    if not first or first[0].kind != "begin":
+        raise JournalDamaged(f"journal of saga {saga_id!r}: its first line is gone")
+    begin = first[0].data
+    if begin.get("saga") != saga_id:
+        raise SagaError(f"the journal of saga {saga_id!r} is that of {begin.get('saga')!r}")
+    planned = list(begin.get("steps", ()))
+    if planned != [entry.data.get("step") for entry in intents[: len(planned)]]:
+        raise JournalDamaged(f"journal of saga {saga_id!r}: not all intents are there")
+    return fold(reading.entries)
+
+
 def fold(entries: Iterable[Entry]) -> History:
     """
     Return the history that *entries* tell.
@@ -94,12 +132,7 @@ def fold(entries: Iterable[Entry]) -> History:
     """
     history = History()
     for entry in entries:
-        try:
-            history.add(entry)
-        except (KeyError, IndexError, TypeError, msgspec.ValidationError) as error:
-            raise JournalDamaged(
-                f"saga {history.saga_id!r}: a {entry.kind!r} line does not fit: {error!r}"
-            ) from error
+        history.take(entry)
     return history
 
 
@@ -110,9 +143,7 @@ def _begin(history: History, data: dict[str, Any]) -> None:
 
 
 def _intent(history: History, data: dict[str, Any]) -> None:
-    history.stack.append(
-        Frame(data["step"], data["type"], data["version"], data["receipt"])
-    )
+    history.stack.append(Frame(data["step"], data["type"], data["version"], data["receipt"]))
 
 
 def _frame(history: History, data: dict[str, Any]) -> Frame:

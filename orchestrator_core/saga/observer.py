@@ -73,7 +73,7 @@ class _Guarded(Observer):
         def told(*args: object) -> None:
             try:
                 hook(*args)
-            except Exception:  # noqa: BLE001 - whatever an observer raises is its own business
+            except Exception:
                 import logging  # noqa: PLC0415 - seldom needed, and slow to import
 
                 logging.getLogger("orchestrator_core").exception("observer raised in %s", name)
@@ -83,4 +83,4 @@ class _Guarded(Observer):
 
 def guarded(observer: Observer | None) -> Observer:
     """Return *observer* so wrapped that it cannot disturb."""
-    return _Guarded(observer or Observer())
+    return _Guarded(observer) if observer else Observer()

@@ -9,7 +9,7 @@ with upgrades from the ones before it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, TypeVar, cast, dataclass_transform
 
 import attrs
 import msgspec
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
-Upgrade = "Callable[[dict[str, Any]], dict[str, Any]]"
 
 
 @attrs.frozen
@@ -56,14 +55,19 @@ def receipt(
         raise ValueError(f"receipt {name!r} version {version} needs upgrades from 1 to its own")
 
     def register(cls: type[T]) -> type[T]:
-        frozen = attrs.frozen(cls)
+        is_attrs = "__attrs_attrs__" in vars(cls)  # of its own, not inherited
+        frozen: Any = cls if is_attrs else attrs.frozen(cls)
         known = _by_name.get(name)
-        if known is not None and known.cls.__qualname__ != frozen.__qualname__:
+        if known is not None and _place(known.cls) != _place(frozen):  # the same: reloaded
             raise ValueError(f"receipt {name!r} is {known.cls.__qualname__} already")
         _by_name[name] = _by_class[frozen] = _Kind(name, version, frozen, steps)
-        return frozen
+        return cast("type[T]", frozen)
 
     return register
+
+
+def _place(cls: type[Any]) -> tuple[str, str]:
+    return cls.__module__, cls.__qualname__
 
 
 def name_of(cls: type[Any]) -> str:
@@ -71,13 +75,20 @@ def name_of(cls: type[Any]) -> str:
     try:
         return _by_class[cls].name
     except KeyError:
-        raise TypeError(f"{cls.__qualname__} is not registered: decorate it with @receipt") from None
+        raise TypeError(
+            f"{cls.__qualname__} is not registered: decorate it with @receipt"
+        ) from None
 
 
 def to_wire(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any registered class
-    """Return a receipt as the journal keeps it: ``{"type", "version", "receipt"}``."""
-    kind = _by_class[type(value)]
-    return {"type": kind.name, "version": kind.version, "receipt": value}
+    """
+    Return a receipt as the journal keeps it: ``{"type", "version", "receipt"}``.
+
+    Raises:
+        TypeError: It is of no registered class.
+    """
+    name = name_of(type(value))
+    return {"type": name, "version": _by_name[name].version, "receipt": value}
 
 
 def from_wire(name: str, version: int, value: dict[str, Any]) -> Any:  # noqa: ANN401 - see to_wire

@@ -32,17 +32,21 @@ from orchestrator_core.exceptions import (
     SagaNotFound,
 )
 from orchestrator_core.saga.engine import Saga
-from orchestrator_core.saga.history import History, fold
+from orchestrator_core.saga.history import fold
 from orchestrator_core.saga.observer import Observer, guarded
 from orchestrator_core.saga.salvage import salvage
 from orchestrator_core.saga.states import State
 from orchestrator_core.saga.step import Unwind
+from orchestrator_core.saga.unwinding import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
+    from orchestrator_core.saga.directory import JournalDirectory
     from orchestrator_core.saga.engine import Epilogue
-    from orchestrator_core.saga.journal import Journal, JournalDirectory
+    from orchestrator_core.saga.history import History
+    from orchestrator_core.saga.journal import Journal
+    from orchestrator_core.saga.lines import Entry
     from orchestrator_core.saga.report import UnwindReport
     from orchestrator_core.saga.salvage import Replan
     from orchestrator_core.saga.step import Step
@@ -109,14 +113,14 @@ class Recovery:
                 continue  # Closed by somebody else meanwhile.
             except OrchestratorError as error:
                 report.failed[saga_id] = f"{error.code}: {error}"
+            except Exception as error:  # noqa: BLE001 - of the verdict, or the plan of what was lost
+                report.failed[saga_id] = describe(error)
             else:
                 if found is State.COMMITTED:
                     alive.append(saga_id)
                 elif found is State.STUCK:
                     waiting.append(saga_id)
-        return attrs.evolve(
-            report, alive=tuple(alive), busy=tuple(busy), waiting=tuple(waiting)
-        )
+        return attrs.evolve(report, alive=tuple(alive), busy=tuple(busy), waiting=tuple(waiting))
 
     def _ids(self, only: str | None) -> list[str]:
         ids = self.journals.ids()
@@ -131,9 +135,6 @@ class Recovery:
         if self._lives(saga_id):
             return State.COMMITTED
         with self._take(saga_id, report) as saga:
-            if not saga.saga_id:  # An empty journal: a crash before its first write.
-                saga.forget()
-                return None
             if saga.state is State.CLOSED:
                 saga.retire()
                 return None
@@ -147,10 +148,10 @@ class Recovery:
 
     def _lives(self, saga_id: str) -> bool:
         """Look without locking, so that a saga that is well is not disturbed."""
-        reading = self.journals.read(saga_id)
-        if reading.damaged:
+        try:
+            history = self.journals.history(saga_id)
+        except JournalDamaged:
             return False
-        history = fold(reading.entries)
         return history.state is State.COMMITTED and self.verdict(history) is None
 
     def _why(self, history: History) -> Unwind | None:
@@ -160,20 +161,29 @@ class Recovery:
 
     def _take(self, saga_id: str, report: RecoveryReport) -> Saga:
         try:
-            journal = self.journals.open(saga_id)
-            fold(journal.entries)
+            journal, history = self.journals.open(saga_id)
         except JournalDamaged:
-            journal = self._rebuild(saga_id, report)
+            journal, history = self._rebuild(saga_id, report)
         return Saga(
-            self.journals, journal, self.steps, epilogue=self.epilogue, observer=self.observer
+            self.journals,
+            journal,
+            history,
+            self.steps,
+            epilogue=self.epilogue,
+            observer=self.observer,
         )
 
-    def _rebuild(self, saga_id: str, report: RecoveryReport) -> Journal:
-        left = self.journals.read(saga_id).entries
-        kept, journal = self.journals.set_aside(saga_id, salvage(saga_id, left, self.replan))
+    def _rebuild(self, saga_id: str, report: RecoveryReport) -> tuple[Journal, History]:
+        entries: list[Entry] = []
+
+        def mend(left: Iterable[Entry]) -> list[Entry]:
+            entries.extend(salvage(saga_id, left, self.replan))
+            return entries
+
+        kept, journal = self.journals.rebuild(saga_id, mend)
         report.damaged[saga_id] = str(kept)
         self.observer.journal_damaged(saga_id, kept)
-        return journal
+        return journal, fold(entries)
 
 
 def _is_due(history: History) -> bool:

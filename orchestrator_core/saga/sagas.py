@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from orchestrator_core.exceptions import SagaNotFound
-from orchestrator_core.saga.engine import Saga, catalogue
-from orchestrator_core.saga.history import History, fold
-from orchestrator_core.saga.journal import JournalDirectory
+from orchestrator_core.saga.directory import JournalDirectory
+from orchestrator_core.saga.engine import Saga
+from orchestrator_core.saga.planning import catalogue
 from orchestrator_core.saga.recovery import Recovery, RecoveryReport
 from orchestrator_core.saga.report import UnwindReport
 from orchestrator_core.saga.states import State
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from orchestrator_core.saga.engine import Epilogue
+    from orchestrator_core.saga.history import History
     from orchestrator_core.saga.observer import Observer
     from orchestrator_core.saga.recovery import Verdict
     from orchestrator_core.saga.salvage import Replan
@@ -80,10 +83,11 @@ class Sagas:
             SagaBusy: Its owner did not let go in time.
             JournalDamaged: Recover it first.
         """
-        journal = self.journals.open(saga_id, timeout_s=timeout_s)
+        journal, history = self.journals.open(saga_id, timeout_s=timeout_s)
         return Saga(
             self.journals,
             journal,
+            history,
             self.steps,
             epilogue=self._epilogue,
             observer=self._observer,
@@ -112,12 +116,10 @@ class Sagas:
         Raises:
             SagaNotFound: There is no closed saga of that id.
         """
-        import msgspec  # noqa: PLC0415 - only for reports of the past
-
-        report = self.history(saga_id).report
-        if report is None:
+        last = self.journals.read(saga_id).entries[-1:]
+        if not last or last[0].kind != "close":
             raise SagaNotFound(f"there is no closed saga {saga_id!r}")
-        return msgspec.convert(report, UnwindReport)
+        return msgspec.convert(last[0].data["report"], UnwindReport)
 
     def history(self, saga_id: str) -> History:
         """
@@ -125,9 +127,9 @@ class Sagas:
 
         Raises:
             SagaNotFound: There never was such a saga.
-            JournalDamaged: Its journal contradicts itself.
+            JournalDamaged: Its journal is not whole.
         """
-        return fold(self.journals.read(saga_id).entries)
+        return self.journals.history(saga_id)
 
     def recover(
         self,

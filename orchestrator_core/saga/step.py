@@ -117,7 +117,7 @@ class Context:
 
     saga_id: str
     values: Mapping[str, Any] = attrs.field(factory=dict)  #: What the caller passed to begin.
-    receipts: Mapping[str, Any] = attrs.field(factory=dict)  #: Planned so far, by receipt type.
+    receipts: Mapping[str, Any] = attrs.field(factory=dict)  #: Planned so far, by step name.
 
 
 class Step(Protocol[R]):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from orchestrator_core.saga.history import Frame
+    from orchestrator_core.saga.report import UnwindReport
     from orchestrator_core.saga.step import Outcome, Step, Unwind
 
 
@@ -30,7 +31,7 @@ class Watcher(Protocol):
         """A step's undo succeeded."""
         ...
 
-    def failed(self, frame: Frame, error: BaseException) -> None:
+    def failed(self, step: str, error: BaseException) -> None:
         """A step's undo raised."""
         ...
 
@@ -45,7 +46,8 @@ class Unwinding:
     watcher: Watcher
     reports: dict[int, StepReport] = attrs.field(factory=dict)
     errors: dict[int, BaseException] = attrs.field(factory=dict)
-    interrupt: BaseException | None = None
+    interrupt: BaseException | None = None  #: The first that came. It waits until the end.
+    epilogue_error: BaseException | None = None
 
     def undo_all(self) -> tuple[StepReport, ...]:
         """Undo every step that has no outcome yet; return all reports, top of the stack first."""
@@ -60,40 +62,63 @@ class Unwinding:
                 self._undo(index, attempt=2)
         return tuple(self.reports[index] for index in order)
 
+    def finish_with(
+        self, epilogue: Callable[[UnwindReport], None], report: UnwindReport
+    ) -> UnwindReport:
+        """Run what comes after the last undo; failing, it is reported as a step of its own."""
+        try:
+            epilogue(report)
+        except BaseException as error:  # noqa: BLE001 - see the module's promise
+            self.epilogue_error = error
+            failed = self._failed("epilogue", error)
+            return attrs.evolve(report, steps=(*report.steps, failed))
+        return report
+
     def undo_errors(self, saga_id: str) -> list[UndoFailed]:
         """Return what kept steps from being undone, as errors with their causes."""
-        return [
-            UndoFailed(saga_id, self.stack[index].name, error)
+        failed = [
+            (self.stack[index].name, error)
             for index, error in sorted(self.errors.items(), reverse=True)
         ]
+        if self.epilogue_error is not None:
+            failed.append(("epilogue", self.epilogue_error))
+        return [_undo_failed(saga_id, step, error) for step, error in failed]
 
     def _undo(self, index: int, *, attempt: int) -> None:
         frame = self.stack[index]
-        if frame.outcome is not None:
-            self.reports[index] = _report(frame, frame.outcome, attempts=0)
-            return
         start = time.monotonic()
         try:
-            outcome = self.step_of(frame).undo(frame.load(), self.why)
+            report = self._undone(frame, attempt, start)
         except BaseException as error:  # noqa: BLE001 - see the module's promise
-            self._failed(index, frame, error, attempt, ms_since(start))
-            return
-        self.errors.pop(index, None)
-        self.reports[index] = _report(
-            frame, outcome, attempts=attempt, duration_ms=ms_since(start)
-        )
-        self.watcher.undone(outcome, self.reports[index])
+            self.errors[index] = error
+            self.reports[index] = self._failed(frame.name, error, attempt, ms_since(start))
+        else:
+            self.errors.pop(index, None)
+            self.reports[index] = report
+
+    def _undone(self, frame: Frame, attempt: int, start: float) -> StepReport:
+        if frame.outcome is not None:  # Undone before, by an unwinding that was interrupted.
+            return _report(frame, frame.outcome, attempts=0)
+        outcome = self.step_of(frame).undo(frame.load(), self.why)
+        report = _report(frame, outcome, attempts=attempt, duration_ms=ms_since(start))
+        self.watcher.undone(outcome, report)
+        return report
 
     def _failed(
-        self, index: int, frame: Frame, error: BaseException, attempt: int, duration_ms: float
-    ) -> None:
-        self.errors[index] = error
-        self.reports[index] = StepReport(
-            frame.name, "failed", duration_ms=duration_ms, attempts=attempt, error=describe(error)
-        )
-        if not isinstance(error, Exception):
+        self, step: str, error: BaseException, attempt: int = 1, duration_ms: float = 0.0
+    ) -> StepReport:
+        if self.interrupt is None and not isinstance(error, Exception):
             self.interrupt = error
-        self.watcher.failed(frame, error)
+        self.watcher.failed(step, error)
+        return StepReport(
+            step, "failed", duration_ms=duration_ms, attempts=attempt, error=describe(error)
+        )
+
+
+def _undo_failed(saga_id: str, step: str, error: BaseException) -> UndoFailed:
+    failed = UndoFailed(saga_id, step, error)
+    failed.__cause__ = error
+    return failed
 
 
 def _report(

@@ -53,4 +53,5 @@ def is_asked_to_end(journal: int) -> bool:
 def _kinds(journal: int) -> set[bytes]:
     data = os.pread(journal, os.fstat(journal).st_size, 0)
     whole = data.split(b"\n")[:-1]
-    return {line.split(b'"', 4)[3] for line in whole if line.startswith(b'{"kind":"')}
+    starts = (line.split(b'"', 4) for line in whole if line.startswith(b'{"kind":"'))
+    return {start[3] for start in starts if len(start) > 4}  # Its closing quote is there.

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 
+_END = b"\0end=\0"  #: Without its last entry a file is not whole.
+
+
 class Launch:
     """
     One agent to run, and what to become afterwards.
@@ -32,6 +35,7 @@ class Launch:
         term_s: From SIGTERM to SIGKILL.
         kill_s: From SIGKILL until survivors are admitted.
         linger_s: How long it may go on after it asked for its own end.
+        deadline_s: How long it may live at all; None for ever.
         heir: The argv of the unwinder to become.
         heir_env: The unwinder's whole environment.
     """
@@ -51,6 +55,7 @@ class Launch:
         term_s: float = 2.0,
         kill_s: float = 2.0,
         linger_s: float = 1.0,
+        deadline_s: float | None = None,
         heir: Sequence[str] = (),
         heir_env: Mapping[str, str] | None = None,
     ) -> None:
@@ -66,6 +71,7 @@ class Launch:
         self.term_s = term_s
         self.kill_s = kill_s
         self.linger_s = linger_s
+        self.deadline_s = deadline_s
         self.heir = list(heir)
         self.heir_env = dict(heir_env or {})
 
@@ -106,7 +112,7 @@ def read(path: str) -> Launch:
 
 def encode(launch: Launch) -> bytes:
     """Return *launch* as the bytes of its file."""
-    return b"".join(_entry(name, value) for name, value in _entries(launch))
+    return b"".join(_entry(name, value) for name, value in _entries(launch))[:-1] + _END
 
 
 def decode(data: bytes) -> Launch:
@@ -117,9 +123,9 @@ def decode(data: bytes) -> Launch:
         ValueError: Something is missing, or is not an entry.
     """
     found: dict[str, list[str]] = {}
-    if not data.endswith(b"\0"):
+    if not data.endswith(_END):
         raise ValueError("the launch file is cut short")
-    for entry in os.fsdecode(data[:-1]).split("\0"):
+    for entry in os.fsdecode(data[: -len(_END)]).split("\0"):
         name, equals, value = entry.partition("=")
         if not equals:
             raise ValueError(f"not an entry of a launch file: {name[:80]!r}")
@@ -138,6 +144,7 @@ def decode(data: bytes) -> Launch:
             term_s=float(found["term_s"][-1]),
             kill_s=float(found["kill_s"][-1]),
             linger_s=float(found["linger_s"][-1]),
+            deadline_s=float(found["deadline_s"][-1]) if "deadline_s" in found else None,
             heir=found.get("heir", []),
             heir_env=_pairs(found.get("heirenv", [])),
         )
@@ -154,8 +161,9 @@ def _entries(launch: Launch) -> Iterable[tuple[str, str]]:
     yield "events", launch.events
     if launch.cgroup is not None:
         yield "cgroup", launch.cgroup
-    for name in ("term_s", "kill_s", "linger_s"):
-        yield name, repr(float(getattr(launch, name)))
+    for name in ("term_s", "kill_s", "linger_s", "deadline_s"):
+        if getattr(launch, name) is not None:
+            yield name, repr(float(getattr(launch, name)))
     yield from (("arg", value) for value in launch.argv)
     yield from (("env", value) for value in _assignments(launch.env))
     yield from (("heir", value) for value in launch.heir)

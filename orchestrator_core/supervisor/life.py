@@ -3,7 +3,7 @@ A supervisor's life, from the open gate to the heir.
 
 ::
 
-    LIVING ----------- agent exits, SIGTERM, terminal gone -----------> LEAVING
+    LIVING ------ agent exits, SIGTERM, deadline, terminal gone ------> LEAVING
        |                                                                |     |
        +-- request (SIGUSR1) --> LINGERING -- exits, or linger_s -------+  term_s
                                                                         |     |
@@ -69,6 +69,8 @@ class Life:
         """Start the agent, or say why it could not be started."""
         started = agent.start(self._launch)
         self._below.began(started.pid, self._launch.cgroup if started.in_cgroup else None)
+        if self._launch.deadline_s is not None:
+            self._enter(LIVING, self._launch.deadline_s)
         if started.refused is None:
             self._witness.started(started.pid, in_cgroup=started.in_cgroup)
         else:
@@ -137,7 +139,9 @@ class Life:
     def _mind_the_time(self) -> None:
         if self._deadline is None or time.monotonic() < self._deadline:
             return
-        if self.phase == LINGERING:
+        if self.phase == LIVING:
+            self._leave("deadline")
+        elif self.phase == LINGERING:
             self._leave("request")
         elif self.phase == LEAVING:
             self._enter(FORCING, self._launch.kill_s)

@@ -70,7 +70,8 @@ class FakeProcesses:
 
     def containment(self, name: str) -> str | None:  # noqa: ARG002 - the protocol's
         """Return None: a fake machine has no cgroups, only subreapers."""
-        return None
+        with self._world.call("processes.containment"):
+            return None
 
     def make_containment(self, directory: str) -> bool:  # noqa: ARG002 - the protocol's
         """Return False: there are none to make."""

@@ -10,13 +10,12 @@ given by whoever composed the world.
 from __future__ import annotations
 
 import enum
-import fcntl
 import os
 import signal
 from typing import TYPE_CHECKING
 
 from orchestrator_core.supervisor import gate, launch
-from orchestrator_core.supervisor.witness import Witness
+from orchestrator_core.testing.files import FakeJournal, FakeWitness
 from orchestrator_core.testing.scripts import Dies, Exits, Refuses, Script
 
 if TYPE_CHECKING:
@@ -61,8 +60,8 @@ class Supervisor:
         self._heir = heir
         self._stage = Stage.GATE
         self._told: launch.Launch | None = None
-        self._journal = _Journal()
-        self._witness: _Witness | None = None
+        self._journal = FakeJournal()
+        self._witness: FakeWitness | None = None
         self._agent: FakeProcess | None = None
         self._since = 0.0
         self._forced = False
@@ -116,12 +115,14 @@ class Supervisor:
         except (OSError, ValueError):
             committed = False
         if committed:
-            self._run(_Witness(self._launch), self._script_for(self._launch.argv))
+            self._run(
+                FakeWitness(self._launch, self._world.boot_id), self._script_for(self._launch.argv)
+            )
         else:
             self._world.bury(self._process)
         return True
 
-    def _run(self, witness: _Witness, script: Script) -> None:
+    def _run(self, witness: FakeWitness, script: Script) -> None:
         self._stage = Stage.RUNNING
         self._witness = witness
         self._since = self._world.now
@@ -142,7 +143,7 @@ class Supervisor:
                 script.loses_supervisor_after_s,
                 lambda: self._world.kill(self._process, signal.SIGKILL),
             )
-        witness.started(self._agent.pid, in_cgroup=False)
+        witness.introduce(self._agent)
 
     def _cannot_start(self, script: Script) -> str | None:
         """Open what a real agent would be given; return why that cannot be."""
@@ -196,8 +197,8 @@ class Supervisor:
         if self._of_witness.cause == "exit":
             self._of_witness.cause = cause
         self._signal_below(signal.SIGTERM)
-        self._notice()
         if self._below():
+            self._notice()
             self._world.at(self._launch.term_s, self._force)
         else:
             self._finish()
@@ -215,7 +216,7 @@ class Supervisor:
     def _finish(self) -> None:
         if self._stage is not Stage.CONTAINING:
             return
-        self._notice()
+        self._notice(last=True)
         self._of_witness.over(contained=not self._below(), forced=self._forced)
         if self._heir() is None or not self._launch.heir or self._journal.says(gate.is_unwinding):
             self._world.bury(self._process)
@@ -242,11 +243,13 @@ class Supervisor:
         for process in self._below():
             self._world.kill(process, signum)
 
-    def _notice(self) -> None:
-        """Witness the end of the agent's main process, once it has come."""
+    def _notice(self, *, last: bool = False) -> None:
+        """Witness the end of the agent's main process, if it has come; *last*: before the rest."""
         if self._agent is not None and not self._agent.alive:
             status = self._agent.died_of or (self._agent.code or 0) << 8
+            self._of_witness.silent = last
             self._of_witness.exited(status, self._world.now - self._since)
+            self._of_witness.silent = False
 
     @property
     def _launch(self) -> launch.Launch:
@@ -254,7 +257,7 @@ class Supervisor:
         return self._told
 
     @property
-    def _of_witness(self) -> _Witness:
+    def _of_witness(self) -> FakeWitness:
         assert self._witness is not None, "there is no witness at the gate"  # noqa: S101 - our own bug
         return self._witness
 
@@ -284,49 +287,3 @@ def spawn_scripted(
     elif isinstance(script, Dies):
         world.at(script.after_s, lambda: world.bury(process, died_of=script.signal))
     return process
-
-
-class _Journal:
-    """The journal, held open as the supervisor holds it: it stays the same when it is renamed."""
-
-    def __init__(self) -> None:
-        self._fd: int | None = None
-
-    def open(self, path: str) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-    def is_free(self) -> bool:
-        """Tell whether nobody holds the agent's lock, now."""
-        if self._fd is None:
-            return True
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
-        return True
-
-    def says(self, what: Callable[[int], bool]) -> bool:
-        """Ask one of the gate's questions of it."""
-        return self._fd is not None and what(self._fd)
-
-    def close(self) -> None:
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            os.close(fd)
-
-    __del__ = close  # A world that a test has dropped must not keep descriptors.
-
-
-class _Witness(Witness):
-    """The real witness, which a process would close by exiting."""
-
-    def __init__(self, told: launch.Launch) -> None:
-        super().__init__(told.exit_file, told.events)
-
-    def close(self) -> None:
-        fd, self._events = self._events, None
-        if fd is not None:
-            os.close(fd)
-
-    __del__ = close  # As above.

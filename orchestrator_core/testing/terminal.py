@@ -184,7 +184,7 @@ class FakeTerminal:
     def fail(
         self,
         call: str,
-        error: BaseException | type[BaseException] = TerminalError("the fake was told to fail"),  # noqa: B008 - never changed
+        error: BaseException | type[BaseException] = TerminalError,
         *,
         times: float = 1,
         after: bool = False,

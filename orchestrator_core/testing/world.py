@@ -242,7 +242,8 @@ class World:
             if not waiting:
                 return
             waiting[0].times -= 1
-        raise waiting[0].error
+        error = waiting[0].error
+        raise error("the fake was told to fail") if isinstance(error, type) else error
 
     def is_orchestrator(self, pid: int) -> bool:
         """Tell whether *pid* is the real process we run in, which lives in this world, too."""

@@ -60,6 +60,14 @@ class Roll:
             while not self._is_over(reader):
                 assert select.select([reader], [], [], deadline - time.monotonic())[0], name
 
+    def _groups(self):
+        """Go through the process groups of those who hold one of the FIFOs as descriptor 9."""
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                group = os.getpgid(int(entry.name))
+                if str((entry / "fd" / "9").readlink()).startswith(f"{self.place}/"):
+                    yield group
+
     @staticmethod
     def _is_over(reader):
         with contextlib.suppress(BlockingIOError):
@@ -69,13 +77,12 @@ class Roll:
         return False
 
     def close(self):
-        """End whoever is left: they hold the FIFOs as their descriptor 9."""
+        """End whoever is left, with its process group: one of them forks ahead of any look."""
         deadline = time.monotonic() + LONG_S
         while self.alive() and time.monotonic() < deadline:
-            for entry in Path("/proc").glob("[0-9]*"):
-                with contextlib.suppress(OSError):
-                    if str((entry / "fd" / "9").readlink()).startswith(f"{self.place}/"):
-                        os.kill(int(entry.name), signal.SIGKILL)
+            for group in set(self._groups()) - {os.getpgrp()}:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
         for reader in self.readers.values():
             os.close(reader)
 

@@ -1,0 +1,96 @@
+"""
+A journal's lines: JSON objects, each with a checksum of what stands before it.
+
+A last line that is torn is the normal end of a crash: it was never
+acknowledged, and does not count. One that lacks only its newline is whole, and
+counts. A line that does not check *before* the end is damage. Reading tells
+all this apart; what to do about it is up to the reader.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import attrs
+import msgspec
+
+_CRC = b',"crc":"'
+_TAIL = len(_CRC) + 8 + len(b'"}')
+_JSON = msgspec.json.Encoder()
+_OBJECT = msgspec.json.Decoder(dict[str, Any])
+
+
+@attrs.frozen
+class Entry:
+    """One line of a journal: its kind, and what it says."""
+
+    kind: str
+    data: dict[str, Any]
+
+
+def entry_of(kind: str, **data: Any) -> Entry:  # noqa: ANN401 - anything msgspec can write
+    """Return an entry as a journal would give it back: of plain JSON values."""
+    return Entry(kind, msgspec.to_builtins(data))
+
+
+def encode(entry: Entry, at: str) -> bytes:
+    """Return the line of an entry written *at* that time: its kind first, its checksum last."""
+    body = _JSON.encode({"kind": entry.kind, **entry.data, "at": at})[:-1]
+    return b'%s%s%08x"}\n' % (body, _CRC, zlib.crc32(body))
+
+
+def decode(line: bytes) -> Entry:
+    """
+    Return what a line says; it has no newline any more.
+
+    Raises:
+        ValueError: It does not check, or is no journal line.
+    """
+    body, tail = line[:-_TAIL], line[-_TAIL:]
+    if tail != b'%s%08x"}' % (_CRC, zlib.crc32(body)):
+        raise ValueError("the checksum does not match")
+    try:
+        data = _OBJECT.decode(body + b"}")
+        return Entry(str(data.pop("kind")), data)
+    except (KeyError, msgspec.DecodeError) as error:
+        raise ValueError(f"no journal line: {error!r}") from error
+
+
+@attrs.frozen
+class Reading:
+    """What the bytes of a journal hold."""
+
+    entries: tuple[Entry, ...] = ()
+    length: int = 0  #: Bytes up to the end of the last line that counts.
+    torn: bool = False  #: Whether more bytes follow, which count for nothing.
+    unended: bool = False  #: Whether the last line that counts lacks its newline.
+    damaged: tuple[int, ...] = ()  #: Numbers of lines, from 1, that do not check.
+
+
+def parse(data: bytes) -> Reading:
+    """Read the bytes of a journal."""
+    entries: list[Entry] = []
+    damaged: list[int] = []
+    *lines, rest = data.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            entries.append(decode(line))
+        except ValueError:
+            damaged.append(number)
+    whole = _without_newline(rest)
+    if whole:
+        entries.append(decode(whole))
+    length = len(data) - len(rest) + len(whole)
+    return Reading(tuple(entries), length, length < len(data), bool(whole), tuple(damaged))
+
+
+def _without_newline(rest: bytes) -> bytes:
+    """Return the last line if nothing but its newline is missing, or wrong; else nothing."""
+    for line in (rest, rest[:-1]):
+        try:
+            decode(line)
+        except ValueError:
+            continue
+        return line
+    return b""

@@ -1,0 +1,57 @@
+"""From steps to intents: what a saga is going to take, fixed before it takes anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator_core.exceptions import SagaError
+from orchestrator_core.saga.lines import entry_of
+from orchestrator_core.saga.receipts import name_of, to_wire
+from orchestrator_core.saga.step import Context
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from orchestrator_core.saga.lines import Entry
+    from orchestrator_core.saga.step import Step
+
+
+def catalogue(steps: Iterable[Step[Any]]) -> dict[str, Step[Any]]:
+    """Return *steps* by the receipt types under which journals know them."""
+    return {name_of(step.receipt_type): step for step in steps}
+
+
+def step_name(step: Step[Any]) -> str:
+    """
+    Return what a step is called within its saga.
+
+    Its ``name`` if it has one, which two steps of one type need; else its type.
+    """
+    return getattr(step, "name", "") or name_of(step.receipt_type)
+
+
+def plan(saga_id: str, steps: Sequence[Step[Any]], values: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return what *steps* are going to take: their receipts, by step name.
+
+    Raises:
+        SagaError: Two steps have one name.
+        Exception: A step refused.
+    """
+    receipts: dict[str, Any] = {}
+    for step in steps:
+        name = step_name(step)
+        if name in receipts:
+            raise SagaError(f"saga {saga_id!r} has two steps called {name!r}")
+        receipts[name] = step.plan(Context(saga_id, values, dict(receipts)))
+    return receipts
+
+
+def begin_of(saga_id: str, labels: Mapping[str, Any], steps: Iterable[str]) -> Entry:
+    """Return a journal's first entry. It names the intents that follow: none can be missed."""
+    return entry_of("begin", saga=saga_id, labels=dict(labels), steps=list(steps))
+
+
+def intent_of(name: str, receipt: Any) -> Entry:  # noqa: ANN401 - any registered receipt
+    """Return the entry that fixes what a step is going to take."""
+    return entry_of("intent", step=name, **to_wire(receipt))

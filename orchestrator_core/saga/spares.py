@@ -1,0 +1,164 @@
+"""
+Spares: journals that are not born yet.
+
+A new file is durable only when its directory is, too. To keep that fsync out of
+the way of a saga's start, a few empty files lie ready, made durable when there
+was time; a journal is born by filling one, and giving it a name that others
+look at (etcd's file pipeline and PostgreSQL's recycled segments do the same).
+
+So a journal is never seen without its first lines: an empty one is damage. And
+the name need not be durable, for a power failure that takes it brings the
+spare's own name back, with the same content: see :meth:`Spares.left_behind`.
+This leans on one thing: that a directory keeps the order of a link and of the
+unlink that follows it, as the file systems with a journal, and APFS, do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import attrs
+
+from orchestrator_core import _files, locks
+from orchestrator_core.exceptions import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_PREFIX = ".spare-"
+_POOL = tuple(f"{_PREFIX}{number}" for number in range(4))
+_LAID = 0o400  #: A spare that is not durable yet. Who takes it could lose a saga.
+_READY = 0o600
+
+
+@attrs.frozen
+class Spare:
+    """A file to be filled. It is locked by us, and durable under *path*."""
+
+    path: Path
+    fd: int
+
+    def give_up(self) -> None:
+        """Remove it, and whatever was written to it. If that fails, it counts as left behind."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)  # noqa: PTH108 - `os` calls are where the tests break in
+        os.close(self.fd)
+
+
+@attrs.frozen
+class Spares:
+    """The spares of one directory."""
+
+    directory: Path
+
+    def take(self) -> Spare:
+        """
+        Return a spare that nobody else can take.
+
+        Raises:
+            StorageError: There was none, and none could be made.
+        """
+        for name in _POOL:
+            path = self.directory / name
+            fd = self._claim(path)
+            if fd is not None:
+                return Spare(path, fd)
+        return self._make()
+
+    def _claim(self, path: Path) -> int | None:
+        try:
+            fd = _files.open_private(path, os.O_RDWR)
+        except (FileNotFoundError, StorageError):
+            return None
+        # Until it was locked, another may have taken it, and made a journal of it.
+        if _is_owned(fd, path) and _is_ready(os.fstat(fd)):
+            return fd
+        os.close(fd)
+        return None
+
+    def _make(self) -> Spare:
+        """Make one for ourselves, and lay others ready by the same fsync."""
+        while True:
+            path = self.directory / f"{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
+            spare = Spare(path, _files.open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+            try:
+                if _is_owned(spare.fd, path):
+                    self.lay()
+                    return spare
+            except BaseException:
+                spare.give_up()
+                raise
+            os.close(spare.fd)  # Somebody tidied it away before we had locked it.
+
+    def lay(self) -> None:
+        """
+        Lay ready what is missing, as far as there is space; and fsync the directory.
+
+        Raises:
+            StorageError: The fsync failed.
+        """
+        laid = [fd for fd in map(self._lay, _POOL) if fd is not None]
+        try:
+            _files.fsync_directory(self.directory)
+            with _files.refusals("lay spares in", self.directory):
+                for fd in laid:
+                    os.fchmod(fd, _READY)
+        finally:
+            for fd in laid:
+                os.close(fd)
+
+    def _lay(self, name: str) -> int | None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with contextlib.suppress(OSError):
+            return os.open(self.directory / name, flags, _LAID)
+        return None
+
+    def are_missing(self) -> bool:
+        """Tell whether none lies ready."""
+        return not any(os.path.lexists(self.directory / name) for name in _POOL)
+
+    def left_behind(self) -> Iterator[Spare]:
+        """
+        Return those that a crash left: half laid, filled but not named, or named but kept.
+
+        Each is locked by us; the caller gives it up, or closes it.
+        """
+        with _files.refusals("list", self.directory), os.scandir(self.directory) as entries:
+            names = [entry.name for entry in entries if entry.name.startswith(_PREFIX)]
+        for name in names:
+            spare = self._take_over(self.directory / name)
+            if spare is not None:
+                yield spare
+
+    def _take_over(self, path: Path) -> Spare | None:
+        try:
+            fd = _files.open_private(path, os.O_RDONLY)
+        except (FileNotFoundError, StorageError):
+            return None
+        lies_ready = path.name in _POOL and _is_ready(os.fstat(fd))
+        if not lies_ready and _is_owned(fd, path):
+            return Spare(path, fd)
+        os.close(fd)
+        return None
+
+
+def _is_owned(fd: int, path: Path) -> bool:
+    with _files.refusals("lock", path):
+        return locks.try_lock(fd) and is_at(fd, path)
+
+
+def is_at(fd: int, path: Path) -> bool:
+    """Tell whether an open file still has that name."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _is_ready(status: os.stat_result) -> bool:
+    untouched = status.st_size == 0 and status.st_nlink == 1
+    return untouched and stat.S_IMODE(status.st_mode) == _READY

@@ -1,0 +1,83 @@
+"""The real files of a fake supervisor: the journal it waits for, and what it leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from typing import TYPE_CHECKING
+
+from orchestrator_core.supervisor.witness import Witness
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator_core.supervisor.launch import Launch
+    from orchestrator_core.testing.world import FakeProcess
+
+
+class FakeJournal:
+    """The journal, held open as the supervisor holds it: it stays the same when it is renamed."""
+
+    def __init__(self) -> None:
+        self._fd: int | None = None
+
+    def open(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def is_free(self) -> bool:
+        """Tell whether nobody holds the agent's lock, now."""
+        if self._fd is None:
+            return True
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        return True
+
+    def says(self, what: Callable[[int], bool]) -> bool:
+        """Ask one of the gate's questions of it."""
+        return self._fd is not None and what(self._fd)
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    __del__ = close  # A world that a test has dropped must not keep descriptors.
+
+
+class FakeWitness(Witness):
+    """
+    The real witness, of processes that ``/proc`` does not know.
+
+    Attributes:
+        silent: Whether the next word follows in the same instant, so that this one is not written.
+    """
+
+    def __init__(self, told: Launch, boot_id: str) -> None:
+        super().__init__(told.exit_file, told.events)
+        self.silent = False
+        self._boot_id = boot_id
+
+    def introduce(self, agent: FakeProcess) -> None:
+        """Tell that the agent runs, and who it is, as ``started`` does of a real one."""
+        facts = {"boot_id": self._boot_id, "pid": agent.pid, "started": agent.started}
+        with contextlib.suppress(OSError), open(f"{self._started_file}.new", "w") as file:  # noqa: PTH123 - strings from the launch
+            json.dump(facts | {"cgroup": False}, file)
+        with contextlib.suppress(OSError):
+            os.replace(f"{self._started_file}.new", self._started_file)  # noqa: PTH105 - as above
+        self._tell(f"started {agent.pid}")
+
+    def _write(self, *, contained: bool, forced: bool) -> None:
+        if not self.silent:
+            super()._write(contained=contained, forced=forced)
+
+    def close(self) -> None:
+        fd, self._events = self._events, None
+        if fd is not None:
+            os.close(fd)
+
+    __del__ = close  # As above.

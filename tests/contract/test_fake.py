@@ -1,0 +1,340 @@
+"""What the fake adds to the contract: virtual time, misfortune by name, and a world to look at."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from orchestrator_core.exceptions import SessionExists, TerminalError, TerminalTimeout
+from orchestrator_core.processes.port import Claim, Identity, Patience, Seen, Survivor
+from orchestrator_core.terminal import Presence
+from orchestrator_core.testing import Exits, FakeTerminal, Runs
+
+HOUR_S = 3600.0
+RUNS = ["sleep", "1000"]
+
+
+@pytest.fixture
+def fake(fake_stage):
+    return fake_stage.fake
+
+
+# --- time --------------------------------------------------------------------------------
+
+
+def test_an_hour_passes_in_no_time(fake_stage, fake):
+    fake.agents["runs"] = Exits(7, after_s=HOUR_S)
+    fake_stage.deploy("runs", heir=False)
+
+    assert Seen(gone=True) == fake.processes.watch(fake_stage.supervisor, timeout_s=2 * HOUR_S)
+
+    assert pytest.approx(HOUR_S) == fake.now
+    assert (7, HOUR_S) == (fake_stage.exit()["code"], fake_stage.exit()["ran_s"])
+
+
+def test_a_watch_waits_for_its_time_and_no_longer(fake_stage, fake):
+    fake.agents["runs"] = Exits(0, after_s=HOUR_S)
+    fake_stage.deploy("runs")
+    began = fake.now
+
+    assert Seen() == fake.processes.watch(fake_stage.supervisor, timeout_s=5)
+
+    assert 5 == fake.now - began
+
+
+def test_time_can_be_let_pass(fake_stage, fake):
+    fake.agents["runs"] = Exits(0, after_s=HOUR_S)
+    fake_stage.deploy("runs", heir=False)
+
+    fake.pass_time(HOUR_S - 1)
+    assert fake.alive()
+    fake.pass_time(1)
+    assert () == fake.alive()
+
+
+# --- failures by name ------------------------------------------------------------------------
+
+
+def test_a_call_can_fail_before_it_does_anything(fake):
+    fake.fail("start", TerminalTimeout("as asked"))
+
+    with pytest.raises(TerminalTimeout, match="as asked"):
+        fake.start("agent_1", owner="c1", argv=RUNS)
+
+    assert () == fake.sessions()
+    assert fake.start("agent_1", owner="c1", argv=RUNS)
+
+
+def test_a_call_can_fail_after_all_is_done(fake):
+    """The answer is lost, the session is not: the worst a caller can meet."""
+    fake.fail("start", TerminalError, after=True)
+
+    with pytest.raises(TerminalError):
+        fake.start("agent_1", owner="c1", argv=RUNS)
+
+    assert ["agent_1"] == [session.name for session in fake.sessions()]
+
+
+def test_a_call_can_fail_until_it_is_mended(fake):
+    fake.fail("processes.end", PermissionError, times=math.inf)
+    for _ in range(3):
+        with pytest.raises(PermissionError):
+            fake.processes.end(Claim("c1"), Patience())
+
+    fake.mend()
+
+    assert () == fake.processes.end(Claim("c1"), Patience()).survivors
+
+
+def test_a_look_that_fails_is_unknown(fake):
+    fake.fail("look", TerminalError("could not be asked"))
+
+    sighting = fake.look("agent_1", owner="c1")
+
+    assert (Presence.UNKNOWN, "could not be asked") == (sighting.presence, sighting.why)
+    assert Presence.ABSENT == fake.look("agent_1", owner="c1").presence
+
+
+def test_an_interrupt_can_come_at_any_call(fake):
+    fake.fail("end", KeyboardInterrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        fake.end("agent_1", owner="c1")
+
+
+NOBODY = Identity("nowhere", 1, 1)
+CALLS = {
+    "check": lambda fake: fake.check(),
+    "start": lambda fake: fake.start("a", owner="c", argv=RUNS),
+    "end": lambda fake: fake.end("a", owner="c"),
+    "sessions": lambda fake: fake.sessions(),
+    "processes.identify": lambda fake: fake.processes.identify(1),
+    "processes.is_alive": lambda fake: fake.processes.is_alive(NOBODY),
+    "processes.signal": lambda fake: fake.processes.signal(NOBODY, signal.SIGTERM),
+    "processes.watch": lambda fake: fake.processes.watch(NOBODY, timeout_s=0),
+    "processes.is_inside": lambda fake: fake.processes.is_inside(Claim("c")),
+    "processes.containment": lambda fake: fake.processes.containment("a"),
+    "processes.make_containment": lambda fake: fake.processes.make_containment("a"),
+    "processes.end": lambda fake: fake.processes.end(Claim("c"), Patience()),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_call_has_a_name_to_fail_by(fake, call):
+    fake.fail(call, ZeroDivisionError)
+
+    with pytest.raises(ZeroDivisionError):
+        CALLS[call](fake)
+
+    CALLS[call](fake)
+
+
+# --- agents that do not go -------------------------------------------------------------------
+
+
+def test_a_stray_is_out_of_the_supervisors_reach_and_found_by_its_cookie(fake_stage, fake):
+    fake.agents["runs"] = Runs(stray=True)
+    fake_stage.deploy("runs")
+
+    ending = fake_stage.end()
+
+    assert () == fake.alive()
+    assert ("subreaper", True, True) == (ending.method, ending.proven, ending.forced)
+
+
+def test_a_stray_outlives_an_end_that_nobody_outside_sees_to(fake_stage, fake):
+    fake.agents["exits-0"] = Exits(0, stray=True)
+    fake_stage.deploy("exits-0")
+
+    fake_stage.until_over()
+
+    assert [f"{fake_stage.place}/exits-0-stray"] == fake_stage.alive()
+
+
+def test_who_cannot_be_killed_is_named_and_the_wait_for_it_is_bounded(fake_stage, fake):
+    fake.agents["runs"] = Runs(unkillable=True)
+    fake_stage.deploy("runs")
+    began = fake.now
+
+    ending = fake_stage.end()
+
+    [agent] = fake.alive()
+    assert (Survivor(agent.pid, agent.name),) == ending.survivors
+    assert not ending.proven
+    assert not fake_stage.exit()["contained"]
+    patience = fake_stage.patience
+    assert fake.now - began <= patience.term_s + patience.kill_s + 1
+
+
+def test_a_script_can_lose_its_supervisor(fake_stage, fake):
+    fake.agents["runs"] = Runs(loses_supervisor_after_s=1)
+    fake_stage.deploy("runs")
+
+    fake.pass_time(1)
+
+    assert () == fake.sessions()
+    assert [f"{fake_stage.place}/runs"] == fake_stage.alive()
+    ending = fake_stage.end()
+    assert ("scan", False, ()) == (ending.method, ending.proven, ending.survivors)
+
+
+# --- misfortune ------------------------------------------------------------------------------
+
+
+def test_a_reboot_leaves_files_and_nobody(fake_stage, fake):
+    fake_stage.deploy("runs")
+    before = fake_stage.supervisor
+
+    fake.reboot()
+
+    assert ((), ()) == (fake.sessions(), fake.alive())
+    assert not fake.processes.is_alive(before)
+    assert before.boot_id != fake.processes.identify(os.getpid()).boot_id
+    assert not (fake_stage.run / "exit").exists()
+    assert fake_stage.end().proven
+
+
+def test_when_the_server_dies_its_agents_are_hung_up_on(fake_stage, fake):
+    fake_stage.deploy("runs")
+
+    fake.kill_server()
+
+    fake_stage.until_over()
+    assert () == fake.alive()
+    assert "hangup" == fake_stage.exit()["cause"]
+
+
+def test_a_test_can_move_an_agent_by_hand(fake_stage, fake):
+    fake_stage.deploy("runs", heir=False)
+
+    fake.write(fake_stage.name, b"so far\n")
+    fake.exit(fake_stage.name, 9)
+
+    assert b"so far\n" == fake_stage.log.read_bytes()
+    assert 9 == fake_stage.exit()["code"]
+    assert () == fake.alive()
+
+
+# --- who the caller is -------------------------------------------------------------------------
+
+
+def test_an_agent_is_inside_of_what_would_end_it(fake_stage, fake):
+    """What it ends from there would be itself: nobody is signalled, and it is told."""
+    fake_stage.deploy("runs")
+
+    with fake.inside(fake_stage.name):
+        assert fake.processes.is_inside(fake_stage.claim)
+        ending = fake.processes.end(fake_stage.claim, Patience())
+
+    assert (0, False) == (ending.ended, ending.proven)
+    assert 2 == len(ending.survivors)
+    assert not fake.processes.is_inside(fake_stage.claim)
+
+
+def test_the_unwinder_is_the_supervisor_and_spares_itself(fake_stage, fake):
+    seen = {}
+
+    def unwind(argv):
+        seen["argv"] = argv
+        seen["inside"] = fake.processes.is_inside(fake_stage.claim)
+        seen["session"] = fake.end(fake_stage.name, owner=fake_stage.cookie)
+        seen["ending"] = fake.processes.end(fake_stage.claim, Patience())
+        seen["alive"] = fake.alive()
+
+    fake.heir = unwind
+    fake_stage.deploy("exits-3")
+    fake_stage.until_over()
+
+    assert "/bin/sh" == seen["argv"][0]
+    assert not seen["inside"]
+    assert Presence.OURS == seen["session"]
+    assert (True, ()) == (seen["ending"].proven, seen["ending"].survivors)
+    assert [fake_stage.supervisor.pid] == [process.pid for process in seen["alive"]]
+    assert () == fake.alive()
+
+
+def test_an_unwinder_waits_for_the_lock(fake_stage, fake):
+    fake_stage.deploy("exits-3")
+    fake_stage.deployer = fake_stage.lock()
+
+    fake.pass_time(HOUR_S)
+    assert not fake_stage.heir_ran.exists()
+    fake_stage.let_go()
+
+    fake_stage.until_over()
+    assert fake_stage.heir_ran.exists()
+
+
+def test_an_unwinder_that_waits_is_ended_by_term(fake_stage, fake):
+    fake_stage.deploy("exits-3")
+    fake_stage.deployer = fake_stage.lock()
+    fake.pass_time(HOUR_S)
+
+    fake.processes.signal(fake_stage.supervisor, signal.SIGTERM)
+
+    fake_stage.until_over()
+    assert not fake_stage.heir_ran.exists()
+
+
+def test_an_unwinder_that_fails_is_a_process_that_exits(fake_stage, fake):
+    """Its error is nobody's to catch; a test finds it, and the process is gone."""
+    fault = ValueError("the unwinder's own")
+
+    def unwind(_argv):
+        raise fault
+
+    fake.heir = unwind
+    fake_stage.deploy("exits-3")
+    fake_stage.until_over()
+
+    assert [fault] == fake.errors
+    assert () == fake.alive()
+
+
+# --- the fake itself --------------------------------------------------------------------------
+
+
+def test_no_fake_pid_is_anybodys():
+    """A test that signals one for real hits nobody."""
+    session = FakeTerminal().start("agent_1", owner="c1", argv=RUNS)
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(session.pane_pid, 0)
+
+
+def test_of_eight_threads_that_want_one_name_one_has_it(fake):
+    start_line = threading.Barrier(8)
+
+    def start(number):
+        start_line.wait()
+        try:
+            return fake.start("agent_1", owner=f"c{number}", argv=RUNS)
+        except SessionExists:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        assert 1 == len([session for session in pool.map(start, range(8)) if session])
+
+
+def test_a_world_that_is_dropped_leaves_no_descriptor(fake_stage):
+    gc.collect()
+    before = _descriptors()
+    fake_stage.deploy("runs")
+
+    fake_stage.close()
+    fake_stage.news = -1
+    fake_stage.terminal = fake_stage.processes = fake_stage.fake = None
+    gc.collect()
+
+    assert before == _descriptors()
+
+
+def _descriptors():
+    return len(list(Path("/dev/fd").iterdir()))

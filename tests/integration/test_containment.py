@@ -1,0 +1,434 @@
+"""
+Gone means gone: a zoo of processes that do not want to end, and nobody left of them.
+
+Each is on the roll (see conftest.py), which the kernel keeps: no line of the
+library tells here who is alive.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import uuid
+
+import psutil
+import pytest
+
+from orchestrator_core.processes import Claim, Identity, LocalProcesses, Patience
+from orchestrator_core.processes import claims, identity, table
+
+HOPPER = """
+import os, sys, time
+end = time.monotonic() + 60
+os.write(9, b"ready")
+while time.monotonic() < end:
+    if os.fork():
+        os._exit(0)
+"""
+
+#: How each comes to be, given its name on the roll as $1 and a place of its own as $2.
+ZOO = {
+    "plain": 'exec 9>"$1"; echo ready >&9; exec sleep 60',
+    "stopped": 'exec 9>"$1"; echo ready >&9; kill -STOP $$; exec sleep 60',
+    "deaf": "exec 9>\"$1\"; trap '' HUP INT TERM USR1; echo ready >&9; exec sleep 60",
+    "nohup": "exec 9>\"$1\"; nohup sh -c 'echo ready >&9; exec sleep 60' &",
+    "group": 'set -m; exec 9>"$1"; { echo ready >&9; exec sleep 60; } &',
+    "setsid": "exec 9>\"$1\"; exec setsid -f sh -c 'echo ready >&9; exec sleep 60'",
+    "daemon": "exec 9>\"$1\"; (setsid sh -c '(cd /; echo ready >&9; exec sleep 60 <&- >&- 2>&-) &' &)",
+    "bare-daemon": (
+        "exec 9>\"$1\"; (env -i setsid sh -c '(trap \"\" TERM; echo ready >&9; exec sleep 60) &' &)"
+    ),
+    "hopper": f"exec 9>\"$1\"; env -i setsid {sys.executable} -c '{HOPPER}' &",
+    "tmux": (
+        'exec tmux -S "$2/tmux.sock" -f /dev/null new-session -d '
+        "\"exec 9>'$1'; echo ready >&9; exec sleep 60\""
+    ),
+}
+#: Who forks or hides from every scan: only the kernel's own containment ends them for certain.
+BEYOND_A_SCAN = {"bare-daemon", "hopper"}
+
+HAS_CGROUPS = LocalProcesses().containment("oc_probe") is not None
+METHODS = ["subreaper", *(["cgroup"] if HAS_CGROUPS else [])]
+
+
+def deploy(stage, species, *, method="subreaper", then="exec sleep 60"):
+    """Deploy an agent that starts all of *species*, and return when they are what they are."""
+    if method == "cgroup":
+        stage.cgroup = stage.processes().containment(f"oc_{uuid.uuid4().hex[:8]}_agent")
+        assert stage.processes().make_containment(stage.cgroup)
+    script = ""
+    for name in species:
+        signed, place = stage.roll.expect(name), stage.place / f"of-{name}"
+        place.mkdir()
+        (place / "come.sh").write_text(ZOO[name])
+        script += f"sh {place}/come.sh {signed} {place} &\n"
+    stage.deploy("sh", "-c", script + then)
+    stage.roll.until_ready()
+
+
+EACH = [[name] for name in ZOO]
+AND_ALL = [*EACH, list(ZOO)]
+
+
+def ids(species):
+    return species[0] if len(species) == 1 else "all"
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("species", AND_ALL, ids=ids)
+def test_an_end_from_outside_leaves_nobody_and_proves_it(stage, species, method):
+    deploy(stage, species, method=method)
+
+    ending = stage.end()
+
+    assert [] == stage.roll.alive()
+    assert (method, True, ()) == (ending.method, ending.proven, ending.survivors)
+    assert ending.duration_ms < 1000 * (stage.patience.term_s + stage.patience.kill_s) + 500
+    assert 0 == stage.until_over()
+    assert stage.cgroup is None or not os.path.exists(stage.cgroup)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("species", AND_ALL, ids=ids)
+def test_when_the_agent_exits_nobody_stays_behind(stage, species, method):
+    """Nobody asks: the supervisor sees to it, and says in the exit file what it has proved."""
+    go = stage.place / "go"
+    os.mkfifo(go)
+    deploy(stage, species, method=method, then=f"read word < {go}; exit 4")
+
+    go.write_text("now\n")
+
+    stage.until_over()
+    end = stage.exit()
+    assert [] == stage.roll.alive()
+    assert (4, "exit", True) == (end["code"], end["cause"], end["contained"])
+    assert "ran\n" == stage.heir_ran.read_text()
+
+
+@pytest.mark.parametrize("species", AND_ALL if HAS_CGROUPS else [], ids=ids)
+def test_a_cgroup_needs_no_supervisor(stage, species):
+    """The supervisor was killed: the kernel still knows everybody."""
+    deploy(stage, species, method="cgroup")
+    stage.kill_supervisor()
+
+    ending = stage.end()
+
+    assert [] == stage.roll.alive()
+    assert ("cgroup", True, ()) == (ending.method, ending.proven, ending.survivors)
+    assert not os.path.exists(stage.cgroup)
+
+
+@pytest.mark.parametrize("species", [s for s in EACH if not BEYOND_A_SCAN & set(s)], ids=ids)
+def test_a_scan_finds_them_but_does_not_call_it_proved(stage, species):
+    """The supervisor was killed, and there was no cgroup: somebody might have hidden."""
+    deploy(stage, species)
+    stage.kill_supervisor()
+
+    ending = stage.end()
+
+    assert [] == stage.roll.alive()
+    assert ("scan", False, ()) == (ending.method, ending.proven, ending.survivors)
+    assert ending.ended >= 1
+
+
+@pytest.mark.parametrize("name", sorted(BEYOND_A_SCAN))
+def test_who_is_beyond_a_scan_is_not_reported_as_ended(stage, name):
+    deploy(stage, [name])
+    stage.kill_supervisor()
+
+    ending = stage.end()
+
+    assert [name] == stage.roll.alive()
+    assert ("scan", False) == (ending.method, ending.proven)
+
+
+def test_an_ordinary_agent_ends_without_force(stage):
+    deploy(stage, ["plain", "nohup", "setsid", "daemon", "stopped"])
+
+    ending = stage.end()
+
+    assert [] == stage.roll.alive()
+    assert (True, False) == (ending.proven, ending.forced)
+
+
+def test_a_second_end_has_nothing_to_do_and_says_the_same(stage):
+    deploy(stage, ["plain"], method=METHODS[-1])
+    first = stage.end()
+
+    second = stage.end()
+
+    assert (first.method, True, 0) == (second.method, second.proven, second.ended)
+
+
+def test_two_who_end_it_at_once_are_both_right(stage):
+    deploy(stage, ["deaf", "daemon"])
+    script = (
+        "import sys; from orchestrator_core.processes import *;"
+        "end = LocalProcesses().end(Claim(sys.argv[1], supervisor=Identity(sys.argv[2],"
+        " int(sys.argv[3]), int(sys.argv[4])), exit_file=sys.argv[5]), Patience(0.4, 3));"
+        "print(end.proven, end.survivors)"
+    )
+    who = stage.who
+    other = psutil.Popen(
+        [sys.executable, "-c", script, stage.cookie, who.boot_id, str(who.pid), str(who.started)]
+        + [stage.claim.exit_file],
+        stdout=-1,
+        cwd=os.getcwd(),
+    )
+
+    ending = stage.end()
+    said, _ = other.communicate(timeout=20)
+
+    assert [] == stage.roll.alive()
+    assert ending.proven
+    assert b"True ()" == said.strip()
+
+
+def test_a_supervisor_that_is_stopped_still_contains(stage):
+    deploy(stage, ["daemon"])
+    stage.signal(signal.SIGSTOP)
+
+    ending = stage.end()
+
+    assert [] == stage.roll.alive()
+    assert ("subreaper", True) == (ending.method, ending.proven)
+
+
+# --- who is spared ------------------------------------------------------------------------
+
+
+def bystander(stage, name, *, cookie=None, cwd="/"):
+    """Start a process on the roll that is none of the agent's."""
+    signed = stage.roll.expect(name)
+    env = {"PATH": os.environ["PATH"]} | ({"ORCHESTRATOR_COOKIE": cookie} if cookie else {})
+    script = f"exec 9>{signed}; echo ready >&9; exec sleep 60 # {stage.cookie}"
+    return psutil.Popen(["sh", "-c", script], env=env, cwd=cwd, start_new_session=True)
+
+
+def test_strangers_live_on(stage):
+    """The agent's cookie in a command line is no evidence, nor is another agent's cookie."""
+    mine = bystander(stage, "names-the-cookie")
+    other = bystander(stage, "another-agent", cookie=stage.cookie + "x")
+    deploy(stage, ["plain", "daemon"])
+    stage.kill_supervisor()
+
+    stage.end()
+
+    assert ["another-agent", "names-the-cookie"] == stage.roll.alive()
+    for process in (mine, other):
+        process.kill()
+        process.wait()
+
+
+def test_a_shell_in_which_somebody_tried_the_cookie_lives_on(stage):
+    """One process of a session with the cookie does not make the session the agent's."""
+    signed = stage.roll.expect("somebodys-shell")
+    tried = stage.roll.expect("tried")
+    script = (
+        f"ORCHESTRATOR_COOKIE={stage.cookie} sh -c 'exec 9>{tried}; echo ready >&9; exec sleep 60' &"
+        f" exec 9>{signed}; echo ready >&9; sleep 60; :"
+    )
+    shell = psutil.Popen(["sh", "-c", script], start_new_session=True)
+    stage.roll.until_ready()
+
+    LocalProcesses().end(Claim(stage.cookie), Patience(0.4, 2))
+
+    assert ["somebodys-shell"] == stage.roll.alive()
+    shell.kill()
+    shell.wait()
+
+
+def test_a_recycled_pid_is_never_signalled(stage):
+    """The claim's supervisor has died long ago, and its pid is a stranger's now."""
+    stranger = bystander(stage, "stranger")
+    stage.roll.until_ready()
+    now = identity.identify(stranger.pid)
+    before = Identity(now.boot_id, now.pid, now.started - 100)
+
+    ending = LocalProcesses().end(Claim("nobody", supervisor=before), Patience(0.2, 0.2))
+
+    assert ["stranger"] == stage.roll.alive()
+    assert (0, ()) == (ending.ended, ending.survivors)
+    stranger.kill()
+    stranger.wait()
+
+
+def test_another_boots_pid_is_never_signalled_and_its_end_is_certain(stage):
+    stranger = bystander(stage, "stranger")
+    stage.roll.until_ready()
+    now = identity.identify(stranger.pid)
+
+    ending = LocalProcesses().end(
+        Claim("nobody", supervisor=Identity("another boot", now.pid, now.started)),
+        Patience(0.2, 0.2),
+    )
+
+    assert ["stranger"] == stage.roll.alive()
+    assert (0, True) == (ending.ended, ending.proven)
+    stranger.kill()
+    stranger.wait()
+
+
+def test_a_tmux_server_with_somebody_elses_work_is_spared(stage, private_tmux):
+    """It was started from inside the agent, so it carries its cookie; but it hosts another."""
+    signed = {name: stage.roll.expect(name) for name in ("ours", "anothers")}
+    start = ["env", f"ORCHESTRATOR_COOKIE={stage.cookie}", "tmux", "-S", str(private_tmux.socket)]
+    for name, cookie in (("ours", stage.cookie), ("anothers", "another-agent")):
+        psutil.Popen(
+            [*start, "-f", "/dev/null", "new-session", "-d", "-e", f"ORCHESTRATOR_COOKIE={cookie}"]
+            + [f"exec 9>{signed[name]}; echo ready >&9; exec sleep 60"]
+        ).wait()
+    stage.roll.until_ready()
+
+    LocalProcesses().end(Claim(stage.cookie), Patience(0.4, 2))
+
+    assert ["anothers"] == stage.roll.alive()
+    assert private_tmux.pid is not None
+
+
+@pytest.mark.parametrize(
+    "directory", ["/sys/fs/cgroup/system.slice", "/sys/fs/cgroup", "/tmp", "/sys/fs/cgroup/../oc_x"]
+)
+def test_a_cgroup_that_is_not_of_our_making_is_never_touched(stage, directory, monkeypatch):
+    touched = []
+    monkeypatch.setattr("orchestrator_core.supervisor.cgroup.Cgroup.kill", touched.append)
+    monkeypatch.setattr("orchestrator_core.supervisor.cgroup.Cgroup.remove", touched.append)
+
+    LocalProcesses().end(Claim(stage.cookie, cgroup=directory), Patience(0.2, 0.2))
+
+    assert [] == touched
+    assert not LocalProcesses().make_containment(directory)
+
+
+# --- inside and outside ---------------------------------------------------------------------
+
+
+INSIDE = (
+    "import sys; from orchestrator_core.processes import *;"
+    "claim = Claim(sys.argv[1], supervisor=Identity(sys.argv[2], int(sys.argv[3]),"
+    " int(sys.argv[4])), cgroup=sys.argv[5] or None);"
+    "print(LocalProcesses().is_inside(claim), flush=True);"
+    "print(LocalProcesses().end(claim, Patience(0.1, 0.1)).proven, flush=True)"
+)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("how", ["", "env -i PATH=$PATH PYTHONPATH=$PYTHONPATH setsid -w"])
+def test_who_is_inside_knows_it_and_does_not_end_itself(stage, how, method):
+    """Even without the environment, as an MCP server, and below a daemon."""
+    go = stage.place / "go"
+    os.mkfifo(go)
+    (stage.place / "inside.py").write_text(INSIDE)
+    if method == "cgroup":
+        stage.cgroup = stage.processes().containment(f"oc_{uuid.uuid4().hex[:8]}_agent")
+        assert stage.processes().make_containment(stage.cgroup)
+    stage.begin(
+        "sh",
+        "-c",
+        f"read told < {go}; eval {how} {sys.executable} {stage.place}/inside.py $told",
+        env={"PYTHONPATH": os.getcwd()},
+    )
+    stage.note("commit")
+    stage.let_go()
+    who = stage.who
+    go.write_text(f"{stage.cookie} {who.boot_id} {who.pid} {who.started} \"{stage.cgroup or ''}\"\n")
+
+    stage.until_over()
+
+    assert "True\nFalse\n" == stage.log.read_text()
+    assert (0, "exit") == (stage.exit()["code"], stage.exit()["cause"])
+    assert stage.cgroup is None or LocalProcesses().end(stage.claim, Patience(0.1, 1)).proven
+
+
+def test_the_orchestrator_is_outside(stage):
+    deploy(stage, ["plain"])
+
+    assert not stage.processes().is_inside(stage.claim)
+
+
+def test_the_supervisor_become_unwinder_is_outside_and_ends_the_rest(stage):
+    """It is the claim's own process, and must not end itself."""
+    result = stage.place / "result"
+    script = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]);"
+        "from orchestrator_core.processes import *; local = LocalProcesses();"
+        "claim = Claim(sys.argv[2], supervisor=local.identify(os.getpid()), exit_file=sys.argv[3]);"
+        "end = local.end(claim, Patience(0.2, 2));"
+        "print(local.is_inside(claim), end.method, end.proven, end.ended,"
+        " file=open(sys.argv[4], 'w'))"
+    )
+    heir = [sys.executable, "-c", script, os.getcwd(), stage.cookie, f"{stage.run}/exit"]
+    stage.deploy("true", heir=[*heir, str(result)])
+
+    assert 0 == stage.until_over()
+
+    assert "False subreaper True 0\n" == result.read_text()
+
+
+# --- nothing to end ---------------------------------------------------------------------------
+
+
+def test_what_was_never_started_is_proved_to_be_nothing(stage):
+    """The launch file is still there: no supervisor has passed its gate."""
+    stage.begin("sleep", "60")
+
+    ending = stage.end()
+
+    assert (True, False, ()) == (ending.proven, ending.forced, ending.survivors)
+    assert -signal.SIGTERM == stage.until_over()
+
+
+def test_a_supervisor_of_which_only_the_cookie_is_known_is_found(stage):
+    """The deployer died before it knew the pid."""
+    stage.begin("sleep", "60")
+    stage.kill_supervisor()
+    os.environ["ORCHESTRATOR_COOKIE"] = stage.cookie
+    try:
+        stage._start(terminal=False)
+    finally:
+        del os.environ["ORCHESTRATOR_COOKIE"]
+    claim = Claim(stage.cookie, exit_file=stage.claim.exit_file)
+
+    ending = LocalProcesses().end(claim, stage.patience)
+
+    assert (True, 1) == (ending.proven, ending.ended)
+    assert -signal.SIGTERM == stage.until_over()
+
+
+def test_without_a_run_directory_nothing_is_claimed_to_be_known(stage):
+    stage.deploy("sleep", "60")
+    stage.kill_supervisor()
+
+    ending = LocalProcesses().end(Claim(stage.cookie, supervisor=stage.who), stage.patience)
+
+    assert ("scan", False, ()) == (ending.method, ending.proven, ending.survivors)
+
+
+# --- containments that cannot be had ------------------------------------------------------------
+
+
+def test_an_agent_whose_cgroup_is_missing_runs_without_one(stage):
+    stage.cgroup = "/sys/fs/cgroup/oc_missing"
+
+    deploy(stage, ["daemon"])
+    ending = stage.end()
+
+    assert [] == stage.roll.alive()
+    assert ("subreaper", True) == (ending.method, ending.proven)
+    assert not stage.exit()["cgroup"]
+
+
+def test_scanning_covers_the_sessions_and_children_of_the_agent(stage):
+    """Seen by the table itself, before anything is ended."""
+    stage.sh("echo ready >&9; env -i sleep 60 & exec sleep 60")
+    stage.roll.until_ready()
+    agent = claims.witness.read_started(stage.claim.run_dir)
+    stage.kill_supervisor()
+
+    found = {row.pid for row in claims.covered(stage.claim)}
+
+    theirs = {row.pid for row in table.rows() if row.sid == agent.pid}
+    assert agent.pid in found
+    assert theirs == found
+    stage.end()

@@ -1,0 +1,291 @@
+"""Locks: one at a time, in turn, with a deadline, and gone with their holder."""
+
+import contextlib
+import fcntl
+import os
+import re
+import signal
+import stat
+import threading
+import time
+import warnings
+
+import psutil
+import pytest
+
+from orchestrator_core import locks
+from orchestrator_core.exceptions import LockTimeout, StorageError
+
+
+@pytest.fixture
+def document(tmp_path):
+    return tmp_path / "DOCUMENT.json"
+
+
+def locked(path, timeout_s=10.0):
+    return locks.locked(path, timeout_s=timeout_s, what="the document")
+
+
+@contextlib.contextmanager
+def child(work):
+    """Fork a process that does *work*, says so, and waits to be killed; yields its pid."""
+    ready, said = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
+        pid = os.fork()
+    if pid == 0:
+        try:
+            with work():
+                os.write(said, b"!")
+                signal.pause()
+        finally:
+            os._exit(1)
+    os.close(said)
+    assert b"!" == os.read(ready, 1)
+    os.close(ready)
+    try:
+        yield pid
+    finally:
+        kill(pid)
+
+
+def kill(pid):
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def lock_of(document):
+    return document.with_name(f"{document.name}.lock")
+
+
+def in_thread(work):
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+# --- on a descriptor ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fds(tmp_path):
+    """Two descriptors of two openings of one file."""
+    opened = [os.open(tmp_path / "journal", os.O_RDWR | os.O_CREAT, 0o600) for _ in range(2)]
+    yield opened
+    for fd in opened:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def test_only_one_opening_of_a_file_has_its_lock(fds):
+    one, other = fds
+    assert locks.try_lock(one)
+    assert not locks.try_lock(other)
+    locks.unlock(one)
+    assert locks.try_lock(other)
+
+
+def test_a_wait_ends_when_the_lock_is_let_go(fds):
+    one, other = fds
+    locks.try_lock(one)
+    threading.Timer(0.05, locks.unlock, [one]).start()
+    assert locks.lock_within(other, 10)
+    assert not locks.try_lock(one)
+
+
+def test_a_wait_ends_when_its_time_is_over(fds):
+    one, other = fds
+    locks.try_lock(one)
+    begun = time.monotonic()
+    assert not locks.lock_within(other, 0.05)
+    assert 0.05 <= time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1])
+def test_no_time_to_wait_means_no_wait(fds, timeout_s):
+    one, other = fds
+    locks.try_lock(one)
+    assert not locks.lock_within(other, timeout_s)
+
+
+def test_a_lock_that_comes_too_late_is_let_go(tmp_path, fds):
+    """Who gave up waiting never holds the lock later, not even if its file is still open."""
+    one, other = fds
+    locks.try_lock(one)
+    assert not locks.lock_within(other, 0.02)
+    locks.unlock(one)
+    third = os.open(tmp_path / "journal", os.O_RDWR)
+    assert locks.lock_within(third, 10)
+    os.close(third)
+
+
+def test_the_lock_of_a_killed_process_is_free_at_once(fds, tmp_path):
+    @contextlib.contextmanager
+    def hold():
+        fd = os.open(tmp_path / "journal", os.O_RDWR)
+        assert locks.try_lock(fd)
+        yield
+
+    with child(hold) as pid:
+        assert not locks.try_lock(fds[0])
+        kill(pid)
+        assert locks.try_lock(fds[0])
+
+
+def test_the_number_of_a_descriptor_may_change_its_meaning_during_a_wait(tmp_path, fds):
+    """Closed after a timeout and opened as another file: that one is not locked by the wait."""
+    one, other = fds
+    locks.try_lock(one)
+    assert not locks.lock_within(other, 0.02)
+    os.close(other)
+    stranger = os.open(tmp_path / "stranger", os.O_RDWR | os.O_CREAT, 0o600)
+    assert other == stranger
+    locks.unlock(one)
+    assert locks.lock_within(one, 10)
+    again = os.open(tmp_path / "stranger", os.O_RDWR)
+    fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(again)
+
+
+# --- on a sibling -------------------------------------------------------------------------------
+
+
+def test_threads_take_turns(document):
+    """A counter in a file, read and written by eight threads: no increment is lost."""
+    document.write_text("0")
+
+    def count():
+        for _ in range(25):
+            with locked(document):
+                document.write_text(str(int(document.read_text()) + 1))
+
+    threads = [in_thread(count) for _ in range(8)]
+    for thread in threads:
+        thread.join()
+    assert "200" == document.read_text()
+
+
+def test_a_timeout_names_the_lock_its_holder_and_the_wait(document):
+    with child(lambda: locked(document)) as pid, pytest.raises(LockTimeout) as timeout:
+        locked(document, timeout_s=0.05).__enter__()
+    assert re.search(
+        rf"the document: \S+DOCUMENT.json.lock is held by pid {pid} \(\S+\), since 2\S+; "
+        r"waited 0\.\d s",
+        str(timeout.value),
+    )
+    assert "its lock ends with it" in timeout.value.hint
+
+
+def test_a_timeout_says_when_the_holder_is_what_a_dead_process_left_behind(document):
+    """A process forked inside keeps the lock alive; its number is not the one in the file."""
+    with child(lambda: locked(document)) as pid:
+        kill(pid)
+    fd = os.open(lock_of(document), os.O_RDWR)
+    assert locks.try_lock(fd)
+    with pytest.raises(LockTimeout, match=f"forked by pid {pid}, which is gone"):
+        locked(document, timeout_s=0.02).__enter__()
+    os.close(fd)
+
+
+def test_the_next_holder_is_told_that_the_last_one_did_not_get_to_its_end(document):
+    def interrupted():
+        with locked(document) as told:
+            return told
+
+    interrupted()
+    assert not interrupted()
+    with child(lambda: locked(document)) as pid:
+        kill(pid)
+    assert interrupted()
+    assert not interrupted()
+    with contextlib.suppress(ZeroDivisionError), locked(document):
+        raise ZeroDivisionError
+    assert interrupted()
+
+
+def test_the_lock_file_is_private_and_stays(document):
+    with locked(document):
+        pass
+    status = os.lstat(lock_of(document))
+    assert 0o600 == stat.S_IMODE(status.st_mode)
+    with locked(document):
+        assert status.st_ino == os.lstat(lock_of(document)).st_ino
+
+
+def test_a_lock_file_removed_by_hand_guards_nothing_and_is_not_trusted(document):
+    """Who waited for a lock file that is gone takes the lock of the one that is there."""
+    got = threading.Event()
+
+    def wait():
+        with locked(document):
+            got.set()
+
+    with locked(document):
+        waiting = in_thread(wait)
+        lock_of(document).unlink()
+        new = os.open(lock_of(document), os.O_RDWR | os.O_CREAT, 0o600)
+        assert locks.try_lock(new)
+    assert not got.wait(0.05)
+    os.close(new)
+    waiting.join()
+    assert got.is_set()
+
+
+def test_a_symlink_in_the_place_of_the_lock_is_not_followed(document, tmp_path):
+    (tmp_path / "target").write_text("precious")
+    lock_of(document).symlink_to("target")
+    with pytest.raises(StorageError, match="lock"), locked(document):
+        pass
+    assert "precious" == (tmp_path / "target").read_text()
+
+
+def test_no_thread_holds_two(document, tmp_path):
+    """Sibling locks are leaves: a second one inside the first is a mistake, found at once."""
+    with locked(document), pytest.raises(AssertionError, match="holds"):
+        locked(tmp_path / "OTHER.json").__enter__()
+    with locked(tmp_path / "OTHER.json"):
+        pass
+
+
+def test_other_threads_may_hold_others(document, tmp_path):
+    done = threading.Event()
+
+    def hold_other():
+        with locked(tmp_path / "OTHER.json"):
+            done.set()
+
+    with locked(document):
+        in_thread(hold_other).join()
+    assert done.is_set()
+
+
+def test_a_child_forked_inside_does_not_let_the_lock_of_its_parent_go(document):
+    """A bare fork runs on in the same block, and leaves it as well."""
+    held = locked(document)
+    held.__enter__()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        held.__exit__(None, None, None)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    other = os.open(lock_of(document), os.O_RDWR)
+    assert not locks.try_lock(other)
+    held.__exit__(None, None, None)
+    assert locks.try_lock(other)
+    os.close(other)
+
+
+def test_without_its_directory_there_is_no_lock(tmp_path):
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "gone" / "a"):
+        pass
+
+
+def test_no_descriptor_is_left_open(document):
+    before = psutil.Process().num_fds()
+    for _ in range(5):
+        with locked(document):
+            pass
+    assert before == psutil.Process().num_fds()

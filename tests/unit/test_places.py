@@ -1,0 +1,316 @@
+"""Places: which root is meant, what is made in it, and what is fixed for ever."""
+
+import json
+import os
+import socket
+import stat
+import threading
+
+import pytest
+
+from orchestrator_core import locks, places
+from orchestrator_core.exceptions import InvalidId, RegistryDamaged, RegistryTooNew, StorageError
+from orchestrator_core.places import Places, find_root, open_root
+
+
+def mode(path):
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+@pytest.fixture
+def root(short_tmp):
+    return short_tmp / "root"
+
+
+# --- which root ---------------------------------------------------------------------------
+
+
+def test_the_argument_then_the_environment_then_the_nearest_above_then_here(tmp_path):
+    project = tmp_path / "project"
+    below = project / "src" / "deep"
+    below.mkdir(parents=True)
+    ours, old = "ORCHESTRATOR_ROOT", "CLAUDE_ORCHESTRATOR_WORKSPACE"
+
+    def found(argument=None, **env):
+        return find_root(argument, env=env, cwd=below)
+
+    assert (below / ".agent-workspace", "the working directory") == found()
+    (project / ".agent-workspace").mkdir()
+    assert (project / ".agent-workspace", f"the nearest above {below}") == found()
+    assert (tmp_path / "old", old) == found(**{old: str(tmp_path / "old")})
+    both = {old: str(tmp_path / "old"), ours: str(tmp_path / "ours")}
+    assert (tmp_path / "ours", ours) == found(**both)
+    assert (tmp_path / "given", "the argument") == found(tmp_path / "given", **both)
+    assert (below / "near", "the argument") == found("near")
+
+
+def test_an_empty_variable_is_none(tmp_path):
+    env = {"ORCHESTRATOR_ROOT": "", "CLAUDE_ORCHESTRATOR_WORKSPACE": ""}
+    assert tmp_path / ".agent-workspace" == find_root(env=env, cwd=tmp_path)[0]
+
+
+def test_finding_touches_nothing(tmp_path):
+    find_root(tmp_path / "root")
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_root_behind_a_symlink_is_resolved_once(short_tmp, root):
+    root.mkdir()
+    (short_tmp / "link").symlink_to("root")
+    assert root == open_root(short_tmp / "link").places.root
+
+
+# --- opening ---------------------------------------------------------------------------------
+
+
+def test_a_new_root_is_private_and_complete(root):
+    opened = open_root(root)
+    assert {"registry", "sagas", "root.json", "root.json.lock"} == set(os.listdir(root))
+    assert (root / "sagas" / "closed").is_dir()
+    assert [0o700] * 3 == [mode(path) for path in (root, root / "registry", root / "sagas")]
+    assert 0o600 == mode(root / "root.json")
+    kept = json.loads((root / "root.json").read_text())
+    assert (1, opened.root_id, str(opened.tmux_socket)) == (
+        kept["schema_version"],
+        kept["root_id"],
+        kept["tmux_socket"],
+    )
+    assert 8 == len(opened.root_id)
+
+
+def test_opening_again_finds_what_was_fixed_whatever_the_environment(root, monkeypatch):
+    first = open_root(root)
+    for name in ("HOME", "XDG_RUNTIME_DIR", "TMUX_TMPDIR", "TMPDIR"):
+        monkeypatch.setenv(name, "/nowhere")
+    assert first == open_root(root)
+
+
+def test_racing_first_openers_agree(root):
+    gate, found = threading.Barrier(8), []
+
+    def race():
+        gate.wait()
+        found.append(open_root(root))
+
+    threads = [threading.Thread(target=race) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 8 == len(found)
+    assert 1 == len({(opened.root_id, opened.tmux_socket) for opened in found})
+
+
+def test_opening_an_open_root_takes_no_lock(root):
+    open_root(root)
+    fd = os.open(root / "root.json.lock", os.O_RDWR)
+    assert locks.try_lock(fd)
+    open_root(root)
+    os.close(fd)
+
+
+def test_the_old_systems_workspace_is_a_root(root):
+    """Its files and their modes stay as they are."""
+    (root / "registry").mkdir(parents=True)
+    (root / "registry" / "GLOBAL_REGISTRY.json").write_text("{}")
+    root.chmod(0o755)
+    assert "{}" == open_root(root).places.global_registry.read_text()
+    assert 0o755 == mode(root)
+
+
+def refused(root, words):
+    with pytest.raises(StorageError, match=words) as refusal:
+        open_root(root)
+    assert str(root) in str(refusal.value)
+    assert "from the argument" in str(refusal.value)
+    assert refusal.value.hint
+
+
+def test_a_root_that_is_a_file_is_refused(root):
+    root.write_text("mine")
+    refused(root, "not a directory")
+    assert "mine" == root.read_text()
+
+
+def test_a_root_that_every_user_can_write_to_is_refused(root):
+    root.mkdir()
+    root.chmod(0o777)
+    refused(root, "every user")
+    assert [] == list(root.iterdir())
+
+
+def test_a_root_of_another_user_is_refused(root, monkeypatch):
+    root.mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    refused(root, "belongs to user")
+    assert [] == list(root.iterdir())
+
+
+def test_a_root_we_cannot_write_to_is_refused(root, monkeypatch):
+    root.mkdir()
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root, who runs tests in CI, may do all
+    refused(root, "cannot write")
+
+
+def test_a_root_in_a_loop_of_symlinks_is_refused(root):
+    root.symlink_to(root.name)
+    with pytest.raises(StorageError):
+        open_root(root)
+
+
+@pytest.mark.parametrize("name", ["registry", "sagas"])
+def test_a_symlink_inside_a_root_is_not_followed(short_tmp, root, name):
+    elsewhere = short_tmp / "elsewhere"
+    elsewhere.mkdir()
+    root.mkdir()
+    (root / name).symlink_to(elsewhere)
+    refused(root, "symlink")
+    assert [] == list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "{}", '{"schema_version": 1, "root_id": "../x", "tmux_socket": "/s"}']
+    + ['{"schema_version": 1, "root_id": "a"}', '{"schema_version": "x", "root_id": "a"}'],
+)
+def test_a_damaged_root_file_is_an_error_that_says_what_to_do(root, content):
+    """Another id would make every agent of this root a stranger."""
+    open_root(root)
+    (root / "root.json").write_text(content)
+    with pytest.raises(RegistryDamaged, match=r"root\.json") as damage:
+        open_root(root)
+    assert "root_id" in damage.value.hint
+    assert content == (root / "root.json").read_text()
+
+
+def test_a_root_of_a_newer_release_is_left_alone(root):
+    open_root(root)
+    document = json.loads((root / "root.json").read_text()) | {"schema_version": 99}
+    (root / "root.json").write_text(json.dumps(document))
+    with pytest.raises(RegistryTooNew):
+        open_root(root)
+
+
+# --- the socket --------------------------------------------------------------------------------
+
+
+def test_the_socket_is_in_the_root_if_its_address_fits(root):
+    assert root / "tmux.sock" == open_root(root).tmux_socket
+    assert not (root / "tmux.sock").exists()
+
+
+@pytest.fixture
+def long_root(short_tmp):
+    """A root one byte too deep for a socket in it."""
+    room = places.SOCKET_PATH_MAX - len(os.fsencode(short_tmp)) - len("//tmux.sock")
+    return short_tmp / ("x" * (room + 1))
+
+
+def test_a_socket_that_just_fits_is_one_that_works(short_tmp, long_root):
+    opened = open_root(short_tmp / long_root.name[:-1])
+    assert opened.places.root / "tmux.sock" == opened.tmux_socket
+    assert places.SOCKET_PATH_MAX == len(os.fsencode(opened.tmux_socket))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(opened.tmux_socket))
+
+
+@pytest.fixture
+def _own_places(short_tmp, monkeypatch):
+    """Private directories outside the root, but below the test's own."""
+    monkeypatch.setattr(
+        places,
+        "_candidates",
+        lambda root, root_id: iter(
+            [root / "tmux.sock", short_tmp / "p1" / f"{root_id}.s", short_tmp / "p2" / "s"]
+        ),
+    )
+
+
+@pytest.mark.usefixtures("_own_places")
+def test_a_socket_that_does_not_fit_is_in_a_private_directory(short_tmp, long_root):
+    opened = open_root(long_root)
+    assert short_tmp / "p1" / f"{opened.root_id}.s" == opened.tmux_socket
+    assert 0o700 == mode(short_tmp / "p1")
+
+
+@pytest.mark.usefixtures("_own_places")
+def test_a_private_directory_that_is_open_to_others_is_not_used(short_tmp, long_root):
+    (short_tmp / "p1").mkdir()
+    (short_tmp / "p1").chmod(0o755)
+    assert short_tmp / "p2" / "s" == open_root(long_root).tmux_socket
+
+
+@pytest.mark.usefixtures("_own_places")
+def test_a_private_directory_that_is_a_symlink_is_not_used(short_tmp, long_root):
+    (short_tmp / "elsewhere").mkdir(mode=0o700)
+    (short_tmp / "p1").symlink_to("elsewhere")
+    assert short_tmp / "p2" / "s" == open_root(long_root).tmux_socket
+
+
+@pytest.mark.usefixtures("_own_places")
+def test_no_place_for_a_socket_is_an_error_that_names_each(short_tmp, long_root):
+    for name in ("p1", "p2"):
+        (short_tmp / name).touch()
+    with pytest.raises(StorageError, match=r"p1.*p2"):
+        open_root(long_root)
+
+
+@pytest.mark.usefixtures("_own_places")
+def test_a_private_directory_that_a_reboot_took_is_made_again(short_tmp, long_root):
+    opened = open_root(long_root)
+    (short_tmp / "p1").rmdir()
+    assert opened == open_root(long_root)
+    assert 0o700 == mode(short_tmp / "p1")
+
+
+# --- the layout ----------------------------------------------------------------------------------
+
+
+def test_the_layout_is_the_one_people_know(tmp_path):
+    layout = Places(tmp_path)
+    agent = ("TASK-1", "a-1")
+    assert {
+        "registry/GLOBAL_REGISTRY.json": layout.global_registry,
+        "sagas/a-1.jsonl": layout.journal("a-1"),
+        "TASK-1/AGENT_REGISTRY.json": layout.task_registry("TASK-1"),
+        "TASK-1/agent_prompt_a-1.txt": layout.prompt(*agent),
+        "TASK-1/logs/a-1_stream.jsonl": layout.log(*agent),
+        "TASK-1/logs/deploy_a-1.json": layout.deploy_log(*agent),
+        "TASK-1/progress/a-1_progress.jsonl": layout.progress(*agent),
+        "TASK-1/findings/a-1_findings.jsonl": layout.findings(*agent),
+        "TASK-1/archive": layout.archive("TASK-1"),
+        "TASK-1/output": layout.output("TASK-1"),
+        "TASK-1/run/a-1": layout.run(*agent),
+    } == {
+        str(path.relative_to(tmp_path)): path
+        for path in (
+            *(layout.global_registry, layout.journal("a-1"), layout.task_registry("TASK-1")),
+            *(layout.prompt(*agent), layout.log(*agent), layout.deploy_log(*agent)),
+            *(layout.progress(*agent), layout.findings(*agent), layout.archive("TASK-1")),
+            *(layout.output("TASK-1"), layout.run(*agent)),
+        )
+    }
+
+
+@pytest.mark.parametrize("bad", ["..", "a/b", "", "a\0b"])
+def test_no_hostile_id_becomes_a_path(tmp_path, bad):
+    layout = Places(tmp_path)
+    for make in (
+        lambda: layout.task(bad),
+        lambda: layout.journal(bad),
+        lambda: layout.prompt("TASK-1", bad),
+        lambda: layout.run("TASK-1", bad),
+    ):
+        with pytest.raises(InvalidId):
+            make()
+
+
+def test_a_task_is_one_if_it_has_a_registry_be_it_damaged(tmp_path):
+    layout = Places(tmp_path)
+    for name in ("TASK-2", "TASK-1", "TASK-3", "TASK-4", "other"):
+        (tmp_path / name).mkdir()
+    for name in ("TASK-2", "TASK-1", "other"):
+        (tmp_path / name / "AGENT_REGISTRY.json").touch()
+    (tmp_path / "TASK-3" / "AGENT_REGISTRY.json.damaged-2026").touch()
+    (tmp_path / "TASK-5").touch()
+    assert ["TASK-1", "TASK-2", "TASK-3"] == layout.task_ids()

@@ -1,0 +1,314 @@
+"""Who is who: identities, handles, and two tables of the same processes."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.processes import Identity, LocalProcesses, identity, placing, read_exit, table
+from orchestrator_core.supervisor import proc
+
+LONG_S = 20
+
+
+@pytest.fixture
+def local():
+    return LocalProcesses()
+
+
+@pytest.fixture
+def child():
+    """A process that does nothing for long enough."""
+    process = subprocess.Popen(["sleep", "60"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def zombie():
+    """A process that has ended, and that nobody has reaped."""
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    yield process
+    process.wait()
+
+
+# --- identities ---------------------------------------------------------------------------
+
+
+def test_a_living_process_has_one_identity(local, child):
+    who = local.identify(child.pid)
+
+    assert who == local.identify(child.pid)
+    assert who != local.identify(os.getpid())
+    assert local.is_alive(who)
+
+
+def test_a_zombie_is_dead(local, zombie):
+    """kill(pid, 0) calls it alive; tmux leaves them for seconds."""
+    os.kill(zombie.pid, 0)
+
+    assert None is local.identify(zombie.pid)
+    assert zombie.pid not in {row.pid for row in table.rows()}
+
+
+def test_a_zombie_known_by_its_identity_is_dead_and_cannot_be_signalled(local):
+    process = subprocess.Popen(["sleep", "60"])
+    who = local.identify(process.pid)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+
+    assert not local.is_alive(who)
+    assert not local.signal(who, signal.SIGTERM)
+    process.wait()
+
+
+@pytest.mark.parametrize("pid", [0, -1, 2**22 + 1, 2**31 - 1, 2**40])
+def test_a_pid_that_nobody_has_is_nobody(local, pid):
+    assert None is local.identify(pid)
+    assert not local.signal(Identity(identity.boot_id(), pid, 1), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("boot", "later"), [(None, 1), ("another", 0)])
+def test_the_same_pid_with_another_start_or_boot_is_a_stranger(local, child, boot, later):
+    now = local.identify(child.pid)
+    other = Identity(boot or now.boot_id, now.pid, now.started + later)
+
+    assert not local.is_alive(other)
+    assert not local.signal(other, signal.SIGKILL)
+    assert local.watch(other, timeout_s=LONG_S).gone
+    assert None is child.poll()
+
+
+def test_a_signal_reaches_the_one_that_is_meant(local, child):
+    assert local.signal(local.identify(child.pid), signal.SIGTERM)
+
+    assert -signal.SIGTERM == child.wait(LONG_S)
+
+
+# --- watching -------------------------------------------------------------------------------
+
+
+def test_a_watch_sees_the_end_of_a_process(local, child):
+    who = local.identify(child.pid)
+    child.kill()
+
+    seen = local.watch(who, timeout_s=LONG_S)
+
+    assert (True, False) == (seen.gone, seen.news)
+
+
+def test_a_watch_sees_news_before_the_end(local, child):
+    reader, writer = os.pipe()
+    os.write(writer, b"!")
+
+    seen = local.watch(local.identify(child.pid), timeout_s=LONG_S, fd=reader)
+
+    assert (False, True) == (seen.gone, seen.news)
+    os.close(writer)
+    os.close(reader)
+
+
+def test_a_watch_sees_that_the_writers_are_gone(local):
+    reader, writer = os.pipe()
+    os.close(writer)
+
+    assert local.watch(None, timeout_s=LONG_S, fd=reader).news
+    os.close(reader)
+
+
+def test_a_watch_of_the_dead_still_tells_their_last_news(local, zombie):
+    reader, writer = os.pipe()
+    os.write(writer, b"!")
+
+    seen = local.watch(Identity(identity.boot_id(), zombie.pid, 1), timeout_s=LONG_S, fd=reader)
+
+    assert (True, True) == (seen.gone, seen.news)
+    os.close(writer)
+    os.close(reader)
+
+
+def test_a_watch_keeps_its_time(local, child):
+    began = time.monotonic()
+
+    seen = local.watch(local.identify(child.pid), timeout_s=0.1)
+
+    assert (False, False) == (seen.gone, seen.news)
+    assert 0.09 < time.monotonic() - began < LONG_S
+
+
+def test_handles_are_closed_again(local, child):
+    before = set(os.listdir("/proc/self/fd"))
+    for _ in range(50):
+        local.watch(local.identify(child.pid), timeout_s=0)
+        local.signal(local.identify(child.pid), 0)
+
+    assert before == set(os.listdir("/proc/self/fd"))
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+def test_both_tables_tell_the_same(child):
+    """Where there is no /proc, psutil says what /proc would have said."""
+    env = {"PATH": os.environ["PATH"], "ORCHESTRATOR_COOKIE": "a=b c"}
+    marked = subprocess.Popen(["sleep", "60"], env=env, start_new_session=True)
+    mine = {os.getpid(), os.getppid(), child.pid, marked.pid}
+
+    by_proc = {row.pid: row for row in table.proc_rows() if row.pid in mine}
+    by_psutil = {row.pid: row for row in table.psutil_rows() if row.pid in mine}
+    marked.kill()
+    marked.wait()
+
+    assert mine == set(by_proc) == set(by_psutil)
+    for pid in mine:
+        one, other = by_proc[pid], by_psutil[pid]
+        assert _but_start(one) == _but_start(other)
+        ticks = os.sysconf("SC_CLK_TCK")
+        assert one.started / ticks == pytest.approx(other.started / 1e6 - _boot_time(), abs=2)
+    assert "a=b c" == by_proc[marked.pid].cookie
+    assert marked.pid == by_proc[marked.pid].sid
+
+
+def _but_start(row):
+    return (row.pid, row.ppid, row.pgid, row.sid, row.comm, row.cookie)
+
+
+def _boot_time():
+    return psutil.boot_time()
+
+
+def test_both_tables_leave_out_zombies(zombie):
+    assert zombie.pid not in {row.pid for row in table.proc_rows()}
+    assert zombie.pid not in {row.pid for row in table.psutil_rows()}
+
+
+@pytest.mark.parametrize(
+    ("environ", "cookie"),
+    [
+        (b"ORCHESTRATOR_COOKIE=x\0", "x"),
+        (b"A=1\0ORCHESTRATOR_COOKIE=x\0B=2\0", "x"),
+        (b"A=1\0ORCHESTRATOR_COOKIE=x", "x"),
+        (b"MY_ORCHESTRATOR_COOKIE=x\0", None),
+        (b"A=ORCHESTRATOR_COOKIE=x\0", None),
+        (b"ORCHESTRATOR_COOKIE=\0", ""),
+        (b"", None),
+    ],
+)
+def test_a_cookie_is_a_whole_entry_of_the_environment(environ, cookie):
+    assert cookie == table._cookie_in(environ)
+
+
+def test_a_name_with_parentheses_and_spaces_does_not_shift_the_fields():
+    line = b"77 (a) b) (R 1 2) S 5 6 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0"
+
+    seen = proc.Stat(line)
+
+    assert (77, "a) b) (R 1 2", "S", 5, 6, 7, 4242) == (
+        *(seen.pid, seen.comm, seen.state),
+        *(seen.ppid, seen.pgid, seen.sid, seen.started),
+    )
+
+
+def test_descendants_are_found_through_all_generations():
+    program = "import os, time\nfor _ in 'ab':\n  if os.fork(): break\nos.write(1, b'!')\ntime.sleep(60)"
+    root = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, start_new_session=True
+    )
+    for _ in range(3):
+        assert b"!" == os.read(root.stdout.fileno(), 1)
+
+    found = proc.descendants(root.pid)
+
+    os.killpg(root.pid, signal.SIGKILL)
+    root.communicate()
+    assert [root.pid, found[0].pid] == [seen.ppid for seen in found]
+
+
+# --- cgroups ------------------------------------------------------------------------------------
+
+
+def _mountinfo(root, directory):
+    return f"31 23 0:28 {root} {directory} rw,relatime shared:9 - cgroup2 cgroup2 rw\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("root", "own", "expected"),
+    [
+        ("/", "/", ""),
+        ("/", "/user.slice/a.scope", "user.slice/a.scope"),
+        ("/", "/user.slice/oc_1_agent", "user.slice"),
+        ("/", "/oc_1_parent/oc_2_child", ""),
+        ("/docker/x", "/docker/x", ""),
+        ("/docker/x", "/docker/x/init", "init"),
+    ],
+)
+def test_a_cgroup_stands_beside_ours_and_never_inside_an_agents(
+    monkeypatch, tmp_path, root, own, expected
+):
+    base = tmp_path / expected
+    base.mkdir(parents=True, exist_ok=True)
+    (base / "cgroup.procs").touch()
+    files = {
+        "/proc/self/mountinfo": _mountinfo(root, tmp_path),
+        "/proc/self/cgroup": f"4:memory:/elsewhere\n0::{own}\n".encode(),
+    }
+    monkeypatch.setattr(placing.proc, "read", files.__getitem__)
+
+    assert str(base / "oc_3_new") == placing.place("oc_3_new")
+
+
+@pytest.mark.parametrize("name", ["../oc_x", "oc_x/y", "", "other", "oc_x\n", "oc_."])
+def test_a_cgroup_has_a_name_of_ours(name):
+    assert None is placing.place(name)
+
+
+def test_without_cgroup_version_2_there_is_none(monkeypatch):
+    monkeypatch.setattr(placing.proc, "read", lambda _path: b"")
+
+    assert None is placing.place("oc_1_agent")
+    assert not placing.is_ours("/sys/fs/cgroup/oc_1_agent")
+
+
+# --- choices ----------------------------------------------------------------------------------
+
+
+def test_the_environment_chooses_the_containment(monkeypatch):
+    monkeypatch.setenv("ORCHESTRATOR_CONTAINMENT", "subreaper")
+
+    assert None is LocalProcesses().containment("oc_1_agent")
+
+
+def test_an_unknown_containment_is_refused_with_the_choices():
+    with pytest.raises(InvalidInput, match="'jail' is not one of auto, cgroup, subreaper, scan"):
+        LocalProcesses(containment="jail")
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '{"code": "one"}', "[]"])
+def test_an_exit_file_that_tells_nothing_is_none(tmp_path, content):
+    path = tmp_path / "exit"
+    if content is not None:
+        path.write_text(content)
+
+    assert None is read_exit(path)
+
+
+def test_importing_processes_does_not_import_psutil_where_there_is_proc():
+    program = "import orchestrator_core.processes, sys; print('psutil' in sys.modules)"
+
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+
+    assert b"False\n" == said.stdout
+
+
+def test_waiting_for_nobody_ends_with_its_deadline():
+    assert [] == identity.wait_readable([], time.monotonic() + 0.01, events=select.POLLIN)
