@@ -3,55 +3,65 @@ What a registry update costs: after a long past, and in a crowd.
 
     python benchmarks/registry.py [--rounds N] [DIRECTORY]
 
-Prints medians and ratios of this run, beside the floor: a bare durable replace
-of the same bytes. Put DIRECTORY on the disk you mean; without it, a temporary one.
+Medians and ratios of this run. The floor of an update after a long past is an
+update after a short one; that of a crowd is one process in a loop of bare
+durable replaces of the same bytes (registry_floor.py).
 """
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
-import statistics
-import tempfile
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+import _figures
 import portalocker  # noqa: F401 - the crowd is measured, not an import
 import registry_floor
+from _figures import Figure, median
 
 from orchestrator_core.places import Places
 from orchestrator_core.registry import Registry, global_registry, new_global, task_registry
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 PROCESSES = 8
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure registry updates.")
-    parser.add_argument("directory", nargs="?")
-    parser.add_argument("--rounds", type=int, default=200)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.directory) as directory:
-        past(Path(directory), options.rounds)
-        crowd(Path(directory), options.rounds)
+def figures(directory: str | None = None, rounds: int = 200) -> list[Figure]:
+    with _figures.place(directory) as where:
+        return [*past(where, rounds), *crowd(where, rounds)]
 
 
 # --- the past -------------------------------------------------------------------------------
 
 
-def past(directory: Path, rounds: int) -> None:
+def past(directory: Path, rounds: int) -> list[Figure]:
     """One agent comes, in a root with few past agents and in one with many; then it goes."""
     short = build(directory / "short", tasks=1, agents=10)
     long = build(directory / "long", tasks=200, agents=50)
-    print(f"one update, ms (median of {rounds})      10 past   10,000 past   ratio   floor")
-    for name, which in (("global registry", 0), ("task registry, 10 and 50", 1)):
+    found = []
+    for name, at_most, few_registry, many_registry in (
+        ("global registry, 10,000 past agents", 1.2, short[0], long[0]),
+        ("its task's registry, 50 past agents", None, short[1], long[1]),
+    ):
         few, many, floor = [], [], []
         for number in range(rounds):
-            few.append(timed(short[which], number))
-            many.append(timed(long[which], number))
-            data = short[which].path.read_bytes()
+            few.append(timed(few_registry, number))
+            many.append(timed(many_registry, number))
+            data = few_registry.path.read_bytes()
             floor += registry_floor.seconds(str(directory / "floor"), data, 1)
-        a, b, c = (statistics.median(taken) * 1e3 for taken in (few, many, floor))
-        print(f"  {name:<32} {a:8.3f} {b:12.3f} {b / a:9.2f} {c:7.3f}")
+        bare = median(floor) * 1e3
+        found.append(
+            Figure(
+                name=f"update, {name}",
+                ours=median(many) * 1e3,
+                floor=median(few) * 1e3,
+                at_most=at_most,
+                note=f"floor: with 10; a bare replace {bare:.2f} ms",
+            )
+        )
+    return found
 
 
 def timed(registry: Registry, number: int) -> float:
@@ -114,7 +124,7 @@ def record(task_id: str, number: int) -> dict:
 # --- the crowd -------------------------------------------------------------------------------
 
 
-def crowd(directory: Path, rounds: int) -> None:
+def crowd(directory: Path, rounds: int) -> list[Figure]:
     """Eight processes update one registry as fast as they can, after a common start."""
     registry, _ = build(directory / "crowd", tasks=1, agents=10)
     data = registry.path.read_bytes()
@@ -135,17 +145,24 @@ def crowd(directory: Path, rounds: int) -> None:
     rate = len(waits) / (time.perf_counter() - begun)
     for worker in workers:
         worker.join()
-    bare = len(floor) / sum(floor)
-    waits.sort()
-    middle = statistics.median(waits)
-    print(f"{PROCESSES} processes, {len(waits)} updates of one registry")
-    print(f"  rate {rate:.0f}/s   floor, one process, bare {bare:.0f}/s   ratio {rate / bare:.2f}")
-    shown = {name: waits[int(len(waits) * p)] * 1e3 for name, p in (("90 %", 0.9), ("99 %", 0.99))}
-    print(
-        f"  one update, ms: median {middle * 1e3:.2f}   "
-        + "   ".join(f"{name} {value:.2f}" for name, value in shown.items())
-        + f"   longest {waits[-1] * 1e3:.1f} = {waits[-1] / middle:.0f} medians"
-    )
+    middle = median(waits) * 1e3
+    return [
+        Figure(
+            name=f"{PROCESSES} processes, updates of one registry",
+            ours=rate,
+            floor=len(floor) / sum(floor),
+            unit="/s",
+            at_least=0.7,
+            note="floor: one process, bare replaces",
+        ),
+        Figure(
+            name="… the longest wait",
+            ours=max(waits) * 1e3,
+            floor=middle,
+            at_most=50,
+            note="floor: the median wait",
+        ),
+    ]
 
 
 def member(root: Path, rounds: int, gate, answers) -> None:
@@ -155,4 +172,4 @@ def member(root: Path, rounds: int, gate, answers) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _figures.main(__doc__, figures)

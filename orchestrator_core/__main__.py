@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from orchestrator_core.cli import run
 
-from orchestrator_core.cli import main
-
-sys.exit(main())
+if __name__ == "__main__":
+    run()

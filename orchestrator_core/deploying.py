@@ -211,15 +211,15 @@ class Deployer:
             DeploymentError: It did not start, or died early. It has been undone.
         """
         heard = self._listen(supervisor, news, {"started", "refused"}, timeout_s=_START_S)
+        if heard is None:
+            raise DeploymentError(f"the agent's supervisor did not answer within {_START_S:g} s")
         if heard == "started":
             if not grace_s:
                 return
             heard = self._listen(supervisor, news, {"exited"}, timeout_s=grace_s)
-            report = self._lifecycle.settle(agent_id, timeout_s=self._timeout_s)
-        elif heard is None:
-            raise DeploymentError(f"the agent's supervisor did not answer within {_START_S:g} s")
-        else:
-            report = self._lifecycle.settle(agent_id, timeout_s=self._timeout_s)
+        if heard == "gone":
+            raise DeploymentError("the agent's supervisor was killed")
+        report = self._lifecycle.settle(agent_id, timeout_s=self._timeout_s)
         if report is not None and report.why.reason is not Reason.TERMINAL:
             raise _Early(report, news.output())
 

@@ -44,7 +44,6 @@ class Lifecycle:
             epilogue=self._enter_result,
             observer=observer,
         )
-        world.rebuild_task = self._rebuild_task
 
     def history(self, agent_id: str) -> History:
         """
@@ -107,9 +106,7 @@ class Lifecycle:
                 history = saga.history
         except SagaNotFound:
             return self.report(agent_id)
-        supervisor = _session(history).supervisor
-        if supervisor is not None:
-            self.world.processes.signal(supervisor, signal.SIGUSR1)
+        self._tell_supervisor(history)
         chosen = history.request or history.why or why
         return EndReport(
             agent_id=agent_id,
@@ -119,16 +116,21 @@ class Lifecycle:
             handed_over=True,
         )
 
-    def finish(self, agent_id: str, *, timeout_s: float) -> EndReport:
+    def finish(
+        self, agent_id: str, *, timeout_s: float, taken: Callable[[], object] | None = None
+    ) -> EndReport:
         """
         End an agent whose process is over: what its supervisor, become the unwinder, does.
+
+        *taken* is called when the agent is ours to end, and nobody else ends it any more.
 
         Raises:
             SagaBusy: Somebody else is at it, and was not done within *timeout_s*.
         """
         try:
             with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Nobody else ends it any more.
+                if taken is not None:
+                    taken()
                 return EndReport.of(saga.unwind(self._why(saga.history)))
         except SagaNotFound:
             return self.report(agent_id)
@@ -213,6 +215,10 @@ class Lifecycle:
             # From inside it, unwinding it would end us half-way; somebody else will.
             inside = self._is_inside(history)
             return None if inside else verdict(history, self._witnessed(history))
+        if history.request is not None:
+            # Who asked may have died before it told the supervisor; to be told twice is no harm.
+            self._tell_supervisor(history)
+            return None
         deadline_at = history.labels.get("deadline_at")
         if deadline_at is not None and time.time() >= deadline_at:
             return ended(Status.TERMINATED, "its deadline passed", by="deadline")
@@ -240,7 +246,7 @@ class Lifecycle:
 
         return replanned(self.world, agent_id, labels)
 
-    def _rebuild_task(self, task_id: str) -> dict[str, Any]:
+    def rebuild_task(self, task_id: str) -> dict[str, Any]:
         """Return a task's registry as its journals know it, for one that was damaged."""
         from orchestrator_core.rebuild import task_document  # noqa: PLC0415 - as above
 

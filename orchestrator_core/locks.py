@@ -109,8 +109,9 @@ def _open_locked(sibling: str, *, timeout_s: float, what: str) -> int:
                 got = lock_within(fd, begun + timeout_s - time.monotonic())
             if not got:
                 _report(fd, sibling, what=what, waited_s=time.monotonic() - begun)
-            if _is_still_there(fd, sibling):
-                return fd
+            with _files.refusals("look at", sibling):
+                if _is_still_there(fd, sibling):
+                    return fd
         except BaseException:
             os.close(fd)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import TYPE_CHECKING, Any, Self
 
@@ -9,10 +10,7 @@ import attrs
 
 from orchestrator_core import agents, ids
 from orchestrator_core.agents import Agent, AgentSpec, Limits, Status, Task, status_of
-from orchestrator_core.deploying import Deployer
-from orchestrator_core.endings import EndReport, ended
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.lifecycle import Lifecycle
 from orchestrator_core.places import open_root
 from orchestrator_core.registry import new_global
 from orchestrator_core.reporting import Reporter, ReportReceipt
@@ -23,11 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from orchestrator_core.deploying import Deployer
+    from orchestrator_core.endings import EndReport
+    from orchestrator_core.lifecycle import Lifecycle
     from orchestrator_core.processes.port import Patience, Processes
     from orchestrator_core.saga import History, Observer, RecoveryReport, Unwind
     from orchestrator_core.terminal import Terminal
 
-__all__ = ["Agent", "AgentSpec", "EndReport", "Limits", "Orchestrator", "ReportReceipt", "Task"]
+__all__ = ["Orchestrator"]
 
 
 class Orchestrator:
@@ -68,10 +69,6 @@ class Orchestrator:
         Raises:
             StorageError: The root cannot be used; the message says why.
         """
-        if observer is None:
-            from orchestrator_core.logs import LoggingObserver  # noqa: PLC0415 - a default only
-
-            observer = LoggingObserver()
         found = open_root(root)
         self._world = World(
             found,
@@ -83,9 +80,9 @@ class Orchestrator:
             terminal_timeout_s=terminal_timeout_s,
         )
         self._timeout_s = timeout_s
-        self._lifecycle = Lifecycle(self._world, observer=observer)
-        self._deployer = Deployer(self._world, self._lifecycle, timeout_s=timeout_s)
-        self._reporter = Reporter(self._world, self._lifecycle)
+        self._world.rebuild_task = self._rebuild_task
+        self._observer = observer
+        self._reporter = Reporter(self._world, lambda: self._lifecycle)
         self.root = found.places.root
         self.chosen_by = found.chosen_by  #: What led to this root.
         if not found.places.global_registry.exists():
@@ -101,6 +98,24 @@ class Orchestrator:
             {"registry": str(aside.registry), "kept": str(aside.kept), "why": aside.why}
             for aside in self._world.damaged
         ]
+
+    @functools.cached_property
+    def _lifecycle(self) -> Lifecycle:
+        # Made when first used: an agent's progress report needs none of it, and is not to
+        # pay for its import.
+        from orchestrator_core.lifecycle import Lifecycle  # noqa: PLC0415 - see above
+        from orchestrator_core.logs import LoggingObserver  # noqa: PLC0415 - see above
+
+        return Lifecycle(self._world, observer=self._observer or LoggingObserver())
+
+    def _rebuild_task(self, task_id: str) -> dict[str, Any]:
+        return self._lifecycle.rebuild_task(task_id)
+
+    @functools.cached_property
+    def _deployer(self) -> Deployer:
+        from orchestrator_core.deploying import Deployer  # noqa: PLC0415 - as the lifecycle
+
+        return Deployer(self._world, self._lifecycle, timeout_s=self._timeout_s)
 
     # --- deploying ---------------------------------------------------------------------------
 
@@ -173,6 +188,8 @@ class Orchestrator:
 
         if not meant.is_terminal:
             return record()
+        from orchestrator_core.endings import ended  # noqa: PLC0415 - for ends only
+
         why = ended(meant, message or f"it reported {meant.value!r}", by="report")
         return self._end_with(agent_id, why, record)
 
@@ -267,6 +284,8 @@ class Orchestrator:
             NotFound: There is no such agent.
             SagaBusy: Somebody else is ending it, and is not done in time.
         """
+        from orchestrator_core.endings import ended  # noqa: PLC0415 - as above
+
         why = ended(Status.TERMINATED, reason, by="terminate", keep_logs=keep_logs)
         return self._lifecycle.end(_agent_id(agent_id), why, timeout_s=self._timeout_s)
 
@@ -314,13 +333,16 @@ class Orchestrator:
         """
         return self._lifecycle.history(_agent_id(agent_id))
 
-    def finish(self, agent_id: str) -> EndReport:
+    def finish(self, agent_id: str, *, taken: Callable[[], object] | None = None) -> EndReport:
         """
         End an agent whose main process is over.
 
-        For its supervisor, which calls this when it has become the unwinder.
+        For its supervisor, which calls this when it has become the unwinder. *taken*
+        is called as soon as the agent is ours alone to end.
         """
-        return self._lifecycle.finish(ids.check_id("agent", agent_id), timeout_s=_HEIR_PATIENCE_S)
+        return self._lifecycle.finish(
+            ids.check_id("agent", agent_id), timeout_s=_HEIR_PATIENCE_S, taken=taken
+        )
 
     def __enter__(self) -> Self:
         return self

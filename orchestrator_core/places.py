@@ -232,7 +232,9 @@ def _fixed(places: Places) -> tuple[str, Path] | None:
     try:
         document: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
         version, root_id = document["schema_version"], ids.check_id("root", document["root_id"])
-        socket = Path(document["tmux_socket"])
+        socket = Path("/") / document["tmux_socket"]
+        if os.fspath(socket) != document["tmux_socket"]:
+            raise ValueError("its tmux_socket is no absolute path")  # noqa: TRY301 - caught below
         too_new = version > SCHEMA_VERSION
     except (msgspec.DecodeError, ValueError, KeyError, TypeError) as error:
         raise RegistryDamaged(

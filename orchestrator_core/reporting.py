@@ -8,22 +8,23 @@ has ended gets neither. So no late line makes a file anew that was archived.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import msgspec
 
-from orchestrator_core import _files
+from orchestrator_core import _files, ids
 from orchestrator_core._clock import timestamp
-from orchestrator_core.agents import Agent, Status, Task, is_active
-from orchestrator_core.endings import EndReport
+from orchestrator_core.agents import ENV_AGENT, ENV_TASK, Agent, Status, Task, is_active
 from orchestrator_core.exceptions import InvalidInput, NotFound
 from orchestrator_core.records import find_agent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from orchestrator_core.endings import EndReport
     from orchestrator_core.lifecycle import Lifecycle
     from orchestrator_core.world import World
 
@@ -53,9 +54,9 @@ class ReportReceipt:
 class Reporter:
     """Reads and writes the records of one root's agents."""
 
-    def __init__(self, world: World, lifecycle: Lifecycle) -> None:
+    def __init__(self, world: World, lifecycle: Callable[[], Lifecycle]) -> None:
         self._world = world
-        self._lifecycle = lifecycle
+        self._lifecycle = lifecycle  #: Made when first called: most reports need no ends.
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -146,8 +147,10 @@ class Reporter:
     def _end_of(self, agent_id: str) -> EndReport:
         """Return the report of an end, which may still be under way."""
         try:
-            return self._lifecycle.report(agent_id)
+            return self._lifecycle().report(agent_id)
         except NotFound:
+            from orchestrator_core.endings import EndReport  # noqa: PLC0415 - see __init__
+
             agent = self.agent(agent_id)
             return EndReport(
                 agent_id=agent_id, status=agent.status, reason=agent.end_reason, handed_over=True
@@ -162,8 +165,10 @@ class Reporter:
         Raises:
             NotFound: There is no such agent.
         """
+        if agent_id == os.environ.get(ENV_AGENT) and ENV_TASK in os.environ:
+            return ids.check_id("task", os.environ[ENV_TASK])
         try:
-            task_id = self._lifecycle.history(agent_id).labels.get("task_id")
+            task_id = self._lifecycle().history(agent_id).labels.get("task_id")
         except NotFound:
             task_id = self._search(agent_id)
         if task_id is None:

@@ -102,9 +102,11 @@ class TmuxTerminal:
         return self._version
 
     def start(self, name: str, *, owner: str, argv: Sequence[str]) -> Session:
-        """Start a session with one tmux process, and one more if no server runs yet."""
-        server = self._server()
+        """Start a session with one tmux process; with two more if no server runs yet."""
         order = _new_session(check_name(name), check_owner(owner), argv)
+        if self.socket_path is not None:
+            _refuse_foreign_path(self.socket_path)
+        server = self._server()
         reply = self._ask(server, *order)
         if _Trouble.of(reply) is _Trouble.NO_SERVER:
             reply = self._begin(server, order)
@@ -165,7 +167,6 @@ class TmuxTerminal:
         """
         if self.socket_path is None:
             return server.run(*order, may_start=True)
-        _refuse_foreign_path(self.socket_path)
         reply = server.run(*_START_SERVER, may_start=True)
         if reply.returncode or reply.stderr:
             raise self._refusal("start a server", reply)
@@ -328,10 +329,9 @@ def _kill_if(name: str, condition: str) -> tuple[str, ...]:
 
     The server runs both in one go, with no other client's command between them.
     """
-    exact = f"#{{&&:#{{==:#{{session_name}},{name}}},{condition}}}"
     ours, foreign = Presence.OURS.value, Presence.FOREIGN.value
     return (
-        *("if-shell", "-F", "-t", f"={name}:", exact),
+        *("if-shell", "-F", "-t", f"={name}:", condition),
         f"kill-session -t ={name} ; display-message -p {ours}",
         f"has-session -t ={name} ; display-message -p {foreign}",
     )
@@ -366,7 +366,7 @@ def _refuse_foreign_path(path: str) -> None:
         return
     if not stat.S_ISSOCK(there.st_mode) or there.st_uid != os.geteuid():
         raise TerminalError(
-            f"{path} is not a socket of ours, so no tmux server was started there",
+            f"{path} is not a socket of ours, so no session was started there",
             hint=f"see what it is, and move it away: ls -la {path}",
         )
 

@@ -12,14 +12,13 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.agents import Limits
-from orchestrator_core.processes.port import Patience
 from orchestrator_core.registry import Registry, global_registry, task_registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestrator_core.places import Root
-    from orchestrator_core.processes.port import Processes
+    from orchestrator_core.processes.port import Patience, Processes
     from orchestrator_core.registry import Aside
     from orchestrator_core.terminal import Terminal
 
@@ -42,13 +41,13 @@ class World:
         self.places = root.places
         self.socket = root.tmux_socket
         self.limits = limits or Limits()
-        self.patience = patience or Patience()
         self.lock_timeout_s = lock_timeout_s
         self.damaged: list[Aside] = []  #: Registries that were set aside since we were opened.
         self._terminal = terminal
         self._processes = processes
+        self._patience = patience
         self._terminal_timeout_s = terminal_timeout_s
-        #: What a task's registry is rebuilt from when it was damaged; set by the lifecycle.
+        #: What a task's registry is rebuilt from when it was damaged; set by the front door.
         self.rebuild_task: Callable[[str], dict[str, Any]] | None = None
 
     @functools.cached_property
@@ -69,6 +68,13 @@ class World:
         from orchestrator_core.processes import LocalProcesses  # noqa: PLC0415 - as above
 
         return LocalProcesses()
+
+    @functools.cached_property
+    def patience(self) -> Patience:
+        """How long an agent is given at its end."""
+        from orchestrator_core.processes.port import Patience  # noqa: PLC0415 - as above
+
+        return self._patience or Patience()
 
     @functools.cached_property
     def global_registry(self) -> Registry:

@@ -13,6 +13,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.scene import actors, scene  # noqa: F401 - fixtures
+
+
+def pytest_addoption(parser):
+    """Let the crash suites try every point, which takes minutes, or a fair sample."""
+    parser.addoption("--all-points", action="store_true", help="crash at every point, not a sample")
 
 
 class PrivateTmux:

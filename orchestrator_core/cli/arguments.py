@@ -16,6 +16,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="orchestrator-core",
         description="Deploy headless agents into tmux; end them with nothing left behind.",
+        allow_abbrev=False,
         epilog="exit codes: 0 done, 1 failed but clean, 2 usage, 3 something is left, 4 busy",
     )
     top.add_argument("--version", action="version", version=f"orchestrator-core {__version__}")
@@ -38,14 +39,18 @@ def _common(to: argparse.ArgumentParser, *, again: bool = False) -> None:
 
 
 def _demo(commands: _Commands) -> argparse.ArgumentParser:
-    demo = commands.add_parser("demo", help="see sagas live and end, on real agents")
-    demo.add_argument("directory", nargs="?", help="a git repository for the agents to work on")
+    demo = commands.add_parser(
+        "demo", allow_abbrev=False, help="see sagas live and end, on real agents"
+    )
+    demo.add_argument("directory", nargs="?", help="what the agents are to read: a git repository")
+    demo.add_argument("--keep", action="store_true", help="leave its workspace to look at")
     return demo
 
 
 def _deploy(commands: _Commands) -> argparse.ArgumentParser:
     deploy = commands.add_parser(
         "deploy",
+        allow_abbrev=False,
         help="deploy an agent",
         usage="%(prog)s (--task ID | --new-task TEXT) --type T (--prompt TEXT | --prompt-file F) "
         "[options] -- CMD…",
@@ -65,7 +70,11 @@ def _deploy(commands: _Commands) -> argparse.ArgumentParser:
     deploy.add_argument("--parent", metavar="AGENT", help="the agent that it belongs to")
     deploy.add_argument("--deadline", type=float, metavar="S", help="end it after so long")
     deploy.add_argument(
-        "--env", action="append", default=[], metavar="NAME", help="pass this variable on; repeat"
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set a variable for it; repeat",
     )
     deploy.add_argument(
         "cmd",
@@ -77,21 +86,25 @@ def _deploy(commands: _Commands) -> argparse.ArgumentParser:
 
 
 def _ps(commands: _Commands) -> argparse.ArgumentParser:
-    ps = commands.add_parser("ps", help="list agents")
+    ps = commands.add_parser("ps", allow_abbrev=False, help="list agents")
     ps.add_argument("--all", action="store_true", help="ended ones as well")
     ps.add_argument("--task", metavar="ID", help="of one task")
     return ps
 
 
 def _show(commands: _Commands) -> argparse.ArgumentParser:
-    show = commands.add_parser("show", help="tell all about one agent: its record, saga and output")
+    show = commands.add_parser(
+        "show", allow_abbrev=False, help="tell all about one agent: its record, saga and output"
+    )
     show.add_argument("agent", nargs="?", help="its id; not needed inside an agent")
     show.add_argument("--tail", type=int, default=10, metavar="N", help="lines of its output")
     return show
 
 
 def _kill(commands: _Commands) -> argparse.ArgumentParser:
-    kill = commands.add_parser("kill", help="end agents, and give back all they held")
+    kill = commands.add_parser(
+        "kill", allow_abbrev=False, help="end agents, and give back all they held"
+    )
     kill.add_argument("agents", nargs="+", metavar="agent", help="their ids")
     kill.add_argument("--reason", default="killed from the command line")
     kill.add_argument("--delete-logs", action="store_true", help="do not archive their logs")
@@ -99,7 +112,9 @@ def _kill(commands: _Commands) -> argparse.ArgumentParser:
 
 
 def _progress(commands: _Commands) -> argparse.ArgumentParser:
-    progress = commands.add_parser("progress", help="report an agent's progress, or its end")
+    progress = commands.add_parser(
+        "progress", allow_abbrev=False, help="report an agent's progress, or its end"
+    )
     progress.add_argument("agent", nargs="?", help="its id; not needed inside an agent")
     progress.add_argument("--status", required=True, help="running, working, …, completed, failed")
     progress.add_argument("--message", default="")
@@ -108,7 +123,9 @@ def _progress(commands: _Commands) -> argparse.ArgumentParser:
 
 
 def _recover(commands: _Commands) -> argparse.ArgumentParser:
-    recover = commands.add_parser("recover", help="finish what dead orchestrators left")
+    recover = commands.add_parser(
+        "recover", allow_abbrev=False, help="finish what dead orchestrators left"
+    )
     recover.add_argument("agent", nargs="?", help="only this one")
     recover.add_argument("--force", action="store_true", help="try what is stuck again, now")
     recover.add_argument("--abandon", metavar="STEP", help="give up a step of a stuck agent")
@@ -118,6 +135,6 @@ def _recover(commands: _Commands) -> argparse.ArgumentParser:
 
 def _unwind(commands: _Commands) -> argparse.ArgumentParser:
     # No help: it is not for people, but for the supervisor, which becomes it.
-    unwind = commands.add_parser("unwind")
+    unwind = commands.add_parser("unwind", allow_abbrev=False)
     unwind.add_argument("agent")
     return unwind

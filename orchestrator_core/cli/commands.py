@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from orchestrator_core.cli.output import printable
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError
 from orchestrator_core.orchestrator import Orchestrator
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestrator_core.agents import Agent
+    from orchestrator_core.endings import EndReport
 
 
 @attrs.frozen
@@ -27,6 +29,7 @@ class Result:
     data: Any  #: For ``--json``.
     text: str  #: For people.
     code: int = 0
+    errors: tuple[OrchestratorError, ...] = ()  #: Of some things that were asked for, not all.
 
 
 def run(arguments: argparse.Namespace) -> Result:
@@ -38,7 +41,13 @@ def run(arguments: argparse.Namespace) -> Result:
 def _demo(arguments: argparse.Namespace) -> Result:
     from orchestrator_core.cli.demo import demo  # noqa: PLC0415 - its own world
 
-    return demo(root=arguments.root, directory=arguments.directory)
+    _end_at_sigterm()
+    return demo(
+        root=arguments.root,
+        directory=arguments.directory,
+        keep=arguments.keep,
+        quiet=arguments.json,
+    )
 
 
 def _deploy(arguments: argparse.Namespace) -> Result:
@@ -49,11 +58,13 @@ def _deploy(arguments: argparse.Namespace) -> Result:
         prompt=_prompt(arguments),
         command=arguments.cmd,
         cwd=arguments.cwd,
-        env={name: _variable(name) for name in arguments.env},
+        env=dict(_variable(text) for text in arguments.env),
         parent=arguments.parent or ORCHESTRATOR,
         deadline_s=arguments.deadline,
         key=arguments.key,
     )
+    spec.directory(), spec.program()  # refused before there is a task for nothing
+    _end_at_sigterm()
     orch = Orchestrator(arguments.root)
     if arguments.new_task is not None:
         task_id = orch.create_task(arguments.new_task, key=arguments.key).id
@@ -63,22 +74,37 @@ def _deploy(arguments: argparse.Namespace) -> Result:
     return Result(agent.to_dict(), agent.id)
 
 
+def _end_at_sigterm() -> None:
+    """Let SIGTERM raise, as Ctrl-C does, so that what was begun is undone."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, leave)
+
+
 def _prompt(arguments: argparse.Namespace) -> str:
     if arguments.prompt is not None:
         return str(arguments.prompt)
     try:
         if arguments.prompt_file == "-":
-            return sys.stdin.read()
-        return Path(arguments.prompt_file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the prompt cannot be read: {error}") from error
+            return sys.stdin.buffer.read().decode()
+        return Path(arguments.prompt_file).read_bytes().decode()
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name
+        raise InvalidInput(
+            f"the prompt cannot be read from {arguments.prompt_file}: {error}",
+            hint="give a file of UTF-8 text, or - for standard input",
+        ) from error
 
 
-def _variable(name: str) -> str:
-    try:
-        return os.environ[name]
-    except KeyError:
-        raise InvalidInput(f"--env {name}: there is no such variable here") from None
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InvalidInput(
+            f"--env {name} has no value", hint="NAME=VALUE; what is set here is passed on anyway"
+        )
+    return name, value
 
 
 def _ps(arguments: argparse.Namespace) -> Result:
@@ -99,15 +125,16 @@ def _table(agents: list[Agent]) -> str:
             str(agent.progress),
             agent.started_at[:19],
             agent.task_id,
-            (agent.end_reason or agent.message)[:60],
+            printable(agent.end_reason or agent.message)[:60],
         )
         for agent in agents
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
     )
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _show(arguments: argparse.Namespace) -> Result:
@@ -118,36 +145,43 @@ def _show(arguments: argparse.Namespace) -> Result:
 
 
 def _kill(arguments: argparse.Namespace) -> Result:
+    from orchestrator_core.cli import code_of  # noqa: PLC0415 - they import each other
+
     orch = Orchestrator(arguments.root, recover=False)
-    reports, lines, code = [], [], 0
+    data: list[dict[str, Any]] = []
+    lines: list[str] = []
+    errors: list[OrchestratorError] = []
+    codes = [0]
     for agent_id in arguments.agents:
         try:
             end = orch.terminate(
                 agent_id, reason=arguments.reason, keep_logs=not arguments.delete_logs
             )
-        except OrchestratorError as error:
-            from orchestrator_core.cli import code_of  # noqa: PLC0415 - they import each other
-
-            reports.append(error.to_dict() | {"agent_id": agent_id, "success": False})
-            lines.append(f"{agent_id}: {error}")
-            code = max(code, code_of(error))
-            continue
-        reports.append(end.to_dict())
-        lines.append(_told(end))
-        if not (end.success or end.handed_over):
-            code = 3
-    return Result(reports, "\n".join(lines), code)
+        except OrchestratorError as error:  # One that cannot be ended strands no other.
+            data.append({**error.to_dict(), "agent_id": agent_id, "success": False})
+            errors.append(error)
+            codes.append(code_of(error))
+        else:
+            data.append(end.to_dict())
+            lines.append(_told(end))
+            codes.append(_code(end))
+    return Result(data, "\n".join(lines), max(codes), tuple(errors))
 
 
-def _told(end: Any) -> str:  # noqa: ANN401 - an EndReport; its import is not needed here
+def _code(end: EndReport) -> int:
+    return 0 if end.success or end.handed_over else 3
+
+
+def _told(end: EndReport) -> str:
     if end.handed_over:
         return f"{end.agent_id}: ends as {end.status}; its supervisor sees to it"
-    left = "" if end.success else f"; NOT GIVEN BACK: {'; '.join(end.errors)}"
+    if not end.success:
+        return f"{end.agent_id}: STUCK, not given back: {printable('; '.join(end.errors))}"
     proof = "proven" if end.verified_no_zombies else "unproven"
     return (
-        f"{end.agent_id}: {end.status or 'rolled back'} ({end.reason}), "
+        f"{end.agent_id}: {end.status or 'rolled back'} ({printable(end.reason)}), "
         f"no process left ({proof} by {end.method}), {end.bytes_freed} bytes freed, "
-        f"{len(end.archived_files)} files archived{left}"
+        f"{len(end.archived_files)} files archived"
     )
 
 
@@ -161,8 +195,7 @@ def _progress(arguments: argparse.Namespace) -> Result:
         progress=arguments.progress,
     )
     text = _told(receipt.end) if receipt.end else f"{receipt.agent_id}: {arguments.status}"
-    left = receipt.end is not None and not (receipt.end.success or receipt.end.handed_over)
-    return Result(receipt.to_dict(), text, 3 if left else 0)
+    return Result(receipt.to_dict(), text, _code(receipt.end) if receipt.end else 0)
 
 
 def _recover(arguments: argparse.Namespace) -> Result:
@@ -171,7 +204,10 @@ def _recover(arguments: argparse.Namespace) -> Result:
     orch = Orchestrator(arguments.root, recover=False)
     if arguments.abandon is not None:
         if not (arguments.agent and arguments.reason):
-            raise InvalidInput("--abandon needs the agent, and a --reason")
+            raise InvalidInput(
+                "--abandon needs to know of which agent, and why",
+                hint="recover AGENT --abandon STEP --reason TEXT",
+            )
         orch.abandon(arguments.agent, arguments.abandon, reason=arguments.reason)
     force = arguments.force or arguments.abandon is not None
     return tell_recovery(orch.recover(arguments.agent, force=force))
@@ -180,8 +216,11 @@ def _recover(arguments: argparse.Namespace) -> Result:
 def _unwind(arguments: argparse.Namespace) -> Result:
     # We were a supervisor a moment ago, and held SIGTERM back across the exec.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    end = Orchestrator(arguments.root, recover=False).finish(arguments.agent)
-    return Result(end.to_dict(), _told(end), 0 if end.success else 3)
+    # Who ends the agent instead of us sends it; once it is ours to end, nobody does.
+    end = Orchestrator(arguments.root, recover=False).finish(
+        arguments.agent, taken=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    )
+    return Result(end.to_dict(), _told(end), _code(end))
 
 
 _COMMANDS = {

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from orchestrator_core.cli.commands import Result
+from orchestrator_core.cli.output import printable
+from orchestrator_core.exceptions import NotFound
 
 if TYPE_CHECKING:
     from orchestrator_core.orchestrator import Orchestrator
@@ -16,26 +18,34 @@ if TYPE_CHECKING:
 def tell(orch: Orchestrator, agent_id: str | None, *, tail: int) -> Result:
     """Return all there is to know about one agent."""
     agent = orch.agent(agent_id)
-    history = orch.history(agent.id)
+    history = _history(orch, agent.id)
     output = orch.read_output(agent.id, tail=tail)
     data = {
         "agent": agent.to_dict(),
         "record": dict(agent.record),
-        "saga": _saga(history),
+        "saga": None if history is None else _saga(history),
         "output": output,
     }
     lines = [
-        f"{agent.id}  {agent.status}  {agent.end_reason or agent.message}",
+        f"{agent.id}  {agent.status}  {printable(agent.end_reason or agent.message)}".rstrip(),
         f"  task      {agent.task_id}",
         f"  session   {agent.tmux_session}",
         f"  started   {agent.started_at}",
         f"  ended     {agent.completed_at or '-'}",
-        f"  saga      {history.state.value}",
-        *(f"    {line}" for line in _steps(history)),
-        f"  output    (last {tail} lines)",
-        *(f"    {line}" for line in output.splitlines()),
+        f"  saga      {history.state.value if history else 'none: deployed without us'}",
+        *(f"    {line}" for line in (_steps(history) if history else ())),
+        f"  output    the last {tail} lines",
+        *(f"    {printable(line.expandtabs())}".rstrip() for line in output.splitlines()),
     ]
     return Result(data, "\n".join(lines))
+
+
+def _history(orch: Orchestrator, agent_id: str) -> History | None:
+    """Return the saga's past; the agents of the old system have none."""
+    try:
+        return orch.history(agent_id)
+    except NotFound:
+        return None
 
 
 def _saga(history: History) -> dict[str, Any]:
@@ -59,7 +69,7 @@ def _saga(history: History) -> dict[str, Any]:
 
 def _steps(history: History) -> list[str]:
     return [
-        f"{'+' if frame.done else ' '} {frame.name:<16}"
+        f"{'done' if frame.done else '-':<5} {frame.name:<16}"
         + ("" if frame.outcome is None else f" {frame.outcome.result.value}")
         + (f" FAILED: {history.failures[frame.name]}" if frame.name in history.failures else "")
         for frame in history.stack
@@ -70,13 +80,18 @@ def tell_recovery(report: RecoveryReport) -> Result:
     """Return what a recovery has found and done."""
     lines = [
         f"{saga_id}: {'closed' if unwound.closed else 'STUCK'} "
-        f"({unwound.why.reason.value}: {unwound.why.message})"
+        f"({unwound.why.reason.value}: {printable(unwound.why.message)})"
         for saga_id, unwound in report.unwound.items()
     ]
     lines += [f"  {step.step}: {step.error}" for u in report.unwound.values() for step in u.failed]
-    lines += [f"{saga_id}: STUCK, to be tried again later" for saga_id in report.waiting]
+    lines += [
+        f"{saga_id}: STUCK, to be tried again later; --force tries now"
+        for saga_id in report.waiting
+    ]
     lines += [f"{saga_id}: busy, in the hands of a living owner" for saga_id in report.busy]
-    lines += [f"{name}: journal damaged, kept as {kept}" for name, kept in report.damaged.items()]
+    lines += [
+        f"{saga_id}: journal damaged, kept as {kept}" for saga_id, kept in report.damaged.items()
+    ]
     lines += [f"{saga_id}: {why}" for saga_id, why in report.failed.items()]
     lines.append(f"{len(report.alive)} alive, {len(report.unwound)} recovered")
     left = bool(report.stuck or report.failed)

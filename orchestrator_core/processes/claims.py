@@ -108,11 +108,10 @@ class _View:
         return self._by_pid[pid].comm.startswith("tmux: server")
 
     def _hosts_others(self, server: int, claim: Claim) -> bool:
-        """Tell whether a tmux server has a pane that is the claim's supervisor, or another's."""
+        """Tell whether a tmux server has a pane that is the claim's supervisor, or not ours."""
         panes = [row for row in self.all if row.ppid == server]
         return any(
-            pane.identity == claim.supervisor or pane.cookie not in (None, claim.cookie)
-            for pane in panes
+            pane.identity == claim.supervisor or pane.cookie != claim.cookie for pane in panes
         )
 
     def _ancestry(self) -> Iterable[int]:

@@ -20,6 +20,9 @@ from orchestrator_core.supervisor import proc
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_KERNEL = {0, 2}  #: Whose children are no programs.
+_LOOKS = 50
+
 COOKIE_NAME = "ORCHESTRATOR_COOKIE"
 
 
@@ -49,24 +52,52 @@ def rows() -> Iterator[Row]:
 def row(pid: int) -> Row | None:
     """Return the living process *pid*, or None."""
     if sys.platform == "linux":
-        return _proc_row(pid)
+        seen = proc.stat(pid)
+        if seen is None or seen.is_dead:
+            return None
+        return _row(seen, proc.read(f"/proc/{pid}/environ"))
     return next((found for found in psutil_rows() if found.pid == pid), None)
 
 
 def proc_rows() -> Iterator[Row]:
     """Go through ``/proc``."""
+    bare = []
     for pid in proc.pids():
-        found = _proc_row(pid)
-        if found is not None:
-            yield found
+        seen = proc.stat(pid)
+        if seen is None or seen.is_dead:
+            continue
+        environ = proc.read(f"/proc/{pid}/environ")
+        if environ:
+            yield _row(seen, environ)
+        else:
+            bare.append(seen)
+    for seen in bare:
+        yield _row(seen, _environ_after_exec(seen))
 
 
-def _proc_row(pid: int) -> Row | None:
-    seen = proc.stat(pid)
-    if seen is None or seen.is_dead:
-        return None
-    cookie = _cookie_in(proc.read(f"/proc/{pid}/environ"))
-    return Row(pid, seen.ppid, seen.pgid, seen.sid, seen.started, seen.comm, cookie)
+def _environ_after_exec(seen: proc.Stat) -> bytes:
+    """
+    Look again, and for as long as an exec may take.
+
+    In the middle of one a process has neither environment nor arguments; a
+    process that was given no environment has arguments.
+    """
+    for _ in range(_LOOKS):
+        environ = proc.read(f"/proc/{seen.pid}/environ")
+        if environ or seen.ppid in _KERNEL or proc.read(f"/proc/{seen.pid}/cmdline"):
+            return environ
+        os.sched_yield()
+    return b""
+
+
+def _row(seen: proc.Stat, environ: bytes) -> Row:
+    """
+    Make a row of two readings, which must come in this order.
+
+    Should the pid change hands between them, the identity is that of the dead one.
+    """
+    cookie = _cookie_in(environ)
+    return Row(seen.pid, seen.ppid, seen.pgid, seen.sid, seen.started, seen.comm, cookie)
 
 
 def _cookie_in(environ: bytes) -> str | None:

@@ -74,7 +74,7 @@ def _answer(why: str) -> None:
     os.write(_ANSWER_FD, _REFUSED + line.encode(errors="replace")[:4000])
 
 
-class _Refused(Exception):  # noqa: N818 - it is an answer
+class _Refused(Exception):
     """The operating system refused something the agent needs."""
 
     def __init__(self, what: str, error: OSError) -> None:

@@ -54,4 +54,4 @@ def _kinds(journal: int) -> set[bytes]:
     data = os.pread(journal, os.fstat(journal).st_size, 0)
     whole = data.split(b"\n")[:-1]
     starts = (line.split(b'"', 4) for line in whole if line.startswith(b'{"kind":"'))
-    return {start[3] for start in starts if len(start) > 4}  # Its closing quote is there.
+    return {start[3] for start in starts if start[4:]}  # Its closing quote is there.

@@ -24,6 +24,7 @@ class FakeJournal:
         self._fd: int | None = None
 
     def open(self, path: str) -> None:
+        """Open it, once; whatever becomes of its name, this is the journal."""
         self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def is_free(self) -> bool:
@@ -42,6 +43,7 @@ class FakeJournal:
         return self._fd is not None and what(self._fd)
 
     def close(self) -> None:
+        """Leave no descriptor open. Idempotent."""
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
@@ -76,6 +78,7 @@ class FakeWitness(Witness):
             super()._write(contained=contained, forced=forced)
 
     def close(self) -> None:
+        """Leave no descriptor open. Idempotent."""
         fd, self._events = self._events, None
         if fd is not None:
             os.close(fd)

@@ -75,6 +75,9 @@ class Supervisor:
         if self._stage in _UNDISTURBED and self._agent is not None and not self._agent.alive:
             self._contain("exit")
             return True
+        if self._stage is Stage.CONTAINING and not self._below():
+            self._finish()
+            return True
         return False
 
     def errand(self) -> Callable[[], None] | None:
@@ -115,20 +118,18 @@ class Supervisor:
         except (OSError, ValueError):
             committed = False
         if committed:
-            self._run(
-                FakeWitness(self._launch, self._world.boot_id), self._script_for(self._launch.argv)
-            )
+            self._witness = FakeWitness(self._launch, self._world.boot_id)
+            self._run(self._script_for(self._launch.argv))
         else:
             self._world.bury(self._process)
         return True
 
-    def _run(self, witness: FakeWitness, script: Script) -> None:
+    def _run(self, script: Script) -> None:
         self._stage = Stage.RUNNING
-        self._witness = witness
         self._since = self._world.now
         refusal = self._cannot_start(script)
         if refusal is not None:
-            witness.refused(refusal)
+            self._of_witness.refused(refusal)
             self._contain("refused")
             return
         self._agent = spawn_scripted(
@@ -143,7 +144,7 @@ class Supervisor:
                 script.loses_supervisor_after_s,
                 lambda: self._world.kill(self._process, signal.SIGKILL),
             )
-        witness.introduce(self._agent)
+        self._of_witness.introduce(self._agent)
 
     def _cannot_start(self, script: Script) -> str | None:
         """Open what a real agent would be given; return why that cannot be."""

@@ -172,10 +172,14 @@ class FakeTerminal:
         """Let the server not answer any more, as if stopped."""
         self._world.hung = True
 
+    def refuse(self, why: str = "the fake was told to refuse") -> None:
+        """Let the server not be there to ask, though nobody knows that it has ended."""
+        self._world.refusal = why
+
     def resume(self) -> None:
-        """Let the server go on, with what it was asked while it hung."""
+        """Let the server answer again, and do what it was asked while it hung."""
         with self._world.lock:
-            self._world.hung = False
+            self._world.hung, self._world.refusal = False, ""
             for order in self._in_flight:
                 with contextlib.suppress(SessionExists):  # Its client is long gone.
                     order()
@@ -206,6 +210,8 @@ class FakeTerminal:
 
     def _ask(self, order: Callable[[], object] | None = None) -> None:
         """Refuse to answer if the server hangs; it has the order all the same."""
+        if self._world.refusal:
+            raise TerminalError(self._world.refusal)
         if not self._world.hung:
             return
         if order is not None:

@@ -95,6 +95,7 @@ class World:
         self.boot_id = "fake-boot-1"
         self.server: FakeProcess | None = None
         self.hung = False
+        self.refusal = ""
         self.sessions: dict[str, FakeSession] = {}
         self.processes: dict[int, FakeProcess] = {}
         self.errors: list[Exception] = []
@@ -214,7 +215,7 @@ class World:
             self.sessions.clear()
             self._agenda.clear()
             self.server = None
-            self.hung = False
+            self.hung, self.refusal = False, ""
             self.boot_id = f"fake-boot-{next(self._pids)}"
 
     def fail(

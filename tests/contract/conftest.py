@@ -32,7 +32,7 @@ AGENTS = {
     "runs": ("exec sleep 1000", Runs()),
     "speaks": ("echo one; echo two >&2; exec sleep 1000", Runs(writes=b"one\ntwo\n")),
     "exits-0": ("exit 0", Exits(0)),
-    "exits-3": ("sleep 0.1; exit 3", Exits(3, after_s=0.1)),
+    "exits-3": ("exit 3", Exits(3, after_s=0.1)),
     "dies": ("kill -SEGV $$", Dies(signal.SIGSEGV)),
     "tells": ("echo one; echo two >&2", Exits(0, writes=b"one\ntwo\n")),
     "stubborn": (
@@ -43,6 +43,7 @@ AGENTS = {
         "(trap '' TERM HUP; setsid sleep 1000 & ) ; exit 0",
         Exits(0, daemon=True),
     ),
+    "obeys": ("read word < {ready}; exit 3", Runs()),
     "missing": (None, Refuses()),
 }
 
@@ -176,6 +177,10 @@ class FakeStage(Stage):
     def settle(self):
         """A script needs no time to set its traps."""
 
+    def let_exit(self):
+        """Tell the agent that obeys to exit with 3."""
+        self.fake.exit(self.name, 3)
+
 
 class RealStage(Stage):
     def __init__(self, place, tmux):
@@ -187,6 +192,10 @@ class RealStage(Stage):
     def settle(self):
         """Return when the agent says that it has set its traps."""
         (self.place / "ready").read_text()
+
+    def let_exit(self):
+        """Tell the agent that obeys to exit with 3."""
+        (self.place / "ready").write_text("go\n")
 
     def alive(self):
         """Return the names of all processes with our cookie, by a scan of the test's own."""

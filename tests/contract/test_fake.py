@@ -173,6 +173,20 @@ def test_who_cannot_be_killed_is_named_and_the_wait_for_it_is_bounded(fake_stage
     assert fake.now - began <= patience.term_s + patience.kill_s + 1
 
 
+def test_no_proof_outweighs_a_survivor(fake_stage, fake):
+    """The supervisor has witnessed that nothing is left; somebody is, and is named."""
+    fake.agents["exits-0"] = Exits(0, stray=True)
+    fake_stage.deploy("exits-0")
+    fake_stage.until_over()
+    [stray] = fake.alive()
+    stray.unkillable = True
+
+    ending = fake_stage.end()
+
+    assert fake_stage.exit()["contained"]
+    assert (False, stray.pid) == (ending.proven, ending.survivors[0].pid)
+
+
 def test_a_script_can_lose_its_supervisor(fake_stage, fake):
     fake.agents["runs"] = Runs(loses_supervisor_after_s=1)
     fake_stage.deploy("runs")
@@ -185,20 +199,58 @@ def test_a_script_can_lose_its_supervisor(fake_stage, fake):
     assert ("scan", False, ()) == (ending.method, ending.proven, ending.survivors)
 
 
+def test_who_asked_for_its_end_has_asked_however_it_then_goes(fake_stage, fake):
+    fake_stage.deploy("runs", heir=False)
+    fake_stage.note("request")
+    fake.processes.signal(fake_stage.supervisor, signal.SIGUSR1)
+
+    fake.exit(fake_stage.name, 0)
+
+    assert ("request", 0) == (fake_stage.exit()["cause"], fake_stage.exit()["code"])
+
+
 # --- misfortune ------------------------------------------------------------------------------
 
 
 def test_a_reboot_leaves_files_and_nobody(fake_stage, fake):
     fake_stage.deploy("runs")
     before = fake_stage.supervisor
+    me = fake.processes.identify(os.getpid())
 
     fake.reboot()
 
     assert ((), ()) == (fake.sessions(), fake.alive())
     assert not fake.processes.is_alive(before)
+    assert not fake.processes.is_alive(me)
     assert before.boot_id != fake.processes.identify(os.getpid()).boot_id
     assert not (fake_stage.run / "exit").exists()
     assert fake_stage.end().proven
+
+
+def test_a_server_that_cannot_be_asked_is_unknown_and_loses_nothing(fake):
+    session = fake.start("agent_1", owner="c1", argv=RUNS)
+    fake.refuse("permission denied")
+
+    for call in ("start", "end", "sessions"):
+        with pytest.raises(TerminalError, match="permission denied"):
+            CALLS[call](fake)
+    assert Presence.UNKNOWN == fake.look("agent_1", owner="c1").presence
+
+    fake.resume()
+    assert (session,) == fake.sessions()
+
+
+def test_who_is_ended_by_somebody_else_is_not_waited_for(fake_stage, fake):
+    """A supervisor that waits out an agent's patience sees it go before that."""
+    fake.agents["runs"] = Runs(ignores_term=True)
+    fake_stage.deploy("runs")
+    agent = next(p for p in fake.alive() if p.name.endswith("runs"))
+    fake.processes.signal(fake_stage.supervisor, signal.SIGTERM)
+
+    fake.processes.signal(fake.processes.identify(agent.pid), signal.SIGKILL)
+
+    fake_stage.until_over()
+    assert fake.now < fake_stage.patience.term_s
 
 
 def test_when_the_server_dies_its_agents_are_hung_up_on(fake_stage, fake):
@@ -258,6 +310,16 @@ def test_the_unwinder_is_the_supervisor_and_spares_itself(fake_stage, fake):
     assert (True, ()) == (seen["ending"].proven, seen["ending"].survivors)
     assert [fake_stage.supervisor.pid] == [process.pid for process in seen["alive"]]
     assert () == fake.alive()
+
+
+def test_a_launch_without_an_heir_calls_nobody(fake_stage, fake):
+    called = []
+    fake.heir = called.append
+    fake_stage.deploy("exits-3", heir=False)
+
+    fake_stage.until_over()
+
+    assert [] == called
 
 
 def test_an_unwinder_waits_for_the_lock(fake_stage, fake):

@@ -16,6 +16,8 @@ import pytest
 from orchestrator_core.processes.port import Identity
 from orchestrator_core.terminal import Presence
 
+LONG_S = 20
+
 # --- the gate ---------------------------------------------------------------------------
 
 
@@ -184,6 +186,15 @@ def test_a_deployer_that_does_not_listen_misses_only_news(stage):
     assert 3 == stage.exit()["code"]
 
 
+def test_the_news_are_at_their_end_when_the_supervisor_is(stage):
+    stage.deploy("exits-0", heir=False)
+    assert "exited" == stage.next_line()
+    stage.until_over()
+
+    assert stage.processes.watch(None, timeout_s=LONG_S, fd=stage.news).news
+    assert b"" == os.read(stage.news, 1)
+
+
 # --- the end from outside ------------------------------------------------------------------
 
 
@@ -277,7 +288,7 @@ def test_asked_without_a_request_in_the_journal_it_goes_on(stage):
     stage.deploy("runs")
     assert stage.processes.signal(stage.supervisor, signal.SIGUSR1)
 
-    seen = stage.processes.watch(stage.supervisor, timeout_s=0.5)
+    seen = stage.processes.watch(stage.supervisor, timeout_s=2 * stage.patience.linger_s)
 
     assert not seen.gone
     assert stage.alive()
@@ -304,8 +315,9 @@ def test_at_the_agents_own_end_the_supervisor_becomes_the_unwinder(stage):
 
 
 def test_while_somebody_unwinds_there_is_no_heir(stage):
-    stage.deploy("exits-3")
+    stage.deploy("obeys")
     stage.note("unwind")
+    stage.let_exit()
 
     stage.until_over()
 

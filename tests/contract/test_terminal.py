@@ -153,8 +153,9 @@ def test_an_owner_is_compared_whole(terminal):
     """Neither the beginning of an owner nor a longer one is that owner."""
     theirs = terminal.start("agent_1", owner="c1.x", argv=RUNS)
 
-    assert Presence.FOREIGN == terminal.end("agent_1", owner="c1")
-    assert Presence.FOREIGN == terminal.end("agent_1", owner="c1.xy")
+    for owner in ("c1", "c1.xy"):
+        assert Presence.FOREIGN == terminal.look("agent_1", owner=owner).presence
+        assert Presence.FOREIGN == terminal.end("agent_1", owner=owner)
     assert (theirs,) == terminal.sessions()
 
 

@@ -60,14 +60,6 @@ class Roll:
             while not self._is_over(reader):
                 assert select.select([reader], [], [], deadline - time.monotonic())[0], name
 
-    def _groups(self):
-        """Go through the process groups of those who hold one of the FIFOs as descriptor 9."""
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                group = os.getpgid(int(entry.name))
-                if str((entry / "fd" / "9").readlink()).startswith(f"{self.place}/"):
-                    yield group
-
     @staticmethod
     def _is_over(reader):
         with contextlib.suppress(BlockingIOError):
@@ -77,12 +69,13 @@ class Roll:
         return False
 
     def close(self):
-        """End whoever is left, with its process group: one of them forks ahead of any look."""
+        """End whoever is left: they hold one of the FIFOs as their descriptor 9."""
         deadline = time.monotonic() + LONG_S
         while self.alive() and time.monotonic() < deadline:
-            for group in set(self._groups()) - {os.getpgrp()}:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(group, signal.SIGKILL)
+            for entry in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    if str((entry / "fd" / "9").readlink()).startswith(f"{self.place}/"):
+                        os.kill(int(entry.name), signal.SIGKILL)
         for reader in self.readers.values():
             os.close(reader)
 
@@ -233,6 +226,8 @@ class Stage:
     def close(self):
         if self.child is not None and self.is_running():
             self.kill_supervisor()
+        if "hopper" in self.roll.alive():  # It forks ahead of any look; its group is one.
+            os.killpg(int((self.place / "of-hopper" / "group").read_text()), signal.SIGKILL)
         self.roll.close()
         for fd in (self.terminal, self.news, self.lock):
             if fd is not None:

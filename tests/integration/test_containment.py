@@ -11,15 +11,24 @@ import os
 import signal
 import sys
 import uuid
+from pathlib import Path
 
 import psutil
 import pytest
 
-from orchestrator_core.processes import Claim, Identity, LocalProcesses, Patience
-from orchestrator_core.processes import claims, identity, table
+from orchestrator_core.processes import (
+    Claim,
+    Identity,
+    LocalProcesses,
+    Patience,
+    claims,
+    identity,
+    table,
+)
 
 HOPPER = """
 import os, sys, time
+open(sys.argv[1], "w").write(str(os.getpgrp()))
 end = time.monotonic() + 60
 os.write(9, b"ready")
 while time.monotonic() < end:
@@ -35,11 +44,13 @@ ZOO = {
     "nohup": "exec 9>\"$1\"; nohup sh -c 'echo ready >&9; exec sleep 60' &",
     "group": 'set -m; exec 9>"$1"; { echo ready >&9; exec sleep 60; } &',
     "setsid": "exec 9>\"$1\"; exec setsid -f sh -c 'echo ready >&9; exec sleep 60'",
-    "daemon": "exec 9>\"$1\"; (setsid sh -c '(cd /; echo ready >&9; exec sleep 60 <&- >&- 2>&-) &' &)",
-    "bare-daemon": (
-        "exec 9>\"$1\"; (env -i setsid sh -c '(trap \"\" TERM; echo ready >&9; exec sleep 60) &' &)"
+    "daemon": (
+        "exec 9>\"$1\"; (setsid sh -c '(cd /; echo ready >&9; exec sleep 60 <&- >&- 2>&-) &' &)"
     ),
-    "hopper": f"exec 9>\"$1\"; env -i setsid {sys.executable} -c '{HOPPER}' &",
+    "bare-daemon": (
+        'exec 9>"$1"; (env -i setsid sh -c \'(trap "" TERM; echo ready >&9; exec sleep 60) &\' &)'
+    ),
+    "hopper": f'exec 9>"$1"; env -i setsid {sys.executable} -c \'{HOPPER}\' "$2/group" &',
     "tmux": (
         'exec tmux -S "$2/tmux.sock" -f /dev/null new-session -d '
         "\"exec 9>'$1'; echo ready >&9; exec sleep 60\""
@@ -86,7 +97,7 @@ def test_an_end_from_outside_leaves_nobody_and_proves_it(stage, species, method)
     assert (method, True, ()) == (ending.method, ending.proven, ending.survivors)
     assert ending.duration_ms < 1000 * (stage.patience.term_s + stage.patience.kill_s) + 500
     assert 0 == stage.until_over()
-    assert stage.cgroup is None or not os.path.exists(stage.cgroup)
+    assert stage.cgroup is None or not Path(stage.cgroup).exists()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -116,7 +127,7 @@ def test_a_cgroup_needs_no_supervisor(stage, species):
 
     assert [] == stage.roll.alive()
     assert ("cgroup", True, ()) == (ending.method, ending.proven, ending.survivors)
-    assert not os.path.exists(stage.cgroup)
+    assert not Path(stage.cgroup).exists()
 
 
 @pytest.mark.parametrize("species", [s for s in EACH if not BEYOND_A_SCAN & set(s)], ids=ids)
@@ -171,10 +182,18 @@ def test_two_who_end_it_at_once_are_both_right(stage):
     )
     who = stage.who
     other = psutil.Popen(
-        [sys.executable, "-c", script, stage.cookie, who.boot_id, str(who.pid), str(who.started)]
-        + [stage.claim.exit_file],
+        [
+            sys.executable,
+            "-c",
+            script,
+            stage.cookie,
+            who.boot_id,
+            str(who.pid),
+            str(who.started),
+            stage.claim.exit_file,
+        ],
         stdout=-1,
-        cwd=os.getcwd(),
+        cwd=str(Path.cwd()),
     )
 
     ending = stage.end()
@@ -226,7 +245,8 @@ def test_a_shell_in_which_somebody_tried_the_cookie_lives_on(stage):
     signed = stage.roll.expect("somebodys-shell")
     tried = stage.roll.expect("tried")
     script = (
-        f"ORCHESTRATOR_COOKIE={stage.cookie} sh -c 'exec 9>{tried}; echo ready >&9; exec sleep 60' &"
+        f"export TRIED='exec 9>{tried}; echo ready >&9; exec sleep 60';"
+        f' ORCHESTRATOR_COOKIE={stage.cookie} sh -c "$TRIED" &'
         f" exec 9>{signed}; echo ready >&9; sleep 60; :"
     )
     shell = psutil.Popen(["sh", "-c", script], start_new_session=True)
@@ -276,8 +296,16 @@ def test_a_tmux_server_with_somebody_elses_work_is_spared(stage, private_tmux):
     start = ["env", f"ORCHESTRATOR_COOKIE={stage.cookie}", "tmux", "-S", str(private_tmux.socket)]
     for name, cookie in (("ours", stage.cookie), ("anothers", "another-agent")):
         psutil.Popen(
-            [*start, "-f", "/dev/null", "new-session", "-d", "-e", f"ORCHESTRATOR_COOKIE={cookie}"]
-            + [f"exec 9>{signed[name]}; echo ready >&9; exec sleep 60"]
+            [
+                *start,
+                "-f",
+                "/dev/null",
+                "new-session",
+                "-d",
+                "-e",
+                f"ORCHESTRATOR_COOKIE={cookie}",
+                f"exec 9>{signed[name]}; echo ready >&9; exec sleep 60",
+            ]
         ).wait()
     stage.roll.until_ready()
 
@@ -327,12 +355,12 @@ def test_who_is_inside_knows_it_and_does_not_end_itself(stage, how, method):
         "sh",
         "-c",
         f"read told < {go}; eval {how} {sys.executable} {stage.place}/inside.py $told",
-        env={"PYTHONPATH": os.getcwd()},
+        env={"PYTHONPATH": str(Path.cwd())},
     )
     stage.note("commit")
     stage.let_go()
     who = stage.who
-    go.write_text(f"{stage.cookie} {who.boot_id} {who.pid} {who.started} \"{stage.cgroup or ''}\"\n")
+    go.write_text(f'{stage.cookie} {who.boot_id} {who.pid} {who.started} "{stage.cgroup or ""}"\n')
 
     stage.until_over()
 
@@ -358,7 +386,7 @@ def test_the_supervisor_become_unwinder_is_outside_and_ends_the_rest(stage):
         "print(local.is_inside(claim), end.method, end.proven, end.ended,"
         " file=open(sys.argv[4], 'w'))"
     )
-    heir = [sys.executable, "-c", script, os.getcwd(), stage.cookie, f"{stage.run}/exit"]
+    heir = [sys.executable, "-c", script, str(Path.cwd()), stage.cookie, f"{stage.run}/exit"]
     stage.deploy("true", heir=[*heir, str(result)])
 
     assert 0 == stage.until_over()

@@ -137,13 +137,20 @@ def test_a_server_is_not_started_by_asking(terminal, private_tmux):
 
 
 def test_a_users_configuration_has_no_say(short_tmp, private_tmux, monkeypatch):
-    """Neither its options nor its mistakes reach a private server."""
-    (short_tmp / ".tmux.conf").write_text("set -g remain-on-exit on\nthis is no command\n")
+    (short_tmp / ".tmux.conf").write_text("set -g remain-on-exit on\n")
     monkeypatch.setenv("HOME", str(short_tmp))
 
     TmuxTerminal(private_tmux.socket).start("agent_1", owner="c1", argv=RUNS)
 
     assert "off" == private_tmux.ask("show-options", "-gwv", "remain-on-exit")
+
+
+def test_a_server_keeps_no_directory_busy(terminal, short_tmp, monkeypatch):
+    monkeypatch.chdir(short_tmp)
+
+    session = terminal.start("agent_1", owner="c1", argv=RUNS)
+
+    assert "/" == os.readlink(f"/proc/{session.server_pid}/cwd")  # noqa: PTH115 - of /proc
 
 
 def test_a_server_gets_more_descriptors_than_a_miser_has(private_tmux):
@@ -212,6 +219,19 @@ def test_a_single_word_is_a_program_and_no_shell_line(terminal, short_tmp):
     terminal.start("agent_1", owner="c1", argv=[str(program)])
 
     assert "ran\n" == pipe.read_text()
+
+
+def test_a_program_may_be_called_like_an_option(terminal, short_tmp, monkeypatch):
+    monkeypatch.setenv("PATH", str(short_tmp), prepend=os.pathsep)
+    pipe = short_tmp / "pipe"
+    os.mkfifo(pipe)
+    program = short_tmp / "-d"
+    program.write_text(f'#!/bin/sh\necho "$*" > {pipe}\n')
+    program.chmod(0o700)
+
+    terminal.start("agent_1", owner="c1", argv=["-d", "-s", "agent_2"])
+
+    assert "-s agent_2\n" == pipe.read_text()
 
 
 def test_a_program_finds_its_cookie_and_the_root_directory(terminal, short_tmp):
@@ -361,6 +381,18 @@ def test_a_file_where_the_socket_should_be_is_nobodys_to_replace(terminal, priva
     assert () == terminal.sessions()
 
 
+def test_a_socket_of_somebody_else_is_not_talked_to(terminal, monkeypatch):
+    """Whoever listens there would be told of our agents, and could say anything."""
+    terminal.start("agent_0", owner="c0", argv=RUNS)
+    ours = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: ours + 1)
+
+    with pytest.raises(TerminalError, match="is not a socket of ours"):
+        terminal.start("agent_1", owner="c1", argv=RUNS)
+
+    assert ["agent_0"] == [session.name for session in terminal.sessions()]
+
+
 def test_a_socket_that_leads_elsewhere_is_not_followed_to_a_start(terminal, private_tmux):
     private_tmux.socket.symlink_to("/tmp/nobody-has-put-this-here")
 
@@ -373,7 +405,7 @@ def test_a_place_that_cannot_hold_a_socket_is_named(short_tmp, place):
     (short_tmp / "file").touch()
     terminal = TmuxTerminal(short_tmp / place)
 
-    with pytest.raises(TerminalError, match=place):
+    with pytest.raises(TerminalError, match=f"did not start a server: error creating .*/{place}"):
         terminal.start("agent_1", owner="c1", argv=RUNS)
 
 

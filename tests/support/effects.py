@@ -91,7 +91,7 @@ def _is_effect(name, args, how):
 
 def _told(name, args):
     """Return an effect in words: the call, and the last part of its path."""
-    paths = [os.fsdecode(a) for a in args if isinstance(a, str | bytes | os.PathLike)]
+    paths = [os.fspath(arg) for arg in args if isinstance(arg, str | os.PathLike)]
     argv = [a for a in args if isinstance(a, list | tuple)]
     if argv and name in {"run", "Popen"}:
         verbs = ("new-session", "start-server", "if-shell", "list-panes", "-V")
@@ -100,14 +100,15 @@ def _told(name, args):
 
 
 class Killed(Effects):
-    """A real SIGKILL of this process, before or after its effect number *number*."""
+    """A real SIGKILL of this process, before or after an effect: a number, or part of a name."""
 
-    def __init__(self, number, when):
+    def __init__(self, effect, when):
         super().__init__()
-        self._point = (number, when)
+        self._effect, self._when = effect, when
 
-    def at(self, number, _name, when):
-        if (number, when) == self._point:
+    def at(self, number, name, when):
+        meant = self._effect in name if isinstance(self._effect, str) else self._effect == number
+        if meant and when == self._when:
             signal.raise_signal(signal.SIGKILL)
 
 
@@ -173,17 +174,21 @@ class Dies(Effects):
 
         @contextlib.contextmanager
         def counted(name):
-            ours = self.is_ours()
-            if ours and self.is_dead:
+            if not self.is_ours():
+                with call(name):
+                    yield
+                return
+            if self.is_dead:
                 raise Dead
             changes = name in {"start", "end", "processes.end", "processes.signal"}
-            if ours and changes:
+            number = len(self.names)
+            if changes:
                 self.names.append(name)
-                self.at(len(self.names) - 1, name, "before")
+                self.at(number, name, "before")
             with call(name):
                 yield
-            if ours and changes:
-                self.at(len(self.names) - 1, name, "after")
+            if changes:
+                self.at(number, name, "after")
 
         self._fake_world.call = counted
 

@@ -104,13 +104,9 @@ class World:
         return found
 
     def cgroups(self):
-        return sorted(
-            path.name
-            for base in _CGROUPS
-            if (base / "cgroup.procs").exists()
-            for path in base.rglob(f"oc_{self.root_id}_*")
-            if path.is_dir()
-        )
+        # os.walk passes over what vanishes meanwhile.
+        tree = (name for base in _CGROUPS if _is_v2(base) for _, names, _ in os.walk(base) for name in names)
+        return sorted({name for name in tree if name.startswith(f"oc_{self.root_id}_")})
 
     # --- files ---------------------------------------------------------------------------
 
@@ -269,7 +265,7 @@ class World:
         """Return when no process is left; what still lives at the end of the time is left."""
         deadline = time.monotonic() + timeout_s
         while (left := self.processes()) and time.monotonic() < deadline:
-            wait_for_deaths(left, deadline, all_of_them=False)
+            wait_for_deaths(left, timeout_s=deadline - time.monotonic(), all_of_them=False)
         return self.processes()
 
     def end_everything(self):
@@ -280,18 +276,19 @@ class World:
                 with contextlib.suppress(OSError):
                     os.kill(pid, 18)
                     os.kill(pid, 9)
-            wait_for_deaths(left, deadline)
+            wait_for_deaths(left, timeout_s=5)
         if server := self.server():
             os.kill(server, 9)
-            wait_for_deaths([server], deadline)
+            wait_for_deaths([server], timeout_s=5)
         for base in _CGROUPS:
             for path in base.glob(f"oc_{self.root_id}_*"):
                 with contextlib.suppress(OSError):
                     path.rmdir()
 
 
-def wait_for_deaths(pids, deadline, *, all_of_them=True):
+def wait_for_deaths(pids, *, timeout_s, all_of_them=True):
     """Return when all of *pids* (or the first of them) have died, by their pidfds."""
+    deadline = time.monotonic() + timeout_s
     handles = {}
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -304,6 +301,10 @@ def wait_for_deaths(pids, deadline, *, all_of_them=True):
             break
     for handle in handles:
         os.close(handle)
+
+
+def _is_v2(base):
+    return (base / "cgroup.controllers").exists()
 
 
 def _link(path):

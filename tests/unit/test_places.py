@@ -65,7 +65,9 @@ def test_a_root_behind_a_symlink_is_resolved_once(short_tmp, root):
 
 def test_a_new_root_is_private_and_complete(root):
     opened = open_root(root)
-    assert {"registry", "sagas", "root.json", "root.json.lock"} == set(os.listdir(root))
+    assert {"registry", "sagas", "root.json", "root.json.lock"} == {
+        entry.name for entry in root.iterdir()
+    }
     assert (root / "sagas" / "closed").is_dir()
     assert [0o700] * 3 == [mode(path) for path in (root, root / "registry", root / "sagas")]
     assert 0o600 == mode(root / "root.json")
@@ -170,8 +172,12 @@ def test_a_symlink_inside_a_root_is_not_followed(short_tmp, root, name):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", "{}", '{"schema_version": 1, "root_id": "../x", "tmux_socket": "/s"}']
-    + ['{"schema_version": 1, "root_id": "a"}', '{"schema_version": "x", "root_id": "a"}'],
+    [
+        *("", "{", "[]", "{}", '{"schema_version": 1, "root_id": "a"}'),
+        '{"schema_version": 1, "root_id": "../x", "tmux_socket": "/s"}',
+        '{"schema_version": 1, "root_id": "a", "tmux_socket": "s"}',
+        '{"schema_version": "x", "root_id": "a", "tmux_socket": "/s"}',
+    ],
 )
 def test_a_damaged_root_file_is_an_error_that_says_what_to_do(root, content):
     """Another id would make every agent of this root a stranger."""
@@ -221,7 +227,7 @@ def _own_places(short_tmp, monkeypatch):
         places,
         "_candidates",
         lambda root, root_id: iter(
-            [root / "tmux.sock", short_tmp / "p1" / f"{root_id}.s", short_tmp / "p2" / "s"]
+            [root / "tmux.sock", short_tmp / "p1" / f"{root_id}.s", short_tmp / "p2" / "sock"]
         ),
     )
 
@@ -237,14 +243,14 @@ def test_a_socket_that_does_not_fit_is_in_a_private_directory(short_tmp, long_ro
 def test_a_private_directory_that_is_open_to_others_is_not_used(short_tmp, long_root):
     (short_tmp / "p1").mkdir()
     (short_tmp / "p1").chmod(0o755)
-    assert short_tmp / "p2" / "s" == open_root(long_root).tmux_socket
+    assert short_tmp / "p2" / "sock" == open_root(long_root).tmux_socket
 
 
 @pytest.mark.usefixtures("_own_places")
 def test_a_private_directory_that_is_a_symlink_is_not_used(short_tmp, long_root):
     (short_tmp / "elsewhere").mkdir(mode=0o700)
     (short_tmp / "p1").symlink_to("elsewhere")
-    assert short_tmp / "p2" / "s" == open_root(long_root).tmux_socket
+    assert short_tmp / "p2" / "sock" == open_root(long_root).tmux_socket
 
 
 @pytest.mark.usefixtures("_own_places")

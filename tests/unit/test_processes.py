@@ -8,12 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.processes import Identity, LocalProcesses, identity, placing, read_exit, table
+from orchestrator_core.processes import (
+    Identity,
+    LocalProcesses,
+    identity,
+    placing,
+    read_exit,
+    table,
+)
 from orchestrator_core.supervisor import proc
 
 LONG_S = 20
@@ -147,12 +155,12 @@ def test_a_watch_keeps_its_time(local, child):
 
 
 def test_handles_are_closed_again(local, child):
-    before = set(os.listdir("/proc/self/fd"))
+    before = set(Path("/proc/self/fd").iterdir())
     for _ in range(50):
         local.watch(local.identify(child.pid), timeout_s=0)
         local.signal(local.identify(child.pid), 0)
 
-    assert before == set(os.listdir("/proc/self/fd"))
+    assert before == set(Path("/proc/self/fd").iterdir())
 
 
 # --- tables -----------------------------------------------------------------------------------
@@ -220,7 +228,9 @@ def test_a_name_with_parentheses_and_spaces_does_not_shift_the_fields():
 
 
 def test_descendants_are_found_through_all_generations():
-    program = "import os, time\nfor _ in 'ab':\n  if os.fork(): break\nos.write(1, b'!')\ntime.sleep(60)"
+    program = (
+        "import os, time\nfor _ in 'ab':\n  if os.fork(): break\nos.write(1, b'!')\ntime.sleep(60)"
+    )
     root = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, start_new_session=True
     )

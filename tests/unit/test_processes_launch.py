@@ -81,7 +81,7 @@ def test_a_planted_link_is_not_followed(tmp_path):
     "wrong", [{"argv": ["a\0b"]}, {"env": {"A": "\0"}}, {"env": {"A=B": ""}}, {"env": {"": ""}}]
 )
 def test_what_cannot_reach_a_process_is_refused(wrong):
-    with pytest.raises(ValueError, match="NUL|environment variable"):
+    with pytest.raises(ValueError, match=r"NUL|environment variable"):
         launch.encode(Launch(**REQUIRED | wrong))
 
 

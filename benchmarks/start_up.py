@@ -1,0 +1,75 @@
+"""
+What it costs to begin: an import, and a whole `orchestrator-core progress`.
+
+    python benchmarks/start_up.py [--rounds N] [DIRECTORY]
+
+An agent reports its progress often, each time by a new process; so that is
+measured as it happens, from the start of Python to its end.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import _figures
+from _figures import HERE, Figure, median, timed
+from _rig import rig
+
+BARE = [sys.executable, "-c", "pass"]
+IMPORT = [sys.executable, "-c", "import orchestrator_core"]
+_CACHE = Path(tempfile.gettempdir()) / f"oc-bench-{os.geteuid()}-pycache"
+ALL = [sys.executable, "-c", "from orchestrator_core import Orchestrator"]
+
+
+def figures(directory: str | None = None, rounds: int = 20) -> list[Figure]:
+    with rig(directory) as both:
+        agent = both.orch.agent(both.deploy_ours())
+        task = both.orch.task(agent.task_id).workspace
+        progress = [
+            *(sys.executable, "-m", "orchestrator_core", "--root", str(both.orch.root)),
+            *("progress", agent.id, "--status", "working", "--progress"),
+        ]
+        floor = [sys.executable, "-I", "-S", str(HERE / "floor_start_up.py"), task, agent.id]
+        numbers = itertools.cycle(range(100))
+        bare, imported, everything, reported, bare_report = interleaved(
+            rounds,
+            lambda: run(BARE),
+            lambda: run(IMPORT),
+            lambda: run(ALL),
+            lambda: run([*progress, str(next(numbers))]),
+            lambda: run(floor),
+        )
+    return [
+        Figure(name="import orchestrator_core", ours=imported, floor=bare, at_most_more=30),
+        Figure(name="… and Orchestrator", ours=everything, floor=bare),
+        Figure(
+            name="orchestrator-core progress", ours=reported, floor=bare_report, at_most_units=150
+        ),
+    ]
+
+
+def interleaved(rounds: int, *calls) -> list[float]:
+    """Return the median milliseconds of each call; they take turns, after two for warmth."""
+    taken = [[timed(call)[0] for call in calls] for _ in range(rounds + 2)]
+    return [median(list(column)) for column in zip(*taken[2:], strict=True)]
+
+
+def run(argv: list[str]) -> None:
+    subprocess.run(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment(), check=True
+    )
+
+
+def environment() -> dict[str, str]:
+    """Return ours, with byte code kept, as an installed package has it; but not in this tree."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": str(HERE.parent), "PYTHONPYCACHEPREFIX": str(_CACHE)}
+
+
+if __name__ == "__main__":
+    _figures.main(__doc__, figures)

@@ -1,0 +1,160 @@
+"""The examples of the documentation, run as a reader would run them: page by page, from the top."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+
+from orchestrator_core import Orchestrator
+
+TOP = Path(__file__).parents[2]
+
+_BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_DONE = "--example-done--"
+
+
+@attrs.frozen
+class Block:
+    """One fenced block of a page."""
+
+    page: Path
+    line: int
+    language: str
+    marks: frozenset[str]
+    text: str
+
+    @property
+    def place(self):
+        return f"{self.page.name}:{self.line}"
+
+    @property
+    def is_run(self):
+        return "runnable" in self.marks
+
+
+def blocks_of(page):
+    text = page.read_text()
+    return [
+        Block(
+            page,
+            text.count("\n", 0, found.start()) + 1,
+            found[1],
+            frozenset(found[2].split()),
+            found[3],
+        )
+        for found in _BLOCK.finditer(text)
+    ]
+
+
+def matches(expected, actual):
+    """Tell whether *actual* is what a page shows: ``…`` is anything, a space any number of them."""
+    expected, actual = (re.sub(" +", " ", text.strip()) for text in (expected, actual))
+    pattern = ".*".join(map(re.escape, expected.split("…")))
+    return re.fullmatch(pattern, actual, re.DOTALL) is not None
+
+
+class Reader:
+    """Somebody who types in what a page shows, and compares."""
+
+    def __init__(self, place):
+        self._namespace = {"__name__": "__example__"}
+        self._said = ""
+        self._shell = subprocess.Popen(
+            ["/bin/sh"],
+            cwd=place,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def read(self, page):
+        for block in blocks_of(page):
+            if block.is_run:
+                getattr(self, f"_run_{block.language}")(block)
+            elif "output" in block.marks:
+                assert matches(block.text, self._said), f"{block.place} printed:\n{self._said}"
+
+    def _run_python(self, block):
+        code = compile("\n" * block.line + block.text, block.place, "exec")
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            exec(code, self._namespace)
+        self._said = said.getvalue()
+
+    def _run_console(self, block):
+        for typed, expected in _commands(block.text):
+            said, code = self._type(typed)
+            assert code == 0, f"{block.place}: $ {typed}\nexit code {code}\n{said}"
+            assert matches(expected, said), f"{block.place}: $ {typed}\nprinted:\n{said}"
+
+    def _type(self, command):
+        self._shell.stdin.write(f"{command}\nprintf '\\n%s %s\\n' {_DONE} $?\n")
+        self._shell.stdin.flush()
+        lines = []
+        for line in self._shell.stdout:
+            if line.startswith(_DONE):
+                return "".join(lines), int(line.split()[1])
+            lines.append(line)
+        raise AssertionError(f"the shell ended in: {command}")
+
+    def close(self):
+        self._shell.communicate()
+
+
+def _commands(text):
+    """Return what is typed after each ``$``, and what is shown below it."""
+    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+        first, *rest = part.split("\n")
+        more = [line[2:] for line in rest if line.startswith("> ")]
+        yield "\n".join([first, *more]), "\n".join(rest[len(more) :])
+
+
+@pytest.fixture
+def place(short_tmp, monkeypatch):
+    """An empty working directory, with `orchestrator-core` on the PATH."""
+    programs, work = short_tmp / "bin", short_tmp / "work"
+    programs.mkdir()
+    work.mkdir()
+    for name, call in (("python", ""), ("orchestrator-core", " -m orchestrator_core")):
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{call} "$@"\n')
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(TOP))
+    monkeypatch.chdir(work)
+    for name in [name for name in os.environ if name.startswith(("ORCHESTRATOR_", "CLAUDE_"))]:
+        monkeypatch.delenv(name)
+    return work
+
+
+@pytest.fixture
+def reader(place, killed):
+    """Somebody to read a page; whatever the examples have left running is ended."""
+    one = Reader(place)
+    yield one
+    one.close()
+    for found in place.rglob("root.json"):
+        _end_all(found.parent, killed)
+
+
+def _end_all(root, killed):
+    orch = Orchestrator(root)
+    for agent in orch.agents(status="active"):
+        with contextlib.suppress(Exception):
+            orch.terminate(agent.id)
+    server = subprocess.run(
+        [shutil.which("tmux"), "-N", "-S", str(root / "tmux.sock"), "display", "-p", "#{pid}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    if server:
+        killed(int(server))

@@ -1,0 +1,284 @@
+"""
+The table of crash windows in ``docs/explanation.md``, row by row, on real tmux.
+
+Each row is done: a real process is killed where the row says; what the journal
+says then, and what has become of the agent after a recovery, is read from the
+table itself. The exhaustive search, every system call, is in ``tests/faults``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.scene import a_scene
+from support.world import wait_for_deaths
+
+import orchestrator_core
+from orchestrator_core import Orchestrator, Patience
+from orchestrator_core.saga import Unwind
+
+pytestmark = pytest.mark.tmux
+
+TOP = Path(orchestrator_core.__file__).parents[1]
+PAGE = Path(__file__).parents[2] / "docs" / "explanation.md"
+
+ACTOR = """
+import json, os, signal, sys
+from orchestrator_core import AgentSpec, Orchestrator, deploying, tmux
+from orchestrator_core.saga.directory import JournalDirectory
+from orchestrator_core.saga.journal import Journal
+
+root, act, told, when, line = sys.argv[1:]
+told = json.loads(told)
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def dying(original, is_here):
+    def call(self, *args, **how):
+        here = is_here(*args)
+        if here and when == "before":
+            die()
+        result = original(self, *args, **how)
+        if here and when == "after":
+            die()
+        return result
+    return call
+
+def writes(*entries, **_how):
+    return line in {f"{e.kind} {e.data.get('step', '')}".strip() for e in entries}
+
+Journal.append = dying(Journal.append, writes)
+if line == "journal":
+    JournalDirectory.create = dying(JournalDirectory.create, lambda *_: True)
+if line == "in flight":
+    def in_flight(argv, **how):
+        if "new-session" in argv:
+            import subprocess
+            wait = ["sh", "-c", 'read go < "$0"; exec "$@"', told["gate"], *argv]
+            subprocess.Popen(wait, start_new_session=True, env=how["env"], cwd="/",
+                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            die()
+        return run(argv, **how)
+    run, tmux.subprocess.run = tmux.subprocess.run, in_flight
+
+orch = Orchestrator(root, recover=False)
+if act == "deploy":
+    if told.get("heir"):
+        deploying._heir = lambda *_: told["heir"]
+    if told.get("dies after the commit"):
+        deploying.Deployer._see_it_start = lambda *_args, **_how: die()
+    spec = AgentSpec(type="a", prompt="do it", command=told["command"])
+    orch.deploy(told["task"], spec, grace_s=told.get("grace_s", 0.0))
+elif act == "terminate":
+    orch.terminate(told["agent"], reason="asked to")
+elif act == "recover":
+    orch.recover()
+"""
+
+
+class Play:
+    """One row, done."""
+
+    def __init__(self, scene):
+        self.scene = scene
+        self.root, self.world = scene.root, scene.world
+        self.orch = self.opened()
+        self.task = self.orch.create_task("Try a row").id
+
+    def opened(self, **how):
+        return Orchestrator(self.root, patience=Patience(term_s=0.5), **how)
+
+    def act(self, act, when="", line="", **told):
+        """Let a process act; killed *when* (before or after) it writes *line*, if at all."""
+        told = {"task": self.task, "command": ["sleep", "1000"], **told}
+        done = subprocess.run(
+            [sys.executable, "-c", ACTOR, self.root, act, json.dumps(told), when, line],
+            env={**os.environ, "PYTHONPATH": str(TOP)},
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        expected = -signal.SIGKILL if when or "dies after the commit" in told else 0
+        assert expected == done.returncode, done.stderr.decode()
+
+    def deployed(self, **told):
+        self.act("deploy", **told)
+        return self.agent
+
+    @property
+    def agent(self):
+        """The only agent there was; None if it has left no trace."""
+        names = [path.stem for path in self.root.glob("sagas/**/*-*.jsonl")]
+        return names[0] if names else None
+
+    def state(self):
+        """Return what the journal says, in the words of the table."""
+        return "nothing" if self.agent is None else self.orch.history(self.agent).state.name
+
+    def outcome(self):
+        """Return what has become of the agent, by the look of the world."""
+        assert [] == self.world.torn()
+        record = self.world.records().get(self.agent)
+        if record is None:
+            assert [] == self.world.leftovers()
+            return "nothing"
+        if record["status"] == "running":
+            assert [self.agent] == list(self.world.entries())
+            return "alive"
+        assert [] == self.world.leftovers()
+        return record["status"]
+
+    def pane(self):
+        said = self.world.tmux("list-panes", "-a", "-F", "#{pane_pid}").stdout
+        return int(said)
+
+    def kill(self, pid):
+        os.kill(pid, signal.SIGKILL)
+        wait_for_deaths([pid], time.monotonic() + 20)
+
+    def main_process(self):
+        [run] = self.root.glob("TASK-*/run/*/started")
+        return json.loads(run.read_text())["pid"]
+
+
+def deploying(when, line):
+    return lambda play: play.act("deploy", when, line)
+
+
+def ending(when, line):
+    def happen(play):
+        play.act("terminate", when, line, agent=play.deployed())
+
+    return happen
+
+
+def recovering(when, line):
+    def happen(play):
+        play.act("deploy", "before", "commit")
+        play.act("recover", when, line)
+
+    return happen
+
+
+def in_flight(play):
+    gate = play.scene.place / "gate"
+    os.mkfifo(gate)
+    play.act("deploy", "before", "in flight", gate=str(gate))
+    play.late = gate
+
+
+def committed_and_gone(play):
+    play.act("deploy", **{"dies after the commit": True})
+
+
+def gone_in_its_grace(play):
+    play.act("deploy", grace_s=30, command=["sh", "-c", "exit 3"], **{"dies after the commit": True})
+    play.orch.wait(play.agent, timeout_s=30)
+
+
+def agent_killed(play):
+    agent = play.deployed()
+    os.kill(play.main_process(), signal.SIGKILL)
+    play.orch.wait(agent, timeout_s=30)
+
+
+def server_killed(play):
+    agent = play.deployed()
+    play.kill(play.world.server())
+    play.orch.wait(agent, timeout_s=30)
+
+
+def supervisor_killed(play):
+    play.deployed(command=["sh", "-c", "trap '' HUP TERM; setsid sleep 1000 & sleep 1000; wait"])
+    play.kill(play.pane())
+
+
+def heir_killed(play):
+    # /bin/true stands for a heir that is killed before it has done anything.
+    play.deployed(command=["sh", "-c", "exit 3"], heir=["/bin/true"])
+    supervisor = play.orch.history(play.agent).frame("spawn_tmux").load().supervisor
+    play.orch._world.processes.watch(supervisor, timeout_s=30)
+
+
+def asker_killed(play):
+    with play.orch._lifecycle.sagas.open(play.deployed()) as saga:
+        saga.request_end(Unwind.terminal("all done", status="completed", by="report"))
+
+
+ROWS = {
+    "the journal is written": deploying("before", "journal"),
+    "`write_prompt` is begun": deploying("after", "journal"),
+    "`write_prompt` is recorded": deploying("before", "done write_prompt"),
+    "`tee_log` is recorded": deploying("before", "done tee_log"),
+    "`new-session` is answered": in_flight,
+    "`spawn_tmux` is recorded": deploying("before", "done spawn_tmux"),
+    "`register_task` is recorded": deploying("before", "done register_task"),
+    "`register_global` is recorded": deploying("before", "done register_global"),
+    "the commit is written": deploying("before", "commit"),
+    "the lock is let go": deploying("after", "commit"),
+    "the agent is seen to start": committed_and_gone,
+    "an early death is noticed": gone_in_its_grace,
+    "the agent": agent_killed,
+    "the tmux server": server_killed,
+    "the supervisor": supervisor_killed,
+    "the supervisor, become the unwinder": heir_killed,
+    "who asked for the end from inside": asker_killed,
+    "the reason is recorded": ending("before", "unwind"),
+    "anything is undone": ending("after", "unwind"),
+    "`register_global`'s undo is recorded": ending("before", "undone register_global"),
+    "`register_task`'s undo is recorded": ending("before", "undone register_task"),
+    "`spawn_tmux`'s undo is recorded": ending("before", "undone spawn_tmux"),
+    "`tee_log`'s undo is recorded": ending("before", "undone tee_log"),
+    "`write_prompt`'s undo is recorded": ending("before", "undone write_prompt"),
+    "the close is written": ending("before", "close"),
+    "the journal is moved": ending("after", "close"),
+    "it has begun to unwind": recovering("before", "unwind"),
+    "it has undone half": recovering("before", "undone tee_log"),
+    "it has closed": recovering("before", "close"),
+}
+
+
+def table():
+    """Return {row: (what the journal says, the outcome)} of the page."""
+    rows = re.findall(r"^\| (.+?) +\| (\w+) +\| .+ \| \*\*(\w+)\*\* +\|$", PAGE.read_text(), re.M)
+    return {row: (state, outcome) for row, state, outcome in rows}
+
+
+def test_the_table_has_every_row_and_no_other():
+    """What the page says of a crash has been tried; what was tried is on the page."""
+    assert list(ROWS) == list(table())
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_happens_as_it_is_written(row):
+    """Killed there, it is found so, and recovers to what the table says."""
+    says, becomes = table()[row]
+    with a_scene() as scene:
+        play = Play(scene)
+
+        ROWS[row](play)
+        found = play.state()
+        play.orch.recover()
+        if hasattr(play, "late"):
+            _let_the_late_session_come(play)
+        if becomes not in ("nothing", "alive"):
+            play.orch.wait(play.agent, timeout_s=30)
+
+        assert (says, becomes) == (found, play.outcome())
+        again = play.opened()
+        assert {} == again.recovery.unwound
+
+
+def _let_the_late_session_come(play):
+    """Open the gate of a `new-session` that is in flight, and see its session off."""
+    play.late.write_text("go\n")
+    deadline = time.monotonic() + 20
+    play.world.until_alone(timeout_s=deadline - time.monotonic())

@@ -1,0 +1,331 @@
+"""
+A registry under fire: killed at every system call, refused by every one, in a crowd.
+
+The process that works is a fork of the test's own, and its ``os`` functions are
+ours: each may kill the process, before or after its effect, or fail.
+"""
+
+import contextlib
+import errno
+import functools
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import traceback
+import warnings
+
+import pytest
+
+from orchestrator_core import _files
+from orchestrator_core.exceptions import StorageError
+from orchestrator_core.places import open_root
+from orchestrator_core.registry import TASK, Registry
+
+#: Every function of `os` that the file recipe, the locks and the registry act through.
+EFFECTS = ("open", "close", "write", "pwrite", "fsync", "rename", "link", "unlink", "mkdir")
+EFFECTS += ("fchmod", "dup", "read", "pread", "lstat", "fstat", "scandir", "listdir")
+
+
+def forked(work):
+    """Run *work* in a child of ours; return its exit code, negative if a signal ended it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
+        pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:  # noqa: BLE001 - told by the exit code
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def intercept(before=lambda _: None, after=lambda _: None, effects=EFFECTS):
+    """Let *before* and *after* see the number of each of *effects* from now on, in this process."""
+    count = iter(range(1_000_000))
+
+    def wrap(real):
+        def call(*args, **kwargs):
+            number = next(count)
+            before(number)
+            try:
+                return real(*args, **kwargs)
+            finally:
+                after(number)
+
+        return call
+
+    for name in effects:
+        setattr(os, name, wrap(getattr(os, name)))
+
+
+def killed_at(work, number, when):
+    """Do *work* in a child that dies at its effect *number*; False if it got through."""
+
+    def die(now):
+        if now == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def suicidal():
+        intercept(**{when: die})
+        work()
+
+    code = forked(suicidal)
+    assert code in {0, -signal.SIGKILL}
+    return code != 0
+
+
+def each_crash(work, prepare):
+    """
+    Kill *work* before and after each of its effects; yield after every death.
+
+    Each time it works on what *prepare* returns, which is yielded with the crash.
+    """
+    for when in ("before", "after"):
+        for number in itertools.count():
+            made = prepare()
+            if not killed_at(functools.partial(work, made), number, when):
+                break
+            yield f"{when} effect {number}", made
+        assert number > 8, "the effects were not seen"
+
+
+def registry_in(directory):
+    return Registry(directory / "AGENT_REGISTRY.json", kind=TASK)
+
+
+def litter(directory):
+    return {entry.name for entry in directory.iterdir()} - {
+        "AGENT_REGISTRY.json",
+        "AGENT_REGISTRY.json.lock",
+    }
+
+
+def add(registry, name):
+    registry.update(lambda document: document["agents"].append({"id": name}))
+
+
+def names(registry):
+    return [entry["id"] for entry in registry.read()["agents"]]
+
+
+# --- killed ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def places(short_tmp):
+    """Directories of their own, one after the other."""
+    names = map(str, itertools.count())
+    return lambda: short_tmp / next(names)
+
+
+def test_an_update_killed_at_any_call_has_happened_or_not(tmp_path):
+    """The document is the old or the new one; the next update works, and clears what was left."""
+    registry = registry_in(tmp_path)
+    registry.create({"agents": []})
+    happened = set()
+    for crash, before in each_crash(lambda _: add(registry, "killed"), lambda: names(registry)):
+        found = names(registry)
+        assert found in (before, [*before, "killed"]), crash
+        happened.add(found == before)
+        add(registry, "next")
+        assert [*found, "next"] == names(registry), crash
+        assert set() == litter(tmp_path), crash
+    assert {True, False} == happened
+
+
+def test_a_creation_killed_at_any_call_has_happened_or_not(places):
+    def create(place):
+        registry_in(place).create({"agents": [{"id": "first"}]})
+
+    for crash, place in each_crash(create, places):
+        create(place)
+        assert ["first"] == names(registry_in(place)), crash
+        assert set() == litter(place), crash
+
+
+def test_damage_set_aside_is_kept_once_however_its_finder_dies(places):
+    """And no death turns damage into an empty registry."""
+
+    def damaged():
+        path = registry_in(places()).path
+        path.parent.mkdir()
+        path.write_bytes(b'{"agents": [')
+        return Registry(path, kind=TASK, rebuild=lambda: {"agents": [{"id": "rebuilt"}]})
+
+    for crash, registry in each_crash(Registry.read, damaged):
+        assert ["rebuilt"] == names(registry), crash
+        registry.update(lambda document: document.update(x=1))
+        [kept] = litter(registry.path.parent)
+        assert [kept] == registry.read()["damaged"], crash
+        assert b'{"agents": [' == registry.path.with_name(kept).read_bytes(), crash
+
+
+def test_a_migration_killed_at_any_call_loses_nothing(places):
+    text = json.dumps({"agents": [{"id": "old"}], "x": 1})
+
+    def old():
+        registry = registry_in(places())
+        registry.path.parent.mkdir()
+        registry.path.write_text(text)
+        return registry
+
+    for crash, registry in each_crash(lambda registry: add(registry, "new"), old):
+        assert names(registry) in (["old"], ["old", "new"]), crash
+        add(registry, "next")
+        assert 1 == registry.read()["x"], crash
+        assert text == registry.path.with_name("AGENT_REGISTRY.json.v0").read_text(), crash
+        assert {"AGENT_REGISTRY.json.v0"} == litter(registry.path.parent), crash
+
+
+def test_a_move_killed_at_any_call_loses_and_doubles_nothing(places):
+    """Moving again ends with one file, of one name."""
+
+    def logged():
+        place = places()
+        place.mkdir()
+        (place / "log").write_bytes(b"all lines")
+        return place
+
+    def move(place):
+        _files.move_no_clobber(place / "log", place / "kept")
+
+    for crash, place in each_crash(move, logged):
+        with contextlib.suppress(FileNotFoundError):
+            move(place)
+        assert {"kept": b"all lines"} == {e.name: e.read_bytes() for e in place.iterdir()}, crash
+
+
+def test_a_first_opening_killed_at_any_call_leaves_a_root_that_opens(places):
+    for crash, place in each_crash(open_root, places):
+        first = open_root(place)
+        assert first == open_root(place), crash
+        assert {"registry", "sagas", "root.json", "root.json.lock"} == {
+            entry.name for entry in place.iterdir()
+        }, crash
+
+
+# --- refused ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES])
+def test_an_update_refused_at_any_call_is_an_error_of_ours_or_no_error(tmp_path, number):
+    """Nothing is half done: the old document stands, or the error says that it is unknown."""
+    registry = registry_in(tmp_path)
+    registry.create({"agents": []})
+    refused, calls = 0, 1000
+    for call in range(calls):
+        before = names(registry)
+        code = forked(lambda n=call: refuse(registry, n, number))
+        assert code in {OK, REFUSED, UNKNOWN, THROUGH}, f"call {call}: {code}"
+        if code == THROUGH:
+            break
+        if code != UNKNOWN:
+            assert names(registry) == before + ["added"] * (code == OK), f"call {call}"
+        refused += code == REFUSED
+        add(registry, "next")
+        assert set() == litter(tmp_path), f"call {call}"
+    assert refused > 5
+
+
+OK, REFUSED, UNKNOWN, THROUGH = 10, 11, 12, 13
+
+
+def refuse(registry, which, number):
+    """Update in a process whose call *which* fails; exit with how that went."""
+    reached = []
+
+    def fail(now):
+        if now == which:
+            reached.append(now)
+            raise OSError(number, os.strerror(number))
+
+    exit_now = os._exit
+    intercept(
+        before=fail, effects=set(EFFECTS) - {"close"}
+    )  # after an fsync, it has nothing to say
+    try:
+        add(registry, "added")
+    except StorageError as error:
+        exit_now(UNKNOWN if "unknown" in error.hint else REFUSED)
+    exit_now(OK if reached else THROUGH)
+
+
+# --- in a crowd ---------------------------------------------------------------------------------
+
+PROCESSES, UPDATES = 8, 25
+
+
+def test_eight_processes_lose_no_update_and_readers_see_no_torn_document(tmp_path):
+    """8 x 25 updates are 200 agents, and every look between sees a whole document."""
+    registry = registry_in(tmp_path)
+    registry.create({"agents": []})
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    looks = context.SimpleQueue()
+    reader = context.Process(target=look, args=(tmp_path, stop, looks))
+    writers = [context.Process(target=write, args=(tmp_path, n)) for n in range(PROCESSES)]
+    for process in (reader, *writers):
+        process.start()
+    for process in writers:
+        process.join()
+    stop.set()
+    seen, torn = looks.get()
+    reader.join()
+
+    assert [0] * PROCESSES == [process.exitcode for process in writers]
+    document = registry.read()
+    assert sorted(f"{p}-{u}" for p in range(PROCESSES) for u in range(UPDATES)) == sorted(
+        entry["id"] for entry in document["agents"]
+    )
+    assert PROCESSES * UPDATES == document["total_spawned"]
+    assert 0 == torn
+    assert seen == sorted(seen)
+    assert set() == litter(tmp_path)
+
+
+def write(directory, me):
+    for number in range(UPDATES):
+        add(registry_in(directory), f"{me}-{number}")
+
+
+def look(directory, stop, looks):
+    """Read as a stranger does, with Python's own json, until told to stop."""
+    seen, torn = [], 0
+    while not stop.is_set():
+        try:
+            document = json.loads((directory / "AGENT_REGISTRY.json").read_bytes())
+            torn += document["total_spawned"] != len(document["agents"])
+            seen.append(len(document["agents"]))
+        except ValueError:
+            torn += 1
+    looks.put((seen, torn))
+
+
+def test_writers_killed_in_the_crowd_take_nobody_with_them(tmp_path):
+    """Half of the processes are killed at their work; the others' updates are all there."""
+    registry = registry_in(tmp_path)
+    registry.create({"agents": []})
+    context = multiprocessing.get_context("fork")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        writers = [context.Process(target=write, args=(tmp_path, n)) for n in range(PROCESSES)]
+        for process in writers:
+            process.start()
+    for victim in writers[::2]:
+        victim.kill()
+    for process in writers:
+        process.join()
+
+    found = names(registry)
+    survivors = [f"{p}-{u}" for p in range(1, PROCESSES, 2) for u in range(UPDATES)]
+    assert set(survivors) <= set(found)
+    assert len(found) == len(set(found))
+    registry.update(lambda document: document.update(x=1))
+    assert set() == litter(tmp_path)

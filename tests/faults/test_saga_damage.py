@@ -1,0 +1,264 @@
+"""
+Damage to a journal, at every byte: cut, flipped, zeroed; or something else in its place.
+
+A journal that a crash could have left is recovered as one. Any other is kept aside, once, and
+rebuilt; and nothing committed is ended without a verdict.
+"""
+
+import os
+import shutil
+
+import pytest
+from saga_kit import NAMES, FileReceipt, OnDisk, kinds_of, on_disk, open_journals, snapshot, stands
+
+from orchestrator_core.saga import Sagas, Unwind
+
+OVER = Unwind.terminal("its life is over")
+
+
+@pytest.fixture(autouse=True)
+def _without_waiting_for_the_disk(monkeypatch):
+    """Thousands of recoveries, and no power fails in them."""
+    monkeypatch.setattr(os, "fsync", lambda _fd: None)
+
+
+@pytest.fixture
+def sagas(memory_tmp):
+    return Sagas(memory_tmp / "sagas", steps=[OnDisk()])
+
+
+@pytest.fixture
+def committed(sagas, memory_tmp):
+    """The journal of a committed saga."""
+    with sagas.begin("s", on_disk(), values={"place": str(memory_tmp)}) as saga:
+        saga.run()
+        saga.commit()
+    return sagas.journals.file("s")
+
+
+def replan(place):
+    """Return what leads from an id to all that it could own, as an owner of sagas gives it."""
+    return lambda saga_id, _labels: {
+        name: FileReceipt(path=f"{place}/{saga_id}.{name}", owner=saga_id) for name in NAMES
+    }
+
+
+def files_of(place):
+    return [name for name in NAMES if (place / f"s.{name}").exists()]
+
+
+def kept_aside(sagas):
+    return sorted(path.name for path in sagas.journals.path.glob("*damaged*"))
+
+
+def renewed(sagas, journal, data):
+    """Make the world as it was after the commit, but for the bytes of the journal."""
+    shutil.rmtree(sagas.journals.path)
+    place = sagas.journals.path.parent
+    for name in NAMES:
+        (place / f"s.{name}").write_text("s")
+    renewed = Sagas(sagas.journals.path, steps=[OnDisk()])
+    journal.write_bytes(data)
+    return renewed
+
+
+def test_cut_at_any_byte_it_is_all_or_nothing(sagas, committed, memory_tmp):
+    """Within its first lines that is damage, for they are never seen half; after, a crash."""
+    whole = committed.read_bytes()
+    birth = whole.index(b'{"kind":"done"')
+    for length in range(len(whole)):
+        world = renewed(sagas, committed, whole[:length])
+
+        report = world.recover(replan=replan(memory_tmp))
+
+        stand = stands(world.journals.path, "s")
+        if length < birth - 1:
+            assert ("committed", ["s"], ["s.jsonl.damaged"]) == (
+                stand, list(report.damaged), kept_aside(world),
+            )  # fmt: skip
+        elif length < len(whole) - 1:
+            assert ("closed", []) == (stand, kept_aside(world))
+        assert (list(NAMES) if report.alive else []) == files_of(memory_tmp)
+        before = snapshot(memory_tmp)
+        world.recover(replan=replan(memory_tmp))
+        assert before == snapshot(memory_tmp)
+
+
+def test_a_bit_flipped_anywhere_ends_nothing_and_a_verdict_still_can(sagas, committed, memory_tmp):
+    whole = committed.read_bytes()
+    for at in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << (at % 8)
+        world = renewed(sagas, committed, bytes(flipped))
+
+        report = world.recover(replan=replan(memory_tmp))
+
+        assert (("s",), list(NAMES)) == (report.alive, files_of(memory_tmp)), at
+        if at < len(whole) - 1:  # Without its newline the last line is whole enough.
+            assert (["s"], ["s.jsonl.damaged"]) == (list(report.damaged), kept_aside(world)), at
+            assert bytes(flipped) == (world.journals.path / "s.jsonl.damaged").read_bytes()
+        assert {} == world.recover(replan=replan(memory_tmp)).damaged
+        assert world.recover(verdict=lambda _history: OVER).unwound["s"].closed
+        assert [] == files_of(memory_tmp)
+
+
+@pytest.mark.parametrize("block", [16, 64, 512])
+def test_zeroed_blocks_end_nothing(sagas, committed, memory_tmp, block):
+    """All but a zeroed tail, which a crash leaves, too, and which takes the commit with it."""
+    whole = committed.read_bytes()
+    for start in range(0, len(whole) - block, block):
+        zeroed = whole[:start] + bytes(block) + whole[start + block :]
+        world = renewed(sagas, committed, zeroed)
+
+        report = world.recover(replan=replan(memory_tmp))
+
+        torn_tail = b"\n" not in zeroed[start + block :]
+        assert torn_tail or (("s",), ["s"]) == (report.alive, list(report.damaged)), start
+        assert (list(NAMES) if report.alive else []) == files_of(memory_tmp)
+
+
+def empty(journal):
+    journal.write_bytes(b"")
+
+
+def directory(journal):
+    journal.unlink()
+    journal.mkdir()
+    (journal / "file").write_text("in the way")
+
+
+def symlink(journal):
+    target = journal.with_name("elsewhere")
+    os.rename(journal, target)
+    journal.symlink_to(target)
+
+
+def fifo(journal):
+    journal.unlink()
+    os.mkfifo(journal)
+
+
+def noise(journal):
+    journal.write_bytes(bytes(range(256)) * 20)
+
+
+def twice(journal):
+    journal.write_bytes(journal.read_bytes() * 2)
+
+
+def contradiction(journal):
+    """Every line checks; a commit comes twice."""
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + whole[whole.rindex(b'{"kind":"commit"') :])
+
+
+@pytest.mark.parametrize(
+    "damage", [empty, directory, symlink, fifo, noise, twice, contradiction]
+)
+def test_whatever_is_in_its_place_is_kept_once_and_the_saga_lives_on(
+    sagas, committed, memory_tmp, damage
+):
+    damage(committed)
+
+    first = sagas.recover(replan=replan(memory_tmp))
+    second = sagas.recover(replan=replan(memory_tmp))
+
+    assert ((["s"], ("s",)), ([], ("s",))) == (
+        (list(first.damaged), first.alive), (list(second.damaged), second.alive),
+    )  # fmt: skip
+    assert (["s.jsonl.damaged"], ["s.jsonl"]) == (
+        kept_aside(sagas), open_journals(sagas.journals.path),
+    )  # fmt: skip
+    assert list(NAMES) == files_of(memory_tmp)
+    assert ["begin", "intent", "intent", "intent"] == kinds_of(committed)[:4]
+    assert sagas.unwind("s", OVER).closed
+    assert [] == files_of(memory_tmp)
+
+
+def test_damage_after_damage_is_kept_under_the_next_name(sagas, committed, memory_tmp):
+    for _ in range(3):
+        noise(committed)
+        sagas.recover(replan=replan(memory_tmp))
+
+    assert ["s.jsonl.1.damaged", "s.jsonl.2.damaged", "s.jsonl.damaged"] == kept_aside(sagas)
+
+
+def test_an_unwinding_goes_on_though_a_line_before_it_is_damaged(sagas, committed, memory_tmp):
+    """A line that still checks says that it is being undone: then it is."""
+    whole = committed.read_bytes().replace(b'"commit"', b'"c0mmit"')
+    sagas.unwind("s", OVER)
+    closed = sagas.journals.closed_file("s")
+    unwind = closed.read_bytes().splitlines(keepends=True)[8]
+    assert unwind.startswith(b'{"kind":"unwind"')
+    closed.unlink()
+    world = renewed(sagas, committed, whole + unwind)
+
+    report = world.recover(replan=replan(memory_tmp))
+
+    assert ("its life is over", []) == (report.unwound["s"].why.message, files_of(memory_tmp))
+
+
+def test_a_closed_saga_stays_closed_though_the_line_that_began_its_end_is_damaged(
+    sagas, committed, memory_tmp
+):
+    sagas.unwind("s", OVER)
+    closed = sagas.journals.closed_file("s")
+    whole = closed.read_bytes().replace(b'"unwind"', b'"unw1nd"')
+    closed.unlink()
+    committed.write_bytes(whole)
+
+    report = sagas.recover(replan=replan(memory_tmp))
+
+    assert ("closed", {}) == (stands(sagas.journals.path, "s"), report.unwound)
+    assert OVER == sagas.report("s").why
+
+
+def test_nothing_is_touched_while_nobody_knows_what_the_id_could_own(sagas, committed):
+    """The plan of what was lost cannot be made now: all stays as it is, and is reported."""
+    noise(committed)
+    before = committed.read_bytes()
+
+    def unknown(_saga_id, _labels):
+        raise LookupError("which task was it?")
+
+    report = sagas.recover(replan=unknown)
+
+    assert {"s": "LookupError: which task was it?"} == report.failed
+    assert (before, []) == (committed.read_bytes(), kept_aside(sagas))
+
+
+def test_a_journal_in_the_hands_of_a_living_owner_is_not_rebuilt(sagas, committed, memory_tmp):
+    with sagas.open("s"):
+        noise(committed)
+
+        assert ("s",) == sagas.recover(replan=replan(memory_tmp)).busy
+        assert [] == kept_aside(sagas)
+
+
+def test_a_damaged_spare_is_kept_and_stops_nothing(sagas, committed):
+    """A disk that breaks the one line that says whose it was: kept for people to look at."""
+    spare = sagas.journals.path / ".spare-9-x"
+    spare.write_bytes(committed.read_bytes().replace(b'"begin"', b'"beg1n"'))
+    (sagas.journals.path / ".spare-8-torn").write_bytes(b'{"kind":"begin"')
+
+    assert ("s",) == sagas.recover().alive
+    assert (["spare-9-x.damaged"], False) == (kept_aside(sagas), spare.exists())
+    assert not (sagas.journals.path / ".spare-8-torn").exists()
+
+
+@pytest.mark.parametrize("planted", [symlink, directory, fifo])
+def test_what_is_planted_where_a_spare_should_be_is_not_used(memory_tmp, planted):
+    sagas = Sagas(memory_tmp / "sagas", steps=[OnDisk()])
+    for number in range(4):
+        planted(sagas.journals.path / f".spare-{number}")
+        elsewhere = sagas.journals.path / "elsewhere"
+        if elsewhere.exists():
+            elsewhere.write_text("a stranger's")
+
+    with sagas.begin("s", on_disk(), values={"place": str(memory_tmp)}) as saga:
+        saga.run()
+        saga.commit()
+
+    assert "committed" == stands(sagas.journals.path, "s")
+    if planted is symlink:
+        assert "a stranger's" == elsewhere.read_text()

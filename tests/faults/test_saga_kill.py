@@ -1,0 +1,194 @@
+"""
+A real SIGKILL before and after every system call that changes the disk, and a look at the world.
+
+The look is independent: files listed, journals read by hand. Whatever was interrupted, after one
+recovery all of a saga's files are there and its journal ends in its commit, or none is there.
+"""
+
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from breaking import calls_of, in_child, killed_at
+from saga_kit import NAMES, OnDisk, kinds_of, litter, on_disk, open_journals, snapshot, stands
+
+from orchestrator_core.saga import Sagas, Unwind
+
+WHEN = ("before", "after")
+OVER = Unwind.terminal("its life is over")
+
+
+def open_sagas(place):
+    return Sagas(place / "sagas", steps=[OnDisk()])
+
+
+def deploy(place):
+    """Open the place as a new process does, and commit a saga."""
+    with open_sagas(place).begin("s", on_disk(), values={"place": str(place)}) as saga:
+        saga.run()
+        saga.commit()
+
+
+def end(place):
+    open_sagas(place).unwind("s", OVER)
+
+
+def recover(place):
+    open_sagas(place).recover()
+
+
+def verdict_of_death(place):
+    open_sagas(place).recover(verdict=lambda _history: OVER)
+
+
+def damaged(place):
+    """Break the commit's line of a saga that lives."""
+    deploy(place)
+    journal = place / "sagas" / "s.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b'"commit"', b'"c0mmit"'))
+
+
+def in_its_place(place):
+    """Put a directory where the journal of a living saga was."""
+    deploy(place)
+    journal = place / "sagas" / "s.jsonl"
+    journal.unlink()
+    journal.mkdir()
+    (journal / "something").write_text("in it")
+
+
+def half_run(place):
+    """Killed with one file of three written."""
+    killed_at(_first("write", deploy), "after", lambda: deploy(place))
+
+
+def half_unwound(place):
+    deploy(place)
+    killed_at(_first("unlink", end, deploy), "after", lambda: end(place))
+
+
+def not_retired(place):
+    deploy(place)
+    killed_at(_first("rename", end, deploy), "before", lambda: end(place))
+
+
+def left_in_a_spare(place):
+    killed_at(_first("link", deploy), "before", lambda: deploy(place))
+
+
+@functools.cache
+def _first(call, work, prepare=None):
+    """Return the number of the first such call that *work* makes."""
+    with tempfile.TemporaryDirectory() as place:
+        if prepare:
+            prepare(Path(place))
+        return calls_of(lambda: work(Path(place))).index(call) + 1
+
+
+def files_of(place):
+    return [name for name in NAMES if (place / f"s.{name}").exists()]
+
+
+def settled(place):
+    """Recover in a process of its own, and tell what stands, checked against the files."""
+    in_child(lambda: recover(place))
+    stand = stands(place / "sagas", "s")
+    assert {"committed": list(NAMES), "closed": [], "never": []}[stand] == files_of(place)
+    assert ["s.jsonl.damaged"] * len(litter(place / "sagas")) == litter(place / "sagas")
+    return stand
+
+
+def seen_everywhere(memory_tmp, prepare, work):
+    """Kill *work* at every point, on a world of its own each; return what then stood."""
+    first = memory_tmp / "first"
+    first.mkdir()
+    prepare(first)
+    shutil.copytree(first, memory_tmp / "counted", symlinks=True)
+    count = len(calls_of(lambda: work(memory_tmp / "counted")))
+    seen = []
+    for number in range(1, count + 1):
+        for when in WHEN:
+            # The path is in the receipts: each trial takes the same place.
+            shutil.rmtree(first)
+            first.mkdir()
+            prepare(first)
+            killed_at(number, when, lambda: work(first))
+            seen.append(settled(first))
+            before = snapshot(first)
+            in_child(lambda: recover(first))
+            assert before == snapshot(first), "recovering twice is not recovering once"
+    return seen
+
+
+def nothing(_place):
+    """Prepare nothing."""
+
+
+def test_killed_anywhere_in_a_deployment_it_is_all_or_nothing(memory_tmp):
+    """Opening the place, beginning, running and committing: nothing first, all at the end."""
+    seen = seen_everywhere(memory_tmp, nothing, deploy)
+
+    assert ("never", "committed") == (seen[0], seen[-1])
+    assert sorted(seen, key=["never", "closed", "committed"].index) == seen  # never back again
+    assert {"never", "closed", "committed"} == set(seen)
+
+
+def test_killed_anywhere_in_an_unwinding_it_goes_on_to_the_end(memory_tmp):
+    """Once the reason is written, the saga closes for it; before, it lives."""
+    seen = seen_everywhere(memory_tmp, deploy, end)
+
+    assert ("committed", "closed") == (seen[0], seen[-1])
+    assert sorted(seen, reverse=True) == seen
+
+
+@pytest.mark.parametrize("crash", [half_run, half_unwound, not_retired, left_in_a_spare])
+def test_killed_anywhere_in_a_recovery_the_next_one_finishes(memory_tmp, crash):
+    """A crash in the recovery of a crash is one more crash."""
+    assert {"closed"} == set(seen_everywhere(memory_tmp, crash, recover))
+
+
+def test_killed_anywhere_in_ending_what_is_dead_it_is_ended_or_not(memory_tmp):
+    assert {"committed", "closed"} == set(seen_everywhere(memory_tmp, deploy, verdict_of_death))
+
+
+@pytest.mark.parametrize("damage", [damaged, in_its_place])
+def test_killed_anywhere_in_a_rebuild_the_damaged_one_is_kept_once(memory_tmp, damage):
+    """The saga lives on; what was damaged lies beside its journal, under one name."""
+    place = memory_tmp / "first"
+
+    def replan(_saga_id, _labels):
+        from saga_kit import FileReceipt
+
+        return {name: FileReceipt(path=f"{place}/s.{name}", owner="s") for name in NAMES}
+
+    def rebuild(where):
+        open_sagas(where).recover(replan=replan)
+
+    place.mkdir()
+    damage(place)
+    shutil.copytree(place, memory_tmp / "counted")
+    count = len(calls_of(lambda: rebuild(memory_tmp / "counted")))
+    for number in range(1, count + 1):
+        for when in WHEN:
+            shutil.rmtree(place)
+            place.mkdir()
+            damage(place)
+            killed_at(number, when, lambda: rebuild(place))
+            in_child(lambda: rebuild(place))
+
+            kept = [path.name for path in (place / "sagas").glob("*damaged*")]
+            assert (["s.jsonl.damaged"], ["s.jsonl"]) == (kept, open_journals(place / "sagas"))
+            assert ("committed", list(NAMES)) == (stands(place / "sagas", "s"), files_of(place))
+            assert "intent" in kinds_of(place / "sagas" / "s.jsonl")
+
+
+def test_an_id_is_not_used_twice_however_its_first_use_was_killed(memory_tmp):
+    """What recovery has closed stays closed; an id that never got a journal is free."""
+    place = memory_tmp / "place"
+    place.mkdir()
+    left_in_a_spare(place)
+    in_child(lambda: recover(place))
+
+    assert "closed" == stands(place / "sagas", "s")

@@ -1,0 +1,144 @@
+"""
+Processes that act, and can be killed while they do.
+
+A small server that has everything imported forks one process for each act, so
+that a real process costs a few milliseconds, and its death takes nobody along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parents[1]
+
+
+class Actors:
+    """The server, as its client sees it."""
+
+    def __init__(self):
+        import orchestrator_core  # noqa: PLC0415 - only to know where it is
+
+        home = Path(orchestrator_core.__file__).resolve().parents[1]
+        env = {**os.environ, "PYTHONPATH": f"{home}{os.pathsep}{HERE}"}
+        for name in ("TMUX", "TMUX_PANE", "ORCHESTRATOR_ROOT"):
+            env.pop(name, None)
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "support.actors"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd="/",
+            env=env,
+        )
+
+    def do(self, act, *, kill_at=None, count=False, **args):
+        """Let one process act; return {"result" or "error", "killed", "effects"}."""
+        return self.do_all([self.job(act, kill_at=kill_at, count=count, **args)])[0]
+
+    @staticmethod
+    def job(act, *, kill_at=None, count=False, **args):
+        """Return an act for :meth:`do_all`; killed at (number, "before" or "after")."""
+        return {"act": act, "args": args, "kill_at": kill_at, "count": count}
+
+    def do_all(self, jobs):
+        """Let as many processes act at the same time; return what became of each."""
+        return self._ask({"do": jobs})
+
+    def start(self, act, **args):
+        """Let a process act; return its pid, for :meth:`collect`."""
+        return self._ask({"start": self.job(act, **args)})
+
+    def collect(self, pid):
+        """Return what became of a process that was started, when it has ended."""
+        return self._ask({"collect": pid})
+
+    def _ask(self, question):
+        self._server.stdin.write(json.dumps(question).encode() + b"\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+    def close(self):
+        self._server.stdin.close()
+        self._server.wait(20)
+        self._server.stdout.close()
+
+
+def serve():
+    """Answer questions until there are no more."""
+    from support import acts  # noqa: PLC0415 - the server's own, and slow
+
+    import libtmux  # noqa: F401, PLC0415 - warmed for all actors
+    import portalocker  # noqa: F401, PLC0415 - as above
+    import orchestrator_core.orchestrator  # noqa: F401, PLC0415 - as above
+    import orchestrator_core.rebuild  # noqa: F401, PLC0415 - as above
+    import orchestrator_core.tmux  # noqa: F401, PLC0415 - as above
+    from orchestrator_core.processes import LocalProcesses  # noqa: F401, PLC0415 - as above
+
+    started = {}
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        question = json.loads(line)
+        if "do" in question:
+            begin, go = os.pipe()
+            crowd = [_fork(acts, job, begin, go) for job in question["do"]]
+            os.close(begin)
+            os.close(go)  # All at once.
+            answer = [_bury(*one) for one in crowd]
+        elif "start" in question:
+            pid, told = _fork(acts, question["start"])
+            started[pid] = told
+            answer = pid
+        else:
+            answer = _bury(question["collect"], started.pop(question["collect"]))
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _fork(acts, job, begin=None, go=None):
+    told = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it has been read
+    pid = os.fork()
+    if pid:
+        return pid, told
+    status = 1
+    try:
+        os.setsid()
+        if begin is not None:
+            os.close(go)
+            os.read(begin, 1)
+        _act(acts, job, told)
+        status = 0
+    finally:
+        if status:
+            sys.excepthook(*sys.exc_info())
+        os._exit(status)
+
+
+def _act(acts, job, told):
+    from support.effects import Effects, Killed  # noqa: PLC0415 - see serve
+
+    effects = Killed(*job["kill_at"]) if job["kill_at"] else Effects()
+    with effects if job["kill_at"] or job["count"] else contextlib.nullcontext():
+        outcome = acts.perform(job["act"], job["args"])
+    told.write(json.dumps({**outcome, "effects": effects.names}).encode())
+    told.flush()
+
+
+def _bury(pid, told):
+    _, status = os.waitpid(pid, 0)
+    with told:
+        told.seek(0)
+        said = told.read()
+    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    outcome = json.loads(said) if said and not killed else {}
+    return {**outcome, "killed": killed, "status": status}
+
+
+if __name__ == "__main__":
+    serve()

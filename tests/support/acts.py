@@ -1,0 +1,88 @@
+"""What a process of the tests may do with the library: each a call, with a JSON result."""
+
+from __future__ import annotations
+
+import os
+
+from orchestrator_core import AgentSpec, Orchestrator
+from orchestrator_core.agents import Limits
+from orchestrator_core.exceptions import OrchestratorError
+from orchestrator_core.processes.port import Patience
+
+PATIENCE = Patience(term_s=0.5, kill_s=2.0, linger_s=0.3)
+
+
+def opened(root, *, recover=False, limits=None, **how):
+    """Return an orchestrator in a hurry."""
+    how.setdefault("patience", PATIENCE)
+    return Orchestrator(root, recover=recover, limits=Limits(**(limits or {})), **how)
+
+
+def create_task(root, **how):
+    return opened(root, **how).create_task("tried").id
+
+
+def deploy(root, task, command, *, type="a", prompt="do it", grace_s=0.0, how=None, **spec):  # noqa: A002 - a spec's word
+    orch = opened(root, **(how or {}))
+    made = AgentSpec(type=type, prompt=prompt, command=command, **spec)
+    return orch.deploy(task, made, grace_s=grace_s).id
+
+
+def deploy_many(root, task, command, count, **how):
+    return [deploy(root, task, command, **how) for _ in range(count)]
+
+
+def deploy_unseeing(root, task, command, *, how=None, **spec):
+    """Deploy without the first look at the limits: as one does who loses a race for the last."""
+    orch = opened(root, **(how or {}))
+    orch._deployer._refuse_early = lambda *_: None
+    return orch.deploy(task, AgentSpec(type="a", prompt="p", command=command, **spec)).id
+
+
+def terminate(root, agent, **how):
+    return opened(root, **how).terminate(agent, reason="tried").to_dict()
+
+
+def report(root, agent, status="completed", **how):
+    return opened(root, **how).report_progress(agent, status, message="tried").to_dict()
+
+
+def update(root, agent, count):
+    orch = opened(root)
+    return [
+        orch.report_progress(agent, "working", progress=number).recorded for number in range(count)
+    ]
+
+
+def recover(root, **how):
+    found = opened(root, **how).recover(force=True)
+    return {"unwound": sorted(found.unwound), "alive": found.alive, "failed": found.failed}
+
+
+def finish(root, agent, **how):
+    return opened(root, **how).finish(agent).to_dict()
+
+
+def use(root, task):
+    """Do the ordinary things once: whatever is tidied in passing is tidied now."""
+    orch = opened(root, recover=True)
+    orch.create_task("another")
+    agent = orch.deploy(task, AgentSpec(type="u", prompt="p", command=["sleep", "1000"]))
+    orch.report_progress(agent.id, "working")
+    return orch.terminate(agent.id, reason="done").success
+
+
+ACTS = {
+    act.__name__: act
+    for act in (create_task, deploy, deploy_many, deploy_unseeing, terminate, report, update, recover, finish, use)
+}
+
+
+def perform(name, args):
+    """Return what an act came to, errors of ours included, as JSON-safe values."""
+    env = args.pop("env_here", {})
+    os.environ.update(env)
+    try:
+        return {"result": ACTS[name](**args)}
+    except OrchestratorError as error:
+        return {"error": error.code, "told": error.to_dict()}

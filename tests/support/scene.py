@@ -1,0 +1,78 @@
+"""A place of its own for each test: a root, its orchestrators, and an end to all of it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from support.actors import Actors
+from support.world import World
+
+SLEEP = ["sleep", "1000"]
+
+
+class Scene:
+    """One root in a short temporary directory, looked at by :class:`World`."""
+
+    def __init__(self, place):
+        self.place = place
+        self.root = place / "ws"
+        self.work = place / "work"
+        self.work.mkdir()
+        self.world = World(place, self.root)
+
+    def orchestrator(self, **how):
+        """Return an orchestrator in a hurry."""
+        from support import acts  # noqa: PLC0415 - the look at the world needs none of it
+
+        return acts.opened(self.root, **how)
+
+    def spec(self, *command, **how):
+        """Return an agent that works in a directory of the test's own."""
+        from orchestrator_core import AgentSpec  # noqa: PLC0415 - as above
+
+        how = {"type": "a", "prompt": "do it", "cwd": str(self.work), **how}
+        return AgentSpec(command=command or SLEEP, **how)
+
+    def program(self, name, text):
+        """Write an executable script; return its path."""
+        path = self.place / name
+        path.write_text(text)
+        path.chmod(0o755)
+        return str(path)
+
+    def python(self, text):
+        """Return an argv that runs *text* by the interpreter of the tests."""
+        return [sys.executable, "-c", text]
+
+
+@contextlib.contextmanager
+def a_scene():
+    """Make a scene; whatever a failure leaves on it is ended, each by its pid."""
+    made = Scene(Path(tempfile.mkdtemp(prefix="oc-", dir="/tmp")))
+    try:
+        yield made
+    finally:
+        if (made.root / "root.json").exists():
+            made.world.end_everything()
+        shutil.rmtree(made.place, ignore_errors=True)
+
+
+@pytest.fixture
+def scene():
+    """A scene of the test's own."""
+    with a_scene() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def actors():
+    """Real processes that act on a root, and can be killed."""
+    made = Actors()
+    yield made
+    made.close()

@@ -1,0 +1,520 @@
+"""Registries: what is in the documents, and what becomes of old, new and damaged ones."""
+
+import json
+import os
+import stat
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator_core.exceptions import (
+    InvalidInput,
+    LockTimeout,
+    NotFound,
+    RegistryDamaged,
+    RegistryTooNew,
+    StorageError,
+)
+from orchestrator_core.locks import locked
+from orchestrator_core.places import Places
+from orchestrator_core.registry import (
+    GLOBAL,
+    TASK,
+    Kind,
+    Registry,
+    global_registry,
+    new_global,
+    task_registry,
+)
+from orchestrator_core.registry.document import decode, encode
+
+
+def agent(name, status="running", **more):
+    return {"id": name, "type": "bench", "status": status, **more}
+
+
+@pytest.fixture
+def registry(tmp_path):
+    """A task's registry with one agent in it."""
+    made = Registry(tmp_path / "AGENT_REGISTRY.json", kind=TASK)
+    made.create({"task_id": "TASK-1", "agents": [agent("a-1")]})
+    return made
+
+
+@pytest.fixture
+def everything(tmp_path):
+    """The global registry of an empty root."""
+    made = global_registry(Places(tmp_path))
+    made.create(new_global())
+    return made
+
+
+def mode(path):
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+def kept_of(registry):
+    return sorted(registry.path.parent.glob(f"{registry.path.name}.damaged-*"))
+
+
+# --- reading and changing ---------------------------------------------------------------------
+
+
+def test_what_was_changed_is_read(registry):
+    returned = registry.update(lambda document: document["agents"].append(agent("a-2")) or "done")
+    assert "done" == returned
+    assert ["a-1", "a-2"] == [entry["id"] for entry in registry.read()["agents"]]
+
+
+def test_a_change_that_raises_changes_nothing(registry):
+    before = registry.path.read_bytes()
+
+    def change(document):
+        document["agents"].clear()
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        registry.update(change)
+    assert before == registry.path.read_bytes()
+
+
+def test_a_change_that_changes_nothing_writes_nothing(registry):
+    before = registry.path.stat()
+    registry.update(lambda _: None)
+    after = registry.path.stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_the_file_is_private_and_keeps_a_mode_given_to_it(registry):
+    assert 0o600 == mode(registry.path)
+    registry.path.chmod(0o640)
+    registry.update(lambda document: document.update(x=1))
+    assert 0o640 == mode(registry.path)
+
+
+def test_creating_again_changes_nothing(registry):
+    assert not registry.create({"task_id": "other", "agents": []})
+    assert "TASK-1" == registry.read()["task_id"]
+
+
+def test_a_registry_that_never_was_is_not_found(tmp_path):
+    for path in (tmp_path / "none.json", tmp_path / "gone" / "none.json"):
+        registry = Registry(path, kind=TASK)
+        for ask in (registry.read, lambda r=registry: r.update(lambda _: None)):
+            with pytest.raises(NotFound, match=r"none\.json"):
+                ask()
+        assert registry.peek() is None
+    assert not (tmp_path / "gone").exists()
+
+
+def test_an_update_waits_no_longer_than_asked_and_reading_does_not_wait(registry):
+    impatient = Registry(registry.path, kind=TASK, lock_timeout_s=0.02)
+    caught = []
+
+    def wait_elsewhere():
+        try:
+            impatient.update(lambda _: None)
+        except LockTimeout as timeout:
+            caught.append(str(timeout))
+
+    with locked(registry.path, timeout_s=1, what="it"):
+        thread = threading.Thread(target=wait_elsewhere)
+        thread.start()
+        thread.join()
+        assert "TASK-1" == impatient.read()["task_id"]
+    assert f"pid {os.getpid()} " in caught[0]
+    assert caught[0].startswith("task registry")
+
+
+def test_an_update_inside_an_update_is_a_mistake_found_at_once(registry, everything):
+    with pytest.raises(AssertionError, match="holds"):
+        registry.update(lambda _: everything.update(lambda _: None))
+
+
+@pytest.mark.parametrize("value", [object(), "\ud83d", {1: object()}], ids=["object", "text", "in"])
+def test_what_json_cannot_hold_is_refused_and_nothing_is_written(registry, value):
+    before = registry.path.read_bytes()
+    with pytest.raises(InvalidInput):
+        registry.update(lambda document: document.update(x=value))
+    assert before == registry.path.read_bytes()
+
+
+@pytest.mark.parametrize("agents", [None, {}, [1], "x"])
+def test_a_change_that_would_break_the_document_is_refused(registry, agents):
+    before = registry.path.read_bytes()
+    with pytest.raises(TypeError, match="would break"):
+        registry.update(lambda document: document.update(agents=agents))
+    assert before == registry.path.read_bytes()
+
+
+# --- the layout -------------------------------------------------------------------------------
+
+
+def test_there_is_one_agent_a_line_with_a_space_after_each_colon(registry):
+    registry.update(lambda document: document["agents"].append(agent("a-2", note="ä, b: {c}")))
+    assert (
+        '{\n  "schema_version": 1,\n  "task_id": "TASK-1",\n  "agents": [\n'
+        '    {"id": "a-1", "type": "bench", "status": "running"},\n'
+        '    {"id": "a-2", "type": "bench", "status": "running", "note": "ä, b: {c}"}\n'
+        '  ],\n  "total_spawned": 2,\n  "active_count": 2,\n  "completed_count": 0\n}\n'
+    ) == registry.path.read_text()
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), inner)
+    ),
+    max_leaves=8,
+)
+ENTRY = st.dictionaries(st.text("abc_", min_size=1, max_size=4), JSON, max_size=3)
+RESERVED = {"schema_version", "agents"}
+UNKNOWN = st.dictionaries(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=6).filter(
+        lambda n: n not in RESERVED
+    ),
+    JSON,
+    max_size=4,
+)
+
+
+@settings(deadline=None)
+@given(UNKNOWN, st.lists(ENTRY, max_size=4))
+def test_any_document_is_read_as_it_was_written_in_its_order(unknown, agents):
+    """Fields nobody here knows survive, whatever they are."""
+    document = {"schema_version": 1, **unknown, "agents": agents}
+    data = encode(document, TASK)
+    again, version = decode(data, TASK)
+    assert (document, 1) == (again, version)
+    assert list(document) == list(again)
+    assert document == json.loads(data)
+    assert data == encode(again, TASK)
+
+
+# --- counters ---------------------------------------------------------------------------------
+
+
+def test_a_tasks_counters_are_those_of_its_agents(registry):
+    registry.update(
+        lambda document: document["agents"].extend(
+            agent(f"x-{status}", status)
+            for status in "working blocked reviewing odd completed failed error terminated "
+            "killed phase_completed COMPLETED".split()
+        )
+    )
+    document = registry.read()
+    assert (12, 5, 7) == tuple(
+        document[name] for name in ("total_spawned", "active_count", "completed_count")
+    )
+
+
+def test_drifted_counters_are_right_after_the_next_update(registry):
+    text = registry.path.read_text().replace('"active_count": 1', '"active_count": 17')
+    registry.path.write_text(text)
+    registry.update(lambda _: None)
+    assert 1 == registry.read()["active_count"]
+
+
+def enter(document, task_id, agent_id):
+    document["agents"][agent_id] = {"task_id": task_id}
+
+
+def leave(document, agent_id, status):
+    if document["agents"].pop(agent_id, None):
+        document["ended"][status] = document["ended"].get(status, 0) + 1
+
+
+def totals(everything):
+    document = everything.read()
+    names = ("total_tasks", "active_tasks", "total_agents_spawned", "active_agents")
+    return tuple(document[name] for name in names)
+
+
+def test_the_global_totals_go_on_counting_what_is_listed_no_more(everything):
+    task = {"description": "d", "status": "INITIALIZED"}
+    everything.update(lambda document: document["tasks"].update(t1=dict(task), t2=dict(task)))
+    assert (2, 2, 0, 0) == totals(everything)
+    everything.update(lambda document: enter(document, "t1", "a"))
+    assert (2, 2, 1, 1) == totals(everything)
+    everything.update(lambda document: leave(document, "a", "completed"))
+    everything.update(lambda document: leave(document, "a", "completed"))
+    assert (2, 1, 1, 0) == totals(everything)
+    document = everything.read()
+    assert (["t2"], {}, {"completed": 1}, 1) == (
+        list(document["tasks"]),
+        document["agents"],
+        document["ended"],
+        document["past_tasks"],
+    )
+    everything.update(lambda document: enter(document, "t1", "b"))
+    assert (2, 2, 2, 1) == totals(everything)
+
+
+def test_a_task_with_a_key_stays_listed_so_that_the_key_finds_it(everything):
+    everything.update(lambda document: document["tasks"].update(t1={"key": "k"}))
+    everything.update(lambda document: enter(document, "t1", "a"))
+    everything.update(lambda document: leave(document, "a", "failed"))
+    assert ["t1"] == list(everything.read()["tasks"])
+
+
+def test_the_global_document_does_not_grow_with_the_past(everything):
+    sizes = []
+    for number in range(30):
+        task, name = f"TASK-{number:03}", f"a-{number:03}"
+        everything.update(lambda d, t=task: d["tasks"].update({t: {"status": "INITIALIZED"}}))
+        everything.update(lambda d, t=task, n=name: enter(d, t, n))
+        everything.update(lambda d, n=name: leave(d, n, "completed"))
+        sizes.append(everything.path.stat().st_size)
+    assert sizes[-1] - sizes[9] <= 1 * 4  # a digit more in each total
+
+
+# --- versions ---------------------------------------------------------------------------------
+
+OLD_TASK = {
+    "task_id": "TASK-20251001-101010-0a1b2c3d",
+    "task_description": "Find the slow query",
+    "created_at": "2025-10-01T10:10:10.123456",
+    "status": "INITIALIZED",
+    "agents": [
+        agent("a-101010-aaaaaa", "working", tmux_session="agent_a-101010-aaaaaa"),
+        agent("b-101011-bbbbbb", "completed", completed_at="2025-10-01T11:00:00.1"),
+    ],
+    "agent_hierarchy": {"orchestrator": ["a-101010-aaaaaa", "b-101011-bbbbbb"]},
+    "max_agents": 45,
+    "total_spawned": 9,
+    "active_count": -3,
+    "completed_count": 12,
+    "spiral_checks": {"enabled": True, "last_check": "2025-10-01T10:10:10"},
+}
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A task's registry as the old system wrote it."""
+    path = tmp_path / "AGENT_REGISTRY.json"
+    path.write_text(json.dumps(OLD_TASK, indent=2))
+    path.chmod(0o644)
+    return Registry(path, kind=TASK)
+
+
+def test_the_old_systems_registry_is_read_as_it_is(old):
+    before = old.path.read_bytes()
+    assert {**OLD_TASK, "schema_version": 1} == old.read()
+    assert before == old.path.read_bytes()
+
+
+def test_an_old_registry_is_brought_up_at_its_first_update_and_its_last_state_kept(old):
+    before = old.path.read_bytes()
+    old.update(lambda document: document.update(priority="P1"))
+    document = json.loads(old.path.read_text())
+    assert (1, 2, 1, 1) == tuple(
+        document[name]
+        for name in ("schema_version", "total_spawned", "active_count", "completed_count")
+    )
+    assert OLD_TASK["spiral_checks"] == document["spiral_checks"]
+    assert list(OLD_TASK) == list(document)[: len(OLD_TASK)]
+    assert before == old.path.with_name("AGENT_REGISTRY.json.v0").read_bytes()
+    old.update(lambda document: document.update(priority="P2"))
+    assert before == old.path.with_name("AGENT_REGISTRY.json.v0").read_bytes()
+
+
+def test_the_old_global_registry_keeps_its_living_and_counts_its_dead(tmp_path):
+    everything = global_registry(Places(tmp_path))
+    everything.path.parent.mkdir()
+    record = {"task_id": "t1", "type": "x"}
+    document = {
+        "created_at": "2025-10-01T10:10:10",
+        "total_agents_spawned": 77,
+        "max_concurrent_agents": 20,
+        "tasks": {"t1": {"description": "d", "status": "INITIALIZED"}},
+        "agents": {"a": record, "b": {**record, "status": "completed"}, "c": {"status": "killed"}},
+    }
+    everything.path.write_text(json.dumps(document))
+    everything.update(lambda _: None)
+    assert (1, 1, 3, 1) == totals(everything)
+    migrated = everything.read()
+    assert (["a"], {"completed": 1, "killed": 1}, 20) == (
+        list(migrated["agents"]),
+        migrated["ended"],
+        migrated["max_concurrent_agents"],
+    )
+
+
+def test_what_only_pythons_json_could_write_is_read(tmp_path):
+    """NaN, and half of an emoji cut off by a tail: the old system wrote both."""
+    path = tmp_path / "AGENT_REGISTRY.json"
+    path.write_text('{"agents": [{"id": "a", "progress": NaN, "prompt": "cut \\ud83d"}]}')
+    registry = Registry(path, kind=TASK)
+    registry.update(lambda document: document.update(x=1))
+    assert "cut ?" == json.loads(path.read_text())["agents"][0]["prompt"]
+
+
+def test_each_migration_runs_once_and_in_order(tmp_path):
+    def adding(name):
+        return lambda document: document.setdefault("trail", []).append(name)
+
+    def kind(*migrations):
+        return Kind(name="thing", collections={}, derive=lambda _: None, migrations=migrations)
+
+    path = tmp_path / "thing.json"
+    path.write_text('{"kept": 1}')
+    Registry(path, kind=kind(adding("to 1"))).update(lambda _: None)
+    newer = Registry(path, kind=kind(adding("to 1"), adding("to 2"), adding("to 3")))
+    assert ["to 1", "to 2", "to 3"] == newer.read()["trail"]
+    newer.update(lambda _: None)
+    newer.update(lambda _: None)
+    assert {"kept": 1, "trail": ["to 1", "to 2", "to 3"], "schema_version": 3} == newer.read()
+
+
+def test_a_registry_of_a_newer_release_is_left_alone(registry):
+    registry.path.write_text('{"schema_version": 2, "agents": "of another shape"}')
+    for ask in (registry.read, lambda: registry.update(lambda document: document.clear())):
+        with pytest.raises(RegistryTooNew, match=r"AGENT_REGISTRY\.json.*version 2"):
+            ask()
+    assert '{"schema_version": 2, "agents": "of another shape"}' == registry.path.read_text()
+    assert [] == kept_of(registry)
+
+
+# --- damage -----------------------------------------------------------------------------------
+
+DAMAGED = {
+    "empty": b"",
+    "zeros": b"\0" * 300,
+    "not JSON": b"<html>",
+    "an array": b"[]",
+    "text": b'"x"',
+    "bad UTF-8": b'{"agents": [], "x": "\xff"}',
+    "two documents": b'{"agents": []}{"agents": []}',
+    "agents an object": b'{"agents": {}}',
+    "agents null": b'{"agents": null}',
+    "an agent a number": b'{"agents": [1]}',
+    "version text": b'{"schema_version": "1", "agents": []}',
+    "version true": b'{"schema_version": true, "agents": []}',
+    "version negative": b'{"schema_version": -1, "agents": []}',
+    "no agents": b'{"schema_version": 1}',
+    "nested too deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.parametrize("ask", ["read", "update", "create"])
+def test_a_damaged_registry_is_kept_once_told_once_and_an_error_until_mended(registry, data, ask):
+    told = []
+    registry = Registry(registry.path, kind=TASK, on_damage=told.append)
+    asks = {
+        "read": registry.read,
+        "update": lambda: registry.update(lambda _: None),
+        "create": lambda: registry.create({"agents": []}),
+    }
+    good = registry.path.read_bytes()
+    registry.path.write_bytes(data)
+    for _ in range(2):
+        with pytest.raises(RegistryDamaged) as damage:
+            asks[ask]()
+    [kept] = kept_of(registry)
+    assert data == kept.read_bytes()
+    assert [(registry.path, kept)] == [(aside.registry, aside.kept) for aside in told]
+    assert str(kept) in str(damage.value)
+    assert registry.peek() is None
+    # Mended as the hint says.
+    kept.write_bytes(good)
+    kept.rename(registry.path)
+    assert "TASK-1" == registry.read()["task_id"]
+
+
+def test_every_truncation_is_damage_and_none_is_taken_for_a_document(registry):
+    whole = registry.path.read_bytes()
+    for length in range(len(whole) - 2):
+        registry.path.write_bytes(whole[:length])
+        with pytest.raises(RegistryDamaged):
+            registry.read()
+        [kept] = kept_of(registry)
+        assert whole[:length] == kept.read_bytes()
+        kept.unlink()
+
+
+def test_a_directory_in_its_place_is_kept_aside_with_all_that_is_in_it(registry):
+    registry.path.unlink()
+    registry.path.mkdir()
+    (registry.path / "precious").touch()
+    with pytest.raises(RegistryDamaged):
+        registry.read()
+    [kept] = kept_of(registry)
+    assert (kept / "precious").exists()
+
+
+def test_a_symlink_in_its_place_is_neither_followed_nor_moved(registry, tmp_path):
+    target = tmp_path / "target"
+    registry.path.rename(target)
+    registry.path.symlink_to(target)
+    before = target.read_bytes()
+    for ask in (registry.read, lambda: registry.update(lambda document: document.clear())):
+        with pytest.raises(StorageError, match="symbolic"):
+            ask()
+    assert before == target.read_bytes()
+    assert registry.path.is_symlink()
+
+
+def test_a_registry_that_can_be_rebuilt_is_and_says_so(registry):
+    told = []
+    rebuilt = Registry(
+        registry.path,
+        kind=TASK,
+        rebuild=lambda: {"task_id": "TASK-1", "agents": [agent("found")]},
+        on_damage=told.append,
+    )
+    registry.path.write_bytes(b"")
+    document = rebuilt.read()
+    [kept] = kept_of(registry)
+    assert (["found"], [kept.name], 1) == (
+        [entry["id"] for entry in document["agents"]],
+        document["damaged"],
+        document["active_count"],
+    )
+    rebuilt.update(lambda document: document.update(x=1))
+    assert [kept.name] == rebuilt.read()["damaged"]
+    assert 1 == len(told)
+
+
+def test_a_rebuild_that_fails_is_tried_again(registry):
+    answers = iter([None, {"agents": [agent("found")]}])
+    rebuilt = Registry(registry.path, kind=TASK, rebuild=lambda: next(answers))
+    registry.path.write_bytes(b"")
+    with pytest.raises(RegistryDamaged):
+        rebuilt.read()
+    assert ["found"] == [entry["id"] for entry in rebuilt.read()["agents"]]
+    assert 1 == len(kept_of(registry))
+
+
+def test_the_global_registry_is_rebuilt_from_the_tasks(tmp_path):
+    places = Places(tmp_path)
+    for task_id, agents in (
+        ("TASK-1", [agent("a"), agent("b", "completed"), agent("c", "failed")]),
+        ("TASK-2", [agent("d", "completed")]),
+        ("TASK-3", []),
+        ("TASK-4", [agent("lost")]),
+    ):
+        task_registry(places, task_id).create({"task_description": task_id, "agents": agents})
+    places.task_registry("TASK-4").write_bytes(b"")
+    everything = global_registry(places)
+    everything.create(new_global())
+    everything.path.write_bytes(b"{")
+    document = everything.read()
+    assert (["a"], ["TASK-1", "TASK-3"], {"completed": 2, "failed": 1}) == (
+        list(document["agents"]),
+        sorted(document["tasks"]),
+        document["ended"],
+    )
+    assert (3, 2, 4, 1) == totals(everything)
+    assert b"" == places.task_registry("TASK-4").read_bytes()
+
+
+def test_two_kinds_write_the_version_they_know():
+    assert (1, 1) == (TASK.version, GLOBAL.version)

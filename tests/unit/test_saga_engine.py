@@ -1,0 +1,569 @@
+"""What a saga does: run, commit, unwind. Its world is a shelf in memory, its journal is on disk."""
+
+import json
+import signal
+import traceback
+
+import attrs
+import pytest
+from saga_kit import Shelf, Thing, closed_journals, kinds_of, lines_of, open_journals
+
+from orchestrator_core.exceptions import (
+    CouldNotAsk,
+    InvalidId,
+    OrchestratorError,
+    SagaError,
+    SagaExists,
+    SagaNotFound,
+    UndoFailed,
+)
+from orchestrator_core.saga import (
+    TRANSITIONS,
+    Observer,
+    Outcome,
+    Presence,
+    Reason,
+    Sagas,
+    State,
+    Unwind,
+)
+from orchestrator_core.saga.states import allowed
+
+ABC = ("a", "b", "c")
+
+
+@pytest.fixture
+def shelf():
+    return Shelf()
+
+
+@pytest.fixture
+def sagas(tmp_path, shelf):
+    return Sagas(tmp_path / "sagas", steps=[Thing(shelf)])
+
+
+def committed(sagas, shelf, saga_id="s", names=ABC):
+    with sagas.begin(saga_id, shelf.things(*names)) as saga:
+        saga.run()
+        saga.commit()
+
+
+# --- all ---------------------------------------------------------------------------------------
+
+
+def test_a_committed_saga_holds_all_and_keeps_its_stack(sagas, shelf):
+    """After the commit everything is held, by nobody's process, and can be undone."""
+    committed(sagas, shelf)
+
+    assert {"a": "s", "b": "s", "c": "s"} == shelf.held
+    assert State.COMMITTED is sagas.history("s").state
+    assert list(ABC) == [frame.name for frame in sagas.history("s").stack]
+
+
+def test_intents_are_in_the_journal_before_anything_is_taken(sagas, shelf, tmp_path):
+    """Whatever a step does, a record that leads to it was there before."""
+    with sagas.begin("s", shelf.things(*ABC)) as saga:
+        assert ["begin", "intent", "intent", "intent"] == kinds_of(tmp_path / "sagas" / "s.jsonl")
+        assert [] == shelf.told
+        saga.run()
+        saga.commit()
+
+
+def test_a_receipt_is_enriched_by_what_doing_it_taught(sagas, shelf):
+    """What is only known afterwards reaches the undo, also in another process."""
+    committed(sagas, shelf)
+
+    report = sagas.unwind("s", Unwind.terminal())
+
+    assert [{"serial": 3}, {"serial": 2}, {"serial": 1}] == [s.detail for s in report.steps]
+
+
+def test_a_step_may_be_added_when_others_hold_something(sagas, shelf):
+    """A step that depends on what others hold is planned with their receipts as they are now."""
+
+    class Late(Thing):
+        def plan(self, ctx):
+            return attrs.evolve(super().plan(ctx), serial=ctx.receipts["a"].serial + 40)
+
+    with sagas.begin("s", shelf.things("a")) as saga:
+        saga.run()
+        saga.then(Late(shelf, "late"))
+        saga.commit()
+
+    assert ["a", "late"] == list(shelf.held)
+    assert [("late", {"serial": 2}), ("a", {"serial": 1})] == [
+        (step.step, step.detail) for step in sagas.unwind("s", Unwind.terminal()).steps
+    ]
+
+
+def test_notes_are_kept_and_the_last_one_of_a_name_counts(sagas, shelf):
+    committed(sagas, shelf)
+    with sagas.open("s") as saga:
+        saga.note("seen", times=1)
+        saga.note("seen", times=2)
+
+    assert {"seen": {"times": 2}} == sagas.history("s").notes
+
+
+# --- nothing -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("broken", ABC)
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), KeyboardInterrupt(), SystemExit(3), GeneratorExit()], ids=repr
+)
+def test_any_exception_unwinds_in_reverse_and_is_raised_as_itself(sagas, shelf, broken, error):
+    """Whatever a step raises, nothing remains, and the caller gets that very error."""
+    shelf.fail("do", broken, error)
+
+    with pytest.raises(type(error)) as raised, sagas.begin("s", shelf.things(*ABC)) as saga:
+        saga.run()
+
+    assert error is raised.value
+    assert error.__cause__ is None
+    assert {} == shelf.held
+    assert ["undo c", "undo b", "undo a"] == [told for told in shelf.told if "undo" in told]
+    assert State.CLOSED is sagas.history("s").state
+
+
+def test_an_exception_between_the_steps_and_the_commit_unwinds(sagas, shelf):
+    with pytest.raises(ZeroDivisionError), sagas.begin("s", shelf.things(*ABC)) as saga:
+        saga.run()
+        1 / 0  # noqa: B018 - it is there to raise
+
+    assert {} == shelf.held
+    assert Reason.ROLLBACK is sagas.report("s").why.reason
+
+
+def test_a_block_left_without_a_commit_unwinds(sagas, shelf):
+    """Who forgets to commit, or returns early, has taken nothing."""
+    with sagas.begin("s", shelf.things(*ABC)) as saga:
+        saga.run()
+
+    assert {} == shelf.held
+    assert "it was left without a commit" == sagas.report("s").why.message
+
+
+def test_a_block_left_without_a_commit_tells_what_was_not_undone(sagas, shelf):
+    shelf.fail("undo", "b", OSError("stuck"), OSError("stuck"))
+
+    with pytest.raises(ExceptionGroup) as raised, sagas.begin("s", shelf.things(*ABC)) as saga:
+        saga.run()
+
+    assert ["b"] == [error.step for error in raised.value.exceptions]
+
+
+def test_nothing_is_taken_if_a_step_refuses_to_be_planned(sagas, shelf, tmp_path):
+    class Refusing(Thing):
+        def plan(self, ctx):
+            raise ValueError(ctx.saga_id)
+
+    with pytest.raises(ValueError, match="s"):
+        sagas.begin("s", [*shelf.things("a"), Refusing(shelf, "b")])
+
+    assert ([], []) == (shelf.told, open_journals(tmp_path / "sagas"))
+
+
+# --- undos that fail -------------------------------------------------------------------------------
+
+
+def test_a_failing_undo_does_not_stop_the_others_and_is_tried_once_more(sagas, shelf):
+    committed(sagas, shelf)
+    shelf.fail("undo", "b", OSError("not yet"))
+    shelf.told.clear()
+
+    report = sagas.unwind("s", Unwind.terminal())
+
+    assert ["undo c", "undo b", "undo a", "undo b"] == shelf.told
+    assert (True, 2) == (report.closed, report.step("b").attempts)
+
+
+def test_who_could_not_be_asked_is_not_asked_again_at_once(sagas, shelf):
+    committed(sagas, shelf)
+    shelf.fail("undo", "b", CouldNotAsk("hung"))
+    shelf.told.clear()
+
+    report = sagas.unwind("s", Unwind.terminal())
+
+    assert ["undo c", "undo b", "undo a"] == shelf.told
+    assert ["b"] == [step.step for step in report.failed]
+
+
+def test_failed_undos_travel_with_the_original_error(sagas, shelf):
+    """The error is the caller's own; its cause names every step that may still hold something."""
+    shelf.fail("do", "c", ValueError("the reason"))
+    for name in ("a", "b"):
+        shelf.fail("undo", name, OSError("stays"), OSError("stays"))
+
+    with pytest.raises(ValueError, match="the reason") as raised:  # noqa: SIM117 - told apart
+        with sagas.begin("s", shelf.things(*ABC)) as saga:
+            saga.run()
+
+    group = raised.value.__cause__
+    assert isinstance(group, ExceptionGroup)
+    assert [UndoFailed, UndoFailed] == [type(error) for error in group.exceptions]
+    assert [("b",), ("a",)] == [error.leaked for error in group.exceptions]
+    assert "OSError: stays" in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt(), SystemExit(1)], ids=repr)
+def test_an_interrupt_during_an_undo_waits_until_the_end(sagas, shelf, interrupt):
+    """A saga is never left half unwound by Ctrl-C; the interrupt comes out afterwards."""
+    committed(sagas, shelf)
+    shelf.fail("undo", "b", interrupt)
+
+    with pytest.raises(type(interrupt)) as raised:
+        sagas.unwind("s", Unwind.terminal())
+
+    assert interrupt is raised.value
+    assert {} == shelf.held
+    assert State.CLOSED is sagas.history("s").state
+
+
+def test_a_real_ctrl_c_during_an_undo_waits_until_the_end(sagas, shelf):
+    class Interrupted(Thing):
+        def undo(self, receipt, why):
+            outcome = super().undo(receipt, why)
+            if receipt.name == "b" and outcome == Outcome.undone(serial=2):
+                signal.raise_signal(signal.SIGINT)
+            return outcome
+
+    committed(sagas, shelf)
+    sagas.steps["kit.thing"] = Interrupted(shelf)
+
+    with pytest.raises(KeyboardInterrupt):
+        sagas.unwind("s", Unwind.terminal())
+
+    assert {} == shelf.held
+    assert "absent" == sagas.report("s").step("b").result  # It was undone, then found gone.
+
+
+def test_the_first_of_two_interrupts_comes_out_with_what_is_left(sagas, shelf):
+    first, second = KeyboardInterrupt("first"), SystemExit("second")
+    shelf.fail("undo", "b", first, second)
+
+    with pytest.raises(KeyboardInterrupt) as raised, sagas.begin("s", shelf.things(*ABC)) as saga:
+        saga.run()
+
+    assert first is raised.value
+    assert ["b"] == [error.step for error in raised.value.__cause__.exceptions]
+    assert {"b": "s"} == shelf.held
+
+
+def test_an_undo_that_returns_nonsense_is_a_failed_one(sagas, shelf):
+    class Careless(Thing):
+        def undo(self, _receipt, _why):
+            return None
+
+    committed(sagas, shelf)
+    sagas.steps["kit.thing"] = Careless(shelf)
+
+    report = sagas.unwind("s", Unwind.terminal())
+
+    assert (False, 3) == (report.closed, len(report.failed))
+
+
+def test_what_is_not_ours_is_left_and_the_saga_closes(sagas, shelf):
+    committed(sagas, shelf)
+    shelf.held["b"] = "a stranger"
+
+    report = sagas.unwind("s", Unwind.terminal())
+
+    assert {"b": "a stranger"} == shelf.held
+    assert (True, "left") == (report.closed, report.step("b").result)
+
+
+# --- stuck -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stuck(sagas, shelf):
+    """A saga whose step b was not undone."""
+    committed(sagas, shelf)
+    shelf.fail("undo", "b", *[OSError("stays")] * 2)
+    sagas.unwind("s", Unwind.terminal("why it ended"))
+    shelf.told.clear()
+
+
+def test_a_saga_with_an_undo_that_stays_failed_is_stuck(sagas, shelf, stuck):
+    history = sagas.history("s")
+
+    assert State.STUCK is history.state
+    assert {"b": "OSError: stays"} == history.failures
+    assert {"b": "s"} == shelf.held
+
+
+def test_only_what_was_not_undone_is_undone_again_for_the_first_reason(sagas, shelf, stuck):
+    report = sagas.unwind("s", Unwind.rollback("another reason"))
+
+    assert ["undo b"] == shelf.told
+    assert "why it ended" == report.why.message
+    assert [("c", 0), ("b", 1), ("a", 0)] == [(s.step, s.attempts) for s in report.steps]
+    assert State.CLOSED is sagas.history("s").state
+
+
+def test_the_wait_before_the_next_try_doubles_to_an_hour_and_stays(sagas, shelf, stuck):
+    """However long it stays stuck, it is tried again within about an hour."""
+    shelf.failing["undo", "b"] = [OSError("stays")] * 100
+    waits = []
+    for _ in range(15):
+        report = sagas.unwind("s", Unwind.terminal())
+        began = lines_of(sagas.journals.file("s"))[-1]
+        waits.append(report.retry_at - _seconds(began["at"]))
+
+    assert [2, 4, 8, 16] == [round(wait) for wait in waits[:4]]
+    assert {4096} == {round(wait) for wait in waits[11:]}
+
+
+def _seconds(at):
+    from datetime import datetime
+
+    return datetime.fromisoformat(at).timestamp()
+
+
+def test_a_step_can_be_abandoned_by_name_and_the_journal_says_by_whom(sagas, shelf, stuck):
+    with sagas.open("s") as saga:
+        saga.abandon("b", by="ann", reason="the host is gone")
+        report = saga.unwind(Unwind.terminal())
+
+    assert (True, "abandoned") == (report.closed, report.step("b").result)
+    assert {"by": "ann", "reason": "the host is gone"} == sagas.report("s").step("b").detail
+    assert [] == shelf.told
+
+
+@pytest.mark.parametrize("step", ["a", "nonesuch"])
+def test_only_a_step_that_is_stuck_can_be_abandoned(sagas, stuck, step):
+    with sagas.open("s") as saga, pytest.raises(SagaError, match="not stuck by"):
+        saga.abandon(step, by="ann", reason="")
+
+
+def test_a_saga_that_is_not_stuck_has_nothing_to_abandon(sagas, shelf):
+    committed(sagas, shelf)
+    with sagas.open("s") as saga, pytest.raises(SagaError, match="committed, not stuck"):
+        saga.abandon("a", by="ann", reason="")
+
+
+def test_an_epilogue_that_fails_makes_the_saga_stuck_and_runs_again(tmp_path, shelf):
+    seen, errors = [], [OSError("later")]
+
+    def epilogue(report):
+        seen.append([step.result for step in report.steps])
+        if errors:
+            raise errors.pop()
+
+    sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], epilogue=epilogue)
+    committed(sagas, shelf)
+
+    first = sagas.unwind("s", Unwind.terminal())
+    second = sagas.unwind("s", Unwind.terminal())
+
+    assert (["epilogue"], True) == ([step.step for step in first.failed], second.closed)
+    assert [["undone"] * 3] * 2 == seen
+
+
+# --- one end -----------------------------------------------------------------------------------------
+
+
+def test_a_second_end_gets_the_report_of_the_first(sagas, shelf):
+    committed(sagas, shelf)
+    first = sagas.unwind("s", Unwind.terminal("first"))
+    shelf.told.clear()
+
+    second = sagas.unwind("s", Unwind.terminal("second"))
+
+    assert (first, []) == (second, shelf.told)
+
+
+def test_a_request_is_kept_and_the_first_one_wins(sagas, shelf):
+    committed(sagas, shelf)
+    with sagas.open("s") as saga:
+        assert [True, False] == [saga.request_end(Unwind.terminal(w)) for w in ("one", "two")]
+
+    assert "one" == sagas.history("s").request.message
+    assert State.COMMITTED is sagas.history("s").state
+
+
+def test_no_end_can_be_requested_of_what_is_ending(sagas, stuck):
+    with sagas.open("s") as saga:
+        saga.unwind(Unwind.terminal())
+        assert not saga.request_end(Unwind.terminal())
+
+
+# --- refused -------------------------------------------------------------------------------------------
+
+
+def test_an_id_names_one_saga_for_ever(sagas, shelf):
+    committed(sagas, shelf)
+    with pytest.raises(SagaExists):
+        sagas.begin("s", shelf.things("x"))
+    sagas.unwind("s", Unwind.terminal())
+    with pytest.raises(SagaExists):
+        sagas.begin("s", shelf.things("x"))
+
+
+@pytest.mark.parametrize("saga_id", ["", "../x", "a/b", "a\0b", ".spare", "a.b", "é", "x" * 101])
+def test_a_hostile_id_reaches_no_file(sagas, shelf, saga_id, tmp_path):
+    for ask in (
+        lambda: sagas.begin(saga_id, shelf.things("a")),
+        lambda: sagas.open(saga_id),
+        lambda: sagas.history(saga_id),
+        lambda: sagas.unwind(saga_id, Unwind.terminal()),
+    ):
+        with pytest.raises(InvalidId):
+            ask()
+    assert [] == open_journals(tmp_path / "sagas")
+
+
+def test_two_steps_of_one_name_are_refused(sagas, shelf):
+    with pytest.raises(SagaError, match="two steps called 'a'"):
+        sagas.begin("s", shelf.things("a", "a"))
+
+
+def test_there_is_no_history_of_a_saga_that_never_was(sagas):
+    for ask in (sagas.history, sagas.open, sagas.report):
+        with pytest.raises(SagaNotFound):
+            ask("nobody")
+    with pytest.raises(SagaNotFound):
+        sagas.unwind("nobody", Unwind.terminal())
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda saga, _shelf: saga.run(),
+        lambda saga, _shelf: saga.commit(),
+        lambda saga, shelf: saga.then(Thing(shelf, "more")),
+    ],
+    ids=["run", "commit", "then"],
+)
+def test_only_a_running_saga_goes_forward_and_the_refusal_leaves_no_line(sagas, shelf, forward):
+    committed(sagas, shelf)
+    before = kinds_of(sagas.journals.file("s"))
+    with sagas.open("s") as saga, pytest.raises(SagaError, match="committed, not running"):
+        forward(saga, shelf)
+
+    assert before == kinds_of(sagas.journals.file("s"))
+
+
+def test_a_saga_does_not_commit_with_a_step_undone(sagas, shelf):
+    with pytest.raises(SagaError, match="not done"), sagas.begin("s", shelf.things(*ABC)) as saga:
+        saga.commit()
+
+    assert "closed" == sagas.history("s").state.value
+
+
+def test_a_saga_let_go_is_not_written_to(sagas, shelf):
+    with sagas.begin("s", shelf.things("a")) as saga:
+        saga.run()
+        saga.commit()
+    with pytest.raises(OrchestratorError, match="not ours any more"):
+        saga.note("late")
+
+
+def test_probing_asks_every_step_and_not_knowing_is_an_answer(sagas, shelf):
+    class Hung(Thing):
+        def probe(self, receipt):
+            if receipt.name == "c":
+                raise CouldNotAsk("hung")
+            return super().probe(receipt)
+
+    committed(sagas, shelf)
+    shelf.held |= {"b": "a stranger"}
+    del shelf.held["a"]
+    sagas.steps["kit.thing"] = Hung(shelf)
+
+    with sagas.open("s") as saga:
+        assert {
+            "a": Presence.ABSENT,
+            "b": Presence.FOREIGN,
+            "c": Presence.UNKNOWN,
+        } == saga.probe()
+
+
+# --- the table ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("now", State)
+@pytest.mark.parametrize("then", State)
+def test_a_state_follows_another_only_as_in_the_picture(now, then):
+    """The picture in states.py, drawn again by hand."""
+    picture = {
+        (State.RUNNING, State.COMMITTED),
+        (State.RUNNING, State.UNWINDING),
+        (State.COMMITTED, State.UNWINDING),
+        (State.UNWINDING, State.STUCK),
+        (State.UNWINDING, State.CLOSED),
+        (State.STUCK, State.UNWINDING),
+    }
+
+    assert ((now, then) in picture) == allowed(now, then)
+    assert set(State) == set(TRANSITIONS)
+
+
+# --- watching -----------------------------------------------------------------------------------------------
+
+
+class Diary(Observer):
+    def __init__(self):
+        self.lines = []
+
+    def __getattribute__(self, name):
+        if name.startswith("_") or name == "lines":
+            return super().__getattribute__(name)
+        return lambda saga_id, *facts: self.lines.append((name, saga_id, *facts))
+
+
+def test_an_observer_is_told_what_happened_in_order(tmp_path, shelf):
+    diary = Diary()
+    sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], observer=diary)
+    shelf.fail("undo", "a", OSError("once"))
+    committed(sagas, shelf, names=("a",))
+    sagas.unwind("s", Unwind.terminal())
+
+    assert [
+        "saga_begun", "step_done", "saga_committed",
+        "unwinding_begun", "undo_failed", "step_undone", "saga_closed",
+    ] == [line[0] for line in diary.lines]  # fmt: skip
+
+
+def test_an_observer_that_raises_changes_nothing(tmp_path, shelf, caplog):
+    class Broken(Observer):
+        def step_done(self, *_facts):
+            raise ValueError("of its own")
+
+    sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], observer=Broken())
+    committed(sagas, shelf)
+
+    assert State.COMMITTED is sagas.history("s").state
+    assert "observer raised in step_done" in caplog.text
+
+
+# --- the file ----------------------------------------------------------------------------------------------
+
+
+def test_every_line_is_json_with_its_kind_first_and_its_checksum_last(sagas, shelf, tmp_path):
+    """What people's tools, and the supervisor's gate, rely on."""
+    committed(sagas, shelf)
+    with sagas.open("s") as saga:
+        saga.request_end(Unwind.terminal())
+        saga.note("settled", durable=True)
+    sagas.unwind("s", Unwind.terminal())
+
+    [name] = closed_journals(tmp_path / "sagas")
+    raw = (tmp_path / "sagas" / "closed" / name).read_bytes()
+    lines = raw.splitlines()
+    assert raw.endswith(b"\n")
+    assert all(line.startswith(b'{"kind":"%s"' % json.loads(line)["kind"].encode()) for line in lines)
+    assert all(line[-18:-10] == b',"crc":"' and line.endswith(b'"}') for line in lines)
+    assert len(lines) == len(lines_of(tmp_path / "sagas" / "closed" / name))
+    assert [
+        "begin", "intent", "intent", "intent", "done", "done", "done", "commit",
+        "request", "note", "unwind", "undone", "undone", "undone", "close",
+    ] == [json.loads(line)["kind"] for line in lines]  # fmt: skip
+
+
+def test_journals_are_for_their_owner_only(sagas, shelf, tmp_path):
+    committed(sagas, shelf)
+
+    assert {0o600} == {p.stat().st_mode & 0o777 for p in (tmp_path / "sagas").iterdir() if p.is_file()}
+    assert 0o700 == (tmp_path / "sagas").stat().st_mode & 0o777

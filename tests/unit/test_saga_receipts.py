@@ -1,0 +1,121 @@
+"""Receipts outlive the code that wrote them: types, versions, upgrades."""
+
+import attrs
+import pytest
+from saga_kit import Shelf, Thing, ThingReceipt, seal
+
+from orchestrator_core.exceptions import UnknownStep
+from orchestrator_core.saga import Frame, Outcome, Sagas, State, Unwind, receipt
+
+
+def frame(kind, version, value):
+    return Frame("it", kind, version, value)
+
+
+def test_an_old_receipt_is_upgraded_step_by_step():
+    """A journal of the first release is understood by the third."""
+
+    @receipt(
+        "test.chain",
+        version=3,
+        upgrades={
+            1: lambda old: {"place": old["dir"]},
+            2: lambda old: {**old, "mode": 0o700},
+        },
+    )
+    class Chain:
+        place: str
+        mode: int
+
+    assert Chain("/x", 0o700) == frame("test.chain", 1, {"dir": "/x"}).load()
+    assert Chain("/x", 0o700) == frame("test.chain", 2, {"place": "/x"}).load()
+    assert Chain("/x", 1) == frame("test.chain", 3, {"place": "/x", "mode": 1}).load()
+
+
+def test_an_upgrade_may_not_be_missing():
+    with pytest.raises(ValueError, match="needs upgrades"):
+        receipt("test.gap", version=3, upgrades={1: dict})
+
+
+def test_a_name_belongs_to_one_class():
+    @receipt("test.mine")
+    class One:
+        pass
+
+    with pytest.raises(ValueError, match="is .*One already"):
+
+        @receipt("test.mine")
+        class Two:
+            pass
+
+
+def test_a_class_that_is_attrs_already_is_taken_as_it_is():
+    @receipt("test.attrs")
+    @attrs.frozen(kw_only=True)
+    class Own:
+        path: str
+
+    @receipt("test.below")
+    class Below(Own):
+        more: str = "x"
+
+    assert Own(path="p") == frame("test.attrs", 1, {"path": "p"}).load()
+    assert "y" == frame("test.below", 1, {"path": "p", "more": "y"}).load().more
+
+
+def test_a_receipt_of_no_registered_class_is_refused_before_anything_is_taken(tmp_path):
+    class Plain(Thing):
+        def plan(self, _ctx):
+            return object()
+
+    shelf = Shelf()
+    with pytest.raises(TypeError, match="not registered"):
+        Sagas(tmp_path, steps=[]).begin("s", [Plain(shelf)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "value"),
+    [
+        ("test.nobody", 1, {}),
+        ("kit.thing", 2, {"name": "a", "owner": "s"}),
+        ("kit.thing", 1, {"name": "a"}),
+        ("kit.thing", 1, {"name": 3, "owner": "s"}),
+    ],
+    ids=["unknown type", "newer version", "a field less", "another shape"],
+)
+def test_what_nobody_here_understands_is_stuck_and_never_skipped(tmp_path, kind, version, value):
+    """A newer release's saga waits for that release; the steps we know are undone."""
+    shelf = Shelf(held={"known": "s"})
+    sagas = Sagas(tmp_path, steps=[Thing(shelf)])
+    known = {"name": "known", "owner": "s"}
+    (tmp_path / "s.jsonl").write_bytes(
+        seal(kind="begin", saga="s", labels={}, steps=["known", "odd"], at="")
+        + seal(kind="intent", step="known", type="kit.thing", version=1, receipt=known, at="")
+        + seal(kind="intent", step="odd", type=kind, version=version, receipt=value, at="")
+    )
+    with pytest.raises(UnknownStep):
+        frame(kind, version, value).load()
+
+    report = sagas.recover().unwound["s"]
+
+    assert ({}, ["odd"]) == (shelf.held, [step.step for step in report.failed])
+    assert State.STUCK is sagas.history("s").state
+
+
+def test_lines_of_a_newer_release_are_passed_over(tmp_path):
+    sagas = Sagas(tmp_path, steps=[])
+    (tmp_path / "s.jsonl").write_bytes(
+        seal(kind="begin", saga="s", labels={}, steps=[], at="")
+        + seal(kind="telepathy", of="a newer release", at="")
+        + seal(kind="commit", at="")
+    )
+
+    assert State.COMMITTED is sagas.history("s").state
+    assert sagas.unwind("s", Unwind.terminal()).closed
+
+
+def test_a_receipt_reads_back_as_it_was():
+    thing = ThingReceipt(name="a", owner="s", serial=3)
+
+    assert thing == frame("kit.thing", 1, attrs.asdict(thing)).load()
+    assert Outcome.undone(a=1) == Outcome.undone(a=1)
