@@ -21,7 +21,7 @@ from orchestrator_core import ids
 from orchestrator_core.exceptions import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 ORCHESTRATOR = "orchestrator"  #: The parent of an agent that no agent deployed.
 
@@ -87,6 +87,15 @@ def is_active(value: object) -> bool:
 _ENDED = {status.value for status in TERMINAL} | {"killed", "phase_completed"}
 
 
+def _argv_of(command: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(command, str):
+        raise InvalidInput(
+            "the command is one string, and no shell is there to take it apart",
+            hint='give an argv: ["claude", "-p", "…"]',
+        )
+    return tuple(command)
+
+
 @attrs.frozen(kw_only=True)
 class AgentSpec:
     """
@@ -108,7 +117,7 @@ class AgentSpec:
 
     type: str
     prompt: str = attrs.field(repr=False)
-    command: tuple[str, ...] = attrs.field(converter=tuple)
+    command: tuple[str, ...] = attrs.field(converter=_argv_of)
     cwd: str | None = attrs.field(default=None, converter=attrs.converters.optional(os.fspath))
     env: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     parent: str = ORCHESTRATOR

@@ -116,6 +116,12 @@ class Lifecycle:
             handed_over=True,
         )
 
+    def _tell_supervisor(self, history: History) -> None:
+        """Wake the supervisor of an agent whose end was asked for; it looks at the journal."""
+        supervisor = _session(history).supervisor
+        if supervisor is not None:
+            self.world.processes.signal(supervisor, signal.SIGUSR1)
+
     def finish(
         self, agent_id: str, *, timeout_s: float, taken: Callable[[], object] | None = None
     ) -> EndReport:

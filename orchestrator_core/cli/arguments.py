@@ -108,6 +108,7 @@ def _kill(commands: _Commands) -> argparse.ArgumentParser:
     kill.add_argument("agents", nargs="+", metavar="agent", help="their ids")
     kill.add_argument("--reason", default="killed from the command line")
     kill.add_argument("--delete-logs", action="store_true", help="do not archive their logs")
+    _timeout(kill)
     return kill
 
 
@@ -119,7 +120,18 @@ def _progress(commands: _Commands) -> argparse.ArgumentParser:
     progress.add_argument("--status", required=True, help="running, working, …, completed, failed")
     progress.add_argument("--message", default="")
     progress.add_argument("--progress", type=int, metavar="PERCENT")
+    _timeout(progress)
     return progress
+
+
+def _timeout(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--timeout",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="wait so long for somebody else who ends the same agent",
+    )
 
 
 def _recover(commands: _Commands) -> argparse.ArgumentParser:

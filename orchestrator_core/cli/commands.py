@@ -147,7 +147,7 @@ def _show(arguments: argparse.Namespace) -> Result:
 def _kill(arguments: argparse.Namespace) -> Result:
     from orchestrator_core.cli import code_of  # noqa: PLC0415 - they import each other
 
-    orch = Orchestrator(arguments.root, recover=False)
+    orch = Orchestrator(arguments.root, recover=False, timeout_s=arguments.timeout)
     data: list[dict[str, Any]] = []
     lines: list[str] = []
     errors: list[OrchestratorError] = []
@@ -187,7 +187,7 @@ def _told(end: EndReport) -> str:
 
 def _progress(arguments: argparse.Namespace) -> Result:
     # No recovery: this runs inside agents, often, and others recover.
-    orch = Orchestrator(arguments.root, recover=False)
+    orch = Orchestrator(arguments.root, recover=False, timeout_s=arguments.timeout)
     receipt = orch.report_progress(
         arguments.agent,
         arguments.status,

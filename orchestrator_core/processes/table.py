@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import attrs
@@ -20,10 +21,8 @@ from orchestrator_core.supervisor import proc
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_KERNEL = {0, 2}  #: Whose children are no programs.
-_LOOKS = 50
-
 COOKIE_NAME = "ORCHESTRATOR_COOKIE"
+_EXEC_S = 0.2  #: Far longer than an exec takes, even where there is much else to do.
 
 
 @attrs.frozen
@@ -76,18 +75,13 @@ def proc_rows() -> Iterator[Row]:
 
 
 def _environ_after_exec(seen: proc.Stat) -> bytes:
-    """
-    Look again, and for as long as an exec may take.
-
-    In the middle of one a process has neither environment nor arguments; a
-    process that was given no environment has arguments.
-    """
-    for _ in range(_LOOKS):
-        environ = proc.read(f"/proc/{seen.pid}/environ")
-        if environ or seen.ppid in _KERNEL or proc.read(f"/proc/{seen.pid}/cmdline"):
-            return environ
-        os.sched_yield()
-    return b""
+    """Look again, if *seen* was in the middle of an exec: for that long it has no environment."""
+    until = time.monotonic() + _EXEC_S
+    now: proc.Stat | None = seen
+    while now is not None and now.is_in_exec and time.monotonic() < until:
+        os.sched_yield()  # There is no event to wait for; it takes a millisecond.
+        now = proc.stat(seen.pid)
+    return proc.read(f"/proc/{seen.pid}/environ")
 
 
 def _row(seen: proc.Stat, environ: bytes) -> Row:

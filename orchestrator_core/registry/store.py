@@ -245,9 +245,10 @@ class Registry:
     def _tell(self, aside: Aside) -> None:
         import logging  # noqa: PLC0415 - seldom needed, and slow to import
 
-        logging.getLogger("orchestrator_core").error(
-            "registry.damaged registry=%s kept=%s why=%s", aside.registry, aside.kept, aside.why
-        )
+        from orchestrator_core import logs  # noqa: PLC0415 - the same
+
+        values = {"registry": str(aside.registry), "kept": str(aside.kept), "why": aside.why}
+        logs.emit(logging.ERROR, "registry.damaged", **values)
         if self._on_damage is not None:
             self._on_damage(aside)
 

@@ -93,6 +93,7 @@ class Saga:
         self._epilogue = epilogue
         self._observer = guarded(observer)
         self._named: dict[str, Step[Any]] = {}
+        self._planned: dict[str, Any] = {}  #: Receipts that need not be loaded again.
         self._is_new = False
         self.history = history
         self.undo_errors: list[UndoFailed] = []  #: Of the last unwinding.
@@ -132,7 +133,8 @@ class Saga:
             journals, journal, fold(entries), catalogue(steps), epilogue=epilogue, observer=observer
         )
         saga._is_new = True
-        saga._named = {step_name(step): step for step in steps}
+        saga._named = dict(zip(receipts, steps, strict=True))
+        saga._planned = receipts
         saga._observer.saga_begun(saga_id, saga.history.labels)
         return saga
 
@@ -188,7 +190,7 @@ class Saga:
 
     def _do(self, frame: Frame) -> None:
         start = time.monotonic()
-        planned = frame.load()
+        planned = self._planned.get(frame.name) or frame.load()
         try:
             held = self._step_of(frame).do(planned)
         except BaseException as error:

@@ -71,18 +71,21 @@ class History:
         if reader is not None:  # A newer release may write more kinds; none changes what it holds.
             reader(self, entry.data)
 
-    def take(self, entry: Entry) -> None:
+    def extend(self, entries: Iterable[Entry]) -> None:
         """
-        Take a line from a journal into account.
+        Take lines from a journal into account.
 
         Raises:
-            JournalDamaged: It cannot follow those before it.
+            JournalDamaged: One cannot follow those before it.
         """
+        kind = ""
         try:
-            self.add(entry)
+            for entry in entries:
+                kind = entry.kind
+                self.add(entry)
         except (KeyError, TypeError, msgspec.ValidationError) as error:
             raise JournalDamaged(
-                f"saga {self.saga_id!r}: a {entry.kind!r} line does not fit: {error!r}"
+                f"saga {self.saga_id!r}: a {kind!r} line does not fit: {error!r}"
             ) from error
 
     def become(self, state: State) -> None:
@@ -131,8 +134,7 @@ def fold(entries: Iterable[Entry]) -> History:
         JournalDamaged: They contradict each other.
     """
     history = History()
-    for entry in entries:
-        history.take(entry)
+    history.extend(entries)
     return history
 
 
@@ -148,7 +150,11 @@ def _intent(history: History, data: dict[str, Any]) -> None:
 
 def _frame(history: History, data: dict[str, Any]) -> Frame:
     # By name, not by place: a rebuilt journal may have lost a line above.
-    return {frame.name: frame for frame in history.stack}[data["step"]]
+    name = data["step"]
+    for frame in history.stack:
+        if frame.name == name:
+            return frame
+    raise KeyError(name)
 
 
 def _done(history: History, data: dict[str, Any]) -> None:

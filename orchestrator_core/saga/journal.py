@@ -17,8 +17,6 @@ from orchestrator_core.exceptions import StorageError
 from orchestrator_core.saga.lines import encode
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from orchestrator_core.saga.lines import Entry, Reading
 
 
@@ -30,7 +28,7 @@ class Journal:
     forked from ours does not own it.
     """
 
-    def __init__(self, path: Path, fd: int, reading: Reading) -> None:
+    def __init__(self, path: str, fd: int, reading: Reading) -> None:
         self.path = path
         self._fd = fd
         self._end = reading.length
@@ -54,15 +52,15 @@ class Journal:
             raise StorageError(f"journal {self.path} is not ours any more")
         now = timestamp()
         data = self._lead + b"".join([encode(entry, now) for entry in (*self._owed, *entries)])
-        with _files.refusals("write journal", self.path):
+        try:
             self._cut()
             self._unclean = True  # Until all of it is there, whatever interrupts us.
-            try:
-                _files.write_all(self._fd, data, offset=self._end)
-                if durable:
-                    _files.fsync(self._fd)
-            except OSError:
-                self._cut_if_possible()
+            _files.write_all(self._fd, data, offset=self._end)
+            if durable:
+                _files.fsync(self._fd)
+        except OSError:
+            self._cut_if_possible()
+            with _files.refusals("write journal", self.path):
                 raise
         self._end += len(data)
         self._unclean = False

@@ -58,7 +58,7 @@ def _fitting(whole: list[Entry], more: list[Entry]) -> list[Entry]:
     history = fold(whole)
     for entry in more:
         try:
-            history.take(entry)
+            history.extend([entry])
         except JournalDamaged:
             continue
         whole.append(entry)

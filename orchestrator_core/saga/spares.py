@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from orchestrator_core._files import StrPath
+
 _PREFIX = ".spare-"
 _POOL = tuple(f"{_PREFIX}{number}" for number in range(4))
 _LAID = 0o400  #: A spare that is not durable yet. Who takes it could lose a saga.
@@ -39,7 +41,7 @@ _READY = 0o600
 class Spare:
     """A file to be filled. It is locked by us, and durable under *path*."""
 
-    path: Path
+    path: str
     fd: int
 
     def give_up(self) -> None:
@@ -63,13 +65,13 @@ class Spares:
             StorageError: There was none, and none could be made.
         """
         for name in _POOL:
-            path = self.directory / name
+            path = f"{self.directory}/{name}"
             fd = self._claim(path)
             if fd is not None:
                 return Spare(path, fd)
         return self._make()
 
-    def _claim(self, path: Path) -> int | None:
+    def _claim(self, path: str) -> int | None:
         try:
             fd = _files.open_private(path, os.O_RDWR)
         except (FileNotFoundError, StorageError):
@@ -83,7 +85,7 @@ class Spares:
     def _make(self) -> Spare:
         """Make one for ourselves, and lay others ready by the same fsync."""
         while True:
-            path = self.directory / f"{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
+            path = f"{self.directory}/{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
             spare = Spare(path, _files.open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
             try:
                 if _is_owned(spare.fd, path):
@@ -112,14 +114,17 @@ class Spares:
                 os.close(fd)
 
     def _lay(self, name: str) -> int | None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with contextlib.suppress(OSError):
-            return os.open(self.directory / name, flags, _LAID)
-        return None
+        path = f"{self.directory}/{name}"
+        if os.path.lexists(path):
+            return None
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _LAID)
+        except OSError:
+            return None
 
     def are_missing(self) -> bool:
         """Tell whether none lies ready."""
-        return not any(os.path.lexists(self.directory / name) for name in _POOL)
+        return not any(os.path.lexists(f"{self.directory}/{name}") for name in _POOL)
 
     def left_behind(self) -> Iterator[Spare]:
         """
@@ -130,28 +135,27 @@ class Spares:
         with _files.refusals("list", self.directory), os.scandir(self.directory) as entries:
             names = [entry.name for entry in entries if entry.name.startswith(_PREFIX)]
         for name in names:
-            spare = self._take_over(self.directory / name)
+            spare = self._take_over(f"{self.directory}/{name}", lies_ready=name in _POOL)
             if spare is not None:
                 yield spare
 
-    def _take_over(self, path: Path) -> Spare | None:
+    def _take_over(self, path: str, *, lies_ready: bool) -> Spare | None:
         try:
             fd = _files.open_private(path, os.O_RDONLY)
         except (FileNotFoundError, StorageError):
             return None
-        lies_ready = path.name in _POOL and _is_ready(os.fstat(fd))
-        if not lies_ready and _is_owned(fd, path):
+        if not (lies_ready and _is_ready(os.fstat(fd))) and _is_owned(fd, path):
             return Spare(path, fd)
         os.close(fd)
         return None
 
 
-def _is_owned(fd: int, path: Path) -> bool:
+def _is_owned(fd: int, path: str) -> bool:
     with _files.refusals("lock", path):
         return locks.try_lock(fd) and is_at(fd, path)
 
 
-def is_at(fd: int, path: Path) -> bool:
+def is_at(fd: int, path: StrPath) -> bool:
     """Tell whether an open file still has that name."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))

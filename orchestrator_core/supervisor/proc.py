@@ -13,17 +13,20 @@ import os
 class Stat:
     """One line of ``/proc/PID/stat``, as far as we care."""
 
-    __slots__ = ("comm", "pgid", "pid", "ppid", "sid", "started", "state")
+    __slots__ = ("comm", "is_in_exec", "pgid", "pid", "ppid", "sid", "started", "state")
 
     def __init__(self, line: bytes) -> None:
         # The name stands in parentheses, and may itself hold spaces and parentheses.
         opening, closing = line.index(b"("), line.rindex(b")")
-        field = line[closing + 2 :].split(None, 20)
+        field = line[closing + 2 :].split(None, 24)
         self.pid = int(line[:opening])
         self.comm = line[opening + 1 : closing].decode(errors="replace")
         self.state = field[0].decode()
         self.ppid, self.pgid, self.sid = int(field[1]), int(field[2]), int(field[3])
         self.started = int(field[19])  #: Clock ticks since boot.
+        self.is_in_exec = (
+            field[20] != b"0" and field[23] == b"0"
+        )  #: It has memory, but no code yet.
 
     @property
     def is_dead(self) -> bool:

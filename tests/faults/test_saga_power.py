@@ -11,6 +11,7 @@ import pytest
 from power import Disk, outcomes
 from saga_kit import Shelf, Thing, litter, open_journals, stands
 
+from orchestrator_core import _files
 from orchestrator_core.saga import Sagas, Unwind
 
 NAMES = ("a", "b")
@@ -88,8 +89,30 @@ def fails_and_is_rolled_back(recorded):
     recorded.commit("t")
 
 
+def begun_while_spares_are_laid(recorded):
+    """Another takes a spare that is there, but not durable: it must make its own."""
+    for number in range(4):
+        recorded.commit(f"s{number}")
+    real = _files.fsync_directory
+
+    def begun_first(directory):
+        _files.fsync_directory = real
+        recorded.commit("in-between")
+        real(directory)
+
+    _files.fsync_directory = begun_first
+    recorded.commit("last")
+
+
 @pytest.mark.parametrize(
-    "story", [one_life, two_lives_at_once, more_than_the_spares, fails_and_is_rolled_back]
+    "story",
+    [
+        one_life,
+        two_lives_at_once,
+        more_than_the_spares,
+        fails_and_is_rolled_back,
+        begun_while_spares_are_laid,
+    ],
 )
 def test_acknowledged_is_durable_whenever_the_power_fails(memory_tmp, story, monkeypatch):
     recorded = Recorded(memory_tmp / "sagas")

@@ -17,7 +17,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+
+from orchestrator_core.exceptions import TerminalError
 
 _CALLS = {
     os: (
@@ -29,36 +30,49 @@ _CALLS = {
     subprocess: ("run",),
 }
 
+#: What an orchestrator asks of a fake world that changes it, or asks who is alive.
+_FAKE_CALLS = {
+    *("start", "end", "look", "sessions"),
+    *("processes.end", "processes.signal", "processes.identify", "processes.is_alive"),
+}
+
 
 class Effects:
     """
     Stands between this process and what it does.
 
     Called with the number of each effect, its name, and when: "before" it
-    happened or "after". Subclasses decide what comes of that.
+    happened or "after". Subclasses decide what comes of that. With a *fake*, its
+    calls are effects as well, and what it does on behalf of others is none.
     """
 
-    def __init__(self):
+    def __init__(self, fake=None):
         self.names = []
         self._saved = []
-        self._busy = threading.local()
+        self._fake_world = fake and fake._world
 
     def at(self, number, name, when):
         """Let an effect happen; or do not."""
 
     def is_ours(self):
         """Tell whether the calling code is the process that is tried."""
-        return True
+        world = self._fake_world
+        if world is None:
+            return True
+        plays_a_supervisor = world.me is not None and world.me.role is not None
+        return not (world.lock._is_owned() or plays_a_supervisor)
 
     def __enter__(self):
         for module, names in _CALLS.items():
             for name in names:
                 self._wrap(module, name)
         self._wrap(subprocess.Popen, "__init__", label="Popen")
+        if self._fake_world is not None:
+            self._wrap_fake(self._fake_world)
         return self
 
     def __exit__(self, *_):
-        for place, name, original in self._saved:
+        for place, name, original in reversed(self._saved):
             setattr(place, name, original)
 
     def _wrap(self, place, name, label=None):
@@ -72,11 +86,32 @@ class Effects:
 
         setattr(place, name, call)
 
-    def effect(self, name, act):
-        """Carry out one effect, if it is let happen."""
+    def _wrap_fake(self, world):
+        call = world.call
+        self._saved.append((world, "call", call))
+
+        @contextlib.contextmanager
+        def counted(name):
+            if name not in _FAKE_CALLS or not self.is_ours():
+                with call(name):
+                    yield
+                return
+            number = self._begin(name)
+            with call(name):
+                yield
+            self.at(number, name, "after")
+
+        world.call = counted
+
+    def _begin(self, name):
         self.names.append(name)
         number = len(self.names) - 1
         self.at(number, name, "before")
+        return number
+
+    def effect(self, name, act):
+        """Carry out one effect, if it is let happen."""
+        number = self._begin(name)
         result = act()
         self.at(number, name, "after")
         return result
@@ -113,16 +148,22 @@ class Killed(Effects):
 
 
 class Fails(Effects):
-    """An effect is refused, once or from then on for ever, with *code*."""
+    """Effect number *number* is refused with *code*; all from it on, if *for_ever*."""
 
-    def __init__(self, number, code=errno.EIO, *, for_ever=False, only=()):
-        super().__init__()
+    def __init__(self, fake, number, code, *, for_ever=False, only=()):
+        super().__init__(fake)
         self._number, self._code, self._for_ever, self._only = number, code, for_ever, only
 
     def at(self, number, name, when):
         due = number >= self._number if self._for_ever else number == self._number
-        if due and when == "before" and (not self._only or name.split()[0] in self._only):
-            raise OSError(self._code, os.strerror(self._code))
+        meant = not self._only or name.split()[0] in self._only
+        if due and meant and when == "before" and not name.startswith(("flock", "fchmod")):
+            raise self._error(name)
+
+    def _error(self, name):
+        if name in _FAKE_CALLS:
+            return TerminalError(f"{name} was told to fail")
+        return OSError(self._code, os.strerror(self._code))
 
 
 class Dead(BaseException):
@@ -134,21 +175,14 @@ class Dies(Effects):
     The death of an orchestrator that shares its process with a fake world.
 
     From effect number *number* on, none of its effects happens; what it holds open
-    is closed at the end, as the kernel would. What the fake does on behalf of other
-    processes goes on.
+    is closed at the end, as the kernel would.
     """
 
     def __init__(self, fake, number, when="before"):
-        super().__init__()
+        super().__init__(fake)
         self.is_dead = False
-        self._fake_world = fake._world
         self._point = (number, when)
         self._opened = set()
-        self._owner = threading.get_ident()
-
-    def is_ours(self):
-        world = self._fake_world
-        return not world.lock._is_owned() and world.me is None
 
     def at(self, number, _name, when):
         if self.is_dead or (number, when) == self._point:
@@ -158,41 +192,10 @@ class Dies(Effects):
     def effect(self, name, act):
         if name.startswith("flock"):  # The kernel unlocks for the dead.
             return act()
-        if self.is_dead:
-            raise Dead
         return super().effect(name, act)
 
     def __enter__(self):
         super().__enter__()
-        self._wrap_fake()
-        self._follow_descriptors()
-        return self
-
-    def _wrap_fake(self):
-        call = self._fake_world.call
-        self._saved.append((self._fake_world, "call", call))
-
-        @contextlib.contextmanager
-        def counted(name):
-            if not self.is_ours():
-                with call(name):
-                    yield
-                return
-            if self.is_dead:
-                raise Dead
-            changes = name in {"start", "end", "processes.end", "processes.signal"}
-            number = len(self.names)
-            if changes:
-                self.names.append(name)
-                self.at(number, name, "before")
-            with call(name):
-                yield
-            if changes:
-                self.at(number, name, "after")
-
-        self._fake_world.call = counted
-
-    def _follow_descriptors(self):
         opener, closer = os.open, os.close
         self._saved += [(os, "open", opener), (os, "close", closer)]
 
@@ -207,26 +210,13 @@ class Dies(Effects):
             closer(fd)
 
         os.open, os.close = opened, closed
+        return self
 
     def __exit__(self, *error):
-        for place, name, original in reversed(self._saved):
-            if isinstance(place, type(os)) or isinstance(place, type):
-                setattr(place, name, original)
-            else:
-                with contextlib.suppress(AttributeError):
-                    delattr(place, name)
-        if self.is_dead:
-            for fd in self._opened:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
-
-
-def counted(act, effects=None):
-    """Carry out *act*; return the names of its effects, in order."""
-    effects = effects or Effects()
-    with effects:
-        act()
-    return effects.names
+        super().__exit__(*error)
+        for fd in self._opened if self.is_dead else ():
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
 
 if sys.platform != "linux":

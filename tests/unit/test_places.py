@@ -218,6 +218,8 @@ def test_a_socket_that_just_fits_is_one_that_works(short_tmp, long_root):
     assert places.SOCKET_PATH_MAX == len(os.fsencode(opened.tmux_socket))
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(opened.tmux_socket))
+    with socket.socket(socket.AF_UNIX) as server, pytest.raises(OSError, match="too long"):
+        server.bind(f"{opened.tmux_socket}x")
 
 
 @pytest.fixture

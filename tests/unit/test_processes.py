@@ -200,6 +200,19 @@ def test_both_tables_leave_out_zombies(zombie):
     assert zombie.pid not in {row.pid for row in table.psutil_rows()}
 
 
+def test_a_process_in_the_middle_of_an_exec_is_known_by_its_cookie():
+    """For about a millisecond it has no environment: it must not slip through a scan."""
+    env = {"PATH": os.environ["PATH"], "ORCHESTRATOR_COOKIE": "mine"}
+    for _ in range(30):
+        # Popen returns when the new program's exec has begun, not when it is over.
+        process = subprocess.Popen([sys.executable, "-c", "input()"], env=env, stdin=-1)
+        cookies = {row.pid: row.cookie for row in table.proc_rows()}
+        process.kill()
+        process.communicate()
+
+        assert "mine" == cookies[process.pid]
+
+
 @pytest.mark.parametrize(
     ("environ", "cookie"),
     [
@@ -217,7 +230,7 @@ def test_a_cookie_is_a_whole_entry_of_the_environment(environ, cookie):
 
 
 def test_a_name_with_parentheses_and_spaces_does_not_shift_the_fields():
-    line = b"77 (a) b) (R 1 2) S 5 6 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0"
+    line = b"77 (a) b) (R 1 2) S 5 6 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 9 1 9 1 1 1"
 
     seen = proc.Stat(line)
 

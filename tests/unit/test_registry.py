@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from orchestrator_core.exceptions import (
     RegistryTooNew,
     StorageError,
 )
-from orchestrator_core.locks import locked
+from orchestrator_core.locks import locked, try_lock
 from orchestrator_core.places import Places
 from orchestrator_core.registry import (
     GLOBAL,
@@ -66,6 +67,25 @@ def test_what_was_changed_is_read(registry):
     returned = registry.update(lambda document: document["agents"].append(agent("a-2")) or "done")
     assert "done" == returned
     assert ["a-1", "a-2"] == [entry["id"] for entry in registry.read()["agents"]]
+
+
+def test_a_change_is_durable_when_the_update_returns_and_the_next_need_not_wait_for_that(
+    registry, monkeypatch
+):
+    """The directory is seen to the disk last, with the lock already let go."""
+    synced = []
+    real = os.fsync
+
+    def fsync(fd):
+        target = Path(f"/proc/self/fd/{fd}").readlink()
+        lock = os.open(f"{registry.path}.lock", os.O_RDWR)
+        synced.append((target == registry.path.parent, try_lock(lock)))
+        os.close(lock)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    registry.update(lambda document: document.update(x=1))
+    assert [(False, False), (True, True)] == synced
 
 
 def test_a_change_that_raises_changes_nothing(registry):
@@ -205,8 +225,10 @@ def test_a_tasks_counters_are_those_of_its_agents(registry):
     registry.update(
         lambda document: document["agents"].extend(
             agent(f"x-{status}", status)
-            for status in "working blocked reviewing odd completed failed error terminated "
-            "killed phase_completed COMPLETED".split()
+            for status in (
+                *("working", "blocked", "reviewing", "odd", "completed", "failed", "error"),
+                *("terminated", "killed", "phase_completed", "COMPLETED"),
+            )
         )
     )
     document = registry.read()

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 _PLAIN = str.maketrans("┌├└│─↓↑✓✗·…•", "+|`|-v^+x.~*")
 _COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 _WIDEST = 120
-_STEP, _TIME = 15, 7
+_STEP, _TIME, _NAME = 15, 7, 11
 
 
 @attrs.frozen
@@ -63,14 +63,13 @@ class Paper:
         self._write("")
         self._write(self._painted(f"── {text} {rule}", "bold"))
 
-    def pairs(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Write what things are called, and what they are."""
-        for name, value in pairs:
-            head = self._painted(f"  {name:<11}", "dim")
-            first, *more = textwrap.wrap(value, self.width - 13, break_on_hyphens=False) or [""]
-            self._write(head + first)
-            for rest in more:
-                self._write(" " * 13 + rest)
+    def fact(self, name: str, value: str) -> None:
+        """Write what something is called, and what it is, on as many lines as it needs."""
+        room = self.width - _NAME - 2
+        lines = textwrap.wrap(value, room, break_on_hyphens=False) or [""]
+        self._write(self._painted(f"  {name:<{_NAME}}", "dim") + lines[0])
+        for line in lines[1:]:
+            self._write(" " * (_NAME + 2) + line)
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Write a table: names to the left, numbers to the right."""

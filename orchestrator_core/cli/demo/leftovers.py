@@ -77,7 +77,7 @@ def _is_marked(process: str, mark: bytes) -> bool:
 
 
 def _processes_by_psutil(mark: str) -> list[int]:
-    import psutil  # noqa: PLC0415 - where there is no /proc
+    import psutil  # type: ignore[import-untyped]  # noqa: PLC0415 - where there is no /proc
 
     found = []
     for process in psutil.process_iter():

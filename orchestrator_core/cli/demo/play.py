@@ -1,23 +1,19 @@
 """
-The demonstration: real agents, real ends, and a count of what is left.
+The acts of the demonstration.
 
-Six deployments below a root of their own: one agent finishes, one reports its
-end from inside, one crashes, one hangs and is killed, one deployment fails
-half-way, one orchestrator is killed with -9 in the middle of its deployment and
-recovered. Everything here goes through the front door, as anybody's code would.
+Six deployments: one agent finishes, one reports its end from inside, one
+crashes, one hangs and is killed, one deployment fails half-way, one orchestrator
+is killed with -9 in the middle of its deployment and recovered.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import select
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from datetime import datetime
 from pathlib import Path
@@ -27,102 +23,46 @@ import attrs
 import msgspec
 
 import orchestrator_core
-from orchestrator_core import AgentSpec, DeploymentError, InvalidInput, Orchestrator, Patience
-from orchestrator_core.cli import leftovers
-from orchestrator_core.cli.commands import Result
-from orchestrator_core.cli.demo_agents import ENV_READY
-from orchestrator_core.cli.demo_repository import choose_directory
-from orchestrator_core.cli.drawing import Paper, Row
+from orchestrator_core import AgentSpec, DeploymentError, Orchestrator, Patience
+from orchestrator_core.cli.demo import leftovers, socket_of
+from orchestrator_core.cli.demo.agents import ENV_READY
+from orchestrator_core.cli.demo.drawing import Row
 from orchestrator_core.saga import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from orchestrator_core import Agent, EndReport, Task
+    from orchestrator_core.cli.demo.drawing import Paper
     from orchestrator_core.saga import History, StepReport, UnwindReport
 
 STEPS = ("write_prompt", "tee_log", "spawn_tmux", "register_task", "register_global")
 _PATIENCE_S = 60.0  #: For what takes a second or two.
 
-
-def demo(*, root: str | None, directory: str | None, keep: bool, quiet: bool) -> Result:
-    """Run the demonstration; *quiet* draws nothing, and leaves its result to speak."""
-    paper = Paper(io.StringIO() if quiet else None)
-    with _place(root, keep=keep or root is not None) as place:
-        play = _Play(place / "workspace", choose_directory(directory, place), paper)
-        try:
-            data = play.run()
-        except BaseException:
-            play.end_all()
-            raise
-        finally:
-            if not keep:
-                _end_server(play.root)
-        if keep:
-            paper.line(f"kept: {play.root}; its tmux: tmux -S {play.socket} ls")
-        clean = data["left"] == 0
-    return Result(data, "", 0 if clean else 3)
+_PROMPTS = {
+    "surveyor": "Count the files and their lines.",
+    "historian": "Tell who wrote this.",
+    "reviewer": "Find what is left to do.",
+    "watcher": "Wait for a file that never comes.",
+}
 
 
-@contextlib.contextmanager
-def _place(root: str | None, *, keep: bool) -> Iterator[Path]:
-    """Yield a directory of the demonstration's own."""
-    place = Path(tempfile.mkdtemp(prefix="oc-demo-")) if root is None else Path(root).absolute()
-    if root is not None and place.exists() and any(place.iterdir()):
-        raise InvalidInput(f"{place} is not empty", hint="give --root a directory to be made")
-    place.mkdir(parents=True, exist_ok=True)
-    try:
-        yield place
-    finally:
-        if not keep:
-            shutil.rmtree(place, ignore_errors=True)
-
-
-def _end_server(root: Path) -> None:
-    """End the tmux server of the demonstration's root, which serves nobody else."""
-    with contextlib.suppress(OSError, KeyError, ValueError):
-        socket = json.loads((root / "root.json").read_bytes())["tmux_socket"]
-        command = ["tmux", "-N", "-S", socket, "kill-server"]
-        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        Path(socket).unlink(missing_ok=True)
-
-
-class _Witness(Observer):
-    """Remembers how long each step took, there and back."""
-
-    def __init__(self, *, on_failure: Callable[[], None] = lambda: None) -> None:
-        self.done: dict[str, dict[str, float]] = {}
-        self.undone: dict[str, dict[str, Any]] = {}
-        self.failed: dict[str, tuple[str, str]] = {}
-        self._on_failure = on_failure
-
-    def step_done(self, saga_id: str, step: str, duration_ms: float) -> None:
-        self.done.setdefault(saga_id, {})[step] = duration_ms
-
-    def step_failed(self, saga_id: str, step: str, error: BaseException) -> None:
-        self.failed[saga_id] = step, str(error)
-        self._on_failure()
-
-    def step_undone(self, saga_id: str, report: StepReport) -> None:
-        self.undone.setdefault(saga_id, {})[report.step] = attrs.asdict(report)
-
-
-class _Play:
+class Play:
     """The acts, one after another, on one root."""
 
-    def __init__(self, root: Path, directory: Path, paper: Paper) -> None:
-        self.root = root
+    def __init__(self, place: Path, directory: Path, paper: Paper) -> None:
+        self.root = place / "workspace"
         self.directory = directory
         self.paper = paper
         self.witness = _Witness()
-        self.orch = Orchestrator(root, observer=self.witness, patience=Patience(term_s=1.0))
+        self.orch = Orchestrator(self.root, observer=self.witness, patience=Patience(term_s=1.0))
         self.ends: dict[str, dict[str, Any]] = {}
         self.most: dict[str, int] = {}
 
     @property
     def socket(self) -> str:
         """The address of the root's tmux server."""
-        return str(json.loads((self.root / "root.json").read_bytes())["tmux_socket"])
+        return socket_of(self.root)
 
     def run(self) -> dict[str, Any]:
         """Play all acts, and return what they came to."""
@@ -151,7 +91,8 @@ class _Play:
             f"orchestrator_core {orchestrator_core.__version__} · {tmux.stdout.strip()}"
             f" · Python {sys.version.split()[0]}"
         )
-        self.paper.pairs([("they read", str(self.directory)), ("state", str(self.root))])
+        self.paper.fact("they read", str(self.directory))
+        self.paper.fact("state", str(self.root))
 
     # --- four lives ----------------------------------------------------------------------
 
@@ -163,11 +104,11 @@ class _Play:
             ready.wait(_PATIENCE_S)
         self._look()
         for agent in crew.values():
-            self.paper.pairs([(agent.type, _holding(self.orch.history(agent.id)))])
+            self.paper.fact(agent.type, _holding(self.orch.history(agent.id)))
         return crew
 
     def _deploy(self, task: Task, name: str, ready: _Fifo) -> Agent:
-        command = [sys.executable, "-P", "-m", "orchestrator_core.cli.demo_agents", name]
+        command = [sys.executable, "-P", "-m", "orchestrator_core.cli.demo.agents", name]
         spec = AgentSpec(
             type=name,
             prompt=_PROMPTS[name],
@@ -182,40 +123,36 @@ class _Play:
         return agent
 
     def _live_and_end(self, crew: dict[str, Agent]) -> None:
-        for name, heading in _HEADINGS.items():
-            self.paper.heading(heading)
-            agent = crew[name]
-            if name == "watcher":
-                processes = len(leftovers.processes(_cookie(agent)))
-                self.paper.pairs(
-                    [
-                        (
-                            "alive",
-                            f"{processes} processes, one of them in a session of its own, one a daemon",
-                        )
-                    ]
-                )
-                end = self.orch.terminate(agent.id, reason="it hangs")
-            else:
-                end = self.orch.wait(agent.id, timeout_s=_PATIENCE_S)
-            self._tell(agent, end)
+        self.paper.heading("one finishes: its process ends, and its supervisor unwinds it")
+        self._wait_for(crew["surveyor"])
+        self.paper.heading("one says from inside its own session that it has completed")
+        self._wait_for(crew["historian"])
+        self.paper.heading("one crashes")
+        self._wait_for(crew["reviewer"])
+        self.paper.heading("one hangs, deaf to HUP and TERM, with a daemon: it is killed")
+        self._kill(crew["watcher"])
+
+    def _wait_for(self, agent: Agent) -> None:
+        self._tell(agent, self.orch.wait(agent.id, timeout_s=_PATIENCE_S))
+
+    def _kill(self, agent: Agent) -> None:
+        alive = len(leftovers.processes(f"_{agent.id}"))
+        self.paper.fact("alive", f"{alive} processes, one in a session of its own, one a daemon")
+        self._tell(agent, self.orch.terminate(agent.id, reason="it hangs"))
 
     def _tell(self, agent: Agent, end: EndReport) -> None:
         self.ends[agent.id] = end.to_dict()
-        self.paper.pairs(_said(end))
+        for name, value in _said(end):
+            self.paper.fact(name, value)
         if end.exit_code:
-            wrote = self.orch.read_output(agent.id, tail=1).strip()
-            self.paper.pairs([("wrote", wrote), ("exit", f"status {end.exit_code}")])
-        agent = self.orch.agent(agent.id)
-        lived = datetime.fromisoformat(str(agent.completed_at)) - datetime.fromisoformat(
-            agent.started_at
-        )
+            self.paper.fact("wrote", self.orch.read_output(agent.id, tail=1).strip())
+        lived_s = _seconds_of(self.orch.agent(agent.id))
         undone = {step["step"]: {**step, "status": end.status} for step in end.steps}
         self.paper.saga(
             agent.id,
             _rows(self.witness.done[agent.id], undone),
             committed=True,
-            end=f"it held all this for {lived.total_seconds():.1f} s · {end.status}: {end.reason}",
+            end=f"it held all this for {lived_s:.1f} s · {end.status}: {end.reason}",
         )
 
     # --- two deployments that come to nothing ------------------------------------------------
@@ -231,9 +168,9 @@ class _Play:
         try:
             orch.deploy(task.id, spec)
         except DeploymentError as error:
-            failed_at, why = witness.failed[error.agent_id]
-            leaked = ", ".join(error.leaked) or "nothing"
-            self.paper.pairs([("error", str(error)), ("leaked", leaked)])
+            failed_at = witness.failed[error.agent_id]
+            self.paper.fact("error", str(error))
+            self.paper.fact("leaked", ", ".join(error.leaked) or "nothing")
             self.ends[error.agent_id] = error.to_dict()
             rows = _rows(
                 witness.done[error.agent_id],
@@ -253,16 +190,10 @@ class _Play:
         told = victim.communicate(timeout=_PATIENCE_S)[0].splitlines()
         agent_id = told[0].split()[0]
         done = {line.split()[1]: float(line.split()[2]) for line in told}
-        found = {what: number for what, number in self._look().items() if number}
-        self.paper.pairs(
-            [
-                (
-                    "killed",
-                    f"pid {victim.pid}, by signal {-victim.returncode}, after {told[-1].split()[1]}",
-                ),
-                ("found", ", ".join(f"{what} {number}" for what, number in found.items())),
-            ]
-        )
+        found = ", ".join(f"{what} {number}" for what, number in self._look().items() if number)
+        last = told[-1].split()[1]
+        self.paper.fact("killed", f"pid {victim.pid}, by signal {-victim.returncode}, after {last}")
+        self.paper.fact("found", found)
         begun = time.monotonic()
         recovered = Orchestrator(self.root, observer=self.witness)
         took_ms = (time.monotonic() - begun) * 1000
@@ -297,18 +228,24 @@ class _Play:
         }
 
 
-_PROMPTS = {
-    "surveyor": "Count the files and their lines.",
-    "historian": "Tell who wrote this.",
-    "reviewer": "Find what is left to do.",
-    "watcher": "Wait for a file that never comes.",
-}
-_HEADINGS = {
-    "surveyor": "one finishes: its process ends, and its supervisor unwinds it",
-    "historian": "one says from inside its own session that it has completed",
-    "reviewer": "one crashes",
-    "watcher": "one hangs, deaf to HUP and TERM, with a daemon: it is killed",
-}
+class _Witness(Observer):
+    """Remembers how long each step took, there and back."""
+
+    def __init__(self, *, on_failure: Callable[[], None] = lambda: None) -> None:
+        self.done: dict[str, dict[str, float]] = {}
+        self.undone: dict[str, dict[str, Any]] = {}
+        self.failed: dict[str, str] = {}
+        self._on_failure = on_failure
+
+    def step_done(self, saga_id: str, step: str, duration_ms: float) -> None:
+        self.done.setdefault(saga_id, {})[step] = duration_ms
+
+    def step_failed(self, saga_id: str, step: str, _error: BaseException) -> None:
+        self.failed[saga_id] = step
+        self._on_failure()
+
+    def step_undone(self, saga_id: str, report: StepReport) -> None:
+        self.undone.setdefault(saga_id, {})[report.step] = attrs.asdict(report)
 
 
 def _rows(
@@ -348,8 +285,9 @@ def _holding(history: History) -> str:
     )
 
 
-def _cookie(agent: Agent) -> str:
-    return f"_{agent.id}"
+def _seconds_of(agent: Agent) -> float:
+    began, ended = map(datetime.fromisoformat, (agent.started_at, str(agent.completed_at)))
+    return (ended - began).total_seconds()
 
 
 def _importable() -> dict[str, str]:
@@ -361,7 +299,7 @@ def _importable() -> dict[str, str]:
 def _other(name: str, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
     """Start one of the other orchestrators."""
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "orchestrator_core.cli.demo_others", name, *arguments],
+        [sys.executable, "-P", "-m", "orchestrator_core.cli.demo.others", name, *arguments],
         env={**os.environ, **_importable()},
         stdin=stdin,
         stdout=subprocess.PIPE,

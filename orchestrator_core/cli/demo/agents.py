@@ -1,7 +1,7 @@
 """
 The agents of the demonstration: small programs that do real work on a directory.
 
-Each is run as ``python -P -m orchestrator_core.cli.demo_agents NAME`` with its
+Each is run as ``python -P -m orchestrator_core.cli.demo.agents NAME`` with its
 prompt on standard input and the directory as its own. They tell of themselves in
 both ways there are: with the command line, and with the library. What they print
 is their log.
@@ -10,6 +10,7 @@ is their log.
 from __future__ import annotations
 
 import collections
+import itertools
 import os
 import re
 import signal
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 ENV_READY = "DEMO_READY"  #: A FIFO, closed by the one that hangs when it does.
 
 _WORK_MARK = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
+_ENOUGH = 3000  #: Files; this is only a demonstration.
 _SKIPPED = {".git", ".venv", "node_modules", "__pycache__"}
 
 
@@ -128,11 +130,14 @@ def finding(message: str, *, kind: str, severity: str = "info", data: object = N
 
 
 def _files() -> Iterator[Path]:
-    """Yield the files of the directory: git's, if it is a repository."""
+    """Yield the files of the directory, enough of them: git's, if it is a repository."""
     listed = _git("ls-files", "-z", separator="\0")
-    if listed:
-        yield from (path for path in map(Path, listed) if path.is_file())
-        return
+    yield from itertools.islice(
+        filter(Path.is_file, map(Path, listed) if listed else _walk()), _ENOUGH
+    )
+
+
+def _walk() -> Iterator[Path]:
     for directory, below, names in os.walk("."):
         below[:] = sorted(set(below) - _SKIPPED)
         yield from (Path(directory, name) for name in sorted(names))

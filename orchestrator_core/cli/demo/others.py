@@ -1,7 +1,7 @@
 """
 The other orchestrators of the demonstration: one is killed, one will not let go.
 
-Each is a process of its own: ``python -P -m orchestrator_core.cli.demo_others NAME …``.
+Each is a process of its own: ``python -P -m orchestrator_core.cli.demo.others NAME …``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,5 @@ def greedy(root: str) -> None:
         sys.stdin.read()
 
 
-OTHERS = {"killed": killed, "greedy": greedy}
-
 if __name__ == "__main__":
-    OTHERS[sys.argv[1]](*sys.argv[2:])
+    globals()[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,53 @@
+"""What the operating system refuses, told as an error of ours that says what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from orchestrator_core.exceptions import StorageError
+
+if TYPE_CHECKING:
+    StrPath = str | os.PathLike[str]
+
+
+class refusals:  # noqa: N801 - read as a clause: with refusals("open", path)
+    """Turn what the operating system refuses into an error of ours; let *answers* pass."""
+
+    __slots__ = ("_answers", "_doing", "_path")
+
+    def __init__(
+        self, doing: str, path: StrPath, *, answers: tuple[type[OSError], ...] = ()
+    ) -> None:
+        self._doing, self._path, self._answers = doing, path, answers
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        if isinstance(error, OSError) and not isinstance(error, self._answers):
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise StorageError(
+                f"cannot {self._doing} {self._path}: {reason}",
+                hint=_HINTS.get(error.errno or 0, ""),
+            ) from error
+
+
+_HINTS = {
+    errno.ENOSPC: "free some space on that file system, then try again",
+    errno.EDQUOT: "your quota there is used up; free some space, then try again",
+    errno.EACCES: "give yourself the permission, or use a root of your own",
+    errno.EPERM: "give yourself the permission, or use a root of your own",
+    errno.EROFS: "the file system is read-only; use a root elsewhere",
+    errno.ELOOP: "it is a symlink, which is not followed; remove it",
+    errno.ENOTDIR: "a part of the path is no directory; is the root right?",
+    errno.ENOENT: "its directory is gone; is the root right?",
+    errno.EISDIR: "a directory has that name; move it away",
+    errno.ENAMETOOLONG: "use a root with a shorter path",
+    errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
+    errno.EIO: "the disk reports a failure; look at the system's log",
+    errno.EFBIG: "a file-size limit is set (ulimit -f); raise it",
+}

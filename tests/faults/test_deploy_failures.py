@@ -1,0 +1,197 @@
+"""
+Every effect of a deployment and of an end, refused: once, and from then on for ever.
+
+An act either holds what it promises, or raises an error of ours. What that error
+does not name as leaked is not there, with no recovery to help. And once the cause
+is mended, recovery brings the rest to all or nothing.
+"""
+
+import errno
+
+import pytest
+from support.effects import Fails
+from support.fakes import a_fake_scene
+from support.trials import (
+    begin,
+    deploy,
+    deploy_with_a_key,
+    points_of,
+    report_the_end,
+    terminate,
+    wrong_with,
+)
+
+from orchestrator_core.exceptions import DeploymentError, OrchestratorError
+from orchestrator_core.testing import Runs
+
+GROWS = ("open", "write", "pwrite", "mkdir", "mkfifo", "link")
+
+
+def _tried(scene, act):
+    """Act; return the error, which is one of ours, or None."""
+    try:
+        act()
+    except OrchestratorError as error:
+        assert error.code
+        assert str(error)
+        return error
+    return None
+
+
+def _half(scene):
+    """Return the agents of which there is something, but not all, before any recovery."""
+    return [odd for odd in scene.world.torn() if "holds" in odd]
+
+
+@pytest.mark.parametrize("prepare", [deploy, deploy_with_a_key], ids=lambda a: a.__name__)
+def test_a_deploy_that_is_refused_anything_once_is_all_or_nothing(prepare):
+    """An error in any one call of a deploy is an error of ours, and leaves what it says."""
+    wrong = {}
+    for number, _, name in points_of(prepare):
+        with a_fake_scene() as scene:
+            act = begin(scene, prepare)
+            with Fails(scene.fake, number, errno.EIO):
+                error = _tried(scene, act)
+            if not getattr(error, "leaked", ()) and (half := _half(scene)):
+                wrong[f"{name} (number {number}), then {error!r}"] = half
+            if odd := wrong_with(scene):
+                wrong[f"{name} (number {number}), after recovery"] = odd
+    assert {} == wrong
+
+
+@pytest.mark.parametrize("prepare", [terminate, report_the_end], ids=lambda a: a.__name__)
+def test_an_end_that_is_refused_anything_once_is_finished_by_the_next(prepare):
+    """An error in any one call of an end strands nothing."""
+    wrong = {}
+    for number, _, name in points_of(prepare):
+        with a_fake_scene() as scene:
+            act = begin(scene, prepare)
+            with Fails(scene.fake, number, errno.EIO):
+                _tried(scene, act)
+            if odd := wrong_with(scene):
+                wrong[f"{name} (number {number})"] = odd
+    assert {} == wrong
+
+
+@pytest.mark.parametrize(
+    "prepare", [deploy, terminate, report_the_end], ids=lambda act: act.__name__
+)
+def test_a_disk_that_fills_up_and_stays_full_leaks_nothing(prepare):
+    """From whatever call on the disk is full: no process, session or prompt is left by a deploy."""
+    wrong = {}
+    for number, _, name in points_of(prepare):
+        with a_fake_scene() as scene:
+            act = begin(scene, prepare)
+            with Fails(scene.fake, number, errno.ENOSPC, for_ever=True, only=GROWS):
+                error = _tried(scene, act)
+            alive = scene.fake.alive() or scene.fake.sessions()
+            if prepare is deploy and error is not None and not error.leaked and alive:
+                wrong[f"{name} (number {number}), then {error!r}"] = alive
+            if odd := wrong_with(scene):
+                wrong[f"{name} (number {number}), after recovery"] = odd
+    assert {} == wrong
+
+
+STEPS = ["write_prompt", "tee_log", "spawn_tmux", "register_task", "register_global"]
+
+
+class _Interrupt(KeyboardInterrupt):
+    """Somebody pressed Ctrl-C."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), _Interrupt(), SystemExit(1)], ids=repr)
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+def test_whatever_a_step_raises_the_deploy_leaves_nothing(step, after, error):
+    """At any step, before or after it took its resource, and with any exception."""
+    with a_fake_scene() as scene:
+        task = scene.orchestrator().create_task("tried")
+        with _step_that(step, "do", error, after=after), pytest.raises(BaseException) as raised:  # noqa: PT011 - any
+            scene.orchestrator().deploy(task.id, scene.spec())
+
+        if isinstance(error, Exception):
+            assert isinstance(raised.value, DeploymentError)
+            assert () == raised.value.leaked
+            assert error is raised.value.__cause__
+        else:
+            assert error is raised.value
+        assert [] == scene.world.leftovers()
+        assert [] == wrong_with(scene)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_that_cannot_be_undone_strands_no_other(step):
+    """The rest is given back, the error names what is left, and the next recovery gets it."""
+    with a_fake_scene() as scene:
+        orch = scene.orchestrator()
+        agent = orch.deploy(orch.create_task("tried").id, scene.spec())
+        with _step_that(step, "undo", OSError(errno.EIO, "no"), after=False):
+            end = orch.terminate(agent.id)
+
+        assert not end.success
+        assert [step] == [one["step"] for one in end.steps if one["result"] == "failed"]
+        assert "stuck" == orch.history(agent.id).state.value
+        assert [] == wrong_with(scene)
+
+
+def test_an_interrupt_in_the_middle_of_an_end_waits_until_it_is_over():
+    """Ctrl-C does not leave half an agent: all is given back, then it is raised."""
+    with a_fake_scene() as scene:
+        orch = scene.orchestrator()
+        agent = orch.deploy(orch.create_task("tried").id, scene.spec())
+        with _step_that("tee_log", "undo", _Interrupt(), after=True), pytest.raises(_Interrupt):
+            orch.terminate(agent.id)
+
+        assert [] == scene.world.leftovers()
+        assert [] == wrong_with(scene)
+
+
+def test_an_agent_that_nothing_can_end_is_named_and_stays_visible():
+    """A survivor is never called gone; when it does go, recovery closes its saga."""
+    with a_fake_scene() as scene:
+        scene.fake.agents["lives"] = Runs(unkillable=True)
+        orch = scene.orchestrator()
+        agent = orch.deploy(orch.create_task("tried").id, scene.spec())
+
+        end = orch.terminate(agent.id)
+        assert (False, False) == (end.success, end.verified_no_zombies)
+        [survivor] = [one for one in scene.fake.alive() if one.unkillable]
+        assert str(survivor.pid) in " ".join(end.errors)
+        assert agent.id in orch.recover(force=True).stuck
+
+        survivor.unkillable = False
+        assert [] == wrong_with(scene)
+
+
+class _step_that:  # noqa: N801 - reads as a clause
+    """For a while, a step's do or undo raises: once, before or after it does its work."""
+
+    def __init__(self, name, method, error, *, after):
+        from orchestrator_core import steps  # noqa: PLC0415 - white-box, and only here
+
+        self._kind = next(
+            kind for kind in steps._KINDS if kind.receipt_type.__name__ == _RECEIPTS[name]
+        )
+        self._method, self._error, self._after = method, error, after
+
+    def __enter__(self):
+        original = self._original = getattr(self._kind, self._method)
+
+        def failing(*args):
+            if self._after:
+                original(*args)
+            raise self._error
+
+        setattr(self._kind, self._method, failing)
+
+    def __exit__(self, *_):
+        setattr(self._kind, self._method, self._original)
+
+
+_RECEIPTS = {
+    "write_prompt": "PromptReceipt",
+    "tee_log": "LogReceipt",
+    "spawn_tmux": "SessionReceipt",
+    "register_task": "TaskReceipt",
+    "register_global": "GlobalReceipt",
+}

@@ -1,0 +1,317 @@
+"""Owners: alive, dead, forked, many at once. Real processes, real locks."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from breaking import in_child
+from saga_kit import NAMES, OnDisk, Shelf, Thing, kinds_of, on_disk, stands
+
+from orchestrator_core.exceptions import SagaBusy, SagaExists, SagaNotFound, StorageError
+from orchestrator_core.saga import Sagas, Unwind
+
+HELPERS = Path(__file__).parents[1] / "helpers"
+OVER = Unwind.terminal("its life is over")
+
+
+def open_sagas(place):
+    return Sagas(place / "sagas", steps=[OnDisk()])
+
+
+def files_of(place):
+    return [name for name in NAMES if (place / f"s.{name}").exists()]
+
+
+@contextlib.contextmanager
+def program(text, *arguments):
+    """Run a Python program of its own beside us; it is told to go on by closing its input."""
+    prelude = f"import sys; sys.path[:0] = [{str(HELPERS)!r}, {os.getcwd()!r}]\n"
+    child = subprocess.Popen(
+        [sys.executable, "-c", prelude + text, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+        child.stdin.close()
+        child.stdout.close()
+
+
+OWNER = """
+from orchestrator_core.saga import Sagas
+from saga_kit import OnDisk, on_disk
+place = sys.argv[1]
+saga = Sagas(place + "/sagas", steps=[OnDisk()]).begin("s", on_disk(), values={"place": place})
+saga.run()
+print("running", flush=True)
+sys.stdin.read()
+saga.commit()
+saga.release()
+"""
+
+
+def test_the_saga_of_a_living_process_is_not_disturbed(tmp_path):
+    with program(OWNER, tmp_path) as owner:
+        assert "running\n" == owner.stdout.readline()
+        assert ("s",) == open_sagas(tmp_path).recover().busy
+        with pytest.raises(SagaBusy):
+            open_sagas(tmp_path).unwind("s", OVER, timeout_s=0.05)
+        owner.stdin.close()
+        owner.wait()
+
+    assert ("committed", list(NAMES)) == (stands(tmp_path / "sagas", "s"), files_of(tmp_path))
+
+
+def test_the_saga_of_a_stopped_process_is_not_disturbed(tmp_path):
+    """Stopped is not dead: it may go on at any moment."""
+    with program(OWNER, tmp_path) as owner:
+        owner.stdout.readline()
+        owner.send_signal(signal.SIGSTOP)
+        assert ("s",) == open_sagas(tmp_path).recover().busy
+        owner.send_signal(signal.SIGCONT)
+        owner.stdin.close()
+        owner.wait()
+
+    assert "committed" == stands(tmp_path / "sagas", "s")
+
+
+def test_the_saga_of_a_killed_process_is_recovered_at_once(tmp_path):
+    with program(OWNER, tmp_path) as owner:
+        owner.stdout.readline()
+        owner.kill()
+        owner.wait()
+        report = open_sagas(tmp_path).recover()
+
+    assert (["s"], []) == (list(report.unwound), files_of(tmp_path))
+
+
+def test_the_saga_of_another_thread_is_not_disturbed():
+    """Locks belong to the open file, so threads of one process keep each other out, too."""
+    shelf = Shelf()
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Thing):
+        def do(self, receipt):
+            begun.set()
+            assert go_on.wait(10)
+            return super().do(receipt)
+
+    def own(sagas):
+        with sagas.begin("s", [Slow(shelf)]) as saga:
+            saga.run()
+            saga.commit()
+
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as place:
+        sagas = Sagas(place, steps=[Thing(shelf)])
+        thread = threading.Thread(target=own, args=(sagas,))
+        thread.start()
+        assert begun.wait(10)
+        busy = sagas.recover().busy
+        go_on.set()
+        thread.join()
+
+        assert (("s",), ("s",)) == (busy, sagas.recover().alive)
+
+
+def test_who_waits_for_an_owner_gets_the_saga_when_it_lets_go(tmp_path):
+    with program(OWNER, tmp_path) as owner:
+        owner.stdout.readline()
+        threading.Timer(0.1, owner.stdin.close).start()
+        report = open_sagas(tmp_path).unwind("s", OVER, timeout_s=10)
+
+    assert (True, []) == (report.closed, files_of(tmp_path))
+
+
+def test_who_waits_for_one_that_ends_the_saga_gets_its_report(tmp_path):
+    """Two enders, one end: the second waits, finds the journal gone, and reads the report."""
+    began, go_on = threading.Event(), threading.Event()
+
+    class Slow(OnDisk):
+        def undo(self, receipt, why):
+            began.set()
+            assert go_on.wait(10)
+            return super().undo(receipt, why)
+
+    with open_sagas(tmp_path).begin("s", on_disk(), values={"place": str(tmp_path)}) as saga:
+        saga.run()
+        saga.commit()
+    slow = Sagas(tmp_path / "sagas", steps=[Slow()])
+    first = threading.Thread(target=slow.unwind, args=("s", Unwind.terminal("first")))
+    first.start()
+    assert began.wait(10)
+    threading.Timer(0.1, go_on.set).start()
+
+    report = open_sagas(tmp_path).unwind("s", Unwind.terminal("second"), timeout_s=10)
+
+    first.join()
+    assert "first" == report.why.message
+
+
+RECOVERER = """
+import json
+from orchestrator_core.saga import Sagas
+from saga_kit import OnDisk
+sagas = Sagas(sys.argv[1] + "/sagas", steps=[OnDisk()])
+print("ready", flush=True)
+sys.stdin.read()
+report = sagas.recover()
+print(json.dumps({saga_id: [step.result for step in unwound.steps]
+                  for saga_id, unwound in report.unwound.items()}), report.failed, sep="\\n")
+"""
+
+
+def test_recoveries_at_the_same_time_undo_each_step_once(tmp_path):
+    """Four processes, twenty dead sagas: each is unwound by one of them, and no step twice."""
+    sagas = open_sagas(tmp_path)
+    for number in range(20):
+        saga = sagas.begin(f"s{number}", on_disk(), values={"place": str(tmp_path)})
+        saga.run()
+        saga.release()
+
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(program(RECOVERER, tmp_path)) for _ in range(4)]
+        for child in children:
+            child.stdout.readline()
+        for child in children:
+            child.stdin.close()
+        told = [child.stdout.read().splitlines() for child in children]
+
+    unwound = [pair for lines in told for pair in json.loads(lines[0]).items()]
+    assert sorted(f"s{number}" for number in range(20)) == sorted(name for name, _ in unwound)
+    assert [["undone"] * 3] * 20 == [results for _, results in unwound]
+    assert ["{}"] * 4 == [lines[1] for lines in told]
+
+
+BEGINNER = """
+from orchestrator_core.exceptions import SagaExists
+from orchestrator_core.saga import Sagas
+from saga_kit import Shelf, Thing
+sagas = Sagas(sys.argv[1] + "/sagas", steps=[])
+print("ready", flush=True)
+sys.stdin.read()
+won = 0
+for number in range(40):
+    try:
+        with sagas.begin(f"s{number}", [Thing(Shelf())]) as saga:
+            saga.run()
+            saga.commit()
+            won += 1
+    except SagaExists:
+        pass
+print(won)
+"""
+
+
+def test_of_many_beginners_of_one_id_exactly_one_wins(tmp_path):
+    """And none of them takes the spare another has taken: every journal is of its own saga."""
+    open_sagas(tmp_path)
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(program(BEGINNER, tmp_path)) for _ in range(4)]
+        for child in children:
+            child.stdout.readline()
+        for child in children:
+            child.stdin.close()
+        won = [int(child.stdout.read()) for child in children]
+
+    assert 40 == sum(won)
+    for number in range(40):
+        journal = tmp_path / "sagas" / f"s{number}.jsonl"
+        assert ["begin", "intent", "done", "commit"] == kinds_of(journal)
+        assert 1 == journal.stat().st_nlink
+
+
+def test_an_id_that_is_closed_while_it_is_begun_again_stays_closed(tmp_path, monkeypatch):
+    """Between the look and the link, the first of that id went to its end."""
+    sagas = open_sagas(tmp_path)
+    closed = sagas.journals.closed_file("s")
+    real = os.link
+
+    def late(*args, **options):
+        closed.write_bytes(b"the end of the first")
+        return real(*args, **options)
+
+    monkeypatch.setattr(os, "link", late)
+    with pytest.raises(SagaExists):
+        sagas.begin("s", on_disk(), values={"place": str(tmp_path)})
+
+    assert (b"the end of the first", False) == (
+        closed.read_bytes(), sagas.journals.file("s").exists(),
+    )  # fmt: skip
+
+
+# --- forks -----------------------------------------------------------------------------------------
+
+
+def test_a_process_forked_inside_the_block_neither_unwinds_nor_writes(tmp_path):
+    """A child that leaves the block by an exception leaves its parent's saga alone."""
+    shelf_sagas = open_sagas(tmp_path)
+
+    def child(saga):
+        with pytest.raises(StorageError, match="not ours"):
+            saga.note("from the child")
+        with contextlib.suppress(SystemExit), saga:
+            raise SystemExit
+
+    with shelf_sagas.begin("s", on_disk(), values={"place": str(tmp_path)}) as saga:
+        saga.run()
+        assert 0 == in_child(lambda: child(saga))
+        assert list(NAMES) == files_of(tmp_path)
+        assert ("s",) == open_sagas(tmp_path).recover().busy
+        saga.commit()
+
+    assert "committed" == stands(tmp_path / "sagas", "s")
+
+
+def test_a_process_forked_by_a_step_does_not_keep_the_saga(tmp_path):
+    """A step leaves a daemon that never execs: when the owner lets go, the saga is free."""
+    alive, end = os.pipe()
+    sagas = open_sagas(tmp_path)
+    with sagas.begin("s", on_disk(), values={"place": str(tmp_path)}) as saga:
+        saga.run()
+        pid = os.fork()
+        if pid == 0:
+            os.close(end)
+            os.read(alive, 1)
+            os._exit(0)
+        saga.commit()
+
+    free = sagas.unwind("s", OVER)
+    os.close(end)
+    os.close(alive)
+    os.waitpid(pid, 0)
+    assert free.closed
+
+
+def test_a_journal_rebuilt_while_one_waits_for_it_is_found_again(tmp_path):
+    """Who waited for the damaged file gets the rebuilt one, not a saga that seems to be closed."""
+    sagas = open_sagas(tmp_path)
+    with sagas.begin("s", on_disk(), values={"place": str(tmp_path)}) as saga:
+        saga.run()
+        saga.commit()
+    journal = sagas.journals.file("s")
+    holder, _ = sagas.journals.open("s")
+    rebuilt = journal.with_name("rebuilt")
+    rebuilt.write_bytes(journal.read_bytes())
+
+    def rebuild():
+        os.rename(rebuilt, journal)
+        holder.close()
+
+    threading.Timer(0.1, rebuild).start()
+    assert sagas.unwind("s", OVER, timeout_s=10).closed
+
+    assert ("closed", []) == (stands(tmp_path / "sagas", "s"), files_of(tmp_path))
+    with pytest.raises(SagaNotFound):
+        sagas.open("s")

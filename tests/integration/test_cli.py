@@ -1,0 +1,354 @@
+"""The command line, as people, scripts and agents meet it: real processes on real tmux."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.scene import scene  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.tmux
+
+TOP = Path(__file__).parents[2]
+SLEEP = ("--", "sleep", "1000")
+
+
+class Shell:
+    """Somebody at a command line, with nothing but the root in the environment."""
+
+    def __init__(self, scene):  # noqa: F811 - the fixture
+        self.scene = scene
+        self.env = {
+            name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRATOR")
+        }
+        self.env |= {"ORCHESTRATOR_ROOT": str(scene.root), "PYTHONPATH": str(TOP)}
+
+    def start(self, *arguments, **how):
+        return subprocess.Popen(
+            [sys.executable, "-m", "orchestrator_core", *arguments],
+            **{
+                "env": self.env,
+                "cwd": self.scene.work,
+                "stdin": subprocess.DEVNULL,
+                "stdout": subprocess.PIPE,
+                "stderr": subprocess.PIPE,
+                "text": True,
+                **how,
+            },
+        )
+
+    def __call__(self, *arguments, **how):
+        with self.start(*arguments, **how) as process:
+            said, complained = process.communicate(timeout=60)
+        return process.returncode, said, complained
+
+    def json(self, *arguments):
+        code, said, complained = self(*arguments, "--json")
+        assert (0, "") == (code, complained), said
+        return json.loads(said)
+
+    def deploy(self, *command, options=()):
+        """Return the id of a new agent."""
+        new = ("--new-task", "a task", "--type", "a", "--prompt", "do it")
+        code, said, complained = self("deploy", *new, *options, "--", *(command or SLEEP[1:]))
+        assert (0, "") == (code, complained)
+        return said.strip()
+
+
+@pytest.fixture
+def shell(scene):  # noqa: F811 - the fixture
+    return Shell(scene)
+
+
+# --- a life, by hand ---------------------------------------------------------------------------
+
+
+def test_an_agent_lives_and_ends_by_the_command_line_alone(shell):
+    """Deployed, seen, shown, heard of, killed; and nothing is left."""
+    agent = shell.deploy("sh", "-c", "cat; exec sleep 1000", options=("--grace", "0.2"))
+
+    assert [agent] == [each["id"] for each in shell.json("ps")]
+    assert "working" == shell.json("progress", agent, "--status", "working")["line"]["status"]
+    shown = shell.json("show", agent)
+    assert ("committed", "do it") == (shown["saga"]["state"], shown["output"])
+    assert [True] == [end["success"] for end in shell.json("kill", agent, "--reason", "enough")]
+
+    assert [] == shell.scene.world.leftovers()
+    assert [] == shell.json("ps")
+    assert ["enough"] == [each["end_reason"] for each in shell.json("ps", "--all")]
+    assert "do it" == shell.json("show", agent)["output"]
+
+
+def test_words_are_for_people(shell):
+    """Without --json, an id, a table, a story and an end, in words."""
+    agent = shell.deploy()
+
+    assert agent in shell("ps")[1]
+    assert "spawn_tmux" in shell("show", agent)[1]
+    code, said, _ = shell("kill", agent)
+
+    assert 0 == code
+    assert f"{agent}: terminated (killed from the command line)" in said
+    assert (0, "no agents\n", "") == shell("ps")
+
+
+@pytest.mark.parametrize("where", ["before", "after", "environment"])
+def test_the_root_may_stand_anywhere(shell, where, scene):  # noqa: F811 - the fixture
+    agent = shell.deploy()
+    elsewhere = str(scene.place / "elsewhere")
+    words = ["ps", "--json"]
+    if where != "environment":
+        shell.env["ORCHESTRATOR_ROOT"] = elsewhere
+        words[0 if where == "before" else 1 : 0] = ["--root", str(scene.root)]
+
+    code, said, _ = shell(*words)
+
+    assert (0, [agent]) == (code, [each["id"] for each in json.loads(said)])
+
+
+def test_what_stands_after_the_dashes_is_the_agents(shell):
+    """No option of the agent's is taken for one of ours."""
+    agent = shell.deploy("sh", "-c", 'echo "$@"; exec sleep 1000', "--", "--json", "--root", "--")
+
+    shell("kill", agent)
+
+    assert "--json --root --\n" == shell.json("show", agent)["output"]
+
+
+def test_the_same_key_deploys_once(shell):
+    assert shell.deploy(options=("--key", "k")) == shell.deploy(options=("--key", "k"))
+
+
+def test_a_prompt_comes_from_a_file_byte_for_byte(shell):
+    prompt = shell.scene.work / "prompt.txt"
+    prompt.write_bytes("è stato\r\nfatto".encode())
+    words = ("deploy", "--new-task", "t", "--type", "a", "--prompt-file", str(prompt))
+    code, agent, _ = shell(*words, "--grace", "0.3", "--", "cat")
+
+    assert 0 == code
+    shell("recover")
+    log = next(shell.scene.root.rglob(f"{agent.strip()}_stream.jsonl"))
+    assert prompt.read_bytes() == log.read_bytes()
+
+
+# --- inside an agent ------------------------------------------------------------------------------
+
+
+def test_an_agent_reports_without_naming_itself_and_ends_itself(shell):
+    """Inside, no id is needed; the end it reports is carried out by somebody else."""
+    program = f'"{sys.executable}" -m orchestrator_core progress'
+    script = f"{program} --status working --progress 40 && {program} --status completed; sleep 1000"
+    agent = shell.deploy("sh", "-c", script)
+
+    end = shell.scene.orchestrator().wait(agent, timeout_s=30)
+
+    assert ("completed", True) == (end.status, end.success)
+    assert f"{agent}: ends as completed" in shell.json("show", agent)["output"]
+    assert [] == shell.scene.world.leftovers()
+
+
+def test_a_report_after_the_end_gets_the_report_of_that_end(shell):
+    agent = shell.deploy()
+    shell("kill", agent, "--reason", "enough")
+
+    late = shell.json("progress", agent, "--status", "completed")
+
+    assert ("terminated", "enough") == (late["end"]["status"], late["end"]["reason"])
+
+
+@pytest.mark.parametrize("heavy", ["libtmux", "structlog", "portalocker", "psutil", "asyncio"])
+def test_a_report_pays_for_nothing_it_does_not_need(shell, heavy):
+    agent = shell.deploy()
+    inside = {
+        **shell.env,
+        "ORCHESTRATOR_AGENT_ID": agent,
+        "ORCHESTRATOR_TASK_ID": shell.json("ps")[0]["task_id"],
+        "PYTHONPROFILEIMPORTTIME": "1",
+    }
+
+    code, _, imported = shell("progress", "--status", "working", env=inside)
+
+    assert 0 == code
+    assert "orchestrator_core.reporting" in imported
+    assert heavy not in imported
+
+
+# --- what the exit codes say ----------------------------------------------------------------
+
+
+def test_1_it_failed_and_nothing_is_left(shell):
+    """A deployment that dies in its grace shows what it wrote, and leaves nothing."""
+    words = ("deploy", "--new-task", "t", "--type", "a", "--prompt", "p", "--grace", "5")
+
+    code, said, complained = shell(*words, "--", "sh", "-c", "echo oops; exit 3")
+
+    assert (1, "") == (code, said)
+    assert "exit status 3" in complained
+    assert "wrote: oops" in complained
+    assert [] == shell.scene.world.leftovers()
+
+
+@pytest.mark.parametrize("command", ["show", "kill", "recover"])
+def test_1_there_is_no_such_agent(shell, command):
+    code, _, complained = shell(command, "nobody-000000-000000")
+
+    assert 1 == code
+    assert "nobody-000000-000000" in complained
+
+
+def test_one_that_cannot_be_ended_strands_no_other(shell):
+    agent = shell.deploy()
+
+    code, said, complained = shell("kill", "nobody-000000-000000", agent)
+
+    assert 1 == code
+    assert f"{agent}: terminated" in said
+    assert "nobody-000000-000000" in complained
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["dance"],
+        ["deploy", "--type", "a", "--prompt", "p", *SLEEP],
+        ["deploy", "--new-task", "t", "--type", "a", "--prompt", "p"],
+        ["deploy", "--new-task", "t", "--type", "a.b", "--prompt", "p", *SLEEP],
+        ["deploy", "--new-task", "t", "--type", "a", "--prompt", "p", "--", "no-such-program"],
+        ["deploy", "--new-task", "t", "--type", "a", "--prompt-file", "missing", *SLEEP],
+        ["deploy", "--new-task", "t", "--type", "a", "--prompt", "p", "--env", "X", *SLEEP],
+        ["deploy", "--new-task", "t", "--type", "a", "--prompt", "p", "--cwd", "gone", *SLEEP],
+        ["progress", "--status", "working"],
+        ["progress", "a-000000-000000", "--status", "dancing"],
+        ["show", "../../etc/passwd"],
+        ["kill", "a;b"],
+        ["recover", "--abandon", "spawn_tmux"],
+    ],
+    ids=" ".join,
+)
+def test_2_the_arguments_make_no_sense(shell, words):
+    """It is said why, on stderr, and nothing was begun: not even a task."""
+    code, said, complained = shell(*words)
+
+    assert (2, "") == (code, said)
+    assert complained
+    assert [] == shell.scene.world.files("TASK-*")
+
+
+def test_3_something_is_left_until_it_is_mended_and_recovered(shell):
+    """An undo that fails makes the agent STUCK, visibly; recover finishes it."""
+    agent = shell.deploy()
+    prompt = next(shell.scene.root.glob("TASK-*/agent_prompt_*"))
+    prompt.unlink()
+    prompt.mkdir()
+    (prompt / "in the way").touch()
+
+    code, said, _ = shell("kill", agent)
+    assert 3 == code
+    assert f"{agent}: STUCK" in said
+    assert "write_prompt" in said
+    assert 3 == shell("recover", "--force")[0]
+
+    (prompt / "in the way").unlink()
+    prompt.rmdir()
+    assert 0 == shell("recover", "--force")[0]
+    assert [] == shell.scene.world.leftovers()
+
+
+def test_a_stuck_step_can_be_given_up_with_a_reason(shell):
+    agent = shell.deploy()
+    prompt = next(shell.scene.root.glob("TASK-*/agent_prompt_*"))
+    prompt.unlink()
+    prompt.mkdir()
+    (prompt / "in the way").touch()
+    shell("kill", agent)
+
+    given_up = ("--abandon", "write_prompt", "--reason", "somebody wants that directory")
+    assert 0 == shell("recover", agent, *given_up)[0]
+    assert "closed" == shell.json("show", agent)["saga"]["state"]
+
+
+def test_4_somebody_else_holds_it(shell):
+    """Who has the agent's lock is alive, so nothing is taken from them."""
+    agent = shell.deploy()
+    with (shell.scene.root / "sagas" / f"{agent}.jsonl").open("ab") as journal:
+        fcntl.flock(journal, fcntl.LOCK_EX)
+
+        code, _, complained = shell("kill", agent, "--timeout", "0.2")
+
+    assert 4 == code
+    assert agent in complained
+    assert "hint" in complained
+    assert 0 == shell("kill", agent)[0]
+
+
+def test_an_error_is_json_where_json_was_asked_for(shell):
+    code, said, complained = shell("show", "nobody-000000-000000", "--json")
+
+    assert (1, "") == (code, complained)
+    assert (False, "not-found") == tuple(json.loads(said)[key] for key in ("success", "code"))
+
+
+# --- bad luck --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("signum", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_deployment_that_is_interrupted_is_undone(shell, signum, expected):
+    """Ctrl-C in the grace of a deployment: the agent goes with it."""
+    ready = shell.scene.place / "ready"
+    os.mkfifo(ready)
+    words = ("deploy", "--new-task", "t", "--type", "a", "--prompt", "p", "--grace", "60")
+    script = f"echo here > {ready}; exec sleep 1000"
+    with shell.start(*words, "--", "sh", "-c", script) as process:
+        assert "here\n" == ready.read_text()
+        process.send_signal(signum)
+        said, _ = process.communicate(timeout=60)
+
+    assert (expected, "") == (process.returncode, said)
+    assert [] == shell.scene.world.leftovers()
+
+
+def test_a_reader_who_goes_away_gets_no_traceback(shell):
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    code, _, complained = shell("ps", "--json", stdout=writing)
+    os.close(writing)
+
+    assert (141, "") == (code, complained)
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
+def test_a_terminal_without_our_characters_is_no_reason_to_fail(shell, locale):
+    env = {**shell.env, "LC_ALL": locale, "PYTHONIOENCODING": "ascii"}
+    agent = shell.deploy()
+    shell("progress", agent, "--status", "working", "--message", "è fatto")
+
+    assert (0, "") == shell("ps", env=env)[::2]
+
+
+def test_what_an_agent_says_does_not_move_the_cursor(shell):
+    """An agent's message goes to a terminal: none of its control characters does."""
+    agent = shell.deploy("sh", "-c", r"printf 'a\033]0;owned\007b'; exec sleep 1000")
+    shell("progress", agent, "--status", "working", "--message", "x\x1b[2Jy\nz")
+
+    said = shell("ps")[1] + shell("show", agent)[1]
+
+    assert {"\n"} == {char for char in said if not char.isprintable()}
+
+
+def test_logs_go_to_stderr_and_only_when_asked_for(shell):
+    words = ("deploy", "--new-task", "t", "--type", "a", "--prompt", "p", "--verbose")
+
+    code, said, logged = shell(*words, *SLEEP)
+
+    assert 0 == code
+    assert 1 == len(said.splitlines())
+    assert "saga.committed" in logged
+    assert f"saga_id={said.strip()}" in logged
