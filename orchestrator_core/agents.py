@@ -87,6 +87,10 @@ def is_active(value: object) -> bool:
 _ENDED = {status.value for status in TERMINAL} | {"killed", "phase_completed"}
 
 
+def _path_of(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.fspath(path)
+
+
 def _argv_of(command: Iterable[str]) -> tuple[str, ...]:
     if isinstance(command, str):
         raise InvalidInput(
@@ -118,7 +122,7 @@ class AgentSpec:
     type: str
     prompt: str = attrs.field(repr=False)
     command: tuple[str, ...] = attrs.field(converter=_argv_of)
-    cwd: str | None = attrs.field(default=None, converter=attrs.converters.optional(os.fspath))
+    cwd: str | None = attrs.field(default=None, converter=_path_of)
     env: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     parent: str = ORCHESTRATOR
     deadline_s: float | None = None

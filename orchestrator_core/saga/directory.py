@@ -141,13 +141,11 @@ class JournalDirectory:
             StorageError: The file system refused; there is no journal.
         """
         path = self._file(saga_id)
-        if os.path.lexists(path) or os.path.lexists(self._closed_file(saga_id)):
-            raise SagaExists(f"there was a saga {saga_id!r} already")
         spare = self._spares.take()
         try:
             journal = Journal(path, spare.fd, Reading())
             journal.append(*entries, durable=True)
-            self._name(spare, saga_id)
+            self._name(spare, path, saga_id)
         except BaseException:
             if is_at(spare.fd, path):
                 with contextlib.suppress(OSError):  # Nothing is taken: recovery may find it.
@@ -158,17 +156,17 @@ class JournalDirectory:
             os.unlink(spare.path)  # noqa: PTH108 - see above
         return journal
 
-    def _name(self, spare: Spare, saga_id: str) -> None:
-        taken = SagaExists(f"there was a saga {saga_id!r} already")
-        path = self._file(saga_id)
-        with _files.refusals("create journal", path, answers=(FileExistsError,)):
-            try:
-                os.link(spare.path, path)
-            except FileExistsError:
-                raise taken from None
-        # One of that id may have been closed since we looked, and made room for the link.
+    def _name(self, spare: Spare, path: str, saga_id: str) -> None:
+        try:
+            os.link(spare.path, path)
+        except FileExistsError:
+            raise SagaExists(f"there is a saga {saga_id!r} already") from None
+        except OSError:
+            with _files.refusals("create journal", path):
+                raise
+        # Asked only now: one of that id may be closed at this very moment, and make room.
         if os.path.lexists(self._closed_file(saga_id)):
-            raise taken
+            raise SagaExists(f"there was a saga {saga_id!r} already; it is closed")
 
     def open(self, saga_id: str, *, timeout_s: float = 0.0) -> tuple[Journal, History]:
         """

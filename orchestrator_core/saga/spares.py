@@ -76,11 +76,7 @@ class Spares:
             fd = _files.open_private(path, os.O_RDWR)
         except (FileNotFoundError, StorageError):
             return None
-        # Until it was locked, another may have taken it, and made a journal of it.
-        if _is_owned(fd, path) and _is_ready(os.fstat(fd)):
-            return fd
-        os.close(fd)
-        return None
+        return fd if _is_ours(fd, path) else _close(fd)
 
     def _make(self) -> Spare:
         """Make one for ourselves, and lay others ready by the same fsync."""
@@ -88,7 +84,7 @@ class Spares:
             path = f"{self.directory}/{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
             spare = Spare(path, _files.open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
             try:
-                if _is_owned(spare.fd, path):
+                if _is_ours(spare.fd, path):
                     self.lay()
                     return spare
             except BaseException:
@@ -144,15 +140,21 @@ class Spares:
             fd = _files.open_private(path, os.O_RDONLY)
         except (FileNotFoundError, StorageError):
             return None
-        if not (lies_ready and _is_ready(os.fstat(fd))) and _is_owned(fd, path):
-            return Spare(path, fd)
-        os.close(fd)
-        return None
+        is_good = lies_ready and _is_ready(os.fstat(fd))
+        with _files.refusals("lock", path):
+            if not is_good and locks.try_lock(fd) and is_at(fd, path):
+                return Spare(path, fd)
+        return _close(fd)
 
 
-def _is_owned(fd: int, path: str) -> bool:
+def _is_ours(fd: int, path: str) -> bool:
+    """Lock a spare; tell whether it is still one: nobody has filled it, or tidied it away."""
     with _files.refusals("lock", path):
-        return locks.try_lock(fd) and is_at(fd, path)
+        return locks.try_lock(fd) and _is_ready(os.fstat(fd))
+
+
+def _close(fd: int) -> None:
+    os.close(fd)
 
 
 def is_at(fd: int, path: StrPath) -> bool:

@@ -30,12 +30,12 @@ class Started:
     What became of a start.
 
     Attributes:
-        pid: The child, ours to reap.
+        pid: The child, ours to reap; None if there is not even that.
         in_cgroup: Whether it entered its cgroup before it ran anything.
         refused: Why it is not the agent; None if it is.
     """
 
-    def __init__(self, pid: int, answer: bytes) -> None:
+    def __init__(self, pid: int | None, answer: bytes) -> None:
         self.pid = pid
         self.in_cgroup = answer.startswith(_IN_CGROUP)
         _, no, why = answer.partition(_REFUSED)
@@ -45,7 +45,12 @@ class Started:
 def start(launch: Launch) -> Started:
     """Start the agent and wait until it runs, or could not."""
     answer, tell = os.pipe()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        os.close(answer)
+        os.close(tell)
+        return Started(None, _REFUSED + f"no process can be started: {error.strerror}".encode())
     if pid == 0:
         _become(launch, tell)
     os.close(tell)

@@ -36,9 +36,10 @@ class Below:
         self.status: int | None = None
         self.forced = False
 
-    def began(self, main: int, cgroup: str | None) -> None:
-        """Take charge of *main*, and of the cgroup it is in."""
+    def began(self, main: int | None, cgroup: str | None) -> None:
+        """Take charge of *main*, if there is one, and of the cgroup it is in."""
         self.main = main
+        self._has_children = main is not None
         if cgroup is not None:
             self._cgroup = Cgroup(cgroup)
             self._cgroup_fd = self._cgroup.watch()
@@ -82,6 +83,7 @@ class Below:
         for seen in self._all():
             _strike(seen, signals.TERM)
             _strike(seen, signals.CONT)
+        self._signal_group_without_proc(signals.TERM)
 
     def kill(self) -> None:
         """
@@ -100,11 +102,17 @@ class Below:
             self._killed |= fresh
         for seen in self._all():
             _strike(seen, signals.KILL)
+        self._signal_group_without_proc(signals.KILL)
 
     def interrupt(self) -> None:
         """Pass a Ctrl-C on to the agent's process group."""
         if self.main is not None:
             signals.send_to_child(-self.main, signals.INT)
+
+    def _signal_group_without_proc(self, number: int) -> None:
+        """Signal what can be known where nothing else is: macOS. The heir's scan does the rest."""
+        if not self._is_proof and self.main is not None:
+            signals.send_to_child(-self.main, number)
 
     def _all(self) -> list[proc.Stat]:
         found = {seen.pid: seen for seen in proc.descendants(os.getpid())}

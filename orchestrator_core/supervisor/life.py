@@ -43,11 +43,15 @@ _UNDISTURBED = (LIVING, LINGERING)
 def supervise(launch: Launch, journal: int) -> int:
     """Run the agent to its end, and contain it. Returns an exit status, or becomes the heir."""
     life = Life(launch, journal)
-    life.begin()
-    while life.phase != OVER:
-        life.wait()
-        life.go_on()
-    life.finish()
+    try:
+        life.begin()
+        while life.phase != OVER:
+            life.wait()
+            life.go_on()
+        life.finish()
+    except BaseException:
+        life.end_all()  # A defect of ours must not leave the agent without a supervisor.
+        raise
     return _inherit(launch, journal)
 
 
@@ -69,12 +73,12 @@ class Life:
         """Start the agent, or say why it could not be started."""
         started = agent.start(self._launch)
         self._below.began(started.pid, self._launch.cgroup if started.in_cgroup else None)
-        if self._launch.deadline_s is not None:
-            self._enter(LIVING, self._launch.deadline_s)
-        if started.refused is None:
-            self._witness.started(started.pid, in_cgroup=started.in_cgroup)
-        else:
+        if started.refused is not None:
             self._witness.refused(started.refused)
+        elif started.pid is not None:
+            self._witness.started(started.pid, in_cgroup=started.in_cgroup)
+        if started.pid is None:
+            self.phase = OVER
 
     def wait(self) -> None:
         """Wait until there is something to do."""
@@ -107,6 +111,10 @@ class Life:
         """Leave the account of the end, the last thing that is about the agent."""
         self._mirror.show()
         self._witness.over(contained=self._below.is_proven_empty(), forced=self._below.forced)
+
+    def end_all(self) -> None:
+        """End by force whatever is there, at once."""
+        self._below.kill()
 
     def _bury(self) -> None:
         had_ended = self._below.status is not None

@@ -47,20 +47,20 @@ class Mirror:
         return wanted
 
     def show(self) -> None:
-        """Show what is new, as far as the terminal takes it without waiting."""
+        """Show what is new by now, as far as the terminal takes it without waiting."""
         if self._log is None or not self.has_terminal:
             return
         if self._growth is not None:
             self._growth.forget()
-        while self._unshown or self._fetch(self._log):
-            try:
+        size = os.fstat(self._log).st_size  # What comes after this look is news again.
+        try:
+            while self._unshown or self._fetch(self._log, size):
                 shown = os.write(_TERMINAL, self._unshown)
-            except BlockingIOError:
-                return
-            except OSError:
-                self._unshown = b""  # No terminal any more; is_gone() will tell.
-                return
-            self._unshown = self._unshown[shown:]
+                self._unshown = self._unshown[shown:]
+        except BlockingIOError:
+            pass  # The terminal is full; we go on when it polls as writable.
+        except OSError:
+            self._unshown = b""  # There is no terminal any more; is_gone() will tell.
 
     def is_gone(self) -> bool:
         """Tell whether there was a terminal, and it has been taken away."""
@@ -78,14 +78,13 @@ class Mirror:
         self._growth = None
         self._unshown = b""
 
-    def _fetch(self, log: int) -> bool:
-        """Read on, from where the terminal is or from the backlog; False if there is no more."""
-        size = os.fstat(log).st_size
+    def _fetch(self, log: int, size: int) -> bool:
+        """Read on, from where the terminal is or from the backlog; False if *size* is reached."""
         self._position = min(self._position, size)  # Somebody may have cut the log.
         behind = size - self._position > _BACKLOG
         if behind:
             self._position = size - _BACKLOG
-        new = os.pread(log, _BACKLOG, self._position)
+        new = os.pread(log, size - self._position, self._position)
         self._position += len(new)
         if behind:
             new = b"\n[...]\n" + new.partition(b"\n")[2]

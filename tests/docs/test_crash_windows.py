@@ -8,18 +8,18 @@ table itself. The exhaustive search, every system call, is in ``tests/faults``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from support.scene import a_scene
-from support.world import wait_for_deaths
 
 import orchestrator_core
 from orchestrator_core import Orchestrator, Patience
@@ -63,9 +63,9 @@ if line == "in flight":
     def in_flight(argv, **how):
         if "new-session" in argv:
             import subprocess
-            wait = ["sh", "-c", 'read go < "$0"; exec "$@"', told["gate"], *argv]
+            wait = ["sh", "-c", 'read go < "$0"; exec "$@" > "$0"', told["gate"], *argv]
             subprocess.Popen(wait, start_new_session=True, env=how["env"], cwd="/",
-                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+                             stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             die()
         return run(argv, **how)
     run, tmux.subprocess.run = tmux.subprocess.run, in_flight
@@ -142,11 +142,19 @@ class Play:
 
     def kill(self, pid):
         os.kill(pid, signal.SIGKILL)
-        wait_for_deaths([pid], time.monotonic() + 20)
+        see_off(pid)
 
     def main_process(self):
         [run] = self.root.glob("TASK-*/run/*/started")
         return json.loads(run.read_text())["pid"]
+
+
+def see_off(pid):
+    """Return when a process is dead."""
+    with contextlib.suppress(ProcessLookupError):
+        handle = os.pidfd_open(pid)
+        assert select.select([handle], [], [], 20)[0], f"{pid} did not end"
+        os.close(handle)
 
 
 def deploying(when, line):
@@ -171,6 +179,8 @@ def recovering(when, line):
 def in_flight(play):
     gate = play.scene.place / "gate"
     os.mkfifo(gate)
+    stay = ["start-server", ";", "set-option", "-s", "exit-empty", "off"]
+    subprocess.run(["tmux", "-f", "/dev/null", "-S", play.world.socket, *stay], check=True)
     play.act("deploy", "before", "in flight", gate=str(gate))
     play.late = gate
 
@@ -180,7 +190,9 @@ def committed_and_gone(play):
 
 
 def gone_in_its_grace(play):
-    play.act("deploy", grace_s=30, command=["sh", "-c", "exit 3"], **{"dies after the commit": True})
+    play.act(
+        "deploy", grace_s=30, command=["sh", "-c", "exit 3"], **{"dies after the commit": True}
+    )
     play.orch.wait(play.agent, timeout_s=30)
 
 
@@ -280,5 +292,5 @@ def test_a_row_happens_as_it_is_written(row):
 def _let_the_late_session_come(play):
     """Open the gate of a `new-session` that is in flight, and see its session off."""
     play.late.write_text("go\n")
-    deadline = time.monotonic() + 20
-    play.world.until_alone(timeout_s=deadline - time.monotonic())
+    pane = int(play.late.read_text().split(":")[2])  # What tmux says of the session it made.
+    see_off(pane)

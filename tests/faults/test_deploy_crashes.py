@@ -42,9 +42,9 @@ class Trial:
         return self.do("deploy", task=self.task, command=command)["result"]
 
     def kill_supervisor(self, agent):
-        pane = self.world.tmux("list-panes", "-t", f"=agent_{agent}:", "-F", "#{pane_pid}").stdout
-        os.kill(int(pane), signal.SIGKILL)
-        wait_for_deaths([int(pane)], timeout_s=20)
+        [pane] = self.world.panes(agent)
+        os.kill(pane, signal.SIGKILL)
+        wait_for_deaths([pane], timeout_s=20)
 
     def recovered(self):
         """Recover, twice; return what is wrong with the world then."""

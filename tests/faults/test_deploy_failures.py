@@ -7,6 +7,7 @@ is mended, recovery brings the rest to all or nothing.
 """
 
 import errno
+import math
 
 import pytest
 from support.effects import Fails
@@ -22,7 +23,6 @@ from support.trials import (
 )
 
 from orchestrator_core.exceptions import DeploymentError, OrchestratorError
-from orchestrator_core.testing import Runs
 
 GROWS = ("open", "write", "pwrite", "mkdir", "mkfifo", "link")
 
@@ -139,7 +139,8 @@ def test_an_interrupt_in_the_middle_of_an_end_waits_until_it_is_over():
     with a_fake_scene() as scene:
         orch = scene.orchestrator()
         agent = orch.deploy(orch.create_task("tried").id, scene.spec())
-        with _step_that("tee_log", "undo", _Interrupt(), after=True), pytest.raises(_Interrupt):
+        interrupted = _step_that("tee_log", "undo", _Interrupt(), after=True, times=1)
+        with interrupted, pytest.raises(_Interrupt):
             orch.terminate(agent.id)
 
         assert [] == scene.world.leftovers()
@@ -149,9 +150,8 @@ def test_an_interrupt_in_the_middle_of_an_end_waits_until_it_is_over():
 def test_an_agent_that_nothing_can_end_is_named_and_stays_visible():
     """A survivor is never called gone; when it does go, recovery closes its saga."""
     with a_fake_scene() as scene:
-        scene.fake.agents["lives"] = Runs(unkillable=True)
         orch = scene.orchestrator()
-        agent = orch.deploy(orch.create_task("tried").id, scene.spec())
+        agent = orch.deploy(orch.create_task("tried").id, scene.spec("unkillable"))
 
         end = orch.terminate(agent.id)
         assert (False, False) == (end.success, end.verified_no_zombies)
@@ -164,20 +164,23 @@ def test_an_agent_that_nothing_can_end_is_named_and_stays_visible():
 
 
 class _step_that:  # noqa: N801 - reads as a clause
-    """For a while, a step's do or undo raises: once, before or after it does its work."""
+    """For a while, a step's do or undo raises, before or after it does its work."""
 
-    def __init__(self, name, method, error, *, after):
+    def __init__(self, name, method, error, *, after, times=math.inf):
         from orchestrator_core import steps  # noqa: PLC0415 - white-box, and only here
 
         self._kind = next(
             kind for kind in steps._KINDS if kind.receipt_type.__name__ == _RECEIPTS[name]
         )
-        self._method, self._error, self._after = method, error, after
+        self._method, self._error, self._after, self._times = method, error, after, times
 
     def __enter__(self):
         original = self._original = getattr(self._kind, self._method)
 
         def failing(*args):
+            self._times -= 1
+            if self._times < 0:
+                return original(*args)
             if self._after:
                 original(*args)
             raise self._error

@@ -104,7 +104,7 @@ class Stage:
 
     # --- before the gate
 
-    def begin(self, *argv, terminal=False, heir=None, **told):
+    def begin(self, *argv, terminal=False, heir=None, inherited=(), **told):
         """Take the lock, write all that a deployer writes but the commit, start the supervisor."""
         self.journal.write_text('{"kind":"begin","crc":"00000000"}\n')
         self.take_lock()
@@ -127,9 +127,9 @@ class Stage:
             "heir_env": {"PATH": os.environ["PATH"]},
         }
         launch.write(str(self.run / "launch"), launch.Launch(**said | told))
-        self._start(terminal=terminal)
+        self._start(terminal=terminal, inherited=inherited)
 
-    def _start(self, *, terminal):
+    def _start(self, *, terminal=False, inherited=()):
         streams = {}
         slave = None
         if terminal:
@@ -139,7 +139,11 @@ class Stage:
         else:
             streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         self.child = subprocess.Popen(
-            command(str(self.run / "launch")), start_new_session=True, cwd="/", **streams
+            command(str(self.run / "launch")),
+            start_new_session=True,
+            cwd="/",
+            pass_fds=inherited,
+            **streams,
         )
         if slave is not None:
             os.close(slave)

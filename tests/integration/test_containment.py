@@ -413,7 +413,7 @@ def test_a_supervisor_of_which_only_the_cookie_is_known_is_found(stage):
     stage.kill_supervisor()
     os.environ["ORCHESTRATOR_COOKIE"] = stage.cookie
     try:
-        stage._start(terminal=False)
+        stage._start()
     finally:
         del os.environ["ORCHESTRATOR_COOKIE"]
     claim = Claim(stage.cookie, exit_file=stage.claim.exit_file)

@@ -89,7 +89,7 @@ def test_a_supervisor_that_comes_late_finds_nothing_to_do(stage, missing):
     stage.kill_supervisor()
     (stage.journal if missing == "journal" else stage.run / "launch").unlink()
 
-    stage._start(terminal=False)
+    stage._start()
 
     assert 0 == stage.until_over()
     assert b"" == stage.log.read_bytes()
@@ -135,7 +135,9 @@ def test_the_agent_gets_its_environment_and_nothing_else(stage):
 
 
 def test_only_the_three_standard_descriptors_reach_the_agent(stage):
-    stage.deploy("sh", "-c", "ls /proc/$$/fd")
+    """Whatever the tmux server has let through to the supervisor."""
+    with open(os.devnull) as one, open(os.devnull) as other:  # noqa: PTH123 - descriptors
+        stage.deploy("sh", "-c", "ls /proc/$$/fd", inherited=[one.fileno(), other.fileno()])
     stage.until_over()
 
     assert ["0", "1", "2"] == stage.log.read_text().split()

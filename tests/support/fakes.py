@@ -16,6 +16,7 @@ SCRIPTS = {
     "lives": Runs(),
     "stubborn": Runs(ignores_term=True, daemon=True),
     "stray": Runs(stray=True),
+    "unkillable": Runs(unkillable=True),
     "finishes": Exits(0, after_s=5.0),
     "fails": Exits(3, after_s=5.0),
     "dies-early": Exits(3, after_s=0.1),

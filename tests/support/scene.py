@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import shutil
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ import pytest
 from support.actors import Actors
 from support.world import World
 
+_TAIL = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "bufsize": 0, "cwd": "/"}
 SLEEP = ["sleep", "1000"]
 
 
@@ -45,6 +50,31 @@ class Scene:
         path.write_text(text)
         path.chmod(0o755)
         return str(path)
+
+    def follow(self, path, *, until, timeout_s=20):
+        """Return what is in a file that grows, when it has *until* in it."""
+        tail = subprocess.Popen(["tail", "-c", "+0", "-F", "-s", "0.05", path], **_TAIL)
+        deadline, seen = time.monotonic() + timeout_s, b""
+        try:
+            while until not in seen:
+                left_s = max(0.0, deadline - time.monotonic())
+                ready, _, _ = select.select([tail.stdout], [], [], left_s)
+                assert ready, f"{path} has no {until!r}, but {seen[-500:]!r}"
+                seen += os.read(tail.stdout.fileno(), 65536)
+        finally:
+            tail.kill()
+            tail.wait()
+            tail.stdout.close()
+        return seen
+
+    def gate(self, name):
+        """Make a FIFO in the agents' directory, at which one waits until :meth:`let_go`."""
+        os.mkfifo(self.work / name)
+        return str(self.work / name)
+
+    def let_go(self, name):
+        """Let who waits at a gate go on."""
+        (self.work / name).write_text("go\n")
 
     def python(self, text):
         """Return an argv that runs *text* by the interpreter of the tests."""

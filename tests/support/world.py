@@ -56,6 +56,11 @@ class World:
     def sessions(self):
         return sorted(self.tmux("list-sessions", "-F", "#{session_name}").stdout.split())
 
+    def panes(self, agent_id):
+        """Return the pids of the processes that an agent's session has for its panes."""
+        said = self.tmux("list-panes", "-t", f"=agent_{agent_id}:", "-F", "#{pane_pid}")
+        return [int(pid) for pid in said.stdout.split()]
+
     def server(self):
         """Return the tmux server's pid; None if none runs."""
         said = self.tmux("display-message", "-p", "#{pid}").stdout.strip()

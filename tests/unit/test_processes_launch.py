@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator_core.supervisor import command, launch
+from orchestrator_core.supervisor import agent, command, launch
 from orchestrator_core.supervisor.gate import is_asked_to_end, is_committed, is_unwinding
 from orchestrator_core.supervisor.launch import Launch
 
@@ -126,3 +127,15 @@ def test_a_journal_of_garbage_opens_nothing(tmp_path):
 
     os.close(fd)
     assert not told
+
+
+def test_where_no_process_can_be_started_the_agent_is_refused(monkeypatch):
+    def refuse():
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", refuse)
+
+    started = agent.start(Launch(**REQUIRED))
+
+    assert (None, False) == (started.pid, started.in_cgroup)
+    assert "no process can be started: Resource temporarily unavailable" == started.refused

@@ -1,0 +1,126 @@
+"""The programs in examples/ do what they say at their top."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.world import World
+
+TOP = Path(__file__).parents[2]
+EXAMPLES = TOP / "examples"
+
+
+def run(place, program, *arguments, code=0):
+    """Run an example in a directory, and return what it prints."""
+    clean = {name: value for name, value in os.environ.items() if "ORCHESTRATOR" not in name}
+    ran = subprocess.run(
+        [sys.executable, *program, *arguments],
+        cwd=place,
+        env={**clean, "PYTHONPATH": str(TOP)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert code == ran.returncode, ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.tmux
+def test_a_fan_out_finds_something_about_every_file(short_tmp):
+    """Six files, four agents at a time, six findings, and nothing left."""
+    texts = short_tmp / "texts"
+    texts.mkdir()
+    for count in range(6):
+        (texts / f"{count}.txt").write_text("line\n" * count)
+
+    said = run(short_tmp, [EXAMPLES / "fan_out.py"], str(texts))
+    world = World(short_tmp, short_tmp / ".agent-workspace")
+    left = world.leftovers()
+    world.end_everything()
+
+    assert [f"{n}.txt: {n}.txt has {n} lines" for n in range(6)] == said.splitlines()
+    assert [] == left
+
+
+@pytest.fixture
+def repository(tmp_path):
+    if shutil.which("git") is None:
+        pytest.fail("git is needed: apt-get install git")
+    made = tmp_path / "repository"
+    who = ["-c", "user.name=A", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], [*who, "commit", "-q", "--allow-empty", "-m", "x"]):
+        made.mkdir(exist_ok=True)
+        subprocess.run(["git", *words], cwd=made, check=True)
+    return made
+
+
+def held(tmp_path, repository):
+    """Return the worktrees that git knows of, and the ports that are claimed."""
+    said = subprocess.check_output(["git", "worktree", "list"], cwd=repository, text=True)
+    ports = tmp_path / ".own-steps" / "ports"
+    return len(said.splitlines()) - 1, len(list(ports.glob("*"))) if ports.exists() else 0
+
+
+def test_own_steps_hold_both_or_neither(tmp_path, repository):
+    """Taken by one process, given back by another."""
+    program = [EXAMPLES / "own_steps.py"]
+    name, path, _port = run(tmp_path, program, "take", str(repository)).split()
+    assert (1, 1) == held(tmp_path, repository)
+    assert (Path(path) / ".git").exists()
+
+    said = run(tmp_path, program, "give-back", name)
+
+    assert ["example.port undone", "example.worktree undone"] == said.splitlines()
+    assert (0, 0) == held(tmp_path, repository)
+
+
+@pytest.mark.parametrize("made", [["init"], ["init", "--bare"], None])
+def test_own_steps_that_fail_leave_nothing(tmp_path, made):
+    """No repository is refused by the plan; one without a commit fails in the doing."""
+    place = tmp_path / "repository"
+    if made:
+        subprocess.run(["git", *made, "-q", place], check=True)
+
+    run(tmp_path, [EXAMPLES / "own_steps.py"], "take", str(place), code=1)
+
+    assert [] == list((tmp_path / ".own-steps").glob("worktrees/*"))
+    assert [] == list((tmp_path / ".own-steps").glob("ports/*"))
+    assert [] == list((tmp_path / ".own-steps").glob("sagas/*.jsonl"))
+
+
+@pytest.mark.parametrize("step", ["AddWorktree", "ClaimPort"])
+def test_own_steps_killed_with_9_are_recovered(tmp_path, repository, step):
+    """Killed right after either step was done, before it was journalled as done."""
+    killer = tmp_path / "killer.py"
+    killer.write_text(
+        f"""
+import os, signal, sys
+sys.path.insert(0, {str(EXAMPLES)!r})
+import own_steps
+
+done = own_steps.{step}.do
+own_steps.{step}.do = lambda self, it: (done(self, it), os.kill(os.getpid(), signal.SIGKILL))
+own_steps.take(own_steps.Sagas(own_steps.STATE / "sagas", steps=own_steps.STEPS), sys.argv[1])
+"""
+    )
+    run(tmp_path, [killer], str(repository), code=-signal.SIGKILL)
+    assert (1, int(step == "ClaimPort")) == held(tmp_path, repository)
+
+    run(tmp_path, [EXAMPLES / "own_steps.py"], "recover")
+
+    assert (0, 0) == held(tmp_path, repository)
+
+
+def test_the_tests_with_the_fake_pass(tmp_path):
+    """As anybody would run them, from anywhere."""
+    suite = ["-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "test_with_fake.py"]
+
+    assert "4 passed" in run(tmp_path, suite)

@@ -1,0 +1,179 @@
+"""
+Agents that do not want to end, on real tmux, under each containment.
+
+Counted by a scan of the tests' own: environment, command line, directory, streams
+and cgroup of every process on the machine.
+"""
+
+import os
+import signal
+import sys
+
+import pytest
+from support.world import wait_for_deaths
+
+pytestmark = pytest.mark.tmux
+
+CONTAINMENTS = ["cgroup", "subreaper", "scan"]
+FORK = (
+    "import os, signal, sys, time\n"
+    "def leave():\n"
+    "    if os.fork(): os._exit(0)\n"
+    "    os.setsid()\n"
+    "    if os.fork(): os._exit(0)\n"
+    "for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT): signal.signal(number, signal.SIG_IGN)\n"
+)
+READY = "print('ready', flush=True)\n"
+
+#: Each says "ready" in its log when it is what it is meant to be.
+AGENTS = {
+    "plain": ["sh", "-c", "echo ready; exec sleep 1000"],
+    "deaf": ["sh", "-c", "trap '' HUP TERM INT; echo ready; sleep 1000; sleep 1000"],
+    "setsid": ["sh", "-c", "setsid sleep 1000 & echo ready; exec sleep 1000"],
+    "nohup": ["sh", "-c", "nohup sleep 1000 >/dev/null 2>&1 & echo ready; exec sleep 1000"],
+    "stopped": ["sh", "-c", "echo ready; kill -STOP $$"],
+    "job control": ["bash", "-ic", "sleep 1000 & sleep 1000 & echo ready; wait"],
+    "leaves a daemon": [
+        sys.executable,
+        "-c",
+        f"{FORK}if os.fork(): time.sleep(1000)\nleave()\n{READY}time.sleep(1000)",
+    ],
+    "nested tmux": [
+        "sh",
+        "-c",
+        "tmux -S $PWD/nested.sock -f /dev/null new-session -d 'sleep 1000'; echo ready; sleep 1000",
+    ],
+    "run-shell of a nested tmux": [
+        "sh",
+        "-c",
+        "tmux -S $PWD/run.sock -f /dev/null new-session -d 'sleep 1000' \\; "
+        "run-shell -b 'trap \"\" TERM HUP; sleep 1000; sleep 1000'; echo ready; sleep 1000",
+    ],
+    "run-shell of the very server it runs on": [
+        "sh",
+        "-c",
+        "tmux -S $ORCHESTRATOR_ROOT/tmux.sock run-shell -b -t =agent_$ORCHESTRATOR_AGENT_ID: "
+        "'trap \"\" TERM HUP; cd $PWD; sleep 1000; sleep 1000'; echo ready; sleep 1000",
+    ],
+}
+#: What no scan can know for the agent's, once its parents are gone: only a container does.
+HIDDEN = {
+    "emptied environment": [
+        sys.executable,
+        "-c",
+        f"{FORK}if os.fork(): time.sleep(1000)\nleave()\n{READY}"
+        "os.execve('/bin/sleep', ['sleep', '1000'], {})",
+    ],
+    "forks ahead": [
+        sys.executable,
+        "-c",
+        f"{FORK}{READY}until = time.monotonic() + 60\n"
+        "while time.monotonic() < until:\n"
+        "    if os.fork(): os._exit(0)\n",
+    ],
+}
+
+
+def _deployed(scene, command, monkeypatch, containment):
+    monkeypatch.setenv("ORCHESTRATOR_CONTAINMENT", containment)
+    orch = scene.orchestrator()
+    agent = orch.deploy(orch.create_task("tried").id, scene.spec(*command))
+    _until_ready(scene, agent.id)
+    return orch, agent
+
+
+def _until_ready(scene, agent_id):
+    """Return when the agent has said so: the log is followed by tail, which ends at the line."""
+    [log] = scene.root.glob(f"TASK-*/logs/{agent_id}_stream.jsonl")
+    scene.follow(log, until=b"ready")
+
+
+@pytest.mark.parametrize("containment", CONTAINMENTS)
+@pytest.mark.parametrize("kind", AGENTS)
+def test_gone_means_gone(kind, containment, scene, monkeypatch):
+    """Whatever an agent did, after its end none of its processes is alive."""
+    orch, agent = _deployed(scene, AGENTS[kind], monkeypatch, containment)
+    assert scene.world.of_agent(agent.id)
+
+    end = orch.terminate(agent.id)
+
+    assert {} == scene.world.processes()
+    assert (True, ()) == (end.success, end.errors)
+    assert (containment, containment != "scan") == (end.method, end.verified_no_zombies)
+    assert end.duration_ms < 5000
+    assert [] == scene.world.leftovers()
+
+
+@pytest.mark.parametrize("containment", ["cgroup", "subreaper"])
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_gone_means_gone_where_no_scan_sees_it(kind, containment, scene, monkeypatch):
+    """A daemon without an environment, and one that forks ahead of any scan, end as well."""
+    orch, agent = _deployed(scene, HIDDEN[kind], monkeypatch, containment)
+
+    end = orch.terminate(agent.id)
+
+    assert {} == scene.world.until_alone(timeout_s=0)
+    assert (True, containment, True) == (end.success, end.method, end.verified_no_zombies)
+    assert [] == scene.world.leftovers()
+
+
+@pytest.mark.parametrize("containment", CONTAINMENTS)
+def test_what_cannot_be_proved_is_not_called_proved(containment, scene, monkeypatch):
+    """With the supervisor killed, only a cgroup still knows all that the agent started."""
+    orch, agent = _deployed(scene, AGENTS["leaves a daemon"], monkeypatch, containment)
+    _kill_supervisor(scene, agent.id)
+
+    end = orch.terminate(agent.id)
+
+    assert {} == scene.world.processes()
+    assert (containment == "cgroup") == end.verified_no_zombies
+    assert [] == scene.world.leftovers()
+
+
+@pytest.mark.parametrize("kind", ["plain", "deaf", "leaves a daemon", "nested tmux"])
+def test_a_session_that_a_user_kills_takes_all_of_the_agent_with_it(kind, scene, monkeypatch):
+    """``tmux kill-session`` by hand is an end like any other: seen off by the supervisor."""
+    orch, agent = _deployed(scene, AGENTS[kind], monkeypatch, "auto")
+
+    scene.world.tmux("kill-session", "-t", f"=agent_{agent.id}")
+    end = orch.wait(agent.id, timeout_s=20)
+
+    assert ("terminated", "hangup", True) == (end.status, end.by, end.success)
+    assert {} == scene.world.until_alone()
+    assert [] == scene.world.leftovers()
+
+
+def test_an_agent_cannot_end_its_siblings_with_a_bare_kill_server(scene):
+    """TMUX is not passed on: an agent's own tmux commands do not reach the server it runs on."""
+    orch = scene.orchestrator()
+    task = orch.create_task("tried")
+    sibling = orch.deploy(task.id, scene.spec())
+    env = {"TMUX_TMPDIR": str(scene.work)}
+    agent = orch.deploy(task.id, scene.spec("tmux", "kill-server", env=env))
+    orch.wait(agent.id, timeout_s=20)
+
+    assert [f"agent_{sibling.id}"] == scene.world.sessions()
+    assert orch.agent(sibling.id).is_active
+
+
+def test_a_bystander_with_the_same_command_line_is_not_touched(scene):
+    """What looks like an agent to a text match on ps lives on: id, session name and root in argv."""
+    orch = scene.orchestrator()
+    agent = orch.deploy(orch.create_task("tried").id, scene.spec())
+    words = [agent.id, agent.tmux_session, f"ORCHESTRATOR_COOKIE=oc_{scene.world.root_id}_{agent.id}"]
+    code = "import time; time.sleep(1000)"
+    bystander = os.posix_spawn(
+        sys.executable, [sys.executable, "-c", code, *words], {"PATH": os.defpath}
+    )
+    try:
+        orch.terminate(agent.id)
+        assert (0, 0) == os.waitpid(bystander, os.WNOHANG)
+    finally:
+        os.kill(bystander, signal.SIGKILL)
+        os.waitpid(bystander, 0)
+
+
+def _kill_supervisor(scene, agent_id):
+    [pane] = scene.world.panes(agent_id)
+    os.kill(pane, signal.SIGKILL)
+    wait_for_deaths([pane], timeout_s=20)

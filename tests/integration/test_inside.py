@@ -1,0 +1,175 @@
+"""
+An agent that reports its own end from inside its own session, real tmux.
+
+Its caller would be killed by the unwinding. So the intent is durable first, the
+caller has its answer, and somebody outside of what ends does the rest: also when
+any of them is killed at any moment.
+"""
+
+import json
+import os
+import signal
+import sys
+
+import pytest
+from support.world import wait_for_deaths
+
+pytestmark = pytest.mark.tmux
+
+REPORT = f"{sys.executable} -m orchestrator_core --json progress --status completed --message bye"
+#: It goes on after its report, and would for ever: it is ended, not asked.
+THEN = "echo \"answered: $?\"; sleep 1000"
+
+WAYS = {
+    "itself": f"{REPORT}; {THEN}",
+    "a grandchild": f"sh -c 'sh -c \"{REPORT}; echo answered: \\$?\"'; sleep 1000",
+    "a double-forked child": f"(setsid sh -c '{REPORT}; {THEN}' &); sleep 1000",
+    "one with an emptied environment that names its id": (
+        f"env -i PYTHONPATH=$PYTHONPATH {REPORT.replace('--json', '--root $ORCHESTRATOR_ROOT --json')}"
+        f" $ORCHESTRATOR_AGENT_ID; {THEN}"
+    ),
+    "one that leaves at once": f"{REPORT}; echo \"answered: $?\"; exit 7",
+}
+
+
+@pytest.fixture
+def orch(scene):
+    return scene.orchestrator()
+
+
+def deploy(scene, orch, script, **how):
+    env = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path))), **how}
+    return orch.deploy(orch.create_task("tried").id, scene.spec("sh", "-c", script, env=env))
+
+
+def answered(scene, agent):
+    """Return the caller's answer, when it has it; the log may be in the archive by then."""
+    for log in scene.root.glob(f"TASK-*/*/{agent.id}_stream.jsonl"):
+        return scene.follow(log, until=b"answered")
+    raise AssertionError("there is no log")
+
+
+@pytest.mark.parametrize("containment", ["cgroup", "subreaper", "scan"])
+@pytest.mark.parametrize("way", WAYS)
+def test_who_reports_its_own_end_has_its_answer_before_it_is_ended(
+    way, containment, scene, orch, monkeypatch
+):
+    """Exit status 0 and the receipt first; then all of it is gone."""
+    monkeypatch.setenv("ORCHESTRATOR_CONTAINMENT", containment)
+    orch = scene.orchestrator()
+    agent = deploy(scene, orch, WAYS[way], ORCHESTRATOR_CONTAINMENT=containment)
+
+    end = orch.wait(agent.id, timeout_s=20)
+
+    assert ("completed", "report", True) == (end.status, end.by, end.success)
+    output = orch.read_output(agent.id)
+    assert "answered: 0" in output
+    receipt = json.loads(output.split("answered")[0])
+    assert (True, True) == (receipt["recorded"], receipt["end"]["handed_over"])
+    assert "completed" == orch.agent(agent.id).status
+    assert {} == scene.world.until_alone()
+    assert [] == scene.world.leftovers()
+
+
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_the_status_it_reported_stays_whatever_its_exit_was(status, scene, orch):
+    """The report came first: an exit status after it is only noted."""
+    agent = deploy(scene, orch, REPORT.replace("completed", status) + "; exit 7")
+
+    end = orch.wait(agent.id, timeout_s=20)
+
+    assert (status, 7) == (end.status, end.exit_code)
+    assert (status, 7) == (orch.agent(agent.id).status, orch.agent(agent.id).exit_code)
+
+
+def test_a_supervisor_killed_after_the_request_is_made_up_for(scene, orch):
+    """The request is durable: with nobody left to carry it out, whoever looks next does."""
+    agent = deploy(scene, orch, f"trap '' TERM; {REPORT} & wait; {THEN}")
+    [supervisor] = scene.world.panes(agent.id)
+    # Deaf and stopped, it hears of the request only when it is dead.
+    os.kill(supervisor, signal.SIGSTOP)
+    answered(scene, agent)
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for_deaths([supervisor], timeout_s=20)
+
+    scene.orchestrator(recover=True)
+
+    end = orch.wait(agent.id, timeout_s=20)
+    assert ("completed", "report", True) == (end.status, end.by, end.success)
+    assert [] == scene.world.leftovers()
+
+
+def test_a_caller_killed_at_once_has_asked_or_has_not(scene, orch):
+    """Killed at a moment of its own report, the agent lives or has completed; never half."""
+    ends = set()
+    for delay in range(0, 200, 25):
+        script = f"timeout -s KILL 0.{delay:03} {REPORT}; echo answered; sleep 1000"
+        agent = deploy(scene, orch, script)
+        try:
+            end = orch.wait(agent.id, timeout_s=1.5)
+        except TimeoutError:
+            assert orch.agent(agent.id).is_active
+            end = orch.terminate(agent.id)
+        ends.add(end.status)
+        assert end.success
+        scene.world.until_alone()
+        assert [] == scene.world.leftovers() + scene.world.torn()
+    assert ends <= {"completed", "terminated"}
+
+
+@pytest.mark.parametrize("moment", ["link ", "rename .AGENT_REGISTRY", "pidfd_send_signal"])
+def test_an_heir_killed_while_it_unwinds_is_made_up_for(moment, scene, orch, actors):
+    """The unwinder is a process like any other: killed, the next recovery finishes its work."""
+    agent = deploy(scene, orch, "sleep 1000")
+    [supervisor] = scene.world.panes(agent.id)
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for_deaths([supervisor], timeout_s=20)
+    outcome = actors.do("finish", root=str(scene.root), agent=agent.id, kill_at=(moment, "before"))
+    assert outcome["killed"]
+
+    scene.orchestrator(recover=True)
+
+    assert orch.wait(agent.id, timeout_s=20).success
+    assert [] == scene.world.leftovers() + scene.world.torn()
+
+
+def test_the_supervisor_killed_as_heir_is_made_up_for(scene, orch):
+    """An agent has finished, its supervisor is the unwinder, waits for the lock, and is killed."""
+    scene.gate("go")
+    agent = deploy(scene, orch, "read go < go; exit 0")
+    [supervisor] = scene.world.panes(agent.id)
+    with orch._lifecycle.sagas.open(agent.id, timeout_s=10), _exec_of_the_heir(scene, agent):
+        scene.let_go("go")
+    # The lock is let go of only when that has happened, and the heir is slower than we are.
+    os.kill(supervisor, signal.SIGKILL)
+        wait_for_deaths([supervisor], timeout_s=20)
+
+    end = orch.wait(agent.id, timeout_s=20)
+
+    assert ("completed", 0, True) == (end.status, end.exit_code, end.success)
+    assert [] == scene.world.leftovers() + scene.world.torn()
+
+
+def test_an_agent_deploys_and_ends_another_from_inside(scene, orch):
+    """An agent can be an orchestrator: its child lives on beside it, and has it as its parent."""
+    code = (
+        "import os; from orchestrator_core import AgentSpec, Orchestrator\n"
+        "orch = Orchestrator()\n"
+        "task, me = os.environ['ORCHESTRATOR_TASK_ID'], os.environ['ORCHESTRATOR_AGENT_ID']\n"
+        "spec = AgentSpec(type='child', prompt='p', command=['sleep', '1000'], parent=me)\n"
+        "lives = orch.deploy(task, spec)\n"
+        "print(orch.terminate(orch.deploy(task, spec).id).success, flush=True)\n"
+        "print('answered', lives.id, flush=True)\n"
+    )
+    env = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    task = orch.create_task("tried")
+    parent = orch.deploy(task.id, scene.spec(sys.executable, "-c", code, env=env))
+    assert "completed" == orch.wait(parent.id, timeout_s=30).status
+
+    output = orch.read_output(parent.id)
+    assert output.startswith("True\nanswered"), output
+    child = orch.agent(output.split()[-1])
+    assert (parent.id, 2, True) == (child.parent, child.depth, child.is_active)
+    assert scene.world.of_agent(child.id)
+    assert orch.terminate(child.id).success
+    assert [] == scene.world.leftovers()
