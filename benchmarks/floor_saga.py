@@ -1,10 +1,10 @@
 """
-The floor of a saga: the same file operations and fsyncs, by hand.
+The floor of a saga: the same file operations, lines and fsyncs, by hand.
 
-Read it downwards: a journal is made of a spare that lies ready, its intents and
-its commit are fsynced, each step is a line, an end is a reason, five lines and a
-report, and the file is put away. It plans nothing, checks nothing, and its JSON
-lies ready as bytes, of the lengths that ours have.
+Read it downwards: a journal is made of a spare that lies ready; its intents and
+its commit are fsynced; each step is a line with a checksum; an end is a reason,
+five lines and a report, and the file is put away. There are no steps, no states
+and no errors: nothing is planned, checked, undone or tried again.
 """
 
 # ruff: noqa: PTH104, PTH108, PTH118 - the floor is bare
@@ -13,13 +13,26 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
+import zlib
 
-INTENTS = b'{"kind":"begin"}\n' + b'{"kind":"intent","of":"' + b"x" * 690 + b'"}\n'
-DONE = b'{"kind":"done","of":"' + b"x" * 75 + b'"}\n'
-COMMIT = b'{"kind":"commit","of":"' + b"x" * 55 + b'"}\n'
-UNWIND = b'{"kind":"unwind","of":"' + b"x" * 120 + b'"}\n'
-UNDONE = b'{"kind":"undone","of":"' + b"x" * 120 + b'"}\n'
-CLOSE = b'{"kind":"close","of":"' + b"x" * 750 + b'"}\n'
+import msgspec
+
+STEPS = [f"step-{number}" for number in range(5)]
+_encode = msgspec.json.Encoder().encode
+
+
+def line(kind: str, **data: object) -> bytes:
+    at = time.strftime("%Y-%m-%dT%H:%M:%S.000+00:00", time.gmtime())
+    body = _encode({"kind": kind, **data, "at": at})[:-1]
+    return b'%s,"crc":"%08x"}\n' % (body, zlib.crc32(body))
+
+
+def check(raw: bytes) -> dict:
+    body, _, crc = raw.rpartition(b',"crc":"')
+    if crc != b'%08x"}' % zlib.crc32(body):
+        raise ValueError("damaged")
+    return msgspec.json.decode(body + b"}")
 
 
 class Place:
@@ -36,45 +49,68 @@ class Place:
         return os.open(self.spare, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def begin(self, name: str) -> tuple[int, int]:
-        fd = os.open(self.spare, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(self.spare, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        end = os.pwrite(fd, INTENTS, 0)
+        os.fstat(fd)  # Is it ours, a file, and empty?
+        lines = [line("begin", saga=name, labels={}, steps=STEPS)] + [
+            line("intent", step=step, type="bench.nothing", version=1, receipt={"name": step})
+            for step in STEPS
+        ]
+        end = os.pwrite(fd, b"".join(lines), 0)
         os.fsync(fd)
         os.link(self.spare, f"{self.path}/{name}")
+        os.path.lexists(f"{self.closed}/{name}")
         os.unlink(self.spare)
         return fd, end
 
     def commit(self, name: str) -> None:
         fd, end = self.begin(name)
-        for _step in range(5):
-            end += os.pwrite(fd, DONE, end)
-        os.pwrite(fd, COMMIT, end)
+        for step in STEPS:
+            end += os.pwrite(fd, line("done", step=step, ms=0.001), end)
+        os.pwrite(fd, line("commit"), end)
         os.fsync(fd)
-        os.close(fd)
+        _let_go(fd)
 
     def end(self, name: str) -> None:
-        fd = os.open(f"{self.path}/{name}", os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(f"{self.path}/{name}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self.unwind(name, fd, len(os.read(fd, 1 << 20)))
+        os.path.samestat(os.fstat(fd), os.lstat(f"{self.path}/{name}"))
+        raw = os.read(fd, 1 << 20)
+        for one in raw.splitlines():
+            check(one)
+        self.unwind(name, fd, len(raw))
 
     def unwind(self, name: str, fd: int, end: int) -> None:
-        end += os.pwrite(fd, UNWIND, end)
+        why = {"reason": "terminal", "message": "over", "detail": {}}
+        end += os.pwrite(fd, line("unwind", why=why), end)
         os.fsync(fd)
-        for _step in range(5):
-            end += os.pwrite(fd, UNDONE, end)
-        os.pwrite(fd, CLOSE, end)
+        report = []
+        for step in reversed(STEPS):
+            came_to = {"result": "undone", "detail": {}}
+            report.append(
+                {"step": step, **came_to, "duration_ms": 0.001, "attempts": 1, "error": ""}
+            )
+            end += os.pwrite(fd, line("undone", step=step, outcome=came_to, ms=0.001), end)
+        close = {"saga_id": name, "why": why, "steps": report, "closed": True, "duration_ms": 0.1}
+        os.pwrite(fd, line("close", report=close), end)
         os.fsync(fd)
         os.rename(f"{self.path}/{name}", f"{self.closed}/{name}")
         spare = self._lay()
         directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         os.fsync(directory)
         os.close(directory)
+        os.fchmod(spare, 0o600)
         os.close(spare)
-        os.close(fd)
+        _let_go(fd)
 
     def fail(self, name: str) -> None:
         """As a saga whose last step fails."""
         fd, end = self.begin(name)
-        for _step in range(4):
-            end += os.pwrite(fd, DONE, end)
+        for step in STEPS[:-1]:
+            end += os.pwrite(fd, line("done", step=step, ms=0.001), end)
         self.unwind(name, fd, end)
+
+
+def _let_go(fd: int) -> None:
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)

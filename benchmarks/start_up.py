@@ -30,10 +30,12 @@ def figures(directory: str | None = None, rounds: int = 20) -> list[Figure]:
     with rig(directory) as both:
         agent = both.orch.agent(both.deploy_ours())
         task = both.orch.task(agent.task_id).workspace
-        progress = [
-            *(sys.executable, "-m", "orchestrator_core", "--root", str(both.orch.root)),
-            *("progress", agent.id, "--status", "working", "--progress"),
-        ]
+        progress = [sys.executable, "-m", "orchestrator_core", "progress", "--status", "working"]
+        inside = {
+            "ORCHESTRATOR_ROOT": str(both.orch.root),
+            "ORCHESTRATOR_AGENT_ID": agent.id,
+            "ORCHESTRATOR_TASK_ID": agent.task_id,
+        }
         floor = [sys.executable, "-I", "-S", str(HERE / "floor_start_up.py"), task, agent.id]
         numbers = itertools.cycle(range(100))
         bare, imported, everything, reported, bare_report = interleaved(
@@ -41,14 +43,18 @@ def figures(directory: str | None = None, rounds: int = 20) -> list[Figure]:
             lambda: run(BARE),
             lambda: run(IMPORT),
             lambda: run(ALL),
-            lambda: run([*progress, str(next(numbers))]),
+            lambda: run([*progress, "--progress", str(next(numbers))], inside),
             lambda: run(floor),
         )
     return [
         Figure(name="import orchestrator_core", ours=imported, floor=bare, at_most_more=30),
         Figure(name="… and Orchestrator", ours=everything, floor=bare),
         Figure(
-            name="orchestrator-core progress", ours=reported, floor=bare_report, at_most_units=150
+            name="orchestrator-core progress",
+            ours=reported,
+            floor=bare_report,
+            at_most_units=150,
+            note="from inside an agent; floor: a bare Python that does the same to the disk",
         ),
     ]
 
@@ -59,9 +65,13 @@ def interleaved(rounds: int, *calls) -> list[float]:
     return [median(list(column)) for column in zip(*taken[2:], strict=True)]
 
 
-def run(argv: list[str]) -> None:
+def run(argv: list[str], more: dict[str, str] | None = None) -> None:
     subprocess.run(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment(), check=True
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env=environment() | (more or {}),
+        check=True,
     )
 
 

@@ -7,16 +7,27 @@ Draw the tables of the documentation that are data in the code.
 Each stands between ``<!-- drawn: NAME -->`` and ``<!-- end -->``.
 """
 
+# ruff: noqa: SLF001 - argparse has no other door to its arguments
+
 from __future__ import annotations
 
+import argparse
+import ast
+import inspect
 import re
 import sys
 from pathlib import Path
 
+import attrs
+
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from orchestrator_core import agents, exceptions  # noqa: E402 - this checkout's, from wherever
+import orchestrator_core  # noqa: E402 - this checkout's, from wherever
+from orchestrator_core import Orchestrator, agents, cli, exceptions  # noqa: E402 - as above
+from orchestrator_core import saga as sagas  # noqa: E402 - as above
+from orchestrator_core.cli.arguments import parser  # noqa: E402 - as above
+from orchestrator_core.places import Places  # noqa: E402 - as above
 from orchestrator_core.saga import states  # noqa: E402 - as above
 from orchestrator_core.saga.engine import step_name  # noqa: E402 - as above
 from orchestrator_core.steps import undoing_steps  # noqa: E402 - as above
@@ -55,8 +66,8 @@ def steps() -> str:
         (
             str(number),
             f"`{step_name(step)}`",
-            _first_line(type(step)),
-            _first_line(type(step).undo),
+            _paragraph(type(step)),
+            _paragraph(type(step).undo),
         )
         for number, step in enumerate(undoing_steps(None), 1)
     ]
@@ -74,15 +85,165 @@ def errors() -> str:
         (
             f"`{kind.code}`",
             f"`{kind.__name__}`",
-            _first_line(kind),
-            _sentence(kind.default_hint) or "see the error's `hint`",
+            _paragraph(kind),
+            kind.default_hint or _WHAT_TO_DO[kind.code],
         )
         for kind in found
     ]
     return table(("code", "class", "means", "do"), rows)
 
 
-DRAWN = {drawing.__name__: drawing for drawing in (saga, status, steps, errors)}
+#: For those whose hint depends on the case.
+_WHAT_TO_DO = {
+    "error": "catch a narrower one, if you have an answer for it",
+    "invalid-input": "mend the argument, and call again",
+    "saga": "the saga is as it was; the message says what it cannot do",
+    "saga-not-found": "it is closed, or never was: its report tells",
+    "undo-failed": "mend the cause, then: orchestrator-core recover AGENT",
+    "could-not-ask": "see that what was asked answers, then try again",
+    "storage": "the hint names the remedy: space, a permission, another root",
+    "registry": "the message names the file",
+    "registry-damaged": "mend the file that was kept aside, and move it back: see the hint",
+    "terminal": "the message has what tmux said",
+    "session-exists": "that session was left alone; end it, or use another id",
+    "survivors": "see what the named processes wait for; recovery tries again",
+    "deployment": "read its `output` and `hint`; if `leaked` is not empty, recover",
+    "wait-timeout": "wait again, or terminate",
+}
+
+
+def methods() -> str:
+    """Return what an Orchestrator can be asked, in the order of its source."""
+    rows = [
+        (f"`{name}{_signature(method)}`", _paragraph(method), _raised(method))
+        for name, method in vars(Orchestrator).items()
+        if inspect.isfunction(method) and not name.startswith("_")
+    ]
+    opening = Orchestrator.__init__
+    first = (f"`Orchestrator{_signature(opening)}`", _paragraph(opening), _raised(opening))
+    return table(("method", "does", "raises"), [first, *rows])
+
+
+def values() -> str:
+    """Return the fields of every value that goes in or comes out."""
+    return "\n\n".join(
+        f"### `{name}`\n\n{_whole(value)}\n\n{_fields(value)}"
+        for name, value in _public()
+        if attrs.has(value)
+    )
+
+
+def saga_names() -> str:
+    """Return what the saga package offers."""
+    rows = [
+        (f"`{name}`", _paragraph(getattr(sagas, name)))
+        for name in sagas.__all__
+        if name != "TRANSITIONS"
+    ]
+    rows.append(("`TRANSITIONS`", "What may follow each state of a saga."))
+    return table(("name", "is"), rows)
+
+
+def files() -> str:
+    """Return where everything of a root is."""
+    places = Places(Path("ROOT"))
+    rows = []
+    for name, place in vars(Places).items():
+        if name.startswith("_") or name in ("root", "task_ids", "make_task"):
+            continue
+        is_property = isinstance(place, property)
+        wanted = [] if is_property else list(inspect.signature(place).parameters)[1:]
+        given = {"task_id": "TASK-x", "agent_id": "agent-x"}
+        path = getattr(places, name) if is_property else place(places, *map(given.get, wanted))
+        shown = (
+            str(path).removeprefix("ROOT/").replace("TASK-x", "TASK-…").replace("agent-x", "AGENT")
+        )
+        what = _paragraph(place.fget if is_property else place)
+        rows.append((f"`{shown}`", re.sub(r"^Return (.)", lambda found: found[1].upper(), what)))
+    return table(("path", "is"), rows)
+
+
+def events() -> str:
+    """Return every event that is logged."""
+    found = []
+    for path in sorted(HERE.parent.glob("orchestrator_core/**/*.py")):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                found += _emitted(function)
+    return table(("event", "level", "values", "means"), found)
+
+
+def _emitted(function: ast.FunctionDef) -> list[tuple[str, ...]]:
+    calls = [call for call in ast.walk(function) if isinstance(call, ast.Call)]
+    about = (ast.get_docstring(function) or "").split("\n\n")[0]
+    return [
+        (
+            f"`{call.args[1].value}`",
+            call.args[0].attr.lower(),
+            ", ".join(f"`{word.arg}`" for word in call.keywords if word.arg) or "see the record",
+            about,
+        )
+        for call in calls
+        if ast.unparse(call.func).split(".")[-1] == "emit"
+        and isinstance(call.args[1], ast.Constant)
+    ]
+
+
+def commands() -> str:
+    """Return what can be said on the command line."""
+    top = parser()
+    [sub] = [a for a in top._actions if isinstance(a, argparse._SubParsersAction)]
+    helps = {choice.dest: choice.help for choice in sub._choices_actions}
+    parts = []
+    for name, command in sub.choices.items():
+        if name in helps:
+            parts.append(f"### `{name}`\n\n{_sentence(helps[name])}.\n\n{_options(command)}")
+    return "\n\n".join([_options(top), *parts])
+
+
+def _options(command: argparse.ArgumentParser) -> str:
+    rows = [
+        (f"`{_spelled(action)}`", _sentence(action.help or "") or "—")
+        for action in command._actions
+        if action.dest not in ("help", "command", *_shared(command))
+    ]
+    return table(("argument", "is"), rows) if rows else "It has no arguments of its own."
+
+
+def _shared(command: argparse.ArgumentParser) -> tuple[str, ...]:
+    return ("root", "json", "verbose") if " " in command.prog else ()
+
+
+def _spelled(action: argparse.Action) -> str:
+    value = "" if action.nargs == 0 else f" {action.metavar or action.dest.upper()}"
+    if action.option_strings:
+        return action.option_strings[-1] + value
+    name = str(action.metavar or action.dest).upper()
+    return {"?": f"[{name}]", "+": f"{name}…"}.get(action.nargs, name)
+
+
+def codes() -> str:
+    """Return the command line's exit codes."""
+    rows = re.findall(r"^(\d)    (.+)$", cli.__doc__, re.MULTILINE)
+    return table(("code", "means"), [(f"`{code}`", _sentence(means)) for code, means in rows])
+
+
+DRAWN = {
+    drawing.__name__: drawing
+    for drawing in (
+        saga,
+        status,
+        steps,
+        errors,
+        methods,
+        values,
+        saga_names,
+        files,
+        events,
+        commands,
+        codes,
+    )
+}
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -100,14 +261,69 @@ def drawn(text: str) -> str:
     )
 
 
+def _public():
+    """Return the public names that are no errors, with what they are."""
+    for name in orchestrator_core.__all__:
+        value = getattr(orchestrator_core, name)
+        if isinstance(value, type) and not issubclass(value, Exception):
+            yield name, value
+
+
+def _fields(value: type) -> str:
+    notes = _notes(value)
+    rows = [
+        (f"`{field.name}`", f"`{_type(field)}`", _default(field), notes.get(field.name, ""))
+        for field in attrs.fields(value)
+    ]
+    return table(("field", "type", "default", ""), rows)
+
+
+def _type(field: attrs.Attribute) -> str:
+    return str(field.type).replace("|", "\\|")
+
+
+def _default(field: attrs.Attribute) -> str:
+    if field.default is attrs.NOTHING:
+        return ""
+    if isinstance(field.default, attrs.Factory):
+        return f"`{field.default.factory()!r}`"
+    return f"`{field.default!r}`"
+
+
+def _notes(value: type) -> dict[str, str]:
+    """Return the ``#:`` notes beside a class's fields."""
+    return dict(re.findall(r"^    (\w+): .*?#: (.+)$", inspect.getsource(value), re.MULTILINE))
+
+
+def _signature(documented) -> str:
+    shown = str(inspect.signature(documented)).replace("(self, ", "(").replace("(self)", "()")
+    shown = re.sub(r"(: |-> )'([^']*)'", r"\1\2", shown.removesuffix(" -> 'None'"))
+    return shown.replace("|", "\\|")
+
+
+def _raised(documented) -> str:
+    """Return the errors that a docstring promises."""
+    _, _, raised = (inspect.getdoc(documented) or "").partition("Raises:\n")
+    names = re.findall(r"^    ([A-Z]\w+(?:, [A-Z]\w+)*):", raised, re.MULTILINE)
+    return ", ".join(f"`{name}`" for some in names for name in some.split(", "))
+
+
 def _attribute_notes(module) -> dict[str, str]:
     """Return the ``#:`` notes of a module's enumerations."""
     source = Path(module.__file__).read_text()
     return dict(re.findall(r"^    ([A-Z]+) = .*?#: (.+)$", source, re.MULTILINE))
 
 
-def _first_line(documented) -> str:
-    return next(line.strip() for line in documented.__doc__.splitlines() if line.strip())
+def _paragraph(documented) -> str:
+    """Return the first paragraph of a docstring, in one line, for Markdown."""
+    return _whole(documented).split("\n\n")[0].replace("|", "\\|")
+
+
+def _whole(documented) -> str:
+    """Return a docstring as Markdown, each paragraph in one line, without what it raises."""
+    text = (inspect.getdoc(documented) or "").partition("\n\nRaises:")[0]
+    lines = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+    return re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", lines).replace("``", "`")
 
 
 def _sentence(text: str) -> str:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import functools
 import time
+from datetime import UTC, datetime
 
 
 def timestamp() -> str:
     """Return the time of day, with its zone, to the millisecond."""
-    second, ns = divmod(time.time_ns(), 1_000_000_000)
-    return f"{_to_the_second(second)}.{ns // 1_000_000:03d}+00:00"
+    return _written(time.time_ns() // 1_000_000)
 
 
 @functools.lru_cache(maxsize=1)
-def _to_the_second(second: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+def _written(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 
 def ms_since(start: float) -> float:

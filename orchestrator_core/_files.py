@@ -194,14 +194,16 @@ def write_all(fd: int, data: bytes, *, offset: int | None = None) -> None:
     Raises:
         OSError: As it came; a part may have been written.
     """
-    view = memoryview(data)
-    while view:
+    rest: bytes | memoryview = data
+    while rest:
         if offset is None:
-            written = os.write(fd, view)
+            written = os.write(fd, rest)
         else:
-            written = os.pwrite(fd, view, offset)
+            written = os.pwrite(fd, rest, offset)
             offset += written
-        view = view[written:]
+        if written == len(rest):  # as good as always
+            return
+        rest = memoryview(rest)[written:]
 
 
 # --- removing and moving --------------------------------------------------------------------

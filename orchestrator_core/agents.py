@@ -9,6 +9,7 @@ as far as a session.
 from __future__ import annotations
 
 import enum
+import math
 import os
 import re
 import shutil
@@ -134,8 +135,10 @@ class AgentSpec:
         ids.check_id("parent", self.parent)
         if self.key is not None:
             ids.check_id("key", self.key)
-        if self.deadline_s is not None and not self.deadline_s > 0:
-            raise InvalidInput(f"a deadline of {self.deadline_s} s is over before it begins")
+        if self.deadline_s is not None and not 0 < self.deadline_s < math.inf:
+            raise InvalidInput(
+                f"a deadline of {self.deadline_s} s is over before it begins, or never comes"
+            )
         _check_prompt(self.prompt)
         _check_argv(self.command)
         _check_env(self.env)

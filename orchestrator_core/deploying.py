@@ -10,6 +10,7 @@ every other end.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -71,7 +72,7 @@ class Deployer:
 
     def deploy(self, task_id: str, spec: AgentSpec, *, grace_s: float) -> str:
         """Deploy an agent, and return its id; see :meth:`Orchestrator.deploy`."""
-        if grace_s < 0:
+        if not 0 <= grace_s < math.inf:
             raise InvalidInput(f"a grace of {grace_s} s is no time")
         for _ in range(_KEY_TRIES):
             try:
@@ -217,6 +218,9 @@ class Deployer:
             if not grace_s:
                 return
             heard = self._listen(supervisor, news, {"exited"}, timeout_s=grace_s)
+        elif heard == "refused":
+            # That is said first, and written down, for settle to read, only then.
+            heard = self._listen(supervisor, news, {"exited"}, timeout_s=_START_S)
         if heard == "gone":
             raise DeploymentError("the agent's supervisor was killed")
         report = self._lifecycle.settle(agent_id, timeout_s=self._timeout_s)

@@ -309,7 +309,8 @@ class Orchestrator:
         Raises:
             SagaNotFound: The one that was asked for is not there, or is closed.
         """
-        return self._lifecycle.recover(only=agent_id, force=force)
+        only = None if agent_id is None else ids.check_id("agent", agent_id)
+        return self._lifecycle.recover(only=only, force=force)
 
     def abandon(self, agent_id: str, step: str, *, reason: str) -> None:
         """

@@ -45,7 +45,15 @@ see_to_venv() {
     extras=$1
     stamp=".venv/.made-for-${extras:-use}"
     made_for="$(pwd) $(cksum <pyproject.toml)"
-    [ "$(cat "$stamp" 2>/dev/null)" = "$made_for" ] && return
+    if [ ! -x .venv/bin/python ] || [ "$(cat "$stamp" 2>/dev/null)" != "$made_for" ]; then
+        make_venv "$extras"
+        printf '%s\n' "$made_for" >"$stamp"
+    fi
+    # Agents start us hundreds of times, perhaps where nobody may write the compiled files.
+    .venv/bin/python -m compileall -q orchestrator_core >/dev/null || true
+}
+
+make_venv() {
     python=$(find_python) || exit 1
     say "making .venv, once …"
     if ! .venv/bin/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
@@ -54,7 +62,6 @@ see_to_venv() {
         "$python" -m venv --clear .venv >&2 ||
             die "no virtual environment could be made: apt-get install python3-venv"
     fi
-    .venv/bin/python -m pip install -q --disable-pip-version-check -e ".${extras:+[$extras]}" \
+    .venv/bin/python -m pip install -q --disable-pip-version-check -e ".${1:+[$1]}" \
         </dev/null >&2 || die "pip could not install what is needed (see above)"
-    printf '%s\n' "$made_for" >"$stamp"
 }

@@ -12,7 +12,7 @@ from orchestrator_core.exceptions import NotFound
 
 if TYPE_CHECKING:
     from orchestrator_core.orchestrator import Orchestrator
-    from orchestrator_core.saga import History, RecoveryReport
+    from orchestrator_core.saga import Frame, History, RecoveryReport
 
 
 def tell(orch: Orchestrator, agent_id: str | None, *, tail: int) -> Result:
@@ -68,12 +68,13 @@ def _saga(history: History) -> dict[str, Any]:
 
 
 def _steps(history: History) -> list[str]:
-    return [
-        f"{'done' if frame.done else '-':<5} {frame.name:<16}"
-        + ("" if frame.outcome is None else f" {frame.outcome.result.value}")
-        + (f" FAILED: {history.failures[frame.name]}" if frame.name in history.failures else "")
-        for frame in history.stack
-    ]
+    return [_step(frame, history.failures.get(frame.name)) for frame in history.stack]
+
+
+def _step(frame: Frame, failure: str | None) -> str:
+    undone = "" if frame.outcome is None else frame.outcome.result.value
+    failed = "" if failure is None else f"FAILED: {failure}"
+    return f"{'done' if frame.done else '-':<5} {frame.name:<16} {undone}{failed}".rstrip()
 
 
 def tell_recovery(report: RecoveryReport) -> Result:

@@ -165,7 +165,7 @@ class JournalDirectory:
             with _files.refusals("create journal", path):
                 raise
         # Asked only now: one of that id may be closed at this very moment, and make room.
-        if os.path.lexists(self._closed_file(saga_id)):
+        if os.access(self._closed_file(saga_id), os.F_OK):
             raise SagaExists(f"there was a saga {saga_id!r} already; it is closed")
 
     def open(self, saga_id: str, *, timeout_s: float = 0.0) -> tuple[Journal, History]:

@@ -31,9 +31,9 @@ from orchestrator_core.exceptions import (
     UnknownStep,
 )
 from orchestrator_core.saga.history import fold
-from orchestrator_core.saga.lines import entry_of
+from orchestrator_core.saga.lines import Entry, entry_of
 from orchestrator_core.saga.observer import Observer, guarded
-from orchestrator_core.saga.planning import begin_of, catalogue, intent_of, plan, step_name
+from orchestrator_core.saga.planning import begin_of, intent_of, plan, step_name
 from orchestrator_core.saga.receipts import name_of
 from orchestrator_core.saga.report import StepReport, UnwindReport
 from orchestrator_core.saga.states import TRANSITIONS, State
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from orchestrator_core.saga.directory import JournalDirectory
     from orchestrator_core.saga.history import Frame, History
     from orchestrator_core.saga.journal import Journal
-    from orchestrator_core.saga.lines import Entry
     from orchestrator_core.saga.step import Step
 
     Epilogue = Callable[[UnwindReport], None]
@@ -129,9 +128,7 @@ class Saga:
             *(intent_of(name, receipt) for name, receipt in receipts.items()),
         ]
         journal = journals.create(saga_id, entries)
-        saga = cls(
-            journals, journal, fold(entries), catalogue(steps), epilogue=epilogue, observer=observer
-        )
+        saga = cls(journals, journal, fold(entries), {}, epilogue=epilogue, observer=observer)
         saga._is_new = True
         saga._named = dict(zip(receipts, steps, strict=True))
         saga._planned = receipts
@@ -190,15 +187,17 @@ class Saga:
 
     def _do(self, frame: Frame) -> None:
         start = time.monotonic()
-        planned = self._planned.get(frame.name) or frame.load()
+        planned = self._planned[frame.name] if frame.name in self._planned else frame.load()
         try:
             held = self._step_of(frame).do(planned)
         except BaseException as error:
             self._observer.step_failed(self.saga_id, frame.name, error)
             raise
-        changed = {} if held == planned else {"receipt": held}
         duration_ms = ms_since(start)
-        self._write(entry_of("done", step=frame.name, ms=duration_ms, **changed))
+        done = Entry("done", {"step": frame.name, "ms": duration_ms})
+        if held != planned:
+            done = entry_of("done", **done.data, receipt=held)
+        self._write(done)
         self._observer.step_done(self.saga_id, frame.name, duration_ms)
 
     def _step_of(self, frame: Frame) -> Step[Any]:
@@ -264,12 +263,12 @@ class Saga:
         self._observer.unwinding_begun(self.saga_id, reason)
 
         unwinding = Unwinding(self.history.stack, self._step_of, reason, self)
-        report = UnwindReport(self.saga_id, reason, unwinding.undo_all(), closed=True)
-        if not report.failed and self._epilogue is not None:
+        steps = unwinding.undo_all()
+        report = UnwindReport(self.saga_id, reason, steps, closed=True, duration_ms=ms_since(start))
+        if not unwinding.errors and self._epilogue is not None:
             report = unwinding.finish_with(self._epilogue, report)
         self.undo_errors = unwinding.undo_errors(self.saga_id)
-        report = attrs.evolve(report, duration_ms=ms_since(start))
-        self.report = self._get_stuck(report) if report.failed else self._close(report)
+        self.report = self._get_stuck(report) if self.undo_errors else self._close(report)
         if unwinding.interrupt is not None:
             raise unwinding.interrupt
         return self.report

@@ -53,7 +53,8 @@ class Journal:
         now = timestamp()
         data = self._lead + b"".join([encode(entry, now) for entry in (*self._owed, *entries)])
         try:
-            self._cut()
+            if self._unclean:
+                self._cut()
             self._unclean = True  # Until all of it is there, whatever interrupts us.
             _files.write_all(self._fd, data, offset=self._end)
             if durable:
@@ -65,7 +66,7 @@ class Journal:
         self._end += len(data)
         self._unclean = False
         self._lead = b""
-        self._owed.clear()
+        self._owed = []
 
     def append_or_owe(self, entry: Entry, *, durable: bool = False) -> None:
         """
@@ -80,9 +81,8 @@ class Journal:
 
     def _cut(self) -> None:
         """Drop what a write that failed has left, or later lines would stand within it."""
-        if self._unclean:
-            os.ftruncate(self._fd, self._end)
-            self._unclean = False
+        os.ftruncate(self._fd, self._end)
+        self._unclean = False
 
     def _cut_if_possible(self) -> None:
         try:

@@ -23,7 +23,7 @@ _OBJECT = msgspec.json.Decoder(dict[str, Any])
 
 @attrs.frozen
 class Entry:
-    """One line of a journal: its kind, and what it says."""
+    """One line of a journal: its kind, and what it says, of plain JSON values."""
 
     kind: str
     data: dict[str, Any]

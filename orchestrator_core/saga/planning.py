@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from orchestrator_core.exceptions import SagaError
-from orchestrator_core.saga.lines import entry_of
+from orchestrator_core.saga.lines import Entry
 from orchestrator_core.saga.receipts import name_of, to_wire
 from orchestrator_core.saga.step import Context
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from orchestrator_core.saga.lines import Entry
     from orchestrator_core.saga.step import Step
 
 
@@ -39,19 +41,21 @@ def plan(saga_id: str, steps: Sequence[Step[Any]], values: Mapping[str, Any]) ->
         Exception: A step refused.
     """
     receipts: dict[str, Any] = {}
+    context = Context(saga_id, values, MappingProxyType(receipts))
     for step in steps:
         name = step_name(step)
         if name in receipts:
             raise SagaError(f"saga {saga_id!r} has two steps called {name!r}")
-        receipts[name] = step.plan(Context(saga_id, values, dict(receipts)))
+        receipts[name] = step.plan(context)
     return receipts
 
 
 def begin_of(saga_id: str, labels: Mapping[str, Any], steps: Iterable[str]) -> Entry:
     """Return a journal's first entry. It names the intents that follow: none can be missed."""
-    return entry_of("begin", saga=saga_id, labels=dict(labels), steps=list(steps))
+    plain = msgspec.to_builtins(dict(labels))
+    return Entry("begin", {"saga": saga_id, "labels": plain, "steps": list(steps)})
 
 
 def intent_of(name: str, receipt: Any) -> Entry:  # noqa: ANN401 - any registered receipt
     """Return the entry that fixes what a step is going to take."""
-    return entry_of("intent", step=name, **to_wire(receipt))
+    return Entry("intent", {"step": name, **to_wire(receipt)})

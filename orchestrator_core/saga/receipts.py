@@ -72,8 +72,12 @@ def _place(cls: type[Any]) -> tuple[str, str]:
 
 def name_of(cls: type[Any]) -> str:
     """Return the registered type name of a receipt class."""
+    return _kind_of(cls).name
+
+
+def _kind_of(cls: type[Any]) -> _Kind:
     try:
-        return _by_class[cls].name
+        return _by_class[cls]
     except KeyError:
         raise TypeError(
             f"{cls.__qualname__} is not registered: decorate it with @receipt"
@@ -82,13 +86,13 @@ def name_of(cls: type[Any]) -> str:
 
 def to_wire(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any registered class
     """
-    Return a receipt as the journal keeps it: ``{"type", "version", "receipt"}``.
+    Return a receipt as the journal keeps it: ``{"type", "version", "receipt"}``, of JSON values.
 
     Raises:
         TypeError: It is of no registered class.
     """
-    name = name_of(type(value))
-    return {"type": name, "version": _by_name[name].version, "receipt": value}
+    kind = _kind_of(type(value))
+    return {"type": kind.name, "version": kind.version, "receipt": msgspec.to_builtins(value)}
 
 
 def from_wire(name: str, version: int, value: dict[str, Any]) -> Any:  # noqa: ANN401 - see to_wire

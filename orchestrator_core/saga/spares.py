@@ -26,7 +26,7 @@ from orchestrator_core import _files, locks
 from orchestrator_core.exceptions import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from orchestrator_core._files import StrPath
@@ -76,21 +76,22 @@ class Spares:
             fd = _files.open_private(path, os.O_RDWR)
         except (FileNotFoundError, StorageError):
             return None
-        return fd if _is_ours(fd, path) else _close(fd)
+        return fd if _owned(fd, path, _is_ready) else None
 
     def _make(self) -> Spare:
         """Make one for ourselves, and lay others ready by the same fsync."""
         while True:
             path = f"{self.directory}/{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
-            spare = Spare(path, _files.open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
-            try:
-                if _is_ours(spare.fd, path):
-                    self.lay()
-                    return spare
-            except BaseException:
-                spare.give_up()
-                raise
-            os.close(spare.fd)  # Somebody tidied it away before we had locked it.
+            fd = _files.open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            if _owned(fd, path, _is_untouched):
+                break  # Otherwise somebody tidied it away before we had locked it.
+        spare = Spare(path, fd)
+        try:
+            self.lay()
+        except BaseException:
+            spare.give_up()
+            raise
+        return spare
 
     def lay(self) -> None:
         """
@@ -140,21 +141,23 @@ class Spares:
             fd = _files.open_private(path, os.O_RDONLY)
         except (FileNotFoundError, StorageError):
             return None
-        is_good = lies_ready and _is_ready(os.fstat(fd))
+        if lies_ready and _is_ready(fd, path):
+            os.close(fd)
+            return None
+        return Spare(path, fd) if _owned(fd, path, is_at) else None
+
+
+def _owned(fd: int, path: str, is_still: Callable[[int, str], bool]) -> bool:
+    """Lock *fd*, and tell whether it *is_still* what we thought, now that it is; else close it."""
+    try:
+        if locks.try_lock(fd) and is_still(fd, path):
+            return True
+    except BaseException:
+        os.close(fd)
         with _files.refusals("lock", path):
-            if not is_good and locks.try_lock(fd) and is_at(fd, path):
-                return Spare(path, fd)
-        return _close(fd)
-
-
-def _is_ours(fd: int, path: str) -> bool:
-    """Lock a spare; tell whether it is still one: nobody has filled it, or tidied it away."""
-    with _files.refusals("lock", path):
-        return locks.try_lock(fd) and _is_ready(os.fstat(fd))
-
-
-def _close(fd: int) -> None:
+            raise
     os.close(fd)
+    return False
 
 
 def is_at(fd: int, path: StrPath) -> bool:
@@ -165,6 +168,15 @@ def is_at(fd: int, path: StrPath) -> bool:
         return False
 
 
-def _is_ready(status: os.stat_result) -> bool:
-    untouched = status.st_size == 0 and status.st_nlink == 1
-    return untouched and stat.S_IMODE(status.st_mode) == _READY
+def _is_ready(fd: int, _path: str) -> bool:
+    status = os.fstat(fd)
+    return _is_bare(status) and stat.S_IMODE(status.st_mode) == _READY
+
+
+def _is_untouched(fd: int, _path: str) -> bool:
+    return _is_bare(os.fstat(fd))
+
+
+def _is_bare(status: os.stat_result) -> bool:
+    """Tell whether nobody has filled it, given it another name, or removed it."""
+    return status.st_size == 0 and status.st_nlink == 1

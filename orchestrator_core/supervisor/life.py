@@ -73,6 +73,8 @@ class Life:
         """Start the agent, or say why it could not be started."""
         started = agent.start(self._launch)
         self._below.began(started.pid, self._launch.cgroup if started.in_cgroup else None)
+        if self._launch.deadline_s is not None:
+            self._enter(LIVING, self._launch.deadline_s)
         if started.refused is not None:
             self._witness.refused(started.refused)
         elif started.pid is not None:

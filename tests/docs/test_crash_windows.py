@@ -18,6 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from support.scene import a_scene
 
@@ -29,6 +30,8 @@ pytestmark = pytest.mark.tmux
 
 TOP = Path(orchestrator_core.__file__).parents[1]
 PAGE = Path(__file__).parents[2] / "docs" / "explanation.md"
+
+DIES_EARLY = ["sh", "-c", "exit 3"]
 
 ACTOR = """
 import json, os, signal, sys
@@ -151,6 +154,10 @@ class Play:
 
 def see_off(pid):
     """Return when a process is dead."""
+    if not hasattr(os, "pidfd_open"):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).wait(20)
+        return
     with contextlib.suppress(ProcessLookupError):
         handle = os.pidfd_open(pid)
         assert select.select([handle], [], [], 20)[0], f"{pid} did not end"
@@ -190,9 +197,7 @@ def committed_and_gone(play):
 
 
 def gone_in_its_grace(play):
-    play.act(
-        "deploy", grace_s=30, command=["sh", "-c", "exit 3"], **{"dies after the commit": True}
-    )
+    play.act("deploy", grace_s=30, command=DIES_EARLY, **{"dies after the commit": True})
     play.orch.wait(play.agent, timeout_s=30)
 
 
@@ -260,7 +265,9 @@ ROWS = {
 
 def table():
     """Return {row: (what the journal says, the outcome)} of the page."""
-    rows = re.findall(r"^\| (.+?) +\| (\w+) +\| .+ \| \*\*(\w+)\*\* +\|$", PAGE.read_text(), re.M)
+    rows = re.findall(
+        r"^\| (.+?) +\| (\w+) +\| .+ \| \*\*(\w+)\*\* +\|$", PAGE.read_text(), re.MULTILINE
+    )
     return {row: (state, outcome) for row, state, outcome in rows}
 
 

@@ -25,6 +25,7 @@ from orchestrator_core.processes import (
     identity,
     table,
 )
+from orchestrator_core.supervisor.cgroup import Cgroup
 
 HOPPER = """
 import os, sys, time
@@ -51,9 +52,9 @@ ZOO = {
         'exec 9>"$1"; (env -i setsid sh -c \'(trap "" TERM; echo ready >&9; exec sleep 60) &\' &)'
     ),
     "hopper": f'exec 9>"$1"; env -i setsid {sys.executable} -c \'{HOPPER}\' "$2/group" &',
-    "tmux": (
-        'exec tmux -S "$2/tmux.sock" -f /dev/null new-session -d '
-        "\"exec 9>'$1'; echo ready >&9; exec sleep 60\""
+    "tmux": (  # Its server stays without sessions, too, and signs in as well.
+        'exec 9>"$1"; exec tmux -S "$2/tmux.sock" -f /dev/null start-server ";"'
+        ' set -s exit-empty off ";" new-session -d "echo ready > $1; exec sleep 60"'
     ),
 }
 #: Who forks or hides from every scan: only the kernel's own containment ends them for certain.
@@ -128,6 +129,18 @@ def test_a_cgroup_needs_no_supervisor(stage, species):
     assert [] == stage.roll.alive()
     assert ("cgroup", True, ()) == (ending.method, ending.proven, ending.survivors)
     assert not Path(stage.cgroup).exists()
+
+
+@pytest.mark.parametrize("species", AND_ALL if HAS_CGROUPS else [], ids=ids)
+def test_one_write_ends_a_cgroup(stage, species):
+    """No round and no race: who forks ahead dies with the rest."""
+    deploy(stage, species, method="cgroup")
+    stage.kill_supervisor()
+
+    assert Cgroup(stage.cgroup).kill()
+
+    stage.roll.until_over()
+    assert stage.end().proven
 
 
 @pytest.mark.parametrize("species", [s for s in EACH if not BEYOND_A_SCAN & set(s)], ids=ids)

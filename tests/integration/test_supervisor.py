@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator_core.processes import Patience
+
 LONG_S = 20
 
 # --- the gate ------------------------------------------------------------------------
@@ -296,6 +298,15 @@ def test_every_byte_is_in_the_log(stage):
     assert data + data == stage.log.read_bytes()
 
 
+def test_what_was_in_the_log_stays_and_other_writers_are_not_overwritten(stage):
+    stage.log.write_text("before\n")
+    stage.deploy("sh", "-c", f"echo one; echo two >> {stage.log}; echo three")
+
+    stage.until_over()
+
+    assert "before\none\ntwo\nthree\n" == stage.log.read_text()
+
+
 @pytest.mark.parametrize("victim", ["supervisor", "agent"])
 def test_no_line_is_lost_when_somebody_is_killed_at_full_speed(stage, victim):
     """What the agent has written is in the file before write() returns to it: no copy, no pump."""
@@ -414,6 +425,25 @@ def test_after_a_request_it_does_not_linger_for_ever(stage):
     assert (signal.SIGTERM, "request", False) == (end["signal"], end["cause"], end["forced"])
 
 
+def test_past_its_deadline_an_agent_is_ended(stage):
+    stage.sh("echo ready >&9; exec sleep 60", deadline_s=0.2)
+
+    stage.until_over()
+
+    end = stage.exit()
+    assert [] == stage.roll.alive()
+    assert (signal.SIGTERM, "deadline", True) == (end["signal"], end["cause"], end["contained"])
+    assert 0.2 <= end["ran_s"] < LONG_S
+
+
+def test_before_its_deadline_an_agent_ends_as_ever(stage):
+    stage.deploy("sh", "-c", "exit 3", deadline_s=LONG_S)
+
+    stage.until_over()
+
+    assert (3, "exit") == (stage.exit()["code"], stage.exit()["cause"])
+
+
 @pytest.mark.parametrize(
     "signum",
     [
@@ -429,6 +459,7 @@ def test_after_a_request_it_does_not_linger_for_ever(stage):
 )
 def test_an_agent_that_signals_its_parent_achieves_nothing(stage, signum):
     """USR1 without a request, HUP with the terminal alive, and all that mean nothing to us."""
+    stage.patience = Patience(term_s=0.02, kill_s=3, linger_s=0.02)
     stage.sh("echo ready >&9; exec sleep 60", terminal=True)
     stage.roll.until_ready()
 

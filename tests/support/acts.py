@@ -28,8 +28,15 @@ def deploy(root, task, command, *, type="a", prompt="do it", grace_s=0.0, how=No
     return orch.deploy(task, made, grace_s=grace_s).id
 
 
-def deploy_many(root, task, command, count, **how):
-    return [deploy(root, task, command, **how) for _ in range(count)]
+def deploy_and_end(root, task, times):
+    agents = (deploy(root, task, ["sleep", "1000"]) for _ in range(times))
+    return [terminate(root, agent)["success"] for agent in agents]
+
+
+def deploy_with_path(root, task, command, path):
+    """Deploy with another PATH, and so perhaps with another tmux."""
+    os.environ["PATH"] = path
+    return deploy(root, task, command)
 
 
 def deploy_unseeing(root, task, command, *, how=None, **spec):
@@ -47,16 +54,22 @@ def report(root, agent, status="completed", **how):
     return opened(root, **how).report_progress(agent, status, message="tried").to_dict()
 
 
-def update(root, agent, count):
+def update(root, agent, times):
     orch = opened(root)
     return [
-        orch.report_progress(agent, "working", progress=number).recorded for number in range(count)
+        orch.report_progress(agent, "working", progress=number).recorded for number in range(times)
     ]
 
 
 def recover(root, **how):
     found = opened(root, **how).recover(force=True)
     return {"unwound": sorted(found.unwound), "alive": found.alive, "failed": found.failed}
+
+
+def recover_often(root, times):
+    """Return all that was unwound or could not be recovered."""
+    found = [recover(root) for _ in range(times)]
+    return [saga for one in found for saga in (*one["unwound"], *one["failed"])]
 
 
 def finish(root, agent, **how):
@@ -72,16 +85,15 @@ def use(root, task):
     return orch.terminate(agent.id, reason="done").success
 
 
-ACTS = {
-    act.__name__: act
-    for act in (create_task, deploy, deploy_many, deploy_unseeing, terminate, report, update, recover, finish, use)
-}
+_ALL = (
+    *(create_task, deploy, deploy_unseeing, deploy_with_path, deploy_and_end, terminate, report, update),
+    *(recover, recover_often, finish, use),
+)
+ACTS = {act.__name__: act for act in _ALL}
 
 
 def perform(name, args):
     """Return what an act came to, errors of ours included, as JSON-safe values."""
-    env = args.pop("env_here", {})
-    os.environ.update(env)
     try:
         return {"result": ACTS[name](**args)}
     except OrchestratorError as error:

@@ -51,15 +51,15 @@ class Scene:
         path.chmod(0o755)
         return str(path)
 
-    def follow(self, path, *, until, timeout_s=20):
-        """Return what is in a file that grows, when it has *until* in it."""
-        tail = subprocess.Popen(["tail", "-c", "+0", "-F", "-s", "0.05", path], **_TAIL)
+    def follow(self, *paths, until, timeout_s=20):
+        """Return what is in a file that grows, and may move, when it has *until* in it."""
+        tail = subprocess.Popen(["tail", "-q", "-c", "+0", "-F", "-s", "0.05", *paths], **_TAIL)
         deadline, seen = time.monotonic() + timeout_s, b""
         try:
             while until not in seen:
                 left_s = max(0.0, deadline - time.monotonic())
                 ready, _, _ = select.select([tail.stdout], [], [], left_s)
-                assert ready, f"{path} has no {until!r}, but {seen[-500:]!r}"
+                assert ready, f"{paths[0]} has no {until!r}, but {seen[-500:]!r}"
                 seen += os.read(tail.stdout.fileno(), 65536)
         finally:
             tail.kill()
@@ -75,6 +75,20 @@ class Scene:
     def let_go(self, name):
         """Let who waits at a gate go on."""
         (self.work / name).write_text("go\n")
+
+    @contextlib.contextmanager
+    def until_closed(self, fifo, timeout_s=20):
+        """Do what is in the block, then wait until the last writer has let go of a FIFO."""
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            yield
+            deadline = time.monotonic() + timeout_s
+            while select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                if not os.read(reader, 4096):
+                    return
+            raise AssertionError(f"{fifo} is still open for writing")
+        finally:
+            os.close(reader)
 
     def python(self, text):
         """Return an argv that runs *text* by the interpreter of the tests."""

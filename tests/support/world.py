@@ -22,6 +22,7 @@ HELD = frozenset(
     {"session", "process", "journal", "prompt", "log", "deploy log", "run", "record", "entry"}
 )
 _ENDED = {"completed", "failed", "error", "terminated"}
+_TMUX = shutil.which("tmux") or "tmux"  # Before a test hides it.
 _CGROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 
 
@@ -45,7 +46,7 @@ class World:
     def tmux(self, *command):
         """Ask the root's tmux server, which is not started by asking."""
         return subprocess.run(
-            [shutil.which("tmux") or "tmux", "-N", "-u", "-S", self.socket, *command],
+            [_TMUX, "-N", "-u", "-S", self.socket, *command],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -119,13 +120,14 @@ class World:
         return sorted(str(path.relative_to(self.root)) for path in self.root.glob(pattern))
 
     def snapshot(self):
-        """Return all names below the root, with the content of those that are not signed anew."""
-        signed = re.compile(r"\.lock$|tmux\.sock$|\.spare-|/events$")
+        """Return all names below the root but spares, with what is in those that are not signed."""
+        signed = re.compile(r"\.lock$|tmux\.sock$|/events$")
         return {
             str(path.relative_to(self.root)): None
             if signed.search(str(path)) or not path.is_file()
             else path.read_bytes()
             for path in sorted(self.root.rglob("*"))
+            if not path.name.startswith(".spare-")
         }
 
     def litter(self):

@@ -42,6 +42,7 @@ launches = st.builds(
     term_s=seconds,
     kill_s=seconds,
     linger_s=seconds,
+    deadline_s=st.none() | seconds,
     heir=st.lists(words, max_size=5),
     heir_env=environments,
 )

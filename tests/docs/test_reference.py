@@ -1,0 +1,93 @@
+"""The reference names everything, and nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import orchestrator_core
+from orchestrator_core import AgentSpec, Orchestrator, agents, places, saga
+from orchestrator_core.saga import history
+from orchestrator_core.testing import FakeTerminal
+
+DOCS = Path(__file__).parents[2] / "docs"
+REFERENCE = (DOCS / "reference.md").read_text()
+
+
+def drawer():
+    spec = importlib.util.spec_from_file_location("draw", DOCS / "draw.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def names_in(text):
+    """Return the words that a page sets in code."""
+    return {word for code in re.findall(r"`([^`\n]+)`", text) for word in re.findall(r"\w+", code)}
+
+
+def section(title):
+    return REFERENCE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_drawn_tables_are_as_the_code_has_them(page):
+    """A table that is drawn from the code has not been left behind by it."""
+    assert drawer().drawn(page.read_text()) == page.read_text(), "run: python docs/draw.py"
+
+
+@pytest.mark.parametrize("package", [orchestrator_core, saga], ids=lambda package: package.__name__)
+def test_every_public_name_is_named(package):
+    """What can be imported can be looked up."""
+    assert set() == set(package.__all__) - names_in(REFERENCE)
+
+
+def test_every_field_of_a_record_is_named(short_tmp):
+    """What a deployment and an end write into the registries can be looked up."""
+    fake = FakeTerminal()
+    orch = Orchestrator(short_tmp / "ws", terminal=fake)
+    task = orch.create_task("Write everything")
+    agent = orch.deploy(task.id, AgentSpec(type="a", prompt="go", command=["true"]))
+    entry = json.loads((orch.root / "registry" / "GLOBAL_REGISTRY.json").read_text())
+    orch.report_progress(agent.id, "working", message="half", progress=50)
+    orch.terminate(agent.id)
+    ended = json.loads((orch.root / "registry" / "GLOBAL_REGISTRY.json").read_text())
+    document = json.loads((orch.root / task.id / "AGENT_REGISTRY.json").read_text())
+
+    [record] = document["agents"]
+    written = {*entry, *ended, *document, *record, *record["tracked_files"]}
+    written |= {*entry["agents"][agent.id], *entry["tasks"][task.id]}
+
+    assert set() == written - names_in(section("Records")) - {"had_agents"}
+
+
+def test_every_kind_of_journal_line_is_named():
+    """Whoever reads a journal finds what its lines mean."""
+    shown = set(re.findall(r"^\| `(\w+)` \|", section("Journal"), re.MULTILINE))
+    assert set(history._READERS) == shown
+
+
+def test_every_environment_variable_is_named():
+    """Whoever sees a variable of ours finds what it means."""
+    known = {*places.ENVIRONMENT, *agents.RESERVED_ENV, *agents.HIDDEN_ENV}
+    known.add("ORCHESTRATOR_CONTAINMENT")
+    assert set() == known - names_in(section("Environment"))
+
+
+def test_links_between_pages_lead_somewhere():
+    """No link of the documentation is broken."""
+    top = DOCS.parent
+    pages = [page for page in (top / "README.md", *DOCS.glob("*.md")) if page.exists()]
+    links = [
+        (page, target.partition("#")[0])
+        for page in [*pages, *top.glob("benchmarks/*.md")]
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+        if not target.startswith(("http", "#"))
+    ]
+    assert [] == [
+        f"{page.name}: {target}" for page, target in links if not (page.parent / target).exists()
+    ]

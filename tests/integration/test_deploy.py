@@ -1,0 +1,317 @@
+"""A deployment on real tmux: all of it, or nothing; and who stands beside it is not touched."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.world import HELD, wait_for_deaths
+
+from orchestrator_core.exceptions import DeploymentError, TerminalTimeout
+
+pytestmark = pytest.mark.tmux
+
+
+@pytest.fixture
+def orch(scene):
+    return scene.orchestrator()
+
+
+@pytest.fixture
+def task(orch):
+    return orch.create_task("tried").id
+
+
+# --- all of it --------------------------------------------------------------------------------
+
+
+def test_after_deploy_everything_is_held_and_recorded_and_the_agent_runs(scene, orch, task):
+    """Session, processes, files, both records and an open journal, when the call returns."""
+    agent = orch.deploy(task, scene.spec())
+
+    assert {agent.id: HELD | {"cgroup"}} == scene.world.holdings()
+    assert [] == scene.world.torn()
+    assert 2 <= len(scene.world.of_agent(agent.id))
+    [record] = scene.world.records().values()
+    assert all(record["tracked_files"].values())
+    assert "running" == record["status"]
+
+
+def test_the_agent_starts_when_both_registries_hold_it(scene, orch, task):
+    """An agent that reports with its first breath is never 'not found'."""
+    code = (
+        "import json, os, pathlib\n"
+        "root, me = pathlib.Path(os.environ['ORCHESTRATOR_ROOT']), os.environ['ORCHESTRATOR_AGENT_ID']\n"
+        "known = json.loads((root / 'registry/GLOBAL_REGISTRY.json').read_text())['agents']\n"
+        "task = root / os.environ['ORCHESTRATOR_TASK_ID'] / 'AGENT_REGISTRY.json'\n"
+        "print(me in known, me in task.read_text(), flush=True)\n"
+    )
+    for _ in range(5):
+        agent = orch.deploy(task, scene.spec(sys.executable, "-c", code))
+        orch.wait(agent.id, timeout_s=20)
+        assert "True True\n" == orch.read_output(agent.id)
+
+
+def test_placeholders_prompt_and_environment_reach_the_agent_unchanged(scene, orch, task):
+    """Exactly four tokens are replaced; no shell reads anything; the prompt is on stdin."""
+    odd = """it's "quoted" $(touch x) `touch y` ; # {other} {{agent_id} $HOME \\ \n\té€😀"""
+    code = (
+        "import json, os, sys\n"
+        "print(json.dumps([sys.argv[1:], sys.stdin.read(), os.getcwd(), os.environ['ODD'],"
+        " sorted(n for n in os.environ if n.startswith('TMUX')),"
+        " open(sys.argv[2]).read() == sys.argv[3]]))"
+    )
+    told = ["{agent_id}", "{prompt_file}", odd, "{task_id}", "{workspace}", odd, "", "-x", ";"]
+    spec = scene.spec(sys.executable, "-c", code, *told, prompt=odd, env={"ODD": odd})
+    agent = orch.deploy(task, spec)
+    end = orch.wait(agent.id, timeout_s=20)
+
+    assert "completed" == end.status, orch.read_output(agent.id)
+    argv, stdin, cwd, env, tmux, same = json.loads(orch.read_output(agent.id))
+    kept = odd.replace("{agent_id}", agent.id)
+    prompt = str(scene.root / task / f"agent_prompt_{agent.id}.txt")
+    workspace = str(scene.root / task)
+    assert [agent.id, prompt, kept, task, workspace, kept, "", "-x", ";"] == argv
+    assert (odd, str(scene.work), odd, []) == (stdin, cwd, env, tmux)
+    assert same == (odd == kept)
+    assert [] == os.listdir(scene.work)
+
+
+def test_ten_megabytes_of_prompt_arrive(scene, orch, task):
+    """A prompt travels in a file: no command is too long."""
+    prompt = "0123456789abcde\n" * (10 << 16)
+    agent = orch.deploy(task, scene.spec("sh", "-c", "wc -c; md5sum {prompt_file}", prompt=prompt))
+    assert "completed" == orch.wait(agent.id, timeout_s=30).status
+
+    assert str(len(prompt)) == orch.read_output(agent.id).split()[0]
+    assert len(scene.world.records()[agent.id]["prompt"]) <= 200
+    assert [] == scene.world.leftovers()
+
+
+def test_no_secret_is_anywhere_but_where_the_agent_finds_it(scene, orch, task):
+    """Neither environment nor prompt nor arguments are in a journal, a registry, a log, or ps."""
+    secrets = {"env": "s3cret-env", "prompt": "s3cret-prompt", "argument": "s3cret-argument"}
+    go = scene.gate("go")
+    spec = scene.spec(
+        *("sh", "-c", f"read x < {go}", secrets["argument"]),
+        prompt="x" * 200 + secrets["prompt"],
+        env={"TOKEN": secrets["env"]},
+    )
+    agent = orch.deploy(task, spec)
+
+    def shown():
+        files = {p: p.read_bytes() for p in scene.root.rglob("*") if p.is_file()}
+        found = [(str(p), s) for p in files for s in secrets.values() if s.encode() in files[p]]
+        [pane] = scene.world.panes(agent.id)
+        for pid in (pane, scene.world.server()):
+            told = b"".join(Path(f"/proc/{pid}/{n}").read_bytes() for n in ("cmdline", "environ"))
+            found += [(pid, s) for s in secrets.values() if s.encode() in told]
+        return found
+
+    prompt = str(scene.root / task / f"agent_prompt_{agent.id}.txt")
+    assert [(prompt, secrets["prompt"])] == shown()
+    assert all(p.stat().st_mode & 0o077 == 0 for p in scene.root.rglob("*") if not p.is_symlink())
+
+    orch.terminate(agent.id)
+    files = (p for p in scene.root.rglob("*") if p.is_file())
+    assert [] == [p for p in files for s in secrets.values() if s.encode() in p.read_bytes()]
+
+
+# --- or nothing -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [("echo oops; exit 3", "exit status 3"), ("echo oops; kill -9 $$", "signal 9")],
+    ids=["exits", "is killed"],
+)
+def test_an_early_death_is_a_failed_deploy_that_shows_its_last_words(script, told, scene, orch, task):
+    """Within its grace: the error tells how it died and what it said, and nothing is left."""
+    with pytest.raises(DeploymentError, match=told) as raised:
+        orch.deploy(task, scene.spec("sh", "-c", script), grace_s=10)
+
+    assert ("oops\n", True, ()) == (
+        raised.value.output,
+        raised.value.cleanup_performed,
+        raised.value.leaked,
+    )
+    assert all(raised.value.resources_cleaned.values())
+    assert {} == scene.world.records()
+    assert [] == scene.world.leftovers() + scene.world.torn()
+
+
+def test_who_finishes_within_the_grace_has_been_deployed(scene, orch, task):
+    """Exit status 0 is no failure, however early."""
+    agent = orch.deploy(task, scene.spec("true"), grace_s=10)
+
+    assert "completed" == orch.wait(agent.id, timeout_s=20).status
+    assert [] == scene.world.leftovers()
+
+
+def test_what_the_kernel_refuses_to_run_is_a_failed_deploy(scene, orch, task):
+    """An executable that is none passes every look, and fails at exec: each time, to nothing."""
+    program = scene.program("broken", "#!/no/such/interpreter\n")
+
+    for _ in range(5):  # Once, its deployer was now and then faster than the witness.
+        with pytest.raises(DeploymentError, match=r"broken.*No such file"):
+            orch.deploy(task, scene.spec(program))
+
+    assert [] == scene.world.leftovers() + scene.world.torn()
+
+
+def test_a_deploy_by_a_tmux_that_hangs_ends_in_time_and_is_recovered(scene, orch, task):
+    """A stopped server: an error within the timeout that names the leak; continued: nothing."""
+    living = orch.deploy(task, scene.spec())
+    server = scene.world.server()
+    hasty = scene.orchestrator(terminal_timeout_s=0.3)
+    os.kill(server, signal.SIGSTOP)
+    try:
+        with pytest.raises((DeploymentError, TerminalTimeout)) as raised:
+            hasty.deploy(task, scene.spec())
+        assert any("tmux_session" in leak for leak in raised.value.leaked)
+        waiting = hasty.recover().waiting
+    finally:
+        os.kill(server, signal.SIGCONT)
+
+    assert 1 == len(waiting)
+    orch.recover(force=True)
+    scene.world.tmux("list-sessions")  # The server has answered: what was asked of it is done.
+    assert {living.id} == {a for a, holds in scene.world.holdings().items() if holds}
+    assert [] == scene.world.torn()
+    assert orch.terminate(living.id).success
+    assert [] == scene.world.leftovers()
+
+
+def test_an_end_by_a_tmux_that_hangs_ends_the_processes_and_is_finished_later(scene, orch, task):
+    """Processes end without tmux; the session is STUCK until it can be asked, then gone."""
+    agent = orch.deploy(task, scene.spec())
+    server = scene.world.server()
+    os.kill(server, signal.SIGSTOP)
+    try:
+        end = scene.orchestrator(terminal_timeout_s=0.3).terminate(agent.id)
+        assert not end.success
+        assert [] == scene.world.of_agent(agent.id)
+    finally:
+        os.kill(server, signal.SIGCONT)
+
+    assert (agent.id,) == tuple(orch.recover(force=True).unwound)
+    assert [] == scene.world.leftovers() + scene.world.torn()
+
+
+def test_a_session_that_appears_after_its_deployer_died_goes_by_itself(scene, orch, actors, task):
+    """Killed while its tmux is in flight, recovered at full speed: the session closes its own gate."""
+    orch.terminate(orch.deploy(task, scene.spec()).id)  # The server runs.
+    gate = scene.gate("in-flight")
+    real = subprocess.run(["sh", "-c", "command -v tmux"], capture_output=True, text=True, check=True)
+    (scene.place / "bin").mkdir()
+    scene.program(
+        "bin/tmux",
+        f'#!/bin/sh\ncase "$*" in *new-session*) read go < {gate}; echo in >> {scene.work}/done;; esac\n'
+        f'exec {real.stdout.strip()} "$@"\n',
+    )
+    path = f"{scene.place}/bin:{os.environ['PATH']}"
+    deployer = actors.start(
+        "deploy_with_path", root=str(scene.root), task=task, command=["sleep", "1000"], path=path
+    )
+    with open(gate, "w") as go:  # Opens when its tmux waits there.
+        os.kill(deployer, signal.SIGKILL)
+        assert actors.collect(deployer)["killed"]
+        orch.recover(force=True)
+        # Of it there is nothing but the tmux that is still on its way.
+        assert [{"process"}] == [h for h in scene.world.holdings().values() if h]
+        go.write("go\n")
+
+    # The client is let go, the session comes, finds no commit, and leaves.
+    assert {} == scene.world.until_alone()
+    orch.recover(force=True)
+    assert [] == scene.world.leftovers() + scene.world.torn()
+
+
+# --- who stands beside it -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kill", ["terminate", "its own exit", "supervisor -9", "kill-session"])
+def test_one_of_five_ends_and_the_others_and_the_server_live_on(kill, scene, orch, task):
+    """Even the one by whose deploy the server was started."""
+    first, *others = [
+        orch.deploy(task, scene.spec("sh", "-c", f"read go < {gate}"))
+        for gate in [scene.gate("go"), *map(scene.gate, "abcd")]
+    ]
+    server = scene.world.server()
+    alive = {other.id: scene.world.of_agent(other.id) for other in others}
+
+    if kill == "terminate":
+        orch.terminate(first.id)
+    elif kill == "its own exit":
+        scene.let_go("go")
+    elif kill == "supervisor -9":
+        [pane] = scene.world.panes(first.id)
+        os.kill(pane, signal.SIGKILL)
+        wait_for_deaths([pane], timeout_s=20)
+    else:
+        scene.world.tmux("kill-session", "-t", f"=agent_{first.id}")
+    assert orch.wait(first.id, timeout_s=20).success
+
+    assert server == scene.world.server()
+    assert alive == {other.id: scene.world.of_agent(other.id) for other in others}
+    assert sorted(other.tmux_session for other in others) == scene.world.sessions()
+    assert [] == scene.world.torn()
+
+
+def test_a_users_own_session_of_the_same_name_is_not_touched(scene, orch, task, monkeypatch):
+    """The deploy fails, the session of somebody else lives on, and nothing of ours is left."""
+    orch.terminate(orch.deploy(task, scene.spec()).id)
+    from orchestrator_core import ids  # noqa: PLC0415 - to know the next id beforehand
+
+    monkeypatch.setattr(ids, "new_agent_id", lambda _type: "a-000000-abcdef")
+    scene.world.tmux("new-session", "-d", "-s", "agent_a-000000-abcdef", "sleep 1000")
+
+    with pytest.raises(DeploymentError, match="is there already"):
+        orch.deploy(task, scene.spec())
+    orch.recover(force=True)
+
+    assert ["agent_a-000000-abcdef"] == scene.world.sessions()
+    [pane] = scene.world.panes("a-000000-abcdef")
+    os.kill(pane, signal.SIGKILL)
+    wait_for_deaths([pane], timeout_s=20)
+
+
+def test_a_killed_tmux_server_takes_its_agents_with_it_and_is_started_anew(scene, orch, task):
+    """All sessions gone at once: each agent is ended as such, and the next deploy works."""
+    agents = [orch.deploy(task, scene.spec()) for _ in range(3)]
+    server = scene.world.server()
+    os.kill(server, signal.SIGKILL)
+    wait_for_deaths([server], timeout_s=20)
+
+    ends = [orch.wait(agent.id, timeout_s=30) for agent in agents]
+
+    assert [("terminated", True)] * 3 == [(end.status, end.success) for end in ends]
+    assert {} == scene.world.until_alone()
+    assert orch.terminate(orch.deploy(task, scene.spec()).id).success
+    assert [] == scene.world.leftovers() + scene.world.torn()
+
+
+def test_a_deadline_ends_an_agent_that_nobody_looks_after(scene, orch, task):
+    """Its supervisor keeps its time: no orchestrator need be there."""
+    agent = orch.deploy(task, scene.spec(deadline_s=0.5))
+
+    end = orch.wait(agent.id, timeout_s=20)
+
+    assert ("terminated", "deadline", True) == (end.status, end.by, end.success)
+    assert [] == scene.world.leftovers()
+
+
+def test_the_same_key_is_the_same_agent_while_it_lives_and_free_afterwards(scene, orch, task):
+    """A key names one living agent; when that has ended, the next deploy makes a new one."""
+    first = orch.deploy(task, scene.spec(key="nightly"))
+    assert first.id == orch.deploy(task, scene.spec(key="nightly")).id
+
+    orch.terminate(first.id)
+    second = orch.deploy(task, scene.spec(key="nightly"))
+
+    assert first.id != second.id
+    assert [second.tmux_session] == scene.world.sessions()
+

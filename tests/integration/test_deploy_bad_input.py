@@ -1,0 +1,458 @@
+"""
+Bad input and bad luck: refused before anything is taken, or carried out as asked.
+
+Each refusal is an error of ours that says what, where and what to do; after it
+there is nothing on the disk or in tmux that was not there before.
+"""
+
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator_core import AgentSpec, Orchestrator
+from orchestrator_core.exceptions import (
+    InvalidId,
+    InvalidInput,
+    NotFound,
+    RegistryDamaged,
+    StorageError,
+    TerminalUnavailable,
+)
+
+pytestmark = pytest.mark.tmux
+
+BAD_IDS = [
+    *("", ".", "..", "a/b", "../a", "/etc/passwd", "a\0b", "a\nb", "a:b", "a.b", "#(touch x)"),
+    *("#{pid}", "a b", "-a", "_a", "a'b", '"', "$(id)", "`id`", "ä", "名", "a" * 300, "a;b", "a\x1b"),
+]
+
+
+@pytest.fixture
+def orch(scene):
+    return scene.orchestrator()
+
+
+@pytest.fixture
+def task(orch):
+    return orch.create_task("tried").id
+
+
+class Untouched:
+    """Nothing on the disk or in tmux is other than it was."""
+
+    def __init__(self, scene):
+        self._scene, self._before = scene, scene.world.snapshot()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        assert self._before == self._scene.world.snapshot()
+        assert [] == self._scene.world.sessions()
+        assert {} == self._scene.world.processes()
+
+
+# --- ids ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", BAD_IDS, ids=ascii)
+def test_an_id_that_is_none_is_refused_wherever_one_is_taken(bad, scene, orch, task):
+    """As a type, key, parent, task or agent: an InvalidId with a hint, before anything is done."""
+    takers = [
+        lambda: orch.deploy(task, scene.spec(type=bad)),
+        lambda: orch.deploy(task, scene.spec(key=bad)),
+        lambda: orch.deploy(task, scene.spec(parent=bad)),
+        lambda: orch.deploy(bad, scene.spec()),
+        lambda: orch.create_task("described", key=bad),
+        lambda: orch.task(bad),
+        lambda: orch.agents(task_id=bad),
+        *(
+            lambda ask=ask: ask(bad)
+            for ask in (orch.agent, orch.terminate, orch.read_output, orch.history, orch.recover)
+        ),
+        lambda: orch.report_progress(bad, "working"),
+        lambda: orch.report_finding(bad, "found"),
+        lambda: orch.wait(bad, timeout_s=0),
+    ]
+    for take in takers:
+        with Untouched(scene), pytest.raises(InvalidId) as raised:
+            take()
+        assert raised.value.hint
+        assert len(str(raised.value)) < 300
+
+
+def test_an_id_of_nobody_is_not_found(scene, orch, task):
+    """A well-formed id that names nothing: NotFound, and nothing is made for it."""
+    for ask in (orch.agent, orch.terminate, orch.read_output, orch.history):
+        with Untouched(scene), pytest.raises(NotFound):
+            ask("a-000000-abcdef")
+    with Untouched(scene), pytest.raises(NotFound):
+        orch.deploy("TASK-20200101-000000-00000000", scene.spec())
+    with Untouched(scene), pytest.raises(NotFound):
+        orch.deploy(task, scene.spec(parent="a-000000-abcdef"))
+
+
+# --- what is asked for ------------------------------------------------------------------------
+
+
+def _bad_specs(place):
+    plain = place / "plain"
+    plain.write_text("not executable")
+    return {
+        "an empty prompt": {"prompt": ""},
+        "a blank prompt": {"prompt": " \n\t"},
+        "a prompt that is no Unicode": {"prompt": "a\ud800"},
+        "an empty command": {"command": []},
+        "an empty program": {"command": [""]},
+        "a NUL in an argument": {"command": ["sleep", "a\0b"]},
+        "a program that is not there": {"command": ["no-such-program-anywhere"]},
+        "a path that is not there": {"command": ["/no/such/program"]},
+        "a file that is not executable": {"command": [str(plain)]},
+        "a directory as program": {"command": [str(place)]},
+        "a directory that is missing": {"cwd": str(place / "missing")},
+        "a file as directory": {"cwd": str(plain)},
+        "a dangling symlink as directory": {"cwd": _link(place / "dangling", place / "missing")},
+        "a name with = in the environment": {"env": {"A=B": "c"}},
+        "an empty name in the environment": {"env": {"": "c"}},
+        "a NUL in the environment": {"env": {"A": "b\0c"}},
+        "another identity": {"env": {"ORCHESTRATOR_AGENT_ID": "somebody"}},
+        "a deadline in the past": {"deadline_s": -1.0},
+        "a deadline that is no number": {"deadline_s": float("nan")},
+        "a deadline that never comes": {"deadline_s": float("inf")},
+    }
+
+
+def _link(path, target):
+    path.symlink_to(target)
+    return str(path)
+
+
+def test_a_spec_that_no_agent_can_run_with_is_refused_before_anything_is_taken(scene, orch, task):
+    """Each with an error that says what is wrong."""
+    for what, how in _bad_specs(scene.place).items():
+        with Untouched(scene), pytest.raises(InvalidInput) as raised:
+            orch.deploy(task, AgentSpec(**{"type": "a", "prompt": "p", "command": ["true"], **how}))
+        assert str(raised.value), what
+        assert () == raised.value.leaked
+
+
+@pytest.mark.parametrize("grace_s", [-1.0, float("nan"), float("inf")])
+def test_a_grace_that_is_no_time_is_refused(grace_s, scene, orch, task):
+    with Untouched(scene), pytest.raises(InvalidInput):
+        orch.deploy(task, scene.spec(), grace_s=grace_s)
+
+
+@pytest.mark.parametrize("description", ["", "  ", "\n"])
+def test_a_task_without_a_description_is_refused(description, scene, orch):
+    orch.create_task("one, so that there is a root")
+    with Untouched(scene), pytest.raises(InvalidInput):
+        orch.create_task(description)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        {"status": "swimming"},
+        {"status": ""},
+        {"status": "working", "progress": 101},
+        {"status": "working", "progress": -1},
+    ],
+    ids=str,
+)
+def test_a_report_that_makes_no_sense_changes_nothing(report, scene, orch, task):
+    agent = orch.deploy(task, scene.spec())
+    before = scene.world.snapshot()
+    with pytest.raises(InvalidInput):
+        orch.report_progress(agent.id, **report)
+    with pytest.raises(InvalidInput):
+        orch.report_finding(agent.id, "found", severity="loud")
+    with pytest.raises(InvalidInput):
+        orch.report_finding(agent.id, "found", data={"a": object()})
+    assert before == scene.world.snapshot()
+
+
+def test_a_directory_behind_a_symlink_is_used_as_it_is(scene, orch, task):
+    """A symlink to a directory is a directory, as everywhere."""
+    spec = scene.spec("sh", "-c", "pwd -P", cwd=_link(scene.place / "link", scene.work))
+    agent = orch.deploy(task, spec)
+    orch.wait(agent.id, timeout_s=20)
+
+    assert f"{scene.work}\n" == orch.read_output(agent.id)
+
+
+# --- where it happens ------------------------------------------------------------------------------
+
+
+def test_no_tmux_is_said_before_anything_is_taken(scene, orch, task, monkeypatch):
+    """With the hint how to get one."""
+    monkeypatch.setenv("PATH", str(scene.work))
+    with Untouched(scene), pytest.raises(TerminalUnavailable) as raised:
+        scene.orchestrator().deploy(task, scene.spec("/bin/true"))
+    assert "apt-get install tmux" in raised.value.hint
+
+
+@pytest.mark.parametrize("says", ["tmux 2.9", "tmux 3.1c", "screen 4.9", ""])
+def test_too_old_a_tmux_is_said_before_anything_is_taken(says, scene, orch, task, monkeypatch):
+    scene.program("work/tmux", f"#!/bin/sh\necho '{says}'\n")
+    monkeypatch.setenv("PATH", f"{scene.work}:{os.environ['PATH']}")
+    with Untouched(scene), pytest.raises(TerminalUnavailable, match=r"3\.2"):
+        scene.orchestrator().deploy(task, scene.spec("/bin/true"))
+
+
+def _in_another_process(scene, env=None, *, before=""):
+    """Live a whole life, as a program of its own in another environment."""
+    code = (
+        f"{before}\n"
+        "import sys; from orchestrator_core import AgentSpec, Orchestrator\n"
+        "orch = Orchestrator(sys.argv[1])\n"
+        "task = orch.create_task('tr\\u00efed')\n"
+        "spec = AgentSpec(type='a', prompt='pr\\u00f6mpt', command=['sh', '-c', 'cat; sleep 1000'])\n"
+        "agent = orch.deploy(task.id, spec)\n"
+        "orch.report_progress(agent.id, 'working', message='m\\u00e4ssage')\n"
+        "print(orch.terminate(agent.id).success)\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, str(scene.root)],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": _package(), **(env or {})},
+        cwd=scene.work,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def _package():
+    import orchestrator_core  # noqa: PLC0415 - where it is, and nothing else
+
+    return str(Path(orchestrator_core.__file__).parents[1])
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {},
+        {"LC_ALL": "C"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"HOME": "/proc/1/no-such-home"},
+        {"HOME": "/", "TERM": "no-such-terminal", "SHELL": "/no/such/shell"},
+        {"TMUX": "/tmp/nowhere,1,0", "TMUX_TMPDIR": "/no/such/place"},
+    ],
+    ids=str,
+)
+def test_a_bare_or_odd_environment_makes_no_difference(env, scene):
+    """No LANG, a locale of C, a home that cannot be written to: a life from start to end."""
+    done = _in_another_process(scene, env)
+
+    assert ("True\n", "") == (done.stdout, done.stderr)
+    [log] = scene.root.glob("TASK-*/archive/*_stream.jsonl")
+    assert "prömpt" == log.read_text(encoding="utf-8")
+    assert [] == scene.world.leftovers() + scene.world.torn()
+
+
+def test_few_descriptors_are_an_error_or_enough_and_wedge_no_server(scene):
+    """Under a small RLIMIT_NOFILE: done, or an error of ours; the server serves others after it."""
+    for limit in (64, 20, 14, 10):
+        before = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, 4096))"
+        done = _in_another_process(scene, before=before)
+        assert done.returncode == 0 or _raised_ours(done.stderr), (limit, done.stderr[-800:])
+
+        orch = scene.orchestrator(recover=True)
+        orch.recover(force=True)
+        agent = orch.deploy(orch.create_task("after").id, scene.spec())
+        assert orch.terminate(agent.id).success
+        assert [] == scene.world.leftovers() + scene.world.torn(), limit
+
+
+def _raised_ours(stderr):
+    """Tell whether a program ended with an error of ours; or was too poor even to import us."""
+    return "orchestrator_core.exceptions." in stderr or "Too many open files" in stderr
+
+
+def test_a_full_disk_is_an_error_and_loses_nothing(scene):
+    """On a small tmpfs that fills up under way: errors of ours, and once there is space: nothing."""
+    script = scene.program("full", f"#!/bin/sh\nexport PYTHONPATH={_package()}\n{_FULL_DISK}")
+    done = subprocess.run(
+        ["unshare", "-m", "sh", script, str(scene.root), sys.executable],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (0, "") == (done.returncode, done.stderr), done
+    told = json.loads(done.stdout)
+    assert "No space left on device" in told["deploying"]["cause"], told
+    assert [] == told["deploying"]["leaked"]
+    assert {"success": True, "left": [], "torn": []} == told["after"]
+
+
+_FULL_DISK = f"""\
+mkdir -p "$1" && mount -t tmpfs -o size=300k,mode=700 none "$1" || exit 1
+exec "$2" - "$1" <<'END'
+import json, os, sys
+sys.path.insert(0, {str(Path(__file__).resolve().parents[1])!r})
+from orchestrator_core import AgentSpec, Orchestrator, OrchestratorError
+from support.world import World
+
+root = sys.argv[1]
+orch, world = Orchestrator(root), World(root, root)
+spec = AgentSpec(type="a", prompt="p", command=["sleep", "1000"])
+task = orch.create_task("tried").id
+living = orch.deploy(task, spec)
+ballast = open(f"{{root}}/ballast", "wb", buffering=0)
+try:
+    while True:
+        ballast.write(bytes(4096))
+except OSError:
+    pass
+try:
+    orch.deploy(task, spec)
+    told = {{"cause": "none", "leaked": []}}
+except OrchestratorError as error:
+    told = {{"cause": f"{{error.code}}: {{error}}", "leaked": error.leaked}}
+full = orch.terminate(living.id)
+os.unlink(ballast.name)
+ballast.close()
+orch.recover(force=True)
+again = orch.terminate(orch.deploy(task, spec).id)
+left = [one for one in world.leftovers() if "tmux.sock" not in one]
+after = {{"success": again.success, "left": left, "torn": world.torn()}}
+print(json.dumps({{"deploying": told, "full": full.success, "after": after}}))
+os.kill(world.server(), 9)
+END
+"""
+
+
+@pytest.mark.parametrize("kind", ["a file", "world-writable", "read-only", "another user's"])
+def test_a_root_that_cannot_be_used_is_refused_at_the_door(kind, scene):
+    """With an error that names it; whatever is there stays as it is."""
+    root = scene.root
+    if kind == "a file":
+        root.write_text("mine")
+    else:
+        root.mkdir()
+    if kind == "world-writable":
+        root.chmod(0o777)
+    if kind == "another user's":
+        os.chown(root, pwd.getpwnam("nobody").pw_uid, -1)
+    if kind == "read-only":
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", root], check=True)
+    try:
+        with pytest.raises(StorageError, match=str(root)) as raised:
+            Orchestrator(root)
+        assert raised.value.hint
+    finally:
+        if kind == "read-only":
+            subprocess.run(["umount", root], check=True)
+
+
+@pytest.mark.parametrize("name", ["registry", "sagas"])
+def test_links_planted_inside_a_root_are_not_followed(name, scene):
+    """A directory of ours that is a symlink elsewhere is refused, and elsewhere stays empty."""
+    scene.root.mkdir()
+    (scene.root / name).symlink_to(scene.work)
+    with pytest.raises(StorageError):
+        Orchestrator(scene.root)
+    assert [] == os.listdir(scene.work)
+
+
+def test_a_link_planted_where_a_registry_is_written_is_not_followed(scene, orch, task):
+    """What it points to is not read, written or replaced; the error says so."""
+    elsewhere = scene.place / "elsewhere"
+    elsewhere.write_text("mine")
+    [registry] = scene.root.glob("TASK-*/AGENT_REGISTRY.json")
+    registry.rename(scene.place / "kept")
+    registry.symlink_to(elsewhere)
+
+    with pytest.raises(StorageError) as raised:
+        orch.deploy(task, scene.spec())
+    assert "symlink" in raised.value.hint
+
+    assert "mine" == elsewhere.read_text()
+    assert {} == scene.world.processes()
+
+
+# --- damage ------------------------------------------------------------------------------------
+
+DAMAGE = {
+    "empty": lambda data: b"",
+    "cut in half": lambda data: data[: len(data) // 2],
+    "zeroed": lambda data: bytes(len(data)),
+    "not JSON": lambda data: b"{" + data,
+    "another JSON": lambda data: b"[]",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("which", ["registry/GLOBAL_REGISTRY.json", "TASK-*/AGENT_REGISTRY.json"])
+def test_a_damaged_registry_is_kept_rebuilt_and_ends_nobody(which, damage, scene, orch, task):
+    """Kept aside once; rebuilt from what the journals know; the living live on, and can be ended."""
+    agent = orch.deploy(task, scene.spec())
+    [path] = scene.root.glob(which)
+    broken = DAMAGE[damage](path.read_bytes())
+    path.write_bytes(broken)
+
+    with scene.orchestrator(recover=True) as other:
+        other.report_progress(agent.id, "working")
+        assert other.deploy(task, scene.spec()).is_active
+
+    [kept] = path.parent.glob(f"{path.name}.damaged-*")
+    assert broken == kept.read_bytes()
+    assert 2 == len(scene.world.sessions())
+    assert [] == scene.world.torn()
+    assert all(orch.terminate(one.id).success for one in orch.agents(status="active"))
+    assert [] == [left for left in scene.world.leftovers() if "damaged" not in left]
+
+
+@pytest.mark.parametrize("place", ["begin", "spawn_tmux", "commit", "last"])
+def test_a_damaged_journal_is_kept_rebuilt_and_ends_nobody(place, scene, orch, task):
+    """A line that does not check: the agent lives on, and is ended in full when it is its time."""
+    agent = orch.deploy(task, scene.spec())
+    path = scene.root / f"sagas/{agent.id}.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    marks = {"begin": b'"begin"', "spawn_tmux": b'"intent","step":"spawn_tmux"', "commit": b'"commit"'}
+    if place != "last":
+        lines += [lines[-1].replace(b"commit", b"unknown")]  # Damage stands before the end.
+    number = next((n for n, line in enumerate(lines) if marks.get(place, b"?") in line), -1)
+    lines[number] = lines[number].replace(b"e", b"E")
+    path.write_bytes(b"".join(lines))
+
+    scene.orchestrator(recover=True)
+
+    assert [agent.tmux_session] == scene.world.sessions()
+    assert scene.world.of_agent(agent.id)
+    assert orch.terminate(agent.id).success
+    assert {} == scene.world.processes()
+    assert [] == scene.world.sessions() + scene.world.cgroups()
+    assert [] == scene.world.files("TASK-*/run/*") + scene.world.files("TASK-*/agent_prompt_*")
+
+
+def test_a_damaged_root_file_is_said_and_not_reset(scene, orch, task):
+    """Its id and socket lead to living agents: a new one would lose them."""
+    path = scene.root / "root.json"
+    kept = path.read_bytes()
+    path.write_bytes(b"{")
+    with pytest.raises(RegistryDamaged, match=r"root\.json"):
+        Orchestrator(scene.root)
+    assert b"{" == path.read_bytes()
+    path.write_bytes(kept)
+
+
+def test_a_stopped_supervisor_is_ended_in_bounded_time(scene, orch, task):
+    """SIGSTOP is no way out."""
+    agent = orch.deploy(task, scene.spec())
+    [pane] = scene.world.panes(agent.id)
+    os.kill(pane, signal.SIGSTOP)
+
+    end = orch.terminate(agent.id)
+
+    assert (True, True) == (end.success, end.duration_ms < 5000)
+    assert [] == scene.world.leftovers()
