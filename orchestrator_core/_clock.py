@@ -14,7 +14,8 @@ def timestamp() -> str:
 
 @functools.lru_cache(maxsize=1)
 def _written(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+    moment = datetime.fromtimestamp(ms // 1000, UTC).replace(microsecond=ms % 1000 * 1000)
+    return moment.isoformat(timespec="milliseconds")
 
 
 def ms_since(start: float) -> float:

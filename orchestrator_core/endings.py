@@ -104,7 +104,7 @@ class EndReport:
     log_files_archived: bool = False
     verified_no_zombies: bool = False
     method: str = ""
-    survivors: tuple[dict[str, Any], ...] = ()
+    survivors: tuple[str, ...] = ()  #: Who is still alive, after all that was done: "pid (name)".
     errors: tuple[str, ...] = ()
     archived_files: tuple[str, ...] = ()
     bytes_freed: int = 0
@@ -131,7 +131,7 @@ class EndReport:
             log_files_archived=bool(tee.get("archived")),
             verified_no_zombies=bool(spawn.get("proven")),
             method=spawn.get("method", ""),
-            survivors=tuple(spawn.get("survivors", ())),
+            survivors=tuple(spawn.get("leaked", ())),
             errors=tuple(f"{step.step}: {step.error}" for step in report.failed),
             archived_files=tuple(tee.get("archived", ())),
             bytes_freed=tee.get("bytes_freed", 0) + prompt.get("bytes_freed", 0),

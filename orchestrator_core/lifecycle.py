@@ -266,6 +266,8 @@ class Lifecycle:
             return
         task_id = self.sagas.history(report.saga_id).labels.get("task_id")
         result = EndReport.of(report).to_dict()
+        # The journal keeps them; every record is written anew with each update of its registry.
+        del result["steps"]
 
         def enter(document: dict[str, Any]) -> None:
             record = find_agent(document, report.saga_id)

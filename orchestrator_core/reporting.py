@@ -237,11 +237,10 @@ class Reporter:
         if tracked:
             yield Path(tracked)
         result = record.get("auto_cleanup_result") or {}
-        yield from (
-            Path(p) for p in result.get("archived_files", ()) if p.endswith("_stream.jsonl")
-        )
-        archive = self._world.places.archive(task_id)
-        yield archive / log.name
+        archived = map(Path, result.get("archived_files", ()))
+        # Its name may have been taken there, and it was given the next: a_stream.1.jsonl.
+        yield from (path for path in archived if path.name.startswith(f"{log.stem}."))
+        yield self._world.places.archive(task_id) / log.name
         # Moved there between our first look and now, perhaps; or never archived.
         yield log
 

@@ -15,8 +15,8 @@ from typing import Any
 import attrs
 import msgspec
 
-_CRC = b',"crc":"'
-_TAIL = len(_CRC) + 8 + len(b'"}')
+_END = b',"crc":"%08x"}'
+_TAIL = len(_END % 0)
 _JSON = msgspec.json.Encoder()
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 
@@ -37,7 +37,7 @@ def entry_of(kind: str, **data: Any) -> Entry:  # noqa: ANN401 - anything msgspe
 def encode(entry: Entry, at: str) -> bytes:
     """Return the line of an entry written *at* that time: its kind first, its checksum last."""
     body = _JSON.encode({"kind": entry.kind, **entry.data, "at": at})[:-1]
-    return b'%s%s%08x"}\n' % (body, _CRC, zlib.crc32(body))
+    return body + _END % zlib.crc32(body) + b"\n"
 
 
 def decode(line: bytes) -> Entry:
@@ -47,8 +47,8 @@ def decode(line: bytes) -> Entry:
     Raises:
         ValueError: It does not check, or is no journal line.
     """
-    body, tail = line[:-_TAIL], line[-_TAIL:]
-    if tail != b'%s%08x"}' % (_CRC, zlib.crc32(body)):
+    body = line[:-_TAIL]
+    if not line.endswith(_END % zlib.crc32(body)):
         raise ValueError("the checksum does not match")
     try:
         data = _OBJECT.decode(body + b"}")
@@ -87,7 +87,7 @@ def parse(data: bytes) -> Reading:
 
 def _without_newline(rest: bytes) -> bytes:
     """Return the last line if nothing but its newline is missing, or wrong; else nothing."""
-    for line in (rest, rest[:-1]):
+    for line in (rest, rest[:-1]) if rest else ():
         try:
             decode(line)
         except ValueError:

@@ -24,6 +24,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import msgspec
 
 from orchestrator_core.exceptions import (
     JournalDamaged,
@@ -72,6 +73,11 @@ class RecoveryReport:
         """The sagas that still hold something."""
         again = (saga_id for saga_id, report in self.unwound.items() if not report.closed)
         return (*again, *self.waiting)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-safe values."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
 
 
 def _never(_history: History) -> Unwind | None:

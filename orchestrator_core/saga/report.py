@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import msgspec
 
 from orchestrator_core.saga.step import Unwind  # noqa: TC001 - msgspec reads it at run time
 
@@ -45,3 +46,8 @@ class UnwindReport:
     def step(self, name: str) -> StepReport | None:
         """Return the report of the step of that name, if the saga had one."""
         return next((step for step in self.steps if step.step == name), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-safe values."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain

@@ -110,8 +110,14 @@ class Unwinding:
         if self.interrupt is None and not isinstance(error, Exception):
             self.interrupt = error
         self.watcher.failed(step, error)
+        leaked = list(getattr(error, "leaked", ()))
         return StepReport(
-            step, "failed", duration_ms=duration_ms, attempts=attempt, error=describe(error)
+            step,
+            "failed",
+            duration_ms=duration_ms,
+            attempts=attempt,
+            detail={"leaked": leaked} if leaked else {},
+            error=describe(error),
         )
 
 

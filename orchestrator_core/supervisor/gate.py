@@ -40,14 +40,33 @@ def is_committed(journal: int) -> bool:
     return b"commit" in seen and not seen & {b"unwind", b"close"}
 
 
-def is_unwinding(journal: int) -> bool:
+def is_unwinding(journal: int, path: str | None = None) -> bool:
     """Tell whether somebody has begun to unwind the saga."""
-    return bool(_kinds(journal) & {b"unwind", b"close"})
+    return bool(_kinds_by_now(journal, path) & {b"unwind", b"close"})
 
 
-def is_asked_to_end(journal: int) -> bool:
+def is_asked_to_end(journal: int, path: str | None = None) -> bool:
     """Tell whether the agent's end was asked for from inside."""
-    return b"request" in _kinds(journal)
+    return b"request" in _kinds_by_now(journal, path)
+
+
+def _kinds_by_now(journal: int, path: str | None) -> set[bytes]:
+    """
+    Return the kinds of lines in *journal*, and in what is at its *path* by now.
+
+    Recovery puts a rebuilt journal where a damaged one was, so ours may be the old one.
+    """
+    seen = _kinds(journal)
+    if path is None:
+        return seen
+    try:
+        latest = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return seen | {b"close"}
+    try:
+        return seen | _kinds(latest)
+    finally:
+        os.close(latest)
 
 
 def _kinds(journal: int) -> set[bytes]:

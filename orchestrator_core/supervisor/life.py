@@ -131,11 +131,14 @@ class Life:
             self._leave("term")
         elif signals.HUP in came:
             self._leave("hangup")
-        elif signals.USR1 in came and self.phase == LIVING and gate.is_asked_to_end(self._journal):
+        elif signals.USR1 in came and self.phase == LIVING and self._is_asked_to_end():
             self._witness.cause = "request"
             self._enter(LINGERING, self._launch.linger_s)
         elif signals.INT in came:
             self._below.interrupt()
+
+    def _is_asked_to_end(self) -> bool:
+        return gate.is_asked_to_end(self._journal, self._launch.journal)
 
     def _leave(self, cause: str) -> None:
         if self._witness.cause == "exit":
@@ -177,7 +180,7 @@ def _inherit(launch: Launch, journal: int) -> int:
     the journal is read, and what comes after that the heir finds pending.
     """
     signals.hold_term()
-    if not launch.heir or gate.is_unwinding(journal):
+    if not launch.heir or gate.is_unwinding(journal, launch.journal):
         return 0
     signals.deaf_to_the_terminal()
     nothing = os.open(os.devnull, os.O_RDWR)

@@ -89,7 +89,8 @@ class Witness:
             return
         try:
             os.write(self._events, os.fsencode(line[:4000] + "\n"))
-        except OSError:
+        except OSError:  # Nobody listens any more.
+            os.close(self._events)
             self._events = None
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.tmux
 SLEEP = ["sleep", "1000"]
 #: It ignores what is polite, and has a child in another session that does, too.
 STUBBORN = ["sh", "-c", "trap '' HUP TERM; setsid sleep 1000 & sleep 1000; sleep 1000"]
-SAMPLED = 4  #: One point of so many is tried, without --all-points.
+SAMPLED = 6  #: One point of so many is tried, without --all-points.
 PARTS = 2  #: For two processors to share an act.
 
 

@@ -27,13 +27,11 @@ from orchestrator_core.exceptions import DeploymentError, OrchestratorError
 GROWS = ("open", "write", "pwrite", "mkdir", "mkfifo", "link")
 
 
-def _tried(scene, act):
+def _tried(act):
     """Act; return the error, which is one of ours, or None."""
     try:
         act()
     except OrchestratorError as error:
-        assert error.code
-        assert str(error)
         return error
     return None
 
@@ -51,7 +49,7 @@ def test_a_deploy_that_is_refused_anything_once_is_all_or_nothing(prepare):
         with a_fake_scene() as scene:
             act = begin(scene, prepare)
             with Fails(scene.fake, number, errno.EIO):
-                error = _tried(scene, act)
+                error = _tried(act)
             if not getattr(error, "leaked", ()) and (half := _half(scene)):
                 wrong[f"{name} (number {number}), then {error!r}"] = half
             if odd := wrong_with(scene):
@@ -67,7 +65,7 @@ def test_an_end_that_is_refused_anything_once_is_finished_by_the_next(prepare):
         with a_fake_scene() as scene:
             act = begin(scene, prepare)
             with Fails(scene.fake, number, errno.EIO):
-                _tried(scene, act)
+                _tried(act)
             if odd := wrong_with(scene):
                 wrong[f"{name} (number {number})"] = odd
     assert {} == wrong
@@ -83,10 +81,41 @@ def test_a_disk_that_fills_up_and_stays_full_leaks_nothing(prepare):
         with a_fake_scene() as scene:
             act = begin(scene, prepare)
             with Fails(scene.fake, number, errno.ENOSPC, for_ever=True, only=GROWS):
-                error = _tried(scene, act)
+                error = _tried(act)
             alive = scene.fake.alive() or scene.fake.sessions()
             if prepare is deploy and error is not None and not error.leaked and alive:
                 wrong[f"{name} (number {number}), then {error!r}"] = alive
+            if odd := wrong_with(scene):
+                wrong[f"{name} (number {number}), after recovery"] = odd
+    assert {} == wrong
+
+
+def test_what_can_not_be_undone_is_named():
+    """From whatever call on everything is refused: what is there then, the error has named."""
+    names = {
+        "session": "tmux_session",
+        "process": "tmux_session",
+        "prompt": "prompt_file",
+        "log": "log_files",
+        "deploy log": "log_files",
+        "run": "log_files",
+        "record": "task_registry",
+        "entry": "global_registry",
+    }
+    wrong = {}
+    for number, _, name in points_of(deploy):
+        with a_fake_scene() as scene:
+            act = begin(scene, deploy)
+            with Fails(scene.fake, number, errno.EIO, for_ever=True):
+                error = _tried(act)
+            left = {
+                names[what]
+                for holds in scene.world.holdings().values()
+                for what in holds & {*names}
+            }
+            told = {leak.partition(":")[0] for leak in error.leaked}
+            if not left <= told:
+                wrong[f"{name} (number {number}), then {error!r}"] = left - told
             if odd := wrong_with(scene):
                 wrong[f"{name} (number {number}), after recovery"] = odd
     assert {} == wrong
@@ -156,6 +185,7 @@ def test_an_agent_that_nothing_can_end_is_named_and_stays_visible():
         end = orch.terminate(agent.id)
         assert (False, False) == (end.success, end.verified_no_zombies)
         [survivor] = [one for one in scene.fake.alive() if one.unkillable]
+        assert (f"{survivor.pid} ({survivor.name})",) == end.survivors
         assert str(survivor.pid) in " ".join(end.errors)
         assert agent.id in orch.recover(force=True).stuck
 

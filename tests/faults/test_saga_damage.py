@@ -11,6 +11,7 @@ import shutil
 import pytest
 from saga_kit import NAMES, FileReceipt, OnDisk, kinds_of, on_disk, open_journals, snapshot, stands
 
+from orchestrator_core.exceptions import SagaBusy
 from orchestrator_core.saga import Sagas, Unwind
 
 OVER = Unwind.terminal("its life is over")
@@ -129,7 +130,7 @@ def directory(journal):
 
 def symlink(journal):
     target = journal.with_name("elsewhere")
-    os.rename(journal, target)
+    journal.rename(target)
     journal.symlink_to(target)
 
 
@@ -152,9 +153,7 @@ def contradiction(journal):
     journal.write_bytes(whole + whole[whole.rindex(b'{"kind":"commit"') :])
 
 
-@pytest.mark.parametrize(
-    "damage", [empty, directory, symlink, fifo, noise, twice, contradiction]
-)
+@pytest.mark.parametrize("damage", [empty, directory, symlink, fifo, noise, twice, contradiction])
 def test_whatever_is_in_its_place_is_kept_once_and_the_saga_lives_on(
     sagas, committed, memory_tmp, damage
 ):
@@ -233,6 +232,22 @@ def test_a_journal_in_the_hands_of_a_living_owner_is_not_rebuilt(sagas, committe
 
         assert ("s",) == sagas.recover(replan=replan(memory_tmp)).busy
         assert [] == kept_aside(sagas)
+
+
+def test_a_journal_that_another_has_rebuilt_meanwhile_is_not_rebuilt_again(
+    sagas, committed, memory_tmp
+):
+    """Two recoveries saw the damage; the second comes to its turn when the first is done."""
+    noise(committed)
+    sagas.recover(replan=replan(memory_tmp))
+
+    with pytest.raises(SagaBusy, match="rebuilt by somebody else"):
+        sagas.journals.rebuild("s", list)
+
+    assert ("committed", ["s.jsonl.damaged"]) == (
+        stands(sagas.journals.path, "s"),
+        kept_aside(sagas),
+    )
 
 
 def test_a_damaged_spare_is_kept_and_stops_nothing(sagas, committed):

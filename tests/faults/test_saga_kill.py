@@ -12,7 +12,17 @@ from pathlib import Path
 
 import pytest
 from breaking import calls_of, in_child, killed_at
-from saga_kit import NAMES, OnDisk, kinds_of, litter, on_disk, open_journals, snapshot, stands
+from saga_kit import (
+    NAMES,
+    FileReceipt,
+    OnDisk,
+    kinds_of,
+    litter,
+    on_disk,
+    open_journals,
+    snapshot,
+    stands,
+)
 
 from orchestrator_core.saga import Sagas, Unwind
 
@@ -159,8 +169,6 @@ def test_killed_anywhere_in_a_rebuild_the_damaged_one_is_kept_once(memory_tmp, d
     place = memory_tmp / "first"
 
     def replan(_saga_id, _labels):
-        from saga_kit import FileReceipt
-
         return {name: FileReceipt(path=f"{place}/s.{name}", owner="s") for name in NAMES}
 
     def rebuild(where):

@@ -31,7 +31,7 @@ def files_of(place):
 @contextlib.contextmanager
 def program(text, *arguments):
     """Run a Python program of its own beside us; it is told to go on by closing its input."""
-    prelude = f"import sys; sys.path[:0] = [{str(HELPERS)!r}, {os.getcwd()!r}]\n"
+    prelude = f"import sys; sys.path[:0] = [{str(HELPERS)!r}, {str(Path.cwd())!r}]\n"
     child = subprocess.Popen(
         [sys.executable, "-c", prelude + text, *map(str, arguments)],
         stdin=subprocess.PIPE,
@@ -95,7 +95,7 @@ def test_the_saga_of_a_killed_process_is_recovered_at_once(tmp_path):
     assert (["s"], []) == (list(report.unwound), files_of(tmp_path))
 
 
-def test_the_saga_of_another_thread_is_not_disturbed():
+def test_the_saga_of_another_thread_is_not_disturbed(tmp_path):
     """Locks belong to the open file, so threads of one process keep each other out, too."""
     shelf = Shelf()
     begun, go_on = threading.Event(), threading.Event()
@@ -111,18 +111,15 @@ def test_the_saga_of_another_thread_is_not_disturbed():
             saga.run()
             saga.commit()
 
-    import tempfile
+    sagas = Sagas(tmp_path, steps=[Thing(shelf)])
+    thread = threading.Thread(target=own, args=(sagas,))
+    thread.start()
+    assert begun.wait(10)
+    busy = sagas.recover().busy
+    go_on.set()
+    thread.join()
 
-    with tempfile.TemporaryDirectory() as place:
-        sagas = Sagas(place, steps=[Thing(shelf)])
-        thread = threading.Thread(target=own, args=(sagas,))
-        thread.start()
-        assert begun.wait(10)
-        busy = sagas.recover().busy
-        go_on.set()
-        thread.join()
-
-        assert (("s",), ("s",)) == (busy, sagas.recover().alive)
+    assert (("s",), ("s",)) == (busy, sagas.recover().alive)
 
 
 def test_who_waits_for_an_owner_gets_the_saga_when_it_lets_go(tmp_path):
@@ -251,7 +248,7 @@ def test_an_id_that_is_closed_while_it_is_begun_again_stays_closed(tmp_path, mon
     )  # fmt: skip
 
 
-# --- forks -----------------------------------------------------------------------------------------
+# --- forks ------------------------------------------------------------------------------------
 
 
 def test_a_process_forked_inside_the_block_neither_unwinds_nor_writes(tmp_path):
@@ -306,7 +303,7 @@ def test_a_journal_rebuilt_while_one_waits_for_it_is_found_again(tmp_path):
     rebuilt.write_bytes(journal.read_bytes())
 
     def rebuild():
-        os.rename(rebuilt, journal)
+        rebuilt.rename(journal)
         holder.close()
 
     threading.Timer(0.1, rebuild).start()

@@ -45,7 +45,9 @@ class Breaker:
     @contextlib.contextmanager
     def in_place(self):
         for name in CALLS:
-            setattr(os, name, lambda *args, _name=name, **options: self._call(_name, *args, **options))
+            setattr(
+                os, name, lambda *args, _name=name, **options: self._call(_name, *args, **options)
+            )
         try:
             yield self
         finally:

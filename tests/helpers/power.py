@@ -109,7 +109,7 @@ class Disk:
         of = self._name(path)
         keep = []
         for change in self.pending:
-            if any(n is not None and os.path.dirname(n) == of for n in (change.old, change.new)):
+            if any(name is not None and _above(name) == of for name in (change.old, change.new)):
                 _apply(self.names, change)
             else:
                 keep.append(change)
@@ -135,6 +135,10 @@ class Disk:
         return files, dict(self.names), tuple(self.pending), tuple(self.acknowledged)
 
 
+def _above(name):
+    return name.rpartition("/")[0]
+
+
 def _apply(names, change):
     if change.old is not None:
         names.pop(change.old, None)
@@ -156,11 +160,14 @@ def outcomes(state, *, most, seed=0):
         if not _all_fit(left, pending, chosen):
             continue
         for how in ("none", "all", "half", "zeros"):
-            yield {name: (_left(*files[inode][:2], how), files[inode][2]) for name, inode in left.items()}
+            yield {
+                name: (_left(*files[inode][:2], how), files[inode][2])
+                for name, inode in left.items()
+            }
 
 
 def _all_fit(names, pending, chosen):
-    """Apply the first few changes of each file; tell whether no name had to be two files' at once."""
+    """Apply the first changes of each file; tell whether no name had to be two files' at once."""
     seen = dict.fromkeys(chosen, 0)
     for change in pending:
         seen[change.inode] += 1

@@ -19,6 +19,7 @@ import pytest
 
 from orchestrator_core.processes import Claim, LocalProcesses, Patience
 from orchestrator_core.supervisor import command, launch
+from orchestrator_core.supervisor.cgroup import Cgroup
 
 LONG_S = 20
 
@@ -233,6 +234,8 @@ class Stage:
         if "hopper" in self.roll.alive():  # It forks ahead of any look; its group is one.
             os.killpg(int((self.place / "of-hopper" / "group").read_text()), signal.SIGKILL)
         self.roll.close()
+        if self.cgroup is not None:
+            Cgroup(self.cgroup).remove()
         for fd in (self.terminal, self.news, self.lock):
             if fd is not None:
                 os.close(fd)

@@ -1,12 +1,13 @@
 """Many agents and many orchestrators at once, on real tmux: limits hold, and nothing grows."""
 
 import json
-import os
 import threading
+from pathlib import Path
 
 import pytest
 
 from orchestrator_core.exceptions import LimitReached
+from orchestrator_core.processes.port import Patience
 
 pytestmark = pytest.mark.tmux
 
@@ -119,7 +120,7 @@ def test_recovery_beside_deploys_and_ends_disturbs_nobody(scene, actors):
 
 
 def test_fifty_agents_one_after_another_leave_nothing_and_grow_nothing(scene):
-    """What one agent leaves behind is its archive and its closed journal, however many there were."""
+    """What one agent leaves is its archive and its closed journal, however many there were."""
     orch = scene.orchestrator()
     task = orch.create_task("tried")
     spec = scene.spec("sh", "-c", "echo hello; exec sleep 1000")
@@ -164,12 +165,37 @@ def test_twenty_that_finish_by_themselves_at_the_same_time_leave_nothing(scene):
     spec = scene.spec("sh", "-c", f"read go < {scene.gate('go')}; echo done")
     agents = [orch.deploy(task.id, spec).id for _ in range(20)]
 
-    with open(scene.work / "go", "w") as gate:
+    with (scene.work / "go").open("w") as gate:
         gate.write("go\n" * 20)
     ends = [orch.wait(agent, timeout_s=60) for agent in agents]
 
     assert [("completed", True)] * 20 == [(end.status, end.success) for end in ends]
     assert {} == scene.world.until_alone()
+    assert [] == scene.world.leftovers() + scene.world.torn()
+
+
+def test_nobody_waits_for_an_end_that_takes_its_time(scene):
+    """While an agent that ignores SIGTERM is being ended, others report, deploy and end."""
+    orch = scene.orchestrator(patience=Patience(term_s=20, kill_s=2))
+    task = orch.create_task("tried")
+    # It leaves when it is told, not when it is asked.
+    script = f"trap '' TERM HUP; echo deaf; read go < {scene.gate('go')}"
+    slow, other = (
+        orch.deploy(task.id, scene.spec("sh", "-c", script)),
+        orch.deploy(task.id, scene.spec()),
+    )
+    scene.follow(*scene.root.glob(f"TASK-*/logs/{slow.id}_stream.jsonl"), until=b"deaf")
+    ending = threading.Thread(target=orch.terminate, args=[slow.id])
+    ending.start()
+    scene.follow(scene.root / f"sagas/{slow.id}.jsonl", until=b'"kind":"unwind"')
+
+    assert orch.report_progress(other.id, "working").recorded
+    assert orch.terminate(orch.deploy(task.id, scene.spec()).id).success
+    assert orch.terminate(other.id).success
+
+    assert ending.is_alive()
+    scene.let_go("go")
+    ending.join()
     assert [] == scene.world.leftovers() + scene.world.torn()
 
 
@@ -195,10 +221,9 @@ def _held(scene):
     history = {*scene.world.files("TASK-*/archive/*"), *scene.world.files("sagas/closed/*")}
     files = [str(p.relative_to(scene.root)) for p in scene.root.rglob("*") if not p.is_dir()]
     return {
-        "descriptors of ours": len(os.listdir("/proc/self/fd")),
-        "descriptors of tmux": len(os.listdir(f"/proc/{scene.world.server()}/fd")),
+        "descriptors of ours": len([*Path("/proc/self/fd").iterdir()]),
+        "descriptors of tmux": len([*Path(f"/proc/{scene.world.server()}/fd").iterdir()]),
         "threads": threading.active_count(),
         "cgroups": scene.world.cgroups(),
         "files": sorted({*files} - history),
     }
-

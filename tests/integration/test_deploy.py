@@ -2,8 +2,8 @@
 
 import json
 import os
+import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -44,7 +44,8 @@ def test_the_agent_starts_when_both_registries_hold_it(scene, orch, task):
     """An agent that reports with its first breath is never 'not found'."""
     code = (
         "import json, os, pathlib\n"
-        "root, me = pathlib.Path(os.environ['ORCHESTRATOR_ROOT']), os.environ['ORCHESTRATOR_AGENT_ID']\n"
+        "me = os.environ['ORCHESTRATOR_AGENT_ID']\n"
+        "root = pathlib.Path(os.environ['ORCHESTRATOR_ROOT'])\n"
         "known = json.loads((root / 'registry/GLOBAL_REGISTRY.json').read_text())['agents']\n"
         "task = root / os.environ['ORCHESTRATOR_TASK_ID'] / 'AGENT_REGISTRY.json'\n"
         "print(me in known, me in task.read_text(), flush=True)\n"
@@ -77,7 +78,7 @@ def test_placeholders_prompt_and_environment_reach_the_agent_unchanged(scene, or
     assert [agent.id, prompt, kept, task, workspace, kept, "", "-x", ";"] == argv
     assert (odd, str(scene.work), odd, []) == (stdin, cwd, env, tmux)
     assert same == (odd == kept)
-    assert [] == os.listdir(scene.work)
+    assert [] == [*scene.work.iterdir()]
 
 
 def test_ten_megabytes_of_prompt_arrive(scene, orch, task):
@@ -128,7 +129,9 @@ def test_no_secret_is_anywhere_but_where_the_agent_finds_it(scene, orch, task):
     [("echo oops; exit 3", "exit status 3"), ("echo oops; kill -9 $$", "signal 9")],
     ids=["exits", "is killed"],
 )
-def test_an_early_death_is_a_failed_deploy_that_shows_its_last_words(script, told, scene, orch, task):
+def test_an_early_death_is_a_failed_deploy_that_shows_its_last_words(
+    script, told, scene, orch, task
+):
     """Within its grace: the error tells how it died and what it said, and nothing is left."""
     with pytest.raises(DeploymentError, match=told) as raised:
         orch.deploy(task, scene.spec("sh", "-c", script), grace_s=10)
@@ -201,31 +204,35 @@ def test_an_end_by_a_tmux_that_hangs_ends_the_processes_and_is_finished_later(sc
     assert [] == scene.world.leftovers() + scene.world.torn()
 
 
-def test_a_session_that_appears_after_its_deployer_died_goes_by_itself(scene, orch, actors, task):
-    """Killed while its tmux is in flight, recovered at full speed: the session closes its own gate."""
+@pytest.mark.parametrize("recovered", [True, False], ids=["recovered", "not recovered"])
+def test_a_session_that_appears_after_its_deployer_died_goes_by_itself(
+    recovered, scene, orch, actors, task
+):
+    """Killed with its tmux in flight, recovered at full speed or not: its gate stays shut."""
     orch.terminate(orch.deploy(task, scene.spec()).id)  # The server runs.
     gate = scene.gate("in-flight")
-    real = subprocess.run(["sh", "-c", "command -v tmux"], capture_output=True, text=True, check=True)
+    real = shutil.which("tmux")
     (scene.place / "bin").mkdir()
-    scene.program(
-        "bin/tmux",
-        f'#!/bin/sh\ncase "$*" in *new-session*) read go < {gate}; echo in >> {scene.work}/done;; esac\n'
-        f'exec {real.stdout.strip()} "$@"\n',
-    )
+    script = f'case "$*" in *new-session*) read go < {gate};; esac\nexec {real} "$@"\n'
+    scene.program("bin/tmux", f"#!/bin/sh\n{script}")
     path = f"{scene.place}/bin:{os.environ['PATH']}"
+    command = ["sh", "-c", f"echo ran > {scene.work}/ran; sleep 1000"]
     deployer = actors.start(
-        "deploy_with_path", root=str(scene.root), task=task, command=["sleep", "1000"], path=path
+        "deploy_with_path", root=str(scene.root), task=task, command=command, path=path
     )
-    with open(gate, "w") as go:  # Opens when its tmux waits there.
+    with Path(gate).open("w") as go:  # Opens when its tmux waits there.
         os.kill(deployer, signal.SIGKILL)
         assert actors.collect(deployer)["killed"]
-        orch.recover(force=True)
-        # Of it there is nothing but the tmux that is still on its way.
-        assert [{"process"}] == [h for h in scene.world.holdings().values() if h]
+        if recovered:
+            orch.recover(force=True)
+            # Of it there is nothing but the tmux that is still on its way.
+            assert [{"process"}] == [h for h in scene.world.holdings().values() if h]
         go.write("go\n")
 
     # The client is let go, the session comes, finds no commit, and leaves.
     assert {} == scene.world.until_alone()
+    assert [] == scene.world.sessions()
+    assert not (scene.work / "ran").exists()
     orch.recover(force=True)
     assert [] == scene.world.leftovers() + scene.world.torn()
 
@@ -314,4 +321,3 @@ def test_the_same_key_is_the_same_agent_while_it_lives_and_free_afterwards(scene
 
     assert first.id != second.id
     assert [second.tmux_session] == scene.world.sessions()
-

@@ -8,7 +8,6 @@ there is nothing on the disk or in tmux that was not there before.
 import json
 import os
 import pwd
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +19,6 @@ from orchestrator_core.exceptions import (
     InvalidId,
     InvalidInput,
     NotFound,
-    RegistryDamaged,
     StorageError,
     TerminalUnavailable,
 )
@@ -29,7 +27,21 @@ pytestmark = pytest.mark.tmux
 
 BAD_IDS = [
     *("", ".", "..", "a/b", "../a", "/etc/passwd", "a\0b", "a\nb", "a:b", "a.b", "#(touch x)"),
-    *("#{pid}", "a b", "-a", "_a", "a'b", '"', "$(id)", "`id`", "ä", "名", "a" * 300, "a;b", "a\x1b"),
+    *(
+        "#{pid}",
+        "a b",
+        "-a",
+        "_a",
+        "a'b",
+        '"',
+        "$(id)",
+        "`id`",
+        "ä",
+        "名",
+        "a" * 300,
+        "a;b",
+        "a\x1b",
+    ),
 ]
 
 
@@ -186,10 +198,10 @@ def test_a_directory_behind_a_symlink_is_used_as_it_is(scene, orch, task):
     assert f"{scene.work}\n" == orch.read_output(agent.id)
 
 
-# --- where it happens ------------------------------------------------------------------------------
+# --- where it happens -----------------------------------------------------------------------
 
 
-def test_no_tmux_is_said_before_anything_is_taken(scene, orch, task, monkeypatch):
+def test_no_tmux_is_said_before_anything_is_taken(scene, task, monkeypatch):
     """With the hint how to get one."""
     monkeypatch.setenv("PATH", str(scene.work))
     with Untouched(scene), pytest.raises(TerminalUnavailable) as raised:
@@ -198,7 +210,7 @@ def test_no_tmux_is_said_before_anything_is_taken(scene, orch, task, monkeypatch
 
 
 @pytest.mark.parametrize("says", ["tmux 2.9", "tmux 3.1c", "screen 4.9", ""])
-def test_too_old_a_tmux_is_said_before_anything_is_taken(says, scene, orch, task, monkeypatch):
+def test_too_old_a_tmux_is_said_before_anything_is_taken(says, scene, task, monkeypatch):
     scene.program("work/tmux", f"#!/bin/sh\necho '{says}'\n")
     monkeypatch.setenv("PATH", f"{scene.work}:{os.environ['PATH']}")
     with Untouched(scene), pytest.raises(TerminalUnavailable, match=r"3\.2"):
@@ -212,7 +224,8 @@ def _in_another_process(scene, env=None, *, before=""):
         "import sys; from orchestrator_core import AgentSpec, Orchestrator\n"
         "orch = Orchestrator(sys.argv[1])\n"
         "task = orch.create_task('tr\\u00efed')\n"
-        "spec = AgentSpec(type='a', prompt='pr\\u00f6mpt', command=['sh', '-c', 'cat; sleep 1000'])\n"
+        "command = ['sh', '-c', 'cat; sleep 1000']\n"
+        "spec = AgentSpec(type='a', prompt='pr\\u00f6mpt', command=command)\n"
         "agent = orch.deploy(task.id, spec)\n"
         "orch.report_progress(agent.id, 'working', message='m\\u00e4ssage')\n"
         "print(orch.terminate(agent.id).success)\n"
@@ -259,7 +272,7 @@ def test_a_bare_or_odd_environment_makes_no_difference(env, scene):
 
 def test_few_descriptors_are_an_error_or_enough_and_wedge_no_server(scene):
     """Under a small RLIMIT_NOFILE: done, or an error of ours; the server serves others after it."""
-    for limit in (64, 20, 14, 10):
+    for limit in (64, 12, 10, 9):
         before = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, 4096))"
         done = _in_another_process(scene, before=before)
         assert done.returncode == 0 or _raised_ours(done.stderr), (limit, done.stderr[-800:])
@@ -272,12 +285,12 @@ def test_few_descriptors_are_an_error_or_enough_and_wedge_no_server(scene):
 
 
 def _raised_ours(stderr):
-    """Tell whether a program ended with an error of ours; or was too poor even to import us."""
-    return "orchestrator_core.exceptions." in stderr or "Too many open files" in stderr
+    """Tell whether a program ended with an error of ours."""
+    return stderr.splitlines()[-1].startswith("orchestrator_core.exceptions.")
 
 
 def test_a_full_disk_is_an_error_and_loses_nothing(scene):
-    """On a small tmpfs that fills up under way: errors of ours, and once there is space: nothing."""
+    """On a small tmpfs that fills up: an error of ours; once there is space, nothing is left."""
     script = scene.program("full", f"#!/bin/sh\nexport PYTHONPATH={_package()}\n{_FULL_DISK}")
     done = subprocess.run(
         ["unshare", "-m", "sh", script, str(scene.root), sys.executable],
@@ -361,7 +374,7 @@ def test_links_planted_inside_a_root_are_not_followed(name, scene):
     (scene.root / name).symlink_to(scene.work)
     with pytest.raises(StorageError):
         Orchestrator(scene.root)
-    assert [] == os.listdir(scene.work)
+    assert [] == [*scene.work.iterdir()]
 
 
 def test_a_link_planted_where_a_registry_is_written_is_not_followed(scene, orch, task):
@@ -378,81 +391,3 @@ def test_a_link_planted_where_a_registry_is_written_is_not_followed(scene, orch,
 
     assert "mine" == elsewhere.read_text()
     assert {} == scene.world.processes()
-
-
-# --- damage ------------------------------------------------------------------------------------
-
-DAMAGE = {
-    "empty": lambda data: b"",
-    "cut in half": lambda data: data[: len(data) // 2],
-    "zeroed": lambda data: bytes(len(data)),
-    "not JSON": lambda data: b"{" + data,
-    "another JSON": lambda data: b"[]",
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("which", ["registry/GLOBAL_REGISTRY.json", "TASK-*/AGENT_REGISTRY.json"])
-def test_a_damaged_registry_is_kept_rebuilt_and_ends_nobody(which, damage, scene, orch, task):
-    """Kept aside once; rebuilt from what the journals know; the living live on, and can be ended."""
-    agent = orch.deploy(task, scene.spec())
-    [path] = scene.root.glob(which)
-    broken = DAMAGE[damage](path.read_bytes())
-    path.write_bytes(broken)
-
-    with scene.orchestrator(recover=True) as other:
-        other.report_progress(agent.id, "working")
-        assert other.deploy(task, scene.spec()).is_active
-
-    [kept] = path.parent.glob(f"{path.name}.damaged-*")
-    assert broken == kept.read_bytes()
-    assert 2 == len(scene.world.sessions())
-    assert [] == scene.world.torn()
-    assert all(orch.terminate(one.id).success for one in orch.agents(status="active"))
-    assert [] == [left for left in scene.world.leftovers() if "damaged" not in left]
-
-
-@pytest.mark.parametrize("place", ["begin", "spawn_tmux", "commit", "last"])
-def test_a_damaged_journal_is_kept_rebuilt_and_ends_nobody(place, scene, orch, task):
-    """A line that does not check: the agent lives on, and is ended in full when it is its time."""
-    agent = orch.deploy(task, scene.spec())
-    path = scene.root / f"sagas/{agent.id}.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)
-    marks = {"begin": b'"begin"', "spawn_tmux": b'"intent","step":"spawn_tmux"', "commit": b'"commit"'}
-    if place != "last":
-        lines += [lines[-1].replace(b"commit", b"unknown")]  # Damage stands before the end.
-    number = next((n for n, line in enumerate(lines) if marks.get(place, b"?") in line), -1)
-    lines[number] = lines[number].replace(b"e", b"E")
-    path.write_bytes(b"".join(lines))
-
-    scene.orchestrator(recover=True)
-
-    assert [agent.tmux_session] == scene.world.sessions()
-    assert scene.world.of_agent(agent.id)
-    assert orch.terminate(agent.id).success
-    assert {} == scene.world.processes()
-    assert [] == scene.world.sessions() + scene.world.cgroups()
-    assert [] == scene.world.files("TASK-*/run/*") + scene.world.files("TASK-*/agent_prompt_*")
-
-
-def test_a_damaged_root_file_is_said_and_not_reset(scene, orch, task):
-    """Its id and socket lead to living agents: a new one would lose them."""
-    path = scene.root / "root.json"
-    kept = path.read_bytes()
-    path.write_bytes(b"{")
-    with pytest.raises(RegistryDamaged, match=r"root\.json"):
-        Orchestrator(scene.root)
-    assert b"{" == path.read_bytes()
-    path.write_bytes(kept)
-
-
-def test_a_stopped_supervisor_is_ended_in_bounded_time(scene, orch, task):
-    """SIGSTOP is no way out."""
-    agent = orch.deploy(task, scene.spec())
-    [pane] = scene.world.panes(agent.id)
-    os.kill(pane, signal.SIGSTOP)
-
-    end = orch.terminate(agent.id)
-
-    assert (True, True) == (end.success, end.duration_ms < 5000)
-    assert [] == scene.world.leftovers()

@@ -21,9 +21,20 @@ FORK = (
     "    if os.fork(): os._exit(0)\n"
     "    os.setsid()\n"
     "    if os.fork(): os._exit(0)\n"
-    "for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT): signal.signal(number, signal.SIG_IGN)\n"
+    "for number in (1, 2, 15): signal.signal(number, signal.SIG_IGN)\n"
 )
+NESTED = "-S $PWD/nested.sock -f /dev/null"
+OURS = "-S $ORCHESTRATOR_ROOT/tmux.sock"
+PANE = "=agent_$ORCHESTRATOR_AGENT_ID:"
+THEN = "echo ready; sleep 1000"
+DEAF = 'trap "" TERM HUP; sleep 1000; sleep 1000'
 READY = "print('ready', flush=True)\n"
+EXEC = "os.execve('/bin/sleep', ['sleep', '1000'], {})\n"
+HOP = (
+    "until = time.monotonic() + 60\n"
+    "while time.monotonic() < until:\n"
+    "    if os.fork(): os._exit(0)\n"
+)
 
 #: Each says "ready" in its log when it is what it is meant to be.
 AGENTS = {
@@ -41,19 +52,17 @@ AGENTS = {
     "nested tmux": [
         "sh",
         "-c",
-        "tmux -S $PWD/nested.sock -f /dev/null new-session -d 'sleep 1000'; echo ready; sleep 1000",
+        f"tmux {NESTED} new-session -d 'sleep 1000'; {THEN}",
     ],
     "run-shell of a nested tmux": [
         "sh",
         "-c",
-        "tmux -S $PWD/run.sock -f /dev/null new-session -d 'sleep 1000' \\; "
-        "run-shell -b 'trap \"\" TERM HUP; sleep 1000; sleep 1000'; echo ready; sleep 1000",
+        f"tmux {NESTED} new-session -d 'sleep 1000' \\; run-shell -b '{DEAF}'; {THEN}",
     ],
     "run-shell of the very server it runs on": [
         "sh",
         "-c",
-        "tmux -S $ORCHESTRATOR_ROOT/tmux.sock run-shell -b -t =agent_$ORCHESTRATOR_AGENT_ID: "
-        "'trap \"\" TERM HUP; cd $PWD; sleep 1000; sleep 1000'; echo ready; sleep 1000",
+        f"tmux {OURS} run-shell -b -t {PANE} 'cd $PWD; {DEAF}'; {THEN}",
     ],
 }
 #: What no scan can know for the agent's, once its parents are gone: only a container does.
@@ -61,15 +70,12 @@ HIDDEN = {
     "emptied environment": [
         sys.executable,
         "-c",
-        f"{FORK}if os.fork(): time.sleep(1000)\nleave()\n{READY}"
-        "os.execve('/bin/sleep', ['sleep', '1000'], {})",
+        f"{FORK}if os.fork(): time.sleep(1000)\nleave()\n{READY}{EXEC}",
     ],
     "forks ahead": [
         sys.executable,
         "-c",
-        f"{FORK}{READY}until = time.monotonic() + 60\n"
-        "while time.monotonic() < until:\n"
-        "    if os.fork(): os._exit(0)\n",
+        f"{FORK}{READY}{HOP}",
     ],
 }
 
@@ -157,10 +163,14 @@ def test_an_agent_cannot_end_its_siblings_with_a_bare_kill_server(scene):
 
 
 def test_a_bystander_with_the_same_command_line_is_not_touched(scene):
-    """What looks like an agent to a text match on ps lives on: id, session name and root in argv."""
+    """What looks like the agent to a text match on ps lives on: its id and session name in argv."""
     orch = scene.orchestrator()
     agent = orch.deploy(orch.create_task("tried").id, scene.spec())
-    words = [agent.id, agent.tmux_session, f"ORCHESTRATOR_COOKIE=oc_{scene.world.root_id}_{agent.id}"]
+    words = [
+        agent.id,
+        agent.tmux_session,
+        f"ORCHESTRATOR_COOKIE=oc_{scene.world.root_id}_{agent.id}",
+    ]
     code = "import time; time.sleep(1000)"
     bystander = os.posix_spawn(
         sys.executable, [sys.executable, "-c", code, *words], {"PATH": os.defpath}
@@ -171,6 +181,18 @@ def test_a_bystander_with_the_same_command_line_is_not_touched(scene):
     finally:
         os.kill(bystander, signal.SIGKILL)
         os.waitpid(bystander, 0)
+
+
+def test_a_stopped_supervisor_is_ended_in_bounded_time(scene, monkeypatch):
+    """SIGSTOP is no way out."""
+    orch, agent = _deployed(scene, AGENTS["plain"], monkeypatch, "auto")
+    [pane] = scene.world.panes(agent.id)
+    os.kill(pane, signal.SIGSTOP)
+
+    end = orch.terminate(agent.id)
+
+    assert (True, True) == (end.success, end.duration_ms < 5000)
+    assert [] == scene.world.leftovers()
 
 
 def _kill_supervisor(scene, agent_id):

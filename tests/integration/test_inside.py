@@ -18,17 +18,17 @@ pytestmark = pytest.mark.tmux
 
 REPORT = f"{sys.executable} -m orchestrator_core --json progress --status completed --message bye"
 #: It goes on after its report, and would for ever: it is ended, not asked.
-THEN = "echo \"answered: $?\"; sleep 1000"
+THEN = 'echo "answered: $?"; sleep 1000'
 
 WAYS = {
     "itself": f"{REPORT}; {THEN}",
     "a grandchild": f"sh -c 'sh -c \"{REPORT}; echo answered: \\$?\"'; sleep 1000",
     "a double-forked child": f"(setsid sh -c '{REPORT}; {THEN}' &); sleep 1000",
     "one with an emptied environment that names its id": (
-        f"env -i PYTHONPATH=$PYTHONPATH {REPORT.replace('--json', '--root $ORCHESTRATOR_ROOT --json')}"
-        f" $ORCHESTRATOR_AGENT_ID; {THEN}"
+        f"env -i PYTHONPATH=$PYTHONPATH {REPORT.replace('--json', '--json --root $R')}"
+        f" $ORCHESTRATOR_AGENT_ID; {THEN}".replace("$R", "$ORCHESTRATOR_ROOT")
     ),
-    "one that leaves at once": f"{REPORT}; echo \"answered: $?\"; exit 7",
+    "one that leaves at once": f'{REPORT}; echo "answered: $?"; exit 7',
 }
 
 

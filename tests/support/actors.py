@@ -71,14 +71,14 @@ class Actors:
 
 def serve():
     """Answer questions until there are no more."""
-    from support import acts  # noqa: PLC0415 - the server's own, and slow
-
     import libtmux  # noqa: F401, PLC0415 - warmed for all actors
     import portalocker  # noqa: F401, PLC0415 - as above
-    import orchestrator_core.orchestrator  # noqa: F401, PLC0415 - as above
-    import orchestrator_core.rebuild  # noqa: F401, PLC0415 - as above
+
+    import orchestrator_core.orchestrator  # noqa: PLC0415 - as above
+    import orchestrator_core.rebuild  # noqa: PLC0415 - as above
     import orchestrator_core.tmux  # noqa: F401, PLC0415 - as above
     from orchestrator_core.processes import LocalProcesses  # noqa: F401, PLC0415 - as above
+    from support import acts  # noqa: PLC0415 - the server's own, and slow
 
     started = {}
     answers = os.fdopen(os.dup(1), "w")

@@ -86,7 +86,16 @@ def use(root, task):
 
 
 _ALL = (
-    *(create_task, deploy, deploy_unseeing, deploy_with_path, deploy_and_end, terminate, report, update),
+    *(
+        create_task,
+        deploy,
+        deploy_unseeing,
+        deploy_with_path,
+        deploy_and_end,
+        terminate,
+        report,
+        update,
+    ),
     *(recover, recover_often, finish, use),
 )
 ACTS = {act.__name__: act for act in _ALL}

@@ -11,12 +11,12 @@ plays several parts, as it does on the fake: from one effect on it has none any 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from orchestrator_core.exceptions import TerminalError
 
@@ -131,7 +131,7 @@ def _told(name, args):
     if argv and name in {"run", "Popen"}:
         verbs = ("new-session", "start-server", "if-shell", "list-panes", "-V")
         paths = [next((v for v in verbs if v in argv[0]), str(argv[0][0]))]
-    return f"{name} {' '.join(os.path.basename(path) for path in paths)}".strip()
+    return f"{name} {' '.join(Path(path).name for path in paths)}".strip()
 
 
 class Killed(Effects):

@@ -43,7 +43,7 @@ class FakeWorld(World):
     def torn(self, *, cgroups=False):
         return super().torn(cgroups=cgroups)
 
-    def _agents_with_processes(self, known):
+    def _agents_with_processes(self, _known):
         prefix = f"oc_{self.root_id}_"
         for process in self.fake.alive():
             if process.cookie:
@@ -92,13 +92,13 @@ class FakeScene:
 @contextlib.contextmanager
 def a_fake_scene():
     """Make a scene on the fake, in a directory of its own."""
-    place = Path(tempfile.mkdtemp(prefix="oc-", dir=_fast()))
+    place = Path(tempfile.mkdtemp(prefix="oc-", dir=fast_place()))
     try:
         yield FakeScene(place)
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _fast():
+def fast_place():
     """Return a directory in memory: durability is not what the fake is for."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else "/tmp"

@@ -6,8 +6,8 @@ import contextlib
 import os
 import select
 import shutil
+import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from support.actors import Actors
-from support.world import World
+from support.world import World, wait_for_deaths
 
 _TAIL = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "bufsize": 0, "cwd": "/"}
 SLEEP = ["sleep", "1000"]
@@ -90,9 +90,10 @@ class Scene:
         finally:
             os.close(reader)
 
-    def python(self, text):
-        """Return an argv that runs *text* by the interpreter of the tests."""
-        return [sys.executable, "-c", text]
+    def kill(self, pid):
+        """Kill a process with -9, and return when it is dead."""
+        os.kill(pid, signal.SIGKILL)
+        wait_for_deaths([pid], timeout_s=20)
 
 
 @contextlib.contextmanager

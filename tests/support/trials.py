@@ -8,6 +8,7 @@ from orchestrator_core.agents import Limits
 from orchestrator_core.exceptions import OrchestratorError
 from support.fakes import a_fake_scene
 
+
 def deploy(scene, task):
     return lambda: scene.orchestrator().deploy(task, scene.spec())
 

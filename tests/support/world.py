@@ -16,6 +16,7 @@ import select
 import shutil
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 HELD = frozenset(
@@ -77,7 +78,9 @@ class World:
         tests' agents all live below one directory that nobody else uses.
         """
         found = {}
-        for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
+        for pid in map(
+            int, filter(str.isdecimal, (entry.name for entry in Path("/proc").iterdir()))
+        ):
             if pid != os.getpid():
                 with contextlib.suppress(OSError):
                     if evidence := self._evidence(pid):
@@ -111,7 +114,13 @@ class World:
 
     def cgroups(self):
         # os.walk passes over what vanishes meanwhile.
-        tree = (name for base in _CGROUPS if _is_v2(base) for _, names, _ in os.walk(base) for name in names)
+        tree = (
+            name
+            for base in _CGROUPS
+            if _is_v2(base)
+            for _, names, _ in os.walk(base)
+            for name in names
+        )
         return sorted({name for name in tree if name.startswith(f"oc_{self.root_id}_")})
 
     # --- files ---------------------------------------------------------------------------
@@ -141,7 +150,7 @@ class World:
         )
         names = (path for path in self.root.rglob("*") if not path.is_dir())
         relative = (str(path.relative_to(self.root)) for path in names)
-        unfinished = [name for name in os.listdir(self.root) if name.startswith(".new-")]
+        unfinished = [path.name for path in self.root.glob(".new-*")]
         return sorted([name for name in relative if not known.fullmatch(name)] + unfinished)
 
     def journal(self, agent_id):
@@ -235,6 +244,9 @@ class World:
         counted = self.totals()
         if counted and counted["active_agents"] != len(self.entries()):
             odd.append(f"{counted['active_agents']} agents are counted active")
+        ended = Counter(r["status"] for r in self.records().values() if r["status"] in _ENDED)
+        if counted and counted["ended"] != ended:
+            odd.append(f"{counted['ended']} are counted as ended, and the records say {ended}")
         odd += [f"{name} is locked" for name in self.locked()]
         return odd
 
@@ -259,7 +271,9 @@ class World:
 
     def leftovers(self):
         """Return all that is held at all; for a world in which every agent has ended."""
-        left = [f"{agent} holds {sorted(holds)}" for agent, holds in self.holdings().items() if holds]
+        left = [
+            f"{agent} holds {sorted(holds)}" for agent, holds in self.holdings().items() if holds
+        ]
         left += [f"process {pid}: {what}" for pid, what in self.processes().items()]
         left += [f"session {name}" for name in self.sessions()]
         left += [f"cgroup {name}" for name in self.cgroups()]
@@ -316,6 +330,6 @@ def _is_v2(base):
 
 def _link(path):
     try:
-        return os.readlink(path)
+        return str(Path(path).readlink())
     except OSError:
         return ""

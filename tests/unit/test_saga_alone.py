@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ ALLOWED = {
     "orchestrator_core",
     "orchestrator_core._clock",
     "orchestrator_core._files",
+    "orchestrator_core._refusals",
     "orchestrator_core.exceptions",
     "orchestrator_core.ids",
     "orchestrator_core.locks",
@@ -28,7 +30,7 @@ def test_importing_the_saga_package_loads_nothing_of_the_rest():
     assert set() == loaded & {"libtmux", "structlog", "portalocker", "psutil", "mcp", "subprocess"}
 
 
-# --- a port, a directory and a file: nothing of ours knows what they are --------------------------
+# --- a port, a directory and a file: nothing of ours knows what they are ----------------------
 
 
 @receipt("test.port")
@@ -74,24 +76,18 @@ class MakeFolder:
         return Folder(path=str(ctx.values["place"] / ctx.saga_id))
 
     def do(self, folder):
-        import pathlib
-
-        pathlib.Path(folder.path).mkdir()
+        Path(folder.path).mkdir()
         return folder
 
     def undo(self, folder, _why):
-        import pathlib
-
-        path = pathlib.Path(folder.path)
+        path = Path(folder.path)
         if not path.exists():
             return Outcome.absent()
         path.rmdir()
         return Outcome.undone()
 
     def probe(self, folder):
-        import pathlib
-
-        return Presence.OURS if pathlib.Path(folder.path).exists() else Presence.ABSENT
+        return Presence.OURS if Path(folder.path).exists() else Presence.ABSENT
 
 
 @pytest.fixture
@@ -128,10 +124,13 @@ def test_a_port_that_is_taken_gives_the_folder_back(tmp_path, port):
     folder = MakeFolder()
     sagas = Sagas(tmp_path / "sagas", steps=[folder, port])
 
-    with pytest.raises(OSError, match="in use"):  # noqa: SIM117 - told apart
+    def begun_too_late():
         with sagas.begin("build-42", [folder, port], values={"place": tmp_path}) as saga:
             taken = socket.create_server(("127.0.0.1", saga.receipt(Port).number))
             with taken:
                 saga.run()
+
+    with pytest.raises(OSError, match="in use"):
+        begun_too_late()
 
     assert not (tmp_path / "build-42").exists()

@@ -3,6 +3,7 @@
 import json
 import signal
 import traceback
+from datetime import datetime
 
 import attrs
 import pytest
@@ -48,7 +49,7 @@ def committed(sagas, shelf, saga_id="s", names=ABC):
         saga.commit()
 
 
-# --- all ---------------------------------------------------------------------------------------
+# --- all --------------------------------------------------------------------------------------
 
 
 def test_a_committed_saga_holds_all_and_keeps_its_stack(sagas, shelf):
@@ -105,7 +106,7 @@ def test_notes_are_kept_and_the_last_one_of_a_name_counts(sagas, shelf):
     assert {"seen": {"times": 2}} == sagas.history("s").notes
 
 
-# --- nothing -------------------------------------------------------------------------------------
+# --- nothing ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("broken", ABC)
@@ -127,9 +128,13 @@ def test_any_exception_unwinds_in_reverse_and_is_raised_as_itself(sagas, shelf, 
 
 
 def test_an_exception_between_the_steps_and_the_commit_unwinds(sagas, shelf):
-    with pytest.raises(ZeroDivisionError), sagas.begin("s", shelf.things(*ABC)) as saga:
-        saga.run()
-        1 / 0  # noqa: B018 - it is there to raise
+    def fails_late():
+        with sagas.begin("s", shelf.things(*ABC)) as saga:
+            saga.run()
+            1 / 0  # noqa: B018 - it is there to raise
+
+    with pytest.raises(ZeroDivisionError):
+        fails_late()
 
     assert {} == shelf.held
     assert Reason.ROLLBACK is sagas.report("s").why.reason
@@ -164,7 +169,7 @@ def test_nothing_is_taken_if_a_step_refuses_to_be_planned(sagas, shelf, tmp_path
     assert ([], []) == (shelf.told, open_journals(tmp_path / "sagas"))
 
 
-# --- undos that fail -------------------------------------------------------------------------------
+# --- undos that fail --------------------------------------------------------------------------
 
 
 def test_a_failing_undo_does_not_stop_the_others_and_is_tried_once_more(sagas, shelf):
@@ -273,7 +278,7 @@ def test_what_is_not_ours_is_left_and_the_saga_closes(sagas, shelf):
     assert (True, "left") == (report.closed, report.step("b").result)
 
 
-# --- stuck -----------------------------------------------------------------------------------------
+# --- stuck ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -285,7 +290,8 @@ def stuck(sagas, shelf):
     shelf.told.clear()
 
 
-def test_a_saga_with_an_undo_that_stays_failed_is_stuck(sagas, shelf, stuck):
+@pytest.mark.usefixtures("stuck")
+def test_a_saga_with_an_undo_that_stays_failed_is_stuck(sagas, shelf):
     history = sagas.history("s")
 
     assert State.STUCK is history.state
@@ -293,7 +299,8 @@ def test_a_saga_with_an_undo_that_stays_failed_is_stuck(sagas, shelf, stuck):
     assert {"b": "s"} == shelf.held
 
 
-def test_only_what_was_not_undone_is_undone_again_for_the_first_reason(sagas, shelf, stuck):
+@pytest.mark.usefixtures("stuck")
+def test_only_what_was_not_undone_is_undone_again_for_the_first_reason(sagas, shelf):
     report = sagas.unwind("s", Unwind.rollback("another reason"))
 
     assert ["undo b"] == shelf.told
@@ -302,7 +309,8 @@ def test_only_what_was_not_undone_is_undone_again_for_the_first_reason(sagas, sh
     assert State.CLOSED is sagas.history("s").state
 
 
-def test_the_wait_before_the_next_try_doubles_to_an_hour_and_stays(sagas, shelf, stuck):
+@pytest.mark.usefixtures("stuck")
+def test_the_wait_before_the_next_try_doubles_to_an_hour_and_stays(sagas, shelf):
     """However long it stays stuck, it is tried again within about an hour."""
     shelf.failing["undo", "b"] = [OSError("stays")] * 100
     waits = []
@@ -316,12 +324,11 @@ def test_the_wait_before_the_next_try_doubles_to_an_hour_and_stays(sagas, shelf,
 
 
 def _seconds(at):
-    from datetime import datetime
-
     return datetime.fromisoformat(at).timestamp()
 
 
-def test_a_step_can_be_abandoned_by_name_and_the_journal_says_by_whom(sagas, shelf, stuck):
+@pytest.mark.usefixtures("stuck")
+def test_a_step_can_be_abandoned_by_name_and_the_journal_says_by_whom(sagas, shelf):
     with sagas.open("s") as saga:
         saga.abandon("b", by="ann", reason="the host is gone")
         report = saga.unwind(Unwind.terminal())
@@ -332,7 +339,8 @@ def test_a_step_can_be_abandoned_by_name_and_the_journal_says_by_whom(sagas, she
 
 
 @pytest.mark.parametrize("step", ["a", "nonesuch"])
-def test_only_a_step_that_is_stuck_can_be_abandoned(sagas, stuck, step):
+@pytest.mark.usefixtures("stuck")
+def test_only_a_step_that_is_stuck_can_be_abandoned(sagas, step):
     with sagas.open("s") as saga, pytest.raises(SagaError, match="not stuck by"):
         saga.abandon(step, by="ann", reason="")
 
@@ -361,7 +369,7 @@ def test_an_epilogue_that_fails_makes_the_saga_stuck_and_runs_again(tmp_path, sh
     assert [["undone"] * 3] * 2 == seen
 
 
-# --- one end -----------------------------------------------------------------------------------------
+# --- one end ----------------------------------------------------------------------------------
 
 
 def test_a_second_end_gets_the_report_of_the_first(sagas, shelf):
@@ -383,13 +391,14 @@ def test_a_request_is_kept_and_the_first_one_wins(sagas, shelf):
     assert State.COMMITTED is sagas.history("s").state
 
 
-def test_no_end_can_be_requested_of_what_is_ending(sagas, stuck):
+@pytest.mark.usefixtures("stuck")
+def test_no_end_can_be_requested_of_what_is_ending(sagas):
     with sagas.open("s") as saga:
         saga.unwind(Unwind.terminal())
         assert not saga.request_end(Unwind.terminal())
 
 
-# --- refused -------------------------------------------------------------------------------------------
+# --- refused ----------------------------------------------------------------------------------
 
 
 def test_an_id_names_one_saga_for_ever(sagas, shelf):
@@ -480,7 +489,7 @@ def test_probing_asks_every_step_and_not_knowing_is_an_answer(sagas, shelf):
         } == saga.probe()
 
 
-# --- the table ---------------------------------------------------------------------------------------------
+# --- the table --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("now", State)
@@ -500,7 +509,7 @@ def test_a_state_follows_another_only_as_in_the_picture(now, then):
     assert set(State) == set(TRANSITIONS)
 
 
-# --- watching -----------------------------------------------------------------------------------------------
+# --- watching ---------------------------------------------------------------------------------
 
 
 class Diary(Observer):
@@ -538,7 +547,7 @@ def test_an_observer_that_raises_changes_nothing(tmp_path, shelf, caplog):
     assert "observer raised in step_done" in caplog.text
 
 
-# --- the file ----------------------------------------------------------------------------------------------
+# --- the file ---------------------------------------------------------------------------------
 
 
 def test_every_line_is_json_with_its_kind_first_and_its_checksum_last(sagas, shelf, tmp_path):
@@ -553,7 +562,9 @@ def test_every_line_is_json_with_its_kind_first_and_its_checksum_last(sagas, she
     raw = (tmp_path / "sagas" / "closed" / name).read_bytes()
     lines = raw.splitlines()
     assert raw.endswith(b"\n")
-    assert all(line.startswith(b'{"kind":"%s"' % json.loads(line)["kind"].encode()) for line in lines)
+    assert all(
+        line.startswith(b'{"kind":"%s"' % json.loads(line)["kind"].encode()) for line in lines
+    )
     assert all(line[-18:-10] == b',"crc":"' and line.endswith(b'"}') for line in lines)
     assert len(lines) == len(lines_of(tmp_path / "sagas" / "closed" / name))
     assert [
@@ -565,5 +576,7 @@ def test_every_line_is_json_with_its_kind_first_and_its_checksum_last(sagas, she
 def test_journals_are_for_their_owner_only(sagas, shelf, tmp_path):
     committed(sagas, shelf)
 
-    assert {0o600} == {p.stat().st_mode & 0o777 for p in (tmp_path / "sagas").iterdir() if p.is_file()}
+    assert {0o600} == {
+        p.stat().st_mode & 0o777 for p in (tmp_path / "sagas").iterdir() if p.is_file()
+    }
     assert 0o700 == (tmp_path / "sagas").stat().st_mode & 0o777

@@ -21,7 +21,7 @@ def _no_waiting_for_the_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _fd: None)
 
 
-# --- any prefix ------------------------------------------------------------------------------------
+# --- any prefix -------------------------------------------------------------------------------
 
 
 def a_whole_life(place, failing_do, failing_undo, *, ended):
@@ -48,7 +48,9 @@ def a_whole_life(place, failing_do, failing_undo, *, ended):
 
 
 def plan(_saga_id, _labels):
-    return {thing.name: thing.plan(_Named("s")) for thing in Shelf().things(*(f"s-{n}" for n in NAMES))}
+    return {
+        thing.name: thing.plan(_Named("s")) for thing in Shelf().things(*(f"s-{n}" for n in NAMES))
+    }
 
 
 class _Named:
@@ -56,7 +58,9 @@ class _Named:
         self.saga_id = saga_id
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     failing_do=st.sampled_from([None, *NAMES]),
     failing_undo=st.sampled_from([None, *NAMES]),
@@ -92,7 +96,7 @@ def without_those_undone(held, sagas):
     return {name: owner for name, owner in held.items() if name not in undone}
 
 
-# --- any order -------------------------------------------------------------------------------------
+# --- any order --------------------------------------------------------------------------------
 
 
 class Lives(RuleBasedStateMachine):
@@ -200,7 +204,7 @@ class Lives(RuleBasedStateMachine):
         assert [] == litter(self.place.name)
 
 
-Lives.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+Lives.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 TestLives = pytest.mark.usefixtures("_no_waiting_for_the_disk")(Lives.TestCase)
 
 

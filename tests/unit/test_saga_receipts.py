@@ -42,7 +42,7 @@ def test_a_name_belongs_to_one_class():
     class One:
         pass
 
-    with pytest.raises(ValueError, match="is .*One already"):
+    with pytest.raises(ValueError, match=r"is .*One already"):
 
         @receipt("test.mine")
         class Two:

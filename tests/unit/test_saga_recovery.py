@@ -1,4 +1,4 @@
-"""Recovery, by what it finds. Owners that died are made by letting go; real deaths are in faults/."""
+"""Recovery, by what it finds. Here owners die by letting go; real deaths are in faults/."""
 
 import os
 import time
@@ -75,7 +75,9 @@ def test_a_stuck_saga_waits_for_its_time_unless_forced(sagas, shelf):
     assert {} == shelf.held
 
 
-@pytest.mark.parametrize("away_s", [-1, 3 * 3600], ids=["its time has come", "the clock was set back"])
+@pytest.mark.parametrize(
+    "away_s", [-1, 3 * 3600], ids=["its time has come", "the clock was set back"]
+)
 def test_a_stuck_saga_is_tried_again(sagas, shelf, away_s):
     committed(sagas, shelf)
     shelf.fail("undo", "b", *[OSError("stays")] * 2)
@@ -111,7 +113,7 @@ def kinds(lines):
 def test_a_closed_saga_among_the_open_ones_is_only_put_away(sagas, shelf, tmp_path):
     committed(sagas, shelf)
     sagas.unwind("s", Unwind.terminal())
-    os.rename(sagas.journals.closed_file("s"), sagas.journals.file("s"))
+    sagas.journals.closed_file("s").rename(sagas.journals.file("s"))
     shelf.told.clear()
 
     sagas.recover()
@@ -188,7 +190,7 @@ def test_a_file_with_a_hostile_name_is_reported_and_left(sagas, tmp_path):
 
 def test_a_torn_last_line_is_the_normal_end_of_a_crash(sagas, shelf, tmp_path):
     die_running(sagas, shelf)
-    with open(sagas.journals.file("s"), "ab") as journal:
+    with sagas.journals.file("s").open("ab") as journal:
         journal.write(b'{"kind":"commit","at":"2026')
 
     report = sagas.recover()
