@@ -1,4 +1,4 @@
-"""A place whose disk is memory, where there is one: for thousands of crashes that wait for no disk."""
+"""A place whose disk is memory, where there is one: thousands of crashes wait for no disk."""
 
 import shutil
 import tempfile
