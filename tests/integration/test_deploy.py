@@ -210,11 +210,13 @@ def test_a_session_that_appears_after_its_deployer_died_goes_by_itself(
 ):
     """Killed with its tmux in flight, recovered at full speed or not: its gate stays shut."""
     orch.terminate(orch.deploy(task, scene.spec()).id)  # The server runs.
-    gate = scene.gate("in-flight")
+    scene.world.tmux("set-hook", "-g", "session-closed", "wait-for -S closed")
+    gate, came = scene.gate("in-flight"), scene.gate("came")
     real = shutil.which("tmux")
     (scene.place / "bin").mkdir()
-    script = f'case "$*" in *new-session*) read go < {gate};; esac\nexec {real} "$@"\n'
-    scene.program("bin/tmux", f"#!/bin/sh\n{script}")
+    waits = f'read go < {gate}; {real} "$@"; echo yes > {came}; exit'
+    script = f'case "$*" in *new-session*) {waits};; esac; exec {real} "$@"'
+    scene.program("bin/tmux", f"#!/bin/sh\n{script}\n")
     path = f"{scene.place}/bin:{os.environ['PATH']}"
     command = ["sh", "-c", f"echo ran > {scene.work}/ran; sleep 1000"]
     deployer = actors.start(
@@ -228,8 +230,10 @@ def test_a_session_that_appears_after_its_deployer_died_goes_by_itself(
             # Of it there is nothing but the tmux that is still on its way.
             assert [{"process"}] == [h for h in scene.world.holdings().values() if h]
         go.write("go\n")
+    assert "yes\n" == Path(came).read_text()
 
     # The client is let go, the session comes, finds no commit, and leaves.
+    scene.world.tmux("wait-for", "closed")
     assert {} == scene.world.until_alone()
     assert [] == scene.world.sessions()
     assert not (scene.work / "ran").exists()

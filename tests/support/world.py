@@ -287,7 +287,7 @@ class World:
         deadline = time.monotonic() + timeout_s
         while (left := self.processes()) and time.monotonic() < deadline:
             wait_for_deaths(left, timeout_s=deadline - time.monotonic(), all_of_them=False)
-        return self.processes()
+        return left
 
     def end_everything(self):
         """End what a failed test has left, each by its pid, and its cgroups."""
