@@ -209,7 +209,8 @@ class Deployer:
         Wait until the agent runs, and through its grace.
 
         Raises:
-            DeploymentError: It did not start, or died early. It has been undone.
+            DeploymentError: It did not start, and is still to be undone.
+            _Early: It never ran, or died early, and has been undone.
         """
         heard = self._listen(supervisor, news, {"started", "refused"}, timeout_s=_START_S)
         if heard is None:

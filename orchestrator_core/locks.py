@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, NoReturn
 import attrs
 
 from orchestrator_core import _clock, _files
-from orchestrator_core.exceptions import LockTimeout, StorageError
+from orchestrator_core.exceptions import LockTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -208,14 +208,6 @@ class Holder:
         if self.name is None:
             return f"a process forked by pid {self.pid}, which is gone"
         return f"pid {self.pid} ({self.name}), since {self.since}"
-
-
-def holder_of(path: Path) -> Holder | None:
-    """Return who last signed the lock of the document at *path*: news, not proof."""
-    try:
-        return _parse(_files.read(path.with_name(path.name + ".lock")))
-    except (OSError, StorageError):
-        return None
 
 
 _NOBODY = b"-"  #: Written over the start of a signature whose holder got to its end.

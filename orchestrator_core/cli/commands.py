@@ -8,9 +8,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
-from orchestrator_core.cli.output import printable
+from orchestrator_core.cli.output import Result, printable
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError
 from orchestrator_core.orchestrator import Orchestrator
 
@@ -20,16 +18,6 @@ if TYPE_CHECKING:
 
     from orchestrator_core.agents import Agent
     from orchestrator_core.endings import EndReport
-
-
-@attrs.frozen
-class Result:
-    """What a command has come to."""
-
-    data: Any  #: For ``--json``.
-    text: str  #: For people.
-    code: int = 0
-    errors: tuple[OrchestratorError, ...] = ()  #: Of some things that were asked for, not all.
 
 
 def run(arguments: argparse.Namespace) -> Result:

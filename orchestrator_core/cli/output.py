@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import attrs
 import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator_core.cli.commands import Result
     from orchestrator_core.exceptions import OrchestratorError
+
+
+@attrs.frozen
+class Result:
+    """What a command has come to."""
+
+    data: Any  #: For ``--json``.
+    text: str  #: For people.
+    code: int = 0
+    errors: tuple[OrchestratorError, ...] = ()  #: Of some things that were asked for, not all.
 
 
 def show(result: Result, *, as_json: bool) -> None:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from orchestrator_core.cli.commands import Result
-from orchestrator_core.cli.output import printable
+from orchestrator_core.cli.output import Result, printable
 from orchestrator_core.exceptions import NotFound
 
 if TYPE_CHECKING:
