@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orchestrator_core.places import Root
     from orchestrator_core.processes.port import Patience, Processes
     from orchestrator_core.registry import Aside
+    from orchestrator_core.settings import Settings
     from orchestrator_core.terminal import Terminal
 
 
@@ -75,6 +76,13 @@ class World:
         from orchestrator_core.processes.port import Patience  # noqa: PLC0415 - as above
 
         return self._patience or Patience()
+
+    @functools.cached_property
+    def settings(self) -> Settings:
+        """What the root's owner has settled in its ``orchestrator.toml``; read once."""
+        from orchestrator_core import settings  # noqa: PLC0415 - as above
+
+        return settings.read(self.places.root)
 
     @functools.cached_property
     def global_registry(self) -> Registry:

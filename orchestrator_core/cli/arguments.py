@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from orchestrator_core import __version__
+from orchestrator_core.cli import care_arguments
 
 if TYPE_CHECKING:
     _Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - unnamed there
@@ -22,7 +23,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"orchestrator-core {__version__}")
     _common(top)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_demo, _deploy, _ps, _show, _kill, _progress, _recover, _unwind):
+    own = (_demo, _deploy, _ps, _show, _kill, _progress, _recover, _unwind)
+    for add in (*own, *care_arguments.ALL):
         _common(add(commands), again=True)
     return top
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 import threading
@@ -22,8 +23,13 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> Result:
     """Run the command that was given."""
-    command: Callable[[argparse.Namespace], Result] = _COMMANDS[arguments.command]
-    return command(arguments)
+    name = arguments.command
+    if name in _ELSEWHERE:
+        command = importlib.import_module(f"orchestrator_core.cli.{_ELSEWHERE[name]}").run
+    else:
+        command = _COMMANDS[name]
+    result: Result = command(arguments)
+    return result
 
 
 def _demo(arguments: argparse.Namespace) -> Result:
@@ -211,7 +217,7 @@ def _unwind(arguments: argparse.Namespace) -> Result:
     return Result(end.to_dict(), _told(end), _code(end))
 
 
-_COMMANDS = {
+_COMMANDS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "demo": _demo,
     "deploy": _deploy,
     "ps": _ps,
@@ -221,3 +227,6 @@ _COMMANDS = {
     "recover": _recover,
     "unwind": _unwind,
 }
+
+#: Commands with a module of their own, which has a ``run``.
+_ELSEWHERE: dict[str, str] = {}

@@ -1,0 +1,100 @@
+"""
+What a root's owner has settled for good: the optional file ``orchestrator.toml`` in the root.
+
+It is written by people and only read here. It may name commands that we run, so
+one that somebody else could have written is refused. Whatever is not in it has
+the default that its class below gives it.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import msgspec
+
+from orchestrator_core import _files
+from orchestrator_core.exceptions import InvalidInput, StorageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAME = "orchestrator.toml"
+
+
+@attrs.frozen(kw_only=True)
+class Sweeping:
+    """``[sweep]``: what a sweep takes for worth telling."""
+
+    silent_after_s: float = 1800.0  #: An agent that has shown no sign of life for so long.
+    interval_s: float = 30.0  #: How often the resident sweeper looks, if nothing wakes it.
+
+
+@attrs.frozen(kw_only=True)
+class Retention:
+    """``[retention]``: how long, how many and how much of the past is kept. None: no bound."""
+
+    days: float | None = 7.0  #: Archived files, and journals of ended agents, older than this go.
+    files_per_task: int | None = None
+    bytes_per_task: int | None = None
+    files: int | None = None  #: Of all tasks together.
+    bytes: int | None = None
+    compress_after_days: float | None = 1.0
+
+
+@attrs.frozen(kw_only=True)
+class Alerts:
+    """``[alerts]``: whom to tell of a cleanup that failed."""
+
+    command: tuple[str, ...] = ()  #: An argv; gets the report as JSON on its standard input.
+    timeout_s: float = 10.0
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """All of it."""
+
+    sweep: Sweeping = attrs.field(factory=Sweeping)
+    retention: Retention = attrs.field(factory=Retention)
+    alerts: Alerts = attrs.field(factory=Alerts)
+
+
+def read(root: Path) -> Settings:
+    """
+    Return the settings of a root; the defaults if it has no such file.
+
+    Raises:
+        InvalidInput: It is not TOML, or says what is not known here.
+        StorageError: It is not ours alone to write, or cannot be read.
+    """
+    path = root / NAME
+    try:
+        data = _files.read(path)
+    except FileNotFoundError:
+        return Settings()
+    with _files.refusals("look at", path):
+        mode = path.stat().st_mode
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise StorageError(f"{path} can be written by others", hint=f"chmod go-w {path}")
+    try:
+        document = msgspec.toml.decode(data)
+        _refuse_unknown(document)
+        return msgspec.convert(document, Settings)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise InvalidInput(
+            f"{path}: {error}", hint="the how-to on configuration lists what it may say"
+        ) from error
+
+
+def _refuse_unknown(document: dict[str, Any]) -> None:
+    """See that nothing was misspelt: what is not known would silently not hold."""
+    sections = attrs.fields_dict(Settings)
+    for name, values in document.items():
+        if name not in sections or not isinstance(values, dict):
+            raise ValueError(f"there is no section [{name}]; known are {', '.join(sections)}")
+        default: Any = sections[name].default
+        known = attrs.fields_dict(default.factory)
+        for key in values:
+            if key not in known:
+                raise ValueError(f"[{name}] has no {key!r}; known are {', '.join(known)}")
