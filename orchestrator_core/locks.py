@@ -9,10 +9,13 @@ that holds it, and needs no cleaning up. Two kinds are built on it:
   appended to.
 - :func:`locked` guards a document that is *replaced*. It locks a sibling,
   because a rename gives the document a new inode, and a lock on the old one
-  would guard nothing. Sibling locks are leaves: a thread holds at most one.
+  would guard nothing. These locks are leaves: a thread holds those of one
+  document at most.
 
-Nothing polls. Who must wait does so in a thread of its own that blocks in the
-kernel, while the caller waits for the thread, so that its patience can end.
+Nothing polls. Who must wait does so in a thread that blocks in the kernel, while
+the caller waits for the thread, so that its patience can end. :func:`in_turn`
+hands such a thread the whole work, so that who gets the lock goes on at once
+and wakes nobody first: in a crowd that is what the time goes into.
 
 A process forked while a lock is held holds it too, until it ends or starts
 another program; :func:`locked` is let go for both by the one who took it.
@@ -26,16 +29,18 @@ import fcntl
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import attrs
-
-from orchestrator_core import _clock, _files
-from orchestrator_core.exceptions import LockTimeout
+from orchestrator_core import _files, _holders
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    Take = Callable[[int, "_holders.Wanted"], None]
+    """How to take the lock of an open file: it is ours when this returns."""
+
+T = TypeVar("T")
 
 
 # --- on a descriptor ------------------------------------------------------------------------
@@ -45,6 +50,15 @@ def try_lock(fd: int) -> bool:
     """Take the exclusive lock of an open file, or tell at once that another has it."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def try_share(fd: int) -> bool:
+    """Take the shared lock of an open file; False at once if another has the exclusive one."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -62,7 +76,23 @@ def lock_within(fd: int, timeout_s: float) -> bool:
     """
     if try_lock(fd):
         return True
-    return timeout_s > 0 and _Wait(fd).within(timeout_s)
+    if timeout_s <= 0:
+        return False
+    # A descriptor of its own for the same open file: the number *fd* may mean
+    # another file by the time the kernel answers.
+    twin = os.dup(fd)
+
+    def wait(take: Take) -> None:
+        try:
+            take(twin, _holders.Wanted("", ""))
+        finally:
+            os.close(twin)
+
+    try:
+        Turn(wait).within(timeout_s)
+    except _GivenUp:
+        return False
+    return True
 
 
 def unlock(fd: int) -> None:
@@ -71,6 +101,32 @@ def unlock(fd: int) -> None:
 
 
 # --- on a sibling of a document ---------------------------------------------------------------
+
+
+class Contended(Exception):
+    """Somebody else has the lock at this moment."""
+
+
+def at_once(fd: int, _wanted: _holders.Wanted) -> None:
+    """
+    Take a lock that is free.
+
+    Raises:
+        Contended: It is not.
+    """
+    if not try_lock(fd):
+        raise Contended
+
+
+def within(timeout_s: float) -> Take:
+    """Return how to take a lock within *timeout_s*; else it raises LockTimeout."""
+    begun = time.monotonic()
+
+    def take(fd: int, wanted: _holders.Wanted) -> None:
+        if not lock_within(fd, begun + timeout_s - time.monotonic()):
+            _holders.report(wanted, waited_s=time.monotonic() - begun)
+
+    return take
 
 
 @contextlib.contextmanager
@@ -87,35 +143,92 @@ def locked(path: Path, *, timeout_s: float, what: str) -> Iterator[bool]:
         FileNotFoundError: The document's directory does not exist.
         StorageError: The lock file cannot be used.
     """
-    sibling = f"{path}.lock"
-    owner = os.getpid()
-    with _leaf(sibling):
-        fd = _open_locked(sibling, timeout_s=timeout_s, what=what)
-        try:
-            yield _sign(fd)
-            _sign_off(fd)
-        finally:
-            if os.getpid() == owner:  # not a child that was forked inside
-                unlock(fd)
-            os.close(fd)
+    lock = LockFile(path, what=what)
+    try:
+        lock.take(within(timeout_s))
+        yield lock.interrupted
+        lock.let_go()
+    finally:
+        lock.close()
 
 
-def _open_locked(sibling: str, *, timeout_s: float, what: str) -> int:
-    begun = time.monotonic()
-    while True:
-        fd = _files.open_private(sibling, os.O_RDWR | os.O_CREAT)
+class LockFile:
+    """
+    A lock of the document at *path*: its sibling ``<path>.<name>``.
+
+    Opened when first taken; then it can be taken and let go as often as needed,
+    by one thread. Who is done with it closes it.
+    """
+
+    def __init__(self, path: Path | str, *, what: str, name: str = "lock") -> None:
+        self.interrupted = False  #: The holder before us did not get to its end.
+        self.fd = -1
+        self._document = str(path)
+        self._wanted = _holders.Wanted(f"{path}.{name}", what)
+        self._owner = os.getpid()
+        self._is_held = False
+        self._is_signed = False
+
+    def take(self, take: Take, *, sign: bool = True) -> None:
+        """
+        Take the lock, as *take* gets it, and write us into the file; or hold it already.
+
+        Who holds it for a moment only, and leaves nothing about, need not *sign*.
+
+        Raises:
+            LockTimeout, Contended: What *take* raises when it does not get it.
+            FileNotFoundError, StorageError: See :func:`locked`.
+        """
+        if self._is_held:
+            return
+        _enter_document(self._document)
         try:
-            with _files.refusals("lock", sibling):
-                got = lock_within(fd, begun + timeout_s - time.monotonic())
-            if not got:
-                _report(fd, sibling, what=what, waited_s=time.monotonic() - begun)
-            with _files.refusals("look at", sibling):
-                if _is_still_there(fd, sibling):
-                    return fd
+            self._take(take)
         except BaseException:
-            os.close(fd)
+            _leave_document()
             raise
-        os.close(fd)
+        self._is_held = True
+        self._is_signed = sign
+        if sign:
+            self.interrupted = _holders.sign(self.fd)
+
+    def _take(self, take: Take) -> None:
+        sibling = self._wanted.sibling
+        while True:
+            fd = self.opened()
+            with _files.refusals("lock", sibling):
+                take(fd, self._wanted)
+            with _files.refusals("look at", sibling):
+                if _is_still_there(self.fd, sibling):
+                    return
+            os.close(self.fd)
+            self.fd = -1
+
+    def opened(self) -> int:
+        """Return the descriptor of the file, locked or not."""
+        if self.fd < 0:
+            self.fd = _files.open_private(self._wanted.sibling, os.O_RDWR | os.O_CREAT)
+        return self.fd
+
+    def let_go(self) -> None:
+        """Let it go, having got to our end."""
+        if self._is_signed:
+            _holders.sign_off(self.fd)
+        self._unlock()
+
+    def close(self) -> None:
+        """Close the file; if the lock is held still, the next holder is told that we broke off."""
+        if self._is_held:
+            self._unlock()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def _unlock(self) -> None:
+        self._is_held = False
+        _leave_document()
+        if os.getpid() == self._owner:  # not a child that was forked inside
+            unlock(self.fd)
 
 
 def _is_still_there(fd: int, path: str) -> bool:
@@ -129,128 +242,125 @@ def _is_still_there(fd: int, path: str) -> bool:
 _held = threading.local()
 
 
-@contextlib.contextmanager
-def _leaf(sibling: str) -> Iterator[None]:
-    """See to it that a thread holds no two sibling locks: so no two can wait for each other."""
-    other: str | None = getattr(_held, "sibling", None)
-    if other is not None:
-        raise AssertionError(f"{sibling} was to be locked by a thread that holds {other}")
-    _held.sibling = sibling
-    try:
-        yield
-    finally:
-        _held.sibling = None
+def _enter_document(document: str) -> None:
+    """See to it that a thread locks no two documents: so no two can wait for each other."""
+    documents: list[str] = _held.__dict__.setdefault("documents", [])
+    if documents and documents[-1] != document:
+        raise AssertionError(f"{document} was to be locked by a thread that holds {documents[-1]}")
+    documents.append(document)
+
+
+def _leave_document() -> None:
+    _held.documents.pop()
 
 
 # --- waiting ----------------------------------------------------------------------------------
 
 
-class _Wait:
-    """One wait for a lock, by a thread that blocks in the kernel."""
+def in_turn(work: Callable[[Take], T], *, timeout_s: float) -> T:
+    """
+    Do *work*, which takes locks by what it is given, and return its result.
 
-    def __init__(self, fd: int) -> None:
-        # A descriptor of its own for the same open file: the number *fd* may
-        # mean another file by the time the kernel answers.
-        self._fd = os.dup(fd)
+    It is called here; if a lock turns out to be another's, which *work* lets out
+    as Contended, it is called again, in a thread that waits for each lock in the
+    kernel and goes on when it has it. The time it works is not limited, only
+    each of its waits. An interrupt ends a wait; work under way is done first.
+
+    Raises:
+        LockTimeout: It waited for *timeout_s*; the message names the holder.
+            What it was waiting for it will not do any more.
+    """
+    try:
+        return work(at_once)
+    except Contended:
+        pass
+    begun = time.monotonic()
+    turn = Turn(work)
+    try:
+        return turn.within(timeout_s)
+    except _GivenUp:
+        _holders.report(turn.wanted, waited_s=time.monotonic() - begun)
+
+
+class _GivenUp(Exception):
+    """The caller's patience ended during a wait."""
+
+
+class Turn(Generic[T]):
+    """Work that waits for its turn in a thread, for a caller whose patience may end."""
+
+    def __init__(self, work: Callable[[Take], T]) -> None:
+        self._work = work
         self._ended = threading.Lock()  # released at the end: the cheapest of events
         self._ended.acquire()
         self._verdict = threading.Lock()
+        self._waiting = True  #: It may be given up. It is not while it works.
         self._given_up = False
+        self._result: Any = None
         self._error: BaseException | None = None
+        self.wanted = _holders.Wanted("", "")  #: The lock of its last wait.
         # Not threading.Thread, which costs three times as much, in the middle of a crowd.
-        _thread.start_new_thread(self._block, ())
+        _thread.start_new_thread(self._run, ())
 
-    def within(self, timeout_s: float) -> bool:
-        try:
-            came = self._ended.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX))
-        except BaseException:
-            self._give_up()
-            raise
-        if not came and self._give_up():
-            return False
+    def within(self, timeout_s: float) -> T:
+        """
+        Return what the work returns; raise what it raises.
+
+        Raises:
+            _GivenUp: It has waited for *timeout_s*, and will do no more.
+        """
+        if not self._await(timeout_s):
+            raise _GivenUp
         if self._error is not None:
-            raise OSError(f"cannot lock: {self._error}") from self._error
+            raise self._error
+        result: T = self._result
+        return result
+
+    def _await(self, timeout_s: float) -> bool:
+        """Wait for the end; False if it was given up before."""
+        try:
+            while not self._ended.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX)):
+                if self._give_up():
+                    return False
+        except BaseException:
+            if not self._give_up():
+                self._ended.acquire()
+            raise
         return True
 
     def _give_up(self) -> bool:
-        """Tell the thread to let go of what it gets; False if it has got it just now."""
+        """Let the thread do no more once it has the lock; False if it is at work just now."""
         with self._verdict:
-            self._given_up = self._ended.locked()
+            self._given_up = self._waiting and self._ended.locked()
             return self._given_up
 
-    def _block(self) -> None:
+    def _run(self) -> None:
         try:
-            # Imported by those who must wait: it costs 60 ms, a free lock 2 µs.
-            import portalocker  # noqa: PLC0415
-
-            portalocker.lock(self._fd, portalocker.LockFlags.EXCLUSIVE)
-        except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
+            self._result = self._work(self._take)
+        except BaseException as error:  # noqa: BLE001 - raised where the caller waits
             self._error = error
         with self._verdict:
-            if self._given_up and self._error is None:
-                unlock(self._fd)
             self._ended.release()
-        os.close(self._fd)
 
+    def _take(self, fd: int, wanted: _holders.Wanted) -> None:
+        """Block until the lock is ours."""
+        if try_lock(fd):
+            self._go_on(fd)
+            return
+        with self._verdict:
+            self._waiting, self.wanted = True, wanted
+        # Imported by those who must wait: it costs 60 ms, a free lock 2 µs.
+        import portalocker  # noqa: PLC0415
 
-# --- who holds it -------------------------------------------------------------------------------
+        try:
+            portalocker.lock(fd, portalocker.LockFlags.EXCLUSIVE)
+        except portalocker.LockException as error:
+            raise OSError(f"cannot lock: {error}") from error
+        self._go_on(fd)
 
-
-@attrs.frozen
-class Holder:
-    """Who wrote itself into a lock file, and may be holding it."""
-
-    pid: int
-    since: str
-    name: str | None  #: The name of the living process; None if there is none.
-
-    def __str__(self) -> str:
-        if self.name is None:
-            return f"a process forked by pid {self.pid}, which is gone"
-        return f"pid {self.pid} ({self.name}), since {self.since}"
-
-
-_NOBODY = b"-"  #: Written over the start of a signature whose holder got to its end.
-
-
-def _sign(fd: int) -> bool:
-    """Write into the lock file who holds it; tell whether the last one never signed off."""
-    # A full disk does not matter: a lock file without a signature reads as one
-    # whose holder never signed off.
-    with contextlib.suppress(OSError):
-        interrupted = os.pread(fd, 1, 0) != _NOBODY
-        os.pwrite(fd, f"{os.getpid():<10} {_clock.timestamp()}\n".encode(), 0)
-        return interrupted
-    return True
-
-
-def _sign_off(fd: int) -> None:
-    with contextlib.suppress(OSError):
-        os.pwrite(fd, _NOBODY, 0)
-
-
-def _parse(signature: bytes) -> Holder | None:
-    pid, _, since = signature.decode("ascii", "replace").strip().partition(" ")
-    if not pid.isdecimal():
-        return None
-    return Holder(int(pid), since.strip(), _name_of(int(pid)))
-
-
-def _report(fd: int, sibling: str, *, what: str, waited_s: float) -> NoReturn:
-    holder = _parse(os.pread(fd, 100, 0)) or "an unknown process"
-    raise LockTimeout(f"{what}: {sibling} is held by {holder}; waited {waited_s:.1f} s")
-
-
-def _name_of(pid: int) -> str | None:
-    """Return the name of a living process, or where there is no /proc, that it lives."""
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        pass
-    except (OSError, OverflowError):
-        return None
-    try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - no pathlib below here
-            return file.read().strip()
-    except OSError:
-        return "alive"
+    def _go_on(self, fd: int) -> None:
+        with self._verdict:
+            if self._given_up:
+                unlock(fd)
+                raise _GivenUp
+            self._waiting = False

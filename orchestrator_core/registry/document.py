@@ -8,6 +8,7 @@ one top-level field a line, and below ``agents`` and ``tasks`` one entry a line.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
@@ -63,13 +64,27 @@ def _line(value: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=0)
 
 
+#: Stands between entries while they are encoded: all at once is five times as fast as
+#: one by one. No document holds it, since it is new with every process.
+_BETWEEN = os.urandom(16).hex()
+_SEPARATOR = f', "{_BETWEEN}", '.encode()
+
+
 def _entries(value: list[Any] | dict[str, Any]) -> bytes:
     if not value:
         return _line(value)
     if isinstance(value, dict):
-        lines = [b"    %s: %s" % (_line(name), _line(entry)) for name, entry in value.items()]
-        return b"{\n" + b",\n".join(lines) + b"\n  }"
-    return b"[\n" + b",\n".join(b"    " + _line(entry) for entry in value) + b"\n  ]"
+        entries: list[Any] = [{name: entry} for name, entry in value.items()]
+        lines = [line[1:-1] for line in _lines(entries)]
+        return b"{\n    " + b",\n    ".join(lines) + b"\n  }"
+    return b"[\n    " + b",\n    ".join(_lines(value)) + b"\n  ]"
+
+
+def _lines(entries: list[Any]) -> list[bytes]:
+    """Return each of *entries* as a line of its own."""
+    spread: list[Any] = [_BETWEEN] * (2 * len(entries) - 1)
+    spread[::2] = entries
+    return _line(spread)[1:-1].split(_SEPARATOR)
 
 
 def decode(data: bytes, kind: Kind) -> tuple[Document, int]:

@@ -11,6 +11,7 @@ registry is damaged, not missing.
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import stat
 from datetime import UTC, datetime
@@ -19,14 +20,23 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 
 from orchestrator_core import _files, locks
-from orchestrator_core.exceptions import NotFound, RegistryDamaged, RegistryTooNew, StorageError
+from orchestrator_core.exceptions import (
+    LockTimeout,
+    NotFound,
+    RegistryDamaged,
+    RegistryTooNew,
+    StorageError,
+)
 from orchestrator_core.registry.document import Damage, check, decode, encode
+from orchestrator_core.registry.editions import UNKNOWN, Editions, Revision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
+    from orchestrator_core.locks import Take
     from orchestrator_core.registry.document import Document, Kind
+    from orchestrator_core.registry.editions import Edition
 
 T = TypeVar("T")
 
@@ -72,6 +82,7 @@ class Registry:
         self._rebuild = rebuild
         self._on_damage = on_damage
         self._lock_timeout_s = lock_timeout_s
+        self._editions = Editions(path, kind.name)
 
     def read(self) -> Document:
         """
@@ -88,8 +99,13 @@ class Registry:
         except (FileNotFoundError, Damage):
             if not self.path.parent.is_dir():
                 raise self._not_found() from None
-        with self._locked() as told:
-            return self._load_or_rebuild(told).document
+
+        def mend(take: Take, told: list[Aside]) -> None:
+            with Revision(self._editions) as revision:
+                self._mend(revision, take, told)
+
+        self._in_turn(mend)
+        return self._load().document
 
     def peek(self) -> Document | None:
         """Return the document if it can be used; None if not. Takes no lock, mends nothing."""
@@ -114,35 +130,105 @@ class Registry:
             StorageError: The disk refused, and the old document stands, unless
                 the message says that this is unknown.
         """
-        with self._locked() as told:
-            loaded = self._load_or_rebuild(told)
+        written: list[T] = []
+
+        def rewrite(revision: Revision, loaded: _Loaded | None) -> Edition | None:
+            assert loaded is not None  # noqa: S101 - for the type: it may not be missing
             result = change(loaded.document)
-            written = self._store(loaded)
-        if written:
-            # The next one need not wait for this: what it writes holds our change
-            # as well, and whoever is acknowledged first has settled both.
-            _files.settle(self.path)
-        return result
+            edition = self._store(revision, loaded)
+            written.append(result)
+            return edition
+
+        self._revise(rewrite)
+        return written[0]
 
     def create(self, initial: Document) -> bool:
         """Write the first document, durably; False if there is one, which stays as it is."""
         _files.make_directory(self.path.parent)
-        with self._locked() as told:
-            with contextlib.suppress(NotFound):
-                self._load_or_rebuild(told)
-                return False
+        created: list[bool] = []
+
+        def make(revision: Revision, loaded: _Loaded | None) -> Edition | None:
+            created.append(loaded is None)
+            if loaded is not None:
+                return revision.pending()
             document = {"schema_version": self.kind.version, **initial}
-            self._store(_Loaded(document, None, self.kind.version))
-        _files.settle(self.path)
-        return True
+            return self._store(revision, _Loaded(document, None, self.kind.version))
+
+        self._revise(make, may_be_missing=True)
+        return created[0]
+
+    # --- mending ---------------------------------------------------------------------------
+
+    def mend(self, mended: Callable[[Document | None], Document]) -> list[Aside]:
+        """
+        Write what *mended* makes of the document, durably, if that is anything else.
+
+        It gets a copy of the document; None if there is none, or if it was damaged:
+        then that is set aside first, and returned. No update comes between. It may
+        be called twice.
+
+        Raises:
+            NotFound: Not even its directory is there.
+            LockTimeout, RegistryTooNew, StorageError: As in :meth:`update`.
+        """
+        asides: list[Aside] = []
+
+        def work(take: Take, told: list[Aside]) -> None:
+            with Revision(self._editions) as revision:
+                revision.lock_alone(take)
+                loaded: _Loaded | None = None
+                try:
+                    loaded = self._newest(revision)
+                except Damage as damage:
+                    asides.append(self._set_aside(str(damage)))
+                    told.append(asides[-1])
+                except FileNotFoundError:
+                    pass
+                edition = self._write_mended(revision, loaded, mended)
+                revision.unlock()
+                revision.settle(edition, take)
+
+        self._in_turn(work)
+        return asides
+
+    def _write_mended(
+        self,
+        revision: Revision,
+        loaded: _Loaded | None,
+        mended: Callable[[Document | None], Document],
+    ) -> Edition | None:
+        if loaded is None:
+            document = {"schema_version": self.kind.version, **mended(None)}
+            kept = {"damaged": names} if (names := self._kept()) else {}
+            return self._store(revision, _Loaded({**document, **kept}, None, self.kind.version))
+        document = mended(copy.deepcopy(loaded.document))
+        if document == loaded.document:
+            return revision.pending()
+        return self._store(revision, _Loaded(document, loaded.data, loaded.version))
+
+    def kept(self) -> list[Path]:
+        """
+        Return the documents set aside as damaged, the newest first.
+
+        Then come those from before a migration. None if not even their directory is there.
+        """
+        try:
+            names = os.listdir(self.path.parent)  # noqa: PTH208 - names are enough
+        except OSError:
+            return []
+        name = self.path.name
+        damaged = sorted((n for n in names if n.startswith(f"{name}.damaged-")), reverse=True)
+        before = sorted((n for n in names if n.startswith(f"{name}.v")), reverse=True)
+        return [self.path.with_name(each) for each in (*damaged, *before)]
 
     # --- reading and writing -------------------------------------------------------------
 
-    def _load(self) -> _Loaded:
+    def _load(self, path: Path | None = None) -> _Loaded:
+        path = path or self.path
         try:
-            data = _files.read(self.path)
+            data = _files.read(path)
         except StorageError:
-            if _is_directory(self.path):
+            if _is_directory(path):
                 raise Damage("it is a directory") from None
             raise
         try:
@@ -151,8 +237,75 @@ class Registry:
             raise RegistryTooNew(f"{self.path}: {error}") from None
         return _Loaded(document, data, version)
 
-    def _store(self, loaded: _Loaded) -> bool:
-        """Swap the document in, counters derived; False if it is as it was."""
+    def _newest(self, revision: Revision) -> _Loaded:
+        """Load the newest edition. Needs the document's lock."""
+        for path in revision.unsettled:
+            try:
+                return self._load(path)
+            except FileNotFoundError:
+                continue  # It was settled just now.
+            except Damage:
+                # Torn by a power failure, and never acknowledged: nobody misses it.
+                _files.remove(path)
+        return self._load()
+
+    def _revise(
+        self,
+        revise: Callable[[Revision, _Loaded | None], Edition | None],
+        *,
+        may_be_missing: bool = False,
+    ) -> None:
+        """
+        Let *revise* write a new edition on top of the newest, and see to it that it is settled.
+
+        It returns the edition that is to be settled.
+        """
+        written: list[Edition | None] = []
+
+        def work(take: Take, told: list[Aside]) -> None:
+            with Revision(self._editions) as revision:
+                if not written:
+                    written.append(
+                        self._write(revise, revision, take, told, may_be_missing=may_be_missing)
+                    )
+                revision.settle(written[0], take)
+
+        try:
+            self._in_turn(work)
+        except LockTimeout as timeout:
+            if not written:
+                raise
+            raise LockTimeout(f"{timeout}; by then it was written", hint=UNKNOWN) from None
+
+    def _write(
+        self,
+        revise: Callable[[Revision, _Loaded | None], Edition | None],
+        revision: Revision,
+        take: Take,
+        told: list[Aside],
+        *,
+        may_be_missing: bool,
+    ) -> Edition | None:
+        while True:
+            revision.lock(take)
+            with contextlib.suppress(Damage):
+                loaded = self._newest_or_none(revision)
+                if loaded is not None or (may_be_missing and not self._kept()):
+                    edition = revise(revision, loaded)
+                    revision.unlock()
+                    return edition
+            revision.unlock()
+            with Revision(self._editions) as mending:
+                self._mend(mending, take, told)
+
+    def _newest_or_none(self, revision: Revision) -> _Loaded | None:
+        try:
+            return self._newest(revision)
+        except FileNotFoundError:
+            return None
+
+    def _store(self, revision: Revision, loaded: _Loaded) -> Edition | None:
+        """Write a new edition, counters derived; return what is to be settled."""
         try:
             check(loaded.document, self.kind)
         except Damage as damage:
@@ -160,11 +313,10 @@ class Registry:
         self.kind.derive(loaded.document)
         data = encode(loaded.document, self.kind)
         if data == loaded.data:
-            return False
+            return revision.pending()  # What it was read from may not be settled itself.
         if loaded.version < self.kind.version:
             self._keep_version(loaded.version)
-        _files.swap(self.path, data)
-        return True
+        return revision.write(data)
 
     def _keep_version(self, version: int) -> None:
         """Let the document as it was before a migration keep a name of its own."""
@@ -177,16 +329,21 @@ class Registry:
 
     # --- damage ----------------------------------------------------------------------------
 
-    def _load_or_rebuild(self, told: list[Aside]) -> _Loaded:
-        """Return the document, rebuilt if it is damaged and can be. Needs the lock."""
+    def _mend(self, revision: Revision, take: Take, told: list[Aside]) -> None:
+        """See to it that there is a document that can be used, and that it is settled."""
+        revision.lock_alone(take)
         try:
-            return self._load()
+            self._newest(revision)
+            edition = revision.pending()
         except Damage as damage:
             told.append(self._set_aside(str(damage)))
+            edition = revision.write(self._rebuilt())
         except FileNotFoundError:
             if not self._kept():
                 raise self._not_found() from None
-        return self._rebuilt()
+            edition = revision.write(self._rebuilt())
+        revision.unlock()
+        revision.settle(edition, take)
 
     def _set_aside(self, why: str) -> Aside:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
@@ -204,7 +361,7 @@ class Registry:
         with _files.refusals("list", self.path.parent):
             return sorted(n for n in os.listdir(self.path.parent) if n.startswith(prefix))  # noqa: PTH208 - names are enough
 
-    def _rebuilt(self) -> _Loaded:
+    def _rebuilt(self) -> bytes:
         kept = self._kept()
         document = self._rebuild() if self._rebuild is not None else None
         if document is None:
@@ -214,30 +371,21 @@ class Registry:
                 hint=f"mend it, then: mv {newest} {self.path}",
             )
         document = {"schema_version": self.kind.version, **document, "damaged": kept}
-        self._store(_Loaded(document, None, self.kind.version))
-        _files.settle(self.path)
-        return self._load()
+        self.kind.derive(document)
+        return encode(document, self.kind)
 
     def _not_found(self) -> NotFound:
         return NotFound(f"there is no {self.kind.name} {self.path}")
 
-    # --- the lock -----------------------------------------------------------------------------
+    # --- the locks ----------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[list[Aside]]:
-        """Hold the lock; afterwards, tell of what was set aside meanwhile."""
+    def _in_turn(self, work: Callable[[Take, list[Aside]], None]) -> None:
+        """Do *work*, which needs locks; afterwards, tell of what was set aside meanwhile."""
         told: list[Aside] = []
         try:
-            with contextlib.ExitStack() as stack:
-                try:
-                    interrupted = stack.enter_context(
-                        locks.locked(self.path, timeout_s=self._lock_timeout_s, what=self.kind.name)
-                    )
-                except FileNotFoundError:
-                    raise self._not_found() from None
-                if interrupted:
-                    _files.clear_leftovers(self.path)
-                yield told
+            locks.in_turn(lambda take: work(take, told), timeout_s=self._lock_timeout_s)
+        except FileNotFoundError:
+            raise self._not_found() from None
         finally:
             for aside in told:
                 self._tell(aside)

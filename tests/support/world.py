@@ -142,9 +142,9 @@ class World:
     def litter(self):
         """Return the files that nobody would ever look at again."""
         known = re.compile(
-            r"root\.json(\.lock)?|tmux\.sock|registry/GLOBAL_REGISTRY\.json(\.lock)?"
+            r"root\.json(\.lock)?|tmux\.sock|registry/GLOBAL_REGISTRY\.json((\.settle)?\.lock)?"
             r"|sagas/\.spare-[0-3]|sagas/(closed/)?[A-Za-z0-9_-]+\.jsonl"
-            r"|TASK-[0-9]+-[0-9]+-[0-9a-f]{8}/(AGENT_REGISTRY\.json(\.lock)?"
+            r"|TASK-[0-9]+-[0-9]+-[0-9a-f]{8}/(AGENT_REGISTRY\.json((\.settle)?\.lock)?"
             r"|agent_prompt_[^/]+\.txt|(logs|progress|findings|archive|output)/[^/.][^/]*"
             r"|run/[^/]+/[a-z]+)"
         )
@@ -241,6 +241,7 @@ class World:
             elif cgroups and holds and "cgroup" not in holds:
                 odd.append(f"{agent} has no cgroup")
             odd += self._contradictions(agent, bool(holds))
+        odd += self.outlived()
         counted = self.totals()
         if counted and counted["active_agents"] != len(self.entries()):
             odd.append(f"{counted['active_agents']} agents are counted active")
@@ -249,6 +250,15 @@ class World:
             odd.append(f"{counted['ended']} are counted as ended, and the records say {ended}")
         odd += [f"{name} is locked" for name in self.locked()]
         return odd
+
+    def outlived(self):
+        """Return a sentence for every agent that lives on though the one it belongs to is gone."""
+        living = {a: r["parent"] for a, r in self.records().items() if r["status"] not in _ENDED}
+        return [
+            f"{agent} has outlived its parent {parent}"
+            for agent, parent in living.items()
+            if (self.journal(parent) or [{"kind": ""}])[-1]["kind"] == "close"
+        ]
 
     def _contradictions(self, agent, is_held):
         """Tell where an agent's journal and its record are of different stories."""

@@ -1,0 +1,101 @@
+"""
+Who holds a lock file: its holder writes itself into it, and signs off at its end.
+
+For people and for messages: the lock itself is the kernel's. That the last
+holder never signed off tells the next one that something of its may lie about.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import attrs
+
+from orchestrator_core import _clock, _files
+from orchestrator_core.exceptions import LockTimeout, StorageError
+
+
+@attrs.frozen
+class Wanted:
+    """The lock that is being taken, for whoever waits for it in vain."""
+
+    sibling: str
+    what: str  #: What it guards, in words.
+
+
+@attrs.frozen
+class Holder:
+    """Who wrote itself into a lock file, and may be holding it."""
+
+    pid: int
+    since: str
+    name: str | None  #: The name of the living process; None if there is none.
+
+    def __str__(self) -> str:
+        if self.name is None:
+            return f"a process forked by pid {self.pid}, which is gone"
+        return f"pid {self.pid} ({self.name}), since {self.since}"
+
+
+_NOBODY = b"-"  #: Written over the start of a signature whose holder got to its end.
+
+
+def sign(fd: int) -> bool:
+    """Write into the lock file who holds it; tell whether the last one never signed off."""
+    # A full disk does not matter: a lock file without a signature reads as one
+    # whose holder never signed off.
+    with contextlib.suppress(OSError):
+        interrupted = os.pread(fd, 1, 0) != _NOBODY
+        os.pwrite(fd, f"{os.getpid():<10} {_clock.timestamp()}\n".encode(), 0)
+        return interrupted
+    return True
+
+
+def sign_off(fd: int) -> None:
+    with contextlib.suppress(OSError):
+        os.pwrite(fd, _NOBODY, 0)
+
+
+def last_holder(path: Path) -> Holder | None:
+    """
+    Return who wrote itself into a lock file and never signed off: it holds it, or died with it.
+
+    Raises:
+        FileNotFoundError, StorageError: See :func:`orchestrator_core._files.read`.
+    """
+    return _parse(_files.read(path))
+
+
+def _parse(signature: bytes) -> Holder | None:
+    pid, _, since = signature.split(b"\n")[0].decode("ascii", "replace").strip().partition(" ")
+    if not pid.isdecimal():
+        return None
+    return Holder(int(pid), since.strip(), _name_of(int(pid)))
+
+
+def report(wanted: Wanted, *, waited_s: float) -> NoReturn:
+    """Raise the error of a wait in vain: it names whoever wrote itself into the lock file."""
+    try:
+        holder = _parse(_files.read(Path(wanted.sibling)))
+    except (OSError, StorageError):
+        holder = None
+    told = f"{wanted.what}: {wanted.sibling} is held by {holder or 'an unknown process'}"
+    raise LockTimeout(f"{told}; waited {waited_s:.1f} s")
+
+
+def _name_of(pid: int) -> str | None:
+    """Return the name of a living process, or where there is no /proc, that it lives."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        pass
+    except (OSError, OverflowError):
+        return None
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - no pathlib below here
+            return file.read().strip()
+    except OSError:
+        return "alive"

@@ -1,0 +1,43 @@
+"""The fields of registries, by what becomes of them: for whoever has to put one together again."""
+
+from __future__ import annotations
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# --- of an agent's record ---------------------------------------------------------------------
+
+#: Never change once they are written.
+FIXED = _names("id type tmux_session started_at prompt key deadline_at tracked_files")
+
+#: Are there only when the agent's life is over.
+END = _names(
+    "completed_at end_reason exit_code exit_signal terminated_at termination_reason "
+    "auto_cleanup_result auto_cleanup_timestamp auto_cleanup_error"
+)
+
+RECORD = FIXED | END | _names("parent depth status progress message last_update")
+
+# --- of a document ----------------------------------------------------------------------------
+
+#: What a document has one line for each of, and what is counted from those.
+TASK_CONTENT = _names("agents agent_hierarchy total_spawned active_count completed_count")
+GLOBAL_CONTENT = _names(
+    "tasks agents ended past_tasks total_tasks active_tasks total_agents_spawned active_agents"
+)
+
+#: Are about this copy of a document, and no other.
+COPY = _names("schema_version damaged")
+
+#: Are nowhere but at the top of a document.
+TOP = (
+    TASK_CONTENT
+    | GLOBAL_CONTENT
+    | COPY
+    | _names(
+        "task_description workspace workspace_base client_cwd priority "
+        "max_agents max_depth max_concurrent"
+    )
+)

@@ -1,0 +1,232 @@
+"""
+Updates that settle for each other: as durable as if each had settled for itself.
+
+Here the settle lock is somebody else's, as it is in a crowd, so that every update
+goes the long way: written, then settled by whoever comes first.
+"""
+
+import errno
+import functools
+import os
+import threading
+
+import pytest
+from under_fire import (
+    OK,
+    REFUSED,
+    THROUGH,
+    UNKNOWN,
+    add,
+    each_crash,
+    forked,
+    litter,
+    names,
+    refuse,
+    registry_in,
+)
+
+from orchestrator_core import _files, locks
+from orchestrator_core.exceptions import LockTimeout, StorageError
+from orchestrator_core.registry import TASK, Registry
+from orchestrator_core.registry.editions import Edition, Revision
+
+
+@pytest.fixture
+def registry(tmp_path):
+    made = registry_in(tmp_path)
+    made.create({"agents": []})
+    return made
+
+
+@pytest.fixture
+def nobody_alone(monkeypatch):
+    """No update finds the settle lock free at its first look, though it is at its second."""
+    monkeypatch.setattr(Revision, "_settles_alone", lambda _: False)
+
+
+class SettleLock:
+    """The settle lock, in our hands."""
+
+    def __init__(self, registry):
+        self._file = locks.LockFile(registry.path, what="it", name="settle.lock")
+
+    def __enter__(self):
+        self._file.take(locks.at_once)
+
+    def __exit__(self, *_):
+        self._file.let_go()
+        self._file.close()
+
+
+def start(*works):
+    """Start a thread for each; return them, and the list that their errors come to."""
+    errors = []
+
+    def run(work):
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - looked at by the test
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    return threads, errors
+
+
+def pending(registry):
+    return registry.path.with_name(f".{registry.path.name}.next")
+
+
+def wait_for_written(registry, number):
+    """Wait until that many editions are written: the lock file of the document tells."""
+    lock = registry.path.with_name(f"{registry.path.name}.lock")
+    done = threading.Event()
+    for _ in range(2000):
+        if int(lock.read_bytes()[64:84] or b"0") >= number:
+            return
+        done.wait(0.005)
+    raise AssertionError("they were not written")
+
+
+def test_five_that_wait_are_settled_by_one_fsync_of_a_document_and_one_of_its_directory(
+    registry, monkeypatch
+):
+    fsyncs = []
+    real = os.fsync
+    with SettleLock(registry):
+        threads, errors = start(*(functools.partial(add, registry, f"a{n}") for n in range(5)))
+        wait_for_written(registry, 5)
+        assert [] == names(registry), "nobody sees what is not on the disk"
+        monkeypatch.setattr(os, "fsync", lambda fd: fsyncs.append(fd) or real(fd))
+    for thread in threads:
+        thread.join()
+
+    assert [] == errors
+    assert {"a0", "a1", "a2", "a3", "a4"} == set(names(registry))
+    assert 2 == len(fsyncs)
+    assert set() == litter(registry.path.parent)
+
+
+def test_when_settling_fails_all_that_waited_are_told_and_the_old_document_stands(
+    registry, monkeypatch
+):
+    add(registry, "before")
+
+    def refused(path):
+        raise StorageError(f"cannot write {path}: the disk reports a failure")
+
+    with SettleLock(registry):
+        threads, errors = start(*(functools.partial(add, registry, f"a{n}") for n in range(3)))
+        wait_for_written(registry, 3)
+        monkeypatch.setattr(_files, "fsync_file", refused)
+    for thread in threads:
+        thread.join()
+
+    assert 3 == len(errors)
+    assert all(isinstance(error, StorageError) for error in errors)
+    assert ["before"] == names(registry)
+    assert set() == litter(registry.path.parent)
+    monkeypatch.undo()
+    add(registry, "after")
+    assert ["before", "after"] == names(registry)
+
+
+@pytest.mark.usefixtures("nobody_alone")
+def test_an_update_killed_at_any_call_has_happened_or_not_or_happens_with_the_next(registry):
+    happened = set()
+    for crash, before in each_crash(lambda _: add(registry, "killed"), lambda: names(registry)):
+        found = names(registry)
+        assert found in (before, [*before, "killed"]), crash
+        add(registry, "next")
+        after = names(registry)
+        assert after in ([*found, "next"], [*before, "killed", "next"]), crash
+        happened.add(len(after) - len(before))
+        assert set() == litter(registry.path.parent), crash
+    assert {1, 2} == happened
+
+
+@pytest.mark.usefixtures("nobody_alone")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_an_update_refused_at_any_call_is_an_error_of_ours_or_no_error(registry, number):
+    refused = 0
+    for call in range(1000):
+        before = names(registry)
+        code = forked(lambda n=call: refuse(registry, n, number))
+        assert code in {OK, REFUSED, UNKNOWN, THROUGH}, f"call {call}: {code}"
+        if code == THROUGH:
+            break
+        if code != UNKNOWN:
+            assert names(registry) == before + ["added"] * (code == OK), f"call {call}"
+        refused += code == REFUSED
+        add(registry, "next")
+        assert "next" == names(registry)[-1]
+        assert set() == litter(registry.path.parent), f"call {call}"
+    assert refused > 5
+
+
+@pytest.mark.parametrize("torn", [b"", b"\0" * 4096, b'{\n  "agents": [\n'])
+def test_an_edition_torn_by_a_power_failure_is_nobodys_and_is_dropped(registry, torn):
+    add(registry, "before")
+    for name in (pending(registry), pending(registry).with_suffix(".settling")):
+        name.write_bytes(torn)
+        name.chmod(0o600)
+
+    add(registry, "after")
+
+    assert ["before", "after"] == names(registry)
+    assert set() == litter(registry.path.parent)
+
+
+def test_who_waits_too_long_for_the_disk_is_told_that_it_is_written(registry):
+    hasty = Registry(registry.path, kind=TASK, lock_timeout_s=0.05)
+    with SettleLock(registry), pytest.raises(LockTimeout, match="it was written") as timeout:
+        add(hasty, "late")
+    assert "unknown" in timeout.value.hint
+    add(registry, "next")
+    assert ["late", "next"] == names(registry)
+
+
+def test_a_change_that_finds_itself_made_by_one_not_settled_waits_for_that(registry):
+    """What is said to be so is on the disk, even if another had to bring it there."""
+
+    def ensure(document):
+        if not any(agent["id"] == "a" for agent in document["agents"]):
+            document["agents"].append({"id": "a"})
+
+    with SettleLock(registry):
+        threads, errors = start(lambda: registry.update(ensure))
+        wait_for_written(registry, 1)
+        more, more_errors = start(lambda: registry.update(ensure))
+        more[0].join(0.05)
+        assert more[0].is_alive()
+    for thread in (*threads, *more):
+        thread.join()
+    assert [] == errors + more_errors
+    assert ["a"] == names(registry)
+
+
+def test_who_was_settled_before_a_failure_is_not_told_that_it_failed_nor_the_reverse(registry):
+    """However long they waited for a look, and whatever was settled since."""
+    with SettleLock(registry):
+        threads, errors = start(lambda: add(registry, "first"))
+        wait_for_written(registry, 1)
+    threads[0].join()
+    with Revision(registry._editions) as revision:
+        revision.lock(locks.at_once)
+        early, late = revision.pending() or Edition(1, 0), Edition(2, 0)
+        revision._drop_pending()
+    add(registry, "after")
+
+    with Revision(registry._editions) as revision:
+        revision.settle(early, locks.at_once)
+    with Revision(registry._editions) as revision, pytest.raises(StorageError) as dropped:
+        revision.settle(late, locks.at_once)
+    assert "" == dropped.value.hint
+    with Revision(registry._editions) as revision:
+        revision.lock(locks.at_once)
+        revision._drop_pending()
+    with Revision(registry._editions) as revision, pytest.raises(StorageError) as forgotten:
+        revision.settle(late, locks.at_once)
+    assert "unknown" in forgotten.value.hint
+    assert [] == errors
