@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 
 def timestamp() -> str:
     """Return the time of day, with its zone, to the millisecond."""
-    return _written(time.time_ns() // 1_000_000)
+    seconds, ms = divmod(time.time_ns() // 1_000_000, 1000)
+    return f"{_second(seconds)}.{ms:03}+00:00"
 
 
 @functools.lru_cache(maxsize=1)
-def _written(ms: int) -> str:
-    moment = datetime.fromtimestamp(ms // 1000, UTC).replace(microsecond=ms % 1000 * 1000)
-    return moment.isoformat(timespec="milliseconds")
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def ms_since(start: float) -> float:

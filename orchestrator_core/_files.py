@@ -78,7 +78,11 @@ def read(path: Path) -> bytes:
 
 def read_all(fd: int) -> bytes:
     """Return what is left to read of *fd*, however the kernel portions it."""
-    return b"".join(iter(lambda: os.read(fd, 1 << 20), b""))
+    # As much as it seems to have, and a byte more: then the next read is the last.
+    pieces = [os.read(fd, os.fstat(fd).st_size + 1)]
+    while pieces[-1]:
+        pieces.append(os.read(fd, 1 << 16))
+    return b"".join(pieces)
 
 
 def create(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -200,14 +204,12 @@ def write_all(fd: int, data: bytes, *, offset: int | None = None) -> None:
     """
     rest: bytes | memoryview = data
     while rest:
-        if offset is None:
-            written = os.write(fd, rest)
-        else:
-            written = os.pwrite(fd, rest, offset)
-            offset += written
+        written = os.write(fd, rest) if offset is None else os.pwrite(fd, rest, offset)
         if written == len(rest):  # as good as always
             return
         rest = memoryview(rest)[written:]
+        if offset is not None:
+            offset += written
 
 
 # --- removing and moving --------------------------------------------------------------------

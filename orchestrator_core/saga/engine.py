@@ -275,9 +275,8 @@ class Saga:
 
     def undone(self, outcome: Outcome, report: StepReport) -> None:
         """Record what a step's undo came to."""
-        self._write_or_owe(
-            entry_of("undone", step=report.step, outcome=outcome, ms=report.duration_ms)
-        )
+        said = {"step": report.step, "outcome": outcome, "ms": report.duration_ms}
+        self._write_or_owe(Entry("undone", said))
         self._observer.step_undone(self.saga_id, report)
 
     def failed(self, step: str, error: BaseException) -> None:

@@ -183,7 +183,10 @@ def _unwind(history: History, data: dict[str, Any]) -> None:
 
 
 def _undone(history: History, data: dict[str, Any]) -> None:
-    _frame(history, data).outcome = msgspec.convert(data["outcome"], Outcome)
+    outcome = data["outcome"]
+    if not isinstance(outcome, Outcome):  # The engine brings it as it is; a journal, in JSON.
+        outcome = msgspec.convert(outcome, Outcome)
+    _frame(history, data).outcome = outcome
 
 
 def _stuck(history: History, data: dict[str, Any]) -> None:

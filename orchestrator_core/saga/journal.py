@@ -51,7 +51,9 @@ class Journal:
         if not self.is_ours:
             raise StorageError(f"journal {self.path} is not ours any more")
         now = timestamp()
-        data = self._lead + b"".join([encode(entry, now) for entry in (*self._owed, *entries)])
+        if self._owed:
+            entries = (*self._owed, *entries)
+        data = self._lead + b"".join([encode(entry, now) for entry in entries])
         try:
             if self._unclean:
                 self._cut()
