@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from orchestrator_core.saga.report import StepReport, UnwindReport
@@ -79,6 +79,30 @@ class _Guarded(Observer):
                 logging.getLogger("orchestrator_core").exception("observer raised in %s", name)
 
         return told
+
+
+class _Together(Observer):
+    """Pass everything on to each of several."""
+
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        self._observers = tuple(map(guarded, observers))
+
+    def __getattribute__(self, name: str) -> object:
+        if name.startswith("_"):
+            return super().__getattribute__(name)
+        observers = super().__getattribute__("_observers")
+        hooks = [getattr(observer, name) for observer in observers]
+
+        def told(*args: object) -> None:
+            for hook in hooks:
+                hook(*args)
+
+        return told
+
+
+def together(*observers: Observer) -> Observer:
+    """Return one observer that stands for several; none of them can disturb another."""
+    return _Together(observers)
 
 
 def guarded(observer: Observer | None) -> Observer:

@@ -63,7 +63,7 @@ class RecoveryReport:
 
     unwound: dict[str, UnwindReport] = attrs.field(factory=dict)
     alive: tuple[str, ...] = ()  #: Committed, and to be left so.
-    busy: tuple[str, ...] = ()  #: In the hands of a living owner.
+    busy: tuple[str, ...] = ()  #: In the hands of a living owner; or not for us to end.
     waiting: tuple[str, ...] = ()  #: STUCK, and its time has not come.
     damaged: dict[str, str] = attrs.field(factory=dict)  #: Where damaged journals were kept.
     failed: dict[str, str] = attrs.field(factory=dict)  #: Could not be recovered, and why.
@@ -88,6 +88,10 @@ def _nothing_more(_saga_id: str, _labels: Mapping[str, Any]) -> Mapping[str, Any
     return {}
 
 
+def _of_none(_history: History) -> bool:
+    return False
+
+
 @attrs.define(kw_only=True)
 class Recovery:
     """How to recover the sagas of one directory."""
@@ -96,6 +100,7 @@ class Recovery:
     steps: Mapping[str, Step[Any]]
     verdict: Verdict = _never  #: Is a committed saga's life over, and why? Must be quick.
     replan: Replan = _nothing_more  #: A damaged saga's receipts by step name, from its id.
+    spared: Callable[[History], bool] = _of_none  #: Are we part of it, and would not survive it?
     epilogue: Epilogue | None = None
     observer: Observer = attrs.field(factory=Observer, converter=guarded)
 
@@ -149,6 +154,8 @@ class Recovery:
             why = self._why(saga.history)
             if why is None:
                 return State.COMMITTED
+            if self.spared(saga.history):
+                raise SagaBusy(f"saga {saga_id!r} is to be unwound by somebody else: we are in it")
             report.unwound[saga_id] = saga.unwind(why)
         return None
 

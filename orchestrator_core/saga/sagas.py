@@ -9,14 +9,17 @@ import msgspec
 from orchestrator_core.exceptions import SagaNotFound
 from orchestrator_core.saga.directory import JournalDirectory
 from orchestrator_core.saga.engine import Saga
-from orchestrator_core.saga.planning import catalogue
+from orchestrator_core.saga.history import fold
+from orchestrator_core.saga.lines import entry_of
+from orchestrator_core.saga.observer import guarded
+from orchestrator_core.saga.planning import begin_of, catalogue, intent_of
 from orchestrator_core.saga.recovery import Recovery, RecoveryReport
 from orchestrator_core.saga.report import UnwindReport
 from orchestrator_core.saga.states import State
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from orchestrator_core.saga.engine import Epilogue
     from orchestrator_core.saga.history import History
@@ -73,6 +76,43 @@ class Sagas:
             epilogue=self._epilogue,
             observer=self._observer,
         )
+
+    def adopt(
+        self,
+        saga_id: str,
+        receipts: Mapping[str, Any],
+        *,
+        labels: Mapping[str, Any] | None = None,
+        why: Unwind | None = None,
+    ) -> Saga:
+        """
+        Take up what no saga accounts for: a saga that holds *receipts* from its first line on.
+
+        It is committed when this returns, durably, and ours; with *why* it is being
+        unwound, too. *receipts* are by step name, in the order in which they
+        would have been taken. Nothing is done with what they lead to, yet.
+
+        Raises:
+            SagaExists: The id was used before.
+            StorageError: The journal could not be written; there is none.
+        """
+        entries = [
+            begin_of(saga_id, labels or {}, receipts),
+            *(intent_of(name, receipt) for name, receipt in receipts.items()),
+            entry_of("commit"),
+            *([] if why is None else [entry_of("unwind", why=why)]),
+        ]
+        journal = self.journals.create(saga_id, entries)
+        saga = Saga(
+            self.journals,
+            journal,
+            fold(entries),
+            self.steps,
+            epilogue=self._epilogue,
+            observer=self._observer,
+        )
+        guarded(self._observer).saga_begun(saga_id, saga.history.labels)
+        return saga
 
     def open(self, saga_id: str, *, timeout_s: float = 0.0) -> Saga:
         """
@@ -136,15 +176,22 @@ class Sagas:
         *,
         verdict: Verdict | None = None,
         replan: Replan | None = None,
+        spared: Callable[[History], bool] | None = None,
         only: str | None = None,
         force: bool = False,
     ) -> RecoveryReport:
         """
         Finish what dead owners left; see :mod:`orchestrator_core.saga.recovery`.
 
-        Without a *verdict* every committed saga is alive.
+        Without a *verdict* every committed saga is alive. Those that are *spared*
+        are left to somebody else.
         """
-        given = {"verdict": verdict, "replan": replan, "observer": self._observer}
+        given = {
+            "verdict": verdict,
+            "replan": replan,
+            "spared": spared,
+            "observer": self._observer,
+        }
         recovery = Recovery(
             journals=self.journals,
             steps=self.steps,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 
 from orchestrator_core._clock import ms_since
-from orchestrator_core.exceptions import CouldNotAsk, UndoFailed
+from orchestrator_core.exceptions import UndoFailed
 from orchestrator_core.saga.report import StepReport
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Unwinding:
         # disk space. Who could not be asked a moment ago is not asked again.
         for index in order:
             error = self.errors.get(index)
-            if error is not None and not isinstance(error, CouldNotAsk):
+            if error is not None and getattr(error, "retry_at_once", True):
                 self._undo(index, attempt=2)
         return tuple(self.reports[index] for index in order)
 
@@ -111,12 +111,13 @@ class Unwinding:
             self.interrupt = error
         self.watcher.failed(step, error)
         leaked = list(getattr(error, "leaked", ()))
+        detail = getattr(error, "undo_detail", {})
         return StepReport(
             step,
             "failed",
             duration_ms=duration_ms,
             attempts=attempt,
-            detail={"leaked": leaked} if leaked else {},
+            detail={**detail, "leaked": leaked} if leaked else {**detail},
             error=describe(error),
         )
 
