@@ -5,7 +5,7 @@ One idea: every question is **one** ``tmux`` process, exact in its target,
 bounded in time and clean in its environment, and its answer is read for what
 it is. tmux exits with 1 whether there is no server, no such session or no way
 to ask; only its words tell them apart, so they are told apart here, once, in
-:class:`_Trouble`.
+:class:`Trouble`.
 
 The only module that imports libtmux. Of libtmux it takes the server and its
 ``cmd``, never the listings: those split on a character that an agent can put
@@ -35,6 +35,7 @@ from orchestrator_core.exceptions import (
     TerminalTimeout,
     TerminalUnavailable,
 )
+from orchestrator_core.places import SOCKET_PATH_MAX
 from orchestrator_core.saga.step import Presence
 from orchestrator_core.terminal import Session, Sighting, check_argv, check_name, check_owner
 
@@ -46,8 +47,6 @@ OWNER_OPTION: Final = "@orchestrator_owner"
 
 OLDEST: Final = (3, 2)
 """The first tmux that has both ``-N`` and ``new-session -e``."""
-
-_SOCKET_PATH_MAX = 103  # sun_path holds 108 bytes on Linux and 104 on macOS, a NUL among them
 
 # A session's name holds neither ":" nor a newline. Its owner, which anybody may
 # set to anything, comes last: at its worst it spoils its own line.
@@ -85,9 +84,9 @@ class TmuxTerminal:
         tmux_bin: str | os.PathLike[str] | None = None,
     ) -> None:
         self.socket_path = None if socket_path is None else os.path.abspath(socket_path)  # noqa: PTH100 - never resolved: the path is the identity
-        if self.socket_path and len(os.fsencode(self.socket_path)) > _SOCKET_PATH_MAX:
+        if self.socket_path and len(os.fsencode(self.socket_path)) > SOCKET_PATH_MAX:
             raise InvalidInput(
-                f"tmux socket path {self.socket_path!r} is longer than {_SOCKET_PATH_MAX} bytes",
+                f"tmux socket path {self.socket_path!r} is longer than {SOCKET_PATH_MAX} bytes",
                 hint="a Unix socket cannot have a longer path; choose a shorter one",
             )
         self.timeout_s = timeout_s
@@ -98,8 +97,20 @@ class TmuxTerminal:
         """Return tmux's name and version, asked of the program once; see the protocol."""
         if not self._version:
             reply = self._server().run("-V", bare=True)
-            self._version = _checked_version(" ".join(reply.stdout), self._tmux_bin())
+            self._version = _checked_version(" ".join(reply.stdout), self.binary())
         return self._version
+
+    def binary(self) -> str:
+        """
+        Return the tmux program that is run.
+
+        Raises:
+            TerminalUnavailable: There is none.
+        """
+        found = self._given_bin or shutil.which("tmux", path=_search_path())
+        if not found:
+            raise TerminalUnavailable(f"there is no tmux in {_search_path()}")
+        return found
 
     def start(self, name: str, *, owner: str, argv: Sequence[str]) -> Session:
         """Start a session with one tmux process; with two more if no server runs yet."""
@@ -108,16 +119,16 @@ class TmuxTerminal:
             _refuse_foreign_path(self.socket_path)
         server = self._server()
         reply = self._ask(server, *order)
-        if _Trouble.of(reply) is _Trouble.NO_SERVER:
+        if Trouble.of(reply) is Trouble.NO_SERVER:
             reply = self._begin(server, order)
         born = _parse(reply.stdout)
         if reply.returncode == 0 and born:
             return Session(name, owner, born[0].pane_pid, born[0].server_pid)
-        if _Trouble.of(reply) is _Trouble.DUPLICATE:
+        if Trouble.of(reply) is Trouble.DUPLICATE:
             raise SessionExists(f"tmux session {name!r} is there already")
         if born:
             # It was made, and then refused to be marked as ours.
-            self._ask(server, *_kill_if(name, f"#{{==:#{{pane_pid}},{born[0].pane_pid}}}"))
+            self._ask(server, *kill_if(name, f"#{{==:#{{pane_pid}},{born[0].pane_pid}}}"))
         raise self._refusal(f"start session {name!r}", reply)
 
     def look(self, name: str, *, owner: str) -> Sighting:
@@ -134,10 +145,10 @@ class TmuxTerminal:
     def end(self, name: str, *, owner: str) -> Presence:
         """End the session if it is *owner*'s; the server itself compares and kills."""
         ours = f"#{{==:#{{{OWNER_OPTION}}},{check_owner(owner)}}}"
-        reply = self._ask(self._server(), *_kill_if(check_name(name), ours))
+        reply = self._ask(self._server(), *kill_if(check_name(name), ours))
         with contextlib.suppress(ValueError, IndexError):
             return Presence(reply.stdout[-1])
-        if _Trouble.of(reply) in _NOTHING_THERE:
+        if Trouble.of(reply) in NOTHING_THERE:
             return Presence.ABSENT
         raise self._refusal(f"end session {name!r}", reply)
 
@@ -145,18 +156,28 @@ class TmuxTerminal:
         """List all sessions with one tmux process; none if no server runs."""
         return self._list("-a")
 
+    def ask(self, *command: str) -> tmux_cmd:
+        """
+        Return what the server answers to one command; it is not started by being asked.
+
+        Raises:
+            TerminalTimeout: No answer in time: unknown.
+            TerminalUnavailable: There is no usable tmux.
+        """
+        return self._ask(self._server(), *command)
+
     def _list(self, *which: str) -> tuple[Session, ...]:
         reply = self._ask(self._server(), "list-panes", *which, "-F", _LISTING)
         if reply.returncode == 0:
             return _parse(reply.stdout)
-        if _Trouble.of(reply) in _NOTHING_THERE:
+        if Trouble.of(reply) in NOTHING_THERE:
             return ()
         raise self._refusal("list sessions", reply)
 
     def _ask(self, server: _Server, *command: str) -> tmux_cmd:
         """Run one command; once more if the server went away while it was asked."""
         reply = server.cmd(*command)
-        return server.cmd(*command) if _Trouble.of(reply) is _Trouble.LOST else reply
+        return server.cmd(*command) if Trouble.of(reply) is Trouble.LOST else reply
 
     def _begin(self, server: _Server, order: tuple[str, ...]) -> tmux_cmd:
         """
@@ -185,16 +206,10 @@ class TmuxTerminal:
         """Return a server handle for one operation, whose time starts now."""
         return _Server(
             self.socket_path,
-            tmux_bin=self._tmux_bin(),
+            tmux_bin=self.binary(),
             timeout_s=self.timeout_s,
             place=self._place(),
         )
-
-    def _tmux_bin(self) -> str:
-        found = self._given_bin or shutil.which("tmux", path=_search_path())
-        if not found:
-            raise TerminalUnavailable(f"there is no tmux in {_search_path()}")
-        return found
 
     def _place(self) -> str:
         return self.socket_path or "the default server"
@@ -268,7 +283,7 @@ def _lines(said: bytes) -> list[str]:
     return [line for line in said.decode(errors="backslashreplace").split("\n") if line]
 
 
-class _Trouble(enum.Enum):
+class Trouble(enum.Enum):
     """Why tmux exited with 1, by the words it has for it."""
 
     NO_SERVER = re.compile(
@@ -279,7 +294,7 @@ class _Trouble(enum.Enum):
     LOST = re.compile(r"server exited|lost server")
 
     @classmethod
-    def of(cls, reply: tmux_cmd) -> _Trouble | None:
+    def of(cls, reply: tmux_cmd) -> Trouble | None:
         """Return the trouble that *reply* tells of; None if none, or none we know."""
         if reply.returncode == 0:
             return None
@@ -287,7 +302,7 @@ class _Trouble(enum.Enum):
         return next((trouble for trouble in cls if trouble.value.search(said)), None)
 
 
-_NOTHING_THERE = (_Trouble.NO_SERVER, _Trouble.NO_SESSION)
+NOTHING_THERE = (Trouble.NO_SERVER, Trouble.NO_SESSION)
 
 # exit-empty off: with it on, a session made just as the last one ends is lost.
 _START_SERVER = (
@@ -323,7 +338,7 @@ def _new_session(name: str, owner: str, argv: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _kill_if(name: str, condition: str) -> tuple[str, ...]:
+def kill_if(name: str, condition: str) -> tuple[str, ...]:
     """
     Return a tmux command that ends the session if *condition* holds, and says what it found.
 

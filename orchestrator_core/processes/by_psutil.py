@@ -27,6 +27,20 @@ def started(pid: int) -> int | None:
         return None
 
 
+def directory(pid: int) -> str:
+    """
+    Return the directory in which a process works.
+
+    Raises:
+        OSError: It has ended, or is hidden from us.
+    """
+    try:
+        found: str = psutil.Process(pid).cwd()
+    except (psutil.Error, ValueError) as error:
+        raise ProcessLookupError(pid) from error
+    return found
+
+
 def fields(cookie_name: str) -> Iterator[Fields]:
     """Go through all living processes, newest first: pid, ppid, pgid, sid, start, name, cookie."""
     for process in sorted(psutil.process_iter(), key=lambda each: each.pid, reverse=True):
@@ -57,3 +71,14 @@ def _cookie(process: psutil.Process, name: str) -> str | None:
     except (psutil.Error, OSError):
         return None
     return cookie
+
+
+def open_files() -> Iterator[tuple[int, int, str, str]]:
+    """Go through the open files of all processes: pid, start, name, path."""
+    for process in psutil.process_iter():
+        try:
+            started, name = _microseconds(process), process.name()
+            for file in process.open_files():
+                yield process.pid, started, name, file.path
+        except (psutil.Error, OSError):
+            continue  # As above.

@@ -3,7 +3,9 @@ Which of all processes are the agent's.
 
 Three kinds of evidence, and their union: the cookie in its environment, descent
 from the supervisor or the agent, and the POSIX session of one that is ours. A
-text in a command line is no evidence.
+text in a command line is no evidence. Of an agent that has neither cookie nor
+supervisor, whoever makes the claim has looked for other evidence, and says who
+is *known* to be its.
 
 Some are never ours to end, whatever the evidence: the calling process and its
 ancestors, init, and a tmux server with somebody else's work in it.
@@ -32,6 +34,7 @@ def covered(claim: Claim) -> list[Row]:
     roots = _roots(claim)
     found = {row.pid for row in view.all if row.cookie == claim.cookie or row.identity in roots}
     known_sessions = {root.pid for root in roots}
+    found |= view.orphans({who.pid for who in claim.known})
     while more := view.related(found, known_sessions) - found:
         found |= more
     return [row for row in view.all if row.pid in found and not view.is_spared(row, claim)]
@@ -45,9 +48,9 @@ def is_inside(claim: Claim) -> bool:
         return True
     if claim.cgroup is not None and placing.is_inside(claim.cgroup):
         return True
+    theirs = {claim.supervisor, *claim.known}
     return any(
-        row.cookie == claim.cookie or row.identity == claim.supervisor
-        for row in _lineage(os.getpid())
+        row.cookie == claim.cookie or row.identity in theirs for row in _lineage(os.getpid())
     )
 
 
@@ -60,7 +63,7 @@ def is_supervisor(claim: Claim) -> bool:
 def _roots(claim: Claim) -> set[Identity]:
     """Return the supervisor and the agent, as far as they are known."""
     started = witness.read_started(claim.run_dir)
-    known = (claim.supervisor, started.identity if started else None)
+    known = (claim.supervisor, started.identity if started else None, *claim.known)
     return {who for who in known if who is not None and who.boot_id == boot_id()}
 
 
@@ -85,6 +88,15 @@ class _View:
         parents = {pid for pid in found if pid != self._me and not self._is_server(pid)}
         sessions = self._sessions(found, known_sessions)
         return {row.pid for row in self.all if row.ppid in parents or row.sid in sessions}
+
+    def orphans(self, leaders: set[int]) -> set[int]:
+        """
+        Return those in a session whose leader was one of *leaders*, and has just ended.
+
+        Its number is not given away while its session lasts.
+        """
+        ended = leaders - self._by_pid.keys() - _NEVER
+        return {row.pid for row in self.all if row.sid in ended}
 
     def _sessions(self, found: set[int], known: set[int]) -> set[int]:
         """

@@ -9,6 +9,7 @@ identity compared afterwards: whoever is behind the handle then is the one meant
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import select
@@ -19,6 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator_core.exceptions import CouldNotAsk
 from orchestrator_core.processes.port import Identity
 from orchestrator_core.supervisor import proc
 
@@ -40,23 +42,72 @@ def boot_id() -> str:
 
 
 def identify(pid: int) -> Identity | None:
-    """Return the identity of the living process *pid*; None if there is none, or a zombie."""
+    """
+    Return the identity of the living process *pid*; None if there is none, or a zombie.
+
+    Raises:
+        CouldNotAsk: There is one, and ``/proc`` does not tell: out of descriptors, say.
+    """
     started = _started(pid)
     return None if started is None else Identity(boot_id(), pid, started)
 
 
 def is_alive(who: Identity) -> bool:
-    """Tell whether *who* is alive. A zombie is not; nor is anyone of another boot."""
+    """
+    Tell whether *who* is alive. A zombie is not; nor is anyone of another boot.
+
+    Raises:
+        CouldNotAsk: As :func:`identify`.
+    """
     return who.boot_id == boot_id() and _started(who.pid) == who.started
+
+
+def age_s(who: Identity) -> float:
+    """Return how long ago *who* was started, whether it is alive or not, in this boot."""
+    if _HAS_PROC:
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - who.started / os.sysconf("SC_CLK_TCK")
+    return time.time() - who.started / 1_000_000
+
+
+def directory(who: Identity) -> Path | None:
+    """Return the directory in which *who* works; None if it has ended, or does not tell."""
+    try:
+        if _HAS_PROC:
+            found = Path(f"/proc/{who.pid}/cwd").readlink()
+        else:
+            from orchestrator_core.processes import by_psutil  # noqa: PLC0415 - as below
+
+            found = Path(by_psutil.directory(who.pid))
+    except OSError:
+        return None
+    return found if is_alive(who) else None  # And so it was his, not another's of that number.
 
 
 def _started(pid: int) -> int | None:
     if _HAS_PROC:
-        seen = proc.stat(pid) if pid > 0 else None
+        seen = _stat(pid) if pid > 0 else None
         return None if seen is None or seen.is_dead else seen.started
     from orchestrator_core.processes import by_psutil  # noqa: PLC0415 - only without /proc
 
     return by_psutil.started(pid)
+
+
+def _stat(pid: int) -> proc.Stat | None:
+    """Look up *pid*; a process that is there and cannot be looked at is not taken for dead."""
+    seen = proc.stat(pid)
+    if seen is not None:
+        return seen
+    try:
+        os.kill(pid, 0)  # Needs no descriptor. Another user's process is none that we knew.
+    except (OSError, OverflowError):
+        return None
+    seen = proc.stat(pid)  # Perhaps it has only just come.
+    if seen is None:
+        raise CouldNotAsk(
+            f"process {pid} is there, and /proc does not tell of it",
+            hint="out of file descriptors? see: ulimit -n; or /proc is not mounted",
+        )
+    return seen
 
 
 class Handle:
@@ -80,7 +131,12 @@ class Handle:
 
 @contextlib.contextmanager
 def held(who: Identity) -> Iterator[Handle | None]:
-    """Hold *who* for the length of a ``with``; None if it has ended."""
+    """
+    Hold *who* for the length of a ``with``; None if it has ended.
+
+    Raises:
+        CouldNotAsk: There is no descriptor to be had for it.
+    """
     with contextlib.ExitStack() as stack:
         handle = _open(who, stack)
         yield handle if handle is not None and is_alive(who) else None
@@ -91,7 +147,11 @@ if sys.platform == "linux":
     def _open(who: Identity, stack: contextlib.ExitStack) -> Handle | None:
         try:
             fd = os.pidfd_open(who.pid)
-        except (OSError, OverflowError):
+        except OverflowError:
+            return None
+        except OSError as error:
+            if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+                raise CouldNotAsk(f"cannot hold process {who.pid}: {error.strerror}") from error
             return None
         stack.callback(os.close, fd)
         return Handle(who, fd)

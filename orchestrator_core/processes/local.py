@@ -7,12 +7,22 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.processes import claims, ending, identity, placing
-from orchestrator_core.processes.port import Seen
+from orchestrator_core.exceptions import CouldNotAsk, InvalidInput
+from orchestrator_core.processes import claims, ending, holders, identity, placing, table
+from orchestrator_core.processes.port import Marked, Seen
 
 if TYPE_CHECKING:
-    from orchestrator_core.processes.port import Claim, Ending, Identity, Patience
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from orchestrator_core.processes.port import (
+        Claim,
+        Ending,
+        FileId,
+        Holder,
+        Identity,
+        Patience,
+    )
 
 _TRUSTED = {
     "auto": frozenset({"cgroup", "subreaper"}),
@@ -48,6 +58,19 @@ class LocalProcesses:
         """Tell whether *who* is alive. A zombie is not; nor is anyone of another boot."""
         return identity.is_alive(who)
 
+    def marked(self, prefix: str) -> tuple[Marked, ...]:
+        """Return all living processes whose cookie begins with *prefix*; see the protocol."""
+        found = []
+        saw_us = False
+        for row in table.rows():
+            saw_us = saw_us or row.pid == os.getpid()
+            if row.cookie is not None and row.cookie.startswith(prefix):
+                found.append(Marked(row.identity, row.comm, row.cookie))
+        if not saw_us:
+            # It shows not even us: a table that could not be read, not a machine without agents.
+            raise CouldNotAsk("the table of processes cannot be read", hint="is /proc mounted?")
+        return tuple(found)
+
     def signal(self, who: Identity, signum: int) -> bool:
         """Send *signum* to *who* and to nobody else; False if it is gone."""
         with identity.held(who) as handle:
@@ -62,6 +85,22 @@ class LocalProcesses:
             fds = [each for each in (handle.fd if handle else None, fd) if each is not None]
             ready = identity.wait_readable(fds, 0.0 if gone else until)
             return Seen(news=fd in ready, gone=gone or (handle is not None and handle.fd in ready))
+
+    def holders(self, files: Collection[FileId]) -> tuple[Holder, ...]:
+        """Return who has one of *files* open, once for each of its descriptors, by one pass."""
+        return holders.holders(files)
+
+    def age_s(self, who: Identity) -> float:
+        """Return how long ago *who* was started, whether it is alive or not, in this boot."""
+        return identity.age_s(who)
+
+    def directory(self, who: Identity) -> Path | None:
+        """Return the directory in which *who* works; None if it has ended, or does not tell."""
+        return identity.directory(who)
+
+    def covered(self, claim: Claim) -> tuple[Identity, ...]:
+        """Return who is covered by *claim* now: whom :meth:`end` would end."""
+        return tuple(row.identity for row in claims.covered(claim))
 
     def is_inside(self, claim: Claim) -> bool:
         """Tell whether the calling process would be ended with what *claim* covers."""

@@ -9,9 +9,13 @@ through a handle (a pidfd) that is opened first and checked afterwards.
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
 
 
 @attrs.frozen
@@ -31,11 +35,33 @@ class Claim:
     supervisor: Identity | None = None  #: The pane's own process, if it is known.
     cgroup: str | None = None  #: The directory of the agent's own cgroup, if it has one.
     exit_file: str | None = None  #: Where its supervisor writes how it ended.
+    known: tuple[Identity, ...] = ()  #: Seen a moment ago to be its, by other evidence.
 
     @property
     def run_dir(self) -> str | None:
         """The agent's run directory, with all that its supervisor leaves."""
         return None if self.exit_file is None else os.path.dirname(self.exit_file)  # noqa: PTH120
+
+
+@attrs.frozen
+class FileId:
+    """One file, whatever it is called."""
+
+    device: int
+    inode: int
+
+
+@attrs.frozen(kw_only=True)
+class Holder:
+    """A process that has a file open."""
+
+    who: Identity
+    name: str
+    file: FileId
+    writes: bool  #: It can write to it.
+    is_input: bool  #: The file is its standard input.
+    above: tuple[Identity, ...]  #: Its parent, its parent's, and so on.
+    sid: int  #: Of its POSIX session: the pid of who leads that, or led it.
 
 
 @attrs.frozen
@@ -65,6 +91,15 @@ class Ending:
     forced: bool = False  #: Whether SIGKILL was needed.
     survivors: tuple[Survivor, ...] = ()
     duration_ms: float = 0.0
+
+
+@attrs.frozen
+class Marked:
+    """A living process that carries a cookie in its environment."""
+
+    who: Identity
+    name: str
+    cookie: str
 
 
 @attrs.frozen
@@ -100,12 +135,42 @@ class Processes(Protocol):
         """Tell whether *who* is alive. A zombie is not; nor is anyone of another boot."""
         ...
 
+    def marked(self, prefix: str) -> tuple[Marked, ...]:
+        """
+        Return all living processes whose cookie begins with *prefix*, by one pass over all.
+
+        Raises:
+            CouldNotAsk: The table of processes cannot be read.
+        """
+        ...
+
     def signal(self, who: Identity, signum: int) -> bool:
         """Send *signum* to *who* and to nobody else; False if it is gone."""
         ...
 
     def watch(self, who: Identity | None, *, timeout_s: float, fd: int | None = None) -> Seen:
         """Wait until *who* has ended, or *fd* is readable, or *timeout_s* is over."""
+        ...
+
+    def holders(self, files: Collection[FileId]) -> tuple[Holder, ...]:
+        """
+        Return who has one of *files* open, once for each of its descriptors, by one pass.
+
+        Raises:
+            CouldNotAsk: The system does not tell.
+        """
+        ...
+
+    def age_s(self, who: Identity) -> float:
+        """Return how long ago *who* was started, whether it is alive or not, in this boot."""
+        ...
+
+    def directory(self, who: Identity) -> Path | None:
+        """Return the directory in which *who* works; None if it has ended, or does not tell."""
+        ...
+
+    def covered(self, claim: Claim) -> tuple[Identity, ...]:
+        """Return who is covered by *claim* now: whom :meth:`end` would end."""
         ...
 
     def is_inside(self, claim: Claim) -> bool:

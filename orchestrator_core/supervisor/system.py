@@ -1,8 +1,8 @@
 """
-Two things Python has no one name for: the child subreaper, and a file that grows.
+Two things Python has no one name for: the child subreaper, and files that change.
 
 Linux has both, as ``prctl`` and inotify. macOS has no subreaper, and says so;
-kqueue tells of the file. (Nobody could try the macOS lines here: they are few.)
+kqueue tells of a file. (Nobody could try the macOS lines here: they are few.)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 _PR_SET_CHILD_SUBREAPER = 36
 _IN_MODIFY = 0x2
 
-_libc = ctypes.CDLL(None)
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def become_subreaper() -> bool:
@@ -32,6 +32,32 @@ def become_subreaper() -> bool:
 
 if sys.platform == "linux":
 
+    def inotify(watches: dict[str, int]) -> tuple[int, dict[int, str]]:
+        """
+        Watch paths, each for the events of its mask.
+
+        Returns a descriptor, and which path is meant by the number in an event.
+
+        Raises:
+            OSError: A path is not there, or the system has no more watches to give.
+        """
+        fd = _refused(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        try:
+            numbers = {
+                _refused(_libc.inotify_add_watch(fd, os.fsencode(path), mask)): path
+                for path, mask in watches.items()
+            }
+        except OSError:
+            os.close(fd)
+            raise
+        return fd, numbers
+
+    def _refused(answer: int) -> int:
+        if answer < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"inotify: {os.strerror(number)}")
+        return answer
+
     class Growth:
         """
         News of a file's growth.
@@ -41,9 +67,7 @@ if sys.platform == "linux":
         """
 
         def __init__(self, path: str, _fd: int) -> None:
-            self.fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-            if self.fd < 0 or _libc.inotify_add_watch(self.fd, os.fsencode(path), _IN_MODIFY) < 0:
-                raise OSError(f"no watch for {path!r}")
+            self.fd, _ = inotify({path: _IN_MODIFY})
 
         def forget(self) -> None:
             """Take the news, so that *fd* is readable again only for later ones."""

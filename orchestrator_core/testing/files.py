@@ -22,10 +22,12 @@ class FakeJournal:
 
     def __init__(self) -> None:
         self._fd: int | None = None
+        self._path: str | None = None
 
     def open(self, path: str) -> None:
         """Open it, once; whatever becomes of its name, this is the journal."""
         self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._path = path
 
     def is_free(self) -> bool:
         """Tell whether nobody holds the agent's lock, now."""
@@ -41,6 +43,10 @@ class FakeJournal:
     def says(self, what: Callable[[int], bool]) -> bool:
         """Ask one of the gate's questions of it."""
         return self._fd is not None and what(self._fd)
+
+    def says_by_now(self, what: Callable[[int, str | None], bool]) -> bool:
+        """Ask the same of it, and of what is at its path by now."""
+        return self._fd is not None and what(self._fd, self._path)
 
     def close(self) -> None:
         """Leave no descriptor open. Idempotent."""

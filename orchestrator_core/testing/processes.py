@@ -7,12 +7,22 @@ import select
 import signal
 from typing import TYPE_CHECKING
 
-from orchestrator_core.processes.port import Claim, Ending, Identity, Patience, Seen, Survivor
+from orchestrator_core.processes.port import (
+    Claim,
+    Ending,
+    Identity,
+    Marked,
+    Patience,
+    Seen,
+    Survivor,
+)
 from orchestrator_core.processes.witness import read_exit, was_never_started
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
+    from pathlib import Path
 
+    from orchestrator_core.processes.port import FileId, Holder
     from orchestrator_core.testing.world import FakeProcess, World
 
     _Find = Callable[[Claim], list[FakeProcess]]
@@ -39,6 +49,15 @@ class FakeProcesses:
         with self._world.call("processes.is_alive"):
             return self._is_alive(who)
 
+    def marked(self, prefix: str) -> tuple[Marked, ...]:
+        """Return all living processes whose cookie begins with *prefix*; see the protocol."""
+        with self._world.call("processes.marked"):
+            return tuple(
+                Marked(self._identity(process), process.name, process.cookie)
+                for process in list(self._world.processes.values())
+                if process.cookie is not None and process.cookie.startswith(prefix)
+            )
+
     def signal(self, who: Identity, signum: int) -> bool:
         """Send a signal; see the protocol."""
         with self._world.call("processes.signal"):
@@ -61,6 +80,26 @@ class FakeProcesses:
 
         self._world.wait(look, timeout_s)
         return seen
+
+    def holders(self, files: Collection[FileId]) -> tuple[Holder, ...]:  # noqa: ARG002 - as below
+        """Return nobody: the fake's processes have no files open, they only write to some."""
+        with self._world.call("processes.holders"):
+            return ()
+
+    def age_s(self, who: Identity) -> float:
+        """Return how long ago *who* was started, in virtual time."""
+        with self._world.call("processes.age_s"):
+            return self._world.now - who.started / 100
+
+    def directory(self, who: Identity) -> Path | None:  # noqa: ARG002 - as above
+        """Return None: the fake's processes are nowhere."""
+        with self._world.call("processes.directory"):
+            return None
+
+    def covered(self, claim: Claim) -> tuple[Identity, ...]:
+        """Return who is covered by *claim* now; see the protocol."""
+        with self._world.call("processes.covered"):
+            return tuple(map(self._identity, self._covered(claim)))
 
     def is_inside(self, claim: Claim) -> bool:
         """Tell whether the calling thread plays one that would be ended; see the protocol."""
@@ -101,11 +140,12 @@ class FakeProcesses:
         return Identity(self._world.boot_id, process.pid, process.started)
 
     def _covered(self, claim: Claim) -> list[FakeProcess]:
-        root = self._find(claim.supervisor) if claim.supervisor is not None else None
+        known = (who for who in (claim.supervisor, *claim.known) if who is not None)
+        roots = [root for root in map(self._find, known) if root is not None]
         return [
             p
             for p in list(self._world.processes.values())
-            if p.cookie == claim.cookie or (root is not None and (p is root or p.is_below(root)))
+            if p.cookie == claim.cookie or any(p is root or p.is_below(root) for root in roots)
         ]
 
 

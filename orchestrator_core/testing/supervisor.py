@@ -177,7 +177,7 @@ class Supervisor:
         elif (
             signum == signal.SIGUSR1
             and self._stage is Stage.RUNNING
-            and self._journal.says(gate.is_asked_to_end)
+            and self._journal.says_by_now(gate.is_asked_to_end)
         ):
             self._stage = Stage.LINGERING
             self._of_witness.cause = "request"
@@ -219,7 +219,8 @@ class Supervisor:
             return
         self._notice(last=True)
         self._of_witness.over(contained=not self._below(), forced=self._forced)
-        if self._heir() is None or not self._launch.heir or self._journal.says(gate.is_unwinding):
+        unwinding = self._journal.says_by_now(gate.is_unwinding)
+        if self._heir() is None or not self._launch.heir or unwinding:
             self._world.bury(self._process)
         else:
             self._stage = Stage.WAITING

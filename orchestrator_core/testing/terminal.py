@@ -14,6 +14,7 @@ from orchestrator_core.exceptions import (
     TerminalError,
     TerminalTimeout,
 )
+from orchestrator_core.legacy.server import NoServer
 from orchestrator_core.saga.step import Presence
 from orchestrator_core.terminal import Session, Sighting, check_argv, check_name, check_owner
 from orchestrator_core.testing.processes import FakeProcesses
@@ -24,6 +25,8 @@ from orchestrator_core.testing.world import FakeProcess, FakeSession, World
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
+
+    from orchestrator_core.legacy.server import OldServer
 
 _SUPERVISOR = "orchestrator_core.supervisor"  # in the argv of every supervisor, and of nobody else
 
@@ -51,6 +54,7 @@ class FakeTerminal:
         self.default = default or Runs()
         self.heir = heir
         self.timeout_s = timeout_s
+        self.old_server: OldServer = NoServer()  #: The old system was never in this world.
         self._world = World()
         self._in_flight: list[Callable[[], object]] = []
         self.processes = FakeProcesses(self._world)

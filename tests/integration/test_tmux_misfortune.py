@@ -15,6 +15,7 @@ from orchestrator_core.exceptions import (
     TerminalTimeout,
     TerminalUnavailable,
 )
+from orchestrator_core.places import SOCKET_PATH_MAX
 from orchestrator_core.terminal import Presence, Sighting
 from orchestrator_core.tmux import TmuxTerminal
 
@@ -145,7 +146,7 @@ def test_a_listener_that_is_no_tmux_is_an_error_and_not_an_absence(private_tmux)
 
 
 def test_a_path_no_socket_can_have_is_refused_at_once(short_tmp):
-    with pytest.raises(InvalidInput, match="longer than 103 bytes"):
+    with pytest.raises(InvalidInput, match=rf"longer than {SOCKET_PATH_MAX} bytes"):
         TmuxTerminal(short_tmp / ("x" * 100))
 
 

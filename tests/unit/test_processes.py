@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.exceptions import CouldNotAsk, InvalidInput
 from orchestrator_core.processes import (
     Identity,
     LocalProcesses,
@@ -152,6 +153,31 @@ def test_a_watch_keeps_its_time(local, child):
 
     assert (False, False) == (seen.gone, seen.news)
     assert 0.09 < time.monotonic() - began < LONG_S
+
+
+def test_who_cannot_be_looked_at_is_not_taken_for_dead(local, child):
+    """Out of descriptors, nothing is known, and nobody is ended for it."""
+    who = local.identify(child.pid)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    answers = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        for ask in (
+            lambda: local.is_alive(who),
+            lambda: local.signal(who, signal.SIGTERM),
+            lambda: local.watch(who, timeout_s=0),
+        ):
+            try:
+                answers.append(ask())
+            except CouldNotAsk:
+                answers.append("could not ask")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert ["could not ask"] * 3 == answers
+    assert local.is_alive(who)
 
 
 def test_handles_are_closed_again(local, child):
