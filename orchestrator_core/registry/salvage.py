@@ -29,6 +29,7 @@ _JSON = json.JSONDecoder(strict=False)  # a raw control character costs no more 
 _KEY = re.compile(r'"((?:[^"\\\n]|\\.)*)"\s*:\s*')
 _LINE_KEY = re.compile(r'^([ \t]+)"((?:[^"\\\n]|\\.)*)"\s*:\s*', re.MULTILINE)
 _RECORD_START = re.compile(r'(?=\{\s*"id"\s*:)')
+_NEXT_LINE = re.compile(r'\n(?=[ \t]{2,}[{"\]}])')
 _ONE_A_LINE = re.compile(r'^[ \t]*\{.*":.*":', re.MULTILINE)
 
 _MARKS = ("type", "tmux_session", "status", "parent", "started_at", "tracked_files")
@@ -41,12 +42,14 @@ def left_of(data: bytes, kind: Kind) -> Document:
         return decode(data, kind)[0]
     except (Damage, RegistryTooNew):
         pass
-    text = data.decode("utf-8", "replace")
+    text, reader = data.decode("utf-8", "replace"), _Reader()
     document: Document = {
-        name: value for name, value in _fields(text) if name not in kind.collections
+        name: value for name, value in _fields(text, reader) if name not in kind.collections
     }
     for name, collection in kind.collections.items():
-        document[name] = list(_records(text)) if collection is list else _entries(text, name)
+        document[name] = (
+            list(_records(text, reader)) if collection is list else _entries(text, name, reader)
+        )
     for name in kind.tallies:
         counts = document.get(name)
         document[name] = _counts(counts) if isinstance(counts, dict) else {}
@@ -67,17 +70,17 @@ def agent_of(record: dict[str, Any]) -> str | None:
 # --- the document's own fields ------------------------------------------------------------------
 
 
-def _fields(text: str) -> Iterator[tuple[str, Any]]:
+def _fields(text: str, reader: _Reader) -> Iterator[tuple[str, Any]]:
     lines = list(_LINE_KEY.finditer(text))
     if not lines:
-        yield from _pairs(text[text.find("{") + 1 :], fields.TOP)  # It is all on one line.
+        yield from _pairs(text[text.find("{") + 1 :], fields.TOP, reader)  # It is all on one line.
         return
     outermost = min(len(found[1].expandtabs()) for found in lines)
     own = [found for found in lines if len(found[1].expandtabs()) == outermost]
     if not {_meant(found[2], fields.TOP) for found in own} & fields.TOP:
         return  # These are the lines of something deeper; the document's own are lost.
     for found in own:
-        value = _read(text, found.end())
+        value = reader.read(text, found.end())
         if value is not None:
             yield _meant(found[2], fields.TOP), value[0]
 
@@ -89,21 +92,21 @@ def _counts(counts: dict[str, Any]) -> dict[str, int]:
 # --- a task's records -----------------------------------------------------------------------------
 
 
-def _records(text: str) -> Iterator[dict[str, Any]]:
+def _records(text: str, reader: _Reader) -> Iterator[dict[str, Any]]:
     """Yield the records that can be read whole, and those that can in part, in their order."""
     is_flat = _ONE_A_LINE.search(text) is not None
     at = 0
-    for (start, end), record in _whole_records(text):
-        yield from _torn_records(text[at:start], is_flat=is_flat)
+    for (start, end), record in _whole_records(text, reader):
+        yield from _torn_records(text[at:start], reader, is_flat=is_flat)
         yield _restored(record)
         at = end
-    yield from _torn_records(text[at:], is_flat=is_flat)
+    yield from _torn_records(text[at:], reader, is_flat=is_flat)
 
 
-def _whole_records(text: str) -> Iterator[tuple[Span, dict[str, Any]]]:
+def _whole_records(text: str, reader: _Reader) -> Iterator[tuple[Span, dict[str, Any]]]:
     start = text.find("{")
     while start >= 0:
-        found = _read(text, start)
+        found = reader.read(text, start)
         if found is not None and _is_record(found[0]):
             yield (start, found[1]), found[0]
             start = text.find("{", found[1])
@@ -120,12 +123,14 @@ def _restored(record: dict[str, Any]) -> dict[str, Any]:
     return {**restored, "id": agent_of(restored)}
 
 
-def _torn_records(gap: str, *, is_flat: bool) -> Iterator[dict[str, Any]]:
+def _torn_records(gap: str, reader: _Reader, *, is_flat: bool) -> Iterator[dict[str, Any]]:
     """Yield what can be read of the records between two whole ones."""
-    lines = gap.split("\n") if is_flat else [gap]
+    lines = _NEXT_LINE.split(gap) if is_flat else [gap]
     for piece in (piece for line in lines for piece in _RECORD_START.split(line)):
         record = {
-            name: value for name, value in _pairs(piece, fields.RECORD) if name not in fields.TOP
+            name: value
+            for name, value in _pairs(piece, fields.RECORD, reader)
+            if name not in fields.TOP
         }
         if _is_record(record):
             yield {**record, "id": agent_of(record)}
@@ -139,7 +144,7 @@ def _is_record(value: object) -> bool:
     )
 
 
-def _pairs(text: str, known: frozenset[str]) -> Iterator[tuple[str, Any]]:
+def _pairs(text: str, known: frozenset[str], reader: _Reader) -> Iterator[tuple[str, Any]]:
     """
     Yield the names and values in *text* that can be read, each name once.
 
@@ -150,7 +155,7 @@ def _pairs(text: str, known: frozenset[str]) -> Iterator[tuple[str, Any]]:
     at, is_deep = 0, False
     while found := _KEY.search(text, at):
         name = _meant(found[1], known)
-        value = _read(text, found.end())
+        value = reader.read(text, found.end())
         at = found.end() if value is None else value[1]
         if value is None:
             is_deep = is_deep or text[found.end() : found.end() + 1] in ("{", "[")
@@ -162,13 +167,13 @@ def _pairs(text: str, known: frozenset[str]) -> Iterator[tuple[str, Any]]:
 # --- the global registry's entries ----------------------------------------------------------------
 
 
-def _entries(text: str, collection: str) -> dict[str, Any]:
+def _entries(text: str, collection: str, reader: _Reader) -> dict[str, Any]:
     """Return the entries of one of the two collections, as far as each can be read whole."""
     is_wanted = {"tasks": _is_task, "agents": _is_agent}.get(collection, _is_nothing)
     found: dict[str, Any] = {}
     at = 0
     while key := _KEY.search(text, at):
-        value = _read(text, key.end()) if text[key.end() : key.end() + 1] == "{" else None
+        value = reader.read(text, key.end()) if text[key.end() : key.end() + 1] == "{" else None
         at = key.end()
         if value is not None and is_wanted(key[1], value[0]):
             found[key[1]], at = value
@@ -190,11 +195,22 @@ def _is_nothing(_name: str, _entry: dict[str, Any]) -> bool:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def _read(text: str, at: int) -> tuple[Any, int] | None:
-    """Return the value that begins there, and where it ends; None if it cannot be read."""
-    try:
-        return _JSON.raw_decode(text, at)
-    except (ValueError, RecursionError):
+class _Reader:
+    """Reads values out of a text, as often in vain as a damaged document may need."""
+
+    def __init__(self) -> None:
+        self._patience = 5000
+
+    def read(self, text: str, at: int) -> tuple[Any, int] | None:
+        """Return the value that begins there, and where it ends; None if it cannot be read."""
+        if self._patience <= 0:
+            return None
+        try:
+            return _JSON.raw_decode(text, at)
+        except ValueError:
+            self._patience -= 1
+        except RecursionError:  # It took long to find that out.
+            self._patience -= 100
         return None
 
 

@@ -29,6 +29,7 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.registry.document import Damage, check, decode, encode
 from orchestrator_core.registry.editions import UNKNOWN, Editions, Revision
+from orchestrator_core.registry.in_place import read_when_written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from orchestrator_core.registry.editions import Edition
 
 T = TypeVar("T")
+
+#: How often one update mends. More would set aside files for ever where a disk lies.
+_MENDINGS = 2
 
 
 @attrs.frozen
@@ -202,6 +206,7 @@ class Registry:
             kept = {"damaged": names} if (names := self._kept()) else {}
             return self._store(revision, _Loaded({**document, **kept}, None, self.kind.version))
         document = mended(copy.deepcopy(loaded.document))
+        self.kind.derive(document)
         if document == loaded.document:
             return revision.pending()
         return self._store(revision, _Loaded(document, loaded.data, loaded.version))
@@ -231,6 +236,12 @@ class Registry:
             if _is_directory(path):
                 raise Damage("it is a directory") from None
             raise
+        try:
+            return self._decoded(data)
+        except Damage:
+            return self._decoded(read_when_written(path))
+
+    def _decoded(self, data: bytes) -> _Loaded:
         try:
             document, version = decode(data, self.kind)
         except RegistryTooNew as error:
@@ -286,7 +297,7 @@ class Registry:
         *,
         may_be_missing: bool,
     ) -> Edition | None:
-        while True:
+        while len(told) <= _MENDINGS:
             revision.lock(take)
             with contextlib.suppress(Damage):
                 loaded = self._newest_or_none(revision)
@@ -297,6 +308,11 @@ class Registry:
             revision.unlock()
             with Revision(self._editions) as mending:
                 self._mend(mending, take, told)
+        raise RegistryDamaged(
+            f"{self.kind.name} {self.path} was damaged again as soon as it was mended: "
+            f"{told[-1].why}",
+            hint="something keeps writing to it, or the disk does not keep what is written",
+        )
 
     def _newest_or_none(self, revision: Revision) -> _Loaded | None:
         try:
@@ -391,12 +407,13 @@ class Registry:
                 self._tell(aside)
 
     def _tell(self, aside: Aside) -> None:
+        """A registry could not be used. It was kept aside, and made anew if that is known how."""
         import logging  # noqa: PLC0415 - seldom needed, and slow to import
 
         from orchestrator_core import logs  # noqa: PLC0415 - the same
 
-        values = {"registry": str(aside.registry), "kept": str(aside.kept), "why": aside.why}
-        logs.emit(logging.ERROR, "registry.damaged", **values)
+        registry, kept = str(aside.registry), str(aside.kept)
+        logs.emit(logging.ERROR, "registry.damaged", registry=registry, kept=kept, why=aside.why)
         if self._on_damage is not None:
             self._on_damage(aside)
 

@@ -20,6 +20,7 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.locks import locked, try_lock
 from orchestrator_core.places import Places
+from orchestrator_core.records import leave_agent
 from orchestrator_core.registry import (
     GLOBAL,
     TASK,
@@ -347,7 +348,9 @@ def test_an_old_registry_is_brought_up_at_its_first_update_and_its_last_state_ke
     assert before == old.path.with_name("AGENT_REGISTRY.json.v0").read_bytes()
 
 
-def test_the_old_global_registry_keeps_its_living_and_counts_its_dead(tmp_path):
+@pytest.fixture
+def old_everything(tmp_path):
+    """The global registry as the old system wrote it, with ended agents still in it."""
     everything = global_registry(Places(tmp_path))
     everything.path.parent.mkdir()
     record = {"task_id": "t1", "type": "x"}
@@ -355,18 +358,39 @@ def test_the_old_global_registry_keeps_its_living_and_counts_its_dead(tmp_path):
         "created_at": "2025-10-01T10:10:10",
         "total_agents_spawned": 77,
         "max_concurrent_agents": 20,
-        "tasks": {"t1": {"description": "d", "status": "INITIALIZED"}},
+        "tasks": {"t1": {"description": "d", "created_at": "2025-10-01", "status": "INITIALIZED"}},
         "agents": {"a": record, "b": {**record, "status": "completed"}, "c": {"status": "killed"}},
     }
     everything.path.write_text(json.dumps(document))
-    everything.update(lambda _: None)
-    assert (1, 1, 3, 1) == totals(everything)
-    migrated = everything.read()
-    assert (["a"], {"completed": 1, "killed": 1}, 20) == (
-        list(migrated["agents"]),
-        migrated["ended"],
-        migrated["max_concurrent_agents"],
+    return everything
+
+
+def test_what_the_old_system_listed_globally_stays_as_it_is_while_nobody_ends(old_everything):
+    """A task of ours that comes beside it changes the totals, which are right for once."""
+    before = json.loads(old_everything.path.read_text())
+    old_everything.update(lambda document: document["tasks"].update(t2={"key": None}))
+    after = old_everything.read()
+    assert (before["agents"], before["tasks"]["t1"]) == (after["agents"], after["tasks"]["t1"])
+    assert (2, 2, 3, 1) == totals(old_everything)
+    assert 20 == after["max_concurrent_agents"]
+
+
+def test_the_old_global_registrys_dead_are_counted_when_the_next_agent_ends(old_everything):
+    old_everything.update(lambda document: leave_agent(document, "a", "failed"))
+    document = old_everything.read()
+    assert ({}, {}, {"failed": 1, "completed": 1, "killed": 1}, 1) == (
+        document["agents"],
+        document["tasks"],
+        document["ended"],
+        document["past_tasks"],
     )
+    assert (1, 0, 3, 0) == totals(old_everything)
+
+
+def test_an_agent_that_never_was_leaves_the_old_systems_dead_where_they_are(old_everything):
+    old_everything.update(lambda document: document["agents"].update(n={"task_id": "t1"}))
+    old_everything.update(lambda document: leave_agent(document, "n", None))
+    assert ["a", "b", "c"] == list(old_everything.read()["agents"])
 
 
 def test_what_only_pythons_json_could_write_is_read(tmp_path):
@@ -513,6 +537,22 @@ def test_a_rebuild_that_fails_is_tried_again(registry):
         rebuilt.read()
     assert ["found"] == [entry["id"] for entry in rebuilt.read()["agents"]]
     assert 1 == len(kept_of(registry))
+
+
+def test_a_disk_that_keeps_nothing_as_written_is_an_error_and_fills_with_no_copies(
+    tmp_path, monkeypatch
+):
+    def fsync(fd):
+        path = Path(f"/proc/self/fd/{fd}").readlink()
+        if path.is_file() and path.suffix != ".lock":
+            os.truncate(path, 10)
+
+    registry = Registry(tmp_path / "AGENT_REGISTRY.json", kind=TASK, rebuild=lambda: {"agents": []})
+    registry.path.write_text("damaged")
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(RegistryDamaged, match="damaged again as soon as it was mended"):
+        registry.update(lambda _: None)
+    assert len(kept_of(registry)) < 5
 
 
 def test_the_global_registry_is_rebuilt_from_the_tasks(tmp_path):

@@ -13,6 +13,7 @@ ALLOWED = {
     "orchestrator_core",
     "orchestrator_core._clock",
     "orchestrator_core._files",
+    "orchestrator_core._holders",
     "orchestrator_core._refusals",
     "orchestrator_core.exceptions",
     "orchestrator_core.ids",
