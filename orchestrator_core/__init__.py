@@ -20,6 +20,7 @@ from __future__ import annotations
 TYPE_CHECKING = False  # typing itself takes as long to import as a supervisor to start.
 if TYPE_CHECKING:
     from orchestrator_core.agents import Agent, AgentSpec, Limits, Status, Task
+    from orchestrator_core.alerts import FailedCleanup
     from orchestrator_core.endings import EndReport
     from orchestrator_core.exceptions import (
         CouldNotAsk,
@@ -37,19 +38,26 @@ if TYPE_CHECKING:
         SagaError,
         StorageError,
         Survivors,
+        TaskRunning,
         TerminalError,
         TerminalTimeout,
         TerminalUnavailable,
         WaitTimeout,
     )
+    from orchestrator_core.metrics import Stats
     from orchestrator_core.orchestrator import Orchestrator
     from orchestrator_core.processes.port import Patience
     from orchestrator_core.reporting import ReportReceipt
+    from orchestrator_core.retention import ExportReport, GcReport
+    from orchestrator_core.streams import AgentResult, TokenUsage
+    from orchestrator_core.sweeper import Health, Sweeper
+    from orchestrator_core.sweeping.findings import Finding, FindingKind, Reaped, SweepReport
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "orchestrator_core.agents": ("Agent", "AgentSpec", "Limits", "Status", "Task"),
+    "orchestrator_core.alerts": ("FailedCleanup",),
     "orchestrator_core.endings": ("EndReport",),
     "orchestrator_core.exceptions": (
         "CouldNotAsk",
@@ -67,23 +75,36 @@ _HOMES = {
         "SagaError",
         "StorageError",
         "Survivors",
+        "TaskRunning",
         "TerminalError",
         "TerminalTimeout",
         "TerminalUnavailable",
         "WaitTimeout",
     ),
+    "orchestrator_core.metrics": ("Stats",),
     "orchestrator_core.orchestrator": ("Orchestrator",),
     "orchestrator_core.processes.port": ("Patience",),
     "orchestrator_core.reporting": ("ReportReceipt",),
+    "orchestrator_core.retention": ("ExportReport", "GcReport"),
+    "orchestrator_core.streams": ("AgentResult", "TokenUsage"),
+    "orchestrator_core.sweeper": ("Health", "Sweeper"),
+    "orchestrator_core.sweeping.findings": ("Finding", "FindingKind", "Reaped", "SweepReport"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Agent",
+    "AgentResult",
     "AgentSpec",
     "CouldNotAsk",
     "DeploymentError",
     "EndReport",
+    "ExportReport",
+    "FailedCleanup",
+    "Finding",
+    "FindingKind",
+    "GcReport",
+    "Health",
     "InvalidId",
     "InvalidInput",
     "LimitReached",
@@ -93,19 +114,25 @@ __all__ = [
     "Orchestrator",
     "OrchestratorError",
     "Patience",
+    "Reaped",
     "RegistryDamaged",
     "RegistryError",
     "RegistryTooNew",
     "ReportReceipt",
     "SagaBusy",
     "SagaError",
+    "Stats",
     "Status",
     "StorageError",
     "Survivors",
+    "SweepReport",
+    "Sweeper",
     "Task",
+    "TaskRunning",
     "TerminalError",
     "TerminalTimeout",
     "TerminalUnavailable",
+    "TokenUsage",
     "WaitTimeout",
     "__version__",
 ]

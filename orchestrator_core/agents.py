@@ -9,6 +9,7 @@ as far as a session.
 from __future__ import annotations
 
 import enum
+import importlib
 import math
 import os
 import re
@@ -24,6 +25,11 @@ from orchestrator_core.exceptions import InvalidInput
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from orchestrator_core.presets.claude import claude as _claude
+    from orchestrator_core.presets.codex import codex as _codex
+    from orchestrator_core.presets.gemini import gemini as _gemini
+    from orchestrator_core.presets.shell import shell as _shell
+
 ORCHESTRATOR = "orchestrator"  #: The parent of an agent that no agent deployed.
 
 #: What an agent finds in its environment, and may not be given by a spec.
@@ -35,6 +41,9 @@ RESERVED_ENV = frozenset({ENV_ROOT, ENV_AGENT, ENV_TASK, ENV_COOKIE})
 
 #: An agent's bare ``tmux kill-server`` must not reach the server it runs on.
 HIDDEN_ENV = frozenset({"TMUX", "TMUX_PANE"})
+
+#: For which there is a way to make a spec, below, and a way to read what they write.
+PRESETS = ("claude", "codex", "gemini", "shell")
 
 _PLACEHOLDER = re.compile(r"\{(prompt_file|agent_id|task_id|workspace)\}")
 
@@ -80,8 +89,12 @@ def status_of(value: str) -> Status:
 
 
 def is_active(value: object) -> bool:
-    """Tell whether a record's status, ours or the old system's, is one of the living."""
-    return value not in _ENDED
+    """
+    Tell whether a record's status, ours or the old system's, is one of the living.
+
+    The old system took any text for one; what is not known to be an end is none.
+    """
+    return not (isinstance(value, str) and value.lower() in _ENDED)
 
 
 #: The old system's terminal statuses among them: `orchestrator_core` never writes those two.
@@ -101,6 +114,17 @@ def _argv_of(command: Iterable[str]) -> tuple[str, ...]:
     return tuple(command)
 
 
+class _Preset:
+    """A way to make a spec that is imported when it is first asked for."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, _: object, owner: type) -> object:
+        home = importlib.import_module(f"orchestrator_core.presets.{self._name}")
+        return getattr(home, self._name)
+
+
 @attrs.frozen(kw_only=True)
 class AgentSpec:
     """
@@ -113,8 +137,20 @@ class AgentSpec:
 
     Its environment is that of the deploying process with *env* on top. *cwd*
     is the deploying process's if it is None. An agent with a *deadline_s* is
-    ended when it has lived for so many seconds. The same *key* never deploys
-    twice: while its agent lives, that agent is returned.
+    ended when it has lived for so many seconds; one that has neither written nor
+    reported for *silent_after_s* is told of by a sweep. The same *key* never
+    deploys twice: while its agent lives, that agent is returned.
+
+    It ends with its *parent*, an agent of the same task. None is the agent that
+    the deploying process is inside of, if that is of the same task; else, and
+    where "orchestrator" is given, it belongs to nobody and lives on by itself.
+    Whoever its parent is, an agent is one deeper than the one that deploys it,
+    so that no depth is saved by naming another.
+
+    ``AgentSpec.claude``, ``.codex``, ``.gemini`` and ``.shell`` make specs for those,
+    with the right command; see :mod:`orchestrator_core.presets`. *preset* says whose
+    stream the command writes, so that its result can be read: for a command of your
+    own that writes what one of them does.
 
     Raises:
         InvalidInput: A value that no agent could be run with.
@@ -125,19 +161,36 @@ class AgentSpec:
     command: tuple[str, ...] = attrs.field(converter=_argv_of)
     cwd: str | None = attrs.field(default=None, converter=_path_of)
     env: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    parent: str = ORCHESTRATOR
+    parent: str | None = None
     deadline_s: float | None = None
+    silent_after_s: float | None = None
     key: str | None = None
     stdin: bool = True
+    preset: str | None = None
+
+    if TYPE_CHECKING:
+        claude = staticmethod(_claude)
+        codex = staticmethod(_codex)
+        gemini = staticmethod(_gemini)
+        shell = staticmethod(_shell)
+    else:
+        claude, codex, gemini, shell = _Preset(), _Preset(), _Preset(), _Preset()
 
     def __attrs_post_init__(self) -> None:
         ids.new_agent_id(self.type)  # refuses what no id can be made of
-        ids.check_id("parent", self.parent)
+        if self.parent is not None:
+            ids.check_id("parent", self.parent)
         if self.key is not None:
             ids.check_id("key", self.key)
         if self.deadline_s is not None and not 0 < self.deadline_s < math.inf:
             raise InvalidInput(
                 f"a deadline of {self.deadline_s} s is over before it begins, or never comes"
+            )
+        if self.silent_after_s is not None and not 0 < self.silent_after_s < math.inf:
+            raise InvalidInput(f"a silence of {self.silent_after_s} s is none, or never over")
+        if self.preset is not None and self.preset not in PRESETS:
+            raise InvalidInput(
+                f"{self.preset!r:.80} is no preset", hint=f"use one of: {', '.join(PRESETS)}"
             )
         _check_prompt(self.prompt)
         _check_argv(self.command)
@@ -187,9 +240,18 @@ class AgentSpec:
         if found is None:
             raise InvalidInput(
                 f"the agent's command {name!r} is not there, or not executable",
-                hint=f"looked for it in {self.directory() if os.sep in name else path}",
+                hint=f"looked for it in {self.directory() if os.sep in name else path}"
+                + self._install(),
             )
         return found
+
+    def _install(self) -> str:
+        """Return how one comes by the preset's program, if that is what it runs."""
+        from orchestrator_core.presets import PROGRAMS  # noqa: PLC0415 - for an error alone
+
+        program = PROGRAMS.get(self.preset or "")
+        is_it = program is not None and program.name == self.command[0]
+        return f"; if it is not installed: {program.install}" if program and is_it else ""
 
 
 def _check_prompt(prompt: str) -> None:
@@ -229,7 +291,37 @@ class Limits:
 
     max_concurrent: int = 20  #: Alive at once, in all tasks.
     max_agents: int = 200  #: Ever deployed for one task.
-    max_depth: int = 5  #: Below the orchestrator; its own agents are at 1.
+    max_depth: int = 5  #: Below the orchestrator; its own agents are at 1, theirs at 2.
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str] | None = None) -> Limits:
+        """
+        Return the limits that the environment sets, by the old system's names for them.
+
+        Raises:
+            InvalidInput: One of them is no number of agents.
+        """
+        env = os.environ if env is None else env
+        given = {
+            name: _limit(variable, env[variable])
+            for name, variable in _LIMITS.items()
+            if env.get(variable)
+        }
+        return cls(**given)
+
+
+_LIMITS = {
+    name: f"CLAUDE_ORCHESTRATOR_{name.upper()}"
+    for name in ("max_concurrent", "max_agents", "max_depth")
+}
+
+
+def _limit(variable: str, value: str) -> int:
+    if not value.strip().isdecimal() or int(value) < 1:
+        raise InvalidInput(
+            f"{variable} is {value!r:.40}, which is no number of agents", hint=f"unset {variable}"
+        )
+    return int(value)
 
 
 @attrs.frozen(kw_only=True)
@@ -262,18 +354,33 @@ class Agent:
 
     @classmethod
     def from_record(cls, task_id: str, record: Mapping[str, Any]) -> Agent:
-        """Read a record of a task's registry, also one of the old system's."""
-        known = {field.name for field in attrs.fields(cls)} - {"record", "task_id", "type"}
-        values = {name: value for name, value in record.items() if name in known}
-        values.setdefault("status", Status.RUNNING.value)
-        values.setdefault("tmux_session", f"agent_{record['id']}")
-        return cls(
-            task_id=task_id, type=record.get("type", "unknown"), record=dict(record), **values
-        )
+        """Read a record of a task's registry; one of the old system's may lack anything."""
+        agent_id = str(record.get("id") or "?")
+        values: dict[str, Any] = {
+            "status": Status.RUNNING.value,
+            "tmux_session": f"agent_{agent_id}",
+            "type": "unknown",
+            "end_reason": record.get("termination_reason") or "",
+        }
+        for field in attrs.fields(cls):
+            value = record.get(field.name)
+            if value is not None and field.name not in _NOT_READ:
+                values[field.name] = value
+        for name in _TEXTS & values.keys():
+            values[name] = str(values[name])
+        for name in _NUMBERS & values.keys():
+            if not isinstance(values[name], int):
+                del values[name]
+        return cls(id=agent_id, task_id=task_id, record=dict(record), **values)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-safe values."""
         return attrs.asdict(self, filter=lambda field, _: field.name != "record")
+
+
+_NOT_READ = {"record", "task_id", "id"}
+_TEXTS = {"type", "status", "tmux_session", "parent", "started_at", "last_update", "message"}
+_NUMBERS = {"depth", "progress"}
 
 
 @attrs.frozen(kw_only=True)
@@ -292,9 +399,9 @@ class Task:
         """Read a task's registry, also one of the old system's."""
         return cls(
             id=document["task_id"],
-            description=document.get("task_description", ""),
-            created_at=document.get("created_at", ""),
-            workspace=document.get("workspace", ""),
+            description=str(document.get("task_description", "")),
+            created_at=str(document.get("created_at", "")),
+            workspace=str(document.get("workspace", "")),
             status=document.get("status", "INITIALIZED"),
             priority=document.get("priority", "P2"),
         )

@@ -10,15 +10,15 @@ every other end.
 
 from __future__ import annotations
 
+import functools
 import math
-import os
-import sys
-import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
-from orchestrator_core import agents, ids
-from orchestrator_core._clock import timestamp
-from orchestrator_core.agents import Status
+import attrs
+
+from orchestrator_core import deadlines, ids
+from orchestrator_core.descent import descent_of
+from orchestrator_core.entries import entry_of, record_of
 from orchestrator_core.exceptions import (
     DeploymentError,
     InvalidInput,
@@ -26,22 +26,17 @@ from orchestrator_core.exceptions import (
     OrchestratorError,
     SagaNotFound,
 )
-from orchestrator_core.records import (
-    KeyTaken,
-    check_global_limits,
-    check_task_limits,
-)
+from orchestrator_core.legacy.counting import counting_the_living
+from orchestrator_core.news import News
+from orchestrator_core.preparing import prepare
+from orchestrator_core.records import KeyTaken, check_global_limits, check_task_limits
 from orchestrator_core.saga import Reason, State, Unwind
 from orchestrator_core.saga.unwinding import describe
-from orchestrator_core.steps import Deployment, LogReceipt, SessionReceipt, deployment_steps
-from orchestrator_core.supervisor.launch import Launch
+from orchestrator_core.steps import LogReceipt, SessionReceipt, deployment_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-    from types import TracebackType
-
     from orchestrator_core.agents import AgentSpec
+    from orchestrator_core.descent import Descent
     from orchestrator_core.lifecycle import Lifecycle
     from orchestrator_core.processes.port import Identity
     from orchestrator_core.saga import Saga, UnwindReport
@@ -49,14 +44,13 @@ if TYPE_CHECKING:
 
 _START_S = 10.0  #: From the open gate to the agent's first instruction.
 _KEY_TRIES = 3  #: How often a key is found taken by an agent that turns out to be over.
-_EXCERPT = 200  #: Characters of the prompt that its record shows.
-_OUTPUT_SHOWN = 2000  #: Bytes of an early death's output that the error shows.
 
 #: What a deployment takes, in the words of the tools that people have.
 _RESOURCES = {
     "write_prompt": "prompt_file",
     "tee_log": "log_files",
     "spawn_tmux": "tmux_session",
+    "accept_children": "children",
     "register_task": "task_registry",
     "register_global": "global_registry",
 }
@@ -83,9 +77,10 @@ class Deployer:
         return self._deploy_once(task_id, spec, grace_s=grace_s)
 
     def _deploy_once(self, task_id: str, spec: AgentSpec, *, grace_s: float) -> str:
-        self._refuse_early(task_id, spec)
+        descent = descent_of(self._world, task_id, spec)
+        self._refuse_early(task_id, spec, descent)
         agent_id = ids.new_agent_id(spec.type)
-        self._deploy(task_id, agent_id, spec, grace_s=grace_s)
+        self._deploy(task_id, agent_id, spec, descent, grace_s=grace_s)
         return agent_id
 
     def _lives(self, agent_id: str) -> bool:
@@ -105,7 +100,7 @@ class Deployer:
 
     # --- before anything is taken --------------------------------------------------------------
 
-    def _refuse_early(self, task_id: str, spec: AgentSpec) -> None:
+    def _refuse_early(self, task_id: str, spec: AgentSpec, descent: Descent) -> None:
         """
         Refuse what can be refused now.
 
@@ -119,35 +114,46 @@ class Deployer:
         spec.directory()
         spec.program()
         document = self._world.task_registry(task_id).read()
-        check_global_limits(self._world.global_registry.read(), spec.key, self._world.limits)
-        check_task_limits(document, spec.parent, self._world.limits)
+        everyone, limits = self._world.global_registry.read(), self._world.limits
+        counting_the_living(
+            self._world,
+            lambda over: check_global_limits(everyone, spec.key, limits, over=over),
+        )
+        check_task_limits(document, descent.parent, self._world.limits, at_least=descent.at_least)
         self._world.terminal.check()
 
     # --- the saga --------------------------------------------------------------------------------
 
-    def _deploy(self, task_id: str, agent_id: str, spec: AgentSpec, *, grace_s: float) -> None:
-        deployment = self._prepare(task_id, agent_id, spec)
+    def _deploy(
+        self, task_id: str, agent_id: str, spec: AgentSpec, descent: Descent, *, grace_s: float
+    ) -> None:
+        spec = attrs.evolve(spec, parent=descent.parent)
+        deployment = prepare(self._world, task_id, agent_id, spec)
         labels = {
             "task_id": task_id,
             "type": spec.type,
             "parent": spec.parent,
             "grace_s": grace_s,
-            "deadline_at": time.time() + spec.deadline_s if spec.deadline_s else None,
+            "silent_after_s": spec.silent_after_s,
+            **deadlines.labels(spec.deadline_s),
         }
         saga = self._lifecycle.sagas.begin(
             agent_id,
             deployment_steps(self._world, deployment),
             values={
                 "task_id": task_id,
-                "record": _record(agent_id, task_id, spec, self._world, labels),
-                "entry": _entry(agent_id, task_id, spec, labels),
+                "record": {
+                    **record_of(agent_id, task_id, spec, self._world, labels),
+                    "depth": descent.at_least,
+                },
+                "entry": entry_of(agent_id, task_id, spec, labels),
             },
             labels=labels,
         )
         try:
             with saga:
                 saga.run()
-                news = _News(deployment.launch.events, saga.receipt(LogReceipt).log)
+                news = News(deployment.launch.events, saga.receipt(LogReceipt).log)
                 with news:
                     saga.commit()
                     saga.release()
@@ -160,50 +166,10 @@ class Deployer:
                 raise
             raise failure from error
 
-    def _prepare(self, task_id: str, agent_id: str, spec: AgentSpec) -> Deployment:
-        world, places = self._world, self._world.places
-        run = places.run(task_id, agent_id)
-        prompt = places.prompt(task_id, agent_id)
-        values = {
-            "prompt_file": str(prompt),
-            "agent_id": agent_id,
-            "task_id": task_id,
-            "workspace": str(places.task(task_id)),
-        }
-        own = {
-            agents.ENV_ROOT: str(places.root),
-            agents.ENV_AGENT: agent_id,
-            agents.ENV_TASK: task_id,
-            agents.ENV_COOKIE: ids.cookie_of(world.root_id, agent_id),
-        }
-        launch = Launch(
-            journal=str(places.journal(agent_id)),
-            log=str(places.log(task_id, agent_id)),
-            exit_file=str(run / "exit"),
-            events=str(run / "events"),
-            argv=spec.argv(values),
-            env=spec.environment(own),
-            cwd=str(spec.directory()),
-            stdin=str(prompt) if spec.stdin else os.devnull,
-            cgroup=world.processes.containment(ids.cgroup_of(world.root_id, agent_id)),
-            term_s=world.patience.term_s,
-            kill_s=world.patience.kill_s,
-            linger_s=world.patience.linger_s,
-            deadline_s=spec.deadline_s,
-            heir=_heir(places.root, agent_id),
-            heir_env=_heir_environment(),
-        )
-        return Deployment(
-            prompt=spec.prompt,
-            launch=launch,
-            launch_file=str(run / "launch"),
-            deploy_log=_deploy_log(agent_id, task_id, spec, world),
-        )
-
     # --- after the commit ------------------------------------------------------------------------
 
     def _see_it_start(
-        self, agent_id: str, supervisor: Identity | None, news: _News, *, grace_s: float
+        self, agent_id: str, supervisor: Identity | None, news: News, *, grace_s: float
     ) -> None:
         """
         Wait until the agent runs, and through its grace.
@@ -212,39 +178,24 @@ class Deployer:
             DeploymentError: It did not start, and is still to be undone.
             _Early: It never ran, or died early, and has been undone.
         """
-        heard = self._listen(supervisor, news, {"started", "refused"}, timeout_s=_START_S)
+        first_of = functools.partial(
+            news.first_of, processes=self._world.processes, supervisor=supervisor
+        )
+        heard = first_of({"started", "refused"}, timeout_s=_START_S)
         if heard is None:
             raise DeploymentError(f"the agent's supervisor did not answer within {_START_S:g} s")
         if heard == "started":
             if not grace_s:
                 return
-            heard = self._listen(supervisor, news, {"exited"}, timeout_s=grace_s)
+            heard = first_of({"exited"}, timeout_s=grace_s)
         elif heard == "refused":
             # That is said first, and written down, for settle to read, only then.
-            heard = self._listen(supervisor, news, {"exited"}, timeout_s=_START_S)
+            heard = first_of({"exited"}, timeout_s=_START_S)
         if heard == "gone":
             raise DeploymentError("the agent's supervisor was killed")
         report = self._lifecycle.settle(agent_id, timeout_s=self._timeout_s)
         if report is not None and report.why.reason is not Reason.TERMINAL:
             raise _Early(report, news.output())
-
-    def _listen(
-        self, supervisor: Identity | None, news: _News, words: set[str], *, timeout_s: float
-    ) -> str | None:
-        """Return the first of *words* that is heard, "gone" if nobody can say one any more."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            heard = news.read() & words
-            if heard:
-                return heard.pop()
-            if news.is_over:
-                return "gone"
-            left_s = max(0.0, deadline - time.monotonic())
-            seen = self._world.processes.watch(supervisor, timeout_s=left_s, fd=news.fd)
-            if seen.gone and not seen.news:
-                return "gone"
-            if not seen.news:
-                return None
 
     def _roll_back(self, saga: Saga, error: BaseException) -> UnwindReport | None:
         """Undo a deployment that failed after its commit; None if that could not be done."""
@@ -265,49 +216,6 @@ class _Early(Exception):
         super().__init__(report.why.message)
         self.report = report
         self.output = output
-
-
-class _News:
-    """The reading end of the supervisor's events, open before it can have any."""
-
-    def __init__(self, events: str, log: str) -> None:
-        self.fd = os.open(events, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        # Held open: should the agent be undone before we look, its log is still to be read.
-        self._log = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
-        self._text = b""
-        self.is_over = False  #: The supervisor has let go of its end.
-
-    def read(self) -> set[str]:
-        """Return the words that have been heard so far."""
-        try:
-            while not self.is_over:
-                piece = os.read(self.fd, 4096)
-                self._text += piece
-                self.is_over = not piece and bool(self._text)
-                if not piece:
-                    break
-        except BlockingIOError:
-            pass
-        lines = self._text.split(b"\n")[:-1]
-        return {line.split(b" ", 1)[0].decode() for line in lines}
-
-    def output(self) -> str:
-        """Return the last of what the agent wrote."""
-        size = os.fstat(self._log).st_size
-        start = max(0, size - _OUTPUT_SHOWN)
-        return os.pread(self._log, _OUTPUT_SHOWN, start).decode(errors="replace")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        os.close(self.fd)
-        os.close(self._log)
 
 
 def _failure(error: BaseException, agent_id: str, report: UnwindReport | None) -> BaseException:
@@ -336,78 +244,3 @@ def _account(report: UnwindReport | None) -> tuple[dict[str, bool], list[str]]:
     names = {step.step: _RESOURCES.get(step.step, step.step) for step in report.steps}
     cleaned = {names[step.step]: not step.failed for step in report.steps}
     return cleaned, [f"{names[step.step]}: {step.error}" for step in report.failed]
-
-
-# --- what is written of an agent ------------------------------------------------------------------
-
-
-def _record(
-    agent_id: str, task_id: str, spec: AgentSpec, world: World, labels: Mapping[str, Any]
-) -> dict[str, Any]:
-    places, now = world.places, timestamp()
-    return {
-        "id": agent_id,
-        "type": spec.type,
-        "tmux_session": ids.session_of(agent_id),
-        "parent": spec.parent,
-        "depth": 1,  # set where the parent's is known, under the registry's lock
-        "status": Status.RUNNING.value,
-        "started_at": now,
-        "progress": 0,
-        "last_update": now,
-        "prompt": spec.prompt[:_EXCERPT],
-        "key": spec.key,
-        "deadline_at": labels["deadline_at"],
-        "tracked_files": {
-            "prompt_file": str(places.prompt(task_id, agent_id)),
-            "log_file": str(places.log(task_id, agent_id)),
-            "progress_file": str(places.progress(task_id, agent_id)),
-            "findings_file": str(places.findings(task_id, agent_id)),
-            "deploy_log": str(places.deploy_log(task_id, agent_id)),
-        },
-    }
-
-
-def _entry(
-    agent_id: str, task_id: str, spec: AgentSpec, labels: Mapping[str, Any]
-) -> dict[str, Any]:
-    return {
-        "task_id": task_id,
-        "type": spec.type,
-        "parent": spec.parent,
-        "started_at": timestamp(),
-        "tmux_session": ids.session_of(agent_id),
-        "key": spec.key,
-        "deadline_at": labels["deadline_at"],
-    }
-
-
-def _deploy_log(agent_id: str, task_id: str, spec: AgentSpec, world: World) -> dict[str, Any]:
-    """Return how it was deployed, without its prompt, its arguments and its environment."""
-    return {
-        "agent_id": agent_id,
-        "task_id": task_id,
-        "type": spec.type,
-        "parent": spec.parent,
-        "deployed_at": timestamp(),
-        "tmux_session": ids.session_of(agent_id),
-        "tmux_socket": str(world.socket),
-        "program": spec.program(),
-        "arguments": len(spec.command) - 1,
-        "cwd": str(spec.directory()),
-        "deployer_pid": os.getpid(),
-    }
-
-
-def _heir(root: Path, agent_id: str) -> list[str]:
-    """Return the command of the unwinder that the supervisor becomes."""
-    return [sys.executable, "-m", "orchestrator_core", "--root", str(root), "unwind", agent_id]
-
-
-def _heir_environment() -> dict[str, str]:
-    """Return what the unwinder needs of our environment; no secret is among it."""
-    kept = ("HOME", "LANG", "LC_ALL", "PATH", "USER", "VIRTUAL_ENV", "ORCHESTRATOR_CONTAINMENT")
-    env = {name: os.environ[name] for name in kept if name in os.environ}
-    # Wherever we were imported from, it is to be found there again.
-    places = [path or os.getcwd() for path in sys.path]  # noqa: PTH109 - a string is wanted
-    return {**env, "PYTHONPATH": os.pathsep.join(places)}

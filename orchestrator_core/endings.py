@@ -22,9 +22,17 @@ if TYPE_CHECKING:
     from orchestrator_core.saga import History, UnwindReport
 
 
-def ended(status: Status, reason: str, *, by: str, keep_logs: bool = True) -> Unwind:
+def ended(
+    status: Status, reason: str, *, by: str, keep_logs: bool = True, cascade: bool = True
+) -> Unwind:
     """Return the reason to unwind an agent whose life has come to *status*."""
-    return Unwind.terminal(reason, status=status.value, by=by, keep_logs=keep_logs)
+    spared = {} if cascade else {"cascade": False}
+    return Unwind.terminal(reason, status=status.value, by=by, keep_logs=keep_logs, **spared)
+
+
+def cascades(why: Unwind) -> bool:
+    """Tell whether an agent's children end with it."""
+    return why.detail.get("cascade") is not False
 
 
 def verdict(history: History, witnessed: Exit | None) -> Unwind:
@@ -91,6 +99,8 @@ class EndReport:
     says which. With ``handed_over`` the end is recorded and is being carried out
     by somebody else, because the caller is part of what ends: the rest of the
     report is then still to come, and :meth:`Orchestrator.wait` waits for it.
+    ``children`` are the reports of the agents that ended with it, in the order in
+    which they were ended; theirs are in them.
     """
 
     agent_id: str
@@ -112,16 +122,22 @@ class EndReport:
     duration_ms: float = 0.0
     exit_code: int | None = None
     exit_signal: int | None = None
+    children: tuple[EndReport, ...] = ()
 
     @classmethod
     def of(cls, report: UnwindReport) -> EndReport:
-        """Return the report of an unwinding, in the words that people's tools know."""
+        """
+        Return the report of an unwinding, in the words that people's tools know.
+
+        Of its children it tells in short; the whole of their reports is in their journals.
+        """
         spawn, tee, prompt = (
             _detail(report, step) for step in ("spawn_tmux", "tee_log", "write_prompt")
         )
         terminal = report.why.reason is Reason.TERMINAL
         return cls(
-            agent_id=report.saga_id,
+            # A saga that has adopted what an agent left is not named after it.
+            agent_id=report.why.detail.get("agent_id", report.saga_id),
             status=report.why.detail.get("status", "") if terminal else "",
             reason=report.why.message,
             by=report.why.detail.get("by", ""),
@@ -139,12 +155,31 @@ class EndReport:
             duration_ms=report.duration_ms,
             exit_code=report.why.detail.get("exit_code"),
             exit_signal=report.why.detail.get("exit_signal"),
+            children=tuple(map(_in_short, _detail(report, "accept_children").get("children", ()))),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-safe values."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         return plain
+
+
+def cleanup_of(report: UnwindReport, at: str) -> dict[str, Any]:
+    """Return what an agent's record says of its end when all of it is known, from *at* on."""
+    result = EndReport.of(report).to_dict()
+    # The journal keeps them; every record is written anew with each update of its registry.
+    del result["steps"]
+    result["children"] = [child["agent_id"] for child in result["children"]]
+    return {
+        "auto_cleanup_result": result,
+        "auto_cleanup_timestamp": at,
+        "auto_cleanup_error": "; ".join(result["errors"]) or None,
+    }
+
+
+def _in_short(told: dict[str, Any]) -> EndReport:
+    defaults = {"status": "", "reason": ""}
+    return EndReport(**{**defaults, **told, "errors": tuple(told.get("errors", ()))})
 
 
 def _detail(report: UnwindReport, step: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ to do next. An error after which something may still exist names it in
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,6 +21,7 @@ class OrchestratorError(Exception):
 
     code: ClassVar[str] = "error"
     default_hint: ClassVar[str] = ""
+    retry_at_once: bool = True  #: Whether an undo that raised it may do better in a moment.
 
     def __init__(self, message: str, *, hint: str = "", leaked: Iterable[str] = ()) -> None:
         super().__init__(message)
@@ -123,6 +124,7 @@ class CouldNotAsk(OrchestratorError):
     """The state of a resource is unknown, so nothing was changed."""
 
     code = "could-not-ask"
+    retry_at_once = False
 
 
 # --- files, locks and registries -----------------------------------------------------------
@@ -195,6 +197,20 @@ class Survivors(OrchestratorError):
     code = "survivors"
 
 
+class ChildrenLeft(OrchestratorError):
+    """Children of an agent were not ended with it; ``leaked`` names them."""
+
+    code = "children-left"
+    default_hint = "orchestrator-core show CHILD tells why; then: orchestrator-core recover PARENT"
+
+    def __init__(
+        self, message: str, *, leaked: Iterable[str], detail: dict[str, Any], retry_at_once: bool
+    ) -> None:
+        super().__init__(message, leaked=leaked)
+        self.undo_detail = detail  #: What became of each child.
+        self.retry_at_once = retry_at_once
+
+
 # --- deployments -----------------------------------------------------------------------------
 
 
@@ -241,6 +257,13 @@ class LimitReached(DeploymentError):
 
     code = "limit-reached"
     default_hint = "end an agent, or raise the limit where the Orchestrator is made"
+
+
+class TaskRunning(OrchestratorError):
+    """A task is not over: an agent of it lives, or is not given back yet. Nothing was done."""
+
+    code = "task-running"
+    default_hint = "end its agents first: orchestrator-core ps --task TASK shows them"
 
 
 class WaitTimeout(OrchestratorError, TimeoutError):

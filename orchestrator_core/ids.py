@@ -19,6 +19,9 @@ _LONGEST = 100
 _LONGEST_TYPE = 60  #: Leaves room for what :func:`new_agent_id` adds.
 _SHOWN = 40
 
+#: What every agent's id looks like, ours and the old system's; see new_agent_id.
+AGENT_ID = r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}-[0-9]{6}-[0-9a-f]{6}"
+
 
 def check_id(kind: str, value: object, *, longest: int = _LONGEST) -> str:
     """
@@ -27,7 +30,7 @@ def check_id(kind: str, value: object, *, longest: int = _LONGEST) -> str:
     Raises:
         InvalidId: It is not.
     """
-    if isinstance(value, str) and len(value) <= longest and _SAFE.fullmatch(value):
+    if isinstance(value, str) and is_id(value, longest=longest):
         return value
     shown = repr(value if not isinstance(value, str | bytes) else value[: _SHOWN + 1])
     if len(shown) > _SHOWN:
@@ -36,6 +39,11 @@ def check_id(kind: str, value: object, *, longest: int = _LONGEST) -> str:
         f"{kind} {shown} is not an id",
         hint=f"use 1 to {longest} of A-Z a-z 0-9 _ - and start with a letter or digit",
     )
+
+
+def is_id(value: object, *, longest: int = _LONGEST) -> bool:
+    """Tell whether *value* is safe as an id."""
+    return isinstance(value, str) and len(value) <= longest and _SAFE.fullmatch(value) is not None
 
 
 def check_type(value: object) -> str:

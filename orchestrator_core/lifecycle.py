@@ -6,31 +6,42 @@ come here, take the agent's lock, and unwind its saga. The first one wins; the
 others wait for the lock, find the saga closed, and get the same report.
 
 Who is part of what ends cannot end it: it would be killed half-way. It leaves a
-durable request, tells the supervisor, and goes on until it is ended by it.
+durable request, tells the supervisor, and goes on until it is ended by it. What
+ends is an agent with its children and theirs: they are ended here as well, one after
+another, by the step that accepted them, whose parent's lock is held meanwhile. So
+locks are taken from parents to children, and never the other way.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
+from orchestrator_core import deadlines
 from orchestrator_core._clock import timestamp
 from orchestrator_core.agents import Status
-from orchestrator_core.endings import EndReport, ended, verdict
-from orchestrator_core.exceptions import NotFound, SagaNotFound, WaitTimeout
+from orchestrator_core.endings import EndReport, cascades, cleanup_of, ended, verdict
+from orchestrator_core.exceptions import JournalDamaged, NotFound, SagaNotFound, WaitTimeout
+from orchestrator_core.legacy.session import EndOldSession, OldSessionReceipt
 from orchestrator_core.processes.witness import read_exit
-from orchestrator_core.records import find_agent
+from orchestrator_core.records import descendants_of, find_agent, is_over
 from orchestrator_core.saga import Reason, Sagas, State, Unwind
 from orchestrator_core.steps import SessionReceipt, undoing_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from orchestrator_core.processes.port import Exit
     from orchestrator_core.saga import History, Observer, RecoveryReport, UnwindReport
     from orchestrator_core.world import World
+
+
+_CHILD_PATIENCE_S = 30.0  #: For somebody else who ends the same child, or deploys it.
 
 
 class Lifecycle:
@@ -40,10 +51,11 @@ class Lifecycle:
         self.world = world
         self.sagas = Sagas(
             world.places.sagas,
-            steps=undoing_steps(world),
+            steps=[*undoing_steps(world), EndOldSession(world)],
             epilogue=self._enter_result,
             observer=observer,
         )
+        world.end_child = self.end_child
 
     def history(self, agent_id: str) -> History:
         """
@@ -56,6 +68,26 @@ class Lifecycle:
             return self.sagas.history(agent_id)
         except SagaNotFound:
             raise NotFound(f"there is no agent {agent_id!r}") from None
+
+    def past(self, agent_id: str, why: Unwind | None = None) -> History | EndReport:
+        """
+        Return what has happened to an agent that is to be ended, or its report.
+
+        One that the system before this one has left gets a journal for it here.
+
+        Raises:
+            NotFound: There never was such an agent.
+            CouldNotAsk: It is an old one, and what is its is unknown.
+        """
+        try:
+            return self.history(agent_id)
+        except NotFound:
+            from orchestrator_core.legacy.adopting import take_up  # noqa: PLC0415 - seldom needed
+
+            told = self._remembered(agent_id)
+            if told is not None:
+                return told
+            return take_up(self.world, self.sagas, agent_id, why=why) or self.history(agent_id)
 
     def end(
         self,
@@ -75,20 +107,62 @@ class Lifecycle:
             NotFound: There never was such an agent.
             SagaBusy: Somebody else is at it, and was not done within *timeout_s*.
         """
-        history = self.history(agent_id)
+        history = self.past(agent_id, why)
+        if isinstance(history, EndReport):
+            return history
         if history.state is State.CLOSED:
             return self.report(agent_id)
-        if self._is_inside(history):
+        if self._is_inside(history, why):
             return self._hand_over(agent_id, why, timeout_s=timeout_s, before=before)
         try:
             with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
                 if saga.state is State.COMMITTED and saga.history.request is None:
                     if before is not None:
                         before()
-                    return EndReport.of(saga.unwind(why))
-                return EndReport.of(saga.unwind(self._why(saga.history)))
+                    return self._told(saga.unwind(why))
+                return self._told(saga.unwind(self._why(saga.history)))
         except SagaNotFound:
             return self.report(agent_id)  # Somebody else was first.
+
+    def end_child(self, agent_id: str, why: Unwind) -> EndReport:
+        """
+        End an agent with its parent, for *why*; one that is dead already has an end of its own.
+
+        Raises:
+            NotFound: There never was such an agent.
+            SagaBusy: Somebody else is at it, and was not done in time.
+        """
+        history = self.past(agent_id, why)
+        if isinstance(history, EndReport):
+            return history
+        if history.state is State.CLOSED:
+            return self.report(agent_id)
+        try:
+            with self.sagas.open(agent_id, timeout_s=_CHILD_PATIENCE_S) as saga:
+                own = None if self._is_well(saga.history) else self._why(saga.history)
+                return self._told(saga.unwind(own or why))
+        except SagaNotFound:
+            return self.report(agent_id)
+
+    def _is_well(self, history: History) -> bool:
+        """Whether nothing but the end of its parent ends an agent."""
+        return (
+            history.state is State.COMMITTED
+            and history.request is None
+            and self._witnessed(history) is None
+            and not self._is_over(history)
+        )
+
+    def _told(self, report: UnwindReport) -> EndReport:
+        """Return the report of an end, with the whole of its children's."""
+        end = EndReport.of(report)
+        return attrs.evolve(end, children=tuple(map(self._told_of_child, end.children)))
+
+    def _told_of_child(self, in_short: EndReport) -> EndReport:
+        try:
+            return self.report(in_short.agent_id)
+        except (NotFound, JournalDamaged):
+            return in_short
 
     def _hand_over(
         self,
@@ -118,9 +192,13 @@ class Lifecycle:
 
     def _tell_supervisor(self, history: History) -> None:
         """Wake the supervisor of an agent whose end was asked for; it looks at the journal."""
-        supervisor = _session(history).supervisor
-        if supervisor is not None:
-            self.world.processes.signal(supervisor, signal.SIGUSR1)
+        session = _session(history)
+        if isinstance(session, OldSessionReceipt):
+            from orchestrator_core.legacy.adopting import send_heir  # noqa: PLC0415 - as below
+
+            send_heir(self.world, history.saga_id)  # It has no supervisor.
+        elif session.supervisor is not None:
+            self.world.processes.signal(session.supervisor, signal.SIGUSR1)
 
     def finish(
         self, agent_id: str, *, timeout_s: float, taken: Callable[[], object] | None = None
@@ -133,13 +211,22 @@ class Lifecycle:
         Raises:
             SagaBusy: Somebody else is at it, and was not done within *timeout_s*.
         """
+        self._let_linger(agent_id)
         try:
             with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
                 if taken is not None:
                     taken()
-                return EndReport.of(saga.unwind(self._why(saga.history)))
+                return self._told(saga.unwind(self._why(saga.history)))
         except SagaNotFound:
             return self.report(agent_id)
+
+    def _let_linger(self, agent_id: str) -> None:
+        """Let an agent that has no supervisor to do so leave by itself, for a moment."""
+        with contextlib.suppress(SagaNotFound, JournalDamaged):
+            session = _session(self.sagas.history(agent_id))
+            if isinstance(session, OldSessionReceipt) and session.supervisor is not None:
+                linger_s = self.world.patience.linger_s
+                self.world.processes.watch(session.supervisor, timeout_s=linger_s)
 
     def settle(self, agent_id: str, *, timeout_s: float) -> UnwindReport | None:
         """
@@ -172,7 +259,9 @@ class Lifecycle:
             NotFound: There never was such an agent.
         """
         deadline = time.monotonic() + timeout_s
-        history = self.history(agent_id)
+        history = self.past(agent_id)
+        if isinstance(history, EndReport):
+            return history
         if history.state is State.CLOSED:
             return self.report(agent_id)
         supervisor = _session(history).supervisor
@@ -185,7 +274,11 @@ class Lifecycle:
     def _reap(self, agent_id: str, *, timeout_s: float) -> EndReport:
         try:
             with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
-                return EndReport.of(saga.unwind(self._why(saga.history)))
+                if self._is_inside(saga.history):
+                    raise WaitTimeout(
+                        f"agent {agent_id!r} is dead, and somebody else has to end it"
+                    )
+                return self._told(saga.unwind(self._why(saga.history)))
         except SagaNotFound:
             return self.report(agent_id)
 
@@ -197,14 +290,30 @@ class Lifecycle:
             NotFound: It has not been ended, or never was.
         """
         try:
-            return EndReport.of(self.sagas.report(agent_id))
+            return self._told(self.sagas.report(agent_id))
         except SagaNotFound:
-            raise NotFound(f"agent {agent_id!r} has not ended") from None
+            told = self._remembered(agent_id)
+            if told is None:
+                raise NotFound(f"agent {agent_id!r} has not ended") from None
+            return told
+
+    def _remembered(self, agent_id: str) -> EndReport | None:
+        """Return how an agent ended whose journal retention has removed."""
+        from orchestrator_core.remembered import remembered  # noqa: PLC0415 - seldom needed
+
+        end = remembered(self.world, agent_id)
+        if end is None:
+            return None
+        return attrs.evolve(end, children=tuple(map(self._told_of_child, end.children)))
 
     def recover(self, *, only: str | None = None, force: bool = False) -> RecoveryReport:
         """Finish what dead owners left, and end the agents that are dead or past their deadline."""
         return self.sagas.recover(
-            verdict=self._verdict, replan=self._replan, only=only, force=force
+            verdict=self._verdict,
+            replan=self._replan,
+            spared=self._is_inside,
+            only=only,
+            force=force,
         )
 
     def abandon(self, agent_id: str, step: str, *, reason: str) -> None:
@@ -217,16 +326,18 @@ class Lifecycle:
     # --- whose life is over, and why -----------------------------------------------------------
 
     def _verdict(self, history: History) -> Unwind | None:
+        why = self._reason_to_end(history)
+        # From inside it, unwinding it would end us half-way; somebody else will.
+        return None if why is None or self._is_inside(history) else why
+
+    def _reason_to_end(self, history: History) -> Unwind | None:
         if self._is_over(history):
-            # From inside it, unwinding it would end us half-way; somebody else will.
-            inside = self._is_inside(history)
-            return None if inside else verdict(history, self._witnessed(history))
+            return self._judge(history)
         if history.request is not None:
             # Who asked may have died before it told the supervisor; to be told twice is no harm.
             self._tell_supervisor(history)
             return None
-        deadline_at = history.labels.get("deadline_at")
-        if deadline_at is not None and time.time() >= deadline_at:
+        if deadlines.is_over(history.labels):
             return ended(Status.TERMINATED, "its deadline passed", by="deadline")
         return None
 
@@ -237,14 +348,37 @@ class Lifecycle:
 
     def _why(self, history: History) -> Unwind:
         if history.state is State.COMMITTED:
-            return verdict(history, self._witnessed(history))
+            return self._judge(history)
         return history.why or Unwind.recovery("its owner died before the commit")
+
+    def _judge(self, history: History) -> Unwind:
+        """Say how a dead agent has ended."""
+        recorded = None
+        if isinstance(_session(history), OldSessionReceipt) and history.request is None:
+            from orchestrator_core.legacy.adopting import recorded_end  # noqa: PLC0415 - as above
+
+            recorded = recorded_end(self.world, history)
+        return recorded or verdict(history, self._witnessed(history))
 
     def _witnessed(self, history: History) -> Exit | None:
         return read_exit(_session(history).exit_file)
 
-    def _is_inside(self, history: History) -> bool:
-        return self.world.processes.is_inside(_session(history).claim)
+    def _is_inside(self, history: History, why: Unwind | None = None) -> bool:
+        """Tell whether to end an agent is to end us, who are in it, or below it."""
+        is_inside = self.world.processes.is_inside
+        if is_inside(_session(history).claim):
+            return True
+        if why is not None and not cascades(why):
+            return False
+        return any(is_inside(_session(below).claim) for below in self._descendants(history))
+
+    def _descendants(self, history: History) -> Iterator[History]:
+        """Yield the pasts of the agents that end with an agent."""
+        document = self.world.task_registry(_task_of(history)).peek() or {}
+        for record in descendants_of(document, history.saga_id):
+            if not is_over(record):
+                with contextlib.suppress(SagaNotFound, JournalDamaged):
+                    yield self.sagas.history(record["id"])
 
     def _replan(self, agent_id: str, labels: Any) -> dict[str, Any]:  # noqa: ANN401 - a mapping
         """Return the receipts an agent's id leads to, for a journal that has lost its own."""
@@ -253,10 +387,16 @@ class Lifecycle:
         return replanned(self.world, agent_id, labels)
 
     def rebuild_task(self, task_id: str) -> dict[str, Any]:
-        """Return a task's registry as its journals know it, for one that was damaged."""
+        """Return a task's registry from all that is known, for one that was damaged."""
         from orchestrator_core.rebuild import task_document  # noqa: PLC0415 - as above
 
         return task_document(self.world, self.sagas, task_id)
+
+    def rebuild_global(self) -> dict[str, Any]:
+        """Return the global registry from all that is known, for one that was damaged."""
+        from orchestrator_core.rebuild import global_document  # noqa: PLC0415 - as above
+
+        return global_document(self.world, self.sagas)
 
     # --- what the record keeps of it -------------------------------------------------------------
 
@@ -264,27 +404,36 @@ class Lifecycle:
         """Write what became of an agent into its record, when all of it is known."""
         if report.why.reason is not Reason.TERMINAL:
             return
-        task_id = self.sagas.history(report.saga_id).labels.get("task_id")
-        result = EndReport.of(report).to_dict()
-        # The journal keeps them; every record is written anew with each update of its registry.
-        del result["steps"]
+        task_id = _task_of(self.sagas.history(report.saga_id))
+        cleanup = cleanup_of(report, timestamp())
+        agent_id = cleanup["auto_cleanup_result"]["agent_id"]
 
         def enter(document: dict[str, Any]) -> None:
-            record = find_agent(document, report.saga_id)
-            if record is not None:
-                record["auto_cleanup_result"] = result
-                record["auto_cleanup_timestamp"] = timestamp()
-                record["auto_cleanup_error"] = "; ".join(result["errors"]) or None
+            record = find_agent(document, agent_id)
+            if record is None:
+                return
+            if agent_id == report.saga_id or not record.get("auto_cleanup_result"):
+                record |= cleanup
+            else:  # What was left of it has been swept up: its end stays as it was told.
+                swept = record.setdefault("swept", {})
+                swept[report.saga_id] = cleanup["auto_cleanup_result"]
 
         try:
-            self.world.task_registry(str(task_id)).update(enter)
+            self.world.task_registry(task_id).update(enter)
         except NotFound:
             return  # The task is gone, and its records with it.
 
 
-def _session(history: History) -> SessionReceipt:
-    frame = history.frame("spawn_tmux")
+def _task_of(history: History) -> str:
+    """Return the id of an agent's task; a journal that was damaged may have lost its labels."""
+    frame = history.frame("accept_children")
+    task_id = history.labels.get("task_id") or (frame and frame.load().task_id)
+    return str(task_id)
+
+
+def _session(history: History) -> SessionReceipt | OldSessionReceipt:
+    frame = history.frame("spawn_tmux") or history.frame("legacy_session")
     if frame is None:
         raise NotFound(f"{history.saga_id!r} is no agent")
-    receipt: SessionReceipt = frame.load()
+    receipt: SessionReceipt | OldSessionReceipt = frame.load()
     return receipt

@@ -21,11 +21,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from orchestrator_core.alerts import Alerts, OnFailedCleanup
     from orchestrator_core.deploying import Deployer
     from orchestrator_core.endings import EndReport
     from orchestrator_core.lifecycle import Lifecycle
+    from orchestrator_core.metrics import Stats
     from orchestrator_core.processes.port import Patience, Processes
+    from orchestrator_core.repair import RepairReport
+    from orchestrator_core.retention import ExportReport, GcReport
     from orchestrator_core.saga import History, Observer, RecoveryReport, Unwind
+    from orchestrator_core.streams import AgentResult
+    from orchestrator_core.sweeping.findings import SweepReport
     from orchestrator_core.terminal import Terminal
 
 __all__ = ["Orchestrator"]
@@ -53,6 +59,7 @@ class Orchestrator:
         limits: Limits | None = None,
         patience: Patience | None = None,
         observer: Observer | None = None,
+        on_failed_cleanup: OnFailedCleanup | None = None,
         recover: bool = True,
         timeout_s: float = 30.0,
         lock_timeout_s: float = 10.0,
@@ -64,7 +71,9 @@ class Orchestrator:
         *terminal* and *processes* stand in for tmux and this machine's processes:
         see :mod:`orchestrator_core.testing`. *timeout_s* bounds the wait for
         somebody else who is ending the same agent, *lock_timeout_s* that for a
-        registry, *terminal_timeout_s* each call to tmux.
+        registry, *terminal_timeout_s* each call to tmux. *on_failed_cleanup* is called,
+        in a thread of its own, when one of our own cleanups gets STUCK; for those that
+        are carried out by other processes, name a command in ``orchestrator.toml``.
 
         Raises:
             StorageError: The root cannot be used; the message says why.
@@ -81,12 +90,16 @@ class Orchestrator:
         )
         self._timeout_s = timeout_s
         self._world.rebuild_task = self._rebuild_task
+        self._world.rebuild_global = self._rebuild_global
         self._observer = observer
+        self._on_failed_cleanup = on_failed_cleanup
         self._reporter = Reporter(self._world, lambda: self._lifecycle)
         self.root = found.places.root
         self.chosen_by = found.chosen_by  #: What led to this root.
         if not found.places.global_registry.exists():
-            self._world.global_registry.create(new_global())
+            # There may be tasks already: the old system kept it elsewhere once, or lost it.
+            has_past = bool(found.places.task_ids())
+            self._world.global_registry.create(self._rebuild_global() if has_past else new_global())
         self.recovery: RecoveryReport | None = None  #: What opening has recovered.
         if recover:
             self.recovery = self.recover()
@@ -105,11 +118,22 @@ class Orchestrator:
         # pay for its import.
         from orchestrator_core.lifecycle import Lifecycle  # noqa: PLC0415 - see above
         from orchestrator_core.logs import LoggingObserver  # noqa: PLC0415 - see above
+        from orchestrator_core.saga.observer import together  # noqa: PLC0415 - see above
 
-        return Lifecycle(self._world, observer=self._observer or LoggingObserver())
+        watching = together(self._observer or LoggingObserver(), self._alerts)
+        return Lifecycle(self._world, observer=watching)
+
+    @functools.cached_property
+    def _alerts(self) -> Alerts:
+        from orchestrator_core.alerts import Alerts  # noqa: PLC0415 - as the lifecycle
+
+        return Alerts(self._world, self._on_failed_cleanup)
 
     def _rebuild_task(self, task_id: str) -> dict[str, Any]:
         return self._lifecycle.rebuild_task(task_id)
+
+    def _rebuild_global(self) -> dict[str, Any]:
+        return self._lifecycle.rebuild_global()
 
     @functools.cached_property
     def _deployer(self) -> Deployer:
@@ -270,13 +294,37 @@ class Orchestrator:
         """
         return self._reporter.output(_agent_id(agent_id), tail=tail)
 
+    def read_result(self, agent_id: str | None = None) -> AgentResult:
+        """
+        Return what an agent's own output says of its result: its last message, answer, cost.
+
+        The log, wherever it is by now, is read from its end, in bounded memory. Each
+        field is None if the output does not say it; all are, if it is not the stream of
+        a tool that has a preset. It is what was written there, and proves nothing.
+
+        Raises:
+            NotFound: There is no such agent.
+            StorageError: Its log cannot be read.
+        """
+        return self._reporter.result(_agent_id(agent_id))
+
     # --- ending ----------------------------------------------------------------------------
 
     def terminate(
-        self, agent_id: str | None = None, *, reason: str = "terminated", keep_logs: bool = True
+        self,
+        agent_id: str | None = None,
+        *,
+        reason: str = "terminated",
+        keep_logs: bool = True,
+        cascade: bool = True,
     ) -> EndReport:
         """
         End an agent and give back all it held; its log is archived, or else deleted.
+
+        The agents that it is the parent of are ended first, theirs before them; the
+        report has theirs in ``children``. Without *cascade* they live on, as the
+        orchestrator's own. However an agent ends, its children end with it: only
+        this call can spare them.
 
         An agent that has ended before is not ended again: its report is returned.
 
@@ -286,7 +334,7 @@ class Orchestrator:
         """
         from orchestrator_core.endings import ended  # noqa: PLC0415 - as above
 
-        why = ended(Status.TERMINATED, reason, by="terminate", keep_logs=keep_logs)
+        why = ended(Status.TERMINATED, reason, by="terminate", keep_logs=keep_logs, cascade=cascade)
         return self._lifecycle.end(_agent_id(agent_id), why, timeout_s=self._timeout_s)
 
     def wait(self, agent_id: str | None = None, *, timeout_s: float) -> EndReport:
@@ -343,6 +391,117 @@ class Orchestrator:
         """
         return self._lifecycle.finish(
             ids.check_id("agent", agent_id), timeout_s=_HEIR_PATIENCE_S, taken=taken
+        )
+
+    # --- looking after the root -----------------------------------------------------------------
+
+    def sweep(self, *, reap: bool = False, silent_after_s: float | None = None) -> SweepReport:
+        """
+        Find what no saga accounts for, and the sagas that nobody sees to.
+
+        It looks at everything once, however many agents there are, and compares it
+        with the journals. What could not be asked is in the report's ``unknown``, and
+        is left alone. With *reap*, each finding that is ours by two proofs is ended
+        by a saga's unwinding; what cannot be reaped is in the report, and stops nothing
+        else. Safe at any time, beside others who sweep, deploy or end.
+
+        An agent is silent if it has neither written nor reported for longer than its
+        spec's ``silent_after_s``, or *silent_after_s*, or what ``orchestrator.toml`` says.
+        """
+        from orchestrator_core import metrics  # noqa: PLC0415 - as the lifecycle
+        from orchestrator_core.sweeping.sweep import sweep  # noqa: PLC0415 - as above
+
+        if silent_after_s is None:
+            silent_after_s = self._world.settings.sweep.silent_after_s
+        report = sweep(
+            self._lifecycle,
+            reaping=reap,
+            silent_after_s=silent_after_s,
+            timeout_s=self._timeout_s,
+        )
+        fresh = set(metrics.record_sweep(self._world, report))
+        for one in report.reaped:
+            # A saga that got STUCK has told of itself.
+            if not one.success and one.end is None and one.finding in fresh:
+                self._alerts.reaping_failed(one.finding.subject, one.said)
+        return report
+
+    # --- keeping the past within bounds --------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """
+        Count how cleaning up has gone, ever since this root's first end, and what lives now.
+
+        Raises:
+            RegistryDamaged: What is remembered of journals that are gone cannot be read.
+        """
+        from orchestrator_core import metrics  # noqa: PLC0415 - as the lifecycle
+
+        return metrics.stats(self._world, self._lifecycle.sagas)
+
+    def gc(self, *, dry_run: bool = False) -> GcReport:
+        """
+        Remove what has been kept for long enough, and compress the rest, as the settings have it.
+
+        Only archived files of agents that are over, and their closed journals, which
+        are counted first. What cannot be removed is in the report, and stops nothing
+        else. With *dry_run* nothing is changed, and the report says what would be.
+
+        Raises:
+            InvalidInput: The settings make no sense.
+            LockTimeout: Somebody else is at it.
+            StorageError: It cannot be told what living agents hold; nothing was removed.
+        """
+        from orchestrator_core import retention  # noqa: PLC0415 - as the lifecycle
+
+        return retention.collect(self._world, self._lifecycle.sagas, dry_run=dry_run)
+
+    def export_task(
+        self, task_id: str, target: str | os.PathLike[str], *, remove: bool = False
+    ) -> ExportReport:
+        """
+        Write a finished task, whole, into one new tar file; durable and read back when it returns.
+
+        With *remove* it is then gone from here, directory and journals: all of it or none.
+
+        Raises:
+            NotFound: There is no such task.
+            TaskRunning: An agent of it lives, or is not given back yet. Nothing was done.
+            InvalidInput: The target is there already, or inside of the task.
+            StorageError: It could not be written or read back; nothing is removed.
+        """
+        from orchestrator_core import retention  # noqa: PLC0415 - as the lifecycle
+
+        return retention.export(
+            self._world,
+            self._lifecycle.sagas,
+            ids.check_id("task", task_id),
+            target,
+            remove=remove,
+        )
+
+    def repair(
+        self, task_id: str | None = None, *, only_global: bool = False, dry_run: bool = False
+    ) -> RepairReport:
+        """
+        Put registries right by all that is known: one task's, the global one, or all.
+
+        What a journal contradicts is corrected, what was lost is made anew from
+        journals, reports and whatever can be read of damaged copies; nothing that only
+        the registry knows is lost, and nobody is ended. With *dry_run* nothing is
+        changed, and the report says what would be.
+
+        Raises:
+            NotFound: There is no such task.
+        """
+        from orchestrator_core.repair import repair  # noqa: PLC0415 - as the lifecycle
+
+        return repair(
+            self._world,
+            self._lifecycle.sagas,
+            task_id=task_id,
+            only_global=only_global,
+            dry_run=dry_run,
         )
 
     def __enter__(self) -> Self:

@@ -52,6 +52,11 @@ class Places:
         return self.root / "registry" / "GLOBAL_REGISTRY.json"
 
     @property
+    def statistics(self) -> Path:
+        """The document of what is remembered of journals that are gone, and of sweeps."""
+        return self.root / "registry" / "STATS.json"
+
+    @property
     def sagas(self) -> Path:
         """The journals; those of closed sagas are below, in ``closed/``."""
         return self.root / "sagas"
@@ -107,7 +112,9 @@ class Places:
     def _tasks(self) -> Iterator[str]:
         with _files.refusals("list", self.root), os.scandir(self.root) as entries:
             for entry in entries:
-                if entry.name.startswith("TASK-") and _has_registry(entry):
+                # A copy that somebody made, TASK-….bak, is not one of them.
+                is_named = entry.name.startswith("TASK-") and ids.is_id(entry.name)
+                if is_named and _has_registry(entry):
                     yield entry.name
 
     def make_task(self, task_id: str) -> None:
@@ -194,7 +201,7 @@ def open_root(
     try:
         places = Places(path)
         _make_root(places)
-        root_id, socket = _fixed(places) or _fix(places)
+        root_id, socket = fixed(places) or _fix(places)
         if socket.parent != path:
             _make_private(socket.parent)
     except StorageError as error:
@@ -222,8 +229,13 @@ def _make_root(places: Places) -> None:
         _files.make_directory(directory)
 
 
-def _fixed(places: Places) -> tuple[str, Path] | None:
-    """Return the root's id and its socket; None if it was never used."""
+def fixed(places: Places) -> tuple[str, Path] | None:
+    """
+    Return the root's id and its socket; None if it was never used. Touches nothing.
+
+    Raises:
+        RegistryDamaged, RegistryTooNew, StorageError: As in :func:`open_root`.
+    """
     path = places.root_file
     try:
         data = _files.read(path)
@@ -250,13 +262,13 @@ def _fixed(places: Places) -> tuple[str, Path] | None:
 def _fix(places: Places) -> tuple[str, Path]:
     path = places.root_file
     with locks.locked(path, timeout_s=_OPEN_TIMEOUT_S, what="the root's first use"):
-        fixed = _fixed(places)
-        if fixed is None:
+        chosen = fixed(places)
+        if chosen is None:
             _files.clear_leftovers(path)
             root_id = ids.new_root_id()
-            fixed = root_id, _choose_socket(places.root, root_id)
-            _files.replace(path, _encode(*fixed))
-    return fixed
+            chosen = root_id, _choose_socket(places.root, root_id)
+            _files.replace(path, _encode(*chosen))
+    return chosen
 
 
 def _encode(root_id: str, socket: Path) -> bytes:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from orchestrator_core.endings import EndReport
     from orchestrator_core.lifecycle import Lifecycle
+    from orchestrator_core.streams import AgentResult
     from orchestrator_core.world import World
 
 SEVERITIES = ("low", "medium", "high", "critical", "info")
@@ -134,6 +135,8 @@ class Reporter:
                 raise NotFound(f"task {task_id!r} has no agent {agent_id!r}")
             if not is_active(record.get("status")):
                 return False
+            if not path.parent.is_dir():
+                _files.make_directory(path.parent)  # A task of the old system may lack it.
             _files.append_line(path, spaced)
             change(record)
             return True
@@ -150,8 +153,11 @@ class Reporter:
             return self._lifecycle().report(agent_id)
         except NotFound:
             from orchestrator_core.endings import EndReport  # noqa: PLC0415 - see __init__
+            from orchestrator_core.legacy import reading  # noqa: PLC0415 - the same
 
             agent = self.agent(agent_id)
+            if reading.is_old(agent.record):
+                return reading.report_of(agent)
             return EndReport(
                 agent_id=agent_id, status=agent.status, reason=agent.end_reason, handed_over=True
             )
@@ -211,38 +217,61 @@ class Reporter:
 
     def task(self, task_id: str) -> Task:
         """Return one task."""
-        return Task.from_document(self._world.task_registry(task_id).read())
+        return Task.from_document({"task_id": task_id, **self._world.task_registry(task_id).read()})
 
     def _documents(self, task_id: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
         for name in self._world.places.task_ids() if task_id is None else [task_id]:
-            yield name, self._world.task_registry(name).read()
+            yield name, {"task_id": name, **self._world.task_registry(name).read()}
 
     def output(self, agent_id: str, *, tail: int | None) -> str:
         """Return what an agent wrote, wherever its log is by now."""
+        from orchestrator_core.kept import read_kept  # noqa: PLC0415 - for this alone
+
         task_id = self.task_of(agent_id)
         for path in self._logs(task_id, agent_id):
             try:
-                text = _files.read(path).decode(errors="replace")
+                text = read_kept(path).decode(errors="replace")
             except FileNotFoundError:
                 continue
             return text if tail is None else _last_lines(text, tail)
         return ""
+
+    def result(self, agent_id: str) -> AgentResult:
+        """Return what an agent's output says of its result."""
+        from orchestrator_core.streams import AgentResult, read_stream  # noqa: PLC0415 - as above
+
+        agent = self.agent(agent_id)
+        for path in self._logs(agent.task_id, agent_id):
+            try:
+                return read_stream(path, agent.record.get("preset"))
+            except FileNotFoundError:
+                continue
+        return AgentResult()
 
     def _logs(self, task_id: str, agent_id: str) -> Iterator[Path]:
         """Yield where the log may be: in its place, where the report says, in the archive."""
         log = self._world.places.log(task_id, agent_id)
         yield log
         record = find_agent(self._world.task_registry(task_id).read(), agent_id) or {}
-        tracked = (record.get("tracked_files") or {}).get("log_file")
-        if tracked:
-            yield Path(tracked)
-        result = record.get("auto_cleanup_result") or {}
-        archived = map(Path, result.get("archived_files", ()))
         # Its name may have been taken there, and it was given the next: a_stream.1.jsonl.
-        yield from (path for path in archived if path.name.startswith(f"{log.stem}."))
+        told = _told_files(record, self._world.places.task(task_id))
+        yield from (path for path in told if path.name.startswith(f"{log.stem}."))
         yield self._world.places.archive(task_id) / log.name
         # Moved there between our first look and now, perhaps; or never archived.
         yield log
+
+
+def _told_files(record: dict[str, Any], task: Path) -> Iterator[Path]:
+    """Yield the log and the archived files that a record names, if they are within its task."""
+    tracked, result = record.get("tracked_files"), record.get("auto_cleanup_result")
+    names = [tracked.get("log_file")] if isinstance(tracked, dict) else []
+    archived = result.get("archived_files") if isinstance(result, dict) else None
+    names += archived if isinstance(archived, list) else []
+    for name in names:
+        if isinstance(name, str) and "\0" not in name:
+            path = Path(os.path.normpath(task / name))
+            if path.is_relative_to(task):
+                yield path
 
 
 def _last_lines(text: str, count: int) -> str:

@@ -8,6 +8,7 @@ nobody, and swept away when the next task is made.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,13 @@ from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.registry import TASK, Registry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from orchestrator_core.world import World
 
 _UNFINISHED = ".new-"
+LEAVING = ".leaving-"  #: See :mod:`orchestrator_core.retention.leaving`.
 _DIRECTORIES = ("logs", "progress", "findings", "archive", "output", "run")
 
 
@@ -93,7 +96,7 @@ def _enter(known: dict[str, Any], task_id: str, document: dict[str, Any]) -> str
 
 def _make(world: World, task_id: str, document: dict[str, Any]) -> None:
     root = world.places.root
-    _sweep_unfinished(root)
+    sweep_unfinished(root)
     building = root / f"{_UNFINISHED}{task_id}"
     with _files.refusals("make task", building):
         os.mkdir(building, 0o700)  # noqa: PTH102 - see _files
@@ -115,15 +118,29 @@ def _make(world: World, task_id: str, document: dict[str, Any]) -> None:
         os.close(fd)
 
 
-def _sweep_unfinished(root: Path) -> None:
-    """Remove what makers that died left behind."""
+def sweep_unfinished(root: Path) -> None:
+    """Remove what makers that died have left, and put back what dying removers had taken."""
     for left in root.glob(f"{_UNFINISHED}*"):
-        try:
-            fd = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            if locks.try_lock(fd):
-                shutil.rmtree(left, ignore_errors=True)
-        finally:
-            os.close(fd)
+        _unless_locked(left, lambda path: shutil.rmtree(path, ignore_errors=True))
+    for left in root.glob(f"{LEAVING}*"):
+        _unless_locked(left, _put_back)
+
+
+def _unless_locked(left: Path, act: Callable[[Path], None]) -> None:
+    try:
+        fd = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        if locks.try_lock(fd):
+            act(left)
+    finally:
+        os.close(fd)
+
+
+def _put_back(left: Path) -> None:
+    place = left.with_name(left.name.removeprefix(LEAVING))
+    if os.path.lexists(left) and not os.path.lexists(place):
+        with contextlib.suppress(OSError):  # The next one tries again.
+            os.rename(left, place)  # noqa: PTH104 - see _files
+            _files.fsync_directory(left.parent)

@@ -17,9 +17,12 @@ from orchestrator_core.registry import Registry, global_registry, task_registry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from orchestrator_core.endings import EndReport
+    from orchestrator_core.legacy.server import OldServer
     from orchestrator_core.places import Root
     from orchestrator_core.processes.port import Patience, Processes
     from orchestrator_core.registry import Aside
+    from orchestrator_core.saga import Unwind
     from orchestrator_core.settings import Settings
     from orchestrator_core.terminal import Terminal
 
@@ -41,7 +44,7 @@ class World:
         self.root_id = root.root_id
         self.places = root.places
         self.socket = root.tmux_socket
-        self.limits = limits or Limits()
+        self.limits = limits or Limits.from_environment()
         self.lock_timeout_s = lock_timeout_s
         self.damaged: list[Aside] = []  #: Registries that were set aside since we were opened.
         self._terminal = terminal
@@ -50,6 +53,10 @@ class World:
         self._terminal_timeout_s = terminal_timeout_s
         #: What a task's registry is rebuilt from when it was damaged; set by the front door.
         self.rebuild_task: Callable[[str], dict[str, Any]] | None = None
+        #: The same, for the global one.
+        self.rebuild_global: Callable[[], dict[str, Any]] | None = None
+        #: How a child is ended with its parent; set by the lifecycle, which ends all agents.
+        self.end_child: Callable[[str, Unwind], EndReport] | None = None
 
     @functools.cached_property
     def terminal(self) -> Terminal:
@@ -59,6 +66,18 @@ class World:
         from orchestrator_core.tmux import TmuxTerminal  # noqa: PLC0415 - imports libtmux
 
         return TmuxTerminal(self.socket, timeout_s=self._terminal_timeout_s)
+
+    @functools.cached_property
+    def old_server(self) -> OldServer:
+        """Where the sessions of the system are that this one replaces. A fake brings its own."""
+        given: OldServer | None = getattr(self._terminal, "old_server", None)
+        if given is not None:
+            return given
+        from orchestrator_core.legacy.default_server import (  # noqa: PLC0415 - as above
+            DefaultServer,
+        )
+
+        return DefaultServer(timeout_s=self._terminal_timeout_s)
 
     @functools.cached_property
     def processes(self) -> Processes:
@@ -88,7 +107,10 @@ class World:
     def global_registry(self) -> Registry:
         """The document of the living, and of totals."""
         return global_registry(
-            self.places, on_damage=self.damaged.append, lock_timeout_s=self.lock_timeout_s
+            self.places,
+            rebuild=self.rebuild_global,
+            on_damage=self.damaged.append,
+            lock_timeout_s=self.lock_timeout_s,
         )
 
     def task_registry(self, task_id: str) -> Registry:

@@ -35,7 +35,7 @@ DIES_EARLY = ["sh", "-c", "exit 3"]
 
 ACTOR = """
 import json, os, signal, sys
-from orchestrator_core import AgentSpec, Orchestrator, deploying, tmux
+from orchestrator_core import AgentSpec, Orchestrator, deploying, preparing, tmux
 from orchestrator_core.saga.directory import JournalDirectory
 from orchestrator_core.saga.journal import Journal
 
@@ -76,7 +76,7 @@ if line == "in flight":
 orch = Orchestrator(root, recover=False)
 if act == "deploy":
     if told.get("heir"):
-        deploying._heir = lambda *_: told["heir"]
+        preparing.heir = lambda *_: told["heir"]
     if told.get("dies after the commit"):
         deploying.Deployer._see_it_start = lambda *_args, **_how: die()
     spec = AgentSpec(type="a", prompt="do it", command=told["command"])

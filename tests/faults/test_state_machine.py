@@ -18,7 +18,7 @@ from support.fakes import FakeScene, fast_place
 from support.world import HELD
 
 from orchestrator_core.agents import Limits
-from orchestrator_core.exceptions import DeploymentError, LimitReached
+from orchestrator_core.exceptions import DeploymentError, InvalidInput, LimitReached
 
 LONG = os.environ.get("ORCHESTRATOR_TEST_PROFILE") == "long"
 MOST = 4
@@ -78,6 +78,23 @@ class Lives(RuleBasedStateMachine):
         if self.settled:
             assert living < MOST
         return agent
+
+    @rule(target=agents, parent=agents, script=SCRIPTS)
+    def deploy_a_child(self, parent, script):
+        if parent == "none" or parent not in self.scene.world.records():
+            return "none"
+        spec = self.scene.spec(script, parent=parent)
+        try:
+            return self.orch.deploy(self.task, spec).id
+        except LimitReached:
+            return "none"
+        except InvalidInput:  # It has ended.
+            assert parent in self.ends
+            return "none"
+        except DeploymentError as error:
+            # The parent may end of itself while its child is being deployed.
+            known = script == "refuses" or parent not in self.scene.world.entries()
+            return "none" if known and not error.leaked else _unexpected(error)
 
     @rule(target=agents, key=st.sampled_from(["k1", "k2"]))
     def deploy_with_a_key(self, key):
@@ -210,6 +227,10 @@ class Lives(RuleBasedStateMachine):
             kinds = [line["kind"] for line in self.scene.world.journal(agent)]
             if kinds and kinds[-1] == "close":
                 assert not holds & (HELD - {"journal"}), (agent, holds)
+
+    @invariant()
+    def nobody_outlives_its_parent(self):
+        assert [] == self.scene.world.outlived()
 
     @invariant()
     def unwinders_had_no_trouble(self):

@@ -42,6 +42,36 @@ def terminate_and_delete_the_logs(scene, task):
     return lambda: scene.orchestrator().terminate(agent.id, keep_logs=False)
 
 
+def terminate_a_family(scene, task):
+    [parent, *_] = a_family(scene, task)
+    return lambda: scene.orchestrator().terminate(parent)
+
+
+def a_family(scene, task, *, script="lives"):
+    """Deploy a parent, its child and the child of that; return their ids."""
+    orch, family = scene.orchestrator(), []
+    for _ in range(3):
+        parent = family[-1] if family else None
+        family.append(orch.deploy(task, scene.spec(script, parent=parent)).id)
+    return family
+
+
+def let_the_children_live(scene, task):
+    [parent, *_] = a_family(scene, task)
+    return lambda: scene.orchestrator().terminate(parent, cascade=False)
+
+
+def deploy_a_child(scene, task):
+    parent = scene.orchestrator().deploy(task, scene.spec())
+    return lambda: scene.orchestrator().deploy(task, scene.spec(parent=parent.id))
+
+
+def recover_a_lost_family(scene, task):
+    a_family(scene, task, script="stubborn")
+    scene.fake.reboot()
+    return lambda: scene.orchestrator().recover()
+
+
 def report_the_end(scene, task):
     agent = scene.orchestrator().deploy(task, scene.spec())
     return lambda: scene.orchestrator().report_progress(agent.id, "completed")
@@ -89,13 +119,17 @@ ACTS = [
     deploy_what_dies_early,
     deploy_what_cannot_run,
     deploy_one_too_many,
+    deploy_a_child,
     terminate,
+    terminate_a_family,
+    let_the_children_live,
     terminate_and_delete_the_logs,
     report_the_end,
     report_the_end_from_inside,
     report_a_finding,
     recover_the_lost,
     recover_after_a_reboot,
+    recover_a_lost_family,
 ]
 
 

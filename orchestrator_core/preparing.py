@@ -1,0 +1,77 @@
+"""What one deployment brings to its steps: what the supervisor is to run, and how it goes on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from orchestrator_core import agents, ids
+from orchestrator_core.entries import deploy_log_of
+from orchestrator_core.steps import Deployment
+from orchestrator_core.supervisor.launch import Launch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator_core.agents import AgentSpec
+    from orchestrator_core.world import World
+
+
+def prepare(world: World, task_id: str, agent_id: str, spec: AgentSpec) -> Deployment:
+    """Return what the steps need to deploy an agent, its prompt and its environment included."""
+    places = world.places
+    run = places.run(task_id, agent_id)
+    prompt = places.prompt(task_id, agent_id)
+    values = {
+        "prompt_file": str(prompt),
+        "agent_id": agent_id,
+        "task_id": task_id,
+        "workspace": str(places.task(task_id)),
+    }
+    own = {
+        agents.ENV_ROOT: str(places.root),
+        agents.ENV_AGENT: agent_id,
+        agents.ENV_TASK: task_id,
+        agents.ENV_COOKIE: ids.cookie_of(world.root_id, agent_id),
+    }
+    launch = Launch(
+        journal=str(places.journal(agent_id)),
+        log=str(places.log(task_id, agent_id)),
+        exit_file=str(run / "exit"),
+        events=str(run / "events"),
+        argv=spec.argv(values),
+        env=spec.environment(own),
+        cwd=str(spec.directory()),
+        stdin=str(prompt) if spec.stdin else os.devnull,
+        cgroup=world.processes.containment(ids.cgroup_of(world.root_id, agent_id)),
+        term_s=world.patience.term_s,
+        kill_s=world.patience.kill_s,
+        linger_s=world.patience.linger_s,
+        deadline_s=spec.deadline_s,
+        heir=heir(places.root, agent_id),
+        heir_env=heir_environment(),
+    )
+    return Deployment(
+        prompt=spec.prompt,
+        launch=launch,
+        launch_file=str(run / "launch"),
+        deploy_log=deploy_log_of(agent_id, task_id, spec, world),
+    )
+
+
+def heir(root: Path, agent_id: str) -> list[str]:
+    """Return the command of the unwinder that the supervisor becomes."""
+    return [sys.executable, "-m", "orchestrator_core", "--root", str(root), "unwind", agent_id]
+
+
+def heir_environment() -> dict[str, str]:
+    """Return what the unwinder needs of our environment; no secret is among it."""
+    kept = (
+        *("HOME", "LANG", "LC_ALL", "PATH", "USER", "VIRTUAL_ENV"),
+        *("ORCHESTRATOR_CONTAINMENT", "TMUX_TMPDIR"),
+    )
+    env = {name: os.environ[name] for name in kept if name in os.environ}
+    # Wherever we were imported from, it is to be found there again.
+    places = [path or os.getcwd() for path in sys.path]  # noqa: PTH109 - a string is wanted
+    return {**env, "PYTHONPATH": os.pathsep.join(places)}

@@ -1,0 +1,57 @@
+"""What the steps of a deployment have in common: the world, and what is being deployed."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from orchestrator_core.saga import Presence
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestrator_core.saga import Context
+    from orchestrator_core.supervisor.launch import Launch
+    from orchestrator_core.world import World
+
+
+@attrs.frozen(kw_only=True)
+class Deployment:
+    """What one deployment brings to its steps, and no journal ever holds."""
+
+    prompt: str = attrs.field(repr=False)
+    launch: Launch = attrs.field(repr=False)
+    launch_file: str
+    deploy_log: Mapping[str, Any]
+
+
+@attrs.frozen
+class DeploymentStep:
+    """
+    A step of a deployment.
+
+    ``plan`` needs the ids alone: ``task_id`` among the context's values, and the
+    agent's id, which is the saga's. ``do`` needs the deployment as well.
+    """
+
+    world: World
+    deployment: Deployment | None = None
+
+    @property
+    def given(self) -> Deployment:
+        """The deployment to do; undoing needs none."""
+        if self.deployment is None:
+            raise RuntimeError(f"{type(self).__name__} was made to undo, not to do")
+        return self.deployment
+
+
+def names(ctx: Context) -> tuple[str, str]:
+    """Return the ids of the task and of the agent, which all names are made of."""
+    return ctx.values["task_id"], ctx.saga_id
+
+
+def presence(path: str) -> Presence:
+    """Tell whether there is anything of that name; ours, since only we use it."""
+    return Presence.OURS if os.path.lexists(path) else Presence.ABSENT

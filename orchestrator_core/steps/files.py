@@ -1,0 +1,144 @@
+"""The steps that hold files: the prompt, and the log with all that belongs to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from orchestrator_core import _files
+from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
+from orchestrator_core.steps.base import DeploymentStep, names, presence
+from orchestrator_core.supervisor import launch as launching
+
+if TYPE_CHECKING:
+    from orchestrator_core.saga import Context
+
+
+@receipt("write_prompt")
+class PromptReceipt:
+    """Where the prompt is."""
+
+    path: str
+
+
+class WritePrompt(DeploymentStep):
+    """Write the prompt where only its owner can read it."""
+
+    receipt_type = PromptReceipt
+
+    def plan(self, ctx: Context) -> PromptReceipt:
+        """Name the file."""
+        return PromptReceipt(str(self.world.places.prompt(*names(ctx))))
+
+    def do(self, receipt: PromptReceipt) -> PromptReceipt:
+        """Write it."""
+        _files.create(Path(receipt.path), self.given.prompt.encode(), durable=False)
+        return receipt
+
+    def undo(self, receipt: PromptReceipt, _why: Unwind) -> Outcome:
+        """Delete it."""
+        path = Path(receipt.path)
+        if not os.path.lexists(path):
+            return Outcome.absent()
+        return Outcome.undone(bytes_freed=_files.remove(path))
+
+    def probe(self, receipt: PromptReceipt) -> Presence:
+        """Look for it."""
+        return presence(receipt.path)
+
+
+# --- tee_log -----------------------------------------------------------------------------
+
+
+@receipt("tee_log")
+class LogReceipt:
+    """The log and all that belongs to it."""
+
+    log: str
+    deploy_log: str
+    progress: str
+    findings: str
+    run: str  #: The supervisor's directory.
+    archive: str
+
+    @property
+    def kept(self) -> tuple[Path, ...]:
+        """The files that are worth keeping when a life has ended."""
+        return tuple(map(Path, (self.log, self.deploy_log, self.progress, self.findings)))
+
+
+class TeeLog(DeploymentStep):
+    """
+    Open the log, and lay out what the supervisor is to read.
+
+    The log *is* the agent's standard output: nothing stands between them that
+    could lose a line.
+    """
+
+    receipt_type = LogReceipt
+
+    def plan(self, ctx: Context) -> LogReceipt:
+        """Name the files."""
+        places, own = self.world.places, names(ctx)
+        return LogReceipt(
+            log=str(places.log(*own)),
+            deploy_log=str(places.deploy_log(*own)),
+            progress=str(places.progress(*own)),
+            findings=str(places.findings(*own)),
+            run=str(places.run(*own)),
+            archive=str(places.archive(own[0])),
+        )
+
+    def do(self, receipt: LogReceipt) -> LogReceipt:
+        """Make them."""
+        for name in (receipt.log, receipt.progress, receipt.findings, receipt.run):
+            _files.make_directory(Path(name).parent)
+        _files.make_directory(Path(receipt.archive))
+        _files.create(Path(receipt.log), b"", durable=False)
+        deploy_log = msgspec.json.format(msgspec.json.encode(self.given.deploy_log))
+        _files.create(Path(receipt.deploy_log), deploy_log + b"\n", durable=False)
+        given = self.given
+        with _files.refusals("make", Path(receipt.run)):
+            os.mkdir(receipt.run, 0o700)  # noqa: PTH102 - see _files
+            os.mkfifo(given.launch.events, 0o600)
+            launching.write(given.launch_file, given.launch)
+        return receipt
+
+    def undo(self, receipt: LogReceipt, why: Unwind) -> Outcome:
+        """Archive the log and what was reported; or delete it all, as *why* has it."""
+        there = [path for path in receipt.kept if os.path.lexists(path)]
+        run = Path(receipt.run)
+        if not there and not run.exists():
+            return Outcome.absent()
+        archived: list[Path] = []
+        freed = 0
+        if why.leaves_nothing or not why.detail.get("keep_logs", True):
+            freed += sum(_files.remove(path, durable=False) for path in there)
+            for directory in {path.parent for path in there}:
+                _files.fsync_directory(directory)
+        elif there:
+            archive = Path(receipt.archive)
+            _files.make_directory(archive)
+            archived = _files.move_all_no_clobber([(path, archive / path.name) for path in there])
+        freed += _remove_run_directory(run)
+        return Outcome.undone(archived=[str(path) for path in archived], bytes_freed=freed)
+
+    def probe(self, receipt: LogReceipt) -> Presence:
+        """Look for the log."""
+        return presence(receipt.log)
+
+
+def _remove_run_directory(run: Path) -> int:
+    """Remove the supervisor's directory and what it may hold; return the bytes of it."""
+    try:
+        with os.scandir(run) as entries:
+            freed = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+    except FileNotFoundError:
+        return 0
+    with _files.refusals("remove", run):
+        shutil.rmtree(run)
+    return freed

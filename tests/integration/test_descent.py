@@ -1,0 +1,126 @@
+"""Whose child an agent is when nobody says so, and how deep it is whatever anybody says."""
+
+import pytest
+from support.fakes import a_fake_scene
+
+from orchestrator_core import Limits
+from orchestrator_core.agents import ENV_AGENT, ENV_ROOT, ENV_TASK
+from orchestrator_core.exceptions import InvalidInput, LimitReached, NotFound
+
+
+@pytest.fixture
+def scene():
+    with a_fake_scene() as made:
+        yield made
+
+
+@pytest.fixture
+def orch(scene):
+    return scene.orchestrator(limits=Limits(max_depth=3))
+
+
+@pytest.fixture
+def task(orch):
+    return orch.create_task("tried").id
+
+
+@pytest.fixture
+def inside(scene, monkeypatch):
+    """Return how to have the environment of one that is inside an agent."""
+
+    def be_inside(agent, root=None):
+        monkeypatch.setenv(ENV_ROOT, str(root or scene.root))
+        monkeypatch.setenv(ENV_AGENT, agent.id)
+        monkeypatch.setenv(ENV_TASK, agent.task_id)
+        return agent
+
+    return be_inside
+
+
+def test_who_deploys_from_inside_an_agent_deploys_its_child(scene, orch, task, inside):
+    """Without a word about a parent; in the registries and in the hierarchy alike."""
+    parent = inside(orch.deploy(task, scene.spec()))
+
+    child = orch.deploy(task, scene.spec())
+
+    assert (parent.id, 2) == (child.parent, child.depth)
+    assert parent.id == scene.world.entries()[child.id]["parent"]
+    assert (parent.id,) == tuple(
+        record["parent"] for agent, record in scene.world.records().items() if agent == child.id
+    )
+
+
+def test_outside_of_every_agent_the_orchestrator_is_the_parent(scene, orch, task, inside, tmp_path):
+    """Nor is an agent of another root, of which this one knows nothing, a parent here."""
+    assert ("orchestrator", 1) == _descent(orch.deploy(task, scene.spec()))
+    inside(orch.deploy(task, scene.spec()), root=tmp_path)
+
+    assert ("orchestrator", 1) == _descent(orch.deploy(task, scene.spec()))
+
+
+def test_generations_are_counted_though_nobody_names_a_parent(scene, orch, task, inside):
+    """A fourth generation of three is refused, and nothing is left of it."""
+    for _ in range(3):
+        inside(orch.deploy(task, scene.spec()))
+
+    with pytest.raises(LimitReached):
+        orch.deploy(task, scene.spec())
+
+    assert 3 == len(scene.world.sessions())
+    assert [] == scene.world.torn()
+
+
+def test_no_name_of_another_parent_saves_a_generation(scene, orch, task, inside):
+    """Given away to the orchestrator or to a sister, it is one deeper than who deploys it."""
+    shallow = orch.deploy(task, scene.spec())
+    inside(orch.deploy(task, scene.spec()))
+    inside(orch.deploy(task, scene.spec()))
+
+    free = orch.deploy(task, scene.spec(parent="orchestrator"))
+    given = orch.deploy(task, scene.spec(parent=shallow.id))
+
+    assert ("orchestrator", 3) == _descent(free)
+    assert (shallow.id, 3) == _descent(given)
+    inside(free)
+    with pytest.raises(LimitReached):
+        orch.deploy(task, scene.spec(parent="orchestrator"))
+
+
+def test_depth_goes_on_counting_in_another_task(scene, orch, task, inside):
+    """An agent of another task belongs to that task alone; but no task is a way around a limit."""
+    another = orch.create_task("another").id
+    inside(orch.deploy(task, scene.spec()))
+    second = inside(orch.deploy(another, scene.spec()))
+    assert ("orchestrator", 2) == _descent(second)
+    inside(orch.deploy(task, scene.spec()))
+
+    with pytest.raises(LimitReached):
+        orch.deploy(another, scene.spec())
+
+
+def test_an_agent_whose_record_has_ended_gets_no_children_by_being_inside_of_it(
+    scene, orch, task, inside
+):
+    """Whatever of it still runs is being ended."""
+    orch.terminate(inside(orch.deploy(task, scene.spec())).id)
+
+    with pytest.raises(InvalidInput):
+        orch.deploy(task, scene.spec())
+
+    assert [] == scene.world.leftovers()
+
+
+def test_an_environment_that_names_no_agent_of_its_task_is_told_so(scene, orch, task, monkeypatch):
+    """It is refused before anything is taken, with what to do about it."""
+    for name, value in ((ENV_ROOT, scene.root), (ENV_TASK, task), (ENV_AGENT, "a-000000-abcdef")):
+        monkeypatch.setenv(name, str(value))
+
+    with pytest.raises(NotFound) as refused:
+        orch.deploy(task, scene.spec())
+
+    assert f"unset {ENV_AGENT}" in refused.value.hint
+    assert [] == scene.world.leftovers()
+
+
+def _descent(agent):
+    return agent.parent, agent.depth

@@ -1,0 +1,78 @@
+"""A root with a past: agents that have ended, as long ago as a test wants, counted by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+DAY_S = 86400
+
+
+def end_some(scene, count=1, *, task=None, written=b""):
+    """Let *count* agents live and end; return the orchestrator, their task and their ids."""
+    orch = scene.orchestrator()
+    task = task or orch.create_task("past").id
+    ids = []
+    for _ in range(count):
+        agent = orch.deploy(task, scene.spec())
+        if written:
+            scene.fake.write(agent.tmux_session, written)
+        orch.terminate(agent.id)
+        ids.append(agent.id)
+    return orch, task, ids
+
+
+def age(root, days, *, pattern="**/*"):
+    """Let files have been written *days* ago; directories, locks and registries stay."""
+    then = time.time() - days * DAY_S
+    for path in Path(root).glob(pattern):
+        if path.is_file() and not path.is_symlink() and not path.name.endswith(".lock"):
+            os.utime(path, (then, then))
+
+
+def settle(root, text):
+    """Write the root's settings."""
+    path = Path(root) / "orchestrator.toml"
+    path.write_text(text)
+    path.chmod(0o600)
+
+
+def summary(root):
+    """Read the summary of what is gone, by hand."""
+    path = Path(root) / "registry" / "STATS.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def cleanups(root):
+    """Count all cleanups by hand: those that are remembered, and the journals beside them."""
+    told = summary(root)
+    counted = Counter()
+    for row in told.get("cleanups", ()):
+        counted[row["reason"], row["outcome"]] += row["count"]
+    for path in (Path(root) / "sagas" / "closed").glob("*.jsonl"):
+        if path.stem not in told.get("pending", ()):
+            last = json.loads(path.read_text().splitlines()[-1])
+            assert "close" == last["kind"]
+            why = last["report"]["why"]
+            by = why["detail"].get("by") if why["reason"] == "terminal" else why["reason"]
+            counted[by, "clean"] += 1
+    return dict(counted)
+
+
+def archives(root):
+    """Return the names of all archived files."""
+    return sorted(path.name for path in Path(root).glob("TASK-*/archive/*"))
+
+
+def journals(root):
+    return sorted(path.stem for path in (Path(root) / "sagas" / "closed").glob("*.jsonl"))
+
+
+def put_back(template, place):
+    """Make *place* a copy of *template*, times included."""
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(template, place, symlinks=True)

@@ -1,0 +1,41 @@
+"""Deadlines go by a clock that nobody sets."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from orchestrator_core import deadlines
+
+YEARS_S = 10 * 366 * 86400
+
+
+def test_who_has_none_is_never_late():
+    labels = deadlines.labels(None)
+
+    assert (None, False) == (deadlines.deadline_of(labels), deadlines.is_over(labels))
+
+
+@pytest.mark.parametrize("by_s", [0, YEARS_S, -YEARS_S])
+def test_the_time_of_day_does_not_matter(monkeypatch, by_s):
+    later, now = deadlines.labels(3600.0), deadlines.labels(1e-9)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + by_s)
+
+    assert (False, True) == (deadlines.is_over(later), deadlines.is_over(now))
+
+
+def test_it_is_told_by_the_time_of_day_for_people():
+    assert abs(deadlines.labels(60.0)["deadline_at"] - time.time() - 60.0) < 1.0
+
+
+@pytest.mark.parametrize("journal", ["of another boot", "without a clock"])
+def test_where_the_clock_is_not_ours_the_time_of_day_has_to_do(journal):
+    """A journal of a release, or of a boot, that knew another clock is not read as ours."""
+    past, future = ({"deadline_at": time.time() + by} for by in (-1.0, 3600.0))
+    if journal == "of another boot":
+        past |= {"boot_id": "another", "deadline_monotonic": 1e12}
+        future |= {"boot_id": "another", "deadline_monotonic": 0.0}
+
+    assert (True, False) == (deadlines.is_over(past), deadlines.is_over(future))
