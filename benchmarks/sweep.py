@@ -1,0 +1,138 @@
+"""
+What it costs to sweep: 200 live agents, with and without a past; and to reap the dead.
+
+    python benchmarks/sweep.py [--rounds N] [DIRECTORY]
+
+A sweep that finds nothing takes turns with its floor (floor_sweep.py): one
+`tmux list-panes -a` and one pass over /proc. The past is a thousand agents that
+were deployed on a fake terminal, and ended. The dead are agents all of whose processes
+were killed with -9, fifty at once; their floor is one of them.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import _figures
+import floor_sweep
+from _figures import Figure, median, timed
+
+from orchestrator_core import AgentSpec, Limits, Orchestrator
+from orchestrator_core.processes import LocalProcesses
+from orchestrator_core.testing import FakeTerminal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LIVE, PAST, DEAD = 200, 1000, 50
+SPEC = AgentSpec(type="bench", prompt="Find the slow query.", command=["sleep", "1000"])
+LIMITS = Limits(max_concurrent=2 * LIVE, max_agents=2 * LIVE)
+
+
+def figures(directory: str | None = None, rounds: int = 15) -> list[Figure]:
+    with _figures.place(directory) as where:
+        rig = Rig(where / "ours")
+        try:
+            rig.deploy(LIVE)
+            rig.sweep()
+            young = _in_turns(rig, rounds)
+            rig.live_through(PAST)
+            old = _in_turns(rig, rounds)
+            one = median([rig.reap(1) for _ in range(5)])
+            many = median([rig.reap(DEAD) for _ in range(3)])
+        finally:
+            rig.close()
+    return [
+        Figure(name=f"a sweep of {LIVE} live agents", ours=young[0], floor=young[1], at_most=3),
+        Figure(name=f"… with {PAST:,} ended ones", ours=old[0], floor=old[1], at_most=3),
+        Figure(name=f"reaping {DEAD} dead (floor: one)", ours=many, floor=one, at_most=4),
+    ]
+
+
+def _in_turns(rig: Rig, rounds: int) -> tuple[float, float]:
+    taken: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds + 1):
+        for which in (0, 1) if number % 2 else (1, 0):
+            ms, _ = timed((rig.sweep, rig.floor)[which])
+            taken[which].append(ms)
+    return median(taken[0][1:]), median(taken[1][1:])
+
+
+class Rig:
+    """One root with many agents."""
+
+    def __init__(self, root: Path) -> None:
+        self.orch = Orchestrator(root, limits=LIMITS)
+        self.socket = str(root / "tmux.sock")
+        self._tmux = shutil.which("tmux")
+        self._prefix = f"oc_{self.orch.stats().root_id}_"
+        self._task = self.orch.create_task("A benchmark").id
+
+    def deploy(self, count: int) -> list[str]:
+        with without_fsync(), ThreadPoolExecutor(2) as pool:
+            made = pool.map(lambda _: self.orch.deploy(self._task, SPEC).id, range(count))
+            return list(made)
+
+    def sweep(self) -> None:
+        report = self.orch.sweep()
+        if not report.clean or len(report.alive) != LIVE:
+            raise RuntimeError(f"not as it should be: {report}")
+
+    def floor(self) -> None:
+        floor_sweep.look(self._tmux, self.socket, self._prefix.encode())
+
+    def live_through(self, count: int) -> None:
+        """Let agents be deployed and end, with everything but a terminal and time on the disk."""
+        fake = Orchestrator(self.orch.root, terminal=FakeTerminal(), limits=LIMITS, recover=False)
+        with without_fsync():
+            for _ in range(count // LIVE):
+                task = fake.create_task("The past").id
+                for _ in range(LIVE):
+                    fake.terminate(fake.deploy(task, SPEC).id)
+
+    def reap(self, count: int) -> float:
+        """Return how many milliseconds it takes to sweep up as many dead agents."""
+        self._kill(set(self.deploy(count)))
+        taken, report = timed(lambda: self.orch.sweep(reap=True))
+        if len(report.reaped) != count or report.left:
+            raise RuntimeError(f"not all was reaped: {report}")
+        return taken
+
+    def _kill(self, agents: set[str]) -> None:
+        doomed = LocalProcesses().marked(self._prefix)
+        pids = [one.who.pid for one in doomed if one.cookie.removeprefix(self._prefix) in agents]
+        handles = [os.pidfd_open(pid) for pid in pids]
+        for handle in handles:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        for handle in handles:
+            select.select([handle], [], [], 10)
+            os.close(handle)
+
+    def close(self) -> None:
+        self._kill({agent.id for agent in self.orch.agents(status="active")})
+        # A private server of our own, by its socket.
+        subprocess.run([self._tmux, "-S", self.socket, "kill-server"], check=False)
+        with without_fsync():
+            self.orch.recover()  # So that their cgroups go.
+
+
+@contextmanager
+def without_fsync():
+    """Prepare in a hurry: what is measured comes later."""
+    plain = os.fsync
+    os.fsync = lambda _fd: None
+    try:
+        yield
+    finally:
+        os.fsync = plain
+
+
+if __name__ == "__main__":
+    _figures.main(__doc__, figures)

@@ -1,0 +1,157 @@
+"""
+Reaping: what was found is ended by the saga that holds it.
+
+There is no way to end anything here. A finding about an open saga goes to
+recovery, which unwinds it; what no saga accounts for is adopted by one, which is
+unwound; a registry that is wrong is repaired from the journals. Each of them looks
+for itself, under its own locks, whether there is anything to do: so two sweeps, or
+a sweep and whoever else ends the same agent, come to one end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import attrs
+
+from orchestrator_core.agents import Status
+from orchestrator_core.endings import EndReport, ended
+from orchestrator_core.exceptions import NotFound, OrchestratorError, SagaNotFound
+from orchestrator_core.repair import repair
+from orchestrator_core.sweeping import old_system
+from orchestrator_core.sweeping.adopting import adopt
+from orchestrator_core.sweeping.findings import Finding, FindingKind, Reaped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from orchestrator_core.lifecycle import Lifecycle
+    from orchestrator_core.saga import RecoveryReport
+
+_STRAYS = frozenset(
+    {
+        FindingKind.STRAY_SESSION,
+        FindingKind.STRAY_PROCESS,
+        FindingKind.STRAY_FILE,
+        FindingKind.STRAY_RECORD,
+    }
+)
+_TOLD = 5  #: So many things are named in the journal of the saga that adopts them.
+
+
+def reap(lifecycle: Lifecycle, findings: Iterable[Finding], *, timeout_s: float) -> list[Reaped]:
+    """
+    Reap those of *findings* that may be; one that cannot be reaped strands no other.
+
+    *timeout_s* bounds the wait for somebody else who is ending the same agent.
+    """
+    return list(_Reaping(lifecycle, timeout_s).of([one for one in findings if one.reapable]))
+
+
+@attrs.frozen
+class _Reaping:
+    lifecycle: Lifecycle
+    timeout_s: float
+
+    def of(self, findings: list[Finding]) -> Iterator[Reaped]:
+        strays: dict[str, list[Finding]] = {}
+        for finding in findings:
+            if finding.is_old:
+                yield self._guarded(finding, lambda one: old_system.reap(self.lifecycle, one))
+            elif finding.kind is FindingKind.DISAGREEMENT or finding.saga_id is None:
+                if finding.kind in _STRAYS and finding.agent_id is not None:
+                    strays.setdefault(finding.agent_id, []).append(finding)
+                else:
+                    yield self._guarded(finding, self._repaired)
+            else:
+                yield self._guarded(finding, self._recovered)
+        for family in strays.values():
+            first = self._guarded(family[0], lambda _, family=family: self._adopted(family))  # type: ignore[misc]  # it is the loop's
+            yield from (attrs.evolve(first, finding=finding) for finding in family)
+
+    def _guarded(self, finding: Finding, reap: Callable[[Finding], Reaped]) -> Reaped:
+        try:
+            return reap(finding)
+        except OrchestratorError as error:
+            return Reaped(finding=finding, success=False, said=f"{error.code}: {error}")
+
+    # --- an open saga --------------------------------------------------------------------------
+
+    def _recovered(self, finding: Finding) -> Reaped:
+        saga_id = str(finding.saga_id)
+        for is_last in (False, True):
+            try:
+                report = self.lifecycle.recover(only=saga_id, force=True)
+            except SagaNotFound:
+                return self._was_ended(finding)
+            if saga_id not in report.busy or is_last:
+                break
+            with (
+                contextlib.suppress(SagaNotFound),
+                self.lifecycle.sagas.open(saga_id, timeout_s=self.timeout_s),
+            ):
+                pass  # Whoever was at it has let go.
+        if saga_id in report.alive and finding.kind is FindingKind.LOST:
+            return self._told(finding, self._hung_up(finding))
+        return self._of_recovery(finding, report)
+
+    def _hung_up(self, finding: Finding) -> EndReport:
+        """End an agent that lives without its session, as its supervisor would have."""
+        why = ended(Status.TERMINATED, "its tmux session was killed", by="hangup")
+        return self.lifecycle.end(str(finding.agent_id), why, timeout_s=self.timeout_s)
+
+    def _of_recovery(self, finding: Finding, report: RecoveryReport) -> Reaped:
+        saga_id = str(finding.saga_id)
+        if saga_id in report.unwound:
+            return self._told(finding, EndReport.of(report.unwound[saga_id]))
+        if saga_id in report.failed:
+            return Reaped(finding=finding, success=False, said=report.failed[saga_id])
+        if saga_id in report.busy:
+            return Reaped(finding=finding, success=False, said="somebody else has to end it")
+        if saga_id in report.damaged:
+            kept = f"it was kept as {report.damaged[saga_id]}, and written anew"
+            return Reaped(finding=finding, success=True, said=kept)
+        return self._was_ended(finding)
+
+    def _was_ended(self, finding: Finding) -> Reaped:
+        end = None
+        with contextlib.suppress(NotFound):
+            end = self.lifecycle.report(str(finding.saga_id))
+        return Reaped(finding=finding, success=True, said="somebody else has seen to it", end=end)
+
+    def _told(self, finding: Finding, end: EndReport) -> Reaped:
+        said = end.reason if end.success else "; ".join(end.errors) or "it is not over yet"
+        return Reaped(finding=finding, success=end.success, said=said, end=end)
+
+    # --- what no saga accounts for ---------------------------------------------------------------
+
+    def _adopted(self, family: list[Finding]) -> Reaped:
+        first = family[0]
+        cgroups = [one.subject for one in family if one.subject.startswith("/sys/")]
+        task_ids = [one.task_id for one in family if one.task_id is not None]
+        with adopt(
+            self.lifecycle,
+            str(first.agent_id),
+            task_id=next(iter(task_ids), None),
+            what=", ".join(one.subject for one in family[:_TOLD]),
+            cgroup=next(iter(cgroups), None),
+        ) as saga:
+            why = saga.history.why
+            assert why is not None  # noqa: S101 - it was adopted to be unwound
+            return self._told(first, EndReport.of(saga.unwind(why)))
+
+    # --- registries -------------------------------------------------------------------------------
+
+    def _repaired(self, finding: Finding) -> Reaped:
+        is_global = finding.subject.endswith("the global registry")
+        report = repair(
+            self.lifecycle.world,
+            self.lifecycle.sagas,
+            task_id=None if is_global else finding.task_id,
+            only_global=is_global,
+            dry_run=False,
+        )
+        errors = [one.error for one in report.mended if one.error]
+        said = "; ".join(errors) or "the registry says what the journals say"
+        return Reaped(finding=finding, success=not errors, said=said)
