@@ -1,0 +1,245 @@
+"""What is believed of the old system's records, times and listings."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator_core.legacy.proving import _is_another_time, _is_birth
+from orchestrator_core.legacy.reading import moment, old_agents, report_of
+from orchestrator_core.legacy.server import condition, parse
+from orchestrator_core.places import Places
+from orchestrator_core.processes import Claim, LocalProcesses, Patience
+from orchestrator_core.processes import holders as holding
+from orchestrator_core.processes.port import FileId
+
+LINE = "4242:$3:1760000000:%{pane}:{pid}:{name}:/tmp/tmux-0/default"
+
+
+class World:
+    """As much of a world as reading needs."""
+
+    def __init__(self, root):
+        self.places = Places(root)
+
+
+def agents_of(root, *records, **document):
+    return list(old_agents(World(root), {"agents": list(records), **document}, "TASK-1"))
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"id": None},
+        {"id": 7},
+        {"id": "../x"},
+        {"id": "a-1", "tmux_session": "a.b"},
+        {"id": "a-1", "tmux_session": "a:b"},
+        {"id": "a-1", "tmux_session": "#(touch x)"},
+        {"id": "a-1", "tmux_session": ["x"]},
+        {"id": "a-1", "key": None, "deadline_at": None},
+    ],
+)
+def test_whoever_has_no_name_that_can_be_used_or_is_ours_is_no_old_agent(tmp_path, record):
+    assert [] == agents_of(tmp_path, record)
+
+
+def test_what_a_record_lacks_or_has_wrong_is_taken_from_the_agents_id(tmp_path):
+    odd = {"tracked_files": ["x"], "started_at": 7, "parent": None, "status": None}
+    [agent] = agents_of(tmp_path, {"id": "a-1", **odd}, client_cwd=7)
+    assert ("agent_a-1", None, "orchestrator", True) == (
+        agent.session,
+        agent.started_at,
+        agent.parent,
+        agent.is_active,
+    )
+    assert tmp_path / "TASK-1/logs/a-1_stream.jsonl" == agent.files.log
+    assert (tmp_path.parent,) == agent.places
+
+
+NOT_ITS = [
+    "/etc/passwd",
+    "../TASK-2/logs/a-1_stream.jsonl",
+    "AGENT_REGISTRY.json",
+    "logs/xa-1_stream.jsonl",
+    "logs/a-12_stream.jsonl",
+    "archive/a-1_stream.jsonl",
+    "link/a-1_stream.jsonl",
+    "\0",
+]
+
+
+@pytest.mark.parametrize("name", NOT_ITS)
+def test_a_recorded_path_that_is_not_its_own_within_its_task_is_not_taken(tmp_path, name):
+    task = tmp_path / "TASK-1"
+    task.mkdir()
+    (task / "link").symlink_to(tmp_path)
+    recorded = {"log_file": name, "prompt_file": str(task / name)}
+    [agent] = agents_of(tmp_path, {"id": "a-1", "tracked_files": recorded})
+    assert task / "logs/a-1_stream.jsonl" == agent.files.log
+    assert task / "agent_prompt_a-1.txt" == agent.files.prompt
+
+
+def test_an_end_that_was_recorded_is_told_and_what_it_claims_of_processes_is_not(tmp_path):
+    claims = {"success": True, "verified_no_zombies": True, "archived_files": ["x", 7]}
+    [agent] = agents_of(tmp_path, {"id": "a-1", "status": "killed", "auto_cleanup_result": claims})
+    end = report_of(agent)
+    assert ("killed", "old system", False, ("x", "7")) == (
+        end.status,
+        end.by,
+        end.verified_no_zombies,
+        end.archived_files,
+    )
+    json.dumps(end.to_dict())
+
+
+# --- times ----------------------------------------------------------------------------------------
+
+
+def test_a_time_without_a_zone_is_local_and_what_is_none_is_not_known(monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    try:
+        assert 1760000000.5 == moment("2025-10-09T14:23:20.500000")
+        assert 1760000000.0 == moment("2025-10-09T08:53:20+00:00")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert [None] * 4 == [moment(each) for each in (None, 7, "yesterday", "0001-01-01T00:00:00")]
+
+
+@pytest.mark.parametrize(
+    ("apart_s", "birth", "another"),
+    [
+        (0, True, False),
+        (-59, True, False),
+        (61, False, True),
+        (600, False, True),
+        (3600, False, False),  # an hour: a zone, or summer time
+        (-3630, False, False),
+        (5.5 * 3600, False, False),
+        (3600 + 120, False, True),
+        (40 * 86400, False, True),
+    ],
+)
+def test_two_times_are_one_or_surely_two_or_a_time_zone_apart(apart_s, birth, another):
+    at = 1760000000.0
+    assert (birth, another) == (_is_birth(at + apart_s, at), _is_another_time(at + apart_s, at))
+    assert (False, False) == (_is_birth(at, None), _is_another_time(at, None))
+
+
+# --- listings -------------------------------------------------------------------------------------
+
+
+def test_a_listing_is_read_session_by_session_its_oldest_pane_first():
+    lines = [LINE.format(pane=pane, pid=pid, name="a") for pane, pid in ((7, 70), (3, 30))]
+    [session] = parse([*lines, "", "x", LINE.format(pane=1, pid=1, name="a:b")])
+    assert ("a", (30, 70), 3, 4242, 1760000000) == (
+        session.name,
+        session.panes,
+        session.number,
+        session.server_pid,
+        session.created,
+    )
+    assert all(fact in condition(session) for fact in ("4242", "$3", "1760000000", "<30>"))
+
+
+# --- who has a file open ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A file that one process writes, one reads, and one has for its input."""
+    path = tmp_path / "log"
+    path.touch()
+    opened = {
+        "writes": {"stdout": path.open("a")},
+        "reads": {"stderr": path.open("r")},
+        "input": {"stdin": path.open("r")},
+    }
+    quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    found = {
+        name: subprocess.Popen(["sleep", "1000"], **quiet | streams)
+        for name, streams in opened.items()
+    }
+    for streams in opened.values():
+        for stream in streams.values():
+            stream.close()
+    yield path, {name: process.pid for name, process in found.items()}
+    for process in found.values():
+        process.kill()
+        process.wait()
+
+
+def file_id(path):
+    status = path.stat()
+    return FileId(status.st_dev, status.st_ino)
+
+
+def test_who_writes_a_file_who_reads_it_and_whose_input_it_is(held):
+    path, pids = held
+    processes = LocalProcesses()
+    found = {holder.who.pid: holder for holder in processes.holders({file_id(path)})}
+    assert set(pids.values()) == set(found)
+    assert {"writes": (True, False), "reads": (False, False), "input": (False, True)} == {
+        name: (found[pid].writes, found[pid].is_input) for name, pid in pids.items()
+    }
+    us = processes.identify(os.getpid())
+    assert all(us in holder.above for holder in found.values())
+    assert all(processes.age_s(holder.who) < 60 for holder in found.values())
+    assert Path.cwd() == processes.directory(found[pids["reads"]].who)
+
+
+def test_a_file_that_was_moved_is_the_same_and_one_of_its_name_is_not(held):
+    path, _ = held
+    moved = path.rename(path.with_name("moved"))
+    path.touch()
+    assert () == LocalProcesses().holders({file_id(path)})
+    assert 3 == len(LocalProcesses().holders({file_id(moved)}))
+    assert () == LocalProcesses().holders(set())
+
+
+def test_without_proc_the_same_processes_are_found(held):
+    path, pids = held
+    found = {holder.who.pid for holder in holding._by_psutil({file_id(path)})}
+    assert set(pids.values()) == found
+
+
+# --- the claim of those who are known -----------------------------------------------------------
+
+
+def test_what_one_that_is_known_leaves_behind_in_its_session_goes_with_it(tmp_path):
+    """Told to leave, it starts another, and is gone: nobody's child, and in nobody's tree."""
+    ready = tmp_path / "ready"
+    os.mkfifo(ready)
+    leader = subprocess.Popen(
+        ["sh", "-c", f"trap 'sleep 1000 & exit' TERM; echo > {ready}; while :; do :; done"],
+        start_new_session=True,
+    )
+    ready.read_text()
+    processes = LocalProcesses(containment="scan")
+    claim = Claim(cookie="none-of-ours", known=(processes.identify(leader.pid),))
+    assert [leader.pid] == [who.pid for who in processes.covered(claim)]
+    ending = processes.end(claim, Patience(term_s=0.5, kill_s=2))
+    leader.wait()
+    assert () == ending.survivors
+    left = [pid for pid in Path("/proc").glob("[0-9]*") if _session_of(pid) == leader.pid]
+    assert [] == left
+
+
+def _session_of(entry):
+    try:
+        stat = (entry / "stat").read_text()
+    except OSError:
+        return None
+    state, *_, sid = stat[stat.rindex(")") + 2 :].split()[:4]
+    return None if state in "ZX" else int(sid)
