@@ -1,27 +1,35 @@
 """
-After a disaster: each record of an agent, made again from what else is known of it.
+After a disaster: what was lost, made again from what else is known of it.
 
 A journal that lost its intents is planned again from the agent's id. A registry
 that was damaged is written again from the journals, open and closed, which hold
-every record as it was first written and every end as it was reported.
+every record as it was first written and every end as it was reported; and from
+whatever can still be read of the damaged one, which is all there is of an agent
+whose journal is gone.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core import ids
+from orchestrator_core import _files, ids
 from orchestrator_core._clock import timestamp
 from orchestrator_core.agents import ORCHESTRATOR, Status
-from orchestrator_core.exceptions import JournalDamaged, NotFound, SagaNotFound
+from orchestrator_core.exceptions import NotFound, StorageError
+from orchestrator_core.legacy.remnants import remnants
+from orchestrator_core.mending import mended_global, mended_task
 from orchestrator_core.records import find_agent
-from orchestrator_core.saga import Context, Reason, State, step_name
+from orchestrator_core.registry import new_global
+from orchestrator_core.registry.salvage import left_of
+from orchestrator_core.saga import Context, step_name
 from orchestrator_core.steps import undoing_steps
+from orchestrator_core.testimony import Testimonies
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Mapping
 
-    from orchestrator_core.saga import History, Sagas
+    from orchestrator_core.registry import Document, Registry
+    from orchestrator_core.saga import Sagas
     from orchestrator_core.world import World
 
 
@@ -58,42 +66,66 @@ def _unknown_record(agent_id: str) -> dict[str, Any]:
     }
 
 
-def task_document(world: World, sagas: Sagas, task_id: str) -> dict[str, Any]:
-    """Return a task's registry, rebuilt from the journals of its agents."""
-    records = sorted(_records(sagas, task_id), key=lambda record: record.get("started_at", ""))
-    hierarchy: dict[str, list[str]] = {}
-    for record in records:
-        hierarchy.setdefault(record.get("parent", ORCHESTRATOR), []).append(record["id"])
-    return {
+def task_document(
+    world: World,
+    sagas: Sagas,
+    task_id: str,
+    *,
+    present: Document | None = None,
+    damaged: bytes | None = None,
+    heard: Testimonies | None = None,
+) -> Document:
+    """
+    Return a task's registry from all that is known: its journals, its older copies.
+
+    *present* is the document as it is, if it can be used, and *damaged* its bytes
+    if not, and if they are not among the kept ones yet.
+    """
+    registry = world.task_registry(task_id)
+    listed = (world.global_registry.peek() or {}).get("tasks", {}).get(task_id, {})
+    otherwise = {
         "task_id": task_id,
-        "task_description": "",
-        "created_at": timestamp(),
+        "task_description": listed.get("description", ""),
+        "created_at": listed.get("created_at") or timestamp(),
         "workspace": str(world.places.task(task_id)),
         "workspace_base": str(world.places.root),
-        "status": "INITIALIZED",
-        "agents": records,
-        "agent_hierarchy": hierarchy,
+        "status": listed.get("status", "INITIALIZED"),
+        "key": listed.get("key"),
+        "max_agents": world.limits.max_agents,
+        "max_depth": world.limits.max_depth,
+        "max_concurrent": world.limits.max_concurrent,
     }
+    told = (heard or Testimonies(world, sagas)).of(task_id)
+    older = older_copies(registry, damaged)
+    if present is None:
+        older.append(remnants(world, task_id, told))
+    return mended_task(present, older, told, otherwise=otherwise)
 
 
-def _records(sagas: Sagas, task_id: str) -> Iterator[dict[str, Any]]:
-    for history in _histories(sagas, (*sagas.journals.ids(), *sagas.journals.closed_ids())):
-        frame = history.frame("register_task")
-        if frame is None or frame.receipt.get("task_id") != task_id:
-            continue
-        record = {**frame.receipt["record"]}
-        if history.why is not None:
-            if history.why.reason is not Reason.TERMINAL:
-                continue  # It never came to be.
-            record |= {"status": history.why.detail["status"], "end_reason": history.why.message}
-        elif history.state is not State.COMMITTED:
-            continue
-        yield record
+def global_document(
+    world: World,
+    sagas: Sagas,
+    *,
+    present: Document | None = None,
+    damaged: bytes | None = None,
+    heard: Testimonies | None = None,
+) -> Document:
+    """Return the global registry from all that is known; see :func:`task_document`."""
+    return mended_global(
+        present,
+        older_copies(world.global_registry, damaged),
+        (heard or Testimonies(world, sagas)).of(),
+        fresh=new_global(),
+        tasks={task_id: world.task_registry(task_id).peek() for task_id in world.places.task_ids()},
+    )
 
 
-def _histories(sagas: Sagas, saga_ids: Iterable[str]) -> Iterator[History]:
-    for saga_id in saga_ids:
+def older_copies(registry: Registry, damaged: bytes | None = None) -> list[Document]:
+    """Return what can be read of a registry's damaged and superseded copies, the newest first."""
+    copies = [] if damaged is None else [left_of(damaged, registry.kind)]
+    for path in registry.kept():
         try:
-            yield sagas.history(saga_id)
-        except (JournalDamaged, SagaNotFound):
-            continue  # Recovery sees to it.
+            copies.append(left_of(_files.read(path), registry.kind))
+        except (FileNotFoundError, StorageError):
+            continue  # A directory was in its place; or it is gone by now.
+    return copies
