@@ -1,0 +1,345 @@
+"""A finished task in one file: all of it, verified, and taken away only then."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import tarfile
+from pathlib import Path
+
+import pytest
+from support import past
+from support.fakes import a_fake_scene
+
+from orchestrator_core.exceptions import (
+    InvalidInput,
+    NotFound,
+    OrchestratorError,
+    StorageError,
+    TaskRunning,
+)
+from orchestrator_core.retention import exporting, packing
+
+
+@pytest.fixture
+def fake_scene():
+    with a_fake_scene() as made:
+        yield made
+
+
+@pytest.fixture
+def target(fake_scene):
+    return fake_scene.root.parent / "task.tar.gz"
+
+
+def contents(path):
+    """Return what a tar file holds: {name: bytes, link or None}."""
+    with tarfile.open(path) as tar:
+        return {
+            info.name: tar.extractfile(info).read() if info.isfile() else info.linkname or None
+            for info in tar
+        }
+
+
+def on_disk(top, *, below):
+    found = {}
+    for path in [top, *top.rglob("*")]:
+        name = str(path.relative_to(below))
+        if path.is_symlink():
+            found[name] = str(path.readlink())
+        else:
+            found[name] = path.read_bytes() if path.is_file() else None
+    return found
+
+
+def test_a_tar_file_holds_all_of_a_task_and_the_journals_of_its_agents(fake_scene, target):
+    orch, task, ids = past.end_some(fake_scene, 2, written=b"a line\n")
+    past.end_some(fake_scene)  # Another task's.
+    with pytest.raises(OrchestratorError):  # It never came to be, and has a journal.
+        orch.deploy(task, fake_scene.spec("refuses"))
+    (orch.root / task / "output" / "result.txt").write_text("42")
+    (orch.root / task / "output" / "again").symlink_to("result.txt")
+    (orch.root / task / "output" / "away").symlink_to("/etc/passwd")
+    os.link(orch.root / task / "output" / "result.txt", orch.root / task / "output" / "twin")
+    os.mkfifo(orch.root / task / "output" / "fifo")
+    before = fake_scene.world.snapshot()
+
+    report = orch.export_task(task, target)
+
+    assert before == fake_scene.world.snapshot()
+    told = contents(target)
+    expected = on_disk(orch.root / task, below=orch.root)
+    journals = [name for name in told if name.startswith("sagas/")]
+    assert set(expected) == set(told) - set(journals)
+    twin = f"{task}/output/twin"
+    different = {name for name in expected if told[name] != expected[name]}
+    assert different <= {twin, f"{task}/output/result.txt"}  # One of the two is a link in it.
+    assert (3, 3) == (len(journals), len(report.journals))
+    assert set(ids) < set(report.journals)
+    for name in journals:
+        assert (orch.root / name).read_bytes() == told[name]
+    assert (len(told), False, 0o600) == (
+        report.files,
+        report.removed,
+        target.stat().st_mode & 0o777,
+    )
+    assert target.stat().st_size == report.size
+
+
+def test_a_task_that_is_exported_with_remove_is_gone_and_still_counted(fake_scene, target):
+    orch, task, _ = past.end_some(fake_scene, 2, written=b"a line\n")
+    _, other, kept = past.end_some(fake_scene)
+    expected, before = on_disk(orch.root / task, below=orch.root), orch.stats()
+    totals = fake_scene.world.totals()
+
+    report = orch.export_task(task, target, remove=True)
+
+    told = contents(target)
+    assert expected == {name: told[name] for name in told if name.startswith("TASK-")}
+    assert (True, ()) == (report.removed, report.left)
+    assert [other] == [each.id for each in orch.tasks()]
+    assert kept == past.journals(orch.root)
+    assert before.cleanups == orch.stats().cleanups
+    assert totals["total_tasks"] == fake_scene.world.totals()["total_tasks"]
+    assert [] == fake_scene.world.litter()
+    with pytest.raises(NotFound):
+        orch.task(task)
+
+
+def test_a_task_without_agents_leaves_the_global_registry_and_frees_its_key(fake_scene, target):
+    orch = fake_scene.orchestrator()
+    task = orch.create_task("nothing yet", key="once").id
+    assert task in fake_scene.world.totals()["tasks"]
+
+    orch.export_task(task, target, remove=True)
+
+    assert {} == fake_scene.world.totals()["tasks"]
+    assert 1 == fake_scene.world.totals()["total_tasks"]
+    assert task != orch.create_task("nothing yet", key="once").id
+
+
+def test_what_was_exported_can_be_unpacked_where_it_was(fake_scene, target):
+    orch, task, [agent] = past.end_some(fake_scene, written=b"a line\n")
+    end = orch.terminate(agent)
+    orch.export_task(task, target, remove=True)
+
+    with tarfile.open(target) as tar:
+        tar.extractall(orch.root, [m for m in tar if m.name.startswith(task)], filter="data")
+
+    assert "a line\n" == orch.read_output(agent)
+    assert {**end.to_dict(), "steps": ()} == orch.terminate(agent).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "compressed"), [("a.tar", False), ("a.tar.gz", True), ("a.tgz", True)]
+)
+def test_the_targets_name_says_whether_it_is_compressed(fake_scene, target, name, compressed):
+    orch, task, _ = past.end_some(fake_scene)
+    place = target.with_name(name)
+
+    orch.export_task(task, place)
+
+    assert compressed == place.read_bytes().startswith(b"\x1f\x8b")
+    assert task in contents(place)
+
+
+def test_names_and_contents_that_are_strange_come_back_as_they_are(fake_scene, target):
+    orch, task, _ = past.end_some(fake_scene)
+    output = orch.root / task / "output"
+    strange = ["a\nb", "-rf", "..x", "ü" * 60, "x" * 255, "tab\t", "*", os.fsdecode(b"\xff\xfe")]
+    for name in strange:
+        (output / name).write_bytes(os.urandom(3000))
+    deep = output.joinpath(*["d" * 100] * 8)
+    deep.mkdir(parents=True)
+    (deep / "bottom").write_bytes(b"")
+    expected = on_disk(orch.root / task, below=orch.root)
+
+    orch.export_task(task, target, remove=True)
+
+    told = contents(target)
+    assert expected == {name: told[name] for name in told if name.startswith("TASK-")}
+
+
+def test_a_socket_is_told_of_and_a_file_that_cannot_be_read_stops_it(fake_scene, target):
+    orch, task, _ = past.end_some(fake_scene)
+    output = orch.root / task / "output"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(output / "s"))
+
+    assert (f"{task}/output/s",) == orch.export_task(task, target).skipped
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+def test_a_task_with_a_living_agent_is_refused(fake_scene, target):
+    orch, task, _ = past.end_some(fake_scene)
+    agent = orch.deploy(task, fake_scene.spec())
+
+    with pytest.raises(TaskRunning, match=agent.id) as refused:
+        orch.export_task(task, target, remove=True)
+    assert "task-running" == refused.value.code
+    assert task in refused.value.hint
+    assert not target.exists()
+    assert [] == fake_scene.world.torn()
+
+
+def test_a_task_with_something_stuck_is_refused(fake_scene, target):
+    orch, task, _ = past.end_some(fake_scene)
+    agent = orch.deploy(task, fake_scene.spec("unkillable"))
+    orch.terminate(agent.id)
+
+    with pytest.raises(TaskRunning, match=agent.id):
+        orch.export_task(task, target)
+
+
+def test_a_task_with_an_agent_of_the_old_system_that_is_not_over_is_refused(fake_scene, target):
+    orch, task, _ = past.end_some(fake_scene)
+    path = orch.root / task / "AGENT_REGISTRY.json"
+    document = json.loads(path.read_text())
+    document["agents"].append({"id": "old-000000-abcdef", "status": "reviewing"})
+    path.write_text(json.dumps(document))
+
+    with pytest.raises(TaskRunning, match="old-000000-abcdef"):
+        orch.export_task(task, target)
+
+
+def test_while_it_cannot_be_told_whose_a_saga_is_nothing_is_exported(fake_scene, target):
+    orch, task, _ = past.end_some(fake_scene)
+    other = orch.deploy(orch.create_task("another").id, fake_scene.spec())
+    journal = orch.root / "sagas" / f"{other.id}.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b'"commit"', b'"c0mmit"'))
+
+    with pytest.raises(TaskRunning, match=other.id):
+        orch.export_task(task, target)
+
+
+def test_a_target_that_is_there_is_never_replaced(fake_scene, target):
+    orch, task, _ = past.end_some(fake_scene)
+    target.write_text("precious")
+
+    with pytest.raises(InvalidInput, match="is there already"):
+        orch.export_task(task, target, remove=True)
+    assert ("precious", [task]) == (target.read_text(), [each.id for each in orch.tasks()])
+
+
+def test_a_target_that_appears_meanwhile_is_not_replaced_either(fake_scene, target, monkeypatch):
+    orch, task, _ = past.end_some(fake_scene)
+    original = packing.read_back
+
+    def meanwhile(fd):
+        target.write_text("precious")
+        return original(fd)
+
+    monkeypatch.setattr(exporting, "read_back", meanwhile)
+    with pytest.raises(InvalidInput, match="is there already"):
+        orch.export_task(task, target, remove=True)
+    assert ("precious", [task]) == (target.read_text(), [each.id for each in orch.tasks()])
+    assert [target.name] == [path.name for path in target.parent.glob("*tar*")]
+
+
+@pytest.mark.parametrize("inside", ["{task}/x.tar", "{task}/output/x.tar", "link/x.tar"])
+def test_a_target_inside_of_the_task_is_refused(fake_scene, inside):
+    orch, task, _ = past.end_some(fake_scene)
+    (orch.root / "link").symlink_to(orch.root / task / "output")
+
+    with pytest.raises(InvalidInput, match="inside"):
+        orch.export_task(task, orch.root / inside.format(task=task), remove=True)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "x/", "nowhere/x.tar"])
+def test_a_target_that_can_be_none_is_refused(fake_scene, name, monkeypatch):
+    orch, task, _ = past.end_some(fake_scene)
+    monkeypatch.chdir(fake_scene.root.parent)
+    (fake_scene.root.parent / "x").mkdir()
+
+    with pytest.raises((InvalidInput, StorageError)):
+        orch.export_task(task, name)
+    assert [task] == [each.id for each in orch.tasks()]
+
+
+def test_there_is_no_such_task(fake_scene, target):
+    orch = fake_scene.orchestrator()
+
+    with pytest.raises(NotFound):
+        orch.export_task("TASK-20250101-000000-00000000", target)
+    with pytest.raises(InvalidInput):
+        orch.export_task("../../etc", target)
+
+
+# --- what happens meanwhile -----------------------------------------------------------------------
+
+
+def meanwhile(monkeypatch, act):
+    """Let something happen when the file is complete, and the task is to be taken away."""
+    original = exporting._new_file
+
+    def then(place):
+        with original(place) as fd:
+            yield fd
+        act()
+
+    monkeypatch.setattr(exporting, "_new_file", contextlib.contextmanager(then))
+
+
+def test_a_task_that_changed_meanwhile_is_not_removed(fake_scene, target, monkeypatch):
+    orch, task, _ = past.end_some(fake_scene)
+    late = orch.root / task / "output" / "late"
+    meanwhile(monkeypatch, lambda: late.write_text("too late to be in it"))
+
+    with pytest.raises(StorageError, match="has changed"):
+        orch.export_task(task, target, remove=True)
+
+    assert "too late to be in it" == late.read_text()
+    assert ([task], []) == ([each.id for each in orch.tasks()], fake_scene.world.torn())
+
+
+def test_an_agent_that_is_deployed_meanwhile_keeps_its_task(fake_scene, target, monkeypatch):
+    orch, task, _ = past.end_some(fake_scene)
+    deployed = []
+    meanwhile(monkeypatch, lambda: deployed.append(orch.deploy(task, fake_scene.spec()).id))
+
+    with pytest.raises(TaskRunning, match="is not over"):
+        orch.export_task(task, target, remove=True)
+
+    assert [] == fake_scene.world.torn()
+    assert orch.terminate(deployed[0]).success
+    assert [] == fake_scene.world.leftovers()
+
+
+def test_a_file_that_changes_while_it_is_packed_is_no_export(fake_scene, target, monkeypatch):
+    orch, task, _ = past.end_some(fake_scene)
+    path = orch.root / task / "output" / "result"
+    path.write_bytes(b"x" * 100_000)
+    original = packing._Summing.read
+
+    def read(self, size=-1, /):
+        os.utime(path, (1, 1))
+        return original(self, size)
+
+    monkeypatch.setattr(packing._Summing, "read", read)
+    with pytest.raises(StorageError, match="changed meanwhile"):
+        orch.export_task(task, target, remove=True)
+    assert [] == list(target.parent.glob("*tar*"))
+    assert path.exists()
+
+
+def test_what_is_not_read_back_as_it_was_is_no_export(fake_scene, target, monkeypatch):
+    """A disk that lies is found out before anything is removed."""
+    orch, task, _ = past.end_some(fake_scene, written=b"a line\n" * 1000)
+    original = os.fsync
+
+    def lies(fd):
+        original(fd)
+        if ".x.tar." in str(Path(f"/proc/self/fd/{fd}").readlink()):
+            os.pwrite(fd, b"\0" * 64, os.pread(fd, 1_000_000, 0).index(b"a line\n" * 20))
+
+    monkeypatch.setattr(os, "fsync", lies)
+    with pytest.raises(StorageError, match="read back"):
+        orch.export_task(task, target.with_name("x.tar"), remove=True)
+    monkeypatch.undo()
+
+    assert [task] == [each.id for each in orch.tasks()]
+    assert [] == list(target.parent.glob("*tar*"))
