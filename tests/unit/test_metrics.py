@@ -1,0 +1,413 @@
+"""What is counted of cleanups: derived from journals, and none the worse when those go."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+
+import attrs
+import pytest
+from support import exposition, past
+from support.fakes import a_fake_scene
+
+from orchestrator_core import metrics
+from orchestrator_core.exceptions import RegistryDamaged
+from orchestrator_core.metrics import prometheus
+from orchestrator_core.metrics.tally import OUTCOMES, Histogram, Tally, outcome_of, reason_of
+from orchestrator_core.saga import Unwind, UnwindReport
+from orchestrator_core.saga.closed import Closed
+from orchestrator_core.saga.lines import encode, entry_of
+from orchestrator_core.saga.report import StepReport
+from orchestrator_core.sweeping.findings import Finding, FindingKind, Reaped, SweepReport
+
+
+@pytest.fixture
+def fake_scene():
+    with a_fake_scene() as made:
+        yield made
+
+
+def forget(orch, *ids):
+    return metrics.forget(orch._world, orch._lifecycle.sagas, ids)
+
+
+def rows(stats):
+    return {(row.reason, row.outcome): row.count for row in stats.cleanups}
+
+
+# --- what is counted ------------------------------------------------------------------------------
+
+
+def test_a_root_where_nothing_has_happened_has_nothing_to_tell_and_gets_no_file(fake_scene):
+    orch = fake_scene.orchestrator()
+    stats = orch.stats()
+
+    assert (0, None, None, 0) == (stats.total, stats.success_rate, stats.p50_ms, stats.agents_live)
+    assert [] == fake_scene.world.files("registry/STATS*")
+
+
+def test_cleanups_are_counted_by_reason_and_outcome_however_an_agent_ended(fake_scene):
+    orch, task, _ = past.end_some(fake_scene, 2)
+    orch.report_progress(orch.deploy(task, fake_scene.spec()).id, "completed")
+    gone = orch.deploy(task, fake_scene.spec("finishes"))
+    fake_scene.fake.pass_time(20)
+    with pytest.raises(Exception, match="not deployed"):
+        orch.deploy(task, fake_scene.spec("refuses"))
+    living = orch.deploy(task, fake_scene.spec())
+
+    stats = orch.stats()
+
+    assert "completed" == orch.agent(gone.id).status
+    expected = {"terminate": 2, "report": 1, "exit": 1, "rollback": 1}
+    assert expected == {reason: n for (reason, outcome), n in rows(stats).items()}
+    assert past.cleanups(orch.root) == rows(stats)
+    assert (5, 1.0, 1) == (stats.total, stats.success_rate, stats.agents_live)
+    assert 1 == stats.sagas["committed"], living
+
+
+def test_what_is_stuck_counts_as_stuck_until_it_is_not(fake_scene):
+    orch, task, _ = past.end_some(fake_scene)
+    agent = orch.deploy(task, fake_scene.spec("unkillable"))
+    orch.terminate(agent.id)
+
+    stuck = orch.stats()
+    orch.abandon(agent.id, "spawn_tmux", reason="the machine is restarted tonight")
+    orch.recover(force=True)
+
+    assert ((agent.id,), 0.5) == (stuck.stuck, stuck.success_rate)
+    assert {("terminate", "clean"): 1, ("terminate", "stuck"): 1} == rows(stuck)
+    assert {("terminate", "clean"): 1, ("terminate", "abandoned"): 1} == rows(orch.stats())
+    assert () == orch.stats().stuck
+
+
+def test_bytes_freed_are_those_of_the_reports(fake_scene):
+    orch, task, _ = past.end_some(fake_scene)
+    agent = orch.deploy(task, fake_scene.spec())
+    before = orch.stats().bytes_freed
+
+    end = orch.terminate(agent.id, keep_logs=False)
+
+    assert end.bytes_freed > 0
+    assert before + end.bytes_freed == orch.stats().bytes_freed
+
+
+def test_an_open_journal_that_cannot_be_read_is_told_of_and_stops_nothing(fake_scene):
+    orch, task, _ = past.end_some(fake_scene)
+    agent = orch.deploy(task, fake_scene.spec())
+    journal = orch.root / "sagas" / f"{agent.id}.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b'"commit"', b'"c0mmit"'))
+
+    stats = orch.stats()
+
+    assert ((agent.id,), 1) == (stats.unreadable, stats.total)
+
+
+def test_a_closed_journal_that_does_not_tell_counts_as_unreadable(fake_scene):
+    orch, _, [agent] = past.end_some(fake_scene)
+    path = orch.root / "sagas" / "closed" / f"{agent}.jsonl"
+    path.write_bytes(path.read_bytes()[:-40])
+
+    assert {("unknown", "unreadable"): 1} == rows(orch.stats())
+    forget(orch, agent)
+    assert {("unknown", "unreadable"): 1} == rows(orch.stats())
+
+
+def test_only_the_last_line_of_a_closed_journal_is_read(fake_scene):
+    """It holds the whole report; a life may be long."""
+    orch, _, [agent] = past.end_some(fake_scene)
+    path = orch.root / "sagas" / "closed" / f"{agent}.jsonl"
+    path.write_bytes(b"x" * 1_000_000 + b"\n" + path.read_bytes().splitlines(keepends=True)[-1])
+
+    assert 1 == orch.stats().total
+    assert agent == Closed.of(orch._lifecycle.sagas.journals).report(agent).saga_id
+
+
+def test_a_last_line_longer_than_the_first_look_is_found(fake_scene):
+    orch, _, [agent] = past.end_some(fake_scene)
+    closed = Closed.of(orch._lifecycle.sagas.journals)
+    report = closed.report(agent)
+    long = attrs.evolve(report, why=attrs.evolve(report.why, message="m" * 100_000))
+    path = closed.file(agent)
+    path.write_bytes(path.read_bytes() + encode(entry_of("close", report=long), "now"))
+
+    assert 100_000 == len(closed.report(agent).why.message)
+
+
+OUTCOME_CASES = [
+    ("clean", True, StepReport("s", "undone", detail={"proven": True})),
+    ("clean", True, StepReport("s", "left")),
+    ("unproven", True, StepReport("s", "undone", detail={"proven": False})),
+    ("abandoned", True, StepReport("s", "abandoned", detail={"proven": False})),
+    ("stuck", False, StepReport("s", "failed")),
+]
+
+
+@pytest.mark.parametrize(("outcome", "closed", "step"), OUTCOME_CASES)
+def test_an_unwinding_comes_to_one_outcome(outcome, closed, step):
+    report = UnwindReport("a", Unwind.terminal("over"), (step,), closed)
+
+    assert outcome == outcome_of(report)
+    assert outcome in OUTCOMES
+
+
+@pytest.mark.parametrize(
+    ("reason", "why"),
+    [
+        ("deadline", Unwind.terminal("", by="deadline")),
+        ("terminal", Unwind.terminal("")),
+        ("rollback", Unwind.rollback("", by="whoever")),
+        ("recovery", Unwind.recovery("")),
+        ("x" * 60, Unwind.terminal("", by="x" * 1000)),
+    ],
+)
+def test_a_reason_is_a_short_word(reason, why):
+    assert reason == reason_of(why)
+
+
+# --- durations ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_percentiles_are_right_to_within_five_per_cent(seed):
+    chance = random.Random(seed)
+    times = [chance.lognormvariate(3, 2) for _ in range(2000)]
+    histogram = Histogram()
+    for ms in times:
+        histogram.add(ms)
+
+    exact = statistics.quantiles(times, n=100, method="inclusive")
+    for share, ms in ((0.5, exact[49]), (0.95, exact[94]), (0.99, exact[98])):
+        assert ms == pytest.approx(histogram.percentile(share), rel=0.06)
+    assert max(times) == histogram.max_ms
+
+
+def test_strange_durations_find_a_bucket():
+    histogram = Histogram()
+    for ms in (0.0, -1.0, 1e-9, 1e300):
+        histogram.add(ms)
+
+    assert 4 == histogram.count
+    assert 3 == histogram.at_most(0)
+
+
+def test_bounds_of_a_power_of_two_are_exact():
+    histogram = Histogram()
+    for ms in (1.0, 1.0001, 2.0, 2.0001, 4.0):
+        histogram.add(ms)
+
+    assert [1, 3, 5] == [histogram.at_most(doubling) for doubling in range(3)]
+
+
+def test_tallies_add_up_to_the_tally_of_all():
+    reports = [
+        UnwindReport("a", Unwind.terminal("", by="exit"), (), closed=True, duration_ms=ms)
+        for ms in (1, 5, 9, 100)
+    ]
+    first, second, whole = Tally(), Tally(), Tally()
+    for index, report in enumerate(reports):
+        (first if index % 2 else second).add(report)
+        whole.add(report)
+    first.update(second)
+
+    assert whole == first
+
+
+# --- what is remembered -------------------------------------------------------------------------
+
+
+def test_what_is_forgotten_is_counted_still(fake_scene):
+    """Every figure of the statistics is the same with the journals, and without them."""
+    orch, _, ids = past.end_some(fake_scene, 4)
+    before = orch.stats()
+
+    freed = forget(orch, *ids[:3]).bytes_freed
+
+    assert attrs.evolve(before, since="") == attrs.evolve(orch.stats(), since="")
+    assert freed > 0
+    assert ids[3:] == past.journals(orch.root)
+
+
+def test_forgetting_twice_counts_once(fake_scene):
+    orch, _, ids = past.end_some(fake_scene, 2)
+    forget(orch, *ids)
+    forget(orch, *ids, *ids)
+
+    assert 2 == orch.stats().total
+
+
+def test_an_open_saga_is_not_forgotten(fake_scene):
+    orch, task, _ = past.end_some(fake_scene)
+    agent = orch.deploy(task, fake_scene.spec())
+
+    assert () == forget(orch, agent.id, "nobody-000000-000000").sagas
+    assert 1 == orch.stats().sagas["committed"]
+
+
+def test_a_journal_that_is_counted_and_still_there_is_not_counted_again(fake_scene):
+    """As a crash between the two leaves it: the next one to forget removes it."""
+    orch, _, ids = past.end_some(fake_scene, 2)
+    kept = (orch.root / "sagas" / "closed" / f"{ids[0]}.jsonl").read_bytes()
+    forget(orch, ids[0])
+    (orch.root / "sagas" / "closed" / f"{ids[0]}.jsonl").write_bytes(kept)
+    path = orch.root / "registry" / "STATS.json"
+    told = json.loads(path.read_text()) | {"pending": [ids[0]]}
+    path.write_text(json.dumps(told))
+
+    assert 2 == orch.stats().total
+    forget(orch)
+    assert ids[1:] == past.journals(orch.root)
+    assert 2 == orch.stats().total
+    assert [] == past.summary(orch.root)["pending"]
+
+
+def test_a_summary_that_is_damaged_is_kept_aside_once_and_told_of(fake_scene):
+    orch, _, ids = past.end_some(fake_scene, 2)
+    forget(orch, ids[0])
+    (orch.root / "registry" / "STATS.json").write_bytes(b'{"pending": [')
+
+    assert 1 == orch.stats().total  # What is left to count.
+    assert 1 == orch.stats().total
+    [kept] = fake_scene.world.files("registry/STATS.json.damaged-*")
+    assert [str(orch.root / kept)] == [told["kept"] for told in orch.damaged]
+
+
+def test_a_summary_that_somebody_has_edited_is_refused_by_name(fake_scene):
+    orch, _, ids = past.end_some(fake_scene)
+    forget(orch, *ids)
+    path = orch.root / "registry" / "STATS.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"bytes_freed": "much"}))
+
+    with pytest.raises(RegistryDamaged, match="bytes_freed"):
+        orch.stats()
+
+
+def test_fields_that_nobody_knows_stay_in_the_summary(fake_scene):
+    orch, _, ids = past.end_some(fake_scene, 2)
+    forget(orch, ids[0])
+    path = orch.root / "registry" / "STATS.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"of": "a later release"}))
+
+    forget(orch, ids[1])
+
+    assert "a later release" == past.summary(orch.root)["of"]
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_the_sum_is_that_of_one_moment_while_journals_are_forgotten(fake_scene, monkeypatch, times):
+    """One that is forgotten between the two looks is neither missed nor counted twice."""
+    orch, _, ids = past.end_some(fake_scene, 6)
+    left = iter(ids[:times])  # After three, it looks with the lock held.
+    original = metrics._counted
+
+    def meanwhile(summary, sagas):
+        agent = next(left, None)
+        if agent is not None:
+            forget(orch, agent)
+        return original(summary, sagas)
+
+    monkeypatch.setattr(metrics, "_counted", meanwhile)
+
+    assert 6 == orch.stats().total
+    assert sorted(ids[times:]) == past.journals(orch.root)
+
+
+# --- what sweeps find -----------------------------------------------------------------------
+
+
+def swept(*findings, reaped=(), dry_run=False):
+    return SweepReport(
+        findings=findings,
+        reaped=tuple(Reaped(finding=one, success=True) for one in reaped),
+        dry_run=dry_run,
+    )
+
+
+def found(kind, subject):
+    return Finding(kind=kind, subject=subject, what="it is there")
+
+
+def test_leftovers_are_counted_once_however_often_they_are_found(fake_scene):
+    orch = fake_scene.orchestrator()
+    stray = found(FindingKind.STRAY_SESSION, "session agent_x")
+    silent = found(FindingKind.SILENT, "agent y")
+
+    fresh = [metrics.record_sweep(orch._world, swept(stray, silent, reaped=[stray]))]
+    fresh.append(metrics.record_sweep(orch._world, swept(silent)))
+    fresh.append(metrics.record_sweep(orch._world, swept()))
+    fresh.append(metrics.record_sweep(orch._world, swept(silent)))  # Anew.
+
+    told = {row.kind: (row.found, row.reaped) for row in orch.stats().leftovers}
+    assert {"stray_session": (1, 1), "silent": (2, 0)} == told
+    assert [(stray, silent), (), (), (silent,)] == fresh
+
+
+def test_a_dry_run_counts_for_nothing(fake_scene):
+    orch = fake_scene.orchestrator()
+    stray = found(FindingKind.STRAY_SESSION, "session agent_x")
+
+    metrics.record_sweep(orch._world, swept(stray, dry_run=True))
+
+    assert () == orch.stats().leftovers
+
+
+def test_a_sweep_that_cannot_be_recorded_is_no_failure(fake_scene):
+    orch = fake_scene.orchestrator()
+    (orch.root / "registry" / "STATS.json").mkdir()
+    (orch.root / "registry" / "STATS.json" / "x").mkdir()
+    (orch.root / "registry" / "STATS.json.lock").mkdir()
+    stray = found(FindingKind.STRAY_SESSION, "session agent_x")
+
+    assert (stray,) == metrics.record_sweep(orch._world, swept(stray))
+
+
+# --- for Prometheus -----------------------------------------------------------------------------
+
+
+def test_the_exposition_says_what_the_statistics_say(fake_scene):
+    orch, task, _ = past.end_some(fake_scene, 3)
+    orch.terminate(orch.deploy(task, fake_scene.spec("unkillable")).id)
+    stats = orch.stats()
+
+    told = exposition.read(prometheus.exposition(stats))
+
+    name = "orchestrator_core_cleanups_total"
+    assert [3.0] == exposition.values(told, name, reason="terminate", outcome="clean")
+    assert [] == exposition.values(told, name, outcome="stuck")  # It may still become another.
+    assert [1.0] == exposition.values(told, "orchestrator_core_cleanups_stuck", reason="terminate")
+    assert [0.75] == exposition.values(told, "orchestrator_core_cleanup_success_ratio")
+    histogram = told["orchestrator_core_cleanup_duration_seconds"]
+    assert "histogram" == histogram["type"]
+    assert [3.0] == exposition.values(told, "orchestrator_core_cleanup_duration_seconds", le="+Inf")
+    assert {f"orchestrator_core_{name}" for name in prometheus.METRICS} == set(told)
+
+
+def test_labels_are_escaped(fake_scene):
+    hostile = 'a"b\\c\nd{e}=,f'
+    orch, task, _ = past.end_some(fake_scene)
+    agent = orch.deploy(task, fake_scene.spec())
+    orch._lifecycle.sagas.unwind(
+        agent.id, Unwind.terminal("", by=hostile, status="terminated"), timeout_s=1
+    )
+
+    told = exposition.read(prometheus.exposition(orch.stats()))
+
+    assert [1.0] == exposition.values(told, "orchestrator_core_cleanups_total", reason=hostile)
+
+
+def test_a_root_where_nothing_has_happened_has_an_exposition(fake_scene):
+    told = exposition.read(prometheus.exposition(fake_scene.orchestrator().stats()))
+
+    assert [0.0] == exposition.values(told, "orchestrator_core_agents_live")
+    assert [] == exposition.values(told, "orchestrator_core_cleanup_success_ratio")
+
+
+def test_what_cannot_be_asked_is_left_out(fake_scene):
+    orch, _, _ = past.end_some(fake_scene)
+    (orch.root / "registry" / "GLOBAL_REGISTRY.json").write_text("[")
+
+    stats = orch.stats()
+
+    assert stats.agents_live is None
+    told = exposition.read(prometheus.exposition(stats))
+    assert [] == exposition.values(told, "orchestrator_core_agents_live")
