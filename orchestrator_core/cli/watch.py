@@ -1,0 +1,35 @@
+"""``sweep --watch``: be the root's resident sweeper, until told to end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from orchestrator_core.cli import output
+from orchestrator_core.cli.output import Result
+from orchestrator_core.orchestrator import Orchestrator
+from orchestrator_core.resident.notify import ServiceManager
+from orchestrator_core.sweeper import Sweeper
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(arguments: argparse.Namespace) -> Result:
+    """Watch the root; SIGTERM and Ctrl-C end it within a second, and that is success."""
+    if not arguments.verbose:
+        output.log_to_stderr(logging.WARNING)
+    # Its first sweep recovers: a dead owner's leavings are not to keep us from starting.
+    sweeper = Sweeper(
+        Orchestrator(arguments.root, recover=False),
+        interval_s=arguments.interval,
+        silent_after_s=arguments.silent_after,
+        manager=ServiceManager.of(os.environ),
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sweeper.ask_to_stop())
+    sweeper.run()
+    health = sweeper.health()
+    return Result(health.to_dict(), "ended, as it was told")

@@ -1,0 +1,361 @@
+"""The resident sweeper as a service manager runs it: a process of its own, on real tmux."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import attrs
+import pytest
+
+from orchestrator_core import deploying
+from orchestrator_core.processes import identity
+from orchestrator_core.resident import changes
+
+pytestmark = pytest.mark.tmux
+
+TOP = Path(__file__).parents[2]
+LONG_S = 20
+_PROGRAM = (sys.executable, "-m", "orchestrator_core")
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+
+#: It has a daemon of its own, and none of the two leaves when it is asked to.
+STUBBORN = (
+    "import os, signal, time\n"
+    "for number in (signal.SIGTERM, signal.SIGHUP):\n"
+    "    signal.signal(number, signal.SIG_IGN)\n"
+    "if not os.fork():\n"
+    "    os.setsid()\n"
+    "print('ready', flush=True)\n"
+    "time.sleep(1000)\n"
+)
+
+
+class Resident:
+    """One `sweep --watch`, and the service manager that started it."""
+
+    def __init__(self, scene):
+        self.scene = scene
+        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.manager.bind(str(scene.place / f"notify-{time.monotonic_ns()}"))
+        self.manager.settimeout(LONG_S)
+        self.process = None
+
+    def start(self, *options, env=None, **how):
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("ORCHESTRATOR")}
+        told = {"NOTIFY_SOCKET": self.manager.getsockname(), "PYTHONPATH": str(TOP)}
+        self.process = subprocess.Popen(
+            [*_PROGRAM, "--root", self.scene.root, "sweep", "--watch", *options],
+            env=inherited | told | (env or {}),
+            cwd="/",
+            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **how},
+        )
+        return self
+
+    def until(self, word):
+        """Return when the service manager has been told so."""
+        while word not in self.manager.recv(4096).decode().split("\n"):
+            pass
+        return self
+
+    def until_swept(self):
+        """Return when the first sweep is over."""
+        beats = self.scene.root / "registry"
+        with changes.Changes(beats) as news:
+            while not (self.beat() or {}).get("sweeps"):
+                assert identity.wait_readable([news.fd], time.monotonic() + LONG_S)
+                news.take()
+        return self
+
+    def beat(self):
+        with contextlib.suppress(FileNotFoundError):
+            return json.loads((self.scene.root / "registry" / "sweeper.json").read_bytes())
+        return None
+
+    def stop(self, signum=signal.SIGTERM):
+        """Tell it to end; return its exit status, and how long it took."""
+        began = time.monotonic()
+        self.process.send_signal(signum)
+        return self.process.wait(LONG_S), time.monotonic() - began
+
+    def close(self):
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for stream in (self.process.stdout, self.process.stderr) if self.process else ():
+            if stream is not None:
+                stream.close()
+        self.manager.close()
+
+
+@pytest.fixture
+def resident(scene):
+    """Start sweepers; what is left of them at the end is ended."""
+    made = []
+
+    def start(*options, **how):
+        made.append(Resident(scene))
+        return made[-1].start(*options, **how)
+
+    yield start
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def orch(scene):
+    return scene.orchestrator()
+
+
+@pytest.fixture
+def task(orch):
+    return orch.create_task("watched").id
+
+
+def until_closed(scene, *agents):
+    """Return when the agents' sagas are closed, by whomever."""
+    closed = scene.root / "sagas" / "closed"
+    with changes.Changes(closed) as news:
+        while [each for each in agents if not (closed / f"{each}.jsonl").exists()]:
+            assert identity.wait_readable([news.fd], time.monotonic() + LONG_S), agents
+            news.take()
+
+
+def crash(scene, agent):
+    """Kill an agent's supervisor with -9."""
+    [supervisor] = scene.world.panes(agent.id)
+    scene.kill(supervisor)
+
+
+def command(scene, *words):
+    """Return what a command says: its exit status, and its JSON."""
+    found = subprocess.run(
+        [*_PROGRAM, "--root", scene.root, *words, "--json"],
+        env={**os.environ, "PYTHONPATH": str(TOP)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return found.returncode, json.loads(found.stdout)
+
+
+# --- what it is for ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["polite", "stubborn"])
+def test_a_crashed_agent_is_ended_at_once(scene, orch, task, resident, kind):
+    """Its supervisor killed with -9, nothing of it is left: no process, session, file, record."""
+    agent = orch.deploy(task, scene.spec(*_kinds(kind)))
+    if kind == "stubborn":
+        scene.follow(str(scene.root / task / "logs" / f"{agent.id}_stream.jsonl"), until=b"ready")
+    sweeper = resident().until("READY=1")
+
+    crash(scene, agent)
+
+    until_closed(scene, agent.id)
+    sweeper.stop()
+    assert [] == scene.world.leftovers()
+    assert "error" == orch.agent(agent.id).status
+
+
+def _kinds(kind):
+    return (sys.executable, "-c", STUBBORN) if kind == "stubborn" else ("sleep", "1000")
+
+
+def test_an_agent_deployed_later_is_watched_as_well(scene, orch, task, resident):
+    sweeper = resident().until("READY=1").until_swept()
+    agents = [orch.deploy(task, scene.spec()) for _ in range(3)]
+
+    for agent in agents:
+        crash(scene, agent)
+
+    until_closed(scene, *(agent.id for agent in agents))
+    sweeper.stop()
+    assert [] == scene.world.leftovers()
+
+
+def test_a_deployer_killed_half_way_is_cleaned_up_after(scene, task, resident, actors):
+    """Whatever it had taken is given back, without anybody opening the root."""
+    how = {"root": str(scene.root), "task": task, "command": ["sleep", "1000"]}
+    effects = len(actors.do("deploy", count=True, **how)["effects"])
+    sweeper = resident().until("READY=1").until_swept()
+
+    assert actors.do("deploy", kill_at=(effects * 6 // 10, "before"), **how)["killed"]
+
+    _until_open_sagas(scene, 1)
+    assert 0 == sweeper.stop()[0]
+    assert [] == scene.world.torn()
+
+
+def _until_open_sagas(scene, count):
+    with changes.Changes(scene.root / "sagas") as news:
+        while len(scene.world.files("sagas/*.jsonl")) > count:
+            assert identity.wait_readable([news.fd], time.monotonic() + LONG_S)
+            news.take()
+
+
+def test_a_deadline_is_kept_when_the_supervisor_does_not(scene, orch, task, resident, monkeypatch):
+    """A supervisor that knows of no deadline keeps none; the sweeper is the second net."""
+    prepare = deploying.prepare
+    monkeypatch.setattr(
+        deploying,
+        "prepare",
+        lambda *given: prepare(*given[:-1], attrs.evolve(given[-1], deadline_s=None)),
+    )
+    sweeper = resident().until("READY=1").until_swept()
+    agent = orch.deploy(task, scene.spec(deadline_s=0.3))
+
+    until_closed(scene, agent.id)
+
+    sweeper.stop()
+    assert [] == scene.world.leftovers()
+    assert ("terminated", "its deadline passed") == _end(orch.agent(agent.id))
+
+
+def _end(agent):
+    return agent.status, agent.end_reason
+
+
+# --- its own ends -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda each: each.name)
+def test_told_to_end_while_it_waits_it_ends(scene, orch, task, resident, signum):
+    """At once, with success, and the agents live on."""
+    agent = orch.deploy(task, scene.spec())
+    sweeper = resident().until("READY=1").until_swept()
+
+    status, took_s = sweeper.stop(signum)
+
+    assert (0, True) == (status, took_s < 1.0)
+    sweeper.until("STOPPING=1")
+    assert [] == scene.world.torn()
+    assert [agent.id] == [each.id for each in orch.agents(status="active")]
+
+
+def test_told_to_end_while_it_ends_somebody_it_ends_within_a_second(scene, orch, task, resident):
+    """What it had under way, whoever opens the root next finishes."""
+    sweeper = resident().until("READY=1")
+    agent = _being_ended(scene, orch, task)
+
+    status, took_s = sweeper.stop()
+
+    assert 0 == status
+    assert took_s < 1.5  # One second, and the interpreter's own end.
+    assert scene.world.files(f"sagas/{agent.id}.jsonl")
+    assert [agent.id] == list(orch.recover().unwound)
+    assert [] == scene.world.leftovers()
+
+
+def test_killed_in_the_middle_it_is_started_again_and_finishes(scene, orch, task, resident):
+    """Killed with -9 in mid-reap, nothing is lost, and nothing is done twice."""
+    sweeper = resident().until("READY=1")
+    agent = _being_ended(scene, orch, task)
+    scene.kill(sweeper.process.pid)
+    assert scene.world.files(f"sagas/{agent.id}.jsonl")
+
+    sweeper = resident().until("READY=1")
+
+    until_closed(scene, agent.id)
+    sweeper.stop()
+    assert [] == scene.world.leftovers()
+    assert 1 == [line["kind"] for line in scene.world.journal(agent.id)].count("close")
+
+
+def _being_ended(scene, orch, task):
+    """Crash an agent that takes its time to end; return when the sweeper is at it."""
+    agent = orch.deploy(task, scene.spec(sys.executable, "-c", STUBBORN))
+    scene.follow(str(scene.root / task / "logs" / f"{agent.id}_stream.jsonl"), until=b"ready")
+    crash(scene, agent)
+    scene.follow(str(scene.root / "sagas" / f"{agent.id}.jsonl"), until=b'"kind":"unwind"')
+    return agent
+
+
+def test_a_second_one_leaves_at_once_and_says_who_runs(scene, resident):
+    scene.orchestrator()
+    first = resident().until("READY=1")
+
+    second = resident(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    _, said = second.process.communicate(timeout=LONG_S)
+    assert 4 == second.process.returncode
+    assert f"pid {first.process.pid}" in said
+    assert (0, 0.0) < first.stop() < (0, 1.0)
+
+
+# --- how it is ---------------------------------------------------------------------------------
+
+
+def test_health_in_each_state(scene, orch, task, resident):
+    """Never there, well, killed, there again, ended: the exit status tells well from not."""
+    agent = orch.deploy(task, scene.spec())
+    seen = [_health(scene)]
+    sweeper = resident().until("READY=1").until_swept()
+    seen.append(_health(scene))
+    scene.kill(sweeper.process.pid)
+    seen.append(_health(scene))
+    sweeper = resident().until("READY=1").until_swept()
+    seen.append(_health(scene))
+    sweeper.stop()
+    seen.append(_health(scene))
+
+    assert [1, 0, 1, 0, 1] == [code for code, _ in seen]
+    words = [said["words"] for _, said in seen]
+    for part, told in zip(
+        ["no sweeper has run", "watches 1 agents", "is dead", "watches 1", "ended as it was told"],
+        words,
+        strict=True,
+    ):
+        assert part in told
+    assert [agent.id] == [each.id for each in orch.agents(status="active")]
+
+
+def _health(scene):
+    return command(scene, "health")
+
+
+def test_a_service_manager_hears_of_it(scene, resident):
+    """READY once it watches, WATCHDOG for as long as it does, STOPPING at its end."""
+    scene.orchestrator()
+    sweeper = resident(env={"WATCHDOG_USEC": "200000"}).until("READY=1")
+
+    sweeper.until("WATCHDOG=1").until("WATCHDOG=1").until("WATCHDOG=1")
+    sweeper.process.send_signal(signal.SIGTERM)
+    sweeper.until("STOPPING=1")
+
+    assert 0 == sweeper.process.wait(LONG_S)
+
+
+def test_at_rest_it_costs_nothing(scene, orch, task, resident):
+    """No processor time to speak of, few descriptors, one thread, less than 40 MB."""
+    agents = [orch.deploy(task, scene.spec()) for _ in range(4)]
+    sweeper = resident().until("READY=1").until_swept()
+    pid = sweeper.process.pid
+    before = _cpu_s(pid)
+
+    assert not identity.wait_readable([], time.monotonic() + 1.5)  # There is nothing to come.
+
+    assert _cpu_s(pid) - before <= TICK_S
+    assert 1 == _status(pid, "Threads")
+    assert len(list(Path(f"/proc/{pid}/fd").iterdir())) <= 16 + len(agents)
+    crash(scene, agents[0])
+    until_closed(scene, agents[0].id)
+    assert _status(pid, "VmRSS") <= 40 * 1024
+
+
+def _status(pid, name):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def _cpu_s(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * TICK_S

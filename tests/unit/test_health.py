@@ -1,0 +1,166 @@
+"""Health: what a heartbeat, and the process behind it, say to whoever asks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+
+import attrs
+import pytest
+
+from orchestrator_core.processes import identity
+from orchestrator_core.resident import heartbeat
+from orchestrator_core.resident.health import health
+from orchestrator_core.resident.heartbeat import Heartbeat, LastSweep
+from orchestrator_core.resident.notify import ServiceManager
+
+WELL = LastSweep(at="now", duration_ms=12.0)
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "registry").mkdir()
+    return tmp_path
+
+
+def beat_of(pid=None, **how):
+    """Return the heartbeat of a process, ours by default."""
+    who = identity.identify(pid or os.getpid())
+    values = {
+        "version": "1",
+        "started_at": "then",
+        "beat_at": "just now",
+        "beat_monotonic": time.monotonic(),
+        "beats_every_s": 30.0,
+        "interval_s": 30.0,
+        "watched": 3,
+        "sweeps": 1,
+        "last_sweep": WELL,
+    }
+    return Heartbeat(**attrs.asdict(who), **(values | how))
+
+
+def asked(root, beat):
+    heartbeat.write(root, beat)
+    return health(root)
+
+
+def test_one_that_beats_is_well(root):
+    found = asked(root, beat_of())
+
+    assert (True, ()) == (found.healthy, found.problems)
+    assert "watches 3 agents; it swept in 12 ms" in found.words
+
+
+def test_one_that_has_only_just_come_is_well(root):
+    assert "first sweep is under way" in asked(root, beat_of(sweeps=0, last_sweep=None)).words
+
+
+@pytest.mark.parametrize(
+    ("how", "problem"),
+    [
+        ({"beat_monotonic": time.monotonic() - 3600}, "has not beaten for 36"),
+        ({"errors_in_a_row": 3, "last_error": "sweep: no disk"}, "last 3 of its sweeps failed: sw"),
+        ({"hung": {"sweep": 130.0}}, "sweep has taken 130 s"),
+        ({"is_stopped": True}, "ended as it was told"),
+    ],
+    ids=["silent", "failing", "hung", "stopped in a server that lives on"],
+)
+def test_what_makes_it_ill_is_said(root, how, problem):
+    found = asked(root, beat_of(**how))
+
+    assert not found.healthy
+    assert problem in found.problems[0]
+
+
+def test_findings_are_told_and_are_no_illness(root):
+    last = attrs.evolve(
+        WELL, findings={"silent": 30}, told=("silent: a-1 says nothing",), unknown=("tmux",)
+    )
+
+    found = asked(root, beat_of(last_sweep=last))
+
+    assert found.healthy
+    assert ("silent: a-1 says nothing", "and 29 findings more", "could not ask: tmux") == (
+        found.remarks
+    )
+
+
+def test_a_dead_one_is_dead_whoever_has_its_pid_by_now(root):
+    """A pid that was given away again does not make it live."""
+    stranger = subprocess.Popen(["sleep", "1000"])
+    try:
+        beat = beat_of(stranger.pid)
+        assert asked(root, beat).healthy
+        assert not asked(root, attrs.evolve(beat, started=beat.started - 1)).healthy
+        assert not asked(root, attrs.evolve(beat, boot_id="another")).healthy
+    finally:
+        stranger.kill()
+        stranger.wait()
+    assert "is dead; its heart last beat at just now" in asked(root, beat).words
+    stopped = asked(root, attrs.evolve(beat, is_stopped=True))
+    assert "ended as it was told, at just now" in stopped.words
+
+
+def test_a_clock_that_is_set_makes_nobody_ill(root, monkeypatch):
+    heartbeat.write(root, beat_of())
+    real = time.time
+    for by_s in (10 * 366 * 86400, -10 * 366 * 86400):
+        monkeypatch.setattr(time, "time", lambda by_s=by_s: real() + by_s)
+        assert health(root).healthy
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"pid": "no"}', b"\xff"])
+def test_a_damaged_heartbeat_is_an_answer(root, data):
+    heartbeat.file_of(root).write_bytes(data)
+
+    assert "is no heartbeat" in health(root).words
+
+
+def test_where_nobody_ever_was_nothing_is_touched(tmp_path):
+    found = health(tmp_path / "nowhere")
+
+    assert "no sweeper has run" in found.words
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_it_can_be_told_as_json(root):
+    told = json.loads(json.dumps(asked(root, beat_of()).to_dict()))
+
+    assert (True, 3) == (told["healthy"], told["heartbeat"]["watched"])
+
+
+# --- words to a service manager ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("env", "watchdog_s"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "90000000"}, 90.0),
+        ({"WATCHDOG_USEC": "90000000", "WATCHDOG_PID": str(os.getpid())}, 90.0),
+        ({"WATCHDOG_USEC": "90000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+    ],
+)
+def test_what_the_environment_says_is_taken_out_of_it(env, watchdog_s):
+    """Programs that we start are not the service, and are not to speak for it."""
+    left = {"PATH": "/bin", "NOTIFY_SOCKET": "/run/notify", **env}
+
+    manager = ServiceManager.of(left)
+
+    assert ({"PATH": "/bin"}, "/run/notify", watchdog_s) == (
+        left,
+        manager.address,
+        manager.watchdog_s,
+    )
+
+
+def test_who_does_not_listen_is_no_trouble(tmp_path):
+    ServiceManager().tell("READY=1")
+    ServiceManager(str(tmp_path / "nobody")).tell("READY=1")
+    ServiceManager("@nobody").tell("READY=1")
+    ServiceManager(f"/{'x' * 200}").tell("READY=1")

@@ -1,0 +1,147 @@
+"""The unit and the property list: they run what they should, whatever the paths hold."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import plistlib
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.resident.service import Service
+
+HOSTILE = {
+    "plain": "plain",
+    "a space": "a space",
+    "quotes": "q'uo\"te",
+    "a backslash": "back\\slash\\n",
+    "specifiers": "%h%%",
+    "variables": "$HOME${PATH}$$",
+    "a newline": "new\nExecStart=/bin/evil",
+    "a tab": "a\ttab",
+    "not ASCII": "ünï",
+    "not text": os.fsdecode(b"by\xfftes"),
+    "a comment": "; #",
+}
+
+
+def words(line):
+    """Split a line of a unit as systemd.syntax(7) and systemd.service(5) say; no specifiers."""
+    found = re.findall(r'"((?:[^"\\]|\\.)*)"', line)
+    assert " ".join(f'"{word}"' for word in found) == line, line
+    return [_plain(word) for word in found]
+
+
+def _plain(word):
+    assert "%" not in word.replace("%%", ""), word
+    data = re.sub(
+        rb"\\(x[0-9a-f]{2}|.)",
+        lambda m: bytes([int(m[1][1:], 16)]) if m[1].startswith(b"x") else m[1],
+        os.fsencode(word.replace("%%", "%")),
+    )
+    return os.fsdecode(data)
+
+
+def unit_of(service):
+    parser = configparser.RawConfigParser(strict=False, comment_prefixes="#")
+    parser.optionxform = str
+    parser.read_string(service.systemd())
+    return parser
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("where", ["root", "python"])
+def test_a_unit_runs_this_interpreter_on_this_root(name, where):
+    """Nothing in a path is a separator, a quote, a specifier, a variable or another line."""
+    root, python = Path("/srv/root"), "/usr/bin/python3"
+    if where == "root":
+        root = Path("/srv") / name
+    else:
+        python = f"/srv/{name}/python3"
+    service = Service(root=root, root_id="0123abcd", python=python, env={"PATH": f"/x{name}"})
+
+    unit = unit_of(service)
+
+    command = unit["Service"]["ExecStart"]
+    assert command.startswith(":"), "variables would be replaced"
+    program, *arguments = words(command[1:])
+    assert program.startswith("/")
+    argv = [python, "-P", "-m", "orchestrator_core", "--root", str(root), "sweep", "--watch"]
+    shell = ["/bin/sh", "-c", 'exec "$0" "$@"']
+    assert [program, *arguments] in (argv, [*shell, *argv])
+    assert [f"PATH=/x{name}"] == words(unit["Service"]["Environment"])
+    assert "notify" == unit["Service"]["Type"]
+    assert "always" == unit["Service"]["Restart"]
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+def test_systemd_takes_the_unit(tmp_path, name):
+    """By its own word, where there is one to be asked."""
+    place = tmp_path / name
+    place.mkdir(parents=True)
+    python = place / "python3"
+    python.write_text("#!/bin/sh\n")
+    python.chmod(0o755)
+    unit = tmp_path / "tried.service"
+    service = Service(root=place, root_id="0123abcd", python=str(python))
+    unit.write_text(service.systemd())
+
+    assert ["Unit", "Service", "Install"] == unit_of(service).sections()
+    assert "" == complaints(unit)
+
+
+def complaints(unit):
+    """Return what systemd has to say against a unit; nothing, where there is no systemd."""
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        return ""
+    verified = subprocess.run(
+        [analyze, "verify", "--user", str(unit)],
+        env={**os.environ, "XDG_RUNTIME_DIR": str(unit.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return verified.stderr
+
+
+@pytest.mark.parametrize("name", [name for what, name in HOSTILE.items() if what != "not text"])
+def test_a_property_list_runs_this_interpreter_on_this_root(name):
+    service = Service(root=Path("/srv") / name, root_id="0123abcd", env={"PATH": name})
+
+    document = plistlib.loads(service.launchd().encode())
+
+    assert list(service.argv) == document["ProgramArguments"]
+    assert [sys.executable, str(Path("/srv") / name)] == [service.argv[0], service.argv[5]]
+    assert {"PATH": name} == document["EnvironmentVariables"]
+    assert (True, True) == (document["KeepAlive"], document["RunAtLoad"])
+
+
+@pytest.mark.parametrize("name", ["bell\a", os.fsdecode(b"by\xfftes")])
+def test_what_no_property_list_can_hold_is_refused(name):
+    with pytest.raises(InvalidInput, match="no property list"):
+        Service(root=Path("/srv") / name, root_id="0123abcd").launchd()
+
+
+def test_a_checkout_is_found_from_anywhere(monkeypatch):
+    """A service starts elsewhere: what was relative to here is not so there."""
+    monkeypatch.setenv("PYTHONPATH", "src")
+    monkeypatch.setenv("ORCHESTRATOR_AGENT_ID", "a-1")
+
+    kept = Service(root=Path("/srv"), root_id="0123abcd").env
+
+    assert str(Path("src").absolute()) == kept["PYTHONPATH"]
+    assert "ORCHESTRATOR_AGENT_ID" not in kept
+
+
+def test_two_roots_have_two_services():
+    one, other = (Service(root=Path("/srv"), root_id=each) for each in ("0123abcd", "4567cdef"))
+
+    assert one.name != other.name
+    assert plistlib.loads(one.launchd().encode()) != plistlib.loads(other.launchd().encode())

@@ -1,0 +1,561 @@
+"""The resident sweeper on cheap agents: what wakes it, what it survives, what it costs."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator_core import deadlines
+from orchestrator_core.exceptions import InvalidInput, LockTimeout, StorageError
+from orchestrator_core.processes import identity
+from orchestrator_core.resident import changes, watch
+from orchestrator_core.saga import Outcome, Presence, Sagas, Unwind
+from orchestrator_core.steps import SessionReceipt
+from orchestrator_core.sweeper import Sweeper
+from orchestrator_core.sweeping.findings import Finding, FindingKind, SweepReport
+
+LONG_S = 20
+NEVER_S = 3600.0
+YEARS_S = 10 * 366 * 86400
+
+
+class Sleeper:
+    """A step that holds one process, which stands for an agent's supervisor."""
+
+    receipt_type = SessionReceipt
+
+    def plan(self, ctx):
+        return SessionReceipt(session=ctx.saga_id, cookie=ctx.saga_id, exit_file="/nowhere")
+
+    def do(self, receipt):
+        return SessionReceipt(
+            receipt.session,
+            receipt.cookie,
+            receipt.exit_file,
+            supervisor=identity.identify(self.pid),
+        )
+
+    def undo(self, _receipt, _why):
+        return Outcome.undone()
+
+    def probe(self, _receipt):
+        return Presence.UNKNOWN
+
+
+class Root:
+    """An orchestrator of agents that are one `sleep` each: as much of one as a sweeper asks."""
+
+    def __init__(self, root):
+        self.root = root
+        (root / "registry").mkdir(parents=True)
+        self.step = Sleeper()
+        self.sagas = Sagas(root / "sagas", steps=[self.step])
+        self.sleepers = {}
+        self.recovered = queue.SimpleQueue()
+        self.swept = queue.SimpleQueue()
+        self.on_recover = self.really_recover
+        self.on_sweep = SweepReport
+
+    # --- what a sweeper asks
+
+    def recover(self, agent_id):
+        try:
+            return self.on_recover(agent_id)
+        finally:
+            self.recovered.put(agent_id)
+
+    def sweep(self, *, reap, silent_after_s):
+        assert (True, None) == (reap, silent_after_s)
+        try:
+            return self.on_sweep()
+        finally:
+            self.swept.put(time.monotonic())
+
+    def really_recover(self, agent_id):
+        return self.sagas.recover(only=agent_id, verdict=self._verdict)
+
+    def _verdict(self, history):
+        receipt = history.frame("spawn_tmux").load()
+        if identity.is_alive(receipt.supervisor) and not deadlines.is_over(history.labels):
+            return None
+        return Unwind.terminal("over", status="error")
+
+    # --- what happens to its agents
+
+    def sleeper(self, agent_id):
+        if agent_id not in self.sleepers:
+            self.sleepers[agent_id] = subprocess.Popen(["sleep", "1000"])
+        return self.sleepers[agent_id]
+
+    def begin(self, agent_id, deadline_s=None):
+        self.step.pid = self.sleeper(agent_id).pid
+        labels = deadlines.labels(deadline_s)
+        return self.sagas.begin(agent_id, [self.step], labels=labels)
+
+    def deploy(self, agent_id, **how):
+        with self.begin(agent_id, **how) as saga:
+            saga.run()
+            saga.commit()
+
+    def kill(self, agent_id):
+        self.sleepers[agent_id].kill()
+        self.sleepers[agent_id].wait()
+
+    def until_closed(self, *agent_ids):
+        """Return when the sagas are closed, by whomever."""
+        closed = self.root / "sagas" / "closed"
+        with changes.Changes(closed) as news:
+            while [each for each in agent_ids if not (closed / f"{each}.jsonl").exists()]:
+                assert identity.wait_readable([news.fd], time.monotonic() + LONG_S), agent_ids
+                news.take()
+
+    def close(self):
+        for process in self.sleepers.values():
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def root(tmp_path):
+    made = Root(tmp_path / "ws")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def sweeper_of(root):
+    """Start sweepers; end those that are left."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**how):
+            how.setdefault("interval_s", NEVER_S)
+            return stack.enter_context(Sweeper(root, **how))
+
+        yield start
+
+
+def come(events):
+    """Return the next event."""
+    return events.get(timeout=LONG_S)
+
+
+def all_now(events):
+    found = []
+    with contextlib.suppress(queue.Empty):
+        while True:
+            found.append(events.get_nowait())
+    return found
+
+
+# --- what wakes it -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_a_death_is_seen_to_at_once(root, sweeper_of, when):
+    """Whether the agent was there first or the sweeper, nobody waits for a timer."""
+    if when == "before":
+        root.deploy("a-1")
+    sweeper_of()
+    if when == "while":
+        root.deploy("a-1")
+
+    root.kill("a-1")
+
+    root.until_closed("a-1")
+    assert "a-1" == come(root.recovered)
+
+
+def test_who_died_before_it_came_is_seen_to_at_its_start(root, sweeper_of):
+    root.deploy("a-1")
+    root.kill("a-1")
+
+    sweeper_of()
+
+    root.until_closed("a-1")
+
+
+def test_an_owner_that_dies_is_noticed_by_its_lock(root, sweeper_of):
+    """A deployer killed half-way has its saga undone at once, and not before it is dead."""
+    root.sleeper("a-1")
+    reader, writer = os.pipe()
+    deployer = os.fork()
+    if not deployer:
+        try:
+            root.begin("a-1").run()
+            os.write(writer, b".")
+            signal.pause()
+        finally:
+            os._exit(1)
+    try:
+        os.read(reader, 1)
+        sweeper_of()
+        come(root.swept)
+        assert [] == all_now(root.recovered)
+    finally:
+        os.kill(deployer, signal.SIGKILL)
+        os.waitpid(deployer, 0)
+        os.close(reader)
+        os.close(writer)
+
+    root.until_closed("a-1")
+
+
+def test_an_agent_that_ends_by_itself_is_let_go_of(root, sweeper_of):
+    """Whoever unwinds it, its supervisor is not held any longer."""
+    sweeper_of()
+    come(root.swept)
+    before = _descriptors()
+    root.deploy("a-1")
+
+    root.sagas.unwind("a-1", Unwind.terminal("done", status="completed"))
+    root.deploy("a-2")  # Its commit is heard after the first one's end.
+    root.kill("a-2")
+    root.until_closed("a-2")
+    come(root.recovered)
+
+    assert before == _descriptors()
+
+
+def test_a_registry_that_is_replaced_brings_a_sweep(root, sweeper_of, monkeypatch):
+    """Not at once and not each time: the sweeps asked for so take a small share of the time."""
+    monkeypatch.setattr(watch, "_SOON_S", 0.1)
+    registry = root.root / "registry" / "GLOBAL_REGISTRY.json"
+    sweeper_of()
+    first = come(root.swept)
+    for _ in range(20):
+        (root.root / "new").write_text("{}")
+        (root.root / "new").rename(registry)
+
+    assert come(root.swept) - first >= 0.1
+    assert [] == all_now(root.swept)
+
+
+def test_its_own_heartbeat_brings_no_sweep(root, sweeper_of, monkeypatch):
+    """It writes into the directory that it watches, and does not wake itself by it."""
+    monkeypatch.setattr(watch, "_SOON_S", 0.01)
+    monkeypatch.setattr(watch, "_BEAT_S", 0.02)
+    sweeper = sweeper_of()
+    come(root.swept)
+
+    with pytest.raises(queue.Empty):
+        root.swept.get(timeout=0.3)
+
+    assert sweeper.health().healthy
+
+
+def test_without_file_events_it_sweeps_and_says_so(root, sweeper_of, monkeypatch):
+    """A system without watches to give is told of, and what it would have told is found later."""
+
+    def refuse(*_):
+        raise OSError(24, "no more watches")
+
+    monkeypatch.setattr(watch, "Changes", refuse)
+    sweeper = sweeper_of(interval_s=0.05)
+    root.deploy("a-1")
+    come(root.swept)
+    come(root.swept)
+    come(root.swept)
+
+    root.kill("a-1")
+
+    root.until_closed("a-1")
+    assert sweeper.health().healthy
+    assert "no file events" in sweeper.health().remarks[0]
+
+
+@pytest.mark.parametrize("name", ["sagas", "registry"])
+def test_a_directory_that_is_replaced_is_watched_anew(root, sweeper_of, monkeypatch, name):
+    """Whoever restores a backup under it has it watch what is there now."""
+    monkeypatch.setattr(watch, "_SOON_S", 0.1)
+    sweeper_of()
+    come(root.swept)
+    shutil.copytree(root.root / name, root.root / "copy")
+    (root.root / name).rename(root.root / "old")
+    (root.root / "copy").rename(root.root / name)
+    come(root.swept)
+
+    root.deploy("a-1")
+    root.kill("a-1")
+
+    root.until_closed("a-1")
+
+
+# --- deadlines, and the clock ---------------------------------------------------------------------
+
+
+def test_a_deadline_that_nobody_keeps_is_kept(root, sweeper_of, monkeypatch):
+    monkeypatch.setattr(watch, "_SLACK_S", 0.1)
+    sweeper_of()
+
+    root.deploy("a-1", deadline_s=0.2)
+
+    root.until_closed("a-1")
+
+
+@pytest.mark.parametrize("by_s", [YEARS_S, -YEARS_S], ids=["forward", "back"])
+def test_a_clock_that_is_set_ends_nobody_and_spares_nobody(root, sweeper_of, monkeypatch, by_s):
+    """Neither is a life cut short, nor a deadline forgotten, nor a second spent on it."""
+    monkeypatch.setattr(watch, "_SLACK_S", 0.1)
+    root.deploy("long", deadline_s=NEVER_S)
+    root.deploy("short", deadline_s=0.5)
+    sweeper = sweeper_of()
+    come(root.swept)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + by_s)
+    began = time.process_time()
+
+    root.until_closed("short")
+
+    assert time.process_time() - began < 0.3
+    assert ("long",) == root.really_recover("long").alive
+    assert sweeper.health().healthy
+
+
+# --- what it survives -----------------------------------------------------------------------------
+
+
+def test_a_sweep_that_raises_is_told_of_and_the_next_one_comes(root, sweeper_of, caplog):
+    def refuse():
+        raise StorageError("the disk is gone")
+
+    root.on_sweep = refuse
+    sweeper = sweeper_of(interval_s=0.1)
+    times = [come(root.swept) for _ in range(4)]
+    ill = sweeper.health()
+    root.on_sweep = SweepReport
+    come(root.swept)
+    come(root.swept)
+
+    assert not ill.healthy
+    assert "the disk is gone" in ill.problems[0]
+    # Each wait is twice the last one: 0.1, 0.2, 0.4, but for the first, which is the interval.
+    waits = [after - before for before, after in itertools.pairwise(times)]
+    assert waits[2] > 1.5 * waits[1] > 1.5 * waits[0] > 0.1
+    assert sweeper.health().healthy
+    assert {"sweeper.failed"} == {r.message for r in caplog.records if r.levelname == "WARNING"}
+
+
+def test_a_recovery_that_raises_is_not_tried_again_before_the_next_sweep(root, sweeper_of):
+    """However often it is woken, what could not be settled does not keep it busy."""
+
+    def refuse(_):
+        raise StorageError("the disk is gone")
+
+    root.on_recover = refuse
+    sweeper = sweeper_of()
+    come(root.swept)
+    root.deploy("a-1")
+    root.kill("a-1")
+    come(root.recovered)
+    for number in range(5):
+        root.deploy(f"b-{number}")  # Each of them is news of the directory.
+
+    with pytest.raises(queue.Empty):
+        root.recovered.get(timeout=0.3)
+    sweeper.stop()
+    assert 1 == sweeper.health().heartbeat.errors
+    assert 1 == sweeper.health().heartbeat.reactions
+
+
+def test_what_is_in_other_hands_is_left_there(root, sweeper_of):
+    """A saga whose owner lives is nobody else's, for as long as it takes."""
+    saga = root.begin("a-1")
+    saga.run()
+    sweeper_of()
+    come(root.swept)
+    with pytest.raises(queue.Empty):
+        root.recovered.get(timeout=0.3)
+    saga.commit()
+    saga.release()
+
+    root.kill("a-1")
+
+    root.until_closed("a-1")
+
+
+def test_a_hung_sweep_is_told_of_and_deaths_are_seen_to_all_the_same(root, sweeper_of):
+    """What hangs makes it ill, and keeps it from nothing else."""
+    go_on = threading.Event()
+    root.on_sweep = lambda: go_on.wait(LONG_S) and SweepReport()
+    sweeper = sweeper_of(hang_s=0.1)
+    root.deploy("a-1")
+    root.kill("a-1")
+    root.until_closed("a-1")
+    with changes.Changes(root.root / "registry") as news:
+        while sweeper.health().healthy:
+            assert identity.wait_readable([news.fd], time.monotonic() + LONG_S)
+            news.take()
+
+    assert "sweep has taken" in sweeper.health().problems[0]
+    began = time.monotonic()
+    assert sweeper.stop()
+    assert time.monotonic() - began < 1.5
+    go_on.set()
+
+
+def test_a_defect_of_its_own_does_not_end_it_nor_make_it_spin(root, sweeper_of, monkeypatch):
+    """It stays deaf for a while, and goes on."""
+    monkeypatch.setattr(watch, "_DEAF_S", 0.3)
+    calls = []
+
+    def fail(*_):
+        calls.append(time.monotonic())
+        raise RuntimeError("a defect")
+
+    sweeper = sweeper_of()
+    come(root.swept)
+    monkeypatch.setattr(watch.Watch, "_hear", fail)
+    root.deploy("a-1")
+    root.deploy("a-2")
+    root.sagas.unwind("a-2", Unwind.terminal("done", status="completed"))
+    with pytest.raises(queue.Empty):
+        root.recovered.get(timeout=0.7)
+
+    assert 1 <= len(calls) <= 3
+    assert sweeper.is_running
+
+
+# --- one at a time --------------------------------------------------------------------------------
+
+
+def test_there_is_one_on_a_root(root, sweeper_of):
+    first = sweeper_of()
+
+    with pytest.raises(LockTimeout, match=f"pid {os.getpid()}"):
+        Sweeper(root).start()
+    first.stop()
+
+    assert sweeper_of().is_running
+
+
+def test_stopping_is_quick_and_may_be_asked_for_twice(root):
+    sweeper = Sweeper(root, interval_s=NEVER_S)
+    assert sweeper.stop()
+    sweeper = Sweeper(root, interval_s=NEVER_S).start()
+    come(root.swept)
+    began = time.monotonic()
+
+    assert sweeper.stop()
+    assert sweeper.stop()
+
+    assert time.monotonic() - began < 0.5
+    assert not sweeper.is_running
+    assert "ended as it was told" in sweeper.health().problems[0]
+
+
+def test_an_end_that_is_under_way_comes_to_its_end(root, sweeper_of, monkeypatch):
+    """Who is told to stop gives what it has begun a moment, and begins nothing more."""
+    monkeypatch.setattr(watch, "_AT_ONCE", 1)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(agent_id):
+        begun.set()
+        go_on.wait(LONG_S)
+        return root.really_recover(agent_id)
+
+    root.on_recover = slowly
+    sweeper = sweeper_of()
+    come(root.swept)
+    root.deploy("a-1")
+    root.deploy("a-2")
+    root.kill("a-1")
+    begun.wait(LONG_S)
+    root.kill("a-2")
+    threading.Timer(0.2, go_on.set).start()
+
+    assert sweeper.stop()
+
+    assert ["a-2"] == root.sagas.journals.ids()
+    assert ["a-1"] == all_now(root.recovered)
+
+
+def test_an_interval_that_is_no_time_is_refused(root):
+    for how in ({"interval_s": 0}, {"interval_s": float("nan")}, {"hang_s": -1}):
+        with pytest.raises(InvalidInput):
+            Sweeper(root, **how)
+
+
+# --- what it tells --------------------------------------------------------------------------------
+
+
+def test_what_a_sweep_found_is_told_and_is_no_illness(root, sweeper_of):
+    told = []
+    finding = Finding(kind=FindingKind.SILENT, subject="agent a-1", what="a-1 says nothing")
+    root.on_sweep = lambda: SweepReport(findings=(finding,), unknown=("tmux",))
+    sweeper = sweeper_of(on_sweep=told.append)
+    come(root.swept)
+    sweeper.stop()
+
+    last = sweeper.health().heartbeat.last_sweep
+    assert ({"silent": 1}, ("silent: a-1 says nothing",)) == (last.findings, last.told)
+    assert ("tmux",) == last.unknown
+    assert [finding] == list(told[0].findings)
+
+
+def test_a_listener_that_raises_stops_nothing(root, sweeper_of):
+    def refuse(_):
+        raise ValueError("not now")
+
+    sweeper = sweeper_of(on_sweep=refuse, interval_s=0.05)
+
+    come(root.swept)
+    come(root.swept)
+    come(root.swept)
+
+    found = sweeper.health()
+    assert found.healthy
+    assert "on_sweep: ValueError: not now" == found.heartbeat.last_error
+    assert found.heartbeat.last_sweep is not None
+
+
+# --- what it costs --------------------------------------------------------------------------------
+
+
+def test_two_hundred_agents_come_and_go_and_nothing_grows(root, sweeper_of):
+    """Neither descriptors nor threads are left of those that it has seen to."""
+    sweeper = sweeper_of()
+    come(root.swept)
+    before = _costs()
+    for number in range(10):
+        names = [f"a-{number}-{each}" for each in range(20)]
+        for name in names:
+            root.deploy(name)
+        for name in names:
+            root.kill(name)
+        root.until_closed(*names)
+        root.sleepers.clear()
+
+    for _ in range(200):
+        come(root.recovered)
+    _until_threads(before[1])
+
+    assert before == _costs()
+    assert sweeper.health().healthy
+
+
+def _costs():
+    gc.collect()
+    return _descriptors(), threading.active_count()
+
+
+def _descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def _until_threads(count):
+    """Join those that are about to end."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("sweeper: "):
+            thread.join(LONG_S)
+    assert count == threading.active_count()
