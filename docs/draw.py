@@ -24,13 +24,23 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import orchestrator_core  # noqa: E402 - this checkout's, from wherever
-from orchestrator_core import Orchestrator, agents, cli, exceptions  # noqa: E402 - as above
+from orchestrator_core import (  # noqa: E402 - as above
+    Orchestrator,
+    Sweeper,
+    agents,
+    cli,
+    doctor,
+    exceptions,
+    settings,
+)
 from orchestrator_core import saga as sagas  # noqa: E402 - as above
 from orchestrator_core.cli.arguments import parser  # noqa: E402 - as above
+from orchestrator_core.metrics import prometheus  # noqa: E402 - as above
 from orchestrator_core.places import Places  # noqa: E402 - as above
 from orchestrator_core.saga import states  # noqa: E402 - as above
 from orchestrator_core.saga.engine import step_name  # noqa: E402 - as above
 from orchestrator_core.steps import undoing_steps  # noqa: E402 - as above
+from orchestrator_core.sweeping.findings import KINDS  # noqa: E402 - as above
 
 
 def saga() -> str:
@@ -114,13 +124,22 @@ _WHAT_TO_DO = {
 
 def methods() -> str:
     """Return what an Orchestrator can be asked, in the order of its source."""
+    return _methods_of(Orchestrator)
+
+
+def sweeper() -> str:
+    """Return what a Sweeper can be asked."""
+    return _methods_of(Sweeper)
+
+
+def _methods_of(kind: type) -> str:
     rows = [
         (f"`{name}{_signature(method)}`", _paragraph(method), _raised(method))
-        for name, method in vars(Orchestrator).items()
+        for name, method in vars(kind).items()
         if inspect.isfunction(method) and not name.startswith("_")
     ]
-    opening = Orchestrator.__init__
-    first = (f"`Orchestrator{_signature(opening)}`", _paragraph(opening), _raised(opening))
+    opening = kind.__init__
+    first = (f"`{kind.__name__}{_signature(opening)}`", _paragraph(opening), _raised(opening))
     return table(("method", "does", "raises"), [first, *rows])
 
 
@@ -215,11 +234,113 @@ def _shared(command: argparse.ArgumentParser) -> tuple[str, ...]:
 
 
 def _spelled(action: argparse.Action) -> str:
-    value = "" if action.nargs == 0 else f" {action.metavar or action.dest.upper()}"
+    value = "" if action.nargs == 0 else f" {_value(action)}"
     if action.option_strings:
         return action.option_strings[-1] + value
-    name = str(action.metavar or action.dest).upper()
+    name = _value(action)
     return {"?": f"[{name}]", "+": f"{name}…"}.get(action.nargs, name)
+
+
+def findings() -> str:
+    """Return every kind of finding: what it means, what reaping does, what a person does."""
+    rows = [
+        (
+            f"`{kind.value}`",
+            about.means,
+            _sentence(about.reaping) or "It is never reaped",
+            about.advice,
+        )
+        for kind, about in KINDS.items()
+    ]
+    return table(("kind", "means", "reaping", "what to do"), rows)
+
+
+def metrics() -> str:
+    """Return every metric for Prometheus."""
+    rows = [
+        (f"`{prometheus.PREFIX}{name}`", kind, about)
+        for name, (kind, about) in prometheus.METRICS.items()
+    ]
+    return table(("metric", "type", "means"), rows)
+
+
+def checks() -> str:
+    """Return what the doctor looks at."""
+    rows = [
+        (f"`{name}`", re.sub(r"^(See|Tell) (.)", _capital, _paragraph(look)), _REMEDIES[name])
+        for name, look in doctor.CHECKS.items()
+    ]
+    return table(("check", "looks at", "usual remedy"), rows)
+
+
+def _capital(found: re.Match[str]) -> str:
+    return found[2].upper()
+
+
+#: What mostly helps; the doctor itself says what does in the case at hand.
+_REMEDIES = {
+    "python": "use Python 3.11 or newer",
+    "libraries": "the `pip install` that it names",
+    "locale": "none is needed",
+    "environment": "unset what it names",
+    "tmux": "install tmux 3.2 or newer",
+    "tmux socket": "`chmod`, or a root with a shorter path; a stale one needs nothing",
+    "tmux server": "stopped: `kill -CONT PID`. Hung: `kill -9 PID`, then `orchestrator-core recover`",
+    "tmux server's files": "the `prlimit` that it names",
+    "root": "`--root DIR`, or set `ORCHESTRATOR_ROOT`",
+    "permissions": "`chmod go-rwx`, `chown`; remove symlinks",
+    "settings": "mend the line that it names: [configuration](configuration.md)",
+    "file system": "use a root on a local disk",
+    "file operations": "use a root on a local disk",
+    "space": "`orchestrator-core gc`: [retention](retention.md)",
+    "clock": "`timedatectl set-ntp true`",
+    "pidfd": "Linux 5.3 or newer; in a container, a seccomp profile that allows it",
+    "/proc": "`mount -t proc proc /proc`, without `hidepid=ptraceable`",
+    "subreaper": "in a container, a seccomp profile that allows `prctl`",
+    "containment": "unset `ORCHESTRATOR_CONTAINMENT`",
+    "open files": "`ulimit -n 4096`",
+    "processes": "end some, or raise the limit that it names",
+    "locks": "held for long: end the holder that it names. Its holder died: nothing",
+    "root.json": "the `printf` that it names writes it again",
+    "registries": "`orchestrator-core repair`: see below",
+    "journals": "`orchestrator-core recover` keeps the damaged one, and rebuilds it",
+}
+
+
+def configuration() -> str:
+    """Return every key of ``orchestrator.toml``."""
+    parts = []
+    for section in attrs.fields(settings.Settings):
+        kind = section.default.factory
+        notes = _notes(kind)
+        rows = [
+            (f"`{key.name}`", _plain_type(key), _toml(key.default), notes[key.name])
+            for key in attrs.fields(kind)
+        ]
+        parts.append(
+            f"### `[{section.name}]`\n\n{_sentence(_paragraph(kind).partition(': ')[2])}\n\n"
+            + table(("key", "is", "default", ""), rows)
+        )
+    return "\n\n".join(parts)
+
+
+_TYPES = {"float": "number", "int": "whole number", "tuple[str, ...]": "list of strings"}
+
+
+def _plain_type(key: attrs.Attribute) -> str:
+    return _TYPES[str(key.type).removesuffix(" | None")]
+
+
+def _toml(default: object) -> str:
+    if default is None:
+        return "no bound"
+    return f"`{list(default)}`" if isinstance(default, tuple) else f"`{default:g}`"
+
+
+def _value(action: argparse.Action) -> str:
+    if action.choices:
+        return "\\|".join(action.choices)
+    return str(action.metavar or action.dest).upper()
 
 
 def codes() -> str:
@@ -242,6 +363,11 @@ DRAWN = {
         events,
         commands,
         codes,
+        sweeper,
+        findings,
+        metrics,
+        checks,
+        configuration,
     )
 }
 
@@ -275,11 +401,20 @@ def _fields(value: type) -> str:
         (f"`{field.name}`", f"`{_type(field)}`", _default(field), notes.get(field.name, ""))
         for field in attrs.fields(value)
     ]
+    rows += [
+        (f"`{name}`", f"`{_returned(value.fget)}`", "derived", _paragraph(value.fget))
+        for name, value in vars(value).items()
+        if isinstance(value, property) and not name.startswith("_")
+    ]
     return table(("field", "type", "default", ""), rows)
 
 
 def _type(field: attrs.Attribute) -> str:
     return str(field.type).replace("|", "\\|")
+
+
+def _returned(documented) -> str:
+    return str(inspect.signature(documented).return_annotation).replace("|", "\\|")
 
 
 def _default(field: attrs.Attribute) -> str:
@@ -292,7 +427,8 @@ def _default(field: attrs.Attribute) -> str:
 
 def _notes(value: type) -> dict[str, str]:
     """Return the ``#:`` notes beside a class's fields."""
-    return dict(re.findall(r"^    (\w+): .*?#: (.+)$", inspect.getsource(value), re.MULTILINE))
+    found = re.findall(r"^    (\w+): .*?#: (.+)$", inspect.getsource(value), re.MULTILINE)
+    return {name: note.replace("``", "`") for name, note in found}
 
 
 def _signature(documented) -> str:
@@ -330,9 +466,14 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}" if text else ""
 
 
+def pages() -> list[Path]:
+    """Return the pages of the documentation."""
+    return sorted(HERE.glob("*.md")) + sorted(HERE.glob("*/*.md"))
+
+
 def main() -> int:
     stale = []
-    for page in sorted(HERE.glob("*.md")):
+    for page in pages():
         text = page.read_text()
         if drawn(text) != text:
             stale.append(page.name)

@@ -8,6 +8,7 @@ the default that its class below gives it.
 
 from __future__ import annotations
 
+import math
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -23,24 +24,43 @@ if TYPE_CHECKING:
 NAME = "orchestrator.toml"
 
 
+def _amount(default: float | None) -> Any:  # noqa: ANN401 - a field of either kind of number
+    return attrs.field(default=default, validator=_is_an_amount)
+
+
+def _is_an_amount(_: object, field: attrs.Attribute[Any], value: float | None) -> None:
+    if value is not None and not value >= 0:  # NaN among them
+        raise ValueError(f"{field.name} = {value} is no amount; say 0 or more")
+
+
+def _time(default: float) -> Any:  # noqa: ANN401 - as above
+    return attrs.field(default=default, validator=_is_a_time)
+
+
+def _is_a_time(_: object, field: attrs.Attribute[Any], value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{field.name} = {value} is no time; say more than 0 seconds")
+
+
 @attrs.frozen(kw_only=True)
 class Sweeping:
     """``[sweep]``: what a sweep takes for worth telling."""
 
-    silent_after_s: float = 1800.0  #: An agent that has shown no sign of life for so long.
-    interval_s: float = 30.0  #: How often the resident sweeper looks, if nothing wakes it.
+    silent_after_s: float = _amount(1800.0)  #: An agent that has shown no sign of life for so long.
+    interval_s: float = _time(30.0)  #: How often the resident sweeper looks, if nothing wakes it.
+    hang_s: float = _time(120.0)  #: What takes it longer makes it unhealthy, to be started anew.
 
 
 @attrs.frozen(kw_only=True)
 class Retention:
     """``[retention]``: how long, how many and how much of the past is kept. None: no bound."""
 
-    days: float | None = 7.0  #: Archived files, and journals of ended agents, older than this go.
-    files_per_task: int | None = None
-    bytes_per_task: int | None = None
-    files: int | None = None  #: Of all tasks together.
-    bytes: int | None = None
-    compress_after_days: float | None = 1.0
+    days: float | None = _amount(7.0)  #: Archived files and journals go when they are older.
+    files_per_task: int | None = _amount(None)  #: So many archived files of a task stay.
+    bytes_per_task: int | None = _amount(None)  #: So many bytes of them stay.
+    files: int | None = _amount(None)  #: So many archived files of all tasks together.
+    bytes: int | None = _amount(None)  #: So many bytes of those.
+    compress_after_days: float | None = _amount(1.0)  #: Archived files that are older: with gzip.
 
 
 @attrs.frozen(kw_only=True)
@@ -48,7 +68,7 @@ class Alerts:
     """``[alerts]``: whom to tell of a cleanup that failed."""
 
     command: tuple[str, ...] = ()  #: An argv; gets the report as JSON on its standard input.
-    timeout_s: float = 10.0
+    timeout_s: float = _time(10.0)  #: It is ended after so long.
 
 
 @attrs.frozen(kw_only=True)

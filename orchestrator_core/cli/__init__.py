@@ -79,7 +79,12 @@ def code_of(error: BaseException) -> int:
         return LEFT
     if isinstance(error, exceptions.InvalidInput):
         return USAGE
-    busy = (exceptions.SagaBusy, exceptions.LockTimeout, exceptions.CouldNotAsk)
+    busy = (
+        exceptions.SagaBusy,
+        exceptions.LockTimeout,
+        exceptions.CouldNotAsk,
+        exceptions.TaskRunning,
+    )
     if isinstance(error, (*busy, exceptions.WaitTimeout)):
         return BUSY
     return FAILED

@@ -69,8 +69,18 @@ def _deploy(commands: _Commands) -> argparse.ArgumentParser:
     )
     deploy.add_argument("--key", help="never deploy twice under this key")
     deploy.add_argument("--cwd", metavar="DIR", help="where the agent runs")
-    deploy.add_argument("--parent", metavar="AGENT", help="the agent that it belongs to")
+    deploy.add_argument(
+        "--parent",
+        metavar="AGENT",
+        help="the agent that it ends with; by default the one we are inside of; or: orchestrator",
+    )
     deploy.add_argument("--deadline", type=float, metavar="S", help="end it after so long")
+    deploy.add_argument(
+        "--silent-after",
+        type=float,
+        metavar="S",
+        help="tell of it when it says nothing for so long",
+    )
     deploy.add_argument(
         "--env",
         action="append",
@@ -110,6 +120,9 @@ def _kill(commands: _Commands) -> argparse.ArgumentParser:
     kill.add_argument("agents", nargs="+", metavar="agent", help="their ids")
     kill.add_argument("--reason", default="killed from the command line")
     kill.add_argument("--delete-logs", action="store_true", help="do not archive their logs")
+    kill.add_argument(
+        "--no-cascade", action="store_true", help="let their children live on, as nobody's"
+    )
     _timeout(kill)
     return kill
 

@@ -45,7 +45,7 @@ def _demo(arguments: argparse.Namespace) -> Result:
 
 
 def _deploy(arguments: argparse.Namespace) -> Result:
-    from orchestrator_core.agents import ORCHESTRATOR, AgentSpec  # noqa: PLC0415 - as below
+    from orchestrator_core.agents import AgentSpec  # noqa: PLC0415 - as below
 
     spec = AgentSpec(
         type=arguments.type,
@@ -53,8 +53,9 @@ def _deploy(arguments: argparse.Namespace) -> Result:
         command=arguments.cmd,
         cwd=arguments.cwd,
         env=dict(_variable(text) for text in arguments.env),
-        parent=arguments.parent or ORCHESTRATOR,
+        parent=arguments.parent,
         deadline_s=arguments.deadline,
+        silent_after_s=arguments.silent_after,
         key=arguments.key,
     )
     spec.directory(), spec.program()  # refused before there is a task for nothing
@@ -149,7 +150,10 @@ def _kill(arguments: argparse.Namespace) -> Result:
     for agent_id in arguments.agents:
         try:
             end = orch.terminate(
-                agent_id, reason=arguments.reason, keep_logs=not arguments.delete_logs
+                agent_id,
+                reason=arguments.reason,
+                keep_logs=not arguments.delete_logs,
+                cascade=not arguments.no_cascade,
             )
         except OrchestratorError as error:  # One that cannot be ended strands no other.
             data.append({**error.to_dict(), "agent_id": agent_id, "success": False})
@@ -176,7 +180,7 @@ def _told(end: EndReport) -> str:
         f"{end.agent_id}: {end.status or 'rolled back'} ({printable(end.reason)}), "
         f"no process left ({proof} by {end.method}), {end.bytes_freed} bytes freed, "
         f"{len(end.archived_files)} files archived"
-    )
+    ) + "".join(f"\n  {line}" for child in end.children for line in _told(child).splitlines())
 
 
 def _progress(arguments: argparse.Namespace) -> Result:
@@ -229,4 +233,13 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Result]] = {
 }
 
 #: Commands with a module of their own, which has a ``run``.
-_ELSEWHERE: dict[str, str] = {}
+_ELSEWHERE: dict[str, str] = {
+    "doctor": "doctor",
+    "export": "export",
+    "gc": "gc",
+    "health": "health",
+    "repair": "repair",
+    "service": "service",
+    "stats": "stats",
+    "sweep": "sweep",
+}

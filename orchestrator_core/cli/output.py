@@ -67,9 +67,9 @@ def _print(text: str) -> None:
     sys.stdout.flush()
 
 
-def log_to_stderr() -> None:
-    """Write the library's log to stderr, one event a line, with its values."""
-    import logging  # noqa: PLC0415 - for --verbose only
+def log_to_stderr(level: int | None = None) -> None:
+    """Write the library's log, from INFO or *level*, to stderr: one event a line, its values."""
+    import logging  # noqa: PLC0415 - for those who log only
 
     usual = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -81,7 +81,7 @@ def log_to_stderr() -> None:
     handler.setFormatter(WithValues("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("orchestrator_core")
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if level is None else level)
 
 
 def _values(record: Mapping[str, object], usual: set[str]) -> str:

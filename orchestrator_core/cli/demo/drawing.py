@@ -139,7 +139,7 @@ def told(undo: Mapping[str, Any]) -> str:
     if undo["result"] == "failed":
         return str(undo["error"])
     if undo["result"] == "absent":
-        return "nothing was there"
+        return "it had none" if undo["step"] == "accept_children" else "nothing was there"
     detail = undo["detail"]
     freed = _size(detail.get("bytes_freed", 0))
     archived = detail.get("archived") or ()
@@ -147,10 +147,17 @@ def told(undo: Mapping[str, Any]) -> str:
         "write_prompt": f"prompt deleted, {freed}",
         "tee_log": f"{len(archived)} files archived" if archived else f"log deleted, {freed}",
         "spawn_tmux": _processes(detail),
+        "accept_children": _children(detail),
         "register_task": f"its record says {undo['status']}" if undo.get("status") else "removed",
         "register_global": "removed: not among the living",
     }
     return words.get(undo["step"], str(undo["result"]))
+
+
+def _children(detail: Mapping[str, Any]) -> str:
+    ended, adopted = detail.get("children", ()), detail.get("adopted", ())
+    count, became = (len(ended), "ended") if ended else (len(adopted), "let go")
+    return f"{count} {'child' if count == 1 else 'children'} {became}"
 
 
 def _processes(detail: Mapping[str, Any]) -> str:
