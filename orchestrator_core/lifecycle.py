@@ -342,9 +342,12 @@ class Lifecycle:
         return None
 
     def _is_over(self, history: History) -> bool:
-        """Whether the agent is dead: its supervisor is, which outlives it to tell of it."""
+        """Whether the agent is dead: its supervisor says so, or is dead, and outlived it."""
         supervisor = _session(history).supervisor
-        return supervisor is None or not self.world.processes.is_alive(supervisor)
+        if supervisor is None or not self.world.processes.is_alive(supervisor):
+            return True
+        witnessed = self._witnessed(history)
+        return witnessed is not None and witnessed.contained
 
     def _why(self, history: History) -> Unwind:
         if history.state is State.COMMITTED:

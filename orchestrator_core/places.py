@@ -57,6 +57,11 @@ class Places:
         return self.root / "registry" / "STATS.json"
 
     @property
+    def sweeper_lock(self) -> Path:
+        """The lock of the resident sweeper; on no file that is replaced, which guards nothing."""
+        return self.root / "registry" / "sweeper.lock"
+
+    @property
     def sagas(self) -> Path:
         """The journals; those of closed sagas are below, in ``closed/``."""
         return self.root / "sagas"

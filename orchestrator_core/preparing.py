@@ -49,6 +49,7 @@ def prepare(world: World, task_id: str, agent_id: str, spec: AgentSpec) -> Deplo
         kill_s=world.patience.kill_s,
         linger_s=world.patience.linger_s,
         deadline_s=spec.deadline_s,
+        resident=str(places.sweeper_lock),
         heir=heir(places.root, agent_id),
         heir_env=heir_environment(),
     )

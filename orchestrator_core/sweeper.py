@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 
 from orchestrator_core import _files, locks, settings
 from orchestrator_core.exceptions import InvalidInput, LockTimeout
+from orchestrator_core.places import Places
 from orchestrator_core.resident import heartbeat
 from orchestrator_core.resident.health import Health, health
 from orchestrator_core.resident.notify import ServiceManager
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Health", "Sweeper", "health"]
 
+_GLANCE_S = 0.2  #: Far longer than a supervisor takes to look.
 _END_S = 2.0  #: It ends within one second; a busy machine has another.
 
 
@@ -169,10 +171,12 @@ class Sweeper:
     def _the_only_one(self) -> Iterator[None]:
         """Hold the root for as long as this one runs."""
         root = self._orchestrator.root
-        fd = _files.open_private(_lock_file(root), os.O_RDWR | os.O_CREAT)
+        lock = Places(root).sweeper_lock
+        fd = _files.open_private(lock, os.O_RDWR | os.O_CREAT)
         try:
-            with _files.refusals("lock", _lock_file(root)):
-                if not locks.try_lock(fd):
+            with _files.refusals("lock", lock):
+                # A supervisor that looks whether we are awake holds it for an instant.
+                if not locks.lock_within(fd, _GLANCE_S):
                     _tell_who_runs(root)
             _files.clear_leftovers(heartbeat.file_of(root))
             yield
@@ -190,10 +194,6 @@ class Sweeper:
             on_sweep=self._on_sweep,
         )
         watch.keep(self._stop, ready=ready)
-
-
-def _lock_file(root: Path) -> Path:
-    return heartbeat.file_of(root).with_name(heartbeat.LOCK_NAME)
 
 
 def _tell_who_runs(root: Path) -> NoReturn:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from orchestrator_core.sweeping.findings import SweepReport
 
 NAME = "sweeper.json"
-LOCK_NAME = "sweeper.lock"  #: Of its own: a lock on a file that is replaced guards nothing.
 
 _TOLD = 20  #: Findings that are told one by one; of the rest, only how many.
 

@@ -21,6 +21,7 @@ import attrs
 from orchestrator_core import deadlines, locks
 from orchestrator_core.exceptions import JournalDamaged, SagaNotFound
 from orchestrator_core.processes.identity import held
+from orchestrator_core.processes.witness import read_exit
 from orchestrator_core.saga import State
 from orchestrator_core.saga.directory import SUFFIX, JournalDirectory
 from orchestrator_core.saga.receipts import name_of
@@ -50,6 +51,7 @@ class Watched:
     agent_id: str
     fd: int  #: Readable when the supervisor has ended.
     deadline: float | None  #: By the monotonic clock.
+    exit_file: str | None
     hold: contextlib.ExitStack = attrs.field(repr=False, eq=False)
 
 
@@ -94,7 +96,9 @@ class Roster:
     def _watch(self, history: History) -> Seen:
         saga_id = history.saga_id
         if saga_id in self._watched:
-            return Seen.ALIVE  # Until its descriptor tells otherwise.
+            # Its supervisor may call us for its relief, or its descriptor tell of its death.
+            witnessed = read_exit(self._watched[saga_id].exit_file)
+            return Seen.DUE if witnessed is not None and witnessed.contained else Seen.ALIVE
         frame = history.frame(name_of(SessionReceipt))
         if frame is None:
             return Seen.LEFT  # No agent's.
@@ -106,7 +110,7 @@ class Roster:
             if handle is None:
                 return Seen.DUE
             deadline = deadlines.deadline_of(history.labels)
-            watched = Watched(saga_id, handle.fd, deadline, stack.pop_all())
+            watched = Watched(saga_id, handle.fd, deadline, receipt.exit_file, stack.pop_all())
         self._watched[saga_id] = self._by_fd[watched.fd] = watched
         return Seen.ALIVE
 

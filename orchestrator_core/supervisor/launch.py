@@ -36,6 +36,7 @@ class Launch:
         kill_s: From SIGKILL until survivors are admitted.
         linger_s: How long it may go on after it asked for its own end.
         deadline_s: How long it may live at all; None for ever.
+        resident: The file that a resident sweeper locks while it is awake.
         heir: The argv of the unwinder to become.
         heir_env: The unwinder's whole environment.
     """
@@ -56,6 +57,7 @@ class Launch:
         kill_s: float = 2.0,
         linger_s: float = 1.0,
         deadline_s: float | None = None,
+        resident: str | None = None,
         heir: Sequence[str] = (),
         heir_env: Mapping[str, str] | None = None,
     ) -> None:
@@ -72,6 +74,7 @@ class Launch:
         self.kill_s = kill_s
         self.linger_s = linger_s
         self.deadline_s = deadline_s
+        self.resident = resident
         self.heir = list(heir)
         self.heir_env = dict(heir_env or {})
 
@@ -145,6 +148,7 @@ def decode(data: bytes) -> Launch:
             kill_s=float(found["kill_s"][-1]),
             linger_s=float(found["linger_s"][-1]),
             deadline_s=float(found["deadline_s"][-1]) if "deadline_s" in found else None,
+            resident=found.get("resident", [None])[-1],
             heir=found.get("heir", []),
             heir_env=_pairs(found.get("heirenv", [])),
         )
@@ -166,6 +170,8 @@ def _entries(launch: Launch) -> Iterable[tuple[str, str]]:
             yield name, repr(float(getattr(launch, name)))
     yield from (("arg", value) for value in launch.argv)
     yield from (("env", value) for value in _assignments(launch.env))
+    if launch.resident is not None:
+        yield "resident", launch.resident
     yield from (("heir", value) for value in launch.heir)
     yield from (("heirenv", value) for value in _assignments(launch.heir_env))
 

@@ -22,7 +22,7 @@ import os
 import select
 import time
 
-from orchestrator_core.supervisor import agent, gate, signals
+from orchestrator_core.supervisor import agent, gate, relief, signals
 from orchestrator_core.supervisor.below import Below
 from orchestrator_core.supervisor.mirror import Mirror
 from orchestrator_core.supervisor.witness import Witness
@@ -49,6 +49,7 @@ def supervise(launch: Launch, journal: int) -> int:
             life.wait()
             life.go_on()
         life.finish()
+        life.await_relief()
     except BaseException:
         life.end_all()  # A defect of ours must not leave the agent without a supervisor.
         raise
@@ -113,6 +114,17 @@ class Life:
         """Leave the account of the end, the last thing that is about the agent."""
         self._mirror.show()
         self._witness.over(contained=self._below.is_proven_empty(), forced=self._below.forced)
+
+    def await_relief(self) -> None:
+        """Let a resident sweeper take over, if one is awake: a SIGTERM says that it has."""
+        if not relief.is_expected(self._launch.resident):
+            return
+        relief.call(self._launch.journal)
+        poll = select.poll()
+        poll.register(self._inbox.fd, select.POLLIN)
+        self._enter(OVER, relief.PATIENCE_S)
+        while self._left_ms() and signals.TERM not in self._inbox.take():
+            poll.poll(self._left_ms())
 
     def end_all(self) -> None:
         """End by force whatever is there, at once."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from orchestrator_core import deploying
+from orchestrator_core import deploying, preparing
 from orchestrator_core.processes import identity
 from orchestrator_core.resident import changes
 
@@ -168,6 +168,38 @@ def test_a_crashed_agent_is_ended_at_once(scene, orch, task, resident, kind):
 
 def _kinds(kind):
     return (sys.executable, "-c", STUBBORN) if kind == "stubborn" else ("sleep", "1000")
+
+
+def test_an_agent_that_leaves_by_itself_is_unwound_by_it_and_no_unwinder_is_started(
+    scene, orch, task, resident, monkeypatch
+):
+    """What is loaded already is sooner there than what a supervisor would have to become."""
+    heirs = scene.place / "heirs"
+    monkeypatch.setattr(preparing, "heir", lambda *_: ["/usr/bin/touch", str(heirs)])
+    sweeper = resident().until("READY=1").until_swept()
+    agent = orch.deploy(task, scene.spec("sh", "-c", "exit 3"))
+
+    end = orch.wait(agent.id, timeout_s=LONG_S)
+
+    sweeper.stop()
+    assert ("failed", 3) == (end.status, end.exit_code)
+    assert end.success and end.verified_no_zombies
+    assert not heirs.exists()
+    assert [] == scene.world.leftovers()
+
+
+def test_where_the_sweeper_hangs_the_supervisor_unwinds(scene, orch, task, resident):
+    sweeper = resident().until("READY=1").until_swept()
+    os.kill(sweeper.process.pid, signal.SIGSTOP)
+    try:
+        agent = orch.deploy(task, scene.spec("true"))
+        end = orch.wait(agent.id, timeout_s=LONG_S)
+    finally:
+        os.kill(sweeper.process.pid, signal.SIGCONT)
+
+    sweeper.stop()
+    assert ("completed", True) == (end.status, end.success)
+    assert [] == scene.world.leftovers()
 
 
 def test_an_agent_deployed_later_is_watched_as_well(scene, orch, task, resident):
