@@ -73,11 +73,11 @@ class Rig:
         self.socket = str(root / "tmux.sock")
         self._tmux = shutil.which("tmux")
         self._prefix = f"oc_{self.orch.stats().root_id}_"
-        self._task = self.orch.create_task("A benchmark").id
+        self.task = self.orch.create_task("A benchmark").id
 
     def deploy(self, count: int) -> list[str]:
         with without_fsync(), ThreadPoolExecutor(2) as pool:
-            made = pool.map(lambda _: self.orch.deploy(self._task, SPEC).id, range(count))
+            made = pool.map(lambda _: self.orch.deploy(self.task, SPEC).id, range(count))
             return list(made)
 
     def sweep(self) -> None:
@@ -99,13 +99,13 @@ class Rig:
 
     def reap(self, count: int) -> float:
         """Return how many milliseconds it takes to sweep up as many dead agents."""
-        self._kill(set(self.deploy(count)))
+        self.kill(set(self.deploy(count)))
         taken, report = timed(lambda: self.orch.sweep(reap=True))
         if len(report.reaped) != count or report.left:
             raise RuntimeError(f"not all was reaped: {report}")
         return taken
 
-    def _kill(self, agents: set[str]) -> None:
+    def kill(self, agents: set[str]) -> None:
         doomed = LocalProcesses().marked(self._prefix)
         pids = [one.who.pid for one in doomed if one.cookie.removeprefix(self._prefix) in agents]
         handles = [os.pidfd_open(pid) for pid in pids]
@@ -116,7 +116,7 @@ class Rig:
             os.close(handle)
 
     def close(self) -> None:
-        self._kill({agent.id for agent in self.orch.agents(status="active")})
+        self.kill({agent.id for agent in self.orch.agents(status="active")})
         # A private server of our own, by its socket.
         subprocess.run([self._tmux, "-S", self.socket, "kill-server"], check=False)
         with without_fsync():
