@@ -35,7 +35,7 @@ from orchestrator_core.saga.lines import Entry, entry_of
 from orchestrator_core.saga.observer import Observer, guarded
 from orchestrator_core.saga.planning import begin_of, intent_of, plan, step_name
 from orchestrator_core.saga.receipts import name_of
-from orchestrator_core.saga.report import StepReport, UnwindReport
+from orchestrator_core.saga.report import EPILOGUE, StepReport, UnwindReport
 from orchestrator_core.saga.states import TRANSITIONS, State
 from orchestrator_core.saga.step import Context, Outcome, Presence, Result, Unwind
 from orchestrator_core.saga.unwinding import Unwinding, describe
@@ -266,7 +266,7 @@ class Saga:
         steps = unwinding.undo_all()
         report = UnwindReport(self.saga_id, reason, steps, closed=True, duration_ms=ms_since(start))
         if not unwinding.errors and self._epilogue is not None:
-            report = unwinding.finish_with(self._epilogue, report)
+            report = unwinding.finish_with(self._epilogue, report, given_up=self.history.epilogue)
         self.undo_errors = unwinding.undo_errors(self.saga_id)
         self.report = self._get_stuck(report) if self.undo_errors else self._close(report)
         if unwinding.interrupt is not None:
@@ -307,13 +307,15 @@ class Saga:
         Give up a step that cannot be undone: what it holds may remain.
 
         The journal keeps *by* and *reason* for ever. The next unwinding counts
-        the step as dealt with.
+        the step as dealt with. A saga whose steps are all undone may be stuck by
+        its ``epilogue``; that is given up by this name.
 
         Raises:
             SagaError: The saga is not STUCK, or not by such a step.
         """
         self._insist_on(State.STUCK)
-        if step not in {frame.name for frame in self.history.stack if frame.outcome is None}:
+        stuck_by = {frame.name for frame in self.history.stack if frame.outcome is None}
+        if step not in (stuck_by or {EPILOGUE}):
             raise SagaError(f"saga {self.saga_id!r} is not stuck by a step {step!r}")
         outcome = Outcome(Result.ABANDONED, {"by": by, "reason": reason})
         self._write(entry_of("undone", step=step, outcome=outcome), durable=True)

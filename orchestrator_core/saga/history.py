@@ -14,6 +14,7 @@ import msgspec
 
 from orchestrator_core.exceptions import JournalDamaged, SagaError
 from orchestrator_core.saga.receipts import from_wire
+from orchestrator_core.saga.report import EPILOGUE
 from orchestrator_core.saga.states import State, allowed
 from orchestrator_core.saga.step import Outcome, Unwind
 
@@ -59,7 +60,13 @@ class History:
     tries: int = 0  #: How often unwinding got stuck.
     retry_at: float = 0.0  #: When a stuck one is to be tried again, seconds since 1970.
     failures: dict[str, str] = attrs.field(factory=dict)  #: Of the last try, by step.
+    epilogue: Outcome | None = None  #: What came of the epilogue, if it was given up.
     report: dict[str, Any] | None = None  #: What the unwinding came to, once closed.
+
+    @property
+    def is_undone(self) -> bool:
+        """Whether every step has an outcome: only the epilogue may be missing."""
+        return all(frame.outcome is not None for frame in self.stack)
 
     def frame(self, kind: str) -> Frame | None:
         """Return the frame of the first step with that type of receipt."""
@@ -186,7 +193,10 @@ def _undone(history: History, data: dict[str, Any]) -> None:
     outcome = data["outcome"]
     if not isinstance(outcome, Outcome):  # The engine brings it as it is; a journal, in JSON.
         outcome = msgspec.convert(outcome, Outcome)
-    _frame(history, data).outcome = outcome
+    if data["step"] == EPILOGUE and history.state is State.STUCK and history.is_undone:
+        history.epilogue = outcome
+    else:
+        _frame(history, data).outcome = outcome
 
 
 def _stuck(history: History, data: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import attrs
 
 from orchestrator_core._clock import ms_since
 from orchestrator_core.exceptions import UndoFailed
-from orchestrator_core.saga.report import StepReport
+from orchestrator_core.saga.report import EPILOGUE, StepReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,14 +63,21 @@ class Unwinding:
         return tuple(self.reports[index] for index in order)
 
     def finish_with(
-        self, epilogue: Callable[[UnwindReport], None], report: UnwindReport
+        self,
+        epilogue: Callable[[UnwindReport], None],
+        report: UnwindReport,
+        *,
+        given_up: Outcome | None,
     ) -> UnwindReport:
         """Run what comes after the last undo; failing, it is reported as a step of its own."""
+        if given_up is not None:
+            said = StepReport(EPILOGUE, given_up.result.value, attempts=0, detail=given_up.detail)
+            return attrs.evolve(report, steps=(*report.steps, said))
         try:
             epilogue(report)
         except BaseException as error:  # noqa: BLE001 - see the module's promise
             self.epilogue_error = error
-            failed = self._failed("epilogue", error)
+            failed = self._failed(EPILOGUE, error)
             return attrs.evolve(report, steps=(*report.steps, failed))
         return report
 
@@ -81,7 +88,7 @@ class Unwinding:
             for index, error in sorted(self.errors.items(), reverse=True)
         ]
         if self.epilogue_error is not None:
-            failed.append(("epilogue", self.epilogue_error))
+            failed.append((EPILOGUE, self.epilogue_error))
         return [_undo_failed(saga_id, step, error) for step, error in failed]
 
     def _undo(self, index: int, *, attempt: int) -> None:

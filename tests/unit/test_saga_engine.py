@@ -369,6 +369,31 @@ def test_an_epilogue_that_fails_makes_the_saga_stuck_and_runs_again(tmp_path, sh
     assert [["undone"] * 3] * 2 == seen
 
 
+def test_an_epilogue_that_can_never_be_is_abandoned_by_its_name(tmp_path, shelf):
+    def epilogue(_report):
+        raise OSError("never")
+
+    sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], epilogue=epilogue)
+    committed(sagas, shelf)
+    assert not sagas.unwind("s", Unwind.terminal()).closed
+    with sagas.open("s") as saga:
+        saga.abandon("epilogue", by="ann", reason="the record is gone")
+
+    assert sagas.unwind("s", Unwind.terminal()).closed
+
+    told = sagas.report("s").step("epilogue")
+    assert ("abandoned", {"by": "ann", "reason": "the record is gone"}) == (
+        told.result,
+        told.detail,
+    )
+
+
+@pytest.mark.usefixtures("stuck")
+def test_an_epilogue_is_not_abandoned_while_a_step_is_to_be_undone(sagas):
+    with sagas.open("s") as saga, pytest.raises(SagaError, match="not stuck by"):
+        saga.abandon("epilogue", by="ann", reason="")
+
+
 # --- one end ----------------------------------------------------------------------------------
 
 
