@@ -197,7 +197,7 @@ def open_root(
     is taken.
 
     Raises:
-        StorageError: It is a file, another user's, not writable, open to all, …
+        StorageError: It is a file, another user's, not writable, open to all, a copy, …
         RegistryDamaged: Its ``root.json`` cannot be read.
         RegistryTooNew: A newer release has used it.
         LockTimeout: Somebody else is at its first use, and hangs.
@@ -249,6 +249,7 @@ def fixed(places: Places) -> tuple[str, Path] | None:
     try:
         document: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
         version, root_id = document["schema_version"], ids.check_id("root", document["root_id"])
+        made_at = Path("/") / document.get("root", places.root)
         socket = Path("/") / document["tmux_socket"]
         if os.fspath(socket) != document["tmux_socket"]:
             raise ValueError("its tmux_socket is no absolute path")  # noqa: TRY301 - caught below
@@ -261,7 +262,30 @@ def fixed(places: Places) -> tuple[str, Path] | None:
         ) from error
     if too_new:
         raise RegistryTooNew(f"{path} has schema version {version}, we know {SCHEMA_VERSION}")
+    _refuse_copy(places, made_at, data)
     return root_id, socket
+
+
+def _refuse_copy(places: Places, made_at: Path, data: bytes) -> None:
+    """
+    See that this is the root that was made, perhaps under another name by now, and no copy.
+
+    A copy has the original's id, tmux server and journals: who ended an agent in
+    one would end the other's.
+    """
+    if made_at == places.root:
+        return
+    original = Places(made_at).root_file
+    try:
+        if os.path.samefile(original, places.root_file) or original.read_bytes() != data:
+            return
+    except OSError:
+        return  # It was moved here; or, in a container, has that name outside.
+    raise StorageError(
+        f"it is a copy of {made_at}, whose agents it would take for its own",
+        hint=f"use {made_at}; or, to keep this as a root of its own: "
+        f"rm {places.root_file} {places.sagas}/*.jsonl",
+    )
 
 
 def _fix(places: Places) -> tuple[str, Path]:
@@ -272,13 +296,14 @@ def _fix(places: Places) -> tuple[str, Path]:
             _files.clear_leftovers(path)
             root_id = ids.new_root_id()
             chosen = root_id, _choose_socket(places.root, root_id)
-            _files.replace(path, _encode(*chosen))
+            _files.replace(path, _encode(places.root, *chosen))
     return chosen
 
 
-def _encode(root_id: str, socket: Path) -> bytes:
+def _encode(root: Path, root_id: str, socket: Path) -> bytes:
     document = {
         "schema_version": SCHEMA_VERSION,
+        "root": str(root),
         "root_id": root_id,
         "tmux_socket": str(socket),
         "created_at": timestamp(),

@@ -142,7 +142,7 @@ class World:
     def litter(self):
         """Return the files that nobody would ever look at again."""
         known = re.compile(
-            r"root\.json(\.lock)?|registry/sweeper\.(json|lock)|tmux\.sock"
+            r"root\.json(\.lock)?|orchestrator\.toml|mcp-token|registry/sweeper\.(json|lock)|tmux\.sock"
             r"|registry/(GLOBAL_REGISTRY|STATS)\.json((\.settle)?\.lock)?"
             r"|sagas/\.spare-[0-3]|sagas/(closed/)?[A-Za-z0-9_-]+\.jsonl"
             r"|TASK-[0-9]+-[0-9]+-[0-9a-f]{8}/(AGENT_REGISTRY\.json((\.settle)?\.lock)?"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import stat
 import threading
@@ -322,3 +323,26 @@ def test_a_task_is_one_if_it_has_a_registry_be_it_damaged(tmp_path):
     (tmp_path / "TASK-3" / "AGENT_REGISTRY.json.damaged-2026").touch()
     (tmp_path / "TASK-5").touch()
     assert ["TASK-1", "TASK-2", "TASK-3"] == layout.task_ids()
+
+
+# --- copies ---------------------------------------------------------------------------------------
+
+
+def test_a_copy_is_no_root_of_its_own_until_it_is_made_one(tmp_path):
+    """It has the original's id and server: who ended an agent in one would end the other's."""
+    first = open_root(tmp_path / "first")
+    shutil.copytree(tmp_path / "first", tmp_path / "copy", copy_function=shutil.copy2)
+    with pytest.raises(StorageError, match="it is a copy of") as caught:
+        open_root(tmp_path / "copy")
+    assert f"rm {tmp_path}/copy/root.json" in caught.value.hint
+
+    (tmp_path / "copy" / "root.json").unlink()
+
+    assert first.root_id != open_root(tmp_path / "copy").root_id
+    assert first.root_id == open_root(tmp_path / "first").root_id
+
+
+def test_a_root_that_was_moved_stays_itself(tmp_path):
+    first = open_root(tmp_path / "first")
+    (tmp_path / "first").rename(tmp_path / "moved")
+    assert first.root_id == open_root(tmp_path / "moved").root_id
