@@ -12,12 +12,10 @@ they have found. The agents are tiny programs unless you name one of your own,
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator_core import AgentSpec, EndReport, LimitReached, Limits, Orchestrator
+from orchestrator_core import AgentSpec, LimitReached, Limits, Orchestrator
 
 PROMPT = """\
 Read the file {name}, and report each thing worth knowing about it with
@@ -74,15 +72,8 @@ def gather(orch: Orchestrator, running: dict[str, str], found: dict[str, list[st
     agent_id, name = next(iter(running.items()))
     end = orch.wait(agent_id, timeout_s=700)
     del running[agent_id]
-    found[name] = list(findings(end)) or [f"nothing: {end.reason}"]
-
-
-def findings(end: EndReport) -> Iterator[str]:
-    """Yield what an agent has reported, from the file that its end has archived."""
-    for path in end.archived_files:
-        if path.endswith("_findings.jsonl"):
-            for line in Path(path).read_text().splitlines():
-                yield json.loads(line)["message"]
+    findings = [finding.message for finding in orch.read_findings(agent_id)]
+    found[name] = findings or [f"nothing: {end.reason}"]
 
 
 if __name__ == "__main__":

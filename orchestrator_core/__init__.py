@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from orchestrator_core.metrics import Stats
     from orchestrator_core.orchestrator import Orchestrator
     from orchestrator_core.processes.port import Patience
+    from orchestrator_core.reported import ReportedFinding, ReportedProgress
     from orchestrator_core.reporting import ReportReceipt
     from orchestrator_core.retention import ExportReport, GcReport
     from orchestrator_core.streams import AgentResult, TokenUsage
@@ -84,6 +85,7 @@ _HOMES = {
     "orchestrator_core.metrics": ("Stats",),
     "orchestrator_core.orchestrator": ("Orchestrator",),
     "orchestrator_core.processes.port": ("Patience",),
+    "orchestrator_core.reported": ("ReportedFinding", "ReportedProgress"),
     "orchestrator_core.reporting": ("ReportReceipt",),
     "orchestrator_core.retention": ("ExportReport", "GcReport"),
     "orchestrator_core.streams": ("AgentResult", "TokenUsage"),
@@ -119,6 +121,8 @@ __all__ = [
     "RegistryError",
     "RegistryTooNew",
     "ReportReceipt",
+    "ReportedFinding",
+    "ReportedProgress",
     "SagaBusy",
     "SagaError",
     "Stats",

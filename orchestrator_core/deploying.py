@@ -25,12 +25,13 @@ from orchestrator_core.exceptions import (
     LimitReached,
     OrchestratorError,
     SagaNotFound,
+    StorageError,
 )
 from orchestrator_core.legacy.counting import counting_the_living
 from orchestrator_core.news import News
 from orchestrator_core.preparing import prepare
 from orchestrator_core.records import KeyTaken, check_global_limits, check_task_limits
-from orchestrator_core.saga import Reason, State, Unwind
+from orchestrator_core.saga import Reason, State, Unwind, UnwindReport
 from orchestrator_core.saga.unwinding import describe
 from orchestrator_core.steps import LogReceipt, SessionReceipt, deployment_steps
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from orchestrator_core.descent import Descent
     from orchestrator_core.lifecycle import Lifecycle
     from orchestrator_core.processes.port import Identity
-    from orchestrator_core.saga import Saga, UnwindReport
+    from orchestrator_core.saga import Saga
     from orchestrator_core.world import World
 
 _START_S = 10.0  #: From the open gate to the agent's first instruction.
@@ -137,19 +138,19 @@ class Deployer:
             "silent_after_s": spec.silent_after_s,
             **deadlines.labels(spec.deadline_s),
         }
-        saga = self._lifecycle.sagas.begin(
-            agent_id,
-            deployment_steps(self._world, deployment),
-            values={
-                "task_id": task_id,
-                "record": {
-                    **record_of(agent_id, task_id, spec, self._world, labels),
-                    "depth": descent.at_least,
-                },
-                "entry": entry_of(agent_id, task_id, spec, labels),
-            },
-            labels=labels,
-        )
+        record = record_of(agent_id, task_id, spec, self._world, labels)
+        values = {
+            "task_id": task_id,
+            "record": {**record, "depth": descent.at_least},
+            "entry": entry_of(agent_id, task_id, spec, labels),
+        }
+        try:
+            saga = self._lifecycle.sagas.begin(
+                agent_id, deployment_steps(self._world, deployment), values=values, labels=labels
+            )
+        except StorageError as error:
+            nothing = UnwindReport(agent_id, Unwind.rollback(describe(error)), (), closed=True)
+            raise _failure(error, agent_id, nothing) from error
         try:
             with saga:
                 saga.run()

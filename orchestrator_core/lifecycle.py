@@ -265,6 +265,9 @@ class Lifecycle:
         if history.state is State.CLOSED:
             return self.report(agent_id)
         supervisor = _session(history).supervisor
+        if history.request is not None:
+            # Who asked may have died before it told the supervisor; to be told twice is no harm.
+            self._tell_supervisor(history)
         if supervisor is not None:
             seen = self.world.processes.watch(supervisor, timeout_s=timeout_s)
             if not seen.gone:
@@ -334,8 +337,7 @@ class Lifecycle:
         if self._is_over(history):
             return self._judge(history)
         if history.request is not None:
-            # Who asked may have died before it told the supervisor; to be told twice is no harm.
-            self._tell_supervisor(history)
+            self._tell_supervisor(history)  # As in wait.
             return None
         if deadlines.is_over(history.labels):
             return ended(Status.TERMINATED, "its deadline passed", by="deadline")

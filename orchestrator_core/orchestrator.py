@@ -10,7 +10,7 @@ import attrs
 
 from orchestrator_core import agents, ids
 from orchestrator_core.agents import Agent, AgentSpec, Limits, Status, Task, status_of
-from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.exceptions import InvalidInput, NotFound
 from orchestrator_core.places import open_root
 from orchestrator_core.registry import new_global
 from orchestrator_core.reporting import Reporter, ReportReceipt
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from orchestrator_core.metrics import Stats
     from orchestrator_core.processes.port import Patience, Processes
     from orchestrator_core.repair import RepairReport
+    from orchestrator_core.reported import ReportedFinding, ReportedProgress
     from orchestrator_core.retention import ExportReport, GcReport
     from orchestrator_core.saga import History, Observer, RecoveryReport, Unwind
     from orchestrator_core.streams import AgentResult
@@ -293,6 +294,56 @@ class Orchestrator:
             NotFound: There is no such agent.
         """
         return self._reporter.output(_agent_id(agent_id), tail=tail)
+
+    def read_findings(
+        self,
+        agent_id: str | None = None,
+        *,
+        task_id: str | None = None,
+        last: int | None = None,
+    ) -> list[ReportedFinding]:
+        """
+        Return what an agent has found, or all agents of a task, oldest first.
+
+        Found wherever it is by now: with a living agent, or archived. *last* takes
+        only the newest so many.
+
+        Raises:
+            NotFound: There is no such agent, or task.
+        """
+        from orchestrator_core import reported  # noqa: PLC0415 - few read them
+
+        where, whose = self._whose(agent_id, task_id)
+        return reported.findings(self._world.places, where, whose, last=last)
+
+    def read_progress(
+        self,
+        agent_id: str | None = None,
+        *,
+        task_id: str | None = None,
+        last: int | None = None,
+    ) -> list[ReportedProgress]:
+        """
+        Return an agent's reports of its progress, or of all agents of a task, oldest first.
+
+        As :meth:`read_findings`.
+
+        Raises:
+            NotFound: There is no such agent, or task.
+        """
+        from orchestrator_core import reported  # noqa: PLC0415 - as above
+
+        where, whose = self._whose(agent_id, task_id)
+        return reported.progress(self._world.places, where, whose, last=last)
+
+    def _whose(self, agent_id: str | None, task_id: str | None) -> tuple[str, str | None]:
+        """Return whose reports are meant: a task, and one of its agents or all."""
+        if agent_id is None and task_id is not None:
+            return self.task(task_id).id, None
+        agent = self.agent(agent_id)
+        if task_id not in (None, agent.task_id):
+            raise NotFound(f"task {task_id!r} has no agent {agent.id!r}")
+        return agent.task_id, agent.id
 
     def read_result(self, agent_id: str | None = None) -> AgentResult:
         """

@@ -90,6 +90,21 @@ def test_a_disk_that_fills_up_and_stays_full_leaks_nothing(prepare):
     assert {} == wrong
 
 
+def test_a_journal_that_cannot_be_made_is_a_deployment_that_took_nothing():
+    """The first thing written is the intents: refused, there is nothing to undo."""
+    with a_fake_scene() as scene:
+        orch = scene.orchestrator()
+        task = orch.create_task("tried").id
+        orch.terminate(orch.deploy(task, scene.spec()).id)
+        before = scene.world.snapshot()
+        with Fails(scene.fake, 0, errno.ENOSPC, for_ever=True, only=GROWS):
+            error = _tried(lambda: orch.deploy(task, scene.spec()))
+        assert before == scene.world.snapshot()
+    assert isinstance(error, DeploymentError)
+    assert (True, {}, ()) == (error.cleanup_performed, error.resources_cleaned, tuple(error.leaked))
+    assert error.hint
+
+
 def test_what_can_not_be_undone_is_named():
     """From whatever call on everything is refused: what is there then, the error has named."""
     names = {

@@ -14,6 +14,9 @@ import sys
 import pytest
 from support.world import wait_for_deaths
 
+from orchestrator_core.agents import Status
+from orchestrator_core.endings import ended
+
 pytestmark = pytest.mark.tmux
 
 REPORT = f"{sys.executable} -m orchestrator_core --json progress --status completed --message bye"
@@ -115,6 +118,18 @@ def test_a_caller_killed_at_any_moment_has_asked_or_has_not(delay, scene, orch):
     assert (status, True) == (end.status, end.success)
     assert {} == scene.world.until_alone()
     assert [] == scene.world.leftovers() + scene.world.torn()
+
+
+def test_who_waits_tells_a_supervisor_that_was_not_told(scene, orch):
+    """The caller died between its durable request and the signal: waiting is enough to end it."""
+    agent = deploy(scene, orch, "sleep 1000")
+    with orch._lifecycle.sagas.open(agent.id) as saga:
+        saga.request_end(ended(Status.COMPLETED, "done", by="report"))
+
+    end = orch.wait(agent.id, timeout_s=20)
+
+    assert ("completed", "report", True) == (end.status, end.by, end.success)
+    assert [] == scene.world.leftovers()
 
 
 @pytest.mark.parametrize("moment", ["link ", "rename .AGENT_REGISTRY", "pidfd_send_signal"])

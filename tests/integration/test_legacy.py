@@ -255,7 +255,7 @@ ELSEWHERE = "cd / && exec sleep 1000"
 HALF_PROVED = {
     "it was made at the right time, and works elsewhere": (None, ELSEWHERE),
     "it was made at another time in this zone, and in another zone at the right one": (
-        (now() - timedelta(hours=2)).isoformat(),
+        timedelta(hours=-2),
         ELSEWHERE,
     ),
     "nobody knows when the agent was started": ("yesterday", ELSEWHERE),
@@ -267,6 +267,8 @@ HALF_PROVED = {
 @pytest.mark.parametrize(("started_at", "runs"), HALF_PROVED.values(), ids=HALF_PROVED)
 def test_what_only_its_name_says_to_be_the_agents_is_left_alone(scene, started_at, runs):
     task = scene.old.task()
+    if isinstance(started_at, timedelta):
+        started_at = (now() + started_at).isoformat()
     agent = scene.old.agent(task, **({"started_at": started_at} if started_at else {}))
     log = scene.root / task / "logs" / f"{agent}_stream.jsonl"
     log.write_text("line\n")

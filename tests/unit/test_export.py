@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from support import past
-from support.fakes import a_fake_scene
 
 from orchestrator_core.exceptions import (
     InvalidInput,
@@ -21,12 +20,6 @@ from orchestrator_core.exceptions import (
     TaskRunning,
 )
 from orchestrator_core.retention import exporting, packing
-
-
-@pytest.fixture
-def fake_scene():
-    with a_fake_scene() as made:
-        yield made
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import statistics
 import attrs
 import pytest
 from support import exposition, past
-from support.fakes import a_fake_scene
 
 from orchestrator_core import metrics
 from orchestrator_core.exceptions import RegistryDamaged
@@ -20,12 +19,6 @@ from orchestrator_core.saga.closed import Closed
 from orchestrator_core.saga.lines import encode, entry_of
 from orchestrator_core.saga.report import StepReport
 from orchestrator_core.sweeping.findings import Finding, FindingKind, Reaped, SweepReport
-
-
-@pytest.fixture
-def fake_scene():
-    with a_fake_scene() as made:
-        yield made
 
 
 def forget(orch, *ids):

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 from support import past
-from support.fakes import a_fake_scene
 
 from orchestrator_core import locks
 from orchestrator_core.exceptions import InvalidInput, LockTimeout
@@ -24,12 +23,6 @@ from orchestrator_core.settings import Retention
 from orchestrator_core.steps import LogReceipt
 
 LONG = b"the agent says a line\n" * 1000
-
-
-@pytest.fixture
-def fake_scene():
-    with a_fake_scene() as made:
-        yield made
 
 
 # --- the choice, by itself ------------------------------------------------------------------------

@@ -1,0 +1,83 @@
+"""What agents have reported is read back wherever it is: alive, archived, compressed, torn."""
+
+import gzip
+
+import pytest
+
+from orchestrator_core.exceptions import NotFound
+
+
+@pytest.fixture
+def orch(fake_scene):
+    return fake_scene.orchestrator()
+
+
+@pytest.fixture
+def task(orch):
+    return orch.create_task("found").id
+
+
+@pytest.fixture
+def agents(fake_scene, orch, task):
+    """Two agents that have found this and that, one after the other."""
+    first, second = (orch.deploy(task, fake_scene.spec()).id for _ in range(2))
+    orch.report_finding(first, "one", severity="high", data={"line": 1})
+    orch.report_finding(second, "two")
+    orch.report_finding(first, "three")
+    orch.report_progress(second, "working", message="half of it", progress=50)
+    return first, second
+
+
+def messages(found):
+    return [each.message for each in found]
+
+
+def test_an_agents_findings_are_its_own_in_their_order(orch, agents):
+    found = orch.read_findings(agents[0])
+    assert ["one", "three"] == messages(found)
+    assert ("high", {"line": 1}, agents[0]) == (found[0].severity, found[0].data, found[0].agent_id)
+
+
+@pytest.mark.usefixtures("agents")
+def test_a_tasks_findings_are_all_of_its_agents(orch, task):
+    found = orch.read_findings(task_id=task)
+    assert {"one", "two", "three"} == set(messages(found))
+    assert sorted(each.timestamp for each in found) == [each.timestamp for each in found]
+    assert 2 == len(orch.read_findings(task_id=task, last=2))
+    assert [] == orch.read_findings(task_id=task, last=0)
+
+
+def test_progress_is_read_back_as_it_was_reported(orch, agents):
+    [said] = orch.read_progress(agents[1])
+    assert ("working", 50, "half of it") == (said.status, said.progress, said.message)
+    assert {"timestamp", "agent_id", "status", "progress", "message"} == said.to_dict().keys()
+
+
+def test_what_an_agent_has_found_outlives_it(orch, task, agents):
+    orch.terminate(agents[0])
+    assert ["one", "three"] == messages(orch.read_findings(agents[0]))
+    assert 3 == len(orch.read_findings(task_id=task))
+
+
+def test_what_retention_has_compressed_is_read_as_well(fake_scene, orch, task, agents):
+    orch.terminate(agents[0])
+    [path] = (fake_scene.root / task / "archive").glob("*_findings.jsonl")
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    assert ["one", "three"] == messages(orch.read_findings(agents[0]))
+
+
+def test_a_torn_line_costs_no_other(fake_scene, orch, task, agents):
+    path = fake_scene.root / task / "findings" / f"{agents[0]}_findings.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert ["one"] == messages(orch.read_findings(agents[0]))
+
+
+def test_whose_findings_are_meant_must_be_known(orch, agents):
+    other = orch.create_task("another").id
+    for ask in ({"agent_id": "nobody"}, {"task_id": "TASK-none"}):
+        with pytest.raises(NotFound):
+            orch.read_findings(**ask)
+    with pytest.raises(NotFound, match="has no agent"):
+        orch.read_findings(agents[0], task_id=other)
+    assert [] == orch.read_findings(task_id=other)
