@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 from orchestrator_core.doctor import (
+    agents,
     clock,
     damage,
     filesystem,
@@ -43,6 +44,7 @@ CHECKS: dict[str, Look] = {
     "libraries": software.libraries,
     "locale": software.locale,
     "environment": software.environment,
+    "agents": agents.programs,
     "tmux": terminal.program,
     "tmux socket": terminal.socket_file,
     "tmux server": terminal.server,

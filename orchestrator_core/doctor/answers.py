@@ -32,7 +32,7 @@ class Check:
     name: str
     verdict: Verdict
     found: str
-    remedy: str = ""  #: Empty only if all is well.
+    remedy: str = ""  #: Empty only if all is well, and nothing is missing that may be.
 
     def to_dict(self) -> dict[str, str]:
         """Return it as JSON-safe values."""

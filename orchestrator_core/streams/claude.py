@@ -37,7 +37,7 @@ class Claude(Teller):
     @classmethod
     def knows(cls, event: Event) -> bool:
         """Tell whether an event is of this format."""
-        return event["type"] in _TYPES and "session_id" in event
+        return event["type"] in _TYPES and text(event.get("session_id")) is not None
 
     def hear(self, event: Event) -> None:
         """Learn from an event."""

@@ -33,7 +33,9 @@ class Gemini(Teller):
     @classmethod
     def knows(cls, event: Event) -> bool:
         """Tell whether an event is of this format."""
-        return event["type"] in _TYPES and "timestamp" in event and "sessionId" not in event
+        is_dated = text(event.get("timestamp")) is not None
+        # There are others with dated results; they spell their session's id differently.
+        return event["type"] in _TYPES and is_dated and "sessionId" not in event
 
     def hear(self, event: Event) -> None:
         """Learn from an event."""

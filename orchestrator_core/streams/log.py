@@ -86,9 +86,8 @@ class _Line:
     def taken(self) -> Iterator[bytes]:
         """Yield the line, if it is one, and begin another."""
         line = b"".join(reversed(self._pieces))
-        is_whole = self._length <= LONGEST
         self._pieces, self._length = [], 0
-        if line and is_whole:
+        if line:
             yield line
 
 

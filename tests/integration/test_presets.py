@@ -1,0 +1,211 @@
+"""Presets under real tmux: a stand-in for each tool on the PATH, and what is read of its log."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.scene import SLEEP, scene  # noqa: F401 - a fixture
+
+from orchestrator_core import AgentResult, AgentSpec
+from orchestrator_core.exceptions import InvalidInput, StorageError
+
+pytestmark = pytest.mark.tmux
+
+TOP = Path(__file__).parents[2]
+
+#: It says what it was given, and speaks as Claude Code does (see tests/unit/test_streams.py).
+CLAUDE = """#!/bin/sh
+echo "warming up" >&2
+printf '%s\\n' "$@" > arguments
+cat > prompt
+echo '{"type":"system","subtype":"init","session_id":"s-1","model":"m"}'
+echo '{"type":"assistant","session_id":"s-1","parent_tool_use_id":null,
+'  # a line that is torn
+echo '{"type":"assistant","session_id":"s-1","parent_tool_use_id":null,"message":{"content":[{"type":"text","text":"Looking."}]}}'
+echo ready > said
+[ ! -p gate ] || read _ < gate
+echo '{"type":"result","subtype":"success","session_id":"s-1","is_error":false,"result":"Found it.","total_cost_usd":0.25,"num_turns":2,"duration_ms":1500,"usage":{"input_tokens":5,"output_tokens":7}}'
+"""  # noqa: E501 - a stream's lines are as long as they are
+
+DONE = AgentResult(
+    format="claude",
+    is_error=False,
+    result="Found it.",
+    last_message="Looking.",
+    session_id="s-1",
+    cost_usd=0.25,
+    turns=2,
+    duration_ms=1500,
+)
+
+
+def bare(result):
+    """Leave out the tokens, which the unit tests look at."""
+    return AgentResult(**{**result.to_dict(), "usage": None})
+
+
+@pytest.fixture
+def tools(scene):  # noqa: F811 - the fixture
+    """A directory of stand-ins, before all else on the agents' PATH."""
+    place = scene.place / "tools"
+    place.mkdir()
+    scene.program("tools/claude", CLAUDE)
+    return {"PATH": f"{place}:{os.environ['PATH']}"}
+
+
+@pytest.fixture
+def orch(scene):  # noqa: F811 - the fixture
+    return scene.orchestrator()
+
+
+@pytest.fixture
+def deploy(scene, orch, tools):  # noqa: F811 - the fixture
+    def deployed(preset="claude", **how):
+        how = {"prompt": "find it", "env": tools, "cwd": scene.work, **how}
+        return orch.deploy(orch.create_task("t").id, getattr(AgentSpec, preset)(**how))
+
+    return deployed
+
+
+def test_a_preset_gets_its_arguments_and_its_prompt(scene, orch, deploy):  # noqa: F811 - the fixture
+    """The prompt on standard input, where nobody sees it in a list of processes."""
+    agent = deploy(model="opus", permission_mode="plan", arguments=["--add-dir", "a b"])
+
+    assert orch.wait(agent.id, timeout_s=20).success
+    assert "find it" == (scene.work / "prompt").read_text()
+    assert [
+        *("-p", "--output-format", "stream-json", "--verbose"),
+        *("--model", "opus", "--permission-mode", "plan", "--add-dir", "a b"),
+    ] == (scene.work / "arguments").read_text().splitlines()
+
+
+def test_a_result_is_read_wherever_the_log_is(scene, orch, deploy):  # noqa: F811 - the fixture
+    """While it lives there is a last message; archived and compressed there is all of it."""
+    gate, said = scene.gate("gate"), scene.gate("said")
+    agent = deploy()
+    Path(said).read_text()  # It has said that much, and waits.
+    living = orch.read_result(agent.id)
+    Path(gate).write_text("go\n")
+    end = orch.wait(agent.id, timeout_s=20)
+    archived = orch.read_result(agent.id)
+    [path] = [Path(name) for name in end.archived_files if name.endswith("_stream.jsonl")]
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.with_name(f"{path.name}.gz").chmod(0o600)
+    path.unlink()
+    packed = orch.read_result(agent.id)
+
+    assert ("Looking.", None, None) == (living.last_message, living.result, living.is_error)
+    assert DONE == bare(archived)
+    assert archived == packed
+
+
+def test_a_damaged_archive_is_told(orch, deploy):
+    """It is no result that is missing."""
+    agent = deploy()
+    end = orch.wait(agent.id, timeout_s=20)
+    [path] = [Path(name) for name in end.archived_files if name.endswith("_stream.jsonl")]
+    path.rename(path.with_name(f"{path.name}.gz"))
+
+    with pytest.raises(StorageError, match="damaged"):
+        orch.read_result(agent.id)
+
+
+def test_a_log_that_was_deleted_has_no_result(orch, deploy):
+    """Nor has an agent that speaks no tool's language."""
+    agent = deploy("shell", prompt="echo hello; exec sleep 1000")
+
+    assert AgentResult() == orch.read_result(agent.id)
+    orch.terminate(agent.id, keep_logs=False)
+    assert AgentResult() == orch.read_result(agent.id)
+
+
+def test_a_shells_prompt_is_its_script(scene, orch, deploy):  # noqa: F811 - the fixture
+    """It has arguments, and nothing to read; and what it runs is recognised by its lines."""
+    script = 'cat > input; printf "%s\\n" "$@" > given; claude -p < /dev/null'
+
+    agent = deploy("shell", prompt=script, arguments=["one", "two words"])
+
+    assert orch.wait(agent.id, timeout_s=20).success
+    assert "" == (scene.work / "input").read_text()
+    assert "one\ntwo words\n" == (scene.work / "given").read_text()
+    assert DONE == bare(orch.read_result(agent.id))
+
+
+def there(root):
+    """Return all that is below a root, but the journals that it has in stock for nobody."""
+    return {path for path in root.rglob("*") if not path.name.startswith(".spare-")}
+
+
+@pytest.mark.parametrize("preset", ["claude", "codex", "gemini"])
+def test_without_its_program_nothing_is_taken(scene, orch, preset):  # noqa: F811 - the fixture
+    """No session, no file, no saga; and the hint says how one comes by it."""
+    empty = scene.place / "empty"
+    empty.mkdir()
+    task = orch.create_task("t")
+    spec = getattr(AgentSpec, preset)(prompt="x", cwd=scene.work, env={"PATH": str(empty)})
+    before = there(scene.root)
+
+    with pytest.raises(InvalidInput, match=f"'{preset}' is not there") as refused:
+        orch.deploy(task.id, spec)
+
+    assert before == there(scene.root)
+    assert "npm install -g" in refused.value.hint
+
+
+def test_a_wrapper_of_ones_own_says_whose_stream_it_writes(scene, orch, tools):  # noqa: F811 - the fixture
+    """So that the record keeps it."""
+    spec = scene.spec("sh", "-c", "claude | cat", env=tools, preset="claude")
+    agent = orch.deploy(orch.create_task("t").id, spec)
+
+    orch.wait(agent.id, timeout_s=20)
+
+    assert "claude" == orch.agent(agent.id).record["preset"]
+    assert DONE == bare(orch.read_result(agent.id))
+
+
+# --- on the command line -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def shell(scene, tools):  # noqa: F811 - the fixture
+    def run(*arguments):
+        env = {name: value for name, value in os.environ.items() if "ORCHESTRATOR" not in name}
+        env |= {"ORCHESTRATOR_ROOT": str(scene.root), "PYTHONPATH": str(TOP), **tools}
+        return subprocess.run(
+            [sys.executable, "-m", "orchestrator_core", *arguments],
+            env=env,
+            cwd=scene.work,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    return run
+
+
+def test_a_preset_is_deployed_and_its_result_shown(orch, shell):
+    """By the command line alone."""
+    about = ("--new-task", "t", "--type", "finder", "--prompt", "find it")
+    agent = shell("deploy", *about, "--preset", "claude", "--model", "opus").strip()
+    orch.wait(agent, timeout_s=20)
+
+    assert DONE == bare(AgentResult(**json.loads(shell("show", agent, "--json"))["result"]))
+    shown = shell("show", agent)
+    assert "success, says claude, $0.2500, 2 turns, 1.5 s, 5+7 tokens, session s-1" in shown
+    assert "Found it." in shown
+
+
+def test_who_has_no_result_shows_none(shell):
+    """There is nothing to say of it."""
+    about = ("--new-task", "t", "--type", "a", "--prompt", "x")
+    agent = shell("deploy", *about, "--", *SLEEP).strip()
+
+    assert json.loads(shell("show", agent, "--json"))["result"] is None
+    assert "  result " not in shell("show", agent)

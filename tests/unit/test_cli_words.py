@@ -1,0 +1,51 @@
+"""What the command line tells of a root in trouble: true, and fit to be pasted."""
+
+from __future__ import annotations
+
+import shlex
+
+from orchestrator_core.cli.repair import _told as told_of_repair
+from orchestrator_core.cli.story import tell_recovery
+from orchestrator_core.doctor import root
+from orchestrator_core.doctor.answers import Subject
+from orchestrator_core.repair import Difference, Mended, RepairReport
+from orchestrator_core.resident.service import Service
+from orchestrator_core.saga import RecoveryReport, Unwind
+from orchestrator_core.saga.report import UnwindReport
+
+
+def test_what_got_stuck_is_not_told_as_recovered():
+    why = Unwind.terminal("enough", status="terminated")
+    tries = {
+        saga_id: UnwindReport(saga_id=saga_id, why=why, steps=(), closed=closed)
+        for saga_id, closed in (("a-1", True), ("a-2", False))
+    }
+    told = tell_recovery(RecoveryReport(unwound=tries, waiting=("a-3",)))
+    assert "0 alive, 1 recovered, 2 STUCK" == told.text.splitlines()[-1]
+    assert 3 == told.code
+
+
+def test_a_registry_that_can_be_read_and_is_wrong_is_not_called_whole():
+    wrong = Mended(
+        registry="R",
+        task_id=None,
+        state="whole",
+        differences=(Difference(kind="added", agent_id="a-1"),),
+    )
+    first = next(iter(told_of_repair(RepairReport(mended=(wrong,), dry_run=True))))
+    assert "R: it can be read, and is wrong" == first
+
+
+def test_the_remedy_for_a_path_with_a_blank_can_be_pasted(short_tmp):
+    place = short_tmp / "my root"
+    place.mkdir(mode=0o700)
+    (place / "a file").touch(mode=0o644)
+    (place / "a file").chmod(0o644)
+    answer = root.permissions(Subject(place, "test", "", {}, 1.0))
+    assert ["chmod", "go-rwx", str(place / "a file")] == shlex.split(answer.remedy)
+
+
+def test_a_unit_says_of_which_root_it_is(short_tmp):
+    """An id alone tells a person nothing; a "%" in a path is no specifier of systemd's."""
+    unit = Service(root=short_tmp / "100% mine", root_id="0badcafe", env={}).systemd()
+    assert f"Description=orchestrator-core: the resident sweeper of {short_tmp}/100%% mine" in unit

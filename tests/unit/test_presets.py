@@ -1,0 +1,197 @@
+"""Presets: the right command line for each tool, and nothing that its maker does not document."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import attrs
+import pytest
+
+from orchestrator_core import AgentSpec
+from orchestrator_core.agents import PRESETS
+from orchestrator_core.cli import commands
+from orchestrator_core.cli.arguments import parser
+from orchestrator_core.doctor import agents as check
+from orchestrator_core.doctor.answers import Subject, Verdict
+from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.presets import PROGRAMS
+from orchestrator_core.presets.options import SpecOptions
+
+
+def line(preset, **how):
+    return " ".join(getattr(AgentSpec, preset)(prompt="do it", **how).command)
+
+
+CLAUDE = "claude -p --output-format stream-json --verbose"
+GEMINI = "gemini --output-format stream-json"
+
+
+@pytest.mark.parametrize(
+    ("preset", "how", "expected"),
+    [
+        ("claude", {}, CLAUDE),
+        ("claude", {"model": "opus"}, f"{CLAUDE} --model opus"),
+        ("claude", {"permission_mode": "plan"}, f"{CLAUDE} --permission-mode plan"),
+        ("claude", {"resume": "5f1"}, f"{CLAUDE} --resume 5f1"),
+        ("claude", {"arguments": ["--add-dir", "-x"]}, f"{CLAUDE} --add-dir -x"),
+        ("codex", {}, "codex exec --json -"),
+        ("codex", {"model": "gpt-5"}, "codex exec --json --model gpt-5 -"),
+        ("codex", {"sandbox": "read-only"}, "codex exec --json --sandbox read-only -"),
+        ("codex", {"skip_git_repo_check": True}, "codex exec --json --skip-git-repo-check -"),
+        ("codex", {"resume": "0199"}, "codex exec --json resume 0199 -"),
+        ("codex", {"arguments": ["-i", "a.png"]}, "codex exec -i a.png --json -"),
+        ("gemini", {}, GEMINI),
+        ("gemini", {"model": "flash"}, f"{GEMINI} --model flash"),
+        ("gemini", {"approval_mode": "auto_edit"}, f"{GEMINI} --approval-mode auto_edit"),
+        ("gemini", {"sandbox": True}, f"{GEMINI} --sandbox"),
+        ("gemini", {"resume": "latest"}, f"{GEMINI} --resume latest"),
+        ("gemini", {"arguments": ["--skip-trust"]}, f"{GEMINI} --skip-trust"),
+        ("shell", {}, "sh {prompt_file}"),
+        ("shell", {"arguments": ["-x", "two"]}, "sh {prompt_file} -x two"),
+        ("shell", {"program": "bash"}, "bash {prompt_file}"),
+    ],
+)
+def test_each_option_becomes_the_documented_arguments(preset, how, expected):
+    """As its maker's page has it; the pages are named in each preset's module."""
+    assert expected == line(preset, **how)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_spec_says_whose_stream_it_writes(preset):
+    """So that its result can be read; and its type is the preset's unless another is given."""
+    spec = getattr(AgentSpec, preset)(prompt="do it")
+
+    assert (preset, preset, "do it") == (spec.preset, spec.type, spec.prompt)
+    assert (preset != "shell") is spec.stdin  # a script is read from its file
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_all_that_a_spec_takes_a_preset_takes(preset):
+    """Nobody has to leave a preset for the sake of a deadline."""
+    own = {"type", "prompt", "command", "stdin", "preset"}
+    taken = {field.name for field in attrs.fields(AgentSpec)} - own
+    given = {"cwd": "/", "env": {"A": "b"}, "parent": "p-1", "key": "k"}
+    given |= {"deadline_s": 5.0, "silent_after_s": 6.0}
+
+    spec = getattr(AgentSpec, preset)(prompt="do it", type="other", **given)
+
+    assert taken == set(SpecOptions.__annotations__)
+    assert {**given, "type": "other"} == {name: getattr(spec, name) for name in [*given, "type"]}
+
+
+@pytest.mark.parametrize("value", ["", "-", "--dangerously-skip-permissions"])
+@pytest.mark.parametrize(
+    ("preset", "option"),
+    [
+        ("claude", "model"),
+        ("claude", "permission_mode"),
+        ("claude", "resume"),
+        ("codex", "model"),
+        ("codex", "sandbox"),
+        ("codex", "resume"),
+        ("gemini", "model"),
+        ("gemini", "approval_mode"),
+        ("gemini", "resume"),
+    ],
+)
+def test_no_value_smuggles_in_a_flag(preset, option, value):
+    """Who may name the model does not thereby choose the permissions."""
+    with pytest.raises(InvalidInput, match="is no value for"):
+        line(preset, **{option: value})
+
+
+def test_a_preset_that_there_is_not_is_refused():
+    """The record would name something that nobody can read."""
+    with pytest.raises(InvalidInput, match="is no preset"):
+        AgentSpec(type="a", prompt="do it", command=["true"], preset="hal")
+
+
+def test_presets_cost_nothing_until_they_are_used():
+    """Neither is a stream's reader imported by who only deploys."""
+    program = (
+        "import sys, orchestrator_core.agents, orchestrator_core.orchestrator\n"
+        "print([n for n in sys.modules if '.presets' in n or '.streams' in n])"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "[]" == loaded.stdout.strip()
+
+
+# --- their programs ----------------------------------------------------------------------------
+
+
+def on_path(place, *names):
+    for name in names:
+        (place / name).write_text("#!/bin/sh\n")
+        (place / name).chmod(0o755)
+    return {"PATH": str(place)}
+
+
+@pytest.mark.parametrize("preset", PROGRAMS)
+def test_a_missing_program_is_refused_with_a_remedy(preset, tmp_path):
+    """The hint says how one comes by it; for a command of one's own, where it was looked for."""
+    spec = getattr(AgentSpec, preset)(prompt="do it", env={"PATH": str(tmp_path)})
+
+    with pytest.raises(InvalidInput) as refused:
+        spec.program()
+    assert PROGRAMS[preset].install in refused.value.hint
+
+    with pytest.raises(InvalidInput) as refused:
+        attrs.evolve(spec, command=["other"]).program()
+    assert PROGRAMS[preset].install not in refused.value.hint
+
+
+def test_the_doctor_tells_which_programs_are_there(tmp_path):
+    """One that is missing is no trouble, and the remedy says how one comes by it."""
+    env = on_path(tmp_path, "claude", "gemini")
+
+    answer = check.programs(Subject(None, "", "", env, 1.0))
+
+    assert Verdict.OK is answer.verdict
+    assert f"claude at {tmp_path}/claude, gemini at {tmp_path}/gemini, no codex" == answer.found
+    assert f"for codex: {PROGRAMS['codex'].install}" == answer.remedy
+
+
+def test_with_all_programs_there_is_nothing_to_do(tmp_path):
+    """No remedy for what needs none."""
+    env = on_path(tmp_path, *PROGRAMS)
+
+    assert "" == check.programs(Subject(None, "", "", env, 1.0)).remedy
+
+
+# --- on the command line -----------------------------------------------------------------------
+
+NEW = ("deploy", "--new-task", "t", "--type", "a", "--prompt", "do it")
+
+
+def spec_of(*arguments):
+    return commands._spec(parser().parse_args([*NEW, *arguments]))
+
+
+def test_the_command_line_has_presets_in_place_of_a_command():
+    """What follows the dashes are more arguments for it."""
+    spec = spec_of("--preset", "claude", "--model", "opus", "--", "--add-dir", "../lib")
+
+    assert f"{CLAUDE} --model opus --add-dir ../lib" == " ".join(spec.command)
+    assert ("a", "claude") == (spec.type, spec.preset)
+
+
+def test_the_command_line_takes_a_command_as_ever():
+    """Without a preset, the dashes are followed by an argv."""
+    assert ("sleep", "1") == spec_of("--", "sleep", "1").command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((), "not said what the agent runs"),
+        (("--model", "opus", "--", "claude"), "--model is for presets"),
+        (("--preset", "shell", "--model", "opus"), "no model"),
+    ],
+)
+def test_the_command_line_refuses_what_makes_no_agent(arguments, complaint):
+    """And says what is missing, or too much."""
+    with pytest.raises(InvalidInput, match=complaint):
+        spec_of(*arguments)
