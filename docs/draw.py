@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 import attrs
+import msgspec
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -283,9 +284,10 @@ _REMEDIES = {
     "libraries": "the `pip install` that it names",
     "locale": "none is needed",
     "environment": "unset what it names",
+    "agents": "install those that you use",
     "tmux": "install tmux 3.2 or newer",
     "tmux socket": "`chmod`, or a root with a shorter path; a stale one needs nothing",
-    "tmux server": "stopped: `kill -CONT PID`. Hung: `kill -9 PID`, then `orchestrator-core recover`",
+    "tmux server": "stopped: `kill -CONT PID`; hung: `kill -9 PID`, `orchestrator-core recover`",
     "tmux server's files": "the `prlimit` that it names",
     "root": "`--root DIR`, or set `ORCHESTRATOR_ROOT`",
     "permissions": "`chmod go-rwx`, `chown`; remove symlinks",
@@ -324,7 +326,13 @@ def configuration() -> str:
     return "\n\n".join(parts)
 
 
-_TYPES = {"float": "number", "int": "whole number", "tuple[str, ...]": "list of strings"}
+_TYPES = {
+    "float": "number",
+    "int": "whole number",
+    "str": "string",
+    "bool": "true or false",
+    "tuple[str, ...]": "list of strings",
+}
 
 
 def _plain_type(key: attrs.Attribute) -> str:
@@ -333,8 +341,10 @@ def _plain_type(key: attrs.Attribute) -> str:
 
 def _toml(default: object) -> str:
     if default is None:
-        return "no bound"
-    return f"`{list(default)}`" if isinstance(default, tuple) else f"`{default:g}`"
+        return "none"
+    if isinstance(default, float):
+        return f"`{default:g}`"
+    return f"`{msgspec.json.encode(default).decode()}`"
 
 
 def _value(action: argparse.Action) -> str:

@@ -53,7 +53,7 @@ class Sweeping:
 
 @attrs.frozen(kw_only=True)
 class Retention:
-    """``[retention]``: how long, how many and how much of the past is kept. None: no bound."""
+    """``[retention]``: how long, how many and how much of the past is kept."""
 
     days: float | None = _amount(7.0)  #: Archived files and journals go when they are older.
     files_per_task: int | None = _amount(None)  #: So many archived files of a task stay.
@@ -72,12 +72,23 @@ class Alerts:
 
 
 @attrs.frozen(kw_only=True)
+class Mcp:
+    """``[mcp]``: what the agents run that are deployed through MCP tools."""
+
+    agent_command: tuple[str, ...] = ()  #: An argv, in which {agent_id} and the like are replaced.
+    agent_preset: str | None = None  #: Or the name of a preset.
+    grace_s: float = _amount(0.0)  #: One that dies sooner failed.
+    deadline_s: float | None = _amount(None)  #: An agent is ended after so long. None: never.
+
+
+@attrs.frozen(kw_only=True)
 class Settings:
     """All of it."""
 
     sweep: Sweeping = attrs.field(factory=Sweeping)
     retention: Retention = attrs.field(factory=Retention)
     alerts: Alerts = attrs.field(factory=Alerts)
+    mcp: Mcp = attrs.field(factory=Mcp)
 
 
 def read(root: Path) -> Settings:

@@ -55,7 +55,7 @@ def _deploy(commands: _Commands) -> argparse.ArgumentParser:
         allow_abbrev=False,
         help="deploy an agent",
         usage="%(prog)s (--task ID | --new-task TEXT) --type T (--prompt TEXT | --prompt-file F) "
-        "[options] -- CMD…",
+        "[options] (-- CMD… | --preset P [--model M] [-- ARG…])",
     )
     task = deploy.add_mutually_exclusive_group(required=True)
     task.add_argument("--task", metavar="ID", help="for this task")
@@ -89,8 +89,14 @@ def _deploy(commands: _Commands) -> argparse.ArgumentParser:
         help="set a variable for it; repeat",
     )
     deploy.add_argument(
+        "--preset",
+        choices=["claude", "codex", "gemini", "shell"],
+        help="run one of these, headless; what follows -- are more arguments for it",
+    )
+    deploy.add_argument("--model", metavar="M", help="with --preset: its model")
+    deploy.add_argument(
         "cmd",
-        nargs="+",
+        nargs="*",
         metavar="CMD",
         help="its argv, in which {prompt_file} {agent_id} {task_id} {workspace} are replaced",
     )

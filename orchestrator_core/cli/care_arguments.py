@@ -96,6 +96,27 @@ def _repair(commands: _Commands) -> argparse.ArgumentParser:
     return repair
 
 
+def _mcp(commands: _Commands) -> argparse.ArgumentParser:
+    mcp = commands.add_parser(
+        "mcp", allow_abbrev=False, help="serve the tools that agents know to MCP clients"
+    )
+    runs = mcp.add_mutually_exclusive_group()
+    runs.add_argument(
+        "--agent-command",
+        action="append",
+        default=[],
+        metavar="CMD",
+        help="what agents run: a command line; or repeat it, once for each argument",
+    )
+    runs.add_argument("--agent-preset", metavar="NAME", help="or: claude, codex, gemini")
+    mcp.add_argument("--http", action="store_true", help="over HTTP on loopback, not stdio")
+    mcp.add_argument("--port", type=int, metavar="N", help="8765 if it is not said; 0 is any")
+    mcp.add_argument(
+        "--token-file", metavar="F", help="who has what is in it may connect; made if it is missing"
+    )
+    return mcp
+
+
 ALL: tuple[Callable[[_Commands], argparse.ArgumentParser], ...] = (
     _sweep,
     _health,
@@ -105,5 +126,6 @@ ALL: tuple[Callable[[_Commands], argparse.ArgumentParser], ...] = (
     _export,
     _doctor,
     _repair,
+    _mcp,
 )
 """Each adds one command."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from orchestrator_core.agents import Agent
+    from orchestrator_core.agents import Agent, AgentSpec
     from orchestrator_core.endings import EndReport
 
 
@@ -45,19 +45,7 @@ def _demo(arguments: argparse.Namespace) -> Result:
 
 
 def _deploy(arguments: argparse.Namespace) -> Result:
-    from orchestrator_core.agents import AgentSpec  # noqa: PLC0415 - as below
-
-    spec = AgentSpec(
-        type=arguments.type,
-        prompt=_prompt(arguments),
-        command=arguments.cmd,
-        cwd=arguments.cwd,
-        env=dict(_variable(text) for text in arguments.env),
-        parent=arguments.parent,
-        deadline_s=arguments.deadline,
-        silent_after_s=arguments.silent_after,
-        key=arguments.key,
-    )
+    spec = _spec(arguments)
     spec.directory(), spec.program()  # refused before there is a task for nothing
     _end_at_sigterm()
     orch = Orchestrator(arguments.root)
@@ -67,6 +55,33 @@ def _deploy(arguments: argparse.Namespace) -> Result:
         task_id = arguments.task
     agent = orch.deploy(task_id, spec, grace_s=arguments.grace)
     return Result(agent.to_dict(), agent.id)
+
+
+def _spec(arguments: argparse.Namespace) -> AgentSpec:
+    from orchestrator_core.agents import AgentSpec  # noqa: PLC0415 - as below
+
+    about: dict[str, Any] = {
+        "type": arguments.type,
+        "prompt": _prompt(arguments),
+        "cwd": arguments.cwd,
+        "env": dict(_variable(text) for text in arguments.env),
+        "parent": arguments.parent,
+        "deadline_s": arguments.deadline,
+        "silent_after_s": arguments.silent_after,
+        "key": arguments.key,
+    }
+    if arguments.preset is not None:
+        if arguments.model is not None:
+            if arguments.preset == "shell":
+                raise InvalidInput("a shell has no model", hint="leave --model away")
+            about["model"] = arguments.model
+        spec: AgentSpec = getattr(AgentSpec, arguments.preset)(arguments=arguments.cmd, **about)
+        return spec
+    if arguments.model is not None:
+        raise InvalidInput("--model is for presets", hint="give --preset, or put it after CMD")
+    if not arguments.cmd:
+        raise InvalidInput("it was not said what the agent runs", hint="-- CMD…, or --preset P")
+    return AgentSpec(command=arguments.cmd, **about)
 
 
 def _end_at_sigterm() -> None:
@@ -238,6 +253,7 @@ _ELSEWHERE: dict[str, str] = {
     "export": "export",
     "gc": "gc",
     "health": "health",
+    "mcp": "mcp",
     "repair": "repair",
     "service": "service",
     "stats": "stats",

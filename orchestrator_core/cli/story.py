@@ -12,6 +12,9 @@ from orchestrator_core.exceptions import NotFound
 if TYPE_CHECKING:
     from orchestrator_core.orchestrator import Orchestrator
     from orchestrator_core.saga import Frame, History, RecoveryReport
+    from orchestrator_core.streams import AgentResult
+
+_SHOWN = 2000  #: Characters of a result; all of it is in --json.
 
 
 def tell(orch: Orchestrator, agent_id: str | None, *, tail: int) -> Result:
@@ -19,10 +22,12 @@ def tell(orch: Orchestrator, agent_id: str | None, *, tail: int) -> Result:
     agent = orch.agent(agent_id)
     history = _history(orch, agent.id)
     output = orch.read_output(agent.id, tail=tail)
+    result = orch.read_result(agent.id)
     data = {
         "agent": agent.to_dict(),
         "record": dict(agent.record),
         "saga": None if history is None else _saga(history),
+        "result": None if result.format is None else result.to_dict(),
         "output": output,
     }
     lines = [
@@ -33,6 +38,7 @@ def tell(orch: Orchestrator, agent_id: str | None, *, tail: int) -> Result:
         f"  ended     {agent.completed_at or '-'}",
         f"  saga      {history.state.value if history else 'none: deployed without us'}",
         *(f"    {line}" for line in (_steps(history) if history else ())),
+        *([] if result.format is None else _result(result)),
         f"  output    the last {tail} lines",
         *(f"    {printable(line.expandtabs())}".rstrip() for line in output.splitlines()),
     ]
@@ -66,6 +72,26 @@ def _saga(history: History) -> dict[str, Any]:
     }
 
 
+def _result(result: AgentResult) -> list[str]:
+    """Return what the agent's own output says of its result."""
+    ends = {None: "no end yet", False: "success", True: "error"}
+    usage = result.usage
+    told = [
+        f"{ends[result.is_error]}, says {result.format}",
+        None if result.cost_usd is None else f"${result.cost_usd:.4f}",
+        None if result.turns is None else f"{result.turns} turns",
+        None if result.duration_ms is None else f"{result.duration_ms / 1000:.1f} s",
+        None if usage is None else f"{usage.input_tokens}+{usage.output_tokens} tokens",
+        None if result.session_id is None else f"session {result.session_id}",
+    ]
+    said = (result.error if result.is_error else None) or result.result or result.last_message
+    shown = (said or "").expandtabs()[:_SHOWN].splitlines()
+    return [
+        f"  result    {printable(', '.join(filter(None, told)))}",
+        *(f"    {printable(line)}".rstrip() for line in shown),
+    ]
+
+
 def _steps(history: History) -> list[str]:
     return [_step(frame, history.failures.get(frame.name)) for frame in history.stack]
 
@@ -93,6 +119,8 @@ def tell_recovery(report: RecoveryReport) -> Result:
         f"{saga_id}: journal damaged, kept as {kept}" for saga_id, kept in report.damaged.items()
     ]
     lines += [f"{saga_id}: {why}" for saga_id, why in report.failed.items()]
-    lines.append(f"{len(report.alive)} alive, {len(report.unwound)} recovered")
+    recovered = sum(unwound.closed for unwound in report.unwound.values())
+    stuck = f", {len(report.stuck)} STUCK" if report.stuck else ""
+    lines.append(f"{len(report.alive)} alive, {recovered} recovered{stuck}")
     left = bool(report.stuck or report.failed)
     return Result(msgspec.to_builtins(report), "\n".join(lines), 3 if left else 0)

@@ -25,7 +25,10 @@ METRICS = {
     "cleanups_stuck": ("gauge", "Cleanups that are STUCK now, by reason."),
     "journals_unreadable": ("gauge", "Open sagas whose journal cannot be read."),
     "cleanups_total": ("counter", "Cleanups that are over, by reason and outcome."),
-    "cleanup_success_ratio": ("gauge", "The share of all cleanups after which nothing is known to be left."),
+    "cleanup_success_ratio": (
+        "gauge",
+        "The share of all cleanups after which nothing is known to be left.",
+    ),
     "cleanup_freed_bytes_total": ("counter", "Bytes that cleaning up has freed."),
     "cleanup_duration_seconds": ("histogram", "How long cleanups took."),
     "leftovers_found_total": ("counter", "What reaping sweeps have found, by kind."),

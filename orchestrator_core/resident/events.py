@@ -24,9 +24,7 @@ def has_no_file_events(error: OSError) -> None:
 
 def reacted(saga_id: str, *, unwound: bool, duration_ms: float) -> None:
     """Something woke it, and it has seen to that saga."""
-    emit(
-        logging.INFO, "sweeper.reacted", saga_id=saga_id, unwound=unwound, duration_ms=duration_ms
-    )
+    emit(logging.INFO, "sweeper.reacted", saga_id=saga_id, unwound=unwound, duration_ms=duration_ms)
 
 
 def failed(what: str, error: str) -> None:

@@ -170,6 +170,8 @@ def _checked(target: str | os.PathLike[str], task: Path) -> Path:
     given = Path(target)
     if given.name in ("", ".."):
         raise InvalidInput(f"{os.fspath(target)!r} names no file")
+    if not given.parent.is_dir():
+        raise StorageError(f"there is no directory {given.parent}", hint="make it first")
     with _files.refusals("use", given.parent):
         place = given.parent.resolve(strict=True) / given.name
     if place.is_relative_to(task.resolve()):

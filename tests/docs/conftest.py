@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 
 import attrs
+import psutil
 import pytest
+from support.old_system import an_old_scene
 
 from orchestrator_core import Orchestrator
 
@@ -65,12 +67,13 @@ def matches(expected, actual):
 class Reader:
     """Somebody who types in what a page shows, and compares."""
 
-    def __init__(self, place):
+    def __init__(self, place, env):
         self._namespace = {"__name__": "__example__"}
         self._said = ""
         self._shell = subprocess.Popen(
             ["/bin/sh"],
             cwd=place,
+            env=os.environ | env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -107,6 +110,8 @@ class Reader:
         raise AssertionError(f"the shell ended in: {command}")
 
     def close(self):
+        for left in psutil.Process(self._shell.pid).children():
+            left.kill()  # What a page that failed has left in the background.
         self._shell.communicate()
 
 
@@ -114,21 +119,22 @@ def _commands(text):
     """Return what is typed after each ``$``, and what is shown below it."""
     for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
         first, *rest = part.split("\n")
-        more = [line[2:] for line in rest if line.startswith("> ")]
+        more = [line[2:] for line in rest if line == ">" or line.startswith("> ")]
         yield "\n".join([first, *more]), "\n".join(rest[len(more) :])
 
 
 @pytest.fixture
 def place(short_tmp, monkeypatch):
     """An empty working directory, with `orchestrator-core` on the PATH."""
-    programs, work = short_tmp / "bin", short_tmp / "work"
-    programs.mkdir()
-    work.mkdir()
+    programs, work, tmux = short_tmp / "bin", short_tmp / "work", short_tmp / "tmux"
+    for directory in (programs, work, tmux):
+        directory.mkdir()
     for name, call in (("python", ""), ("orchestrator-core", " -m orchestrator_core")):
         (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{call} "$@"\n')
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(TOP))
+    monkeypatch.setenv("TMUX_TMPDIR", str(tmux))  # The default server is nobody's.
     monkeypatch.chdir(work)
     for name in [name for name in os.environ if name.startswith(("ORCHESTRATOR_", "CLAUDE_"))]:
         monkeypatch.delenv(name)
@@ -136,9 +142,33 @@ def place(short_tmp, monkeypatch):
 
 
 @pytest.fixture
-def reader(place, killed):
+def scenery(request, place):
+    """What a page takes for granted beside an empty directory; and what its shell is told of it."""
+    page = request.node.callspec.params["page"]
+    make = _SCENERY.get(page.name)
+    with contextlib.nullcontext({}) if make is None else make(place) as env:
+        yield env
+
+
+@contextlib.contextmanager
+def an_old_workspace(place):
+    """A project in which the old system has been at work: one agent lives, one is gone."""
+    with an_old_scene() as scene:
+        (place / "project").symlink_to(scene.old.project)
+        _, task, _ = scene.running(tracked=False)
+        scene.old.agent(task, "reviewer", status="reviewing")
+        for path in scene.root.glob("root.json*"):
+            path.unlink()  # Nobody has opened it with us yet.
+        yield {"TMUX_TMPDIR": str(scene.old.tmux_tmpdir)}
+
+
+_SCENERY = {"adopting.md": an_old_workspace}
+
+
+@pytest.fixture
+def reader(place, scenery, killed):
     """Somebody to read a page; whatever the examples have left running is ended."""
-    one = Reader(place)
+    one = Reader(place, scenery)
     yield one
     one.close()
     for found in place.rglob("root.json"):

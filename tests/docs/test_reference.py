@@ -34,7 +34,7 @@ def section(title):
     return REFERENCE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.name)
 def test_drawn_tables_are_as_the_code_has_them(page):
     """A table that is drawn from the code has not been left behind by it."""
     assert drawer().drawn(page.read_text()) == page.read_text(), "run: python docs/draw.py"
@@ -78,16 +78,34 @@ def test_every_environment_variable_is_named():
     assert set() == known - names_in(section("Environment"))
 
 
+def test_every_how_to_is_in_the_index():
+    """Whoever looks for a page finds it listed."""
+    index = (DOCS / "how-to" / "README.md").read_text()
+    pages = {page.name for page in (DOCS / "how-to").glob("*.md")} - {"README.md"}
+    assert set() == pages - set(re.findall(r"\]\((\w+\.md)\)", index))
+
+
 def test_links_between_pages_lead_somewhere():
-    """No link of the documentation is broken."""
+    """No link of the documentation is broken, nor one to a heading."""
     top = DOCS.parent
-    pages = [page for page in (top / "README.md", *DOCS.glob("*.md")) if page.exists()]
+    pages = [*top.glob("*.md"), *DOCS.rglob("*.md"), *top.glob("benchmarks/*.md")]
     links = [
-        (page, target.partition("#")[0])
-        for page in [*pages, *top.glob("benchmarks/*.md")]
+        (page, target)
+        for page in pages
         for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text())
-        if not target.startswith(("http", "#"))
+        if not target.startswith("http")
     ]
-    assert [] == [
-        f"{page.name}: {target}" for page, target in links if not (page.parent / target).exists()
-    ]
+    assert [] == [f"{page.name}: {target}" for page, target in links if not leads(page, target)]
+
+
+def leads(page, target):
+    """Tell whether a link of a page leads to a file, and to a heading in it."""
+    path, _, heading = target.partition("#")
+    file = page.parent / path if path else page
+    return file.exists() and (not heading or heading in headings(file.read_text()))
+
+
+def headings(text):
+    """Return the names by which a page's headings can be linked to."""
+    found = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in found}
