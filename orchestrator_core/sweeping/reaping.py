@@ -11,6 +11,8 @@ a sweep and whoever else ends the same agent, come to one end.
 from __future__ import annotations
 
 import contextlib
+import functools
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import attrs
@@ -37,6 +39,7 @@ _STRAYS = frozenset(
         FindingKind.STRAY_RECORD,
     }
 )
+_AT_ONCE = 8
 _TOLD = 5  #: So many things are named in the journal of the saga that adopts them.
 
 
@@ -46,7 +49,7 @@ def reap(lifecycle: Lifecycle, findings: Iterable[Finding], *, timeout_s: float)
 
     *timeout_s* bounds the wait for somebody else who is ending the same agent.
     """
-    return list(_Reaping(lifecycle, timeout_s).of([one for one in findings if one.reapable]))
+    return _Reaping(lifecycle, timeout_s).of([one for one in findings if one.reapable])
 
 
 @attrs.frozen
@@ -54,21 +57,47 @@ class _Reaping:
     lifecycle: Lifecycle
     timeout_s: float
 
-    def of(self, findings: list[Finding]) -> Iterator[Reaped]:
+    def of(self, findings: list[Finding]) -> list[Reaped]:
+        """Reap many at once: each end mostly waits, for processes to leave or for the disk."""
+        jobs = [*self._jobs(findings)]
+        if not jobs:
+            return []
+        with ThreadPoolExecutor(min(len(jobs), _AT_ONCE), "reaping") as pool:
+            return [reaped for several in pool.map(lambda job: job(), jobs) for reaped in several]
+
+    def _jobs(self, findings: list[Finding]) -> Iterator[Callable[[], list[Reaped]]]:
+        """Yield what is to be done, so that no two are about the same agent."""
         strays: dict[str, list[Finding]] = {}
+        of_sagas: dict[str, list[Finding]] = {}
+        rest: list[Finding] = []
         for finding in findings:
             if finding.is_old:
-                yield self._guarded(finding, lambda one: old_system.reap(self.lifecycle, one))
+                of_sagas.setdefault(f"old {finding.agent_id}", []).append(finding)
             elif finding.kind is FindingKind.DISAGREEMENT or finding.saga_id is None:
                 if finding.kind in _STRAYS and finding.agent_id is not None:
                     strays.setdefault(finding.agent_id, []).append(finding)
                 else:
-                    yield self._guarded(finding, self._repaired)
+                    rest.append(finding)
             else:
-                yield self._guarded(finding, self._recovered)
+                of_sagas.setdefault(finding.saga_id, []).append(finding)
+        for several in (*of_sagas.values(), *filter(None, [rest])):
+            yield functools.partial(self._one_by_one, several)
         for family in strays.values():
-            first = self._guarded(family[0], lambda _, family=family: self._adopted(family))  # type: ignore[misc]  # it is the loop's
-            yield from (attrs.evolve(first, finding=finding) for finding in family)
+            yield functools.partial(self._family, family)
+
+    def _one_by_one(self, findings: list[Finding]) -> list[Reaped]:
+        return [self._guarded(finding, self._reaped) for finding in findings]
+
+    def _family(self, family: list[Finding]) -> list[Reaped]:
+        first = self._guarded(family[0], lambda _: self._adopted(family))
+        return [attrs.evolve(first, finding=finding) for finding in family]
+
+    def _reaped(self, finding: Finding) -> Reaped:
+        if finding.is_old:
+            return old_system.reap(self.lifecycle, finding)
+        if finding.kind is FindingKind.DISAGREEMENT or finding.saga_id is None:
+            return self._repaired(finding)
+        return self._recovered(finding)
 
     def _guarded(self, finding: Finding, reap: Callable[[Finding], Reaped]) -> Reaped:
         try:
