@@ -176,13 +176,15 @@ class Reporter:
         try:
             task_id = self._lifecycle().history(agent_id).labels.get("task_id")
         except NotFound:
-            task_id = self._search(agent_id)
+            task_id = None
+        # An agent of the old system has no journal; one that was damaged has lost its labels.
+        task_id = task_id or self._search(agent_id)
         if task_id is None:
             raise NotFound(f"there is no agent {agent_id!r}")
         return str(task_id)
 
     def _search(self, agent_id: str) -> str | None:
-        """Look through all tasks: an agent of the old system has no journal."""
+        """Look through all tasks."""
         return next(
             (
                 task_id

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from orchestrator_core.processes.port import Identity
 from orchestrator_core.supervisor import proc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 COOKIE_NAME = "ORCHESTRATOR_COOKIE"
 _EXEC_S = 0.2  #: Far longer than an exec takes, even where there is much else to do.
@@ -43,9 +44,62 @@ class Row:
         return Identity(boot_id(), self.pid, self.started)
 
 
-def rows() -> Iterator[Row]:
-    """Go through all living processes, the newest numbers first. A zombie is not one."""
-    return proc_rows() if sys.platform == "linux" else psutil_rows()
+def rows() -> Sequence[Row]:
+    """
+    Return all living processes, the newest numbers first. A zombie is not one.
+
+    Each was seen after the call began. Threads that ask while a pass is under way
+    share the next one: many ends at once do not look through /proc once each.
+    """
+    return _passes.next(lambda: tuple(proc_rows() if sys.platform == "linux" else psutil_rows()))
+
+
+class _Pass:
+    """One pass, that any number may wait for until it begins."""
+
+    def __init__(self) -> None:
+        self._is_over = threading.Event()
+        self._found: Sequence[Row] = ()
+        self._error: Exception | None = None
+
+    def do(self, look: Callable[[], Sequence[Row]]) -> None:
+        try:
+            self._found = look()
+        except Exception as error:  # noqa: BLE001 - it is for all who wait
+            self._error = error
+        finally:
+            self._is_over.set()
+
+    def found(self) -> Sequence[Row]:
+        self._is_over.wait()
+        if self._error is not None:
+            raise self._error
+        return self._found
+
+
+class _Passes:
+    """Passes, one at a time."""
+
+    def __init__(self) -> None:
+        self._guard, self._turn = threading.Lock(), threading.Lock()
+        self._next: _Pass | None = None  #: Has not begun.
+
+    def next(self, look: Callable[[], Sequence[Row]]) -> Sequence[Row]:
+        """Return what a pass finds that has not begun yet."""
+        with self._guard:
+            mine, is_first = self._next, self._next is None
+            if mine is None:
+                mine = self._next = _Pass()
+        if is_first:
+            with self._turn:
+                with self._guard:
+                    self._next = None  # Who comes now has to wait for another.
+                mine.do(look)
+        return mine.found()
+
+
+_passes = _Passes()
+os.register_at_fork(after_in_child=_passes.__init__)  # type: ignore[misc]  # no lock of ours stays taken
 
 
 def row(pid: int) -> Row | None:

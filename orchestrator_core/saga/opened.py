@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import attrs
 
@@ -26,12 +26,15 @@ if TYPE_CHECKING:
 
 _SUFFIX = ".jsonl"
 
+_Edition: TypeAlias = tuple[int, int, int, int]
+
 
 @attrs.frozen
 class Opened:
     """The open journals of one directory. Whoever reads them owns nothing."""
 
     path: Path
+    _read_before: dict[str, tuple[_Edition, History]] = attrs.field(factory=dict, repr=False)
 
     @classmethod
     def of(cls, journals: JournalDirectory) -> Self:
@@ -51,15 +54,21 @@ class Opened:
         """
         with _files.refusals("list", self.path):
             names = os.listdir(self.path)  # noqa: PTH208 - names are enough
-        return sorted(
+        found = sorted(
             name.removesuffix(_SUFFIX)
             for name in names
             if name.endswith(_SUFFIX) and ids.is_id(name.removesuffix(_SUFFIX))
         )
+        for gone in self._read_before.keys() - found:
+            del self._read_before[gone]
+        return found
 
     def history(self, saga_id: str) -> History:
         """
         Read what has happened to an open saga, which may go on meanwhile.
+
+        Nobody may change what is returned: a journal that is the same file, and as long
+        as before, is not read again, since it is only ever appended to.
 
         Raises:
             SagaNotFound: There is no open saga of that id.
@@ -67,11 +76,17 @@ class Opened:
             StorageError: It cannot be read.
         """
         path = self.file(saga_id)
+        known = self._read_before.get(saga_id)
+        if known is not None and known[0] == _edition_at(path):
+            return known[1]
         fd = _open(path, saga_id)
         try:
-            return _read(fd, path, saga_id)
+            edition = _edition(os.fstat(fd))  # Before it is read: it may grow meanwhile.
+            history = _read(fd, path, saga_id)
         finally:
             os.close(fd)
+        self._read_before[saga_id] = edition, history
+        return history
 
     def at_rest(self, saga_id: str) -> History | None:
         """
@@ -97,6 +112,17 @@ class Opened:
                 locks.unlock(fd)  # Also for processes that were forked meanwhile.
         finally:
             os.close(fd)
+
+
+def _edition(status: os.stat_result) -> _Edition:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _edition_at(path: str) -> _Edition | None:
+    try:
+        return _edition(os.lstat(path))
+    except OSError:
+        return None
 
 
 def _open(path: str, saga_id: str) -> int:

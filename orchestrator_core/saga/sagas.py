@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,6 +13,7 @@ from orchestrator_core.saga.engine import Saga
 from orchestrator_core.saga.history import fold
 from orchestrator_core.saga.lines import entry_of
 from orchestrator_core.saga.observer import guarded
+from orchestrator_core.saga.opened import Opened
 from orchestrator_core.saga.planning import begin_of, catalogue, intent_of
 from orchestrator_core.saga.recovery import Recovery, RecoveryReport
 from orchestrator_core.saga.report import UnwindReport
@@ -19,7 +21,7 @@ from orchestrator_core.saga.states import State
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from orchestrator_core.saga.engine import Epilogue
     from orchestrator_core.saga.history import History
@@ -40,7 +42,7 @@ class Sagas:
         self,
         directory: str | os.PathLike[str],
         *,
-        steps: Iterable[Step[Any]],
+        steps: Iterable[Step[Any]] | Mapping[str, Step[Any]],
         epilogue: Epilogue | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -48,13 +50,15 @@ class Sagas:
         Open the directory, and make it if it is missing.
 
         *steps* are all that journals there may name: who cannot undo a step
-        finds its saga STUCK.
+        finds its saga STUCK. A mapping, by the type of their receipts, is asked when
+        a journal names one, and may import it then, or raise UnknownStep.
 
         Raises:
             StorageError: The directory cannot be used.
         """
         self.journals = JournalDirectory.at(directory)
-        self.steps = catalogue(steps)
+        self.opened = Opened.of(self.journals)
+        self.steps = steps if isinstance(steps, Mapping) else catalogue(steps)
         self._epilogue = epilogue
         self._observer = observer
 

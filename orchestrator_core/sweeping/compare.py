@@ -156,7 +156,7 @@ def _how_lost(seen: Seen, look: Look) -> str:
     gone = ["its supervisor was killed"]
     if look.sessions == ():
         gone = ["its tmux server is gone, with its supervisor"]
-    elif look.sessions is not None and not _sessions_of(seen, look):
+    elif look.sessions is not None and not _has_session(seen, look):
         gone = ["its session and its supervisor are gone"]
     left = [one for one in look.processes or () if one.cookie == receipt.cookie]
     if left:
@@ -186,18 +186,16 @@ def _has_lost_its_session(seen: Seen, look: Look) -> bool:
     if seen.witnessed is not None:
         return False  # Its supervisor has seen it end, and is at it.
     known = look.sessions is not None and look.processes is not None
-    return known and seen.session is not None and not _sessions_of(seen, look)
+    return known and seen.session is not None and not _has_session(seen, look)
 
 
-def _sessions_of(seen: Seen, look: Look) -> list[str]:
-    """Return the names of the sessions that are the agent's, by their mark or by their pane."""
+def _has_session(seen: Seen, look: Look) -> bool:
+    """Tell whether there is a session that is the agent's, by its mark or by its pane."""
     assert seen.receipt is not None  # noqa: S101 - see the callers
+    if seen.receipt.cookie in look.owners:
+        return True
     who = seen.receipt.supervisor
-    return [
-        session.name
-        for session in look.sessions or ()
-        if session.owner == seen.receipt.cookie or (who is not None and session.pane_pid == who.pid)
-    ]
+    return who is not None and any(one.pane_pid == who.pid for one in look.sessions or ())
 
 
 def _without_session(seen: Seen) -> Candidate:

@@ -18,6 +18,7 @@ dead is asked after its journal said that it lives, and the dead do not come bac
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,7 +27,6 @@ import attrs
 from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.ids import cookie_of
 from orchestrator_core.registry.glance import Glance, glance
-from orchestrator_core.saga.opened import Opened
 from orchestrator_core.sweeping import journals, traces
 from orchestrator_core.sweeping.candidates import EVERYTHING, Source
 from orchestrator_core.sweeping.entered import living_entries, living_records
@@ -62,7 +62,7 @@ class Look:
     foreign: frozenset[str] = frozenset()  #: Paths that are another user's, or lead elsewhere.
     unknown: tuple[str, ...] = ()  #: What could not be asked, and why.
 
-    @property
+    @functools.cached_property
     def prefix(self) -> str:
         """What every cookie of this root begins with."""
         return prefix_of(self.root_id)
@@ -73,7 +73,12 @@ class Look:
             return None
         return cookie.removeprefix(self.prefix) or None
 
-    @property
+    @functools.cached_property
+    def owners(self) -> frozenset[str | None]:
+        """What the sessions are marked with."""
+        return frozenset(session.owner for session in self.sessions or ())
+
+    @functools.cached_property
     def accounted(self) -> frozenset[str]:
         """The agents that an open saga accounts for."""
         return frozenset(seen.agent_id for seen in (self.sagas or {}).values())
@@ -94,7 +99,7 @@ class _Looking:
 
     def __init__(self, world: World, sagas: Sagas) -> None:
         self._world = world
-        self._opened = Opened.of(sagas.journals)
+        self._opened = sagas.opened
         self._closed = sagas.journals.closed
         self._prefix = prefix_of(world.root_id)
         self._unknown: list[str] = []
@@ -174,7 +179,8 @@ class _Looking:
             return None
         return {
             task_id: self._told(
-                glance(self._world.task_registry(task_id)), f"the registry of {task_id}"
+                glance(self._world.task_registry(task_id), in_short=True),
+                f"the registry of {task_id}",
             )
             for task_id in task_ids
         }

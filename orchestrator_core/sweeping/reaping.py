@@ -39,7 +39,7 @@ _STRAYS = frozenset(
         FindingKind.STRAY_RECORD,
     }
 )
-_AT_ONCE = 8
+_AT_ONCE = 24  #: Ends at once; each mostly waits.
 _TOLD = 5  #: So many things are named in the journal of the saga that adopts them.
 
 

@@ -66,6 +66,10 @@ def recover(root, **how):
     return {"unwound": sorted(found.unwound), "alive": found.alive, "failed": found.failed}
 
 
+def sweep(root, **how):
+    return opened(root, **how).sweep(reap=True).to_dict()
+
+
 def recover_often(root, times):
     """Return all that was unwound or could not be recovered."""
     found = [recover(root) for _ in range(times)]
@@ -96,7 +100,7 @@ _ALL = (
         report,
         update,
     ),
-    *(recover, recover_often, finish, use),
+    *(recover, recover_often, sweep, finish, use),
 )
 ACTS = {act.__name__: act for act in _ALL}
 

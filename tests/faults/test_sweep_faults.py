@@ -1,0 +1,287 @@
+"""
+A net under the net: sweeps while servers, sweepers and machines fail, on real tmux.
+
+Whatever happens, what is left is found and ended, once, and nothing of anybody else's.
+"""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from support.effects import Fails
+from support.fakes import a_fake_scene
+from support.world import wait_for_deaths
+
+from orchestrator_core import Orchestrator
+from orchestrator_core.processes import Identity
+from orchestrator_core.processes.identity import boot_id
+
+pytestmark = pytest.mark.tmux
+
+#: It is not told by the terminal that it is over, and leaves only when it is asked.
+DEAF = "import signal, time; signal.signal(1, signal.SIG_IGN); print('ready'); time.sleep(1000)"
+HUP_PROOF = (sys.executable, "-c", DEAF)
+
+
+@pytest.fixture
+def orch(scene):
+    return scene.orchestrator()
+
+
+@pytest.fixture
+def task(orch):
+    return orch.create_task("swept").id
+
+
+def deploy(scene, orch, task, count, *command):
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(lambda _: orch.deploy(task, scene.spec(*command)).id, range(count)))
+
+
+def kill_supervisors(scene, agents):
+    """Kill them with -9, before they can see to anything."""
+    supervisors = [pid for agent in agents for pid in scene.world.panes(agent)]
+    for pid in supervisors:
+        os.kill(pid, signal.SIGKILL)
+    wait_for_deaths(supervisors, timeout_s=20)
+
+
+# --- gone without a word --------------------------------------------------------------------------
+
+
+def test_a_server_killed_under_twenty_agents_leaves_processes_that_are_found_and_ended(
+    scene, orch, task
+):
+    """The server and the supervisors die; what ignores the hang-up lives on, and has a cookie."""
+    agents = deploy(scene, orch, task, 20, *HUP_PROOF)
+    supervisors = [pid for agent in agents for pid in scene.world.panes(agent)]
+    server = scene.world.server()
+    for pid in (server, *supervisors):
+        os.kill(pid, signal.SIGKILL)
+    wait_for_deaths([server, *supervisors], timeout_s=20)
+    assert [] == scene.world.sessions()
+
+    report = orch.sweep(reap=True)
+
+    assert set(agents) == {one.finding.agent_id for one in report.reaped if one.success}
+    assert {"lost"} == {finding.kind.value for finding in report.findings}
+    assert all(one.end.verified_no_zombies for one in report.reaped)
+    assert {} == scene.world.until_alone()
+    assert [] == scene.world.leftovers() + scene.world.torn()
+    assert orch.sweep().clean
+
+
+def test_a_sweeper_killed_in_mid_reap_is_finished_by_the_next(scene, orch, task, actors):
+    """Killed with -9 between two effects of a reaping: half an end is no end of the story."""
+    agents = deploy(scene, orch, task, 3)
+    kill_supervisors(scene, agents)
+    outcome = actors.do("sweep", root=str(scene.root), kill_at=("rename ", "after"))
+    assert outcome["killed"]
+    assert not orch.sweep().clean
+
+    orch.sweep(reap=True)
+
+    assert orch.sweep().clean
+    assert [] == scene.world.leftovers() + scene.world.torn()
+    assert {"error"} == {orch.agent(agent).status for agent in agents}
+
+
+def test_sweepers_an_orchestrator_and_the_agents_own_report_come_to_one_end(scene, orch, task):
+    """All at once, in threads and processes: one unwinding, and equal reports of it."""
+    env = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))}
+    scene.gate("go")
+    report = f"{sys.executable} -m orchestrator_core progress --status completed"
+    spec = scene.spec("sh", "-c", f"read go < go; {report}; sleep 1000", env=env)
+    agent = orch.deploy(task, spec).id
+    ready = threading.Barrier(4)
+
+    def at_once(act):
+        ready.wait()
+        return act()
+
+    with ThreadPoolExecutor(4) as pool:
+        ends = [
+            pool.submit(at_once, lambda: scene.orchestrator().terminate(agent).to_dict()),
+            pool.submit(at_once, lambda: scene.orchestrator().terminate(agent).to_dict()),
+        ]
+        sweep = pool.submit(at_once, lambda: scene.orchestrator().sweep(reap=True))
+        told = pool.submit(at_once, lambda: scene.let_go("go"))
+        sweep.result()
+        told.result()
+        ends = [end.result() for end in ends]
+
+    final = orch.wait(agent, timeout_s=20).to_dict()
+    told = {json.dumps(without_times(end)) for end in (*ends, final) if not end["handed_over"]}
+    assert 1 == len(told)
+    assert 1 == [line["kind"] for line in scene.world.journal(agent)].count("unwind")
+    assert {} == scene.world.until_alone()
+    assert [] == scene.world.leftovers() + scene.world.torn()
+
+
+def without_times(end):
+    return {name: value for name, value in end.items() if name not in ("steps", "duration_ms")}
+
+
+# --- not ours -------------------------------------------------------------------------------------
+
+
+def test_a_recycled_pid_is_nobody_of_ours(scene, orch, task):
+    """A journal names a supervisor whose pid is a stranger's by now: he is not touched."""
+    agent = deploy(scene, orch, task, 1)[0]
+    kill_supervisors(scene, [agent])
+    stranger = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    try:
+        path = scene.root / "sagas" / f"{agent}.jsonl"
+        kept = orch.history(agent).frame("spawn_tmux").load().supervisor
+        taken = Identity(boot_id(), stranger.pid, kept.started)
+        rewrite(path, kept, taken)
+
+        report = orch.sweep(reap=True)
+
+        assert [agent] == [one.finding.agent_id for one in report.reaped if one.success]
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+    assert [] == scene.world.leftovers()
+
+
+def rewrite(path, was, becomes):
+    """Let a journal say that somebody else has the pid of a supervisor."""
+    told, tells = (f'"pid":{who.pid}'.encode() for who in (was, becomes))
+    lines = []
+    for line in path.read_bytes().splitlines():
+        body = line.rpartition(b',"crc":')[0].replace(told, tells)
+        lines.append(b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(body)))
+    path.write_bytes(b"".join(lines))
+
+
+def test_two_roots_of_one_machine_do_not_sweep_each_other(scene, orch, task, short_tmp):
+    """The same user, the same kind of names: only marks with this root's id are ours."""
+    other = Orchestrator(short_tmp / "other")
+    theirs = other.deploy(other.create_task("theirs").id, scene.spec()).id
+    ours = deploy(scene, orch, task, 1)[0]
+    kill_supervisors(scene, [ours])
+    try:
+        report = orch.sweep(reap=True)
+
+        assert {ours} == {finding.agent_id for finding in report.findings}
+        assert (theirs,) == other.sweep().alive
+        assert other.sweep().clean
+    finally:
+        assert other.terminate(theirs).success
+        server = ["tmux", "-S", str(short_tmp / "other" / "tmux.sock"), "kill-server"]
+        subprocess.run(server, check=False, capture_output=True)
+
+
+def test_a_persons_session_with_a_name_like_ours_lives_on(scene, orch, task):
+    """On our own server, even: a name is no proof, and one that is no id is nothing at all."""
+    agent = deploy(scene, orch, task, 1)[0]
+    scene.world.tmux("new-session", "-d", "-s", "agent_a-101010-abcdef", "sleep 1000")
+    before = scene.world.sessions()
+
+    assert orch.sweep(reap=True).clean
+
+    assert before == scene.world.sessions()
+    assert orch.terminate(agent).success
+    assert ["agent_a-101010-abcdef"] == scene.world.sessions()
+
+
+# --- clocks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by_s", [-86400, 86400])
+def test_a_clock_that_was_set_ends_nobody(by_s, scene, orch, task, monkeypatch):
+    """Deadlines are kept by a clock that nobody sets; ages in the future are no ages."""
+    agent = orch.deploy(task, scene.spec(deadline_s=3600, silent_after_s=10**6)).id
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + by_s)
+
+    report = orch.sweep(reap=True)
+
+    assert ((), (agent,)) == (report.reaped, report.alive)
+    monkeypatch.undo()
+    assert orch.terminate(agent).success
+
+
+def test_a_deadline_that_a_stopped_supervisor_does_not_keep_is_kept(scene, orch, task):
+    agent = orch.deploy(task, scene.spec(deadline_s=0.3)).id
+    [supervisor] = scene.world.panes(agent)
+    os.kill(supervisor, signal.SIGSTOP)
+    orch._lifecycle.world.processes.watch(None, timeout_s=0.4)
+
+    report = orch.sweep(reap=True)
+
+    assert ["overdue"] == [finding.kind.value for finding in report.findings]
+    assert "terminated" == orch.agent(agent).status
+    assert {} == scene.world.until_alone()
+    assert [] == scene.world.leftovers()
+
+
+# --- disks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("refusal", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_refuses_everything_loses_nothing_and_the_next_sweep_ends_it(refusal):
+    """Full, or read-only: a sweep says so, and what was left is still there to be found."""
+    with a_fake_scene() as scene:
+        orch = scene.orchestrator()
+        task = orch.create_task("swept").id
+        agents = [orch.deploy(task, scene.spec()).id for _ in range(3)]
+        scene.fake.reboot()
+        with Fails(scene.fake, 0, refusal, for_ever=True):
+            report = orch.sweep(reap=True)
+        assert not report.clean
+
+        orch.sweep(reap=True)
+
+        assert orch.sweep().clean
+        assert {"error"} == {orch.agent(agent).status for agent in agents}
+        assert [] == scene.world.leftovers() + scene.world.torn()
+
+
+# --- hands ----------------------------------------------------------------------------------------
+
+
+def test_registries_edited_by_hand_while_all_runs_end_as_the_journals_say(scene, orch, task):
+    """An editor replaces the file under everybody, again and again; the journals remember."""
+    agents = deploy(scene, orch, task, 4)
+    path = scene.root / task / "AGENT_REGISTRY.json"
+    stop = threading.Event()
+
+    def edits():
+        while not stop.is_set():
+            document = json.loads(path.read_bytes())
+            for each in document["agents"]:
+                each["status"] = "completed" if each["status"] == "running" else "running"
+            temporary = path.with_name("edited")
+            temporary.write_text(json.dumps(document))
+            temporary.replace(path)
+
+    editor = threading.Thread(target=edits)
+    editor.start()
+    try:
+        for agent in agents[:2]:
+            orch.report_finding(agent, "while it was edited")
+            orch.terminate(agent)
+        orch.sweep(reap=True)
+    finally:
+        stop.set()
+        editor.join()
+
+    orch.sweep(reap=True)
+
+    assert orch.sweep().clean
+    assert agents[2:] == [each.id for each in orch.agents(status="active")]
+    for agent in agents[2:]:
+        assert orch.terminate(agent).success
+    orch.sweep(reap=True)
+    assert [] == scene.world.leftovers() + scene.world.torn()

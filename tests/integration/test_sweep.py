@@ -1,0 +1,345 @@
+"""
+What a sweep finds, of each kind, and what becomes of it: real files, a fake terminal.
+
+A dry run changes nothing; reaping ends what two proofs say is ours, and nothing else.
+"""
+
+import json
+import math
+
+import pytest
+from support.fakes import a_fake_scene
+
+from orchestrator_core import FindingKind
+from orchestrator_core.exceptions import CouldNotAsk, TerminalError
+
+
+@pytest.fixture
+def scene():
+    with a_fake_scene() as made:
+        yield made
+
+
+@pytest.fixture
+def orch(scene):
+    return scene.orchestrator()
+
+
+@pytest.fixture
+def task(orch):
+    return orch.create_task("swept").id
+
+
+def kinds(report):
+    return [finding.kind.value for finding in report.findings]
+
+
+def session_of(agent):
+    return f"agent_{agent}"
+
+
+def edit(path, change):
+    """Change a registry as a person does: in an editor."""
+    document = json.loads(path.read_bytes())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def left(scene):
+    return scene.world.leftovers() + scene.world.torn() + scene.fake.errors
+
+
+# --- nothing to be found --------------------------------------------------------------------------
+
+
+def test_where_all_is_well_nothing_is_found_and_the_living_are_named(scene, orch, task):
+    agents = [orch.deploy(task, scene.spec()).id for _ in range(3)]
+    orch.terminate(orch.deploy(task, scene.spec()).id)
+    before = scene.world.snapshot()
+
+    report = orch.sweep(reap=True)
+
+    assert report.clean
+    assert sorted(agents) == sorted(report.alive)
+    assert before == scene.world.snapshot()
+
+
+def test_an_empty_root_is_clean(orch):
+    assert orch.sweep().clean
+
+
+# --- agents ---------------------------------------------------------------------------------------
+
+
+def lost(scene, orch, task):
+    agent = orch.deploy(task, scene.spec()).id
+    scene.fake.kill_supervisor(session_of(agent))
+    return agent
+
+
+def lost_with_the_server(scene, orch, task):
+    agent = orch.deploy(task, scene.spec("stubborn")).id
+    scene.fake.kill_supervisor(session_of(agent))
+    scene.fake.kill_server()
+    return agent
+
+
+def lost_with_the_machine(scene, orch, task):
+    agent = orch.deploy(task, scene.spec()).id
+    scene.fake.reboot()
+    return agent
+
+
+def stuck(scene, orch, task):
+    agent = orch.deploy(task, scene.spec()).id
+    scene.fake.fail("processes.end", CouldNotAsk("not now"), times=math.inf)
+    assert not orch.terminate(agent).success
+    scene.fake.mend()
+    return agent
+
+
+GONE = {
+    "lost": (lost, "error"),
+    "lost with the server": (lost_with_the_server, "error"),
+    "lost with the machine": (lost_with_the_machine, "error"),
+    "stuck": (stuck, "terminated"),
+}
+
+
+@pytest.mark.parametrize("how", GONE)
+def test_an_agent_that_is_gone_is_found_then_reaped_and_nothing_is_left(how, scene, orch, task):
+    begin, status = GONE[how]
+    stays = None if "machine" in how or "server" in how else orch.deploy(task, scene.spec()).id
+    agent = begin(scene, orch, task)
+    before = scene.world.snapshot()
+
+    [found] = orch.sweep().findings
+
+    assert (how.split()[0], agent) == (found.kind.value, found.agent_id)
+    assert found.reapable
+    assert before == scene.world.snapshot()
+
+    report = orch.sweep(reap=True)
+
+    assert ([], [agent]) == (list(report.left), [one.finding.agent_id for one in report.reaped])
+    assert report.reaped[0].end.success
+    assert status == orch.agent(agent).status
+    if stays is not None:
+        assert (stays,) == orch.sweep().alive
+        orch.terminate(stays)
+    assert [] == left(scene)
+
+
+def test_one_that_says_nothing_is_told_of_and_left_alone(scene, orch, task):
+    """Silence is no proof of anything: an agent may be thinking."""
+    agent = orch.deploy(task, scene.spec(silent_after_s=0.001)).id
+    other = orch.deploy(task, scene.spec(silent_after_s=3600)).id
+
+    report = orch.sweep(reap=True)
+
+    assert [("silent", agent)] == [(each.kind.value, each.agent_id) for each in report.findings]
+    assert ((), {agent, other}) == (report.reaped, set(report.alive))
+    assert orch.agent(agent).is_active
+
+
+# --- what no saga accounts for --------------------------------------------------------------------
+
+
+def test_a_session_with_our_mark_and_no_saga_is_ended(scene, orch, task):
+    """Somebody has removed its journal, and its record."""
+    agent = orch.deploy(task, scene.spec()).id
+    (scene.root / "sagas" / f"{agent}.jsonl").unlink()
+
+    report = orch.sweep()
+    assert FindingKind.STRAY_SESSION.value in kinds(report)
+    assert {agent} == {finding.agent_id for finding in report.findings}
+
+    assert () == orch.sweep(reap=True).left
+    assert "error" == orch.agent(agent).status
+    assert [] == left(scene)
+
+
+def test_a_session_of_somebody_else_with_a_name_like_ours_is_never_touched(scene, orch, task):
+    """Its name alone is one proof, and not even that without the mark."""
+    orch.deploy(task, scene.spec())
+    scene.fake.intrude("agent_a-101010-abcdef")
+    scene.fake.intrude("agent_b-101010-abcdef", owner="somebody")
+    before = scene.fake.sessions()
+
+    assert orch.sweep(reap=True).clean
+    assert before == scene.fake.sessions()
+
+
+def test_a_session_whose_mark_was_copied_is_told_of_and_left_alone(scene, orch, task):
+    """The mark of an agent of ours, on a session of another name: no second proof."""
+    agent = orch.deploy(task, scene.spec()).id
+    orch.terminate(agent)
+    cookie = f"oc_{scene.world.root_id}_{agent}"
+    scene.fake.intrude("mine", owner=cookie)
+
+    report = orch.sweep(reap=True)
+
+    assert ["stray_session"] == kinds(report)
+    assert ((), False) == (report.reaped, report.findings[0].reapable)
+    assert ["mine"] == scene.world.sessions()
+
+
+def test_a_process_that_outlived_its_agent_is_ended_by_its_cookie(scene, orch, task):
+    """What an agent left behind is nobody's but that agent's: a saga adopts it."""
+    agent = orch.deploy(task, scene.spec("stray")).id
+    scene.fake.kill_supervisor(session_of(agent))
+    (scene.root / "sagas" / f"{agent}.jsonl").unlink()
+    assert scene.world.processes()
+
+    assert "stray_process" in kinds(orch.sweep())
+    assert () == orch.sweep(reap=True).left
+
+    assert {} == scene.world.processes()
+    assert [] == left(scene)
+
+
+def test_files_of_an_agent_that_never_was_are_put_away(scene, orch, task):
+    """A deploy log names the agent that its name names: two proofs. A bare name is one."""
+    folder = scene.root / task
+    sure, doubtful = "a-101010-abcdef", "b-101010-abcdef"
+    (folder / "logs" / f"deploy_{sure}.json").write_text(json.dumps({"agent_id": sure}))
+    (folder / f"agent_prompt_{doubtful}.txt").write_text("mine")
+
+    report = orch.sweep(reap=True)
+
+    found = {finding.agent_id: finding.reapable for finding in report.findings}
+    assert {sure: True, doubtful: False} == found
+    assert not (folder / "logs" / f"deploy_{sure}.json").exists()
+    assert list((folder / "archive").glob(f"*{sure}*"))
+    assert "mine" == (folder / f"agent_prompt_{doubtful}.txt").read_text()
+
+
+def test_a_link_with_an_agents_name_leads_nowhere(scene, orch, task):
+    mine = scene.root.parent / "mine"
+    mine.write_text(json.dumps({"agent_id": "a-101010-abcdef"}))
+    link = scene.root / task / "logs" / "deploy_a-101010-abcdef.json"
+    link.symlink_to(mine)
+
+    report = orch.sweep(reap=True)
+
+    assert [False] == [finding.reapable for finding in report.findings]
+    assert link.is_symlink()
+    assert mine.exists()
+
+
+def test_a_record_of_an_agent_that_has_no_journal_is_ended(scene, orch, task):
+    agent = orch.deploy(task, scene.spec()).id
+    scene.fake.reboot()
+    (scene.root / "sagas" / f"{agent}.jsonl").unlink()
+
+    assert "stray_record" in kinds(orch.sweep())
+    assert () == orch.sweep(reap=True).left
+
+    assert "error" == orch.agent(agent).status
+    assert {} == scene.world.entries()
+
+
+# --- registries -----------------------------------------------------------------------------------
+
+
+def test_a_registry_that_says_otherwise_than_the_journals_is_put_right(scene, orch, task):
+    """By hand, somebody has ended the one who lives, and revived the one who has ended."""
+    lives, ended = (orch.deploy(task, scene.spec()).id for _ in range(2))
+    orch.terminate(ended)
+
+    def confuse(document):
+        for each in document["agents"]:
+            each["status"] = "completed" if each["id"] == lives else "running"
+
+    edit(scene.root / task / "AGENT_REGISTRY.json", confuse)
+    edit(
+        scene.root / "registry" / "GLOBAL_REGISTRY.json",
+        lambda document: document["agents"].update({ended: {"task_id": task}}),
+    )
+
+    report = orch.sweep()
+    assert {"disagreement"} == set(kinds(report))
+    assert {lives, ended} == {finding.agent_id for finding in report.findings}
+
+    assert () == orch.sweep(reap=True).left
+    assert ("running", "terminated") == (orch.agent(lives).status, orch.agent(ended).status)
+    assert [lives] == list(scene.world.entries())
+
+
+@pytest.mark.parametrize("which", ["task", "global", "journal"])
+def test_what_is_damaged_is_written_anew_and_kept_aside(which, scene, orch, task):
+    agent = orch.deploy(task, scene.spec()).id
+    path = {
+        "task": scene.root / task / "AGENT_REGISTRY.json",
+        "global": scene.root / "registry" / "GLOBAL_REGISTRY.json",
+        "journal": scene.root / "sagas" / f"{agent}.jsonl",
+    }[which]
+    data = path.read_bytes()
+    path.write_bytes(data[:40] + b"\0" + data[41:])
+
+    assert "damaged" in kinds(orch.sweep())
+    report = orch.sweep(reap=True)
+
+    assert all(one.success for one in report.reaped)
+    kept = orch.sweep().findings  # What was kept aside is for a person to see to.
+    assert ["damaged"] == [finding.kind.value for finding in kept]
+    assert not kept[0].reapable
+    assert orch.agent(agent).is_active
+    assert orch.terminate(agent).success
+
+
+# --- what cannot be asked -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trouble", ["the terminal hangs", "the processes cannot be seen"])
+def test_what_could_not_be_asked_is_unknown_and_left_alone(trouble, scene, orch, task):
+    agents = [orch.deploy(task, scene.spec()).id for _ in range(3)]
+    if "terminal" in trouble:
+        scene.fake.fail("sessions", TerminalError("no answer"), times=math.inf)
+    else:
+        scene.fake.fail("processes.marked", CouldNotAsk("no /proc"), times=math.inf)
+
+    report = orch.sweep(reap=True)
+
+    assert ((), ()) == (report.findings, report.reaped)
+    assert report.unknown
+    assert not report.clean
+    scene.fake.mend()
+    assert set(agents) == set(orch.sweep().alive)
+
+
+def test_what_could_be_asked_is_reaped_whatever_could_not(scene, orch, task):
+    """A registry that cannot be read hides no dead agent of another task."""
+    agent = lost(scene, orch, task)
+    other = orch.create_task("another").id
+    path = scene.root / other / "AGENT_REGISTRY.json"
+    path.unlink()
+    path.symlink_to("/dev/null")
+
+    report = orch.sweep(reap=True)
+
+    assert agent in {one.finding.agent_id for one in report.reaped if one.success}
+    assert not orch.agent(agent).is_active
+
+
+def test_one_that_cannot_be_reaped_strands_no_other(scene, orch, task):
+    agents = [lost(scene, orch, task) for _ in range(3)]
+    scene.fake.fail("processes.end", CouldNotAsk("not this one"), times=1)
+
+    report = orch.sweep(reap=True)
+
+    assert 2 <= sum(one.success for one in report.reaped)
+    assert orch.sweep(reap=True).clean
+    assert {"error"} == {orch.agent(agent).status for agent in agents}
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def test_a_report_is_json_and_tells_the_proofs(scene, orch, task):
+    lost(scene, orch, task)
+    told = json.loads(json.dumps(orch.sweep().to_dict()))
+    [finding] = told["findings"]
+    assert (False, True, True) == (told["clean"], told["dry_run"], finding["reapable"])
+    assert 2 <= len(finding["proofs"])
+    assert finding["action"]
