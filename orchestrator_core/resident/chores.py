@@ -52,7 +52,9 @@ class Chores:
         self._running: dict[str, Chore] = {}
         self._ended: collections.deque[Chore] = collections.deque()
         self._door = threading.Lock()  # Of the pipe: a late act must not write into another file.
-        self.fd, self._bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.fd, self._bell = os.pipe()
+        for fd in (self.fd, self._bell):
+            os.set_blocking(fd, False)
 
     def give(self, name: str, act: Callable[[], object]) -> bool:
         """Have *act* done; False if one of that name waits or is being done."""

@@ -8,6 +8,7 @@ The watch: wait for whatever comes first, and see to it.
     a deadline passed ------'
     a registry was replaced --> the next sweep comes soon
     the slow timer -----------> sweep: whatever woke nobody
+    an hour has passed -------> collect what retention keeps no longer
 
 Everything that may take its time is a chore in a thread of its own, so that the
 watch itself is never late. An event says only where to look; what is there is
@@ -52,7 +53,9 @@ _SOON_S = 2.0  #: The least time between two sweeps that events have asked for â
 _IDLE_SHARE = 20  #: â€¦ and what they may take of the time: one part in so many.
 _BACKOFF = 16  #: So many intervals at the most between sweeps that fail.
 _GRACE_S = 0.7  #: What chores under way have when we are told to end.
-_SWEEP = "sweep"
+_TIDY_EVERY_S = 3600.0  #: Between two collections of what is not kept any longer.
+_TIDY_FIRST_S = 60.0  #: The first: not while there may be much else to do.
+_SWEEP, _TIDY = "sweep", "gc"
 _UNTIL_IT_ENDS = float("inf")
 
 
@@ -91,6 +94,7 @@ class Watch:
         self._sweep = functools.partial(
             orchestrator.sweep, reap=True, silent_after_s=silent_after_s
         )
+        self._tidy = orchestrator.gc
         self._roster = Roster(self._places.sagas)
         self._chores = Chores(at_once=_AT_ONCE, hang_s=hang_s)
         self._changes: Changes | None = None
@@ -99,6 +103,7 @@ class Watch:
         self._again: dict[str, float] = {}  #: When to look at a saga once more.
         self._sweep_at = time.monotonic()
         self._beat_at = self._sweep_at
+        self._tidy_at = self._sweep_at + _TIDY_FIRST_S
         self._pause_until = self._sweep_at  #: No event brings a sweep before this.
         self._deaf_until = self._sweep_at  #: After a failure of ours, no event is heard.
         self._is_wanted = False  #: Something has changed while a sweep was under way.
@@ -136,7 +141,7 @@ class Watch:
         return set(identity.wait_readable(fds, max(self._next_time(), self._deaf_until)))
 
     def _next_time(self) -> float:
-        times = [self._sweep_at, self._beat_at, *self._again.values()]
+        times = [self._sweep_at, self._beat_at, self._tidy_at, *self._again.values()]
         deadline, hang = self._roster.next_deadline(), self._chores.next_hang()
         times += [] if deadline is None else [deadline + _SLACK_S]
         times += [] if hang is None else [hang]
@@ -242,6 +247,9 @@ class Watch:
         if now >= self._sweep_at:
             self._sweep_at = _UNTIL_IT_ENDS
             self._chores.give(_SWEEP, self._sweep)
+        if now >= self._tidy_at:
+            self._tidy_at = now + _TIDY_EVERY_S
+            self._chores.give(_TIDY, self._tidy)
         if now >= self._beat_at or self._chores.hung().keys() != self._tally.hung.keys():
             self._beat()
 
@@ -260,6 +268,9 @@ class Watch:
     def _put_down(self, chore: Chore) -> None:
         if chore.name == _SWEEP:
             self._put_down_sweep(chore)
+        elif chore.name == _TIDY:
+            if chore.error is not None:
+                self._fail(_TIDY, chore.error)
         else:
             self._put_down_reaction(chore)
 

@@ -64,6 +64,8 @@ class Root:
         self.sleepers = {}
         self.recovered = queue.SimpleQueue()
         self.swept = queue.SimpleQueue()
+        self.tidied = queue.SimpleQueue()
+        self.on_gc = lambda: None
         self.on_recover = self.really_recover
         self.on_sweep = SweepReport
 
@@ -81,6 +83,10 @@ class Root:
             return self.on_sweep()
         finally:
             self.swept.put(time.monotonic())
+
+    def gc(self):
+        self.tidied.put(time.monotonic())
+        self.on_gc()
 
     def really_recover(self, agent_id):
         return self.sagas.recover(only=agent_id, verdict=self._verdict)
@@ -323,6 +329,20 @@ def test_a_clock_that_is_set_ends_nobody_and_spares_nobody(root, sweeper_of, mon
 
 
 # --- what it survives -----------------------------------------------------------------------------
+
+
+def test_what_is_not_kept_any_longer_is_collected_again_and_again(root, sweeper_of, monkeypatch):
+    """An error of one collection is told of, and the next one comes."""
+
+    def refuses():
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(watch, "_TIDY_FIRST_S", 0.0)
+    monkeypatch.setattr(watch, "_TIDY_EVERY_S", 0.05)
+    root.on_gc = refuses
+    sweeper_of()
+    for _ in range(3):
+        root.tidied.get(timeout=LONG_S)
 
 
 def test_a_sweep_that_raises_is_told_of_and_the_next_one_comes(root, sweeper_of, caplog):
