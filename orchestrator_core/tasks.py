@@ -9,6 +9,7 @@ nobody, and swept away when the next task is made.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -97,12 +98,8 @@ def _enter(known: dict[str, Any], task_id: str, document: dict[str, Any]) -> str
 def _make(world: World, task_id: str, document: dict[str, Any]) -> None:
     root = world.places.root
     sweep_unfinished(root)
-    building = root / f"{_UNFINISHED}{task_id}"
-    with _files.refusals("make task", building):
-        os.mkdir(building, 0o700)  # noqa: PTH102 - see _files
-        fd = os.open(building, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    building, fd = _begin(root, task_id)
     try:
-        locks.try_lock(fd)
         with _files.refusals("make task", building):
             for name in _DIRECTORIES:
                 os.mkdir(building / name, 0o700)  # noqa: PTH102 - see _files
@@ -116,6 +113,22 @@ def _make(world: World, task_id: str, document: dict[str, Any]) -> None:
         raise
     finally:
         os.close(fd)
+
+
+def _begin(root: Path, task_id: str) -> tuple[Path, int]:
+    """Make a directory under a name that no task has; return it with the descriptor of its lock."""
+    for number in itertools.count():
+        building = root / f"{_UNFINISHED}{task_id}{f'-{number}' * bool(number)}"
+        with _files.refusals("make task", building):
+            os.mkdir(building, 0o700)  # noqa: PTH102 - see _files
+        # Until we have its lock, another maker may take it for a dead one's, and sweep it away.
+        gone = (FileNotFoundError,)
+        with contextlib.suppress(*gone), _files.refusals("make task", building, answers=gone):
+            fd = os.open(building, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if locks.try_lock(fd) and os.path.lexists(building):
+                return building, fd
+            os.close(fd)
+    raise AssertionError("there is always a next number")
 
 
 def sweep_unfinished(root: Path) -> None:
