@@ -17,7 +17,7 @@ import sys
 
 from _figures import HERE, Figure, show
 
-_ORDER = ("deploy", "saga", "registry", "start_up", "sweep", "recovery", "resident")
+_ORDER = ("deploy", "saga", "registry", "start_up", "sweep", "recovery", "resident", "mcp_calls")
 
 
 def main() -> int:

@@ -195,6 +195,7 @@ def _told(end: EndReport) -> str:
         f"{end.agent_id}: {end.status or 'rolled back'} ({printable(end.reason)}), "
         f"no process left ({proof} by {end.method}), {end.bytes_freed} bytes freed, "
         f"{len(end.archived_files)} files archived"
+        + "".join(f"\n  kept: {printable(kept)}" for kept in end.kept)
     ) + "".join(f"\n  {line}" for child in end.children for line in _told(child).splitlines())
 
 

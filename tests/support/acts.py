@@ -28,6 +28,20 @@ def deploy(root, task, command, *, type="a", prompt="do it", grace_s=0.0, how=No
     return orch.deploy(task, made, grace_s=grace_s).id
 
 
+def deploy_in_worktree(root, task, repository):
+    from orchestrator_core.resources import GitWorktree  # noqa: PLC0415 - one act's
+
+    made = AgentSpec(type="a", prompt="do it", command=["sleep", "1000"])
+    return opened(root).deploy(task, made, extra_steps=[GitWorktree(repository)]).id
+
+
+def deploy_with_helper(root, task):
+    from orchestrator_core.resources import Subprocess  # noqa: PLC0415 - as above
+
+    made = AgentSpec(type="a", prompt="do it", command=["sleep", "1000"])
+    return opened(root).deploy(task, made, extra_steps=[Subprocess(["sleep", "1000"])]).id
+
+
 def deploy_and_end(root, task, times):
     agents = (deploy(root, task, ["sleep", "1000"]) for _ in range(times))
     return [terminate(root, agent)["success"] for agent in agents]
@@ -95,6 +109,8 @@ _ALL = (
         deploy,
         deploy_unseeing,
         deploy_with_path,
+        deploy_in_worktree,
+        deploy_with_helper,
         deploy_and_end,
         terminate,
         report,

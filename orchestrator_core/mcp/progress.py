@@ -1,0 +1,108 @@
+"""
+News of a long call while it lasts: the steps of its sagas, and that it is still going on.
+
+A call that was asked for progress has a :class:`News` in its context, which a worker
+thread inherits. :class:`StepsTold` watches all sagas of an orchestrator, and tells the
+news of whatever call the step belongs to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.from_thread
+
+from orchestrator_core.logs import LoggingObserver
+from orchestrator_core.saga.observer import Observer, together
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mcp.server.mcpserver import Context
+
+    from orchestrator_core.saga.report import StepReport
+
+_BEAT_S = 1.0  #: A client that has heard nothing for too long gives a call up.
+
+
+class News:
+    """What is to be told of one call, in order; said in worker threads, sent by the event loop."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+        self._send, self._heard = anyio.create_memory_object_stream[str](100)
+
+    def say(self, message: str) -> None:
+        """Tell of something, from a worker thread. What nobody hears any more is no harm."""
+        with contextlib.suppress(Exception):
+            anyio.from_thread.run_sync(self._send.send_nowait, message)
+
+    async def tell(self, ctx: Context) -> None:
+        """Send all that is said, and something at least every second, until cancelled."""
+        number, message = 0, self._doing
+        with self._send, self._heard:
+            while True:
+                await ctx.report_progress(number, message=message)
+                number, message = number + 1, f"still {self._doing}"
+                with anyio.move_on_after(_BEAT_S):
+                    message = await self._heard.receive()
+
+
+_NEWS: contextvars.ContextVar[News | None] = contextvars.ContextVar("news", default=None)
+
+
+@contextlib.asynccontextmanager
+async def news(ctx: Context | None, doing: str) -> AsyncIterator[None]:
+    """Tell the client what is going on in the block, if it has asked to be told."""
+    if ctx is None or not _is_asked(ctx):
+        yield
+        return
+    told = News(doing)
+    before = _NEWS.set(told)
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(told.tell, ctx)
+            yield
+            tasks.cancel_scope.cancel()
+    finally:
+        _NEWS.reset(before)
+
+
+def _is_asked(ctx: Context) -> bool:
+    meta = ctx.request_context.meta
+    return meta is not None and "progress_token" in meta
+
+
+class StepsTold(Observer):
+    """
+    Tells a client of each step that its call does or undoes.
+
+    For an orchestrator that tools are registered for:
+    ``Orchestrator(observer=StepsTold.and_logged())``.
+    """
+
+    @staticmethod
+    def and_logged() -> Observer:
+        """Return one that also logs, as an orchestrator without an observer does."""
+        return together(LoggingObserver(), StepsTold())
+
+    def step_done(self, saga_id: str, step: str, duration_ms: float) -> None:
+        """A step holds its resource."""
+        _say(f"{saga_id}: {step} done in {duration_ms:.0f} ms")
+
+    def saga_committed(self, saga_id: str) -> None:
+        """All steps are done, durably."""
+        _say(f"{saga_id}: committed")
+
+    def step_undone(self, saga_id: str, report: StepReport) -> None:
+        """A step's undo has come to something."""
+        _say(f"{saga_id}: {report.step} {report.result}")
+
+
+def _say(message: str) -> None:
+    told = _NEWS.get()
+    if told is not None:
+        told.say(message)

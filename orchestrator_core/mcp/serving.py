@@ -1,0 +1,173 @@
+"""
+A server of our own: the tools, over stdio or over HTTP on loopback.
+
+It ends cleanly when it is told to, and when its client goes away: what was being
+deployed is undone first. However it is killed, the next opening recovers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+from mcp.server.auth.settings import AuthSettings
+from mcp.server.mcpserver import MCPServer
+
+from orchestrator_core import __version__
+from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.mcp.token import OneToken
+from orchestrator_core.mcp.tools import register_tools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from orchestrator_core.mcp.agents import AgentKind
+    from orchestrator_core.orchestrator import Orchestrator
+
+NAME = "orchestrator-core"
+HOST = "127.0.0.1"
+PATH = "/mcp"
+_FAREWELL_S = 5  #: For answers that are under way, when the server is told to end.
+
+_INSTRUCTIONS = """\
+Headless agents in tmux: make a task with create_real_task, deploy agents for it with
+deploy_headless_agent, look after them with get_real_task_status, and end them with
+kill_real_agent. Inside an agent, report with update_agent_progress and
+report_agent_finding; the status "completed" is the last thing to report.
+"""
+
+
+def server_of(orchestrator: Orchestrator, kind: AgentKind, **how: Any) -> MCPServer[Any]:  # noqa: ANN401 - the SDK's
+    """Return a server with all tools, and nothing else."""
+    server: MCPServer[Any] = MCPServer(
+        NAME, instructions=_INSTRUCTIONS, version=__version__, log_level="WARNING", **how
+    )
+    register_tools(server, orchestrator, kind=kind)
+    return server
+
+
+# --- stdio ---------------------------------------------------------------------------------------
+
+
+def serve_stdio(orchestrator: Orchestrator, kind: AgentKind) -> None:
+    """Serve one client on standard input and output, until it goes away or we are told to end."""
+    server = server_of(orchestrator, kind)
+    with _input_that_ends() as end, _when_told(end):
+        server.run()
+
+
+@contextlib.contextmanager
+def _input_that_ends() -> Iterator[Callable[[], None]]:
+    """
+    Put a pipe before standard input; yields what lets it come to its end.
+
+    The SDK reads it in a thread, and nothing can make a thread give up reading but an
+    end of file. So to be told to end is the same as a client that has gone away.
+    """
+    original = os.dup(0)
+    ours, theirs = os.pipe()
+    woken, wake = os.pipe()
+    os.dup2(ours, 0)
+    os.close(ours)
+
+    def copy() -> None:
+        with contextlib.suppress(OSError):  # Nobody reads it any more.
+            while woken not in (ready := select.select([original, woken], [], [])[0]):
+                if not ready or not (data := os.read(original, 1 << 16)):
+                    break
+                _write_all(theirs, data)
+        os.close(theirs)
+
+    copier = threading.Thread(target=copy, name="stdin", daemon=True)
+    copier.start()
+    try:
+        yield lambda: _write_all(wake, b".")
+    finally:
+        _write_all(wake, b".")
+        os.dup2(original, 0)
+        copier.join()
+        for fd in (original, woken, wake):
+            os.close(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+@contextlib.contextmanager
+def _when_told(end: Callable[[], None]) -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C do nothing but *end* it."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda *_: end()) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# --- HTTP ----------------------------------------------------------------------------------------
+
+
+def serve_http(
+    orchestrator: Orchestrator,
+    kind: AgentKind,
+    *,
+    port: int,
+    token: str,
+    listening: Callable[[str], None],
+) -> None:
+    """
+    Serve any number of clients who have the *token*, on loopback, until told to end.
+
+    *listening* is called with the address when clients can connect. A *port* of 0 is any
+    that is free. Requests that name another host, or come from a web page elsewhere, are
+    refused: a browser on this machine must not be the way in.
+
+    Raises:
+        InvalidInput: The port cannot be had.
+    """
+    import uvicorn  # noqa: PLC0415 - for this alone
+
+    # No issuer is ever asked: there is one token, and its owner has it from a file.
+    auth = AuthSettings.model_validate(
+        {"issuer_url": f"http://{HOST}", "resource_server_url": None}
+    )
+    server = server_of(orchestrator, kind, auth=auth, token_verifier=OneToken(token))
+    app = server.streamable_http_app(streamable_http_path=PATH, host=HOST)
+    config = uvicorn.Config(
+        app,
+        log_config=None,  # Its own writes to standard output.
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=_FAREWELL_S,
+    )
+    with _listener(port) as listener:
+        listening(f"http://{HOST}:{listener.getsockname()[1]}{PATH}")
+        with _when_told(
+            lambda: None
+        ):  # uvicorn hears the signal, and passes it on when it is done.
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _listener(port: int) -> Iterator[socket.socket]:
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as made:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            made.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            taken = getattr(error, "errno", None) == errno.EADDRINUSE
+            raise InvalidInput(
+                f"port {port} of {HOST} cannot be had: {error}",
+                hint="another server has it; --port 0 takes any" if taken else "try --port 0",
+            ) from error
+        made.listen()
+        yield made

@@ -1,0 +1,553 @@
+"""
+The tools: each one call of the library, under the name and in the shape that agents know.
+
+Their docstrings and the descriptions of their parameters are what a model reads. The
+SDK looks at their annotations when they are registered, so what those name is imported.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from mcp.server.mcpserver import Context  # noqa: TC002 - the SDK evaluates the annotations
+from mcp.types import ToolAnnotations
+from pydantic import Field
+
+from orchestrator_core.agents import ENV_AGENT, ORCHESTRATOR, Agent
+from orchestrator_core.exceptions import DeploymentError, InvalidInput, NotFound, OrchestratorError
+from orchestrator_core.mcp import context, output, reading, shapes
+from orchestrator_core.mcp.agents import AgentKind
+from orchestrator_core.mcp.calls import answered, run
+from orchestrator_core.mcp.timeline import timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mcp.server.mcpserver import MCPServer
+
+    from orchestrator_core.endings import EndReport
+    from orchestrator_core.orchestrator import Orchestrator
+    from orchestrator_core.reporting import ReportReceipt
+
+TaskId = Annotated[str, Field(description="The task's id, as create_real_task returned it.")]
+AgentId = Annotated[str, Field(description="The agent's id, as its deployment returned it.")]
+OwnTask = Annotated[str, Field(description="Your task's id. May be left empty inside an agent.")]
+OwnId = Annotated[str, Field(description="Your own id. May be left empty inside an agent.")]
+AgentType = Annotated[
+    str, Field(description="What kind of agent, in a word: its id begins with it. A-Z a-z 0-9 _ -")
+]
+Prompt = Annotated[str, Field(description="All that the agent is to know and to do.")]
+Severity = Annotated[
+    Literal["low", "medium", "high", "critical", "info"], Field(description="How bad it is.")
+]
+
+_READS = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
+_ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
+_RUNS = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=True)
+_ENDS = ToolAnnotations(
+    read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
+)
+
+
+def register_tools(
+    server: MCPServer[Any],
+    orchestrator: Orchestrator,
+    *,
+    command: Sequence[str] | None = None,
+    preset: str | None = None,
+    kind: AgentKind | None = None,
+) -> None:
+    """
+    Add the tools to a server.
+
+    *command* is the argv of every agent that is deployed through them, *preset* the name
+    of one instead, *kind* all that can be said about them. Without any of the three,
+    everything but deploying works. The orchestrator may be in use elsewhere as well.
+
+    Raises:
+        InvalidInput: More than one of them is given, or one that makes no sense.
+    """
+    if kind is not None and (command or preset):
+        raise InvalidInput("a kind of agent, and a command or preset as well", hint="give one")
+    tools = Tools(orchestrator, kind or AgentKind(command=command, preset=preset))
+    for tool, hints in tools.all():
+        server.add_tool(tool, description=inspect.getdoc(tool), annotations=hints)
+
+
+class Tools:
+    """The tools of one server."""
+
+    def __init__(self, orchestrator: Orchestrator, kind: AgentKind) -> None:
+        self._orch = orchestrator
+        self._kind = kind
+
+    def all(self) -> list[tuple[Any, ToolAnnotations]]:
+        """Return each of them, with what a client may know of it before it is called."""
+        return [
+            (self.create_real_task, _ADDS),
+            (self.deploy_headless_agent, _RUNS),
+            (self.spawn_child_agent, _RUNS),
+            (self.get_real_task_status, _READS),
+            (self.get_agent_output, _READS),
+            (self.update_agent_progress, _ADDS),
+            (self.report_agent_finding, _ADDS),
+            (self.kill_real_agent, _ENDS),
+            (self.list_agents, _READS),
+            (self.sweep_agents, _ENDS),
+            (self.get_agent_timeline, _READS),
+        ]
+
+    # --- beginning -------------------------------------------------------------------------------
+
+    @answered
+    async def create_real_task(
+        self,
+        description: Annotated[str, Field(description="What is to be done.")],
+        priority: Annotated[str, Field(description="P0, the most urgent, to P4.")] = "P2",
+        client_cwd: Annotated[
+            str | None, Field(description="The directory its agents run in; absolute.")
+        ] = None,
+        background_context: Annotated[
+            str | None, Field(description="What its agents have to know; before every prompt.")
+        ] = None,
+        expected_deliverables: Annotated[
+            list[str] | None, Field(description="What they are to deliver.")
+        ] = None,
+        success_criteria: Annotated[
+            list[str] | None, Field(description="What makes it a success.")
+        ] = None,
+        constraints: Annotated[
+            list[str] | None, Field(description="What they must or must not do.")
+        ] = None,
+        relevant_files: Annotated[
+            list[str] | None, Field(description="The files it is about.")
+        ] = None,
+    ) -> shapes.Created:
+        """
+        Make a task. Agents are deployed for a task, so this comes first.
+
+        Its id is what all other tools ask for. The context given here is put before
+        the prompt of each of its agents.
+        """
+        about = {
+            "background_context": background_context,
+            "expected_deliverables": expected_deliverables,
+            "success_criteria": success_criteria,
+            "constraints": constraints,
+            "relevant_files": relevant_files,
+        }
+
+        def create() -> shapes.Created:
+            _check_directory(client_cwd)
+            task = self._orch.create_task(description, priority=priority, client_cwd=client_cwd)
+            context.keep(self._orch.root, task.id, about)
+            return {
+                "success": True,
+                "task_id": task.id,
+                "description": task.description,
+                "priority": task.priority,
+                "workspace": task.workspace,
+                "status": task.status,
+            }
+
+        return await run(create)
+
+    @answered
+    async def deploy_headless_agent(
+        self,
+        task_id: TaskId,
+        agent_type: AgentType,
+        prompt: Prompt,
+        ctx: Context,
+        parent: Annotated[
+            str, Field(description='The agent that it ends with; "orchestrator" for nobody.')
+        ] = ORCHESTRATOR,
+    ) -> shapes.Deployed:
+        """
+        Deploy an agent for a task, headless, in a tmux session of its own.
+
+        When this returns, it runs. If it fails, nothing of it is left, or the error
+        names what is. Cancelled, it is undone.
+        """
+        return await self._deploy(task_id, agent_type, prompt, parent, ctx)
+
+    @answered
+    async def spawn_child_agent(
+        self,
+        task_id: TaskId,
+        parent_agent_id: Annotated[str, Field(description="The agent that it ends with.")],
+        child_agent_type: AgentType,
+        child_prompt: Prompt,
+        ctx: Context,
+    ) -> shapes.Deployed:
+        """Deploy an agent as the child of another one of its task: it ends when its parent does."""
+        return await self._deploy(task_id, child_agent_type, child_prompt, parent_agent_id, ctx)
+
+    async def _deploy(
+        self, task_id: str, kind: str, prompt: str, parent: str, ctx: Context
+    ) -> shapes.Deployed:
+        def deploy() -> Agent:
+            try:
+                document = reading.document_of(self._orch, task_id)
+                spec = self._kind.spec(
+                    kind=kind,
+                    prompt=context.before(prompt, document),
+                    parent=parent,
+                    cwd=document.get("client_cwd"),
+                )
+                return self._orch.deploy(task_id, spec, grace_s=self._kind.grace_s)
+            except DeploymentError:
+                raise
+            except OrchestratorError as error:
+                raise _Refused(error) from error
+
+        def undo(agent: Agent) -> None:
+            self._orch.terminate(agent.id, reason="cancelled")
+
+        doing = f"deploying an agent for {task_id}"
+        agent = await run(deploy, ctx=ctx, doing=doing, undo=undo)
+        return {
+            "success": True,
+            "agent_id": agent.id,
+            "tmux_session": agent.tmux_session,
+            "type": agent.type,
+            "parent": agent.parent,
+            "task_id": task_id,
+            "status": "deployed",
+            "workspace": str(self._orch.root / task_id),
+            "deployment_method": "tmux session",
+        }
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    @answered
+    async def get_real_task_status(self, task_id: TaskId) -> shapes.TaskStatus:
+        """Tell all about a task: its agents, whose children they are, and what they last said."""
+        return await run(lambda: reading.status(self._orch, task_id))
+
+    @answered
+    async def get_agent_output(
+        self,
+        task_id: TaskId,
+        agent_id: AgentId,
+        tail: Annotated[int | None, Field(description="Only so many of the last lines.")] = None,
+        filter: Annotated[  # noqa: A002 - the name that agents know
+            str | None, Field(description="Only lines in which this regular expression is found.")
+        ] = None,
+        format: Annotated[  # noqa: A002 - as above
+            output.Format,
+            Field(
+                description="text: as it was written; jsonl: only the lines that are JSON; "
+                "parsed: those as a list of values."
+            ),
+        ] = "text",
+        include_metadata: Annotated[  # noqa: FBT002 - as above
+            bool, Field(description="Also count lines and bytes.")
+        ] = False,
+        max_bytes: Annotated[
+            int | None, Field(description="Only whole lines from the end, of so many bytes.")
+        ] = None,
+        response_format: Annotated[
+            output.Response,
+            Field(description="summary: at most the last 20 lines; compact: the last 5."),
+        ] = "full",
+    ) -> shapes.Output:
+        """Return what an agent has written, whether it still lives or its log is archived."""
+        wish = output.Wish(
+            filter=filter, format=format, tail=tail, response=response_format, max_bytes=max_bytes
+        )
+
+        def read() -> shapes.Output:
+            agent = self._agent(task_id, agent_id)
+            text = self._orch.read_output(agent.id)
+            cut = output.cut(text, wish)
+            found: shapes.Output = {
+                "success": True,
+                "agent_id": agent.id,
+                "session_status": "running" if agent.is_active else "terminated",
+                "output": cut.output,
+                "source": _source(agent, text),
+                "tmux_session": agent.tmux_session,
+            }
+            if include_metadata:
+                found["metadata"] = cut.metadata
+            return found
+
+        return await run(read)
+
+    @answered
+    async def list_agents(
+        self,
+        task_id: Annotated[str | None, Field(description="Only those of this task.")] = None,
+        status: Annotated[
+            str | None, Field(description='Only those of this status, or all "active" ones.')
+        ] = None,
+    ) -> shapes.Listed:
+        """List agents, oldest first: of one task or of all, living or ended."""
+
+        def look() -> shapes.Listed:
+            agents = self._orch.agents(task_id=task_id, status=status)
+            return {"success": True, "count": len(agents), "agents": [*map(reading.info, agents)]}
+
+        return await run(look)
+
+    @answered
+    async def get_agent_timeline(self, task_id: TaskId, agent_id: AgentId) -> shapes.Timeline:
+        """Tell an agent's life, moment by moment: deployment, progress, findings, end."""
+        return await run(lambda: timeline(self._orch, self._agent(task_id, agent_id)))
+
+    # --- reporting -------------------------------------------------------------------------------
+
+    @answered
+    async def update_agent_progress(
+        self,
+        status: Annotated[
+            str,
+            Field(
+                description="running, working or blocked; or, at its end, completed, failed, "
+                "error or terminated, which ends the agent."
+            ),
+        ],
+        message: Annotated[str, Field(description="What it is doing, or has done.")] = "",
+        progress: Annotated[
+            int | None, Field(description="How far it is, per cent; by default as before.")
+        ] = None,
+        task_id: OwnTask = "",
+        agent_id: OwnId = "",
+    ) -> shapes.Updated:
+        """
+        Record what an agent is up to. Call this yourself, about yourself, as you work.
+
+        A terminal status ends the agent and gives back all it holds: make it your last
+        call. From inside the agent you have your answer before that happens.
+        """
+
+        def report() -> shapes.Updated:
+            agent = self._reporter(task_id, agent_id)
+            receipt = self._orch.report_progress(
+                agent.id, status, message=message, progress=progress
+            )
+            _insist_on_recorded(receipt)
+            told: shapes.Updated = {
+                "success": True,
+                "own_update": {
+                    "timestamp": str(receipt.line.get("timestamp", "")),
+                    "agent_id": agent.id,
+                    "status": status,
+                    "progress": agent.progress if progress is None else progress,
+                    "message": message,
+                },
+                "coordination_info": reading.coordination(self._orch, agent.task_id),
+            }
+            if receipt.end is not None:
+                told["handed_over"] = receipt.end.handed_over
+            return told
+
+        return await run(report)
+
+    @answered
+    async def report_agent_finding(
+        self,
+        finding_type: Annotated[str, Field(description="issue, solution, insight, question, …")],
+        severity: Severity,
+        message: Annotated[str, Field(description="What was found.")],
+        data: Annotated[
+            dict[str, Any] | None, Field(description="Whatever else belongs to it.")
+        ] = None,
+        task_id: OwnTask = "",
+        agent_id: OwnId = "",
+    ) -> shapes.Found:
+        """Record something that an agent has found, for its siblings and whoever deployed it."""
+
+        def report() -> shapes.Found:
+            agent = self._reporter(task_id, agent_id)
+            receipt = self._orch.report_finding(
+                agent.id, message, finding_type=finding_type, severity=severity, data=data
+            )
+            _insist_on_recorded(receipt)
+            return {
+                "success": True,
+                "own_finding": reading.finding(receipt.line),
+                "coordination_info": reading.coordination(self._orch, agent.task_id),
+            }
+
+        return await run(report)
+
+    # --- ending ----------------------------------------------------------------------------------
+
+    @answered
+    async def kill_real_agent(
+        self,
+        task_id: TaskId,
+        agent_id: AgentId,
+        ctx: Context,
+        reason: Annotated[str, Field(description="Why; it is recorded.")] = "Manual termination",
+    ) -> shapes.Killed:
+        """
+        End an agent with its children, and give back all they held; logs are archived.
+
+        One that has ended before is not ended again: the status and reason of its end
+        are returned.
+        """
+
+        def kill() -> shapes.Killed:
+            agent = self._agent(task_id, agent_id)
+            end = self._orch.terminate(agent.id, reason=reason)
+            _insist_on_success(end)
+            return {
+                "success": True,
+                "agent_id": agent.id,
+                "tmux_session": agent.tmux_session,
+                "session_killed": end.tmux_session_killed,
+                "reason": end.reason,
+                "status": end.status,
+                "cleanup": _cleanup(end),
+                "handed_over": end.handed_over,
+                "children": [child.agent_id for child in end.children],
+            }
+
+        return await run(kill, ctx=ctx, doing=f"ending {agent_id}")
+
+    @answered
+    async def sweep_agents(
+        self,
+        ctx: Context,
+        reap: Annotated[  # noqa: FBT002 - the tool's parameter, by name
+            bool, Field(description="End what is ours by two proofs; else it is only told.")
+        ] = False,
+    ) -> shapes.Swept:
+        """Find what dead orchestrators and agents have left behind, and end it if asked to."""
+
+        def sweep() -> shapes.Swept:
+            report = self._orch.sweep(reap=reap)
+            reaped = {one.finding.key: one for one in report.reaped}
+            return {
+                "success": True,
+                "clean": report.clean,
+                "dry_run": report.dry_run,
+                "findings": [
+                    {
+                        "kind": finding.kind.value,
+                        "subject": finding.subject,
+                        "what": finding.what,
+                        "proofs": list(finding.proofs),
+                        "action": finding.action,
+                        "reaped": finding.key in reaped and reaped[finding.key].success,
+                        "said": reaped[finding.key].said if finding.key in reaped else "",
+                    }
+                    for finding in report.findings
+                ],
+                "left": [finding.subject for finding in report.left],
+                "unknown": list(report.unknown),
+                "alive": list(report.alive),
+            }
+
+        return await run(sweep, ctx=ctx, doing="sweeping")
+
+    # --- who is meant ----------------------------------------------------------------------------
+
+    def _agent(self, task_id: str, agent_id: str) -> Agent:
+        agent = self._orch.agent(agent_id)
+        if agent.task_id != task_id:
+            raise NotFound(
+                f"task {task_id!r} has no agent {agent_id!r}", hint=f"it is of {agent.task_id!r}"
+            )
+        return agent
+
+    def _reporter(self, task_id: str, agent_id: str) -> Agent:
+        """Return the agent that a report is about; who leaves the ids empty is inside of it."""
+        agent_id = agent_id or os.environ.get(ENV_AGENT, "")
+        if not agent_id:
+            raise InvalidInput(
+                "which agent is it about? This server does not run inside of one",
+                hint="give your task_id and your agent_id",
+            )
+        return self._agent(task_id, agent_id) if task_id else self._orch.agent(agent_id)
+
+
+def _check_directory(path: str | None) -> None:
+    if path is not None and not (os.path.isabs(path) and os.path.isdir(path)):  # noqa: PTH112, PTH117 - a string is given
+        raise InvalidInput(
+            f"client_cwd is {path!r:.200}, which is no absolute path of a directory here",
+            hint="leave it out, and agents run where the server runs",
+        )
+
+
+def _source(agent: Agent, text: str) -> str:
+    if agent.is_active:
+        return "jsonl_log"
+    return "archived_log" if text else "none"
+
+
+def _insist_on_recorded(receipt: ReportReceipt) -> None:
+    """
+    See that a report was recorded.
+
+    Raises:
+        InvalidInput: The agent had ended before.
+    """
+    if not receipt.recorded:
+        ended = "" if receipt.end is None else f", as {receipt.end.status}: {receipt.end.reason}"
+        raise InvalidInput(
+            f"agent {receipt.agent_id!r} has ended{ended}; nothing was recorded",
+            hint="its first end counts; report for an agent that lives",
+        )
+
+
+def _insist_on_success(end: EndReport) -> None:
+    """
+    See that nothing is left of an agent, or that somebody else sees to it.
+
+    Raises:
+        _NotAllGone: It is STUCK.
+    """
+    if not end.success and not end.handed_over:
+        raise _NotAllGone(end)
+
+
+class _Refused(OrchestratorError):
+    """A deployment was refused before anything was taken: told as one that failed."""
+
+    def __init__(self, error: OrchestratorError) -> None:
+        super().__init__(str(error), hint=error.hint, leaked=error.leaked)
+        self._told = error.to_dict()
+
+    def to_dict(self) -> dict[str, object]:
+        return {**self._told, "cleanup_performed": False, "resources_cleaned": {}}
+
+
+class _NotAllGone(OrchestratorError):
+    """An agent was ended, and something of it is left."""
+
+    code = "stuck"
+
+    def __init__(self, end: EndReport) -> None:
+        super().__init__(
+            f"agent {end.agent_id!r} was not wholly given back: {'; '.join(end.errors)}",
+            hint="mend the cause; it is tried again by itself, and by sweep_agents with reap",
+            leaked=[*end.survivors, *end.errors],
+        )
+        self._end = end
+
+    def to_dict(self) -> dict[str, object]:
+        return super().to_dict() | {
+            "agent_id": self._end.agent_id,
+            "status": self._end.status,
+            "reason": self._end.reason,
+            "session_killed": self._end.tmux_session_killed,
+            "cleanup": _cleanup(self._end),
+        }
+
+
+def _cleanup(end: EndReport) -> shapes.Cleanup:
+    return {
+        "success": end.success,
+        "tmux_session_killed": end.tmux_session_killed,
+        "prompt_file_deleted": end.prompt_file_deleted,
+        "log_files_archived": end.log_files_archived,
+        "verified_no_zombies": end.verified_no_zombies,
+        "errors": list(end.errors),
+        "archived_files": list(end.archived_files),
+    }

@@ -1,0 +1,391 @@
+"""`orchestrator-core mcp` as its clients have it: real processes, real tmux, real ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+
+import httpx2
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+from support.mcp_wire import LONG_S, SERVER, TOP, HeldTmux, Wire
+
+pytestmark = pytest.mark.tmux
+
+ENV = shutil.which("env") or "env"
+
+
+@pytest.fixture
+def held(scene):
+    return HeldTmux(scene)
+
+
+@pytest.fixture
+def wire(scene):
+    """Servers of the test's own, spoken to by hand; none outlives it."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*arguments, **how):
+            made = Wire(scene.root, *arguments, **how)
+            stack.callback(made.close)
+            return made
+
+        yield start
+
+
+def over_stdio(scene, *arguments):
+    """Return how a client starts a server: with nothing but HOME and PATH to go by."""
+    bare = ["-i", "HOME=/", f"PATH={os.environ['PATH']}"]
+    server = [*SERVER, "--root", str(scene.root), "mcp", *arguments]
+    return StdioServerParameters(command=ENV, args=[*bare, *server], cwd=TOP)
+
+
+async def call(client, tool, **arguments):
+    """Call a tool, and return what it returns; an error is a failure."""
+    result = await client.call_tool(tool, arguments)
+    assert not result.is_error, result.content
+    assert result.structured_content["success"]
+    return result.structured_content
+
+
+# --- a whole life ----------------------------------------------------------------------------
+
+
+async def a_life(client, scene, *, told=None):
+    """Take an agent through all that an agent's life can be, by tools alone."""
+    task = await call(client, "create_real_task", description="See", client_cwd=str(scene.work))
+    task_id = task["task_id"]
+    prompt = {"task_id": task_id, "agent_type": "worker", "prompt": "hello from far away"}
+    deployed = await client.call_tool("deploy_headless_agent", prompt, progress_callback=told)
+    agent_id = deployed.structured_content["agent_id"]
+    mine = {"task_id": task_id, "agent_id": agent_id}
+    child = await call(
+        client,
+        "spawn_child_agent",
+        task_id=task_id,
+        parent_agent_id=agent_id,
+        child_agent_type="helper",
+        child_prompt="help",
+    )
+    assert {f"agent_{agent_id}", child["tmux_session"]} == set(scene.world.sessions())
+    await call(client, "update_agent_progress", **mine, status="working", progress=50)
+    await call(
+        client,
+        "report_agent_finding",
+        **mine,
+        finding_type="issue",
+        severity="high",
+        message="a leak",
+    )
+    status = await call(client, "get_real_task_status", task_id=task_id)
+    assert 2 == status["agents"]["active"]
+    assert [agent_id] == status["hierarchy"]["orchestrator"]
+    assert [child["agent_id"]] == status["hierarchy"][agent_id]
+    assert ["a leak"] == [f["message"] for f in status["enhanced_progress"]["recent_findings"]]
+    scene.follow(log_of(scene, agent_id), until=b"hello from far away")
+    output = await call(client, "get_agent_output", **mine)
+    assert ("running", "jsonl_log") == (output["session_status"], output["source"])
+    killed = await call(client, "kill_real_agent", **mine, reason="seen enough")
+    assert killed["cleanup"]["verified_no_zombies"]
+    assert [child["agent_id"]] == killed["children"]
+    output = await call(client, "get_agent_output", **mine)
+    assert ("terminated", "archived_log") == (output["session_status"], output["source"])
+    assert "hello from far away" in output["output"]
+    timeline = await call(client, "get_agent_timeline", **mine)
+    assert ["deployed", "progress", "finding", "ended", "given back"] == [
+        event["event"] for event in timeline["events"]
+    ]
+    swept = await call(client, "sweep_agents")
+    assert swept["clean"]
+
+
+def log_of(scene, agent_id):
+    [log] = scene.root.glob(f"TASK-*/logs/{agent_id}_stream.jsonl")
+    return log
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+def test_a_client_over_stdio_drives_a_whole_life(scene, mode):
+    """Of either era of the protocol, told of every step, with only HOME and PATH in its server."""
+    heard = []
+
+    async def told(progress, _total, message):
+        heard.append((progress, message))
+
+    async def live():
+        server = over_stdio(scene, "--agent-command", "sh -c 'cat; sleep 1000'")
+        async with Client(server, mode=mode) as client:
+            await a_life(client, scene, told=told)
+
+    asyncio.run(live())
+
+    assert sorted(heard) == heard
+    assert any("spawn_tmux done" in message for _, message in heard)
+    assert [] == scene.world.leftovers()
+
+
+@contextlib.contextmanager
+def http_server(scene, *arguments, code=0):
+    """Serve over HTTP on any port; yields its address and its token's file."""
+    token_file = scene.root / "mcp-token"
+    where = ["--http", "--port", "0"]
+    process = subprocess.Popen(
+        [*SERVER, "--root", str(scene.root), "mcp", *where, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=TOP,
+        env={"HOME": "/", "PATH": os.environ["PATH"]},
+    )
+    try:
+        line = process.stderr.readline().decode()
+        yield line.partition("listening on ")[2].partition(";")[0], token_file
+        process.terminate()
+        said, _ = process.communicate(timeout=LONG_S)
+        assert (code, b"") == (process.returncode, said)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextlib.asynccontextmanager
+async def over_http(url, token, mode="legacy"):
+    how = {"Authorization": f"Bearer {token}"}
+    async with (
+        httpx2.AsyncClient(headers=how, timeout=LONG_S) as http,
+        Client(streamable_http_client(url, http_client=http), mode=mode) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+def test_a_client_over_http_drives_a_whole_life(scene, mode):
+    """With the token that the server has made, for its owner's eyes; nobody else is let in."""
+
+    async def live(url, token):
+        async with over_http(url, token, mode) as client:
+            await a_life(client, scene)
+
+    with http_server(scene, "--agent-command", "sh -c 'cat; sleep 1000'") as (url, token_file):
+        assert 0o600 == stat.S_IMODE(token_file.stat().st_mode)
+        assert url.startswith("http://127.0.0.1:")
+        asyncio.run(live(url, token_file.read_text().strip()))
+        assert {
+            "without a token": 401,
+            "with another": 401,
+            "with none of ASCII": 401,
+            "as another host": 421,
+            "from a page of another": 403,
+            "as itself": 400,
+        } == knocks(url, token_file.read_text().strip())
+
+    assert [] == scene.world.leftovers()
+
+
+def knocks(url, token):
+    """Return how each is answered who is not to be let in, and one who has nothing to say."""
+    right = {"Authorization": f"Bearer {token}"}
+    tried = {
+        "without a token": {},
+        "with another": {"Authorization": "Bearer " + "x" * len(token)},
+        "with none of ASCII": {"Authorization": "Bearer é".encode("latin-1")},
+        "as another host": right | {"Host": "evil.example"},
+        "from a page of another": right | {"Origin": "http://evil.example"},
+        "as itself": right,
+    }
+    return {
+        how: httpx2.post(url, json={}, headers=knock).status_code for how, knock in tried.items()
+    }
+
+
+def test_eight_clients_at_once(scene):
+    """Each has its own task and agents, at the same time, and none is in another's way."""
+
+    async def one(url, token, number):
+        async with over_http(url, token) as client:
+            task = await call(client, "create_real_task", description=f"client {number}")
+            about = {"task_id": task["task_id"]}
+            agent = await call(
+                client, "deploy_headless_agent", **about, agent_type=f"c{number}", prompt="go"
+            )
+            about["agent_id"] = agent["agent_id"]
+            for percent in (10, 20, 30):
+                await call(
+                    client, "update_agent_progress", **about, status="working", progress=percent
+                )
+            status = await call(client, "get_real_task_status", task_id=task["task_id"])
+            await call(client, "kill_real_agent", **about)
+            return [(a["id"], a["progress"]) for a in status["agents"]["agents_list"]]
+
+    async def all_of_them(url, token):
+        return await asyncio.gather(*(one(url, token, number) for number in range(8)))
+
+    with http_server(scene, "--agent-command", "sleep 1000") as (url, token_file):
+        seen = asyncio.run(all_of_them(url, token_file.read_text().strip()))
+
+    assert [30] * 8 == [progress for [(_, progress)] in seen]
+    assert 8 == len(scene.world.records())
+    assert {"terminated"} == {record["status"] for record in scene.world.records().values()}
+    assert [] == scene.world.leftovers() + scene.world.torn()
+
+
+# --- from inside -------------------------------------------------------------------------------
+
+_AGENT = """
+import asyncio, os, sys
+from mcp import Client, StdioServerParameters
+
+server = StdioServerParameters(
+    command=sys.executable,
+    args=["-m", "orchestrator_core", "--root", os.environ["ORCHESTRATOR_ROOT"], "mcp"],
+    cwd=os.environ["PACKAGE"],
+)
+me = {name: os.environ[f"ORCHESTRATOR_{name.upper()}"] for name in ("task_id", "agent_id")}
+
+async def live():
+    async with Client(server) as client:
+        result = await client.call_tool(
+            "update_agent_progress", {**me, "status": "completed", "message": "all done"}
+        )
+        print("answered:", result.structured_content, flush=True)
+        os.read(0, 1)
+        await asyncio.sleep(1000)
+
+asyncio.run(live())
+"""
+
+
+def test_an_agent_reports_its_own_end_through_its_own_server(scene):
+    """The server is a child of the agent's session: its answer comes before it is ended."""
+    agent_py = scene.program("agent.py", _AGENT)
+    orch = scene.orchestrator()
+    task = orch.create_task("See")
+    agent = orch.deploy(task.id, scene.spec(sys.executable, agent_py, env={"PACKAGE": str(TOP)}))
+
+    end = orch.wait(agent.id, timeout_s=LONG_S)
+
+    assert ("completed", "report", True) == (end.status, end.by, end.success)
+    assert "'success': True" in orch.read_output(agent.id)
+    assert "'handed_over': True" in orch.read_output(agent.id)
+    assert "all done" == orch.agent(agent.id).end_reason
+    assert {} == scene.world.until_alone()
+    assert [] == scene.world.leftovers()
+
+
+# --- how clients end servers -------------------------------------------------------------------
+
+
+def in_mid_deploy(scene, wire, held):
+    """Return a server that is in the middle of a deployment, and the number of that call."""
+    orch = scene.orchestrator()
+    orch.terminate(orch.deploy(orch.create_task("Warm up").id, scene.spec()).id)
+    # It watches its agent for a second: whatever it is told meanwhile comes in time.
+    (scene.root / "orchestrator.toml").write_text(
+        '[mcp]\nagent_command = ["sleep", "1000"]\ngrace_s = 1\n'
+    )
+    server = wire(path=held.path)
+    server.connect()
+    task = server.call("create_real_task", description="See")
+    number = server.begin(
+        "deploy_headless_agent", task_id=task["task_id"], agent_type="b", prompt="p"
+    )
+    held.until_held()
+    return server, number
+
+
+def test_killed_with_its_group_in_mid_deploy_it_leaves_what_the_next_opening_finishes(
+    scene, held, wire
+):
+    """What is left of it is recovered when the next server, or anybody, opens the root."""
+    server, _ = in_mid_deploy(scene, wire, held)
+    server.kill_group()
+    assert scene.world.files("TASK-*/agent_prompt_*")
+
+    following = wire()
+    following.connect()
+
+    assert [] == scene.world.files("TASK-*/agent_prompt_*")
+    assert ["a"] == [agent["type"] for agent in following.call("list_agents")["agents"]]
+    following.hang_up()
+    assert 0 == following.until_over()
+    assert {} == scene.world.until_alone()
+    assert [] == scene.world.leftovers() + scene.world.torn()
+
+
+@pytest.mark.parametrize("how", ["its client hangs up", "SIGTERM"])
+def test_told_to_end_in_mid_deploy_it_undoes_the_deployment_and_ends_well(how, scene, held, wire):
+    """Nobody will hear of that agent: it is not to be."""
+    server, _ = in_mid_deploy(scene, wire, held)
+    if how == "SIGTERM":
+        server.process.send_signal(signal.SIGTERM)
+    else:
+        server.hang_up()
+    held.let_go()
+
+    assert 0 == server.until_over()
+
+    assert [("terminated", "cancelled")] == [
+        (record["status"], record["termination_reason"])
+        for record in scene.world.records().values()
+        if record["type"] == "b"
+    ]
+    assert [] == scene.world.leftovers() + scene.world.torn()
+
+
+def test_a_cancelled_call_is_undone_and_the_server_goes_on(scene, held, wire):
+    """It is never answered; others are; and when the server has ended, nothing is left of it."""
+    server, number = in_mid_deploy(scene, wire, held)
+    server.cancel(number)
+    server.call("list_agents")  # By now it has heard of the cancellation.
+    held.let_go()
+
+    server.hang_up()
+    assert 0 == server.until_over()
+
+    assert number not in [line.get("id") for line in server.lines]
+    assert [] == scene.world.leftovers() + scene.world.torn()
+
+
+def test_told_to_end_it_ends_at_once_and_has_said_nothing_but_the_protocol(wire):
+    """Exit status 0, and not a byte on standard output but JSON, however much it logs."""
+    server = wire("--agent-command", "sleep 1000", options=["--verbose"])
+    assert "orchestrator-core" == server.connect()["serverInfo"]["name"]
+    server.call("create_real_task", description="See")
+
+    server.process.send_signal(signal.SIGTERM)
+
+    assert 0 == server.until_over()
+
+
+# --- the example -------------------------------------------------------------------------------
+
+
+def test_the_example_serves_a_tool_of_its_own_beside_the_librarys(scene):
+    """As anybody would start it; the agents it counts are those that the tools deploy."""
+    example = [str(TOP / "examples" / "mcp_server.py"), "sleep", "1000"]
+    server = StdioServerParameters(
+        command=sys.executable,
+        args=example,
+        cwd=scene.work,
+        env={"PYTHONPATH": str(TOP), "ORCHESTRATOR_ROOT": str(scene.root)},
+    )
+
+    async def live():
+        async with Client(server) as client:
+            task = await call(client, "create_real_task", description="See")
+            how = {"task_id": task["task_id"], "agent_type": "b", "prompt": "p"}
+            agent = await call(client, "deploy_headless_agent", **how)
+            counted = await client.call_tool("how_many_agents", {})
+            mine = {"task_id": task["task_id"], "agent_id": agent["agent_id"]}
+            await call(client, "kill_real_agent", **mine)
+            return counted.structured_content["result"]
+
+    assert 1 == asyncio.run(live())
+    assert [] == scene.world.leftovers()

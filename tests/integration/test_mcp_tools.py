@@ -1,0 +1,637 @@
+"""The tools, in somebody's server, on a fake terminal: names, shapes, errors, cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import re
+import subprocess
+import sys
+import threading
+
+import anyio
+import pytest
+from mcp import Client
+from mcp.server.mcpserver import MCPServer
+from support.fakes import a_fake_scene
+
+from orchestrator_core import cli, settings
+from orchestrator_core.exceptions import InvalidInput, StorageError, WaitTimeout
+from orchestrator_core.mcp import AgentKind, StepsTold, calls, output, progress, register_tools
+from orchestrator_core.mcp.agents import kind_of
+from orchestrator_core.mcp.output import Wish, cut
+from orchestrator_core.mcp.token import token_in
+from orchestrator_core.saga import Observer
+
+LONG_S = 20
+
+
+@pytest.fixture
+def scene():
+    with a_fake_scene() as made:
+        yield made
+
+
+@pytest.fixture
+def asked(scene):
+    """Ask a server of one orchestrator one thing after another, as a client does."""
+
+    def ask(*questions, kind=None, observer=None):
+        orch = scene.orchestrator(observer=observer)
+        server = server_of(orch, kind or AgentKind(command=[str(scene.bin / "lives")]))
+
+        async def talk():
+            async with Client(server, mode="legacy") as client:
+                return [await client.call_tool(tool, how) for tool, how in questions]
+
+        return asyncio.run(talk())
+
+    return ask
+
+
+def server_of(orch, kind):
+    server = MCPServer("somebody's")
+    register_tools(server, orch, kind=kind)
+    return server
+
+
+@pytest.fixture
+def deployed(scene):
+    """A task, and an agent of it that lives."""
+    orch = scene.orchestrator()
+    task = orch.create_task("See")
+    return task.id, orch.deploy(task.id, scene.spec()).id
+
+
+def told(result):
+    return "\n".join(block.text for block in result.content)
+
+
+# --- names and shapes ------------------------------------------------------------------------
+
+#: What people's agents call, and what they look at in what they get.
+KNOWN = {
+    "create_real_task": (
+        "description priority client_cwd",
+        "success task_id description priority workspace status",
+    ),
+    "deploy_headless_agent": (
+        "task_id agent_type prompt parent",
+        "success agent_id tmux_session type parent task_id status workspace deployment_method",
+    ),
+    "spawn_child_agent": (
+        "task_id parent_agent_id child_agent_type child_prompt",
+        "success agent_id tmux_session type parent task_id status workspace deployment_method",
+    ),
+    "kill_real_agent": (
+        "task_id agent_id reason",
+        "success agent_id tmux_session session_killed reason status cleanup",
+    ),
+    "update_agent_progress": (
+        "task_id agent_id status message progress",
+        "success own_update coordination_info",
+    ),
+    "report_agent_finding": (
+        "task_id agent_id finding_type severity message data",
+        "success own_finding coordination_info",
+    ),
+    "get_real_task_status": (
+        "task_id",
+        "success description status workspace agents hierarchy enhanced_progress limits",
+    ),
+    "get_agent_output": (
+        "task_id agent_id tail filter format include_metadata max_bytes response_format",
+        "success session_status output source tmux_session",
+    ),
+    "list_agents": ("task_id status", "success agents"),
+    "sweep_agents": ("reap", "success findings"),
+    "get_agent_timeline": ("task_id agent_id", "success events"),
+}
+
+
+def test_the_tools_have_the_names_parameters_and_results_that_agents_know(scene):
+    """All of them are described, and so is every parameter."""
+    server = server_of(scene.orchestrator(), AgentKind())
+    tools = {tool.name: tool for tool in asyncio.run(server.list_tools())}
+
+    assert KNOWN.keys() == tools.keys()
+    for name, (parameters, results) in KNOWN.items():
+        taken = tools[name].input_schema["properties"]
+        assert set(parameters.split()) <= taken.keys(), name
+        assert set(results.split()) <= tools[name].output_schema["properties"].keys(), name
+        assert tools[name].description.strip() == tools[name].description, name
+        assert all(each.get("description") for each in taken.values()), name
+
+
+def test_no_tool_lets_a_model_say_what_is_run(scene):
+    """Neither a command nor an environment is a parameter, and one that is made up is ignored."""
+    server = server_of(scene.orchestrator(), AgentKind())
+    for tool in asyncio.run(server.list_tools()):
+        assert not re.search(r"command|argv|env|program", " ".join(tool.input_schema["properties"]))
+
+
+def test_what_a_model_makes_up_is_not_run(scene, asked, deployed):
+    """A parameter that no tool has changes nothing."""
+    task, _ = deployed
+    made_up = {"command": ["/bin/false"], "env": {"A": "b"}, "cwd": "/nowhere"}
+    how = {"task_id": task, "agent_type": "b", "prompt": "p", **made_up}
+
+    [result] = asked(("deploy_headless_agent", how))
+
+    agent = scene.orchestrator().agent(result.structured_content["agent_id"])
+    assert agent.is_active
+    log = json.loads((scene.root / task / "logs" / f"deploy_{agent.id}.json").read_text())
+    assert str(scene.bin / "lives") == log["program"]
+
+
+def test_an_answer_has_the_shapes_of_its_parts_too(asked, deployed):
+    """What agents look for within: the update, the finding, the counts, the cleanup."""
+    task, agent = deployed
+    me = {"task_id": task, "agent_id": agent}
+    found = {"finding_type": "issue", "severity": "low", "message": "m", "data": {"line": 3}}
+    update, finding, status, killed = (
+        result.structured_content
+        for result in asked(
+            ("update_agent_progress", {**me, "status": "working", "message": "m", "progress": 5}),
+            ("report_agent_finding", {**me, **found}),
+            ("get_real_task_status", {"task_id": task}),
+            ("kill_real_agent", me),
+        )
+    )
+
+    assert {"agent_id", "status", "progress", "message", "timestamp"} == update["own_update"].keys()
+    assert {"total_spawned": 1, "active": 1, "completed": 0} == update["coordination_info"][
+        "agent_counts"
+    ]
+    assert {"line": 3} == finding["own_finding"]["data"]
+    assert [finding["own_finding"]] == finding["coordination_info"]["recent_findings"]
+    assert {"total_spawned", "active", "completed", "agents_list"} == status["agents"].keys()
+    assert [5] == [each["progress"] for each in status["enhanced_progress"]["recent_updates"]]
+    assert {"max_agents", "max_depth", "max_concurrent"} == status["limits"].keys()
+    assert {
+        *("success", "tmux_session_killed", "prompt_file_deleted", "log_files_archived"),
+        *("verified_no_zombies", "errors", "archived_files"),
+    } == killed["cleanup"].keys()
+    assert ("terminated", "Manual termination") == (killed["status"], killed["reason"])
+
+
+def test_a_report_without_progress_leaves_it_as_it_was(asked, deployed):
+    """Half done and then blocked is still half done."""
+    task, agent = deployed
+    me = {"task_id": task, "agent_id": agent}
+    *_, blocked = asked(
+        ("update_agent_progress", {**me, "status": "working", "progress": 50}),
+        ("update_agent_progress", {**me, "status": "blocked"}),
+    )
+
+    assert 50 == blocked.structured_content["own_update"]["progress"]
+
+
+def test_a_report_needs_no_id_inside_an_agent(asked, deployed, monkeypatch):
+    """Its environment knows who it is."""
+    task, agent = deployed
+    monkeypatch.setenv("ORCHESTRATOR_AGENT_ID", agent)
+    monkeypatch.setenv("ORCHESTRATOR_TASK_ID", task)
+
+    [result] = asked(("update_agent_progress", {"status": "working"}))
+
+    assert agent == result.structured_content["own_update"]["agent_id"]
+
+
+def test_the_last_findings_are_told_whoever_made_them_and_wherever_they_are(scene, asked):
+    """The three newest of all agents, the ended ones' too, in the order they were made."""
+    orch = scene.orchestrator()
+    task = orch.create_task("See").id
+    agents = [orch.deploy(task, scene.spec()).id for _ in range(4)]
+    for number in range(8):
+        orch.report_finding(agents[number % 4], f"finding {number}")
+    orch.terminate(agents[3])  # It made the last one.
+
+    [result] = asked(
+        ("update_agent_progress", {"task_id": task, "agent_id": agents[0], "status": "working"})
+    )
+
+    assert ["finding 5", "finding 6", "finding 7"] == [
+        each["message"]
+        for each in result.structured_content["coordination_info"]["recent_findings"]
+    ]
+
+
+def test_a_tasks_context_comes_before_each_prompt(scene, asked):
+    """It is told once, with the task, and every agent of it reads it."""
+    about = {"background_context": "It is slow.", "constraints": ["no new index", "no downtime"]}
+    [made] = asked(("create_real_task", {"description": "See", **about}))
+    task = made.structured_content["task_id"]
+    asked(("deploy_headless_agent", {"task_id": task, "agent_type": "b", "prompt": "Mend it."}))
+
+    [prompt] = scene.root.glob("TASK-*/agent_prompt_*")
+
+    assert prompt.read_text() == (
+        "# Background\n\nIt is slow.\n\n# Constraints\n\n- no new index\n- no downtime\n\n"
+        "# Your task\n\nMend it."
+    )
+
+
+# --- errors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tool", "how", "code", "words"),
+    [
+        ("get_real_task_status", {"task_id": "TASK-none"}, "not-found", "TASK-none"),
+        ("get_agent_timeline", {"agent_id": "nobody"}, "not-found", "nobody"),
+        ("kill_real_agent", {"task_id": "TASK-other"}, "not-found", "has no agent"),
+        ("update_agent_progress", {"status": "dancing"}, "invalid-input", "completed"),
+        ("get_agent_output", {"filter": "("}, "invalid-input", "is no pattern"),
+        ("deploy_headless_agent", {"agent_type": "a b", "prompt": "p"}, "invalid-id", "a b"),
+        ("deploy_headless_agent", {"agent_type": "b", "prompt": " "}, "invalid-input", "empty"),
+        ("create_real_task", {"description": "d", "client_cwd": "no"}, "invalid-input", "absolute"),
+    ],
+)
+def test_an_error_tells_the_model_what_and_what_to_do(tool, how, code, words, asked, deployed):
+    """In words, with a hint, and as values; it is marked as an error."""
+    task, agent = deployed
+    [result] = asked((tool, {"task_id": task, "agent_id": agent, **how}))
+
+    assert result.is_error
+    assert (False, code) == tuple(map(result.structured_content.get, ("success", "code")))
+    assert words in told(result)
+    assert f"hint: {result.structured_content['hint']}" in told(result)
+
+
+def test_a_failed_deployment_tells_what_became_of_its_resources(scene, asked):
+    """What it wrote before it died, what was cleaned up, and that nothing is left."""
+    task = scene.orchestrator().create_task("See").id
+    kind = AgentKind(command=[str(scene.bin / "dies-early")], grace_s=5)
+    how = {"task_id": task, "agent_type": "b", "prompt": "p"}
+
+    [result] = asked(("deploy_headless_agent", how), kind=kind)
+
+    assert result.is_error
+    assert result.structured_content["cleanup_performed"]
+    assert result.structured_content["resources_cleaned"]["tmux_session"]
+    assert result.structured_content["resources_cleaned"]["prompt_file"]
+    assert [] == scene.world.leftovers()
+
+
+def test_a_server_that_was_not_told_what_agents_run_says_who_is_to_say_it(scene, asked):
+    """Everything else works."""
+    task = scene.orchestrator().create_task("See").id
+    how = {"task_id": task, "agent_type": "b", "prompt": "p"}
+
+    [result] = asked(("deploy_headless_agent", how), kind=AgentKind())
+
+    assert "--agent-command" in told(result)
+    assert (False, {}) == tuple(
+        map(result.structured_content.get, ("cleanup_performed", "resources_cleaned"))
+    )
+
+
+def test_a_report_after_the_end_is_an_error_that_tells_of_the_end(scene, asked, deployed):
+    """The first end counts."""
+    task, agent = deployed
+    scene.orchestrator().terminate(agent, reason="enough")
+    me = {"task_id": task, "agent_id": agent}
+
+    update, finding = asked(
+        ("update_agent_progress", {**me, "status": "completed"}),
+        ("report_agent_finding", {**me, "finding_type": "x", "severity": "low", "message": "m"}),
+    )
+
+    assert update.is_error
+    assert finding.is_error
+    assert "as terminated: enough" in told(update)
+
+
+def test_what_could_not_be_given_back_is_an_error_that_names_it(scene, asked):
+    """An agent that nothing ends: no success is claimed."""
+    orch = scene.orchestrator()
+    task = orch.create_task("See").id
+    agent = orch.deploy(task, scene.spec("unkillable")).id
+
+    [result] = asked(("kill_real_agent", {"task_id": task, "agent_id": agent}))
+
+    assert result.is_error
+    assert "left behind: " in told(result)
+    assert not result.structured_content["cleanup"]["success"]
+    assert result.structured_content["cleanup"]["errors"]
+
+
+# --- while it lasts --------------------------------------------------------------------------
+
+
+class Halts(Observer):
+    """Stops every deployment in its middle, until it is let go."""
+
+    def __init__(self):
+        self.here = threading.Event()
+        self.go = threading.Event()
+
+    def step_done(self, _saga_id, step, _duration_ms):
+        if step == "spawn_tmux":
+            self.here.set()
+            assert self.go.wait(LONG_S)
+
+
+def a_deployment(scene, task):
+    """Return an orchestrator that halts, and what calls for a deployment of it."""
+    halts = Halts()
+    server = server_of(
+        scene.orchestrator(observer=halts), AgentKind(command=[str(scene.bin / "lives")])
+    )
+    how = {"task_id": task, "agent_type": "b", "prompt": "p"}
+    return halts, server, ("deploy_headless_agent", how)
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+def test_a_cancelled_deployment_leaves_nothing(mode, scene):
+    """Its thread goes on to the end; then it is undone, and the record says why."""
+    orch = scene.orchestrator()
+    halts, server, question = a_deployment(scene, orch.create_task("See").id)
+
+    async def talk():
+        async with Client(server, mode=mode) as client:
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(client.call_tool, *question)
+                    await asyncio.to_thread(halts.here.wait, LONG_S)
+                    scope.cancel()
+                    if mode == "auto":  # There is no wire: the call itself is waited for.
+                        halts.go.set()
+            await client.call_tool("list_agents", {})  # By now it has heard of the cancellation.
+            halts.go.set()
+
+    asyncio.run(talk())
+
+    [agent] = orch.agents()
+    assert ("terminated", "cancelled") == (agent.status, agent.end_reason)
+    assert [] == scene.world.leftovers()
+
+
+def test_a_deployment_that_fails_after_it_was_cancelled_leaves_nothing_either(scene):
+    """There is no agent to undo, and no other error than the cancellation."""
+    orch = scene.orchestrator()
+    task = orch.create_task("See").id
+    halts, server, question = a_deployment(scene, task)
+    scene.fake.agents["lives"] = scene.fake.agents["refuses"]
+
+    async def talk():
+        async with Client(server) as client, anyio.create_task_group() as tasks:
+            tasks.start_soon(client.call_tool, *question)
+            await asyncio.to_thread(halts.here.wait, LONG_S)
+            tasks.cancel_scope.cancel()
+            halts.go.set()
+
+    asyncio.run(talk())
+
+    assert [] == orch.agents()
+    assert [] == scene.world.leftovers()
+
+
+def test_asyncios_own_cancellation_passes_no_shield_and_leaves_nothing(scene):
+    """As a web server cancels: what goes on in the thread is waited for all the same."""
+    orch = scene.orchestrator()
+    task = orch.create_task("See").id
+    halts = Halts()
+    slow = scene.orchestrator(observer=halts)
+
+    async def talk():
+        deploy = functools.partial(slow.deploy, task, scene.spec())
+        call = asyncio.create_task(calls.run(deploy, undo=lambda agent: slow.terminate(agent.id)))
+        await asyncio.to_thread(halts.here.wait, LONG_S)
+        call.cancel()
+        halts.go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    asyncio.run(talk())
+
+    assert {"terminated"} == {agent.status for agent in orch.agents()}
+    assert [] == scene.world.leftovers()
+
+
+def test_a_call_that_is_cancelled_before_it_has_begun_does_nothing():
+    """There is nothing to undo."""
+    done = []
+
+    async def talk():
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await calls.run(lambda: done.append("work"), undo=lambda _: done.append("undo"))
+
+    asyncio.run(talk())
+
+    assert [] == done
+
+
+def test_a_long_call_tells_its_steps_and_that_it_goes_on(scene, monkeypatch):
+    """Numbers that rise, every step, and in between that it is still at it."""
+    monkeypatch.setattr(progress, "_BEAT_S", 0.01)
+    halts, heard = Halts(), []
+    orch = scene.orchestrator(observer=progress.together(StepsTold(), halts))
+    server = server_of(orch, AgentKind(command=[str(scene.bin / "lives")]))
+    task = orch.create_task("See").id
+
+    async def listen(number, _total, message):
+        heard.append((number, message))
+        if sum("still" in each for _, each in heard) > 3:
+            halts.go.set()
+
+    async def talk():
+        async with Client(server, mode="legacy") as client:
+            how = {"task_id": task, "agent_type": "b", "prompt": "p"}
+            await client.call_tool("deploy_headless_agent", how, progress_callback=listen)
+
+    asyncio.run(talk())
+
+    numbers = [number for number, _ in heard]
+    assert sorted(set(numbers)) == numbers
+    assert heard[0][1].startswith("deploying")
+    assert any("write_prompt done" in message for _, message in heard)
+    assert 3 < sum("still deploying" in message for _, message in heard)
+
+
+def test_many_calls_at_once_are_all_done(scene):
+    """One orchestrator, eight clients, and each gets what it asked for."""
+    orch = scene.orchestrator()
+    server = server_of(orch, AgentKind(command=[str(scene.bin / "lives")]))
+    task = orch.create_task("See").id
+
+    async def one(number):
+        async with Client(server) as client:
+            how = {"task_id": task, "agent_type": f"c{number}", "prompt": "p"}
+            made = (await client.call_tool("deploy_headless_agent", how)).structured_content
+            me = {"task_id": task, "agent_id": made["agent_id"]}
+            for percent in range(10, 60, 10):
+                await client.call_tool(
+                    "update_agent_progress", {**me, "status": "working", "progress": percent}
+                )
+            killed = await client.call_tool("kill_real_agent", me)
+            return killed.structured_content["cleanup"]["success"]
+
+    async def talk():
+        return await asyncio.gather(*map(one, range(8)))
+
+    assert [True] * 8 == asyncio.run(talk())
+    assert {(50, "terminated")} == {(agent.progress, agent.status) for agent in orch.agents()}
+    assert [] == scene.world.leftovers()
+
+
+# --- what agents run -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "settled", "argv"),
+    [
+        (["claude -p 'two words'"], {}, ("claude", "-p", "two words")),
+        (["claude", "-p", "two words"], {"agent_command": ("x",)}, ("claude", "-p", "two words")),
+        ([], {"agent_command": ("a b", "c")}, ("a b", "c")),
+    ],
+)
+def test_the_command_line_says_what_agents_run_or_else_the_settings_do(said, settled, argv):
+    assert argv == kind_of(settings.Mcp(**settled), command=said).command
+
+
+def test_a_preset_makes_the_spec_and_the_server_says_the_rest():
+    """Its own command, with the type, the parent and the deadline that are the server's."""
+    kind = kind_of(settings.Mcp(agent_preset="claude", deadline_s=60))
+
+    spec = kind.spec(kind="reviewer", prompt="p", parent="orchestrator", cwd="/")
+
+    assert "claude" == spec.command[0]
+    assert ("reviewer", "p", 60, "/") == (spec.type, spec.prompt, spec.deadline_s, spec.cwd)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"command": ["a"], "preset": "claude"},
+        {"preset": "shell"},  # Its prompt is a program: a model would say what is run.
+        {"preset": "mro"},
+        {"command": "claude -p"},
+    ],
+)
+def test_what_makes_no_sense_for_agents_to_run_is_refused(how, scene):
+    with pytest.raises(InvalidInput):
+        register_tools(MCPServer("somebody's"), scene.orchestrator(), **how)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--port", "1"], "--http"),
+        (["--agent-command", "sh -c 'unfinished"], "quoted wrongly"),
+        (["--agent-preset", "shell"], "no preset 'shell'"),
+        (["--http", "--port", "70000"], "cannot be had"),
+    ],
+)
+def test_a_server_that_makes_no_sense_does_not_start(scene, arguments, said, capsys):
+    """Usage: exit code 2, and nothing on standard output."""
+    scene.orchestrator()
+
+    assert 2 == cli.main(["--root", str(scene.root), "mcp", *arguments])
+
+    out, err = capsys.readouterr()
+    assert "" == out
+    assert said in err
+    assert "hint: " in err
+
+
+def test_without_the_sdk_it_says_what_to_install_and_the_rest_works(scene):
+    """The extra is missing: an error of ours, with pip's command in it."""
+    program = f"""
+import sys
+sys.modules["mcp"] = None
+from orchestrator_core.cli import main
+sys.exit(main(["--root", {str(scene.root)!r}, "mcp"]))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+
+    assert 1 == ran.returncode
+    assert "hint: pip install 'orchestrator-core[mcp]'" in ran.stderr
+
+
+# --- output --------------------------------------------------------------------------------------
+
+TEXT = 'one\n{"two": 2}\nthree \u2028 still three\n[4]\nfive'
+
+
+@pytest.mark.parametrize(
+    ("wish", "expected"),
+    [
+        ({}, TEXT),
+        ({"tail": 2}, "[4]\nfive"),
+        ({"tail": 0}, ""),
+        ({"filter": "t.*e"}, "three \u2028 still three\n"),
+        ({"filter": "o", "tail": 1}, '{"two": 2}\n'),
+        ({"format": "jsonl"}, '{"two": 2}\n[4]\n'),
+        ({"format": "parsed"}, [{"two": 2}, [4]]),
+        ({"format": "parsed", "tail": 1}, [[4]]),
+        ({"max_bytes": 8}, "[4]\nfive"),
+        ({"max_bytes": 7}, "five"),
+        ({"max_bytes": 0}, ""),
+    ],
+)
+def test_an_output_is_cut_to_what_was_asked_for(wish, expected):
+    """Whole lines, the last ones, and a line ends where its writer ended it."""
+    assert expected == cut(TEXT, Wish(**wish)).output
+
+
+def test_a_shorter_output_has_fewer_lines_and_shorter_ones():
+    text = "".join(f"{number} {'x' * 600}\n" for number in range(100))
+
+    for response, lines, length in (("summary", 20, 500), ("compact", 5, 200)):
+        shown = cut(text, Wish(response=response)).output.splitlines()
+        assert lines == len(shown)
+        assert {length + 1} == set(map(len, shown))
+        assert shown[-1].startswith("99 ")
+
+
+def test_how_much_was_left_out_is_told():
+    counted = cut("a\nb\nab\n", Wish(filter="a", tail=1)).metadata
+
+    assert {
+        "total_lines": 3,
+        "total_bytes": 7,
+        "matching_lines": 2,
+        "returned_lines": 1,
+        "truncated": True,
+    } == counted
+
+
+def test_a_pattern_that_never_comes_to_an_end_is_ended(monkeypatch):
+    """And nothing else of the server waits for it: it is matched elsewhere."""
+    monkeypatch.setattr(output, "_MATCH_S", 0.2)
+
+    with pytest.raises(WaitTimeout, match="not matched within"):
+        cut("a" * 60 + "b\n", Wish(filter="(a+)+$"))
+
+
+# --- the token -----------------------------------------------------------------------------------
+
+
+def test_a_missing_token_is_made_once_for_all_who_make_it_at_once(tmp_path):
+    path, seen = tmp_path / "token", []
+    makers = [threading.Thread(target=lambda: seen.append(token_in(path))) for _ in range(8)]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join()
+
+    assert 1 == len(set(seen))
+    assert 8 == len(seen)
+    assert 0o600 == path.stat().st_mode & 0o777
+    assert ["token"] == [each.name for each in tmp_path.iterdir()]
+
+
+def test_a_token_that_others_can_read_or_that_is_none_is_refused(tmp_path):
+    path = tmp_path / "token"
+    for text, mode in (("x" * 40, 0o644), ("short", 0o600), ("", 0o600), ("é" * 40, 0o600)):
+        path.write_text(text)
+        path.chmod(mode)
+        with pytest.raises(StorageError) as refused:
+            token_in(path)
+        assert refused.value.hint

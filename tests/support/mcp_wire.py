@@ -1,0 +1,155 @@
+"""
+An MCP client by hand, one JSON message a line: it shares no line with the SDK.
+
+For what a client of the SDK cannot do: look at every byte of standard output, and kill
+the server's process group at a moment of our choosing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from support.world import wait_for_deaths
+
+TOP = Path(__file__).resolve().parents[2]
+SERVER = [sys.executable, "-m", "orchestrator_core"]
+TMUX = shutil.which("tmux") or "tmux"
+LONG_S = 30
+
+#: Says where it is, and waits, when a session is to be made; else it is tmux.
+_HELD_TMUX = f"""#!/bin/sh
+case " $* " in *" new-session "*)
+    echo here > {{here}}
+    read go < {{go}} ;;
+esac
+exec {TMUX} "$@"
+"""
+
+
+class HeldTmux:
+    """A tmux that stops in the middle of every deployment, until it is let go."""
+
+    def __init__(self, scene):
+        self._here, self._go = scene.place / "here", scene.place / "go"
+        os.mkfifo(self._here)
+        os.mkfifo(self._go)
+        (scene.place / "bin").mkdir()
+        scene.program("bin/tmux", _HELD_TMUX.format(here=self._here, go=self._go))
+        self.path = f"{scene.place / 'bin'}:{os.environ['PATH']}"
+
+    def until_held(self):
+        """Return when a deployment is at its middle."""
+        fd = os.open(self._here, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            assert select.select([fd], [], [], LONG_S)[0], "no session is made"
+            assert os.read(fd, 100)
+        finally:
+            os.close(fd)
+
+    def let_go(self):
+        """Let it make its session."""
+        self._go.write_text("go\n")
+
+
+class Wire:
+    """A server and the two ends of its streams."""
+
+    def __init__(self, root, *arguments, path=None, options=()):
+        """Start a server with nothing but HOME and PATH in its environment."""
+        self.process = subprocess.Popen(
+            [*SERVER, "--root", str(root), *options, "mcp", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=TOP,  # Where it finds the package: there is no PYTHONPATH.
+            env={"HOME": "/", "PATH": path or os.environ["PATH"]},
+            start_new_session=True,
+        )
+        self._numbers = iter(range(1, 1000))
+        self._said = b""
+        self.lines = []  #: All that it has written to its standard output.
+
+    def connect(self):
+        """Shake hands, as clients of the year 2025 do."""
+        client = {"name": "by hand", "version": "1"}
+        said = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client}
+        answer = self.answer(self.ask("initialize", **said))
+        self._write({"method": "notifications/initialized"})
+        return answer["result"]
+
+    def call(self, tool, **arguments):
+        """Call a tool, and return what it returns."""
+        return self.answer(self.begin(tool, **arguments))["result"]["structuredContent"]
+
+    def begin(self, tool, **arguments):
+        """Call a tool; return the number of the call."""
+        return self.ask("tools/call", name=tool, arguments=arguments)
+
+    def ask(self, method, **params):
+        number = next(self._numbers)
+        self._write({"id": number, "method": method, "params": params})
+        return number
+
+    def cancel(self, number):
+        self._write({"method": "notifications/cancelled", "params": {"requestId": number}})
+
+    def _write(self, message):
+        line = json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n"
+        self.process.stdin.write(line)
+        self.process.stdin.flush()
+
+    def answer(self, number):
+        """Return the answer to a question; what else is said meanwhile is kept."""
+        deadline = time.monotonic() + LONG_S
+        while True:
+            message = self._read(deadline)
+            assert message is not None, "the server has gone"
+            if message.get("id") == number:
+                return message
+
+    def _read(self, deadline):
+        while b"\n" not in self._said:
+            left_s = max(0.0, deadline - time.monotonic())
+            assert select.select([self.process.stdout], [], [], left_s)[0], "no answer"
+            data = os.read(self.process.stdout.fileno(), 65536)
+            if not data:
+                assert not self._said, f"a torn line: {self._said!r}"
+                return None
+            self._said += data
+        line, _, self._said = self._said.partition(b"\n")
+        self.lines.append(json.loads(line))  # Nothing but JSON comes out of it.
+        return self.lines[-1]
+
+    def hang_up(self):
+        """Close its standard input."""
+        self.process.stdin.close()
+
+    def until_over(self):
+        """Return its exit status, when all it has said is read, and it has ended."""
+        deadline = time.monotonic() + LONG_S
+        while self._read(deadline) is not None:
+            pass
+        return self.process.wait(LONG_S)
+
+    def kill_group(self):
+        """Kill it and all of its process group with -9, and return when it is dead."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        wait_for_deaths([self.process.pid], timeout_s=LONG_S)
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            try:
+                stream.close()
+            except BrokenPipeError:
+                continue
