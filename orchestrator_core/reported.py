@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime as dt
 import heapq
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -22,6 +21,7 @@ from orchestrator_core.kept import GZ, read_kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from orchestrator_core.places import Places
 
