@@ -64,8 +64,9 @@ def test_a_server_killed_under_twenty_agents_leaves_processes_that_are_found_and
     agents = deploy(scene, orch, task, 20, *HUP_PROOF)
     supervisors = [pid for agent in agents for pid in scene.world.panes(agent)]
     server = scene.world.server()
-    for pid in supervisors:
-        os.kill(pid, signal.SIGSTOP)  # Or they would see their terminal go, and see to it.
+    # Stopped, they do not see their terminal go; the server would have them go on.
+    for pid in (server, *supervisors):
+        os.kill(pid, signal.SIGSTOP)
     for pid in (server, *supervisors):
         os.kill(pid, signal.SIGKILL)
     wait_for_deaths([server, *supervisors], timeout_s=20)
