@@ -17,7 +17,17 @@ import sys
 
 from _figures import HERE, Figure, show
 
-_ORDER = ("deploy", "saga", "registry", "start_up", "sweep", "recovery", "resident", "mcp_calls")
+_ORDER = (
+    "deploy",
+    "saga",
+    "registry",
+    "start_up",
+    "sweep",
+    "recovery",
+    "resident",
+    "mcp_calls",
+    "fake",
+)
 
 
 def main() -> int:

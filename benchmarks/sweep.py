@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 LIVE, PAST, DEAD = 200, 1000, 50
 SPEC = AgentSpec(type="bench", prompt="Find the slow query.", command=["sleep", "1000"])
+#: What outlives its supervisor, and leaves only by force.
+DEAF = AgentSpec(type="bench", prompt="p", command=["sh", "-c", "trap '' TERM HUP; sleep 1000"])
 LIMITS = Limits(max_concurrent=2 * LIVE, max_agents=2 * LIVE)
 
 
@@ -47,12 +49,20 @@ def figures(directory: str | None = None, rounds: int = 15) -> list[Figure]:
             old = _in_turns(rig, rounds)
             one = median([rig.reap(1) for _ in range(5)])
             many = median([rig.reap(DEAD) for _ in range(3)])
+            one_deaf = median([rig.reap(1, deaf=True) for _ in range(3)])
+            many_deaf = rig.reap(DEAD, deaf=True)
         finally:
             rig.close()
     return [
         Figure(name=f"a sweep of {LIVE} live agents", ours=young[0], floor=young[1], at_most=3),
         Figure(name=f"… with {PAST:,} ended ones", ours=old[0], floor=old[1], at_most=3),
         Figure(name=f"reaping {DEAD} dead (floor: one)", ours=many, floor=one, at_most=4),
+        Figure(
+            name="… that leave something deaf to TERM behind",
+            ours=many_deaf,
+            floor=one_deaf,
+            at_most=4,
+        ),
     ]
 
 
@@ -75,9 +85,9 @@ class Rig:
         self._prefix = f"oc_{self.orch.stats().root_id}_"
         self.task = self.orch.create_task("A benchmark").id
 
-    def deploy(self, count: int) -> list[str]:
+    def deploy(self, count: int, spec: AgentSpec = SPEC) -> list[str]:
         with without_fsync(), ThreadPoolExecutor(2) as pool:
-            made = pool.map(lambda _: self.orch.deploy(self.task, SPEC).id, range(count))
+            made = pool.map(lambda _: self.orch.deploy(self.task, spec).id, range(count))
             return list(made)
 
     def sweep(self) -> None:
@@ -97,9 +107,13 @@ class Rig:
                 for _ in range(LIVE):
                     fake.terminate(fake.deploy(task, SPEC).id)
 
-    def reap(self, count: int) -> float:
+    def reap(self, count: int, *, deaf: bool = False) -> float:
         """Return how many milliseconds it takes to sweep up as many dead agents."""
-        self.kill(set(self.deploy(count)))
+        if deaf:
+            agents = self.deploy(count, DEAF)
+            _end([self.orch.history(agent).frame("spawn_tmux").load() for agent in agents])
+        else:
+            self.kill(set(self.deploy(count)))
         taken, report = timed(lambda: self.orch.sweep(reap=True))
         if len(report.reaped) != count or report.left:
             raise RuntimeError(f"not all was reaped: {report}")
@@ -107,13 +121,7 @@ class Rig:
 
     def kill(self, agents: set[str]) -> None:
         doomed = LocalProcesses().marked(self._prefix)
-        pids = [one.who.pid for one in doomed if one.cookie.removeprefix(self._prefix) in agents]
-        handles = [os.pidfd_open(pid) for pid in pids]
-        for handle in handles:
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
-        for handle in handles:
-            select.select([handle], [], [], 10)
-            os.close(handle)
+        _kill([one.who.pid for one in doomed if one.cookie.removeprefix(self._prefix) in agents])
 
     def close(self) -> None:
         self.kill({agent.id for agent in self.orch.agents(status="active")})
@@ -121,6 +129,20 @@ class Rig:
         subprocess.run([self._tmux, "-S", self.socket, "kill-server"], check=False)
         with without_fsync():
             self.orch.recover()  # So that their cgroups go.
+
+
+def _end(receipts) -> None:
+    """Kill supervisors, and nothing that they have started."""
+    _kill([receipt.supervisor.pid for receipt in receipts])
+
+
+def _kill(pids: list[int]) -> None:
+    handles = [os.pidfd_open(pid) for pid in pids]
+    for handle in handles:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+    for handle in handles:
+        select.select([handle], [], [], 10)
+        os.close(handle)
 
 
 @contextmanager
