@@ -45,7 +45,10 @@ HIDDEN_ENV = frozenset({"TMUX", "TMUX_PANE"})
 #: For which there is a way to make a spec, below, and a way to read what they write.
 PRESETS = ("claude", "codex", "gemini", "shell")
 
-_PLACEHOLDER = re.compile(r"\{(prompt_file|agent_id|task_id|workspace)\}")
+#: What is replaced in every agent's command; steps of a deployment may provide more.
+PLACEHOLDERS = ("prompt_file", "agent_id", "task_id", "workspace")
+_PLACEHOLDER = re.compile(rf"\{{({'|'.join(PLACEHOLDERS)})\}}")
+_ANY_PLACEHOLDER = re.compile(r"\{[a-z][a-z0-9_]*\}")
 
 
 class Status(enum.Enum):
@@ -136,7 +139,8 @@ class AgentSpec:
     finds its prompt on standard input, unless *stdin* is False.
 
     Its environment is that of the deploying process with *env* on top. *cwd*
-    is the deploying process's if it is None. An agent with a *deadline_s* is
+    is the deploying process's if it is None. Steps of a deployment may provide more of
+    all three: see :mod:`orchestrator_core.resources.provision`. An agent with a *deadline_s* is
     ended when it has lived for so many seconds; one that has neither written nor
     reported for *silent_after_s* is told of by a sweep. The same *key* never
     deploys twice: while its agent lives, that agent is returned.
@@ -198,9 +202,9 @@ class AgentSpec:
 
     def argv(self, values: Mapping[str, str]) -> tuple[str, ...]:
         """Return the command with its placeholders replaced, each once."""
+        known = re.compile(r"\{(" + "|".join(map(re.escape, values)) + r")\}")
         return tuple(
-            _PLACEHOLDER.sub(lambda match: values[match.group(1)], argument)
-            for argument in self.command
+            known.sub(lambda match: values[match.group(1)], argument) for argument in self.command
         )
 
     def environment(self, own: Mapping[str, str]) -> dict[str, str]:
@@ -223,9 +227,11 @@ class AgentSpec:
             raise InvalidInput(f"the agent's directory {path} cannot be entered")
         return path
 
-    def program(self) -> str:
+    def program(self, *, provided: bool = False) -> str:
         """
         Return the file that its command runs, as the agent's own PATH finds it.
+
+        With *provided*, steps before it say where it runs, or where its program is.
 
         Raises:
             InvalidInput: There is none, or it is not executable.
@@ -233,15 +239,20 @@ class AgentSpec:
         name = self.command[0]
         if _PLACEHOLDER.search(name):
             return name  # Known only when the agent has an id.
+        if provided and (_ANY_PLACEHOLDER.search(name) or (os.sep in name and self.cwd is None)):
+            return name  # Known only when they have been done.
         path = self.env.get("PATH", os.environ.get("PATH", os.defpath))
-        places = [str(self.directory() / place) for place in path.split(os.pathsep)]
-        target = str(self.directory() / name) if os.sep in name else name
+        here = self.directory()
+        places = [
+            place if os.path.isabs(place) else str(here / place)  # noqa: PTH117 - of each PATH entry
+            for place in path.split(os.pathsep)
+        ]
+        target = str(here / name) if os.sep in name else name
         found = shutil.which(target, path=os.pathsep.join(places))
         if found is None:
             raise InvalidInput(
                 f"the agent's command {name!r} is not there, or not executable",
-                hint=f"looked for it in {self.directory() if os.sep in name else path}"
-                + self._install(),
+                hint=f"looked for it in {here if os.sep in name else path}" + self._install(),
             )
         return found
 

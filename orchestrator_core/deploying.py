@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core import deadlines, ids
+from orchestrator_core import deadlines, ids, underway
 from orchestrator_core.descent import descent_of
 from orchestrator_core.entries import entry_of, record_of
 from orchestrator_core.exceptions import (
@@ -29,18 +29,21 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.legacy.counting import counting_the_living
 from orchestrator_core.news import News
-from orchestrator_core.preparing import prepare
+from orchestrator_core.preparing import prepare, provided_to
 from orchestrator_core.records import KeyTaken, check_global_limits, check_task_limits
+from orchestrator_core.resources.provision import handing
 from orchestrator_core.saga import Reason, State, Unwind, UnwindReport
 from orchestrator_core.saga.unwinding import describe
 from orchestrator_core.steps import LogReceipt, SessionReceipt, deployment_steps
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestrator_core.agents import AgentSpec
     from orchestrator_core.descent import Descent
     from orchestrator_core.lifecycle import Lifecycle
     from orchestrator_core.processes.port import Identity
-    from orchestrator_core.saga import Saga
+    from orchestrator_core.saga import Saga, Step
     from orchestrator_core.world import World
 
 _START_S = 10.0  #: From the open gate to the agent's first instruction.
@@ -65,23 +68,37 @@ class Deployer:
         self._lifecycle = lifecycle
         self._timeout_s = timeout_s
 
-    def deploy(self, task_id: str, spec: AgentSpec, *, grace_s: float) -> str:
+    def deploy(
+        self,
+        task_id: str,
+        spec: AgentSpec,
+        *,
+        grace_s: float,
+        extra_steps: Sequence[Step[Any]] = (),
+    ) -> str:
         """Deploy an agent, and return its id; see :meth:`Orchestrator.deploy`."""
         if not 0 <= grace_s < math.inf:
             raise InvalidInput(f"a grace of {grace_s} s is no time")
+        for step in extra_steps:
+            self._lifecycle.steps.insist_on(step)
+        once = functools.partial(
+            self._deploy_once, task_id, spec, grace_s=grace_s, extra_steps=extra_steps
+        )
         for _ in range(_KEY_TRIES):
             try:
-                return self._deploy_once(task_id, spec, grace_s=grace_s)
+                return once()
             except KeyTaken as taken:
                 if self._lives(taken.agent_id):
                     return taken.agent_id
-        return self._deploy_once(task_id, spec, grace_s=grace_s)
+        return once()
 
-    def _deploy_once(self, task_id: str, spec: AgentSpec, *, grace_s: float) -> str:
+    def _deploy_once(
+        self, task_id: str, spec: AgentSpec, *, grace_s: float, extra_steps: Sequence[Step[Any]]
+    ) -> str:
         descent = descent_of(self._world, task_id, spec)
-        self._refuse_early(task_id, spec, descent)
+        self._refuse_early(task_id, spec, descent, bool(extra_steps))
         agent_id = ids.new_agent_id(spec.type)
-        self._deploy(task_id, agent_id, spec, descent, grace_s=grace_s)
+        self._deploy(task_id, agent_id, spec, descent, grace_s=grace_s, extra_steps=extra_steps)
         return agent_id
 
     def _lives(self, agent_id: str) -> bool:
@@ -101,7 +118,13 @@ class Deployer:
 
     # --- before anything is taken --------------------------------------------------------------
 
-    def _refuse_early(self, task_id: str, spec: AgentSpec, descent: Descent) -> None:
+    def _refuse_early(
+        self,
+        task_id: str,
+        spec: AgentSpec,
+        descent: Descent,
+        provided: bool,  # noqa: FBT001 - the tests' stand-ins for this take what comes
+    ) -> None:
         """
         Refuse what can be refused now.
 
@@ -113,7 +136,7 @@ class Deployer:
             InvalidInput, NotFound, LimitReached, TerminalUnavailable: See deploy.
         """
         spec.directory()
-        spec.program()
+        spec.program(provided=provided)
         document = self._world.task_registry(task_id).read()
         everyone, limits = self._world.global_registry.read(), self._world.limits
         counting_the_living(
@@ -126,10 +149,22 @@ class Deployer:
     # --- the saga --------------------------------------------------------------------------------
 
     def _deploy(
-        self, task_id: str, agent_id: str, spec: AgentSpec, descent: Descent, *, grace_s: float
+        self,
+        task_id: str,
+        agent_id: str,
+        spec: AgentSpec,
+        descent: Descent,
+        *,
+        grace_s: float,
+        extra_steps: Sequence[Step[Any]],
     ) -> None:
         spec = attrs.evolve(spec, parent=descent.parent)
-        deployment = prepare(self._world, task_id, agent_id, spec)
+        provided = provided_to(spec) if extra_steps else None
+        deployment = prepare(self._world, task_id, agent_id, spec, provided)
+        steps = deployment_steps(self._world, deployment)
+        if provided is not None:
+            # First, and so undone last: when nothing of the agent runs that could use them.
+            steps = [*handing(extra_steps, provided), *steps]
         labels = {
             "task_id": task_id,
             "type": spec.type,
@@ -143,26 +178,30 @@ class Deployer:
             "task_id": task_id,
             "record": {**record, "depth": descent.at_least},
             "entry": entry_of(agent_id, task_id, spec, labels),
+            "root_id": self._world.root_id,
+            "workspace": str(self._world.places.task(task_id)),
+            "held": str(self._world.places.held(agent_id)),
         }
         try:
-            saga = self._lifecycle.sagas.begin(
-                agent_id, deployment_steps(self._world, deployment), values=values, labels=labels
-            )
+            saga = self._lifecycle.sagas.begin(agent_id, steps, values=values, labels=labels)
         except StorageError as error:
             nothing = UnwindReport(agent_id, Unwind.rollback(describe(error)), (), closed=True)
-            raise _failure(error, agent_id, nothing) from error
+            raise _failure(error, agent_id, nothing, ()) from error
         try:
             with saga:
                 saga.run()
-                news = News(deployment.launch.events, saga.receipt(LogReceipt).log)
+                news = News(deployment.events, saga.receipt(LogReceipt).log)
                 with news:
                     saga.commit()
                     saga.release()
+                    if (call := underway.current()) is not None:
+                        call.committed(agent_id)
                     supervisor = saga.receipt(SessionReceipt).supervisor
                     self._see_it_start(agent_id, supervisor, news, grace_s=grace_s)
         except BaseException as error:
             report = saga.report or self._roll_back(saga, error)
-            failure = _failure(error, agent_id, report)
+            taken = [frame.name for frame in saga.history.stack]
+            failure = _failure(error, agent_id, report, taken)
             if failure is error:
                 raise
             raise failure from error
@@ -219,13 +258,15 @@ class _Early(Exception):
         self.output = output
 
 
-def _failure(error: BaseException, agent_id: str, report: UnwindReport | None) -> BaseException:
+def _failure(
+    error: BaseException, agent_id: str, report: UnwindReport | None, taken: Sequence[str]
+) -> BaseException:
     """Return what the caller is to see: his own interrupt, or an error that tells what is left."""
     if not isinstance(error, Exception):
         return error
     if isinstance(error, KeyTaken) and report is not None and report.closed:
         return error
-    cleaned, leaked = _account(report)
+    cleaned, leaked = _account(report, taken)
     kind = LimitReached if isinstance(error, LimitReached) else DeploymentError
     return kind(
         f"agent {agent_id!r} was not deployed: {error}",
@@ -238,10 +279,12 @@ def _failure(error: BaseException, agent_id: str, report: UnwindReport | None) -
     )
 
 
-def _account(report: UnwindReport | None) -> tuple[dict[str, bool], list[str]]:
-    """Return what was given back, and what may still be there."""
+def _account(
+    report: UnwindReport | None, taken: Sequence[str]
+) -> tuple[dict[str, bool], list[str]]:
+    """Return what was given back, and what may still be there, of the steps in *taken*."""
     if report is None:
-        return {}, list(_RESOURCES.values())
+        return {}, [_RESOURCES.get(step, step) for step in taken]
     names = {step.step: _RESOURCES.get(step.step, step.step) for step in report.steps}
     cleaned = {names[step.step]: not step.failed for step in report.steps}
     return cleaned, [f"{names[step.step]}: {step.error}" for step in report.failed]

@@ -123,6 +123,7 @@ class EndReport:
     exit_code: int | None = None
     exit_signal: int | None = None
     children: tuple[EndReport, ...] = ()
+    kept: tuple[str, ...] = ()  #: What steps of one's own have left on purpose, and where it is.
 
     @classmethod
     def of(cls, report: UnwindReport) -> EndReport:
@@ -156,6 +157,7 @@ class EndReport:
             exit_code=report.why.detail.get("exit_code"),
             exit_signal=report.why.detail.get("exit_signal"),
             children=tuple(map(_in_short, _detail(report, "accept_children").get("children", ()))),
+            kept=tuple(str(step.detail["kept"]) for step in report.steps if "kept" in step.detail),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -62,8 +62,14 @@ def entry_of(
     }
 
 
-def deploy_log_of(agent_id: str, task_id: str, spec: AgentSpec, world: World) -> dict[str, Any]:
-    """Return how it was deployed, without its prompt, its arguments and its environment."""
+def deploy_log_of(
+    agent_id: str, task_id: str, spec: AgentSpec, world: World, *, provided: bool
+) -> dict[str, Any]:
+    """
+    Return how it was deployed, without its prompt, its arguments and its environment.
+
+    Where it runs is added when it is known: a step may provide that.
+    """
     return {
         "agent_id": agent_id,
         "task_id": task_id,
@@ -72,8 +78,8 @@ def deploy_log_of(agent_id: str, task_id: str, spec: AgentSpec, world: World) ->
         "deployed_at": timestamp(),
         "tmux_session": ids.session_of(agent_id),
         "tmux_socket": str(world.socket),
-        "program": spec.program(),
+        "program": spec.program(provided=provided),
         "arguments": len(spec.command) - 1,
-        "cwd": str(spec.directory()),
+        "cwd": "",
         "deployer_pid": os.getpid(),
     }

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core import deadlines
+from orchestrator_core import deadlines, underway
 from orchestrator_core._clock import timestamp
 from orchestrator_core.agents import Status
 from orchestrator_core.endings import EndReport, cascades, cleanup_of, ended, verdict
@@ -30,6 +30,7 @@ from orchestrator_core.exceptions import JournalDamaged, NotFound, SagaNotFound,
 from orchestrator_core.legacy.session import EndOldSession, OldSessionReceipt
 from orchestrator_core.processes.witness import read_exit
 from orchestrator_core.records import descendants_of, find_agent, is_over
+from orchestrator_core.resources.known import KnownSteps
 from orchestrator_core.saga import Reason, Sagas, State, Unwind
 from orchestrator_core.steps import SessionReceipt, undoing_steps
 
@@ -49,9 +50,13 @@ class Lifecycle:
 
     def __init__(self, world: World, *, observer: Observer | None = None) -> None:
         self.world = world
+        self.steps = KnownSteps(
+            [*undoing_steps(world), EndOldSession(world)],
+            modules=lambda: world.settings.steps.modules,
+        )
         self.sagas = Sagas(
             world.places.sagas,
-            steps=[*undoing_steps(world), EndOldSession(world)],
+            steps=self.steps,
             epilogue=self._enter_result,
             observer=observer,
         )
@@ -269,8 +274,10 @@ class Lifecycle:
             # Who asked may have died before it told the supervisor; to be told twice is no harm.
             self._tell_supervisor(history)
         if supervisor is not None:
-            seen = self.world.processes.watch(supervisor, timeout_s=timeout_s)
-            if not seen.gone:
+            call = underway.current()
+            wake = None if call is None else call.wake
+            seen = self.world.processes.watch(supervisor, timeout_s=timeout_s, fd=wake)
+            if not seen.gone:  # Its time is over, or nobody wants to know any more.
                 raise WaitTimeout(f"agent {agent_id!r} was still alive after {timeout_s:g} s")
         return self._reap(agent_id, timeout_s=max(deadline - time.monotonic(), 0.0))
 

@@ -18,7 +18,7 @@ from orchestrator_core.tasks import create_task
 from orchestrator_core.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from orchestrator_core.alerts import Alerts, OnFailedCleanup
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from orchestrator_core.repair import RepairReport
     from orchestrator_core.reported import ReportedFinding, ReportedProgress
     from orchestrator_core.retention import ExportReport, GcReport
-    from orchestrator_core.saga import History, Observer, RecoveryReport, Unwind
+    from orchestrator_core.saga import History, Observer, RecoveryReport, Step, Unwind
     from orchestrator_core.streams import AgentResult
     from orchestrator_core.sweeping.findings import SweepReport
     from orchestrator_core.terminal import Terminal
@@ -72,9 +72,10 @@ class Orchestrator:
         *terminal* and *processes* stand in for tmux and this machine's processes:
         see :mod:`orchestrator_core.testing`. *timeout_s* bounds the wait for
         somebody else who is ending the same agent, *lock_timeout_s* that for a
-        registry, *terminal_timeout_s* each call to tmux. *on_failed_cleanup* is called,
-        in a thread of its own, when one of our own cleanups gets STUCK; for those that
-        are carried out by other processes, name a command in ``orchestrator.toml``.
+        registry, *terminal_timeout_s* each call to tmux. *observer* watches sagas, beside the
+        log; for several, see :func:`orchestrator_core.saga.together`. *on_failed_cleanup*
+        is called, in a thread of its own, when one of our own cleanups gets STUCK; for those
+        that are carried out by other processes, name a command in ``orchestrator.toml``.
 
         Raises:
             StorageError: The root cannot be used; the message says why.
@@ -121,7 +122,8 @@ class Orchestrator:
         from orchestrator_core.logs import LoggingObserver  # noqa: PLC0415 - see above
         from orchestrator_core.saga.observer import together  # noqa: PLC0415 - see above
 
-        watching = together(self._observer or LoggingObserver(), self._alerts)
+        given = () if self._observer is None else (self._observer,)
+        watching = together(LoggingObserver(), *given, self._alerts)
         return Lifecycle(self._world, observer=watching)
 
     @functools.cached_property
@@ -164,7 +166,14 @@ class Orchestrator:
             self._world, description, priority=priority, client_cwd=client_cwd, key=key
         )
 
-    def deploy(self, task_id: str, spec: AgentSpec, *, grace_s: float = 0.0) -> Agent:
+    def deploy(
+        self,
+        task_id: str,
+        spec: AgentSpec,
+        *,
+        grace_s: float = 0.0,
+        extra_steps: Sequence[Step[Any]] = (),
+    ) -> Agent:
         """
         Deploy an agent: all of it, or nothing.
 
@@ -174,6 +183,10 @@ class Orchestrator:
         nothing is left, or that the error's ``leaked`` names what is. A spec with
         a ``key`` under which an agent lives returns that agent.
 
+        *extra_steps* hold more for the agent, as long as it lives: see
+        :mod:`orchestrator_core.resources`. They are done first, in the order given, and
+        undone last; a step of your own must be declared, so that others can undo it.
+
         Raises:
             InvalidInput, NotFound: Refused before anything was taken.
             LimitReached: Too many, or too deep; nothing is left.
@@ -181,7 +194,8 @@ class Orchestrator:
             TerminalUnavailable: There is no tmux that we can use.
         """
         ids.check_id("task", task_id)
-        return self.agent(self._deployer.deploy(task_id, spec, grace_s=grace_s))
+        deployed = self._deployer.deploy(task_id, spec, grace_s=grace_s, extra_steps=extra_steps)
+        return self.agent(deployed)
 
     # --- living ----------------------------------------------------------------------------
 

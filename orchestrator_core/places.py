@@ -11,6 +11,7 @@ its TMUX_TMPDIR.
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 import sys
@@ -72,7 +73,7 @@ class Places:
 
     def task(self, task_id: str) -> Path:
         """Return a task's directory."""
-        return self.root / ids.check_id("task", task_id)
+        return _task(self.root, task_id)
 
     def task_registry(self, task_id: str) -> Path:
         """Return a task's document. A task exists if it is there."""
@@ -110,6 +111,10 @@ class Places:
         """Return the directory that an agent's supervisor and its deployer share."""
         return self.task(task_id) / "run" / _agent(agent_id)
 
+    def held(self, agent_id: str) -> Path:
+        """Return where an agent's steps of one's own keep what is to be gone with it."""
+        return self.root / "held" / _agent(agent_id)
+
     def task_ids(self) -> list[str]:
         """Return the ids of all tasks, sorted: with our names, oldest first."""
         return sorted(self._tasks())
@@ -128,6 +133,11 @@ class Places:
         _files.make_directory(task)
         for name in ("logs", "progress", "findings", "archive", "output", "run"):
             _files.make_directory(task / name)
+
+
+@functools.lru_cache(maxsize=64)  # One deployment asks for it two dozen times.
+def _task(root: Path, task_id: str) -> Path:
+    return root / ids.check_id("task", task_id)
 
 
 def _agent(agent_id: str) -> str:
@@ -277,7 +287,7 @@ def _refuse_copy(places: Places, made_at: Path, data: bytes) -> None:
         return
     original = Places(made_at).root_file
     try:
-        if os.path.samefile(original, places.root_file) or original.read_bytes() != data:
+        if original.samefile(places.root_file) or original.read_bytes() != data:
             return
     except OSError:
         return  # It was moved here; or, in a container, has that name outside.

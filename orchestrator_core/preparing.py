@@ -15,15 +15,48 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator_core.agents import AgentSpec
+    from orchestrator_core.resources.provision import Provided
     from orchestrator_core.world import World
 
 
-def prepare(world: World, task_id: str, agent_id: str, spec: AgentSpec) -> Deployment:
-    """Return what the steps need to deploy an agent, its prompt and its environment included."""
+def prepare(
+    world: World, task_id: str, agent_id: str, spec: AgentSpec, provided: Provided | None = None
+) -> Deployment:
+    """
+    Return what the steps need to deploy an agent, its prompt and its environment included.
+
+    *provided* is what steps of one's own hand on to it, when they have been done; None if
+    there are none.
+    """
+    run = world.places.run(task_id, agent_id)
+    return Deployment(
+        prompt=spec.prompt,
+        events=str(run / "events"),
+        launch_file=str(run / "launch"),
+        launch=lambda: _launch(world, task_id, agent_id, spec, provided),
+        deploy_log=deploy_log_of(agent_id, task_id, spec, world, provided=provided is not None),
+    )
+
+
+def provided_to(spec: AgentSpec) -> Provided:
+    """Return what steps of one's own have handed on to an agent so far: nothing."""
+    from orchestrator_core.resources.provision import Provided  # noqa: PLC0415 - few have any
+
+    return Provided(
+        refused=agents.RESERVED_ENV | agents.HIDDEN_ENV | spec.env.keys(),
+        meant=frozenset(agents.PLACEHOLDERS),
+    )
+
+
+def _launch(
+    world: World, task_id: str, agent_id: str, spec: AgentSpec, provided: Provided | None
+) -> Launch:
     places = world.places
     run = places.run(task_id, agent_id)
     prompt = places.prompt(task_id, agent_id)
+    more = provided.whole if provided is not None else None
     values = {
+        **(more.placeholders if more is not None else {}),
         "prompt_file": str(prompt),
         "agent_id": agent_id,
         "task_id": task_id,
@@ -35,14 +68,15 @@ def prepare(world: World, task_id: str, agent_id: str, spec: AgentSpec) -> Deplo
         agents.ENV_TASK: task_id,
         agents.ENV_COOKIE: ids.cookie_of(world.root_id, agent_id),
     }
-    launch = Launch(
+    cwd = more.cwd if more is not None and spec.cwd is None else None
+    return Launch(
         journal=str(places.journal(agent_id)),
         log=str(places.log(task_id, agent_id)),
         exit_file=str(run / "exit"),
         events=str(run / "events"),
         argv=spec.argv(values),
-        env=spec.environment(own),
-        cwd=str(spec.directory()),
+        env=spec.environment({**(more.environment if more is not None else {}), **own}),
+        cwd=cwd or str(spec.directory()),
         stdin=str(prompt) if spec.stdin else os.devnull,
         cgroup=world.processes.containment(ids.cgroup_of(world.root_id, agent_id)),
         term_s=world.patience.term_s,
@@ -52,12 +86,6 @@ def prepare(world: World, task_id: str, agent_id: str, spec: AgentSpec) -> Deplo
         resident=str(places.sweeper_lock),
         heir=heir(places.root, agent_id),
         heir_env=heir_environment(),
-    )
-    return Deployment(
-        prompt=spec.prompt,
-        launch=launch,
-        launch_file=str(run / "launch"),
-        deploy_log=deploy_log_of(agent_id, task_id, spec, world),
     )
 
 

@@ -77,8 +77,15 @@ class Mcp:
 
     agent_command: tuple[str, ...] = ()  #: An argv, in which {agent_id} and the like are replaced.
     agent_preset: str | None = None  #: Or the name of a preset.
-    grace_s: float = _amount(0.0)  #: One that dies sooner failed.
+    grace_s: float = _amount(0.0)  #: One that dies sooner was not deployed.
     deadline_s: float | None = _amount(None)  #: An agent is ended after so long. None: never.
+
+
+@attrs.frozen(kw_only=True)
+class Steps:
+    """``[steps]``: steps of one's own, for whoever is to undo them."""
+
+    modules: tuple[str, ...] = ()  #: Modules to import, each with a list STEPS of its steps.
 
 
 @attrs.frozen(kw_only=True)
@@ -89,6 +96,7 @@ class Settings:
     retention: Retention = attrs.field(factory=Retention)
     alerts: Alerts = attrs.field(factory=Alerts)
     mcp: Mcp = attrs.field(factory=Mcp)
+    steps: Steps = attrs.field(factory=Steps)
 
 
 def read(root: Path) -> Settings:

@@ -98,6 +98,8 @@ def _steps(history: History) -> list[str]:
 
 def _step(frame: Frame, failure: str | None) -> str:
     undone = "" if frame.outcome is None else frame.outcome.result.value
+    if frame.outcome is not None and "kept" in frame.outcome.detail:
+        undone = f"{undone}: {printable(str(frame.outcome.detail['kept']))}"
     failed = "" if failure is None else f"FAILED: {failure}"
     return f"{'done' if frame.done else '-':<5} {frame.name:<16} {undone}{failed}".rstrip()
 

@@ -115,7 +115,9 @@ class Sagas:
             epilogue=self._epilogue,
             observer=self._observer,
         )
-        guarded(self._observer).saga_begun(saga_id, saga.history.labels)
+        observer = guarded(self._observer)
+        observer.saga_begun(saga_id, saga.history.labels)
+        observer.saga_committed(saga_id)
         return saga
 
     def open(self, saga_id: str, *, timeout_s: float = 0.0) -> Saga:

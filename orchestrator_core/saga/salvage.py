@@ -39,11 +39,27 @@ def salvage(saga_id: str, entries: Iterable[Entry], replan: Replan) -> list[Entr
     labels = begins[0].data.get("labels", {}) if begins else {}
     kept = {entry.data["step"]: entry for entry in entries if entry.kind == "intent"}
     planned = replan(saga_id, labels)
-    # The plan knows the order, in which the stack will be unwound.
-    names = [*planned, *(name for name in kept if name not in planned)]
+    told = begins[0].data.get("steps", ()) if begins else kept
+    names = _in_order(planned, [name for name in told if name in planned or name in kept])
     stack = [kept.get(name) or intent_of(name, planned[name]) for name in names]
     life = [entry for entry in entries if entry.kind not in _BIRTH]
     return _fitting([begin_of(saga_id, labels, names), *stack], [*_missing_unwind(life), *life])
+
+
+def _in_order(planned: Iterable[str], told: Iterable[str]) -> list[str]:
+    """
+    Return all names in the order of the stack, in which it will be unwound.
+
+    The plan knows it; what that does not know stays where the journal has told of it.
+    """
+    names, place = list(planned), 0
+    for name in told:
+        if name in names:
+            place = names.index(name)
+        else:
+            names.insert(place, name)
+        place += 1
+    return names
 
 
 def _missing_unwind(life: list[Entry]) -> list[Entry]:

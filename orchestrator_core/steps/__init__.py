@@ -15,7 +15,8 @@ register_global  the record in the global registry       remove it
 The order is the point. The log is opened before the session starts, so that it
 is sealed after its last writer is gone. The registries come last and go first:
 nobody is told of an agent that is being torn down, and nobody becomes its child
-when its children are being ended.
+when its children are being ended. Steps of one's own (:mod:`orchestrator_core.resources`)
+come before all of these, and are undone after them.
 
 Names are derived from the agent's id, so an undo finds all that the id could
 own, whatever of it came to be. What must not be written down (the prompt, the

@@ -10,7 +10,7 @@ import attrs
 from orchestrator_core.saga import Presence
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from orchestrator_core.saga import Context
     from orchestrator_core.supervisor.launch import Launch
@@ -22,8 +22,10 @@ class Deployment:
     """What one deployment brings to its steps, and no journal ever holds."""
 
     prompt: str = attrs.field(repr=False)
-    launch: Launch = attrs.field(repr=False)
+    events: str  #: The FIFO of the supervisor's news.
     launch_file: str
+    #: What the supervisor is told; made when the steps of one's own have been done.
+    launch: Callable[[], Launch] = attrs.field(repr=False)
     deploy_log: Mapping[str, Any]
 
 

@@ -99,13 +99,14 @@ class TeeLog(DeploymentStep):
             _files.make_directory(Path(name).parent)
         _files.make_directory(Path(receipt.archive))
         _files.create(Path(receipt.log), b"", durable=False)
-        deploy_log = msgspec.json.format(msgspec.json.encode(self.given.deploy_log))
+        given, launch = self.given, self.given.launch()
+        told = {**given.deploy_log, "cwd": launch.cwd}
+        deploy_log = msgspec.json.format(msgspec.json.encode(told))
         _files.create(Path(receipt.deploy_log), deploy_log + b"\n", durable=False)
-        given = self.given
         with _files.refusals("make", Path(receipt.run)):
             os.mkdir(receipt.run, 0o700)  # noqa: PTH102 - see _files
-            os.mkfifo(given.launch.events, 0o600)
-            launching.write(given.launch_file, given.launch)
+            os.mkfifo(given.events, 0o600)
+            launching.write(given.launch_file, launch)
         return receipt
 
     def undo(self, receipt: LogReceipt, why: Unwind) -> Outcome:

@@ -1,0 +1,86 @@
+"""
+Resources that agents ask for most, each a step of a saga: held as long as the agent lives.
+
+::
+
+    from orchestrator_core.resources import EnvFile, GitWorktree, ReservedPort, Subprocess
+
+    orch.deploy(
+        task.id,
+        AgentSpec(type="web", prompt="…", command=["./serve", "--port", "{port}"]),
+        extra_steps=[
+            GitWorktree("~/src/shop"),
+            ReservedPort(),
+            EnvFile({"API_KEY": key}),
+            Subprocess(["redis-server", "--port", "0", "--unixsocket", "redis.sock"]),
+        ],
+    )
+
+They are written as anybody's steps are, with :mod:`orchestrator_core.saga` and no
+knowledge of agents, and can be used in sagas of another kind. Steps of your own stand
+beside them: :mod:`.provision` says how a step hands on what it holds, and
+:mod:`.known` how other processes come to know it, who are to undo it.
+
+=============== =============================== ==========================================
+step            holds                           undo
+=============== =============================== ==========================================
+git_worktree    a worktree on a branch of it    remove both; work not saved elsewhere stays
+reserved_port   a TCP port that no other agent  give it back
+                on this machine gets
+temp_directory  a directory                     remove it, with all that is in it
+env_file        secrets, in a private file      delete it
+subprocess      a helper server                 end all of its processes, and prove it
+=============== =============================== ==========================================
+
+They are taken before anything of the agent is, in the order given, and given back
+after its last process has ended, in reverse order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator_core.resources.directory import TempDirectory
+    from orchestrator_core.resources.env_file import EnvFile
+    from orchestrator_core.resources.helper import Subprocess
+    from orchestrator_core.resources.port import ReservedPort
+    from orchestrator_core.resources.provision import Provision
+    from orchestrator_core.resources.worktree import GitWorktree
+
+__all__ = [
+    "EnvFile",
+    "GitWorktree",
+    "Provision",
+    "ReservedPort",
+    "Subprocess",
+    "TempDirectory",
+]
+
+#: Where each is, by the type that its receipts have in journals.
+HOMES = {
+    "git_worktree": ("orchestrator_core.resources.worktree", "GitWorktree"),
+    "reserved_port": ("orchestrator_core.resources.port", "ReservedPort"),
+    "temp_directory": ("orchestrator_core.resources.directory", "TempDirectory"),
+    "env_file": ("orchestrator_core.resources.env_file", "EnvFile"),
+    "subprocess": ("orchestrator_core.resources.helper", "Subprocess"),
+}
+_HOME = {
+    "Provision": "orchestrator_core.resources.provision",
+    **{name: home for home, name in HOMES.values()},
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib  # noqa: PLC0415 - for the first use of each name only
+
+    value: object = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
