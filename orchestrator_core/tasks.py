@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator_core import _files, ids, locks
 from orchestrator_core._clock import timestamp
 from orchestrator_core.agents import Task
-from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.exceptions import InvalidInput, StorageError
 from orchestrator_core.registry import TASK, Registry
 
 if TYPE_CHECKING:
@@ -40,10 +40,27 @@ def create_task(
     if key is not None:
         ids.check_id("key", key)
         known = _with_key(world.global_registry.read(), key)
-        if known is not None:
+        if known is not None and os.path.lexists(world.places.task_registry(known)):
             return _read(world, known)
-    task_id = ids.new_task_id()
-    document: dict[str, Any] = {
+    document = _document(world, ids.new_task_id(), description, priority, client_cwd, key)
+    if key is None:
+        _make(world, document)
+        world.global_registry.update(lambda known: _enter(known, document))
+        return Task.from_document(document)
+    # The key first: who dies after that leaves a task that the next caller makes.
+    winner = world.global_registry.update(lambda known: _enter(known, document))
+    return _made(world, _document(world, winner, description, priority, client_cwd, key))
+
+
+def _document(
+    world: World,
+    task_id: str,
+    description: str,
+    priority: str,
+    client_cwd: str | None,
+    key: str | None,
+) -> dict[str, Any]:
+    return {
         "task_id": task_id,
         "task_description": description,
         "created_at": timestamp(),
@@ -62,13 +79,18 @@ def create_task(
         "active_count": 0,
         "completed_count": 0,
     }
-    _make(world, task_id, document)
-    winner = world.global_registry.update(lambda known: _enter(known, task_id, document))
-    if winner != task_id:
-        # Another had the same key in the same moment; ours is known to nobody.
-        shutil.rmtree(world.places.task(task_id))
-        return _read(world, winner)
-    return Task.from_document(document)
+
+
+def _made(world: World, document: dict[str, Any]) -> Task:
+    """Return a task that has been entered; make it, if nobody has by now."""
+    task_id = document["task_id"]
+    if not os.path.lexists(world.places.task_registry(task_id)):
+        try:
+            _make(world, document)
+        except StorageError:
+            if not os.path.lexists(world.places.task_registry(task_id)):
+                raise
+    return _read(world, task_id)
 
 
 def _read(world: World, task_id: str) -> Task:
@@ -82,7 +104,8 @@ def _with_key(known: dict[str, Any], key: str | None) -> str | None:
     return next((name for name, entry in tasks.items() if entry.get("key") == key), None)
 
 
-def _enter(known: dict[str, Any], task_id: str, document: dict[str, Any]) -> str:
+def _enter(known: dict[str, Any], document: dict[str, Any]) -> str:
+    task_id: str = document["task_id"]
     holder = _with_key(known, document["key"])
     if holder is not None:
         return holder
@@ -95,8 +118,8 @@ def _enter(known: dict[str, Any], task_id: str, document: dict[str, Any]) -> str
     return task_id
 
 
-def _make(world: World, task_id: str, document: dict[str, Any]) -> None:
-    root = world.places.root
+def _make(world: World, document: dict[str, Any]) -> None:
+    root, task_id = world.places.root, document["task_id"]
     sweep_unfinished(root)
     building, fd = _begin(root, task_id)
     try:
@@ -119,8 +142,11 @@ def _begin(root: Path, task_id: str) -> tuple[Path, int]:
     """Make a directory under a name that no task has; return it with the descriptor of its lock."""
     for number in itertools.count():
         building = root / f"{_UNFINISHED}{task_id}{f'-{number}' * bool(number)}"
-        with _files.refusals("make task", building):
-            os.mkdir(building, 0o700)  # noqa: PTH102 - see _files
+        try:
+            with _files.refusals("make task", building, answers=(FileExistsError,)):
+                os.mkdir(building, 0o700)  # noqa: PTH102 - see _files
+        except FileExistsError:
+            continue  # Somebody makes the same one, of the same key.
         # Until we have its lock, another maker may take it for a dead one's, and sweep it away.
         gone = (FileNotFoundError,)
         with contextlib.suppress(*gone), _files.refusals("make task", building, answers=gone):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Record = dict[str, Any]
 
 _OWN = fields.TASK_CONTENT | fields.COPY  #: Not carried over from an older copy.
+_TIMES = frozenset({"completed_at", "last_update", "terminated_at", "auto_cleanup_timestamp"})
 _STATUSES = frozenset(status.value for status in Status)
 
 
@@ -50,6 +51,10 @@ def mended_task(
             record = _corrected(_filled(copies), testimony)
         else:
             record = _corrected(_remade(testimony, copies), testimony)
+            if testimony.fate is Fate.ENDED:
+                # Whole, as its report was. Times were written a moment later.
+                end = {k: v for k, v in testimony.end.items() if not (k in _TIMES and k in record)}
+                record |= end
             if testimony.fate is Fate.ALIVE and _has_ended(told.get(str(record.get("parent")))):
                 record["parent"] = ORCHESTRATOR  # It was let live, or it would have ended first.
             if not any("depth" in copy for copy in copies):

@@ -6,6 +6,7 @@ import os
 import threading
 
 import pytest
+from support.fakes import a_fake_scene
 
 from orchestrator_core import Orchestrator, tasks
 from orchestrator_core.testing import FakeTerminal
@@ -56,3 +57,38 @@ def test_tasks_that_are_made_at_once_are_all_made(orch):
 
     assert [] == failures
     assert 80 == len(orch.tasks())
+
+
+def test_a_key_is_one_tasks_however_many_make_it_at_once(orch):
+    made = []
+    makers = [
+        threading.Thread(target=lambda: made.append(orch.create_task("See", key="one").id))
+        for _ in range(8)
+    ]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join()
+
+    assert 8 == len(made)
+    assert [made[0]] == list(set(made)) == [task.id for task in orch.tasks()]
+    assert [] == list(orch.root.glob(".new-*"))
+
+
+def test_a_key_is_one_tasks_at_whatever_instant_its_maker_died():
+    """Killed before any of its effects, it has left nothing that the next call does not finish."""
+    number, died = 0, True
+    while died:
+        with a_fake_scene() as scene:
+            orch = scene.orchestrator()
+
+            def make(orch=orch):
+                orch.create_task("See", key="one")
+
+            died = scene.until_death(make, number)
+            again = scene.orchestrator().create_task("See", key="one").id
+            found = [task.id for task in scene.orchestrator().tasks()]
+            assert [again] == found, f"died before effect {number}"
+            assert scene.orchestrator().repair(dry_run=True).clean, number
+        number += 1
+    assert number > 8
