@@ -16,7 +16,7 @@ from orchestrator_core import Orchestrator
 from orchestrator_core.mcp import StepsTold, register_tools
 
 # Opening it recovers whatever an earlier server, killed by its client, has left.
-orch = Orchestrator(observer=StepsTold.and_logged())
+orch = Orchestrator(observer=StepsTold())
 server = MCPServer("my-team")
 
 

@@ -12,12 +12,17 @@ same tests. Only time is virtual: waiting costs nothing, and brings what is
 scripted for the time waited.
 """
 
+from orchestrator_core.testing.crashes import CrashPoint, CrashPoints
+from orchestrator_core.testing.leaks import leaks
 from orchestrator_core.testing.processes import FakeProcesses
+from orchestrator_core.testing.scene import Scene
 from orchestrator_core.testing.scripts import Dies, Exits, Refuses, Runs, Script
 from orchestrator_core.testing.terminal import FakeTerminal
 from orchestrator_core.testing.world import FakeProcess
 
 __all__ = [
+    "CrashPoint",
+    "CrashPoints",
     "Dies",
     "Exits",
     "FakeProcess",
@@ -25,5 +30,7 @@ __all__ = [
     "FakeTerminal",
     "Refuses",
     "Runs",
+    "Scene",
     "Script",
+    "leaks",
 ]

@@ -153,6 +153,12 @@ class World:
         """The fake process that the calling thread plays; None: the orchestrator itself."""
         return getattr(self._here, "process", None)
 
+    def is_at_work(self) -> bool:
+        """Tell whether what the calling thread does is the world's doing, or a supervisor's."""
+        me = self.me
+        owns: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition does
+        return owns() or (me is not None and me.role is not None)
+
     @contextlib.contextmanager
     def as_process(self, process: FakeProcess | None) -> Iterator[None]:
         """Let the calling thread play *process*."""

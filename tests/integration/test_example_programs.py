@@ -119,8 +119,13 @@ own_steps.take(own_steps.Sagas(own_steps.STATE / "sagas", steps=own_steps.STEPS)
     assert (0, 0) == held(tmp_path, repository)
 
 
-def test_the_tests_with_the_fake_pass(tmp_path):
-    """As anybody would run them, from anywhere."""
-    suite = ["-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "test_with_fake.py"]
+def test_the_project_that_is_tested_with_the_fake_passes(tmp_path, monkeypatch):
+    """As anybody would run its tests, from anywhere, with neither tmux nor an agent's program."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "sh").symlink_to("/bin/sh")
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # Ours may not be installed here.
+    ours = ["-p", "orchestrator_core.pytest_plugin", "-p", "no:cacheprovider"]
 
-    assert "4 passed" in run(tmp_path, suite)
+    assert "5 passed" in run(tmp_path, ["-m", "pytest", "-q", *ours, EXAMPLES / "insistent"])

@@ -1,0 +1,80 @@
+"""
+Tests of an orchestrator of your own: with neither tmux, nor Claude Code, nor time.
+
+The fixtures come with the package. The fake plays sessions, processes and the clock;
+what is written is written to real files. A fake agent's life is a script.
+
+::
+
+    cd examples/insistent && pytest
+"""
+
+from __future__ import annotations
+
+import insistent
+import pytest
+
+from orchestrator_core import DeploymentError
+from orchestrator_core.testing import Exits, Runs
+
+
+@pytest.fixture(autouse=True)
+def claude(no_leaks, fake_agent):  # noqa: ARG001 - asking for it is enough
+    """Whether Claude Code is installed or not; and no test here may leave anything behind."""
+    fake_agent("claude", Runs())
+
+
+@pytest.fixture
+def task_id(orchestrator):
+    return orchestrator.create_task("a task").id
+
+
+SPEC = insistent.spec_for("shop", "orders")
+
+
+def test_one_success_is_enough(orchestrator, task_id, fake_agent):
+    fake_agent("claude", Exits(0, after_s=600))
+
+    assert "completed" == insistent.insist(orchestrator, task_id, SPEC, tries=3).status
+    assert 1 == len(orchestrator.agents())
+
+
+def test_it_gives_up(orchestrator, task_id, fake_agent, fake_terminal):
+    """Three agents have failed, and half an hour has passed."""
+    fake_agent("claude", Exits(7, after_s=600))
+
+    assert 7 == insistent.insist(orchestrator, task_id, SPEC, tries=3).exit_code
+    assert ["failed"] * 3 == [agent.status for agent in orchestrator.agents()]
+    assert pytest.approx(1800) == fake_terminal.now
+
+
+def test_a_stubborn_agent_can_be_ended(orchestrator, task_id, fake_agent):
+    fake_agent("claude", Runs(ignores_term=True, daemon=True))
+    agent = orchestrator.deploy(task_id, SPEC)
+
+    assert orchestrator.terminate(agent.id).success
+
+
+def test_a_terminal_that_fails_leaves_nothing(orchestrator, task_id, fake_terminal):
+    """The session was started, and the answer got lost: it is found by its name, and undone."""
+    fake_terminal.fail("start", after=True)
+
+    with pytest.raises(DeploymentError) as caught:
+        insistent.insist(orchestrator, task_id, SPEC, tries=3)
+
+    assert () == caught.value.leaked
+    assert [] == orchestrator.agents()
+
+
+def test_wherever_it_is_killed_it_is_run_again_and_nobody_is_there_twice(crash_points):
+    """Killed at every one of its effects; then started again, as a service manager would."""
+    parts = ["orders", "search"]
+
+    def staffs(orch):
+        insistent.staff(orch, "shop", parts)
+
+    def once_more(orch):
+        agents = insistent.staff(orch, "shop", parts)
+        assert agents == orch.agents(status="active")
+
+    assert crash_points(staffs, then=once_more, at_most=40)

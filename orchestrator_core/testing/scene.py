@@ -1,0 +1,71 @@
+"""A root of its own, in memory where there is such a place, below a fake world of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from orchestrator_core.orchestrator import Orchestrator
+from orchestrator_core.testing.terminal import FakeTerminal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from orchestrator_core.testing.scripts import Script
+
+
+class Scene:
+    """
+    One root and one fake terminal, for as many orchestrators as a test needs.
+
+    Agents that finish by themselves are seen off by their supervisors, as in life:
+    the fake's ``heir`` ends them. Closing it removes the root, and all that lived.
+    """
+
+    def __init__(
+        self, agents: Mapping[str, Script] | None = None, *, default: Script | None = None
+    ) -> None:
+        self.terminal = FakeTerminal(agents, default=default)
+        self.terminal.heir = unwinder(self.terminal)
+        self.place = Path(tempfile.mkdtemp(prefix="oc-", dir=_fast_place()))
+        self.root = self.place / "root"
+
+    def orchestrator(self, **how: Any) -> Orchestrator:  # noqa: ANN401 - Orchestrator's own
+        """Open the root, as another process would: what dead owners left is recovered."""
+        return Orchestrator(self.root, terminal=self.terminal, **how)
+
+    def close(self) -> None:
+        """Let nothing be left."""
+        self.terminal.reboot()
+        shutil.rmtree(self.place, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def unwinder(terminal: FakeTerminal) -> Callable[[list[str]], None]:
+    """Return what a fake supervisor becomes at its end: what ends its agent, as the real one."""
+
+    def unwind(argv: list[str]) -> None:
+        root = argv[argv.index("--root") + 1]
+        Orchestrator(root, terminal=terminal, recover=False).finish(argv[-1])
+
+    return unwind
+
+
+def _fast_place() -> str | None:
+    """Return a directory in memory: durability is not what a fake is for."""
+    memory = "/dev/shm"  # noqa: S108 - mkdtemp makes a private directory in it
+    return memory if os.access(memory, os.W_OK | os.X_OK) else None

@@ -1,0 +1,122 @@
+"""The asynchronous twin on real tmux: what is cancelled ends soon, and leaves nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from orchestrator_core.aio import AsyncOrchestrator
+from orchestrator_core.saga import Observer
+
+pytestmark = [
+    pytest.mark.tmux,
+    pytest.mark.parametrize("backend", ["asyncio", "trio"]),
+]
+
+LONG_S = 60
+SOON_S = 20
+
+
+class Tells(Observer):
+    """Tells an event loop that a deployment is committed."""
+
+    def __init__(self):
+        self.committed = threading.Event()
+
+    def saga_committed(self, _saga_id):
+        self.committed.set()
+
+    async def until_committed(self):
+        assert await anyio.to_thread.run_sync(self.committed.wait, SOON_S)
+
+
+def run(backend, story):
+    async def bounded():
+        with anyio.fail_after(3 * SOON_S):
+            return await story()
+
+    return anyio.run(bounded, backend=backend)
+
+
+def test_agents_are_fanned_out_and_waited_for(backend, scene):
+    """Three at once, each waited for in a task of its own."""
+    ends = []
+
+    async def fan_out():
+        async with AsyncOrchestrator(scene.root) as orch:
+            task = await orch.create_task("tried")
+
+            async def one(number):
+                spec = scene.spec("sh", "-c", f"exit {number}")
+                agent = await orch.deploy(task.id, spec)
+                ends.append(await orch.wait(agent.id, timeout_s=SOON_S))
+
+            async with anyio.create_task_group() as tasks:
+                for number in range(3):
+                    tasks.start_soon(one, number)
+
+    run(backend, fan_out)
+
+    assert [0, 1, 2] == sorted(end.exit_code for end in ends)
+    assert [] == scene.world.leftovers()
+
+
+def test_a_deployment_cancelled_in_its_grace_is_over_long_before(backend, scene):
+    """The agent runs, the deployer watches it for a minute more: it is ended, and that is seen."""
+    tells = Tells()
+    begun = time.monotonic()
+
+    async def deploy():
+        orch = AsyncOrchestrator.of(scene.orchestrator(observer=tells))
+        task = await orch.create_task("tried")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: orch.deploy(task.id, scene.spec(), grace_s=LONG_S))
+            await tells.until_committed()
+            tasks.cancel_scope.cancel()
+
+    run(backend, deploy)
+
+    assert time.monotonic() - begun < SOON_S
+    [record] = scene.world.records().values()
+    assert ("terminated", "cancelled") == (
+        record["status"],
+        record["auto_cleanup_result"]["reason"],
+    )
+    assert [] == scene.world.leftovers()
+
+
+def test_a_cancelled_wait_leaves_no_thread_that_waits(backend, scene):
+    """Its agent lives on; of the minute that it had, nothing is waited for."""
+    orch = scene.orchestrator()
+    agent = orch.deploy(orch.create_task("tried").id, scene.spec())
+    watched, left = threading.Event(), threading.Event()
+    watch = orch._world.processes.watch
+
+    def seen(who, **how):
+        watched.set()
+        try:
+            return watch(who, **how)
+        finally:
+            left.set()
+
+    orch._world.processes.watch = seen
+
+    async def wait():
+        twin = AsyncOrchestrator.of(orch)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: twin.wait(agent.id, timeout_s=LONG_S))
+            assert await anyio.to_thread.run_sync(watched.wait, SOON_S)
+            tasks.cancel_scope.cancel()
+
+    begun = time.monotonic()
+    run(backend, wait)
+
+    assert left.is_set()
+    assert time.monotonic() - begun < SOON_S
+    assert scene.world.of_agent(agent.id)
+    orch.terminate(agent.id)
+    assert [] == scene.world.leftovers()

@@ -1,0 +1,318 @@
+"""The fixtures for other people's tests: what they give, what they find, what they cost."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from orchestrator_core.testing import Scene
+
+pytest_plugins = ["pytester"]
+
+TOP = Path(__file__).parents[2]
+OURS = ["-p", "orchestrator_core.pytest_plugin", "-p", "no:cacheprovider"]
+
+BEGIN = """
+from pathlib import Path
+import pytest
+from orchestrator_core import AgentSpec, Orchestrator
+from orchestrator_core.testing import Exits, FakeTerminal, Runs
+
+def spec(program="sleep", **how):
+    return AgentSpec(type="a", prompt="do it", command=[program, "1000"], **how)
+
+def deploy(orch, **how):
+    return orch.deploy(orch.create_task("a task").id, spec(**how))
+"""
+
+
+@pytest.fixture
+def suite(pytester, monkeypatch):
+    """Run a test file that uses the fixtures, as somebody else's project would."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # Ours may not be installed here.
+
+    def run(text, *options):
+        pytester.makepyfile(BEGIN + text)
+        return pytester.runpytest_inprocess(*OURS, "-q", *options)
+
+    return run
+
+
+# --- what it costs -------------------------------------------------------------------------
+
+
+def test_a_project_that_does_not_use_it_loads_nothing_but_the_plugin(tmp_path):
+    code = (
+        "import sys, pytest\n"
+        f"pytest.main(['--collect-only', '-q', *{OURS!r}])\n"
+        "names = ('orchestrator_core', 'attrs', 'msgspec', 'structlog', 'libtmux', 'portalocker')\n"
+        "print('loaded', sorted(m for m in sys.modules if m.split('.')[0] in names))"
+    )
+
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(TOP), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    assert "loaded ['orchestrator_core', 'orchestrator_core.pytest_plugin']" in said
+
+
+def test_pytest_is_told_of_it():
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+
+    assert ["orchestrator_core.pytest_plugin"] == [*project["entry-points"]["pytest11"].values()]
+
+
+def test_no_fixture_has_the_name_of_one_that_is_loaded_beside_it(pytester, monkeypatch):
+    """Libtmux comes with a plugin of its own, wherever we are installed; so does anyio."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+    def fixtures(*plugins):
+        options = [option for plugin in plugins for option in ("-p", plugin)]
+        said = pytester.runpytest_inprocess("--fixtures", "-v", *options).stdout.str()
+        return set(re.findall(r"^(\w+)(?: \[\w+ scope\])? -- ", said, re.MULTILINE))
+
+    usual = fixtures()
+    ours = fixtures("orchestrator_core.pytest_plugin") - usual
+    theirs = fixtures("libtmux.pytest_plugin", "anyio.pytest_plugin") - usual
+
+    names = {"fake_terminal", "fake_agent", "orchestrator", "crash_points", "no_leaks"}
+    assert names == {name for name in ours if not name.startswith("_")}
+    assert {"server", "session"} <= theirs
+    assert set() == ours & theirs
+
+
+# --- what they give ----------------------------------------------------------------------------
+
+
+def test_an_orchestrator_needs_no_tmux_and_leaves_no_root(suite, monkeypatch, tmp_path):
+    (tmp_path / "sleep").write_text("#!/bin/sh\n")
+    (tmp_path / "sleep").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    suite(
+        """
+ROOTS = []
+
+@pytest.mark.parametrize("time", [1, 2])
+def test_it(orchestrator, fake_terminal, time):
+    agent = deploy(orchestrator)
+    assert agent.tmux_session in [session.name for session in fake_terminal.sessions()]
+    assert orchestrator.terminate(agent.id).success
+    ROOTS.append(orchestrator.root)
+
+def test_each_had_a_root_of_its_own_which_is_gone():
+    assert [False, False] == [root.parent.exists() for root in ROOTS]
+    assert 2 == len(set(ROOTS))
+"""
+    ).assert_outcomes(passed=3)
+
+
+def test_an_agent_that_exits_is_seen_off_by_its_supervisor(suite):
+    """As in life: nobody has to wait for it."""
+    suite(
+        """
+def test_it(orchestrator, fake_terminal, no_leaks):
+    fake_terminal.agents["sleep"] = Exits(3, after_s=60)
+    agent = deploy(orchestrator)
+    fake_terminal.pass_time(61)
+    assert "failed" == orchestrator.agent(agent.id).status
+"""
+    ).assert_outcomes(passed=1)
+
+
+def test_a_test_is_nobodys_agent_though_one_may_run_it(suite, monkeypatch):
+    monkeypatch.setenv("ORCHESTRATOR_AGENT_ID", "tester-120000-abcdef")
+    monkeypatch.setenv("ORCHESTRATOR_TASK_ID", "TASK-20260101-120000-abcdefab")
+    monkeypatch.setenv("ORCHESTRATOR_ROOT", "/nowhere")
+    monkeypatch.setenv("CLAUDE_ORCHESTRATOR_MAX_AGENTS", "0")
+
+    suite(
+        """
+def test_it(orchestrator):
+    assert "orchestrator" == deploy(orchestrator).parent
+"""
+    ).assert_outcomes(passed=1)
+
+
+def test_a_program_need_not_be_installed(suite):
+    suite(
+        """
+def test_it(orchestrator, fake_agent):
+    fake_agent("no-such-program", Exits(5, after_s=60))
+    agent = deploy(orchestrator, program="no-such-program")
+    assert 5 == orchestrator.wait(agent.id, timeout_s=61).exit_code
+    fake_agent("no-such-program", Exits(0))
+    agent = deploy(orchestrator, program="no-such-program")
+    assert 0 == orchestrator.wait(agent.id, timeout_s=61).exit_code
+"""
+    ).assert_outcomes(passed=1)
+
+
+# --- what is left ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fixtures", ["no_leaks, orchestrator", "orchestrator, no_leaks"])
+def test_a_test_that_leaves_an_agent_fails_and_says_what_is_left(suite, fixtures):
+    result = suite(f"def test_it({fixtures}): deploy(orchestrator)")
+
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.re_match_lines(
+        [
+            "left behind by the test:",
+            r"saga a-\d+-\w+: committed",
+            r"session agent_a-\d+-\w+",
+            r"process \d+ \(supervisor\) of a-\d+-\w+",
+            r"process \d+ \(sleep\) of a-\d+-\w+",
+            r"file TASK-[^/]+/agent_prompt_a-.*",
+        ]
+    )
+
+
+def test_a_test_that_ends_all_is_left_alone(suite):
+    """Nor is one blamed whose fixture ends its agent, after the test."""
+    suite(
+        """
+@pytest.fixture
+def agent(orchestrator):
+    made = deploy(orchestrator)
+    yield made
+    orchestrator.terminate(made.id)
+
+def test_by_itself(orchestrator, no_leaks):
+    orchestrator.report_finding(deploy(orchestrator).id, "found")
+    [agent] = orchestrator.agents()
+    orchestrator.report_progress(agent.id, "completed")
+    orchestrator.gc()
+    orchestrator.sweep(reap=True)
+    orchestrator.repair()
+
+def test_by_a_fixture(agent, no_leaks):
+    pass
+"""
+    ).assert_outcomes(passed=2)
+
+
+def test_one_that_does_not_ask_may_leave_what_it_likes(suite):
+    suite("def test_it(orchestrator): deploy(orchestrator)").assert_outcomes(passed=1)
+
+
+def test_a_root_of_ones_own_is_looked_at_as_well(suite):
+    result = suite(
+        """
+def test_it(no_leaks, tmp_path):
+    deploy(Orchestrator(tmp_path / "root", terminal=FakeTerminal()))
+"""
+    )
+
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["session agent_a-*"])
+
+
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [
+        ("stray", "process * (sleep-stray) of a-*"),
+        ("file", "file TASK-*/run/stray.txt"),
+        ("session", "session agent_left"),
+    ],
+)
+def test_each_thing_that_is_left_is_found_by_itself(suite, left, told):
+    """Whatever the records say: the agent has ended well."""
+    result = suite(
+        f"""
+def test_it(orchestrator, fake_terminal, no_leaks):
+    agent = deploy(orchestrator)
+    orchestrator.terminate(agent.id)
+    cookie = "oc_" + orchestrator._world.root_id + "_" + agent.id
+    if {left!r} == "stray":
+        fake_terminal._world.spawn("sleep-stray", cookie=cookie)
+    elif {left!r} == "file":
+        (orchestrator.root / agent.task_id / "run" / "stray.txt").touch()
+    else:
+        fake_terminal.start("agent_left", owner=cookie, argv=["sleep", "1"])
+"""
+    )
+
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines([told])
+
+
+@pytest.mark.tmux
+def test_what_is_left_on_real_tmux_is_found(suite, scene):
+    result = suite(f"def test_it(no_leaks): deploy(Orchestrator({str(scene.root)!r}))")
+
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["session agent_a-*", "process * (sleep) of a-*"])
+
+
+@pytest.mark.tmux
+def test_nothing_is_found_on_real_tmux_where_nothing_is_left(suite, scene):
+    suite(
+        f"""
+def test_it(no_leaks):
+    orch = Orchestrator({str(scene.root)!r})
+    assert orch.terminate(deploy(orch).id).success
+"""
+    ).assert_outcomes(passed=1)
+
+
+# --- crashes, as a fixture ---------------------------------------------------------------------
+
+
+def test_code_that_is_not_safe_at_every_instant_is_caught_and_told_where(suite):
+    """It counts on a file of its own that it writes too late."""
+    result = suite(
+        """
+def hand_out(orch):
+    agent = deploy(orch)
+    (orch.root.parent / "mine").write_text(agent.id)
+
+def test_it(crash_points):
+    def check(orch):
+        mine = orch.root.parent / "mine"
+        assert [a.id for a in orch.agents()] == ([mine.read_text()] if mine.exists() else [])
+
+    crash_points(hand_out, then=check, at_most=12)
+"""
+    )
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*killed * effect *, and recovered"])
+
+
+def test_its_agents_live_by_the_scripts_of_the_fake(suite):
+    suite(
+        """
+def test_it(crash_points, fake_agent, no_leaks):
+    fake_agent("worker", Exits(0, after_s=60))
+    ends = []
+
+    def act(orch, task):
+        orch.deploy(task.id, spec("worker"))
+
+    def check(orch, task):
+        ends.extend(orch.wait(agent.id, timeout_s=61).status for agent in orch.agents())
+
+    crash_points(act, then=check, prepare=lambda orch: orch.create_task("a task"), at_most=6)
+    assert ends and {"completed"} == set(ends)
+"""
+    ).assert_outcomes(passed=1)
+
+
+def test_a_scene_leaves_nothing_on_the_disk():
+    with Scene() as scene:
+        scene.orchestrator().create_task("a task")
+        place = scene.place
+
+    assert not place.exists()
