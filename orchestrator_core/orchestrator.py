@@ -517,9 +517,9 @@ class Orchestrator:
             LockTimeout: Somebody else is at it.
             StorageError: It cannot be told what living agents hold; nothing was removed.
         """
-        from orchestrator_core import retention  # noqa: PLC0415 - as the lifecycle
+        from orchestrator_core.retention.collecting import collect  # noqa: PLC0415 - as above
 
-        return retention.collect(self._world, self._lifecycle.sagas, dry_run=dry_run)
+        return collect(self._world, self._lifecycle.sagas, dry_run=dry_run)
 
     def export_task(
         self, task_id: str, target: str | os.PathLike[str], *, remove: bool = False
@@ -535,9 +535,9 @@ class Orchestrator:
             InvalidInput: The target is there already, or inside of the task.
             StorageError: It could not be written or read back; nothing is removed.
         """
-        from orchestrator_core import retention  # noqa: PLC0415 - as the lifecycle
+        from orchestrator_core.retention.exporting import export  # noqa: PLC0415 - as above
 
-        return retention.export(
+        return export(
             self._world,
             self._lifecycle.sagas,
             ids.check_id("task", task_id),

@@ -10,8 +10,6 @@ an agent that is not over; neither follows a link.
 
 from __future__ import annotations
 
-from orchestrator_core.retention.collecting import collect
-from orchestrator_core.retention.exporting import ExportReport, export
-from orchestrator_core.retention.report import GcItem, GcReport, TaskShare
+from orchestrator_core.retention.report import ExportReport, GcItem, GcReport, TaskShare
 
-__all__ = ["ExportReport", "GcItem", "GcReport", "TaskShare", "collect", "export"]
+__all__ = ["ExportReport", "GcItem", "GcReport", "TaskShare"]

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import msgspec
 
 from orchestrator_core import _files, locks, tasks
 from orchestrator_core._clock import ms_since
@@ -31,6 +30,7 @@ from orchestrator_core.exceptions import (
 from orchestrator_core.registry import TASK, Registry
 from orchestrator_core.retention import leaving
 from orchestrator_core.retention.packing import Mark, marks_of, pack, read_back
+from orchestrator_core.retention.report import ExportReport
 from orchestrator_core.saga.closed import Closed
 
 if TYPE_CHECKING:
@@ -40,27 +40,6 @@ if TYPE_CHECKING:
     from orchestrator_core.retention.packing import Packing
     from orchestrator_core.saga import Sagas
     from orchestrator_core.world import World
-
-
-@attrs.frozen(kw_only=True)
-class ExportReport:
-    """What was exported, and to where."""
-
-    task_id: str
-    target: str
-    files: int  #: Names in the tar file, directories and journals among them.
-    bytes: int  #: Of all that is in it.
-    size: int  #: Of the tar file itself.
-    journals: tuple[str, ...]  #: The task's closed sagas.
-    skipped: tuple[str, ...] = ()  #: Sockets, which no tar file can hold.
-    removed: bool = False  #: The task is not in the root any more.
-    left: tuple[str, ...] = ()  #: What of it could not be removed; the next collection does.
-    duration_ms: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-safe values."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain
 
 
 def export(

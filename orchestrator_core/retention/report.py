@@ -1,4 +1,4 @@
-"""What a collection has found, and done."""
+"""What a collection has found and done, and what an export."""
 
 from __future__ import annotations
 
@@ -75,3 +75,24 @@ def _with(share: TaskShare | None, name: str, freed: int) -> TaskShare:
     share = share or TaskShare()
     more = {name: getattr(share, name) + 1, "bytes_freed": share.bytes_freed + freed}
     return attrs.evolve(share, **more)
+
+
+@attrs.frozen(kw_only=True)
+class ExportReport:
+    """What was exported, and to where."""
+
+    task_id: str
+    target: str
+    files: int  #: Names in the tar file, directories and journals among them.
+    bytes: int  #: Of all that is in it.
+    size: int  #: Of the tar file itself.
+    journals: tuple[str, ...]  #: The task's closed sagas.
+    skipped: tuple[str, ...] = ()  #: Sockets, which no tar file can hold.
+    removed: bool = False  #: The task is not in the root any more.
+    left: tuple[str, ...] = ()  #: What of it could not be removed; the next collection does.
+    duration_ms: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-safe values."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
