@@ -35,7 +35,7 @@ LIVE, PAST, DEAD = 200, 1000, 50
 SPEC = AgentSpec(type="bench", prompt="Find the slow query.", command=["sleep", "1000"])
 #: What outlives its supervisor, and leaves only by force.
 DEAF = AgentSpec(type="bench", prompt="p", command=["sh", "-c", "trap '' TERM HUP; sleep 1000"])
-LIMITS = Limits(max_concurrent=2 * LIVE, max_agents=2 * LIVE)
+LIMITS = Limits(max_concurrent=2 * LIVE, max_agents=5 * LIVE)
 
 
 def figures(directory: str | None = None, rounds: int = 15) -> list[Figure]:

@@ -96,9 +96,7 @@ class Roster:
     def _watch(self, history: History) -> Seen:
         saga_id = history.saga_id
         if saga_id in self._watched:
-            # Its supervisor may call us for its relief, or its descriptor tell of its death.
-            witnessed = read_exit(self._watched[saga_id].exit_file)
-            return Seen.DUE if witnessed is not None and witnessed.contained else Seen.ALIVE
+            return _seen(self._watched[saga_id])
         frame = history.frame(name_of(SessionReceipt))
         if frame is None:
             return Seen.LEFT  # No agent's.
@@ -112,7 +110,7 @@ class Roster:
             deadline = deadlines.deadline_of(history.labels)
             watched = Watched(saga_id, handle.fd, deadline, receipt.exit_file, stack.pop_all())
         self._watched[saga_id] = self._by_fd[watched.fd] = watched
-        return Seen.ALIVE
+        return _seen(watched)
 
     def _owned(self, saga_id: str) -> Seen:
         """Tell whether somebody alive holds a saga's lock."""
@@ -170,3 +168,9 @@ class Roster:
             del self._by_fd[watched.fd]
             watched.hold.close()
         return seen
+
+
+def _seen(watched: Watched) -> Seen:
+    """Say what a living supervisor has to say: it may have called us for its relief."""
+    witnessed = read_exit(watched.exit_file)
+    return Seen.DUE if witnessed is not None and witnessed.contained else Seen.ALIVE
