@@ -200,13 +200,17 @@ def _emitted(function: ast.FunctionDef) -> list[tuple[str, ...]]:
         (
             f"`{call.args[1].value}`",
             call.args[0].attr.lower(),
-            ", ".join(f"`{word.arg}`" for word in call.keywords if word.arg) or "see the record",
+            ", ".join(f"`{name}`" for name in _values(call)),
             about,
         )
         for call in calls
         if ast.unparse(call.func).split(".")[-1] == "emit"
         and isinstance(call.args[1], ast.Constant)
     ]
+
+
+def _values(call: ast.Call) -> list[str]:
+    return [word.arg for word in call.keywords if word.arg not in (None, "exc_info")]
 
 
 def commands() -> str:

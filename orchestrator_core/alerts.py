@@ -186,11 +186,15 @@ def start(command: Sequence[str], report: object, *, timeout_s: float, root: str
     It is ended after *timeout_s*. Its working directory is ``/``, what it prints is dropped.
 
     Raises:
+        FileNotFoundError: There is no such program.
         OSError: It could not be started.
         subprocess.TimeoutExpired: The machine did not get to it.
     """
     import subprocess  # noqa: PLC0415 - slow to import, and seldom needed
 
+    if program(command) is None:
+        # Who starts it later, below, has nobody to tell.
+        raise FileNotFoundError(f"there is no program {command[0]!r} to tell")
     watchdog = (sys.executable, "-I", "-S", "-c", _WATCHDOG, f"{timeout_s:g}", *command)
     env = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     paper = _paper()
@@ -210,6 +214,15 @@ def start(command: Sequence[str], report: object, *, timeout_s: float, root: str
         )
     finally:
         os.close(paper)
+
+
+def program(command: Sequence[str]) -> str | None:
+    """Return the file that is run as *command*: by our PATH, or from ``/``; None if none is."""
+    import shutil  # noqa: PLC0415 - as in start
+
+    name = command[0]
+    place = os.path.join("/", name) if "/" in name else name  # noqa: PTH118 - may be a bare name
+    return shutil.which(place, path=os.environ.get("PATH", os.defpath))
 
 
 def _paper() -> int:

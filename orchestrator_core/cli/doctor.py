@@ -25,4 +25,6 @@ def _told(checks: tuple[Check, ...]) -> Iterator[str]:
     for check in checks:
         yield f"{check.verdict.value:7}  {check.name:{width}}  {printable(check.found)}"
         if check.remedy:
-            yield f"{'':9}{'':{width}}  do: {printable(check.remedy)}"
+            # What is missing from a check that is ok need not be there.
+            word = "if wanted" if check.verdict is Verdict.OK else "do"
+            yield f"{'':9}{'':{width}}  {word}: {printable(check.remedy)}"

@@ -16,14 +16,20 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> Result:
     """Count, and change nothing."""
-    stats = Orchestrator(arguments.root, recover=False).stats()
+    orch = Orchestrator(arguments.root, recover=False)
+    stats = orch.stats()
     if arguments.format == "json":
         arguments.json = True
     if arguments.format == "prometheus":
         from orchestrator_core.metrics.prometheus import exposition  # noqa: PLC0415 - for one form
 
         return Result(stats.to_dict(), exposition(stats).removesuffix("\n"))
-    return Result(stats.to_dict(), "\n".join(_told(stats)))
+    damaged = (
+        f"{each['registry']} was damaged, and is kept as {each['kept']}: what it remembered "
+        "is not counted"
+        for each in orch.damaged
+    )
+    return Result(stats.to_dict(), "\n".join((*_told(stats), *map(printable, damaged))))
 
 
 def _told(stats: Stats) -> Iterator[str]:

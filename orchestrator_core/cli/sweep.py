@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator_core.cli import BUSY, LEFT, OK
 from orchestrator_core.cli.output import Result, printable
+from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.orchestrator import Orchestrator
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> Result:
     """Sweep once; or stay, with ``--watch``."""
+    _check(arguments)
     if arguments.watch:
         from orchestrator_core.cli import watch  # noqa: PLC0415 - another command, but for its name
 
@@ -25,6 +27,14 @@ def run(arguments: argparse.Namespace) -> Result:
     orch = Orchestrator(arguments.root, recover=False)
     report = orch.sweep(reap=arguments.reap, silent_after_s=arguments.silent_after)
     return Result(report.to_dict(), "\n".join(_told(report)), _code(report))
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.interval is not None and not arguments.watch:
+        raise InvalidInput("--interval is how often to look", hint="give it with --watch")
+    silent = arguments.silent_after
+    if silent is not None and not silent >= 0:  # NaN among them
+        raise InvalidInput(f"--silent-after {silent} is no time", hint="0 or more, in seconds")
 
 
 def _code(report: SweepReport) -> int:

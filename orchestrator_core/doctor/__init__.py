@@ -11,6 +11,7 @@ directory of its own inside the root, which is gone afterwards.
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -82,7 +83,8 @@ def examine(
 
     Raises nothing, makes and mends nothing, and takes no longer than *timeout_s*,
     and a moment: what is not known by then is ``unknown``. The thread of a check
-    that does not answer at all is left behind.
+    that does not answer at all is left behind. Where no thread can be started,
+    the checks run one after another, and nothing bounds them.
     """
     deadline = time.monotonic() + timeout_s
     subject = _subject(root, env=env, cwd=cwd, timeout_s=timeout_s / 2)
@@ -98,11 +100,35 @@ def _subject(
     timeout_s: float,
 ) -> Subject:
     env = os.environ if env is None else env
+    found: list[Subject] = []
+
+    def find() -> None:
+        try:
+            place, chosen_by = find_root(root, env=env, cwd=cwd)
+            found.append(Subject(place, chosen_by, "", env, timeout_s))
+        except OSError as error:  # Our working directory is gone.
+            trouble = f"no root can be found from the working directory: {error}"
+            found.append(Subject(None, "", trouble, env, timeout_s))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the checks tell it
+            found.append(Subject(None, "", str(error), env, timeout_s))
+
+    # Symlinks are followed for it, which asks the disk, and so may hang.
+    thread = threading.Thread(target=find, name="doctor: the root", daemon=True)
+    if _begin(thread):
+        thread.join(timeout_s)
+    else:
+        find()
+    late = Subject(None, "", "where the root is was not found out in time", env, timeout_s)
+    return (found or [late])[0]
+
+
+def _begin(thread: threading.Thread) -> bool:
+    """Start a thread; False if there may be no more of them."""
     try:
-        found, chosen_by = find_root(root, env=env, cwd=cwd)
-    except (OSError, OrchestratorError) as error:  # OSError: our working directory is gone
-        return Subject(None, "", str(error), env, timeout_s)
-    return Subject(found, chosen_by, "", env, timeout_s)
+        thread.start()
+    except RuntimeError:
+        return False
+    return True
 
 
 class _Run:
@@ -114,11 +140,16 @@ class _Run:
         self._thread = threading.Thread(
             target=self._look, args=(look, subject), name=f"doctor: {name}", daemon=True
         )
-        self._thread.start()
+        self._has_begun = _begin(self._thread)
+        if not self._has_begun:
+            # Nobody else can be asked to: better late than not at all.
+            self._look(look, subject)
 
     def _look(self, look: Look, subject: Subject) -> None:
         try:
             answer = look(subject)
+        except subprocess.TimeoutExpired as error:
+            answer = unknown(f"no answer in time: {error}", "try again when less is going on")
         except (OSError, OrchestratorError) as error:
             answer = refused(error)
         except Exception as error:  # noqa: BLE001 - one check takes no other with it
@@ -128,7 +159,8 @@ class _Run:
         self._answers.append(answer)
 
     def within(self, deadline: float) -> Check:
-        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._has_begun:
+            self._thread.join(max(0.0, deadline - time.monotonic()))
         late = unknown("it was not found out in time", "look at what it asks: does that hang?")
         [answer] = self._answers[:1] or [late]
         return Check(

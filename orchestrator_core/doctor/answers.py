@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ class Check:
     name: str
     verdict: Verdict
     found: str
-    remedy: str = ""  #: Empty only if all is well, and nothing is missing that may be.
+    remedy: str = ""  #: What to do. Of what is OK: how one comes by what need not be there.
 
     def to_dict(self) -> dict[str, str]:
         """Return it as JSON-safe values."""
@@ -105,7 +106,8 @@ class Subject:
     @property
     def places(self) -> places.Places | None:
         """The layout of the root; None if there is no root."""
-        if self.root is None or not self.root.is_dir():
+        # Not Path.is_dir, which raises where a directory above may not be searched.
+        if self.root is None or not os.path.isdir(self.root):  # noqa: PTH112
             return None
         return places.Places(self.root)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -21,6 +21,7 @@ from orchestrator_core.doctor.answers import (
     warning,
 )
 from orchestrator_core.exceptions import OrchestratorError, RegistryDamaged, SagaError, StorageError
+from orchestrator_core.metrics.summary import Summary
 from orchestrator_core.places import SCHEMA_VERSION
 from orchestrator_core.registry import global_registry, task_registry
 from orchestrator_core.registry.glance import glance
@@ -106,6 +107,7 @@ def registries(subject: Subject) -> Answer:
         answers += _registry(task_registry(places, task_id), f"--task {task_id}")
     if places.global_registry.parent.is_dir():
         answers += _registry(global_registry(places), "--global")
+        answers += _statistics(places.statistics)
     return together(answers, well=f"{len(task_ids)} tasks' and the global one can be used")
 
 
@@ -124,6 +126,28 @@ def _registry(registry: Registry, which: str) -> Iterator[Answer]:
         yield warning(
             f"{some(kept)} is kept, from when it was damaged",
             f"orchestrator-core repair {which}; if that finds nothing: rm {names}",
+        )
+
+
+def _statistics(path: Path) -> Iterator[Answer]:
+    """See whether what is remembered of journals that are gone can be: no journal knows it."""
+    try:
+        Summary.of(msgspec.json.decode(_files.read(path), type=dict[str, Any]))
+    except FileNotFoundError:
+        pass  # Nothing has gone yet.
+    except msgspec.MsgspecError as error:
+        yield warning(
+            f"{path} is damaged: {error}",
+            "orchestrator-core stats, which keeps it aside and counts anew",
+        )
+    except RegistryDamaged as error:
+        moved = shlex.join(["mv", str(path), f"{path}.damaged-edited"])
+        yield warning(f"{path}: {error}", f"mend it; or, to count anew: {moved}")
+    kept = sorted(path.parent.glob(f"{path.name}.damaged-*"))
+    if kept:
+        names = shlex.join(map(str, kept))
+        yield warning(
+            f"{some(kept)} is kept, from when it was damaged", f"when looked at: rm {names}"
         )
 
 

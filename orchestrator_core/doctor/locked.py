@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from datetime import datetime
@@ -73,11 +74,12 @@ def _answer(lock: _Lock) -> Answer | None:
     if lock.is_held:
         if lock.since_s < _LONG_S:
             return None
-        holder = _holder(lock)
-        pid = holder.split()[1] if holder.startswith("pid ") else "PID"
+        found = f"{lock.path} is held for {lock.since_s:.0f} s by {_holder(lock)}"
+        pid = _pid(lock)
+        if pid is None:
+            return failed(found, f"find who it is: lsof {shlex.quote(str(lock.path))}")
         return failed(
-            f"{lock.path} is held for {lock.since_s:.0f} s by {holder}",
-            f"see what it does: cat /proc/{pid}/wchan; its lock ends with it: kill {pid}",
+            found, f"see what it does: cat /proc/{pid}/wchan; its lock ends with it: kill {pid}"
         )
     if lock.signed is not None and lock.signed.name is None:
         return warning(
@@ -90,8 +92,15 @@ def _answer(lock: _Lock) -> Answer | None:
 def _holder(lock: _Lock) -> str:
     if lock.signed is not None and lock.signed.name is not None:
         return f"pid {lock.signed.pid} ({lock.signed.name})"
-    pid = _who_has_it(lock.path)
-    return f"pid {pid}" if pid else "an unknown process"
+    pid = _pid(lock)
+    return f"pid {pid}" if pid is not None else "an unknown process"
+
+
+def _pid(lock: _Lock) -> int | None:
+    """Return who holds a lock; None for a pid that would mean many processes to ``kill``."""
+    signed = lock.signed if lock.signed is not None and lock.signed.name is not None else None
+    pid = signed.pid if signed is not None else _who_has_it(lock.path)
+    return pid if pid is not None and pid > 0 else None
 
 
 def _who_has_it(path: Path) -> int | None:

@@ -22,6 +22,11 @@ def pidfd(_subject: Subject) -> Answer:
     """See whether processes can be held on to, so that no signal ever hits a stranger."""
     if not _IS_LINUX:
         return ok("not needed here: kqueue tells of a process's end")
+    if not hasattr(os, "pidfd_open"):
+        return failed(
+            "this Python was built without pidfd_open",
+            f"use one that was built on Linux 5.3 or newer, not {sys.executable}",
+        )
     try:
         fd = os.pidfd_open(os.getpid())
     except OSError as error:
@@ -80,7 +85,7 @@ def _shows_environment() -> bool:
     """Tell whether the environment of another process of ours can be read."""
     with subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", "import sys; print(1, flush=True); sys.stdin.read()"],
-        env={"ORCHESTRATOR_COOKIE": "oc_doctor"},
+        env={**os.environ, "ORCHESTRATOR_COOKIE": "oc_doctor"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as child:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from orchestrator_core import settings
+from orchestrator_core import alerts, settings
 from orchestrator_core.doctor.answers import (
     Answer,
     Subject,
@@ -41,24 +41,27 @@ def choice(subject: Subject) -> Answer:
     if root is None:
         return failed(subject.trouble, "name a root: --root DIR, or set ORCHESTRATOR_ROOT")
     found = f"{root} (from {subject.chosen_by})"
-    if root.is_dir():
+    if os.path.isdir(root):  # noqa: PTH112 - as below
         if os.access(root, os.R_OK | os.W_OK | os.X_OK):
             return ok(found)
-        return failed(f"{found}: we cannot write to it", f"chmod u+rwx {root}, as its owner")
+        return failed(
+            f"{found}: we cannot write to it", f"as its owner: chmod u+rwx {shlex.quote(str(root))}"
+        )
     if os.path.lexists(root):
         return failed(f"{found} is no directory", "choose another: --root DIR")
     above = existing_above(root)
     if not os.access(above, os.W_OK | os.X_OK):
         return failed(
             f"{found} is not there, and cannot be made in {above}",
-            f"choose another: --root DIR; or, as its owner: chmod u+wx {above}",
+            f"choose another: --root DIR; or, as its owner: chmod u+wx {shlex.quote(str(above))}",
         )
     return warning(f"{found} is not there yet", "is it the right one? the first command makes it")
 
 
 def existing_above(path: Path) -> Path:
     """Return the nearest directory above *path* that exists, or itself."""
-    return next((each for each in (path, *path.parents) if each.is_dir()), Path("/"))
+    # Not Path.is_dir, which raises where a directory may not be searched.
+    return next((each for each in (path, *path.parents) if os.path.isdir(each)), Path("/"))  # noqa: PTH112
 
 
 # --- who may do what in it ----------------------------------------------------------------------
@@ -66,9 +69,9 @@ def existing_above(path: Path) -> Path:
 
 def permissions(subject: Subject) -> Answer:
     """Look through the root for what is not ours, leads out of it, or is open to others."""
-    if subject.root is None or not subject.root.is_dir():
+    if subject.places is None:
         return ok("there is nothing yet")
-    entries = _entries(subject.root)
+    entries = _entries(subject.places.root)
     seen = list(itertools.islice(entries, _MOST))
     troubles = [trouble for entry in seen if (trouble := _trouble(entry)) is not None]
     answers = [
@@ -90,7 +93,7 @@ class _Entry:
 
 def _entries(root: Path) -> Iterator[_Entry]:
     waiting = [os.fspath(root)]
-    yield _Entry(waiting[0], _status(waiting[0]))
+    yield _Entry(waiting[0], os.lstat(root))
     while waiting:
         directory = waiting.pop()
         try:
@@ -102,8 +105,9 @@ def _entries(root: Path) -> Iterator[_Entry]:
             continue
         for name in names:
             path = f"{directory}/{name}"
-            status = _status(path)
-            if status is None and not os.path.lexists(path):
+            try:
+                status = _status(path)
+            except FileNotFoundError:
                 continue  # Gone by now.
             yield _Entry(path, status)
             if status is not None and stat.S_ISDIR(status.st_mode) and name not in _AGENTS_OWN:
@@ -113,6 +117,8 @@ def _entries(root: Path) -> Iterator[_Entry]:
 def _status(path: str) -> os.stat_result | None:
     try:
         return os.lstat(path)
+    except FileNotFoundError:
+        raise
     except OSError:
         return None
 
@@ -174,5 +180,10 @@ def settings_file(subject: Subject) -> Answer:
     path = subject.places.root / settings.NAME
     if not os.path.lexists(path):
         return ok(f"no {settings.NAME}: the defaults hold")
-    settings.read(subject.places.root)
+    command = settings.read(subject.places.root).alerts.command
+    if command and alerts.program(command) is None:
+        return warning(
+            f"{path} names {command[0]} to tell of failed cleanups, and there is no such program",
+            f"install it, or mend [alerts] command: ${{EDITOR:-vi}} {shlex.quote(str(path))}",
+        )
     return ok(f"{path} can be read")

@@ -25,11 +25,13 @@ _NO_ROOT = "a root that was used once has a socket; see: root, root.json"
 
 def program(subject: Subject) -> Answer:
     """See whether there is a tmux that we can use, and where."""
-    terminal = _terminal(subject, None)
     try:
+        terminal = _terminal(subject, None)
         return ok(f"{terminal.check()} at {terminal.binary()}")
     except TerminalError as error:
         return refused(error)
+    except ImportError as error:
+        return failed(f"tmux cannot be asked: {error}", "see: libraries")
 
 
 def _terminal(subject: Subject, at: Path | None) -> Any:  # noqa: ANN401 - imported only here

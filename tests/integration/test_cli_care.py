@@ -1,0 +1,912 @@
+"""
+Looking after a root by the command line: exit codes, JSON, dry runs; and who is told of a failure.
+
+On real files and a fake terminal, in this process; and once more by real processes on real
+tmux: there one look by each command, a crash swept up, and a failed cleanup that the agent's
+own supervisor tells of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import importlib
+import json
+import logging
+import math
+import os
+import re
+import select
+import shlex
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from support import exposition, past
+from support.fakes import a_fake_scene
+from support.scene import scene  # noqa: F401 - a fixture
+
+from orchestrator_core import alerts
+from orchestrator_core.cli import main
+from orchestrator_core.exceptions import CouldNotAsk
+from orchestrator_core.orchestrator import Orchestrator
+from orchestrator_core.processes import identity
+from orchestrator_core.resident import heartbeat
+from orchestrator_core.sweeper import Sweeper
+from orchestrator_core.sweeping.findings import Reaped
+
+TOP = Path(__file__).parents[2]
+LONG_S = 20
+
+
+class Line:
+    """A command line on a fake's root; what it prints is read back."""
+
+    def __init__(self, fake, capsys):
+        self.fake, self.capsys = fake, capsys
+        self.root, self.world = fake.root, fake.world
+
+    def __call__(self, *words, root=None):
+        """Return the exit code, and what was written to stdout and to stderr."""
+        self.capsys.readouterr()
+        try:
+            code = main(["--root", str(root or self.root), *map(str, words)])
+        except SystemExit as usage:
+            code = usage.code
+        return code, *self.capsys.readouterr()
+
+    def json(self, *words, code=0):
+        """Return what a command says with --json, having seen that it exits so."""
+        exited, said, complained = self(*words, "--json")
+        assert (code, "") == (exited, complained), said
+        return json.loads(said)
+
+
+@pytest.fixture
+def line(capsys, monkeypatch):
+    with a_fake_scene() as made:
+        opened = functools.partial(Orchestrator, terminal=made.fake)
+        for name in ("export", "gc", "repair", "stats", "sweep", "watch"):
+            module = importlib.import_module(f"orchestrator_core.cli.{name}")
+            monkeypatch.setattr(module, "Orchestrator", opened)
+        monkeypatch.setattr(Sweeper, "run", lambda _: pytest.fail("it stays, and sweeps"))
+        # A resident sweeper logs to stderr; it is not to, once it is over.
+        monkeypatch.setattr(logging.getLogger("orchestrator_core"), "handlers", [])
+        yield Line(made, capsys)
+
+
+@pytest.fixture
+def old(line):
+    """A root with a past of a fortnight: its orchestrator, its task, two agents that are over."""
+    orch, task, ended = past.end_some(line.fake, 2, written=b"a line\n" * 1000)
+    past.age(line.root, 14)
+    return orch, task, ended
+
+
+@pytest.fixture
+def a_file(line):
+    """Something that no root can be."""
+    path = line.root.parent / "file"
+    path.touch()
+    return path
+
+
+USAGE = [
+    "sweep --dry-run --reap",
+    "sweep --reap --watch",
+    "sweep --silent-after nan",
+    "sweep --silent-after -1",
+    "sweep --silent-after soon",
+    "sweep --interval 5",
+    "sweep --watch --silent-after nan",
+    "sweep --watch --interval 0",
+    "health now",
+    "stats --format yaml",
+    "gc --reap",
+    "export",
+    "export ../etc x.tar",
+    "doctor --fix",
+    "repair --task x --global",
+    "repair --task ../etc",
+    "repair --dry-run --yes",
+]
+
+
+@pytest.mark.parametrize("words", USAGE)
+def test_2_the_arguments_make_no_sense(line, words):
+    """It is said why, on stderr, and nothing was done."""
+    line.fake.orchestrator()
+    before = line.world.snapshot()
+
+    code, said, complained = line(*words.split())
+
+    assert (2, "") == (code, said)
+    assert complained
+    assert before == line.world.snapshot()
+
+
+@pytest.mark.parametrize("words", ["sweep", "gc", "stats", "repair", "export TASK-1 x.tar"])
+def test_1_there_is_no_such_root(line, a_file, words):
+    code, said, complained = line(*words.split(), root=a_file)
+
+    assert (1, "") == (code, said)
+    assert str(a_file) in complained
+
+
+# --- sweep ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lost(line):
+    """An agent whose supervisor is gone; another lives."""
+    orch = line.fake.orchestrator()
+    task = orch.create_task("swept").id
+    agent = orch.deploy(task, line.fake.spec()).id
+    orch.deploy(task, line.fake.spec())
+    line.fake.fake.kill_supervisor(f"agent_{agent}")
+    return agent
+
+
+def test_a_sweep_finds_and_exits_with_3_and_after_it_has_reaped_with_0(line, lost):
+    before = line.world.snapshot()
+
+    for words in (["sweep"], ["sweep", "--dry-run"]):
+        code, said, complained = line(*words)
+        assert (3, "") == (code, complained)
+        assert re.search(rf"^lost: .*{lost}", said)
+        assert 2 == said.count("\n  proof: ")
+        assert "\n  reaping it: " in said
+        assert "1 found; 1 agents alive" == said.splitlines()[-1]
+        assert before == line.world.snapshot()
+
+    code, said, _ = line("sweep", "--reap")
+    assert 0 == code
+    assert "\n  reaped: " in said
+    assert "1 found, 1 reaped, 0 left; 1 agents alive" == said.splitlines()[-1]
+    assert (0, "nothing found; 1 agents alive\n", "") == line("sweep")
+    assert [] == line.world.torn()
+
+
+def test_a_sweep_says_the_same_in_json(line, lost):
+    found = line.json("sweep", code=3)
+    assert (False, True, [lost]) == (
+        found["clean"],
+        found["dry_run"],
+        [each["agent_id"] for each in found["findings"]],
+    )
+
+    reaped = line.json("sweep", "--reap")
+    assert (True, False, [True]) == (
+        reaped["clean"],
+        reaped["dry_run"],
+        [each["success"] for each in reaped["reaped"]],
+    )
+    assert [] == line.json("sweep")["findings"]
+
+
+@pytest.mark.usefixtures("lost")
+def test_a_silent_agent_is_told_after_as_long_as_is_said_and_never_reaped(line):
+    line("sweep", "--reap")
+
+    told = line.json("sweep", "--silent-after", "0", code=3)
+    assert ["silent"] == [finding["kind"] for finding in told["findings"]]
+    assert 0 == line("sweep")[0]
+    assert 0 == line("sweep", "--silent-after", "inf")[0]
+    code, said, _ = line("sweep", "--silent-after", "0", "--reap")
+    assert (3, True) == (code, "left alone: it is for you to see to" in said)
+    assert "1 found, 0 reaped, 1 left; 1 agents alive" == said.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("lost")
+def test_4_a_sweep_that_could_not_ask_has_left_things_alone(line):
+    line("sweep", "--reap")
+    line.fake.fake.fail("processes.marked", CouldNotAsk("no /proc"), times=math.inf)
+
+    code, said, _ = line("sweep", "--reap")
+
+    assert 4 == code
+    assert "unknown: " in said
+    assert "no /proc" in said
+
+
+@pytest.mark.usefixtures("lost")
+def test_3_what_a_sweep_could_not_reap_is_told(line):
+    line.fake.fake.fail("processes.end", CouldNotAsk("not now"), times=math.inf)
+
+    code, said, _ = line("sweep", "--reap")
+
+    assert 3 == code
+    assert "  NOT reaped: " in said
+    assert "1 found, 0 reaped, 1 left" in said
+
+
+# --- gc -------------------------------------------------------------------------------------------
+
+
+def test_a_dry_collection_tells_what_would_go_and_then_it_goes(line, old):
+    before, ids = line.world.snapshot(), old[2]
+
+    code, said, complained = line("gc", "--dry-run")
+    assert (0, "") == (code, complained)
+    for agent in ids:
+        assert re.search(
+            rf"^would go \(age\): .*{agent}_stream\.jsonl, 7000 bytes$", said, re.MULTILINE
+        )
+    dry = line.json("gc", "--dry-run")
+    assert before == line.world.snapshot()
+
+    wet = line.json("gc")
+
+    assert (True, False) == (dry.pop("dry_run"), wet.pop("dry_run"))
+    for told in (dry, wet):
+        del told["duration_ms"]
+        for items in (told["removed"], told["journals"]):
+            items.sort(key=lambda item: item["path"])
+    assert dry == wet
+    assert ([], []) == (past.archives(line.root), past.journals(line.root))
+    code, said, _ = line("gc")
+    assert 0 == code
+    assert said.startswith("0 files and 0 journals gone, 0 compressed, 0 bytes freed")
+
+
+def test_3_what_was_to_go_and_did_not_is_told(line, old, monkeypatch):
+    real = os.unlink
+
+    def unlink(name, **how):
+        if str(name).startswith(old[2][0]):
+            raise PermissionError(13, "Permission denied")
+        real(name, **how)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    code, said, _ = line("gc")
+    monkeypatch.undo()
+
+    assert 3 == code
+    assert f"failed: {old[2][0]}" in said or re.search(
+        rf"^failed: .*{old[2][0]}", said, re.MULTILINE
+    )
+
+
+@pytest.mark.usefixtures("old")
+def test_2_settings_that_say_nothing_known_are_refused(line):
+    past.settle(line.root, "[retention]\ndayz = 1\n")
+    code, _, complained = line("gc")
+    assert (2, True) == (code, "dayz" in complained)
+
+
+@contextlib.contextmanager
+def locked(path):
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.usefixtures("old")
+def test_4_somebody_else_collects(line):
+    with locked(line.root / "registry"):
+        assert 4 == line("gc")[0]
+        assert "lock-timeout" == line.json("gc", code=4)["code"]
+    assert 0 == line("gc")[0]
+
+
+# --- export ---------------------------------------------------------------------------------------
+
+
+def test_a_task_is_exported_and_stays_or_is_exported_and_goes(line, old, tmp_path):
+    _, task, ids = old
+    before = line.world.snapshot()
+
+    code, said, complained = line("export", task, tmp_path / "a.tar.gz")
+    assert (0, "") == (code, complained)
+    assert said.startswith(f"{task}: ")
+    assert before == line.world.snapshot()
+
+    told = line.json("export", task, tmp_path / "b.tar", "--remove")
+    assert (task, True) == (told["task_id"], told["removed"])
+    assert not (line.root / task).exists()
+    for name in ("a.tar.gz", "b.tar"):
+        with tarfile.open(tmp_path / name) as tar:
+            names = tar.getnames()
+        assert all(any(agent in name for name in names) for agent in ids)
+
+
+def test_1_there_is_no_such_task_or_no_such_place(line, old, tmp_path):
+    assert 1 == line("export", "TASK-20250101-000000-00000000", tmp_path / "x.tar")[0]
+    assert line("export", old[1], tmp_path / "nowhere" / "x.tar")[0] in {1, 2}
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_2_a_file_that_is_there_is_not_replaced(line, old, tmp_path):
+    (tmp_path / "x.tar").write_text("precious")
+    code, _, complained = line("export", old[1], tmp_path / "x.tar", "--remove")
+    assert (2, True) == (code, "is there already" in complained)
+    assert "precious" == (tmp_path / "x.tar").read_text()
+
+
+def test_3_written_and_not_all_of_it_removed(line, old, tmp_path, monkeypatch):
+    _, task, ids = old
+    real = os.unlink
+
+    def unlink(name, **how):
+        if ids[0] in str(name) and str(name).endswith("_stream.jsonl"):
+            raise PermissionError(13, "Permission denied")
+        real(name, **how)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    code, said, _ = line("export", task, tmp_path / "x.tar", "--remove")
+    monkeypatch.undo()
+
+    assert 3 == code
+    assert "still to be removed: " in said
+    assert 0 == line("gc")[0]
+    assert [] == line.world.files("*TASK-*")
+
+
+def test_4_a_task_that_is_not_over_is_not_exported(line, old, tmp_path):
+    orch, task, _ = old
+    agent = orch.deploy(task, line.fake.spec()).id
+    told = line.json("export", task, tmp_path / "x.tar", "--remove", code=4)
+    assert "task-running" == told["code"]
+    assert agent in told["error"]
+    assert [] == list(tmp_path.iterdir())
+
+
+# --- stats ----------------------------------------------------------------------------------------
+
+
+def test_how_cleaning_up_has_gone_is_told_in_three_ways_and_nothing_is_changed(line, old):
+    orch, task, _ = old
+    orch.terminate(orch.deploy(task, line.fake.spec("unkillable")).id)
+    before = line.world.snapshot()
+
+    code, said, complained = line("stats")
+    assert (0, "") == (code, complained)
+    assert "3 cleanups, 66.7% with nothing left" in said
+    assert ": STUCK" in said
+    told = line.json("stats")
+    assert (3, 1) == (told["total"], len(told["stuck"]))
+    assert told == json.loads(line("stats", "--format", "json")[1])
+    code, text, complained = line("stats", "--format", "prometheus")
+    assert (0, "") == (code, complained)
+    found = exposition.read(text)
+    total = "orchestrator_core_cleanups_total"
+    assert [2.0] == exposition.values(found, total, reason="terminate", outcome="clean")
+    assert [1.0] == exposition.values(found, "orchestrator_core_sagas_open", state="stuck")
+
+    assert before == line.world.snapshot()
+
+
+@pytest.mark.usefixtures("old")
+def test_that_what_was_remembered_of_the_past_is_lost_is_told(line):
+    line("gc")
+    (line.root / "registry" / "STATS.json").write_text("{")
+
+    code, said, complained = line("stats")
+
+    assert (0, "") == (code, complained)
+    assert "0 cleanups" in said
+    kept = re.search(r"STATS\.json was damaged, and is kept as (\S+): ", said)[1]
+    assert "{" == Path(kept).read_text()
+
+
+@pytest.mark.usefixtures("old")
+def test_1_what_is_remembered_of_the_past_cannot_be_used(line):
+    line("gc")
+    (line.root / "registry" / "STATS.json").write_text('{"bytes_freed": "much"}')
+    code, said, complained = line("stats")
+    assert (1, "", True) == (code, said, "bytes_freed" in complained)
+
+
+# --- doctor ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("old")
+def test_the_doctor_exits_with_0_until_a_check_has_failed(line):
+    """Warnings fail nobody: this very machine may have few descriptors."""
+    before = line.world.snapshot()
+    assert 0 == line("doctor")[0]
+    assert line.json("doctor")["success"]
+    assert before == line.world.snapshot()
+
+    (line.root / "registry" / "GLOBAL_REGISTRY.json").write_text("{")
+
+    code, said, complained = line("doctor")
+    assert (1, "") == (code, complained)
+    assert re.search(
+        r"^failed   registries .* is damaged.*\n +do: orchestrator-core repair", said, re.MULTILINE
+    )
+    told = line.json("doctor", code=1)
+    assert ["registries"] == [c["name"] for c in told["checks"] if c["verdict"] == "failed"]
+
+
+def test_the_doctor_works_where_no_other_command_does(line, a_file):
+    code, said, complained = line("doctor", root=a_file)
+    assert (1, "") == (code, complained)
+    assert re.search(r"^failed   root .* is no directory\n +do: .*--root DIR$", said, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("old")
+def test_the_doctor_says_do_below_what_is_not_ok_and_nowhere_else(line, monkeypatch):
+    """Below what is ok stands how one comes by what need not be there, and by another name."""
+    monkeypatch.setenv("PATH", str(line.root))  # No tmux, and no agents' programs.
+    _, said, _ = line("doctor")
+    blocks = re.split(r"\n(?=\S)", said.rstrip("\n"))
+
+    ok = [block for block in blocks if block.startswith("ok ")]
+    assert [] == [block for block in ok if " do: " in block]
+    assert [] == [block for block in blocks if block not in ok and "\n" not in block]
+    [agents] = [block for block in ok if "\n" in block]
+    assert re.search(r"^ok       agents .*\n +if wanted: for claude: npm install", agents)
+    assert re.search(r"^failed   tmux .*\n +do: install tmux", said, re.MULTILINE)
+
+
+# --- repair ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wrong(line, old):
+    """A registry that says that somebody lives who is over."""
+    _, task, ids = old
+    path = line.root / task / "AGENT_REGISTRY.json"
+    document = json.loads(path.read_bytes())
+    document["agents"][0].update(status="running")
+    path.write_text(json.dumps(document))
+    return ids[0]
+
+
+def test_a_repair_shows_the_difference_first_and_then_makes_it(line, old, wrong):
+    before = line.world.snapshot()
+
+    only = ["--task", old[1]]
+    for words in (["repair"], ["repair", "--dry-run"], ["repair", *only]):
+        code, said, complained = line(*words)
+        assert (3, "") == (code, complained)
+        assert f'~ {wrong}\n    - status: "running"\n    + status: "terminated"\n' in said
+        assert "nothing was changed: --yes does it" in said
+        assert before == line.world.snapshot()
+    assert (False, True) == tuple(line.json("repair", code=3)[key] for key in ("clean", "dry_run"))
+
+    code, said, _ = line("repair", *only, "--yes")
+
+    assert 0 == code
+    assert f"~ {wrong}" in said
+    assert "1 repaired, 0 not, 0 were right" == said.splitlines()[-1]
+    assert "terminated" == line.world.records()[wrong]["status"]
+    assert (0, "nothing to repair: 2 registries say what is known\n", "") == line("repair")
+    assert line.json("repair", "--yes")["clean"]
+
+
+@pytest.mark.usefixtures("old")
+def test_a_damaged_registry_is_kept_when_it_is_repaired(line):
+    path = line.root / "registry" / "GLOBAL_REGISTRY.json"
+    path.write_bytes(path.read_bytes()[:100])
+    before = line.world.snapshot()
+    assert 3 == line("repair")[0]
+    assert before == line.world.snapshot()
+
+    code, said, _ = line("repair", "--yes")
+
+    kept = re.search(r"the damaged one is kept as (\S+)", said)[1]
+    assert (0, 100) == (code, len(Path(kept).read_bytes()))
+    assert 0 == line("repair")[0]
+
+
+@pytest.mark.usefixtures("old")
+def test_1_there_is_no_such_task_to_repair(line):
+    assert 1 == line("repair", "--task", "TASK-20250101-000000-00000000")[0]
+
+
+@pytest.mark.usefixtures("wrong")
+def test_3_what_was_not_repaired_is_told(line, old, monkeypatch):
+    real, before = os.rename, line.world.snapshot()
+
+    def rename(source, target, **how):
+        if str(target).endswith("AGENT_REGISTRY.json"):
+            raise OSError(28, "No space left on device")
+        real(source, target, **how)
+
+    monkeypatch.setattr(os, "rename", rename)
+    code, said, _ = line("repair", "--task", old[1], "--yes")
+    monkeypatch.undo()
+
+    assert 3 == code
+    assert "No space left on device" in said
+    assert "0 repaired, 1 not, 0 were right" == said.splitlines()[-1]
+    assert before == line.world.snapshot()
+
+
+# --- health ---------------------------------------------------------------------------------------
+
+
+def test_health_is_1_without_a_sweeper_and_0_with_one_that_beats(line):
+    assert 1 == line("health")[0]
+    assert [] == list(line.root.parent.glob("ws"))  # Asking makes no root.
+
+    line.fake.orchestrator()
+    code, said, complained = line("health")
+    assert (1, "") == (code, complained)
+    assert said.startswith("NOT healthy: ")
+    assert not line.json("health", code=1)["healthy"]
+
+    who = identity.identify(os.getpid())
+    beat = heartbeat.Heartbeat(
+        pid=who.pid,
+        boot_id=who.boot_id,
+        started=who.started,
+        version="1",
+        started_at="then",
+        beat_at="now",
+        beat_monotonic=time.monotonic(),
+        beats_every_s=30.0,
+        interval_s=30.0,
+        watched=3,
+        sweeps=1,
+        last_sweep=heartbeat.LastSweep(at="now", duration_ms=1.0),
+    )
+    heartbeat.write(line.root, beat)
+
+    code, said, complained = line("health")
+    assert (0, "") == (code, complained)
+    assert said.startswith("healthy: ")
+    assert line.json("health")["healthy"]
+
+
+# --- who is told of a cleanup that failed ---------------------------------------------------------
+
+
+class Witness:
+    """A command that writes down what it is told, and says on a FIFO that it has."""
+
+    def __init__(self, place):
+        self.place = place
+        self.place.mkdir()
+        self.fifo = place / "fifo"
+        os.mkfifo(self.fifo)
+        self.reader = os.open(self.fifo, os.O_RDONLY | os.O_NONBLOCK)
+
+    def script(self, text):
+        path = self.place / "page me"
+        path.write_text(f"#!/bin/sh\ncd_was=$(pwd)\ncd {shlex.quote(str(self.place))}\n{text}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    @property
+    def writes(self):
+        return self.script(
+            'env >env; echo "$cd_was" >cwd; echo "$@" >arguments; cat >told; echo >fifo'
+        )
+
+    def command(self, *argv, timeout_s=10.0):
+        """Return the settings that name a command."""
+        return f"[alerts]\ncommand = {json.dumps(list(argv))}\ntimeout_s = {timeout_s}\n"
+
+    def heard(self):
+        """Return what the command was told, when it has written it down."""
+        self.line()
+        return json.loads((self.place / "told").read_text())
+
+    def line(self):
+        """Wait for a line on the FIFO; empty if its last writer is dead."""
+        waiting = select.poll()  # Unlike select(): of who has come and gone, once is enough.
+        waiting.register(self.reader, select.POLLIN)
+        assert waiting.poll(LONG_S * 1000), "nobody was told"
+        return os.read(self.reader, 100)
+
+    def again(self):
+        """Be ready for the next one, once the last one is dead."""
+        while self.line():
+            pass
+        os.close(self.reader)
+        self.reader = os.open(self.fifo, os.O_RDONLY | os.O_NONBLOCK)
+
+    def env(self):
+        lines = (self.place / "env").read_text().splitlines()
+        return dict(each.split("=", 1) for each in lines if "=" in each)
+
+    def read(self, name):
+        return (self.place / name).read_text().strip()
+
+
+@pytest.fixture
+def witness(short_tmp):
+    made = Witness(short_tmp / "w")
+    yield made
+    os.close(made.reader)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What commands have been told, one after another; they are told all the same."""
+    reports, real = [], alerts.start
+
+    def start(command, report, **how):
+        reports.append(report)
+        real(command, report, **how)
+
+    monkeypatch.setattr(alerts, "start", start)
+    return reports
+
+
+@pytest.fixture
+def stuck(line):
+    """Return how to let a cleanup fail; it says of which agent, and how long that took."""
+
+    def fail(orch=None):
+        orch = orch or line.fake.orchestrator()
+        agent = orch.deploy(orch.create_task("t").id, line.fake.spec("unkillable")).id
+        begun = time.monotonic()
+        assert not orch.terminate(agent, reason="enough").success
+        return agent, time.monotonic() - begun
+
+    return fail
+
+
+def test_a_command_is_told_the_facts_and_none_of_our_secrets(line, stuck, witness, monkeypatch):
+    monkeypatch.setenv("API_KEY", "secret")
+    monkeypatch.setenv("ORCHESTRATOR_COOKIE", "oc_00000000_a-1")
+    line.fake.orchestrator()
+    past.settle(line.root, witness.command(witness.writes, "--from", "a b"))
+
+    agent, _ = stuck()
+
+    told = witness.heard()
+    assert ("stuck", agent, str(line.root)) == (told["what"], told["subject"], told["root"])
+    assert told["errors"]
+    assert told["survivors"]
+    assert told["retry_at"] > time.time() - 60
+    assert (agent, False) == (told["report"]["agent_id"], told["report"]["success"])
+    assert {"ORCHESTRATOR_ROOT": str(line.root)}.items() <= witness.env().items()
+    assert [] == [name for name in witness.env() if name in {"API_KEY", "ORCHESTRATOR_COOKIE"}]
+    assert ("--from a b", "/") == (witness.read("arguments"), witness.read("cwd"))
+
+
+def test_a_cleanup_that_succeeds_is_nobodys_alarm(line, stuck, witness, started):
+    line.fake.orchestrator()
+    past.settle(line.root, witness.command(witness.writes))
+
+    past.end_some(line.fake, 2)
+    assert [] == started
+    agent, _ = stuck()
+
+    assert agent == witness.heard()["subject"]
+    assert 1 == len(started)
+
+
+def test_it_is_told_each_time_that_it_fails_again(line, stuck, witness):
+    line.fake.orchestrator()
+    past.settle(line.root, witness.command(witness.writes))
+    agent, _ = stuck()
+    assert agent == witness.heard()["subject"]
+    (witness.place / "told").unlink()
+    witness.again()
+
+    line.fake.orchestrator().recover(force=True)
+
+    assert agent == witness.heard()["subject"]
+
+
+def test_a_command_that_hangs_holds_nobody_up_and_is_ended_in_time(line, stuck, witness):
+    """It ignores all that can be ignored, and has a child; the FIFO tells when both are dead."""
+    deaf = "trap '' TERM HUP INT; exec 9>fifo; sleep 1000 & echo here >&9; sleep 1000"
+    line.fake.orchestrator()
+    past.settle(line.root, witness.command(witness.script(deaf), timeout_s=0.5))
+
+    _, took_s = stuck()
+
+    assert took_s < 5
+    assert b"here\n" == witness.line()
+    assert b"" == witness.line()
+
+
+def test_a_report_that_no_pipe_holds_is_told_whole(witness):
+    large = {"errors": ["x" * 100] * 10_000}
+    alerts.start([witness.writes], large, timeout_s=10.0, root="/r")
+    assert large == witness.heard()
+
+
+@pytest.mark.parametrize("program", ["no-such-program", "/no/such/program", "w/page me"])
+def test_a_command_that_is_not_there_is_logged_and_the_cleanup_goes_on(
+    line, stuck, witness, caplog, monkeypatch, program
+):
+    monkeypatch.chdir(witness.place.parent)  # A relative path is one from /.
+    assert witness.writes
+    line.fake.orchestrator()
+    past.settle(line.root, witness.command(program))
+
+    with caplog.at_level(logging.ERROR, "orchestrator_core"):
+        agent, _ = stuck()
+
+    [logged] = [record for record in caplog.records if record.msg == "alert.failed"]
+    assert agent == logged.subject
+    assert program in logged.error
+
+
+def test_settings_that_cannot_be_read_are_logged_and_the_cleanup_goes_on(line, stuck, caplog):
+    line.fake.orchestrator()
+    past.settle(line.root, "[alerts]\ncommandd = []\n")
+
+    with caplog.at_level(logging.ERROR, "orchestrator_core"):
+        stuck()
+
+    [logged] = [record for record in caplog.records if record.msg == "alert.failed"]
+    assert "commandd" in logged.error
+
+
+def test_a_callable_is_told_the_same_beside_the_command(line, stuck, witness):
+    heard, told = threading.Event(), []
+
+    def tell(failed):
+        told.append(failed)
+        heard.set()
+
+    orch = line.fake.orchestrator(on_failed_cleanup=tell)
+    past.settle(line.root, witness.command(witness.writes))
+
+    agent, _ = stuck(orch)
+
+    assert heard.wait(LONG_S)
+    assert agent == told[0].subject
+    assert witness.heard() == json.loads(json.dumps(told[0].to_dict()))
+
+
+def test_a_callable_that_hangs_holds_nobody_up(line, stuck):
+    over, entered = threading.Event(), threading.Event()
+
+    def hang(_):
+        entered.set()
+        over.wait(LONG_S)
+
+    _, took_s = stuck(line.fake.orchestrator(on_failed_cleanup=hang))
+
+    assert took_s < 5
+    assert entered.wait(LONG_S)
+    over.set()
+
+
+def test_a_callable_that_raises_is_logged_and_the_command_is_told_all_the_same(
+    line, stuck, witness, monkeypatch
+):
+    logged, seen = [], threading.Event()
+
+    def emit(_level, event, **values):
+        logged.append((event, values))
+        seen.set()
+
+    monkeypatch.setattr(alerts.logs, "emit", emit)
+
+    def broken(_):
+        raise ZeroDivisionError
+
+    orch = line.fake.orchestrator(on_failed_cleanup=broken)
+    past.settle(line.root, witness.command(witness.writes))
+
+    agent, _ = stuck(orch)
+
+    assert agent == witness.heard()["subject"]
+    assert seen.wait(LONG_S)
+    assert ("alert.failed", agent) == (logged[-1][0], logged[-1][1]["subject"])
+
+
+def test_what_a_sweep_could_not_reap_is_told_when_it_is_new(
+    line, lost, witness, started, monkeypatch
+):
+    """The next sweep finds it again; that is no news, and nobody is told."""
+
+    def fail(_, findings, **__):
+        return [Reaped(finding=each, success=False, said="no disk") for each in findings]
+
+    monkeypatch.setattr("orchestrator_core.sweeping.sweep.reap", fail)
+    past.settle(line.root, witness.command(witness.writes))
+
+    assert 3 == line("sweep", "--reap")[0]
+    told = witness.heard()
+    assert 3 == line("sweep", "--reap")[0]
+
+    assert ("reaping", ["no disk"], None) == (told["what"], told["errors"], told["report"])
+    assert lost in told["subject"]
+    assert 1 == len(started)
+
+
+# --- real processes, on real tmux -----------------------------------------------------------------
+
+
+@pytest.fixture
+def run(scene):  # noqa: F811 - the fixture
+    """Run a command as a process of its own; return its exit code, stdout and stderr."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ORCHESTR")}
+    env |= {"ORCHESTRATOR_ROOT": str(scene.root), "PYTHONPATH": str(TOP)}
+
+    def command(*words):
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator_core", *map(str, words)],
+            env=env,
+            cwd=scene.work,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return command
+
+
+LOOKS = ["doctor", "gc --dry-run", "repair --dry-run", "stats", "sweep --dry-run"]
+
+
+@pytest.mark.tmux
+def test_each_look_at_a_living_root_is_json_and_changes_nothing(scene, run):  # noqa: F811
+    orch = scene.orchestrator()
+    task = orch.create_task("looked at").id
+    orch.terminate(orch.deploy(task, scene.spec()).id, reason="enough")
+    agent = orch.deploy(orch.create_task("lived in").id, scene.spec()).id
+    before, processes = scene.world.snapshot(), scene.world.processes().keys()
+
+    told = {}
+    for look in LOOKS:
+        code, said, complained = run(*look.split(), "--json")
+        assert (0, "") == (code, complained), said
+        told[look] = json.loads(said)
+
+    assert before == scene.world.snapshot()
+    assert processes == scene.world.processes().keys()
+    assert [agent] == told["sweep --dry-run"]["alive"]
+    assert (1, 1) == (told["stats"]["total"], told["stats"]["agents_live"])
+    checks = {check["name"]: check for check in told["doctor"]["checks"]}
+    assert (
+        f"pid {scene.world.server()} answers, and has 1 sessions" == checks["tmux server"]["found"]
+    )
+    for name in ("permissions", "locks", "root.json", "registries", "journals", "tmux socket"):
+        assert "ok" == checks[name]["verdict"], checks[name]
+    exposition.read(run("stats", "--format", "prometheus")[1])
+
+
+@pytest.mark.tmux
+def test_a_crash_is_found_with_3_reaped_with_0_and_then_nothing_is_left(scene, run):  # noqa: F811
+    orch = scene.orchestrator()
+    agent = orch.deploy(orch.create_task("swept").id, scene.spec()).id
+    for pid in (scene.world.server(), *scene.world.panes(agent)):
+        scene.kill(pid)
+
+    assert 3 == run("sweep")[0]
+    assert 3 == run("sweep", "--json")[0]
+    assert 0 == run("sweep", "--reap")[0]
+
+    assert (0, "nothing found; 0 agents alive\n", "") == run("sweep")
+    assert [] == scene.world.leftovers()
+
+
+@pytest.mark.tmux
+def test_a_supervisor_that_cannot_give_all_back_tells_the_command(scene, witness):  # noqa: F811
+    """Nobody looks at that process; and the command is none of the agent's."""
+    orch = scene.orchestrator()
+    past.settle(scene.root, witness.command(witness.writes))
+    scene.gate("gate")
+    agent = orch.deploy(
+        orch.create_task("t").id, scene.spec("sh", "-c", f"read go <{scene.work}/gate")
+    ).id
+    prompt = next(scene.root.glob("TASK-*/agent_prompt_*"))
+    prompt.unlink()
+    prompt.mkdir()
+    (prompt / "in the way").touch()
+
+    scene.let_go("gate")
+
+    told = witness.heard()
+    assert ("stuck", agent) == (told["what"], told["subject"])
+    assert "write_prompt" in " ".join(told["errors"])
+    assert "completed" == told["report"]["status"]
+    assert "ORCHESTRATOR_COOKIE" not in witness.env()
+    (prompt / "in the way").unlink()
+    prompt.rmdir()
+    assert orch.recover(force=True).unwound
+    assert [] == scene.world.leftovers()

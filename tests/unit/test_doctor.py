@@ -1,0 +1,1423 @@
+"""
+The doctor: what each check finds in each state of a root and its machine, and what it says to do.
+
+Roots are real, with a fake's agents in them; a fault of the disk or the kernel is put
+into the one call that meets it; tmux is real, or a script that is as ill as can be.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import os
+import re
+import resource
+import shlex
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+import types
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from orchestrator_core import doctor
+from orchestrator_core.doctor import (
+    clock,
+    damage,
+    filesystem,
+    limits,
+    locked,
+    machine,
+    mounts,
+    root,
+    software,
+    terminal,
+)
+from orchestrator_core.doctor.answers import (
+    Answer,
+    Subject,
+    Verdict,
+    failed,
+    ok,
+    some,
+    together,
+    unknown,
+    warning,
+)
+from orchestrator_core.places import Places
+
+OK, UNKNOWN, WARNING, FAILED = Verdict
+ON_LINUX = sys.platform == "linux"
+
+
+def subject(place, *, env=None, timeout_s=1.0):
+    return Subject(place, "a test", "", os.environ if env is None else env, timeout_s)
+
+
+def by_name(checks):
+    return {check.name: check for check in checks}
+
+
+@pytest.fixture
+def used(fake_scene):
+    """A root that has been used, where one agent lives and another has ended."""
+    mask = os.umask(0o077)  # Not all that the fake writes for a supervisor is private.
+    try:
+        orch = fake_scene.orchestrator()
+        task = orch.create_task("examined").id
+        orch.terminate(orch.deploy(task, fake_scene.spec()).id)
+        fake_scene.lives = orch.deploy(task, fake_scene.spec()).id
+        fake_scene.task = task
+    finally:
+        os.umask(mask)
+    return fake_scene
+
+
+@pytest.fixture
+def patient(used):
+    return subject(used.root)
+
+
+def be_another_user(monkeypatch):
+    """Be somebody to whom nothing here belongs."""
+    ours = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: ours + 1)
+
+
+def refuse(number):
+    def call(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+# --- all of it ------------------------------------------------------------------------------------
+
+
+def test_a_root_that_is_well_has_no_failed_check_and_is_not_changed(used):
+    before = used.world.snapshot()
+
+    checks = doctor.examine(used.root)
+
+    assert list(doctor.CHECKS) == [check.name for check in checks]
+    assert [] == [check for check in checks if check.verdict is FAILED]
+    assert before == used.world.snapshot()
+    assert [] == used.world.locked()
+
+
+def test_it_makes_nothing_where_nothing_is(tmp_path):
+    doctor.examine(tmp_path / "new" / "root")
+    doctor.examine(cwd=tmp_path, env={})
+
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_root_in_ruins_is_not_changed_either(used):
+    """Registries cut off, a journal torn, no root.json, a symlink: seen, and left as they are."""
+    (used.root / "root.json").unlink()
+    (used.root / "registry" / "GLOBAL_REGISTRY.json").write_text("{")
+    (used.root / used.task / "AGENT_REGISTRY.json").unlink()
+    journal = next((used.root / "sagas").glob("*.jsonl"))
+    journal.write_bytes(journal.read_bytes().replace(b"{", b"x", 1))
+    (used.root / "orchestrator.toml").symlink_to("/etc/passwd")
+    before = used.world.snapshot()
+
+    checks = by_name(doctor.examine(used.root))
+
+    ill = {"permissions", "settings", "root.json", "registries", "journals"}
+    assert ill == {name for name, check in checks.items() if check.verdict is FAILED}
+    assert before == used.world.snapshot()
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["a file", "below a file", "a loop", "nothing there", "x" * 300, "a\0b", "directory"],
+)
+def test_whatever_the_root_is_there_is_an_answer_to_each_check(short_tmp, place):
+    """No exception, no defect of ours; and where something is wrong, what to do."""
+    (short_tmp / "a file").touch()
+    (short_tmp / "a loop").symlink_to("a loop")
+    (short_tmp / "directory" / "root.json").mkdir(parents=True)
+    where = short_tmp / place.replace("below a file", "a file/below")
+
+    checks = doctor.examine(where)
+
+    assert list(doctor.CHECKS) == [check.name for check in checks]
+    assert [] == [check for check in checks if "the check itself failed" in check.found]
+    assert [] == [check for check in checks if check.verdict is not OK and not check.remedy]
+
+
+def test_what_cannot_be_a_root_is_told_by_the_check_of_the_root(short_tmp):
+    (short_tmp / "a file").touch()
+    (short_tmp / "a loop").symlink_to("a loop")
+
+    for place, told in [("a file", "no directory"), ("a loop", "leads nowhere")]:
+        check = by_name(doctor.examine(short_tmp / place))["root"]
+        assert FAILED is check.verdict
+        assert told in check.found
+        assert "--root DIR" in check.remedy
+
+
+def test_without_a_working_directory_it_says_so(monkeypatch):
+    monkeypatch.setattr(Path, "cwd", refuse(2))
+
+    checks = by_name(doctor.examine(env={}))
+
+    assert FAILED is checks["root"].verdict
+    assert "working directory is gone" in checks["root"].found
+    assert "--root DIR" in checks["root"].remedy
+    assert OK is checks["python"].verdict
+
+
+def test_a_check_that_fails_takes_no_other_with_it(used, monkeypatch):
+    def broken(_):
+        raise ZeroDivisionError
+
+    def refused(_):
+        raise PermissionError(13, "Permission denied", "/some/where")
+
+    monkeypatch.setitem(doctor.CHECKS, "clock", broken)
+    monkeypatch.setitem(doctor.CHECKS, "space", refused)
+
+    checks = by_name(doctor.examine(used.root))
+
+    assert UNKNOWN is checks["clock"].verdict
+    assert "report it" in checks["clock"].remedy
+    assert FAILED is checks["space"].verdict
+    assert "/some/where" in checks["space"].found
+    assert OK is checks["journals"].verdict
+
+
+@pytest.fixture
+def stays():
+    """Something that does not answer before the test is over."""
+    over = threading.Event()
+    yield lambda *_, **__: over.wait(60)
+    over.set()
+
+
+def test_a_check_that_hangs_is_unknown_and_all_others_are_told_in_time(used, monkeypatch, stays):
+    """Here: those that ask nobody, so that a busy machine makes no difference."""
+    quick = {name: doctor.CHECKS[name] for name in ("python", "root")}
+    monkeypatch.setattr(doctor, "CHECKS", {"space": stays, **quick})
+    begun = time.monotonic()
+
+    checks = by_name(doctor.examine(used.root, timeout_s=0.5))
+
+    assert time.monotonic() - begun < 5
+    assert UNKNOWN is checks["space"].verdict
+    assert "not found out in time" in checks["space"].found
+    assert (OK, OK) == (checks["python"].verdict, checks["root"].verdict)
+
+
+def test_a_disk_that_hangs_when_the_root_is_looked_for_holds_nobody_up(monkeypatch, stays):
+    monkeypatch.setattr(doctor, "find_root", stays)
+    begun = time.monotonic()
+
+    checks = by_name(doctor.examine("/hung", timeout_s=1.0))
+
+    assert time.monotonic() - begun < 5
+    assert FAILED is checks["root"].verdict
+    assert "in time" in checks["root"].found
+
+
+def test_where_no_thread_can_be_started_everything_is_still_told(used, monkeypatch):
+    def refused(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+
+    checks = by_name(doctor.examine(used.root))
+
+    assert OK is checks["root"].verdict
+    assert OK is checks["journals"].verdict
+
+
+def test_a_program_of_ours_that_does_not_answer_is_no_defect(patient, monkeypatch):
+    def late(*_, **__):
+        raise subprocess.TimeoutExpired("python", 5)
+
+    monkeypatch.setattr(subprocess, "run", late)
+    monkeypatch.setattr(doctor, "CHECKS", {"subreaper": doctor.CHECKS["subreaper"]})
+
+    [check] = doctor.examine(patient.root)
+
+    assert (UNKNOWN if ON_LINUX else OK) is check.verdict
+    assert "report it" not in check.remedy
+
+
+def test_of_what_is_ok_the_remedy_is_for_what_need_not_be_there(used):
+    """`agents` alone may say more: who uses no preset lacks nothing."""
+    said = {c.name for c in doctor.examine(used.root, env={}) if c.verdict is OK and c.remedy}
+    assert {"agents"} >= said
+
+
+def test_it_can_be_written_as_json(used):
+    told = msgspec.json.decode(
+        msgspec.json.encode([check.to_dict() for check in doctor.examine(used.root)])
+    )
+    assert {"name", "verdict", "found", "remedy"} == set(told[0])
+    assert {"ok", "unknown", "warning", "failed"} >= {check["verdict"] for check in told}
+
+
+# --- what we are made of --------------------------------------------------------------------------
+
+
+def test_an_old_python_is_refused(monkeypatch):
+    assert OK is software.python(subject(None)).verdict
+
+    monkeypatch.setattr(sys, "version_info", (3, 10, 9))
+
+    answer = software.python(subject(None))
+    assert FAILED is answer.verdict
+    assert "3.11" in answer.remedy
+
+
+@pytest.mark.parametrize(
+    ("version", "verdict", "said"),
+    [
+        (None, FAILED, "there is no"),
+        ("0.1", FAILED, "too old"),
+        ("99.0", WARNING, "newer than what was tried"),
+    ],
+)
+def test_a_library_that_is_missing_too_old_or_too_new_is_named_with_its_pip_install(
+    monkeypatch, version, verdict, said
+):
+    assert OK is software.libraries(subject(None)).verdict
+    real = importlib.metadata.version
+
+    def told(name):
+        if name != "libtmux":
+            return real(name)
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", told)
+
+    answer = software.libraries(subject(None))
+
+    assert verdict is answer.verdict
+    assert said in answer.found
+    assert "libtmux" in answer.found
+    assert 'pip install "libtmux>=' in answer.remedy
+
+
+def test_the_versions_are_those_of_the_package_itself():
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    for name, (first, before) in software.SUPPORTED.items():
+        wanted = f'"{name}>={first}' + (f",<{before}" if before else "") + '"'
+        assert wanted in text, wanted
+
+
+def test_without_the_tmux_library_that_is_said_and_not_taken_for_a_defect(patient, monkeypatch):
+    monkeypatch.delitem(sys.modules, "orchestrator_core.tmux", raising=False)
+    monkeypatch.setitem(sys.modules, "libtmux", None)
+
+    answer = terminal.program(patient)
+
+    assert FAILED is answer.verdict
+    assert "libtmux" in answer.found
+
+
+@pytest.mark.parametrize(
+    ("env", "found", "remedy"),
+    [
+        (
+            {"ORCHESTRATOR_ROOT": "/a", "CLAUDE_ORCHESTRATOR_WORKSPACE": "/b"},
+            "the first one counts",
+            "unset CLAUDE_ORCHESTRATOR_WORKSPACE",
+        ),
+        ({"ORCHESTRATOR_AGENT_ID": "a-1"}, "inside agent a-1", "unset ORCHESTRATOR_AGENT_ID"),
+        ({"CLAUDE_ORCHESTRATOR_MAX_DEPTH": "3"}, "is not read by us", "Limits"),
+        ({"ORCHESTRATOR_ROOTS": "/a"}, "ORCHESTRATOR_ROOTS means nothing", "misspelt"),
+    ],
+)
+def test_a_variable_that_surprises_is_told(env, found, remedy):
+    answer = software.environment(subject(None, env=env))
+
+    assert WARNING is answer.verdict
+    assert found in answer.found
+    assert remedy in answer.remedy
+
+
+def test_no_variable_that_our_own_code_reads_is_taken_for_a_misspelling():
+    code = Path(doctor.__file__).parents[1].rglob("*.py")
+    names = {
+        n for path in code for n in re.findall(r"\bORCHESTRATOR_[A-Z_]+[A-Z]\b", path.read_text())
+    }
+
+    answer = software.environment(
+        subject(None, env=dict.fromkeys(names - {"ORCHESTRATOR_AGENT_ID"}, "x"))
+    )
+
+    assert "ORCHESTRATOR_ROOT" in names
+    assert OK is answer.verdict, answer.found
+
+
+def test_to_be_inside_tmux_is_no_trouble():
+    answer = software.environment(subject(None, env={"TMUX": "x"}))
+    assert (OK, True) == (answer.verdict, "inside tmux" in answer.found)
+
+
+# --- tmux -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def a_tmux(short_tmp, monkeypatch):
+    """Put a program called tmux, of this script, on the path, before or instead of the real one."""
+
+    def put(script):
+        place = short_tmp / "bin"
+        place.mkdir()
+        if script is not None:
+            (place / "tmux").write_text(f"#!/bin/sh\n{script}\n")
+            (place / "tmux").chmod(0o755)
+        monkeypatch.setenv("PATH", str(place))
+        return place
+
+    return put
+
+
+@pytest.mark.tmux
+def test_the_tmux_that_is_used_is_named(patient):
+    answer = terminal.program(patient)
+    assert OK is answer.verdict
+    assert shutil.which("tmux") in answer.found
+
+
+@pytest.mark.parametrize(
+    ("script", "found", "remedy"),
+    [
+        (None, "there is no tmux", "install tmux"),
+        ("echo tmux 2.9a", "2.9a", "install tmux 3.2"),
+        ("echo hello", "hello", "install tmux 3.2"),
+        ("exit 1", "tmux", "install tmux 3.2"),
+    ],
+    ids=["missing", "too old", "something else", "broken"],
+)
+def test_a_tmux_that_cannot_be_used_is_told_with_how_to_get_one(
+    patient, a_tmux, script, found, remedy
+):
+    a_tmux(script)
+
+    answer = terminal.program(patient)
+
+    assert FAILED is answer.verdict
+    assert found in answer.found
+    assert remedy in answer.remedy
+
+
+def test_a_tmux_that_hangs_is_not_waited_for(used, a_tmux):
+    shell = "exec /bin/cat"
+    fifo = used.root.parent / "fifo"
+    os.mkfifo(fifo)
+    a_tmux(f"{shell} {fifo}")
+
+    begun = time.monotonic()
+    answer = terminal.program(subject(used.root, timeout_s=0.3))
+
+    assert time.monotonic() - begun < 5
+    assert FAILED is answer.verdict
+    assert "did not answer within 0.3 s" in answer.found
+    assert "pgrep" in answer.remedy
+
+
+# --- its socket -----------------------------------------------------------------------------------
+
+
+def serve(path):
+    """Listen at a socket, as anybody may, and never answer."""
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(path))
+    server.listen(5)
+    path.chmod(0o600)
+    return server
+
+
+def socket_of(used, where=None):
+    """Give a root another socket; return where."""
+    path = used.root / "root.json"
+    document = msgspec.json.decode(path.read_bytes())
+    if where is not None:
+        document["tmux_socket"] = str(where)
+        path.write_bytes(msgspec.json.encode(document))
+    return Path(document["tmux_socket"])
+
+
+def test_a_root_that_was_never_used_has_no_socket_and_no_server(tmp_path):
+    for look in (terminal.socket_file, terminal.server, terminal.descriptors):
+        assert OK is look(subject(tmp_path)).verdict
+
+
+def test_a_root_whose_server_was_never_started_is_well(patient):
+    assert "no server has been started" in terminal.socket_file(patient).found
+    for look in (terminal.socket_file, terminal.server, terminal.descriptors):
+        assert OK is look(patient).verdict
+
+
+def test_what_root_json_does_not_tell_is_unknown(used):
+    (used.root / "root.json").write_text("{}")
+    for look in (terminal.socket_file, terminal.server):
+        answer = look(subject(used.root))
+        assert (UNKNOWN, True) == (answer.verdict, "root.json" in answer.remedy)
+
+
+def test_a_path_too_long_for_a_socket_is_told(used):
+    socket_of(used, used.root / ("x" * 100))
+    answer = terminal.socket_file(subject(used.root))
+    assert FAILED is answer.verdict
+    assert "shorter path" in answer.remedy
+
+
+def test_a_socket_whose_directory_a_cleaner_has_taken_is_told(used, short_tmp):
+    socket_of(used, short_tmp / "gone" / "tmux.sock")
+    answer = terminal.socket_file(subject(used.root))
+    assert WARNING is answer.verdict
+    assert "orchestrator-core recover" in answer.remedy
+
+
+def test_a_directory_of_the_socket_that_others_can_write_to_is_told(used, short_tmp):
+    place = short_tmp / "open"
+    place.mkdir()
+    place.chmod(0o770)
+    socket_of(used, place / "tmux.sock")
+
+    answer = terminal.socket_file(subject(used.root))
+
+    assert (FAILED, f"chmod 700 {place}") == (answer.verdict, answer.remedy)
+
+
+def test_a_directory_of_the_socket_that_is_anothers_is_told(used, short_tmp, monkeypatch):
+    socket_of(used, short_tmp / "tmux.sock")
+    looked_at = subject(used.root)
+    assert looked_at.socket
+    be_another_user(monkeypatch)
+
+    answer = terminal.socket_file(looked_at)
+
+    assert FAILED is answer.verdict
+    assert "not ours" in answer.found
+    assert f"ls -ld {short_tmp}" in answer.remedy
+
+
+def test_a_socket_of_another_user_is_told(short_tmp, monkeypatch):
+    be_another_user(monkeypatch)
+    with serve(short_tmp / "tmux.sock"):
+        answer = terminal._file(short_tmp / "tmux.sock")
+    assert FAILED is answer.verdict
+    assert f"belongs to user {os.getuid()}" in answer.found
+    assert f"ls -la {short_tmp}/tmux.sock" in answer.remedy
+
+
+def test_what_is_no_socket_is_told(used):
+    path = socket_of(used)
+    path.touch()
+    answer = terminal.socket_file(subject(used.root))
+    assert (FAILED, True) == (answer.verdict, "is no socket" in answer.found)
+
+
+def test_a_socket_that_every_user_may_talk_to_is_told(used, short_tmp):
+    path = socket_of(used, short_tmp / "tmux.sock")
+    with serve(path):
+        path.chmod(0o666)
+        answer = terminal.socket_file(subject(used.root))
+    assert (FAILED, f"chmod o-rwx {path}") == (answer.verdict, answer.remedy)
+
+
+def test_a_socket_that_a_dead_server_has_left_is_stale(used, short_tmp):
+    path = socket_of(used, short_tmp / "tmux.sock")
+    serve(path).close()
+
+    answer = terminal.socket_file(subject(used.root))
+
+    assert (WARNING, True) == (answer.verdict, "is stale" in answer.found)
+    assert "orchestrator-core recover" in answer.remedy
+    assert "none runs" == terminal.server(subject(used.root)).found
+
+
+@pytest.mark.tmux
+def test_who_listens_there_and_never_answers_is_named(used, short_tmp):
+    """It may be a hung server, or no tmux at all: its pid is what one needs."""
+    path = socket_of(used, short_tmp / "tmux.sock")
+    with serve(path):
+        answer = terminal.server(subject(used.root, timeout_s=0.3))
+        assert OK is terminal.socket_file(subject(used.root)).verdict
+
+    assert FAILED is answer.verdict
+    assert f"the server is pid {os.getpid()}" in answer.found
+    assert f"kill -9 {os.getpid()}" in answer.remedy
+
+
+# --- its server -----------------------------------------------------------------------------------
+
+
+@pytest.mark.tmux
+def test_a_server_that_answers_is_told_with_its_sessions_and_files(used, private_tmux):
+    socket_of(used, private_tmux.socket)
+    private_tmux.begin()
+    private_tmux.ask("new-session", "-d", "-s", "somebody's")
+
+    answers = terminal.server(subject(used.root))
+    files = terminal.descriptors(subject(used.root))
+
+    assert OK is answers.verdict
+    assert f"pid {private_tmux.pid} answers, and has 1 sessions" == answers.found
+    opened = len(list(Path(f"/proc/{private_tmux.pid}/fd").iterdir()))
+    limit, _ = resource.prlimit(private_tmux.pid, resource.RLIMIT_NOFILE)
+    told = re.fullmatch(r"it may open (\d+) files, and has (\d+) open.*", files.found)
+    assert limit == int(told[1])
+    assert abs(opened - int(told[2])) <= 5  # It lets go of its clients when it gets to it.
+
+
+@pytest.mark.tmux
+def test_a_server_that_is_stopped_is_told_with_what_continues_it(used, private_tmux):
+    socket_of(used, private_tmux.socket)
+    private_tmux.begin()
+    pid = private_tmux.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        answer = terminal.server(subject(used.root, timeout_s=0.3))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+    assert (FAILED, f"kill -CONT {pid}") == (answer.verdict, answer.remedy)
+    assert "is stopped" in answer.found
+
+
+@pytest.mark.tmux
+@pytest.mark.parametrize(("files", "verdict"), [(256, WARNING), (40, FAILED)])
+def test_a_server_that_may_open_few_files_is_told_with_what_raises_it(
+    used, private_tmux, files, verdict
+):
+    socket_of(used, private_tmux.socket)
+    private_tmux.begin()
+    resource.prlimit(private_tmux.pid, resource.RLIMIT_NOFILE, (files, 8192))
+    try:
+        answer = terminal.descriptors(subject(used.root))
+    finally:
+        resource.prlimit(private_tmux.pid, resource.RLIMIT_NOFILE, (8192, 8192))
+
+    assert verdict is answer.verdict
+    assert f"it may open {files} files" in answer.found
+    assert f"prlimit --pid {private_tmux.pid} --nofile=4096:4096" in answer.remedy
+
+
+@pytest.mark.tmux
+def test_a_server_of_which_nothing_can_be_read_is_unknown(used, private_tmux, monkeypatch):
+    socket_of(used, private_tmux.socket)
+    private_tmux.begin()
+    monkeypatch.setattr(terminal.proc, "read", lambda _: b"")
+    assert UNKNOWN is terminal.descriptors(subject(used.root)).verdict
+
+
+# --- the root -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"root": "ws"}, "(from the argument)"),
+        ({"env": {"ORCHESTRATOR_ROOT": "ws"}}, "(from ORCHESTRATOR_ROOT)"),
+        ({"env": {"CLAUDE_ORCHESTRATOR_WORKSPACE": "ws"}}, "WORKSPACE)"),
+        ({}, "(from the working directory)"),
+    ],
+)
+def test_what_has_led_to_the_root_is_told(tmp_path, how, said):
+    check = by_name(doctor.examine(**{"env": {}, "cwd": tmp_path, **how}))["root"]
+    assert WARNING is check.verdict
+    assert "is not there yet" in check.found
+    assert said in check.found
+
+
+def test_a_root_that_cannot_be_made_is_told_with_who_may(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    answer = root.choice(subject(tmp_path / "a b" / "ws"))
+    assert FAILED is answer.verdict
+    assert f"chmod u+wx {tmp_path}" in answer.remedy
+
+
+def test_a_root_that_we_cannot_write_to_is_told(tmp_path, monkeypatch):
+    place = tmp_path / "my root"
+    place.mkdir()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    answer = root.choice(subject(place))
+    assert FAILED is answer.verdict
+    assert ["chmod", "u+rwx", str(place)] == shlex.split(answer.remedy.partition(": ")[2])
+
+
+def test_a_root_below_what_may_not_be_searched_is_told_once(tmp_path, monkeypatch):
+    """Not by every check, in the words of the kernel."""
+    closed, real = tmp_path / "closed", os.stat
+    closed.mkdir()
+
+    def refused(path, *how, **more):
+        if isinstance(path, (str, os.PathLike)) and f"{closed}/" in os.fspath(path):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return real(path, *how, **more)
+
+    monkeypatch.setattr(os, "stat", refused)
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != closed)
+
+    checks = doctor.examine(closed / "ws")
+
+    [check] = [each for each in checks if each.verdict is FAILED]
+    assert "root" == check.name
+    assert f"chmod u+wx {closed}" in check.remedy
+
+
+# --- who may do what in it ------------------------------------------------------------------------
+
+
+def test_a_private_root_is_well(patient):
+    answer = root.permissions(patient)
+    assert OK is answer.verdict
+    assert "are ours, and private" in answer.found
+
+
+def test_what_is_not_ours_is_told_with_the_chown(used, patient, monkeypatch):
+    be_another_user(monkeypatch)
+    answer = root.permissions(patient)
+    assert FAILED is answer.verdict
+    assert "another user's" in answer.found
+    assert answer.remedy.startswith(f"sudo chown {os.geteuid()} {used.root} ")
+    assert "and so on: there are" in answer.remedy
+
+
+def test_a_root_that_every_user_can_write_to_is_told(used, patient):
+    used.root.chmod(0o777)
+
+    answer = root.permissions(patient)
+    assert (FAILED, f"chmod go-rwx {used.root}") == (answer.verdict, answer.remedy)
+    subprocess.run(answer.remedy, shell=True, check=True)
+
+    assert OK is root.permissions(patient).verdict
+
+
+def test_files_that_others_can_read_are_told_and_the_remedy_helps(used, patient):
+    prompt = next(used.root.glob("TASK-*/agent_prompt_*"))
+    prompt.chmod(0o644)
+
+    answer = root.permissions(patient)
+    assert WARNING is answer.verdict
+    assert f"open to others: {prompt}" == answer.found
+    subprocess.run(answer.remedy, shell=True, check=True)
+
+    assert OK is root.permissions(patient).verdict
+    assert 0o600 == stat.S_IMODE(prompt.stat().st_mode)
+
+
+def test_a_symlink_is_told_wherever_it_is_but_where_agents_write(used, patient):
+    (used.root / used.task / "output" / "theirs").symlink_to("/etc/passwd")
+    assert OK is root.permissions(patient).verdict
+
+    link = used.root / used.task / "logs" / "planted"
+    link.symlink_to("/etc/passwd")
+
+    answer = root.permissions(patient)
+    assert (FAILED, f"rm {link}") == (answer.verdict, answer.remedy)
+
+
+@pytest.mark.parametrize("which", ["listdir", "lstat"])
+def test_a_directory_that_does_not_let_us_in_is_told(used, patient, monkeypatch, which):
+    """Whether its names cannot be had, or what they are names of."""
+    logs, real = f"{used.root}/{used.task}/logs", getattr(os, which)
+
+    def refused(path, *how, **more):
+        if (
+            (os.fspath(path) == logs)
+            if which == "listdir"
+            else os.fspath(path).startswith(f"{logs}/")
+        ):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *how, **more)
+
+    monkeypatch.setattr(os, which, refused)
+
+    answer = root.permissions(patient)
+
+    assert FAILED is answer.verdict
+    assert f"cannot be looked at: {logs}" in answer.found
+    assert answer.remedy.startswith(f"chmod u+rwx {logs}")
+
+
+def test_of_more_files_than_there_is_time_for_the_rest_is_unknown(patient, monkeypatch):
+    monkeypatch.setattr(root, "_MOST", 5)
+    answer = root.permissions(patient)
+    assert UNKNOWN is answer.verdict
+    assert "the first 5 files" in answer.found
+    assert "orchestrator-core gc" in answer.remedy
+
+
+# --- what it was told -----------------------------------------------------------------------------
+
+
+def settle(used, text, mode=0o600):
+    path = used.root / "orchestrator.toml"
+    path.write_text(text)
+    path.chmod(mode)
+    return by_name(doctor.examine(used.root))["settings"]
+
+
+def test_settings_are_well_if_they_are_not_there_or_can_be_read(used):
+    assert OK is by_name(doctor.examine(used.root))["settings"].verdict
+    assert OK is settle(used, '[alerts]\ncommand = ["sh", "-c", "true"]\n').verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "said", "remedy"),
+    [
+        ("[retention]\ndayz = 1\n", 0o600, "dayz", "configuration"),
+        ("[reten", 0o600, "orchestrator.toml", "configuration"),
+        ("", 0o666, "written by others", "chmod go-w"),
+    ],
+)
+def test_settings_that_will_be_refused_are_told(used, text, mode, said, remedy):
+    check = settle(used, text, mode)
+    assert FAILED is check.verdict
+    assert said in check.found
+    assert remedy in check.remedy
+
+
+@pytest.mark.parametrize("program", ["no-such-program", "/no/such/program", "work/relative"])
+def test_a_command_that_is_to_be_told_and_is_not_there_is_told(used, program):
+    """It would be missed on the day it is needed."""
+    check = settle(used, f'[alerts]\ncommand = ["{program}"]\n')
+    assert WARNING is check.verdict
+    assert program in check.found
+    assert "orchestrator.toml" in check.remedy
+
+
+# --- the file system ------------------------------------------------------------------------------
+
+MOUNTS = """\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+23 22 0:5 / /mnt/nfs rw - nfs4 server:/export rw,vers=4.2
+24 22 0:6 / /mnt/cifs rw - cifs //server/share rw
+25 22 0:7 / /mnt/sshfs rw - fuse.sshfs me@host:/ rw
+26 22 0:8 / /mnt/host rw - 9p host rw
+27 22 0:9 / /mnt/usb rw - vfat /dev/sdb1 rw
+28 22 0:10 / /mnt/mem rw - tmpfs tmpfs rw,size=1g
+29 22 0:11 / /mnt/over rw - overlay overlay rw,lowerdir=/a
+30 22 0:12 / /mnt/cd ro,relatime - ext4 /dev/sr0 rw
+31 22 0:13 / /mnt/frozen rw - xfs /dev/sdc ro
+32 22 0:14 / /mnt/fast rw - ext4 /dev/sdd rw,nobarrier
+33 22 0:15 / /mnt/a\\040b rw - btrfs /dev/sde rw
+34 22 0:16 / /mnt/twice rw - ext4 /dev/sdf rw
+35 34 0:17 / /mnt/twice rw - nfs server:/other rw
+36 22 0:18 / /mnt/nf rw - ext4 /dev/sdg rw
+no mount at all
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "verdict", "said"),
+    [
+        ("/home/me/ws", OK, "ext4 at /"),
+        ("/mnt/nfs/ws", WARNING, "nfs4 at /mnt/nfs: a network file system"),
+        ("/mnt/nfs", WARNING, "nfs4 at /mnt/nfs"),
+        ("/mnt/nfsx", OK, "ext4 at /"),
+        ("/mnt/cifs/ws", WARNING, "cifs at /mnt/cifs: a network file system"),
+        ("/mnt/sshfs/ws", WARNING, "fuse.sshfs at /mnt/sshfs (me@host:/)"),
+        ("/mnt/host/ws", WARNING, "shared by a virtual machine's host"),
+        ("/mnt/usb/ws", FAILED, "no permissions, sockets or hard links"),
+        ("/mnt/mem/ws", WARNING, "gone after a reboot"),
+        ("/mnt/over/ws", WARNING, "a container's own layer"),
+        ("/mnt/cd/ws", FAILED, "read-only"),
+        ("/mnt/frozen/ws", FAILED, "read-only"),
+        ("/mnt/fast/ws", WARNING, "with nobarrier: a power failure"),
+        ("/mnt/a b/ws", OK, "btrfs at /mnt/a b"),
+        ("/mnt/twice/ws", WARNING, "nfs at /mnt/twice"),
+        ("/mnt/nf/ws", OK, "ext4 at /mnt/nf"),
+    ],
+)
+def test_a_file_system_is_named_with_what_it_means(path, verdict, said):
+    answer = mounts.meaning(mounts.mount_of(Path(path), MOUNTS))
+    assert verdict is answer.verdict
+    assert said in answer.found
+    assert (verdict is OK) == (not answer.remedy)
+
+
+def test_a_root_is_on_the_file_system_that_the_kernel_says(patient, monkeypatch):
+    at = patient.root.resolve()
+    line = f"99 1 0:9 / {at} rw - nfs4 server:/export rw\n"
+    monkeypatch.setattr(filesystem.proc, "read", lambda _: (MOUNTS + line).encode())
+
+    answer = filesystem.kind(patient)
+
+    assert f"nfs4 at {at}: a network file system" in answer.found
+    assert "local disk" in answer.remedy
+
+
+def test_a_root_that_is_not_there_yet_will_be_where_it_will_be_made(tmp_path, monkeypatch):
+    line = f"99 1 0:9 / {tmp_path.resolve()} rw - nfs4 server:/export rw\n"
+    monkeypatch.setattr(filesystem.proc, "read", lambda _: (MOUNTS + line).encode())
+    assert "nfs4" in filesystem.kind(subject(tmp_path / "not" / "yet")).found
+
+
+def test_where_no_mounts_can_be_read_it_is_unknown(patient, monkeypatch):
+    monkeypatch.setattr(filesystem.proc, "read", lambda _: b"")
+    assert UNKNOWN is filesystem.kind(patient).verdict
+
+
+def no_lock(*_):
+    """An flock that says yes, and does nothing."""
+
+
+def rename_in_place(old, new):
+    Path(new).write_bytes(Path(old).read_bytes())
+    Path(old).unlink()
+
+
+def link_over(old, new):
+    shutil.copyfile(old, new)
+
+
+DISHONEST = {
+    "locks": (fcntl, "flock", no_lock, "does not keep another process out"),
+    "no locks": (fcntl, "flock", refuse(37), "locks: "),
+    "rename": (os, "rename", lambda *_: None, "is not in its place"),
+    "rename in place": (os, "rename", rename_in_place, "does not see the old one"),
+    "fsync": (os, "fsync", refuse(22), "fsync: "),
+    "hard links": (os, "link", refuse(1), "hard links: "),
+    "links that overwrite": (os, "link", link_over, "can be linked over"),
+    "FIFOs": (os, "mkfifo", refuse(1), "FIFOs: "),
+    "sockets": (socket.socket, "bind", refuse(95), "sockets: "),
+    "modes": (Path, "chmod", lambda *_: None, "a file made 0600 is 0644"),
+    "the server's clock": (time, "time", lambda: 0.0, "its clock and ours differ"),
+}
+
+
+@pytest.mark.parametrize("fault", DISHONEST)
+def test_a_file_system_that_does_not_do_as_it_says_is_caught(used, patient, monkeypatch, fault):
+    module, name, dishonest, said = DISHONEST[fault]
+    before = used.world.snapshot()
+    mask = os.umask(0o022)
+    try:
+        monkeypatch.setattr(module, name, dishonest)
+        answer = filesystem.operations(patient)
+    finally:
+        os.umask(mask)
+        monkeypatch.undo()
+
+    assert FAILED is answer.verdict
+    assert said in answer.found
+    assert "local disk" in answer.remedy
+    assert before == used.world.snapshot()
+
+
+def test_a_lock_that_is_not_let_go_is_caught(patient, monkeypatch):
+    real = fcntl.flock
+
+    def keeps(fd, how):
+        return None if how == fcntl.LOCK_UN else real(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", keeps)
+    assert "still keeps others out" in filesystem.operations(patient).found
+
+
+def test_an_honest_file_system_is_well_and_left_as_it_was(used, patient):
+    before = used.world.snapshot()
+    answer = filesystem.operations(patient)
+    assert OK is answer.verdict, answer.found
+    assert before == used.world.snapshot()
+
+
+def test_a_disk_on_which_nothing_can_be_made_is_told(patient, monkeypatch):
+    monkeypatch.setattr(os, "mkdir", refuse(30))
+    answer = filesystem.operations(patient)
+    assert FAILED is answer.verdict
+    assert "Read-only file system" in answer.found
+
+
+@pytest.mark.parametrize(
+    ("free", "inodes", "verdict", "said"),
+    [
+        (1 << 40, 1 << 30, OK, "1048576 MiB and 1073741824 inodes are free"),
+        (100 << 20, 1 << 30, WARNING, "only 100 MiB are free"),
+        (1 << 20, 1 << 30, FAILED, "only 1 MiB are free"),
+        (1 << 40, 5000, WARNING, "only 5000 inodes are free"),
+        (1 << 40, 5, FAILED, "only 5 inodes are free"),
+        (1 << 40, None, OK, "1048576 MiB are free"),
+    ],
+)
+def test_little_space_is_told(patient, monkeypatch, free, inodes, verdict, said):
+    seen = types.SimpleNamespace(
+        f_bavail=free >> 12, f_frsize=4096, f_files=inodes and 1 << 31, f_favail=inodes
+    )
+    monkeypatch.setattr(os, "statvfs", lambda _: seen)
+
+    answer = filesystem.space(patient)
+
+    assert (verdict, said) == (answer.verdict, answer.found)
+    assert (verdict is OK) == ("orchestrator-core gc" not in answer.remedy)
+
+
+# --- the clock ------------------------------------------------------------------------------------
+
+
+def test_a_clock_that_was_set_back_is_told(patient, monkeypatch):
+    assert OK is clock.steady(patient).verdict
+
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 86400)
+
+    answer = clock.steady(patient)
+    assert WARNING is answer.verdict
+    assert "the clock was set back" in answer.found
+    assert "timedatectl set-ntp true" in answer.remedy
+
+
+def test_a_clock_that_was_never_set_is_told(monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 3600.0)
+    answer = clock.steady(subject(None))
+    assert (FAILED, True) == (answer.verdict, "1970-01-01T01:00" in answer.found)
+
+
+@pytest.mark.parametrize("step", [+86400.0, -86400.0])
+def test_a_clock_that_was_set_while_an_agent_lives_is_told(used, patient, monkeypatch, step):
+    """The kernel says how long its supervisor has lived, the journal when it was deployed."""
+    history = clock.JournalDirectory(used.root / "sagas").history(used.lives)
+    who = history.frame("spawn_tmux").receipt["supervisor"]
+    # What the kernel would tell of the fake's supervisor: it lives, and was born just now.
+    monkeypatch.setattr(clock, "_IS_LINUX", True)
+    monkeypatch.setattr(clock, "_is_alive", lambda told: told == who)
+    monkeypatch.setattr(clock.identity, "boot_id", lambda: who["boot_id"])
+    monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
+    uptime_s = who["started"] / os.sysconf("SC_CLK_TCK")
+    monkeypatch.setattr(time, "clock_gettime", lambda _: uptime_s)
+    assert OK is clock.steady(patient).verdict
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + step)
+
+    answer = clock.steady(patient)
+
+    assert WARNING is answer.verdict
+    told = re.search(r"the clock was set by (\S+) s since (\S+) was deployed", answer.found)
+    assert used.lives == told[2]
+    assert abs(float(told[1]) - step) < 60
+
+
+# --- the machine ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["pidfd_open", "pidfd_send_signal"])
+def test_a_kernel_or_a_container_without_pidfds_is_told(monkeypatch, call):
+    assert OK is machine.pidfd(subject(None)).verdict
+    module = os if call == "pidfd_open" else signal
+    monkeypatch.setattr(machine, "_IS_LINUX", True)
+    monkeypatch.setattr(module, call, refuse(38), raising=False)
+
+    answer = machine.pidfd(subject(None))
+
+    assert FAILED is answer.verdict
+    assert f"{call}: Function not implemented" == answer.found
+    assert "seccomp" in answer.remedy
+
+
+def test_a_python_without_pidfds_is_told(monkeypatch):
+    monkeypatch.setattr(machine, "_IS_LINUX", True)
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    answer = machine.pidfd(subject(None))
+    assert FAILED is answer.verdict
+    assert sys.executable in answer.remedy
+
+
+PROC = "22 1 0:21 / /proc rw,nosuid - proc proc rw"
+
+
+@pytest.mark.parametrize(
+    ("mountinfo", "seen", "verdict", "said", "remedy"),
+    [
+        (PROC, {}, OK, "all processes", ""),
+        (f"{PROC},hidepid=0", {}, OK, "all processes", ""),
+        (f"{PROC},hidepid=invisible", {}, OK, "hides other users' processes, not ours", ""),
+        (f"{PROC},hidepid=ptraceable", {}, WARNING, "is not seen", "mount -o remount,hidepid="),
+        (f"{PROC},hidepid=4", {}, WARNING, "is not seen", "mount -o remount,hidepid="),
+        ("", {}, FAILED, "/proc is not there", "mount -t proc proc /proc"),
+        (PROC, {"boot_id": False}, FAILED, "not all of it", "mount -t proc proc /proc"),
+        (PROC, {"environ": False}, FAILED, "does not show the environment", "seccomp"),
+    ],
+)
+def test_a_proc_that_shows_too_little_is_told(mountinfo, seen, verdict, said, remedy):
+    answer = machine.proc_answer(mountinfo, **{"boot_id": True, "environ": True, **seen})
+    assert verdict is answer.verdict
+    assert said in answer.found
+    assert remedy in answer.remedy
+
+
+def test_what_proc_shows_is_really_asked(monkeypatch):
+    if not ON_LINUX:
+        assert OK is machine.proc_(subject(None)).verdict
+        return
+    assert OK is machine.proc_(subject(None)).verdict
+    real = machine.proc.read
+    for hidden in ("mountinfo", "boot_id", "environ"):
+        monkeypatch.setattr(
+            machine.proc, "read", lambda path, h=hidden: b"" if h in path else real(path)
+        )
+        assert FAILED is machine.proc_(subject(None)).verdict
+
+
+@pytest.mark.parametrize(("code", "verdict"), [(0, OK), (1, FAILED)])
+def test_a_container_that_forbids_subreapers_is_told(monkeypatch, code, verdict):
+    monkeypatch.setattr(machine, "_IS_LINUX", True)
+    monkeypatch.setattr(machine, "_BECOME", f"import sys; sys.exit({code})")
+    answer = machine.subreaper(subject(None))
+    assert verdict is answer.verdict
+    assert ("prctl" in answer.remedy) == (verdict is FAILED)
+
+
+def test_here_a_subreaper_can_be_had():
+    assert OK is machine.subreaper(subject(None)).verdict
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_cgroup", "verdict", "said"),
+    [
+        ("auto", True, OK, "a cgroup of its own for each agent"),
+        ("auto", False, OK, "a subreaper for each agent"),
+        ("cgroup", True, OK, "a cgroup of its own for each agent"),
+        ("cgroup", False, WARNING, "ends will be unproven"),
+        ("scan", True, WARNING, "scans alone"),
+        ("magic", True, FAILED, "magic"),
+    ],
+)
+def test_what_contains_agents_is_told(tmp_path, monkeypatch, asked, has_cgroup, verdict, said):
+    monkeypatch.setattr(machine, "_IS_LINUX", True)
+    place = str(tmp_path / "oc_doctor") if has_cgroup else None
+    monkeypatch.setattr(machine.placing, "place", lambda _: place)
+
+    answer = machine.containment(subject(None, env={"ORCHESTRATOR_CONTAINMENT": asked}))
+
+    assert verdict is answer.verdict
+    assert said in answer.found
+    assert (verdict is OK) == ("unset ORCHESTRATOR_CONTAINMENT" not in answer.remedy)
+    assert [] == list(tmp_path.iterdir())
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "verdict", "remedy"),
+    [
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), OK, ""),
+        ((4096, 4096), OK, ""),
+        ((256, 8192), WARNING, "ulimit -n 4096"),
+        ((256, resource.RLIM_INFINITY), WARNING, "ulimit -n 4096"),
+        ((256, 512), WARNING, "ulimit -n 4096, once the hard limit is raised"),
+        ((64, 8192), FAILED, "ulimit -n 4096"),
+    ],
+)
+def test_a_low_limit_of_open_files_is_told(monkeypatch, limit, verdict, remedy):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limit)
+    answer = limits.open_files(subject(None))
+    assert (verdict, remedy) == (answer.verdict, answer.remedy)
+
+
+@pytest.mark.parametrize(
+    ("left", "verdict", "said"),
+    [
+        (5000, OK, ""),
+        (100, WARNING, "room for 2"),
+        (5, FAILED, "room for 1"),
+        (-3, FAILED, "for 0"),
+    ],
+)
+def test_little_room_for_processes_is_told(monkeypatch, left, verdict, said):
+    """Ours count by threads, and those of others not at all."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(limits.proc, "pids", lambda: [1, 2, 3])
+    monkeypatch.setattr(limits, "_is_ours", lambda pid: pid != 3)
+    threads = {1: b"Name: a\nThreads:\t3\n", 2: b"Threads:\t4\n", 3: b"Threads:\t1000\n"}
+    monkeypatch.setattr(limits.proc, "read", lambda path: threads.get(int(path.split("/")[2]), b""))
+    monkeypatch.setattr(limits.placing, "own_directory", lambda: None)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (7 + left, 7 + left))
+
+    answer = limits.processes(subject(None))
+
+    assert verdict is answer.verdict
+    assert "has 7" in answer.found
+    assert said in answer.found
+    assert (verdict is OK) == ("ulimit -u" not in answer.remedy)
+
+
+def test_a_control_group_that_is_nearly_full_is_told(monkeypatch, tmp_path):
+    (tmp_path / "pids.max").write_text("100\n")
+    (tmp_path / "pids.current").write_text("99\n")
+    monkeypatch.setattr(limits.placing, "own_directory", lambda: tmp_path)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
+
+    answer = limits.processes(subject(None))
+    assert FAILED is answer.verdict
+    assert "may have 100 processes, and has 99" in answer.found
+    assert f"{tmp_path}/pids.max" in answer.remedy
+
+    (tmp_path / "pids.max").write_text("max\n")
+    assert OK is limits.processes(subject(None)).verdict
+
+
+# --- locks ----------------------------------------------------------------------------------------
+
+
+def sign(path, pid, *, ago_s=0.0):
+    when = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() - ago_s))
+    path.write_text(f"{pid:<10} {when}\n")
+
+
+@pytest.fixture
+def lock_file(used):
+    return used.root / "registry" / "GLOBAL_REGISTRY.json.lock"
+
+
+@pytest.fixture
+def held(lock_file):
+    with lock_file.open("rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield lock_file
+
+
+@pytest.fixture
+def a_dead_pid():
+    with subprocess.Popen(["true"]) as child:
+        child.wait()
+    return child.pid
+
+
+def test_locks_that_nobody_holds_are_well(patient):
+    answer = locked.locks(patient)
+    assert OK is answer.verdict
+    assert "none held now" in answer.found
+
+
+def test_a_lock_that_is_held_just_now_is_told_and_no_trouble(patient, held):
+    sign(held, os.getpid())
+    answer = locked.locks(patient)
+    assert OK is answer.verdict
+    assert f"{held} by pid {os.getpid()}" in answer.found
+
+
+def test_a_lock_that_is_held_for_long_is_told_with_its_holder(patient, held):
+    sign(held, os.getpid(), ago_s=300)
+    answer = locked.locks(patient)
+    assert FAILED is answer.verdict
+    assert re.search(rf"held for 30\d s by pid {os.getpid()} \(", answer.found)
+    assert answer.remedy.endswith(f"kill {os.getpid()}")
+
+
+def test_of_a_holder_that_has_not_signed_the_kernel_tells(patient, held):
+    held.write_bytes(b"-")
+    who = f"pid {os.getpid()}" if ON_LINUX else "an unknown process"
+    assert f"{held} by {who}" in locked.locks(patient).found
+
+
+@pytest.mark.parametrize("pid", [0, -1])
+def test_nobody_is_told_to_kill_everything(patient, held, monkeypatch, pid):
+    """As a pid, 0 is one's own group, and -1 all that one may signal."""
+    sign(held, 99999999, ago_s=300)
+    monkeypatch.setattr(locked, "_who_has_it", lambda _: pid)
+
+    answer = locked.locks(patient)
+
+    assert FAILED is answer.verdict
+    assert "kill" not in answer.remedy
+    assert f"lsof {held}" in answer.remedy
+
+
+def test_a_lock_whose_holder_died_with_it_is_told(used, patient, lock_file, a_dead_pid):
+    sign(lock_file, a_dead_pid, ago_s=300)
+    before = lock_file.read_bytes()
+
+    answer = locked.locks(patient)
+
+    assert WARNING is answer.verdict
+    assert f"pid {a_dead_pid} died while it held it" in answer.found
+    assert "nothing by hand" in answer.remedy
+    assert before == lock_file.read_bytes()
+    used.orchestrator().create_task("the next to take it")
+    assert OK is locked.locks(patient).verdict
+
+
+# --- what is written ------------------------------------------------------------------------------
+
+
+def test_a_root_that_is_whole_is_well(patient):
+    for look in (damage.root_file, damage.registries, damage.journals):
+        assert OK is look(patient).verdict
+
+
+def test_where_there_is_no_root_nothing_is_damaged(tmp_path):
+    for look in (damage.root_file, damage.registries, damage.journals):
+        assert OK is look(subject(tmp_path / "none")).verdict
+
+
+def test_a_root_that_was_made_and_never_used_is_well(tmp_path):
+    assert "made when the root is first used" in damage.root_file(subject(tmp_path)).found
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut off"])
+def test_root_json_can_be_written_back_by_the_line_that_is_told(used, harm):
+    """The remedy is a command: typed in, it leads to the same server and the same agents."""
+    path = used.root / "root.json"
+    known = msgspec.json.decode(path.read_bytes())
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:20])
+
+    answer = damage.root_file(subject(used.root))
+    assert FAILED is answer.verdict
+    subprocess.run(answer.remedy, shell=True, check=True)
+
+    again = subject(used.root)
+    assert OK is damage.root_file(again).verdict
+    assert (known["root_id"], Path(known["tmux_socket"])) == again.fixed
+
+
+def test_a_root_json_of_a_newer_release_is_told(used):
+    path = used.root / "root.json"
+    path.write_bytes(path.read_bytes().replace(b'"schema_version": 1', b'"schema_version": 9'))
+    answer = damage.root_file(subject(used.root))
+    assert (FAILED, "upgrade orchestrator-core") == (answer.verdict, answer.remedy)
+
+
+def test_a_copy_of_a_root_is_told_with_how_it_becomes_one_of_its_own(used):
+    copy = used.root.parent / "copy"
+    subprocess.run(["cp", "-a", used.root, copy], check=True)
+
+    answer = damage.root_file(subject(copy))
+
+    assert FAILED is answer.verdict
+    assert f"it is a copy of {used.root}" in answer.found
+    assert f"use {used.root}; or" in answer.remedy
+    subprocess.run(answer.remedy.partition("of its own: ")[2], shell=True, check=True)
+    assert OK is damage.root_file(subject(copy)).verdict
+    assert OK is damage.root_file(subject(used.root)).verdict
+
+
+def test_a_root_that_was_moved_is_no_copy(used):
+    moved = used.root.parent / "moved"
+    used.root.rename(moved)
+    assert OK is damage.root_file(subject(moved)).verdict
+
+
+@pytest.mark.parametrize("harm", ["damaged", "gone"])
+@pytest.mark.parametrize("which", ["global", "task"])
+def test_a_registry_that_is_damaged_or_gone_is_told_with_its_repair(used, patient, which, harm):
+    places = Places(used.root)
+    path = places.global_registry if which == "global" else places.task_registry(used.task)
+    if harm == "gone":
+        (path.parent / f"{path.name}.damaged-20251101-101010").touch(mode=0o600)
+        path.unlink()
+    else:
+        path.write_text("{")
+
+    answer = damage.registries(patient)
+
+    assert FAILED is answer.verdict
+    assert f"{path} is {harm}" in answer.found
+    options = "--global" if which == "global" else f"--task {used.task}"
+    assert f"orchestrator-core repair {options}, and with --yes" in answer.remedy
+
+
+def test_a_registry_that_was_kept_aside_is_told_until_it_is_removed(used, patient):
+    kept = used.root / "registry" / "GLOBAL_REGISTRY.json.damaged-20251101-101010"
+    kept.touch(mode=0o600)
+
+    answer = damage.registries(patient)
+    assert WARNING is answer.verdict
+    assert f"rm {kept}" in answer.remedy
+    subprocess.run(answer.remedy.rpartition(": ")[2], shell=True, check=True)
+
+    assert OK is damage.registries(patient).verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"), [("{", "orchestrator-core stats"), ('{"bytes_freed": "much"}', "mv ")]
+)
+def test_a_summary_of_the_past_that_cannot_be_used_is_told(used, patient, text, remedy):
+    """It alone knows what it remembers, and its loss would be seen by nobody."""
+    path = Places(used.root).statistics
+    path.write_text(text)
+    path.chmod(0o600)
+
+    answer = damage.registries(patient)
+    assert WARNING is answer.verdict
+    assert str(path) in answer.found
+    assert remedy in answer.remedy
+    if remedy == "mv ":
+        subprocess.run(answer.remedy.rpartition(": ")[2], shell=True, check=True)
+    else:
+        used.orchestrator().stats()
+
+    answer = damage.registries(patient)
+    assert "from when it was damaged" in answer.found
+    subprocess.run(answer.remedy.rpartition(": ")[2], shell=True, check=True)
+    assert OK is damage.registries(patient).verdict
+
+
+def test_a_registry_of_a_newer_release_is_told(used, patient):
+    path = Places(used.root).global_registry
+    document = msgspec.json.decode(path.read_bytes())
+    path.write_bytes(msgspec.json.encode({**document, "schema_version": 999}))
+    answer = damage.registries(patient)
+    assert FAILED is answer.verdict
+    assert "999" in answer.found
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict", "remedy"),
+    [("open", FAILED, "orchestrator-core recover"), ("closed", WARNING, "rm ")],
+)
+def test_a_damaged_journal_is_told_by_whether_its_agent_is_over(
+    used, patient, state, verdict, remedy
+):
+    pattern = "*.jsonl" if state == "open" else "closed/*.jsonl"
+    journal = next((used.root / "sagas").glob(pattern))
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([lines[0], b"nonsense\n", *lines[1:]]))
+
+    answer = damage.journals(patient)
+
+    assert verdict is answer.verdict
+    assert str(journal) in answer.found
+    assert remedy in answer.remedy
+
+
+def test_a_journal_that_was_kept_aside_is_told_until_it_is_removed(used, patient):
+    kept = used.root / "sagas" / "a-1.jsonl.damaged-1"
+    kept.touch()
+    answer = damage.journals(patient)
+    assert WARNING is answer.verdict
+    subprocess.run(answer.remedy.partition(": ")[2], shell=True, check=True)
+    assert OK is damage.journals(patient).verdict
+
+
+def test_a_torn_last_line_is_the_normal_end_of_a_crash(used, patient):
+    journal = next((used.root / "sagas").glob("*.jsonl"))
+    with journal.open("ab") as file:
+        file.write(b'{"kind":"unw')
+    assert OK is damage.journals(patient).verdict
+
+
+def test_of_more_journals_than_there_is_time_for_the_older_are_unknown(used):
+    answer = damage.journals(subject(used.root, timeout_s=-1.0))
+    assert UNKNOWN is answer.verdict
+    assert "only the newest 0 of 2 journals" in answer.found
+    assert "orchestrator-core gc" in answer.remedy
+
+
+def test_many_troubles_are_one_answer_with_the_worst_verdict():
+    answers = [ok("a"), warning("b", "do b"), failed("c", "do c"), unknown("d", "do b")]
+    assert Answer(FAILED, "b; c; d", "do b; do c") == together(answers, well="fine")
+    assert Answer(OK, "fine") == together([ok("a")], well="fine")
+    assert "1, 2, 3 and 2 more" == some(range(1, 6))
