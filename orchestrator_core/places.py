@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import stat
 import sys
 from pathlib import Path
@@ -180,13 +181,13 @@ def find_root(
     The argument, then the environment, then the nearest ``.agent-workspace`` in
     the working directory or above it, then a new one in the working directory.
     """
-    cwd = Path.cwd() if cwd is None else cwd
     env = os.environ if env is None else env
     if root is not None and os.fspath(root):
-        return _absolute(cwd / root), "the argument"
+        return _absolute(_from(cwd, root)), "the argument"
     for name in ENVIRONMENT:
         if env.get(name):
-            return _absolute(cwd / env[name]), name
+            return _absolute(_from(cwd, env[name])), name
+    cwd = _from(cwd, "")
     for directory in (cwd, *cwd.parents):
         if (directory / DIRECTORY_NAME).is_dir():
             return _absolute(directory / DIRECTORY_NAME), f"the nearest above {cwd}"
@@ -224,6 +225,18 @@ def open_root(
             f"root {path} (from {chosen_by}): {error}", hint=error.hint
         ) from error.__cause__
     return Root(places, root_id, socket, chosen_by)
+
+
+def _from(cwd: Path | None, path: str | os.PathLike[str]) -> Path:
+    """Return where a path leads to from *cwd*, or else from the working directory."""
+    if cwd is None and not Path(path).is_absolute():
+        try:
+            cwd = Path.cwd()
+        except FileNotFoundError as error:
+            raise StorageError(
+                "the working directory is gone", hint="cd to one that is there, or name the root"
+            ) from error
+    return Path(path) if cwd is None else cwd / path
 
 
 def _absolute(path: Path) -> Path:
@@ -294,7 +307,7 @@ def _refuse_copy(places: Places, made_at: Path, data: bytes) -> None:
     raise StorageError(
         f"it is a copy of {made_at}, whose agents it would take for its own",
         hint=f"use {made_at}; or, to keep this as a root of its own: "
-        f"rm {places.root_file} {places.sagas}/*.jsonl",
+        f"rm {shlex.quote(str(places.root_file))} {shlex.quote(str(places.sagas))}/*.jsonl",
     )
 
 

@@ -133,7 +133,8 @@ def _list_tasks(
     busy |= {name for name, task in tasks.items() if task and any(map(is_live, task["agents"]))}
     listed: dict[str, Record] = dict(present["tasks"]) if present is not None else {}
     past = 0
-    # A task whose only deployment failed is past, and looks as if it were yet to begin.
+    # One that is past is not listed again, though it may have an agent again, or look as if
+    # it were yet to begin, since its only deployment failed.
     all_counted = present is not None and len(listed) + _past(present) >= len(tasks)
     for task_id, task in tasks.items():
         copies = [source["tasks"][task_id] for source in older if task_id in source["tasks"]]
@@ -143,7 +144,7 @@ def _list_tasks(
             copies.append(entry_of_task(task))
         entry = _merged(copies)
         is_over = entry.get("had_agents") and task_id not in busy and entry.get("key") is None
-        is_over = is_over or (all_counted and task_id not in listed and task_id not in busy)
+        is_over = is_over or (all_counted and task_id not in listed)
         if task_id in listed or (copies and not is_over):
             listed[task_id] = entry
         elif copies:

@@ -322,6 +322,17 @@ def test_the_dead_and_the_living_are_as_their_journals_say(root):
     assert [] == wrong_about_the_known(root, before, found)
 
 
+def test_a_task_that_has_an_agent_again_is_counted_once(scene):
+    """Its agents were gone, so it was past; that it is busy again makes it no other task."""
+    orch = scene.orchestrator()
+    task = orch.create_task("again").id
+    orch.terminate(orch.deploy(task, scene.spec()).id)
+    orch.deploy(task, scene.spec())
+
+    assert orch.repair(dry_run=True).clean
+    assert 1 == scene.world.totals()["total_tasks"]
+
+
 def test_who_never_came_to_be_has_no_record(root):
     with pytest.raises(Exception, match="was not deployed"):
         root.orch.deploy(root.task, root.scene.spec("refuses"))

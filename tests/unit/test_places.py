@@ -346,3 +346,18 @@ def test_a_root_that_was_moved_stays_itself(tmp_path):
     first = open_root(tmp_path / "first")
     (tmp_path / "first").rename(tmp_path / "moved")
     assert first.root_id == open_root(tmp_path / "moved").root_id
+
+
+# --- from nowhere ---------------------------------------------------------------------------------
+
+
+def test_a_working_directory_that_is_gone_matters_only_where_it_is_needed(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert (tmp_path / "ws", "the argument") == find_root(tmp_path / "ws", env={})
+    assert tmp_path / "ws" == find_root(env={"ORCHESTRATOR_ROOT": str(tmp_path / "ws")})[0]
+    for root in (None, "relative"):
+        with pytest.raises(StorageError, match="working directory is gone"):
+            find_root(root, env={})
