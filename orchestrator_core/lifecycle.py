@@ -25,19 +25,18 @@ import attrs
 from orchestrator_core import deadlines, underway
 from orchestrator_core._clock import timestamp
 from orchestrator_core.agents import Status
-from orchestrator_core.endings import EndReport, cascades, cleanup_of, ended, verdict
+from orchestrator_core.endings import EndReport, cleanup_of, ended, verdict
 from orchestrator_core.exceptions import JournalDamaged, NotFound, SagaNotFound, WaitTimeout
+from orchestrator_core.judging import Judge, session_of, task_of
 from orchestrator_core.legacy.session import EndOldSession, OldSessionReceipt
-from orchestrator_core.processes.witness import read_exit
-from orchestrator_core.records import descendants_of, find_agent, is_over
+from orchestrator_core.records import find_agent
 from orchestrator_core.resources.known import KnownSteps
 from orchestrator_core.saga import Reason, Sagas, State, Unwind
-from orchestrator_core.steps import SessionReceipt, undoing_steps
+from orchestrator_core.steps import undoing_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from orchestrator_core.processes.port import Exit
     from orchestrator_core.saga import History, Observer, RecoveryReport, UnwindReport
     from orchestrator_core.world import World
 
@@ -60,6 +59,7 @@ class Lifecycle:
             epilogue=self._enter_result,
             observer=observer,
         )
+        self.judge = Judge(world, self.sagas)
         world.end_child = self.end_child
 
     def history(self, agent_id: str) -> History:
@@ -117,7 +117,7 @@ class Lifecycle:
             return history
         if history.state is State.CLOSED:
             return self.report(agent_id)
-        if self._is_inside(history, why):
+        if self.judge.is_inside(history, why):
             return self._hand_over(agent_id, why, timeout_s=timeout_s, before=before)
         try:
             with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
@@ -125,7 +125,7 @@ class Lifecycle:
                     if before is not None:
                         before()
                     return self._told(saga.unwind(why))
-                return self._told(saga.unwind(self._why(saga.history)))
+                return self._told(saga.unwind(self.judge.why(saga.history)))
         except SagaNotFound:
             return self.report(agent_id)  # Somebody else was first.
 
@@ -144,7 +144,7 @@ class Lifecycle:
             return self.report(agent_id)
         try:
             with self.sagas.open(agent_id, timeout_s=_CHILD_PATIENCE_S) as saga:
-                own = None if self._is_well(saga.history) else self._why(saga.history)
+                own = None if self._is_well(saga.history) else self.judge.why(saga.history)
                 return self._told(saga.unwind(own or why))
         except SagaNotFound:
             return self.report(agent_id)
@@ -154,8 +154,8 @@ class Lifecycle:
         return (
             history.state is State.COMMITTED
             and history.request is None
-            and self._witnessed(history) is None
-            and not self._is_over(history)
+            and self.judge.witnessed(history) is None
+            and not self.judge.is_over(history)
         )
 
     def _told(self, report: UnwindReport) -> EndReport:
@@ -197,7 +197,7 @@ class Lifecycle:
 
     def _tell_supervisor(self, history: History) -> None:
         """Wake the supervisor of an agent whose end was asked for; it looks at the journal."""
-        session = _session(history)
+        session = session_of(history)
         if isinstance(session, OldSessionReceipt):
             from orchestrator_core.legacy.adopting import send_heir  # noqa: PLC0415 - as below
 
@@ -221,14 +221,14 @@ class Lifecycle:
             with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
                 if taken is not None:
                     taken()
-                return self._told(saga.unwind(self._why(saga.history)))
+                return self._told(saga.unwind(self.judge.why(saga.history)))
         except SagaNotFound:
             return self.report(agent_id)
 
     def _let_linger(self, agent_id: str) -> None:
         """Let an agent that has no supervisor to do so leave by itself, for a moment."""
         with contextlib.suppress(SagaNotFound, JournalDamaged):
-            session = _session(self.sagas.history(agent_id))
+            session = session_of(self.sagas.history(agent_id))
             if isinstance(session, OldSessionReceipt) and session.supervisor is not None:
                 linger_s = self.world.patience.linger_s
                 self.world.processes.watch(session.supervisor, timeout_s=linger_s)
@@ -243,9 +243,9 @@ class Lifecycle:
         try:
             with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
                 if saga.state is not State.COMMITTED:
-                    return saga.unwind(self._why(saga.history))
-                witnessed = self._witnessed(saga.history)
-                if witnessed is None and not self._is_over(saga.history):
+                    return saga.unwind(self.judge.why(saga.history))
+                witnessed = self.judge.witnessed(saga.history)
+                if witnessed is None and not self.judge.is_over(saga.history):
                     saga.note("settled")
                     return None
                 why = verdict(saga.history, witnessed)
@@ -269,7 +269,7 @@ class Lifecycle:
             return history
         if history.state is State.CLOSED:
             return self.report(agent_id)
-        supervisor = _session(history).supervisor
+        supervisor = session_of(history).supervisor
         if history.request is not None:
             # Who asked may have died before it told the supervisor; to be told twice is no harm.
             self._tell_supervisor(history)
@@ -284,11 +284,11 @@ class Lifecycle:
     def _reap(self, agent_id: str, *, timeout_s: float) -> EndReport:
         try:
             with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
-                if self._is_inside(saga.history):
+                if self.judge.is_inside(saga.history):
                     raise WaitTimeout(
                         f"agent {agent_id!r} is dead, and somebody else has to end it"
                     )
-                return self._told(saga.unwind(self._why(saga.history)))
+                return self._told(saga.unwind(self.judge.why(saga.history)))
         except SagaNotFound:
             return self.report(agent_id)
 
@@ -321,7 +321,7 @@ class Lifecycle:
         return self.sagas.recover(
             verdict=self._verdict,
             replan=self._replan,
-            spared=self._is_inside,
+            spared=self.judge.is_inside,
             only=only,
             force=force,
         )
@@ -338,59 +338,17 @@ class Lifecycle:
     def _verdict(self, history: History) -> Unwind | None:
         why = self._reason_to_end(history)
         # From inside it, unwinding it would end us half-way; somebody else will.
-        return None if why is None or self._is_inside(history) else why
+        return None if why is None or self.judge.is_inside(history) else why
 
     def _reason_to_end(self, history: History) -> Unwind | None:
-        if self._is_over(history):
-            return self._judge(history)
+        if self.judge.is_over(history):
+            return self.judge.of_the_dead(history)
         if history.request is not None:
             self._tell_supervisor(history)  # As in wait.
             return None
         if deadlines.is_over(history.labels):
             return ended(Status.TERMINATED, "its deadline passed", by="deadline")
         return None
-
-    def _is_over(self, history: History) -> bool:
-        """Whether the agent is dead: its supervisor says so, or is dead, and outlived it."""
-        supervisor = _session(history).supervisor
-        if supervisor is None or not self.world.processes.is_alive(supervisor):
-            return True
-        witnessed = self._witnessed(history)
-        return witnessed is not None and witnessed.contained
-
-    def _why(self, history: History) -> Unwind:
-        if history.state is State.COMMITTED:
-            return self._judge(history)
-        return history.why or Unwind.recovery("its owner died before the commit")
-
-    def _judge(self, history: History) -> Unwind:
-        """Say how a dead agent has ended."""
-        recorded = None
-        if isinstance(_session(history), OldSessionReceipt) and history.request is None:
-            from orchestrator_core.legacy.adopting import recorded_end  # noqa: PLC0415 - as above
-
-            recorded = recorded_end(self.world, history)
-        return recorded or verdict(history, self._witnessed(history))
-
-    def _witnessed(self, history: History) -> Exit | None:
-        return read_exit(_session(history).exit_file)
-
-    def _is_inside(self, history: History, why: Unwind | None = None) -> bool:
-        """Tell whether to end an agent is to end us, who are in it, or below it."""
-        is_inside = self.world.processes.is_inside
-        if is_inside(_session(history).claim):
-            return True
-        if why is not None and not cascades(why):
-            return False
-        return any(is_inside(_session(below).claim) for below in self._descendants(history))
-
-    def _descendants(self, history: History) -> Iterator[History]:
-        """Yield the pasts of the agents that end with an agent."""
-        document = self.world.task_registry(_task_of(history)).peek() or {}
-        for record in descendants_of(document, history.saga_id):
-            if not is_over(record):
-                with contextlib.suppress(SagaNotFound, JournalDamaged):
-                    yield self.sagas.history(record["id"])
 
     def _replan(self, agent_id: str, labels: Any) -> dict[str, Any]:  # noqa: ANN401 - a mapping
         """Return the receipts an agent's id leads to, for a journal that has lost its own."""
@@ -416,7 +374,7 @@ class Lifecycle:
         """Write what became of an agent into its record, when all of it is known."""
         if report.why.reason is not Reason.TERMINAL:
             return
-        task_id = _task_of(self.sagas.history(report.saga_id))
+        task_id = task_of(self.sagas.history(report.saga_id))
         cleanup = cleanup_of(report, timestamp())
         agent_id = cleanup["auto_cleanup_result"]["agent_id"]
 
@@ -434,18 +392,3 @@ class Lifecycle:
             self.world.task_registry(task_id).update(enter)
         except NotFound:
             return  # The task is gone, and its records with it.
-
-
-def _task_of(history: History) -> str:
-    """Return the id of an agent's task; a journal that was damaged may have lost its labels."""
-    frame = history.frame("accept_children")
-    task_id = history.labels.get("task_id") or (frame and frame.load().task_id)
-    return str(task_id)
-
-
-def _session(history: History) -> SessionReceipt | OldSessionReceipt:
-    frame = history.frame("spawn_tmux") or history.frame("legacy_session")
-    if frame is None:
-        raise NotFound(f"{history.saga_id!r} is no agent")
-    receipt: SessionReceipt | OldSessionReceipt = frame.load()
-    return receipt
