@@ -8,8 +8,10 @@ killed, is passed over.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import heapq
+import itertools
 import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from orchestrator_core.places import Places
 
 T = TypeVar("T", "ReportedFinding", "ReportedProgress")
+
+_SLACK_S = 2.0  #: A file system may keep the time of a write to no more than that.
 
 
 @attrs.frozen(kw_only=True)
@@ -111,27 +115,59 @@ def _reported(
     made: Callable[[dict[str, Any]], T],
     last: int | None,
 ) -> list[T]:
-    found = (made(line) for path in _files(places.task(task_id), kind) for line in _lines(path))
-    mine = (each for each in found if agent_id in (None, each.agent_id))
-    if last is None:
-        return sorted(mine, key=_moment_of)
-    return heapq.nlargest(max(last, 0), mine, key=_moment_of)[::-1]
+    files = list(_files(places.task(task_id), kind, agent_id))
+    if last is not None:
+        files.sort(key=lambda file: file.written, reverse=True)
+    found: list[tuple[tuple[float, ...], T]] = []  # One millisecond may have several.
+    newest: list[float] = []  # The moments of the *last* ones so far, as a heap.
+    for file in files:
+        if last is not None and len(newest) >= last and _is_older(file, newest):
+            break  # So are all after it.
+        for line in _lines(file.path):
+            one = made(line)
+            if agent_id in (None, one.agent_id):
+                at = moment(one.timestamp)
+                found.append(((at, file.written, file.number), one))
+                _count(newest, at, last)
+    found.sort(key=lambda each: each[0])
+    return [one for _, one in (found if last is None else found[max(len(found) - last, 0) :])]
 
 
-def _moment_of(reported: ReportedFinding | ReportedProgress) -> float:
-    return moment(reported.timestamp)
+def _count(newest: list[float], at: float, last: int | None) -> None:
+    if last is not None and last > 0:
+        heapq.heappush(newest, at)
+        if len(newest) > last:
+            heapq.heappop(newest)
 
 
-def _files(task: Path, kind: str) -> Iterator[Path]:
+@attrs.frozen
+class _File:
+    number: int
+    path: Path
+    written: float  #: When, last, in seconds since 1970; compressing keeps it.
+
+
+def _is_older(file: _File, newest: list[float]) -> bool:
+    """Tell whether all in a file is older than the newest: no line is newer than its file."""
+    return not newest or file.written + _SLACK_S < newest[0]
+
+
+def _files(task: Path, kind: str, agent_id: str | None) -> Iterator[_File]:
     """Yield the files of that kind: the living agents', then those in the archive."""
+    # A second one of a name is archived as …_progress.1.jsonl.
+    wanted = f"_{kind}." if agent_id is None else f"{agent_id}_{kind}."
+    number = itertools.count()
     for directory in (task / kind, task / "archive"):
         try:
             with os.scandir(directory) as entries:
-                # A second one of a name is archived as …_progress.1.jsonl.
-                names = sorted(entry.name for entry in entries if f"_{kind}." in entry.name)
+                found = sorted((e for e in entries if wanted in e.name), key=lambda e: e.name)
         except FileNotFoundError:
             continue
-        yield from (directory / name.removesuffix(GZ) for name in names)
+        for entry in found:
+            # Archived, or removed, since: then it is listed there, or not at all.
+            with contextlib.suppress(FileNotFoundError):
+                written = entry.stat().st_mtime
+                yield _File(next(number), directory / entry.name.removesuffix(GZ), written)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -38,69 +38,74 @@ METRICS = {
 
 
 @attrs.frozen
-class _Sample:
+class Sample:
+    """One number of a metric."""
+
     value: float
     labels: dict[str, str] = attrs.field(factory=dict)
-    suffix: str = ""
+    suffix: str = ""  #: Of its name: a histogram has samples of three names.
 
 
 def exposition(stats: Stats) -> str:
-    """Return the statistics in the exposition format. Every sample names its root's id."""
-    samples = _samples(stats)
+    """Return the statistics in the exposition format."""
+    samples = samples_of(stats)
     return "".join(
         line
         for name, (kind, about) in METRICS.items()
-        for line in _family(f"{PREFIX}{name}", kind, about, samples[name], stats.root_id)
+        for line in _family(f"{PREFIX}{name}", kind, about, samples[name])
     )
 
 
-def _samples(stats: Stats) -> dict[str, list[_Sample]]:
+def samples_of(stats: Stats) -> dict[str, list[Sample]]:
+    """Return the samples of every metric, by its name without the prefix, with their root's id."""
+    return {
+        name: [attrs.evolve(one, labels={"root": stats.root_id, **one.labels}) for one in samples]
+        for name, samples in _samples(stats).items()
+    }
+
+
+def _samples(stats: Stats) -> dict[str, list[Sample]]:
     over = [row for row in stats.cleanups if row.outcome != STUCK]
     stuck = [row for row in stats.cleanups if row.outcome == STUCK]
     live, ratio = stats.agents_live, stats.success_rate
     return {
-        "info": [_Sample(1, {"path": stats.root})],
-        "agents_live": [] if live is None else [_Sample(live)],
-        "sagas_open": [_Sample(n, {"state": state}) for state, n in stats.sagas.items()],
-        "cleanups_stuck": [_Sample(row.count, {"reason": row.reason}) for row in stuck],
-        "journals_unreadable": [_Sample(len(stats.unreadable))],
+        "info": [Sample(1, {"path": stats.root})],
+        "agents_live": [] if live is None else [Sample(live)],
+        "sagas_open": [Sample(n, {"state": state}) for state, n in stats.sagas.items()],
+        "cleanups_stuck": [Sample(row.count, {"reason": row.reason}) for row in stuck],
+        "journals_unreadable": [Sample(len(stats.unreadable))],
         "cleanups_total": [
-            _Sample(row.count, {"reason": row.reason, "outcome": row.outcome}) for row in over
+            Sample(row.count, {"reason": row.reason, "outcome": row.outcome}) for row in over
         ],
-        "cleanup_success_ratio": [] if ratio is None else [_Sample(ratio)],
-        "cleanup_freed_bytes_total": [_Sample(stats.bytes_freed)],
+        "cleanup_success_ratio": [] if ratio is None else [Sample(ratio)],
+        "cleanup_freed_bytes_total": [Sample(stats.bytes_freed)],
         "cleanup_duration_seconds": _histogram(stats),
-        "leftovers_found_total": [
-            _Sample(row.found, {"kind": row.kind}) for row in stats.leftovers
-        ],
+        "leftovers_found_total": [Sample(row.found, {"kind": row.kind}) for row in stats.leftovers],
         "leftovers_reaped_total": [
-            _Sample(row.reaped, {"kind": row.kind}) for row in stats.leftovers
+            Sample(row.reaped, {"kind": row.kind}) for row in stats.leftovers
         ],
     }
 
 
-def _histogram(stats: Stats) -> list[_Sample]:
+def _histogram(stats: Stats) -> list[Sample]:
     times = stats.durations
     bounded = [
-        _Sample(times.at_most(doubling), {"le": _number(2**doubling / 1000)}, "_bucket")
+        Sample(times.at_most(doubling), {"le": _number(2**doubling / 1000)}, "_bucket")
         for doubling in _DOUBLINGS
     ]
     return [
         *bounded,
-        _Sample(times.count, {"le": "+Inf"}, "_bucket"),
-        _Sample(round(times.sum_ms / 1000, 6), {}, "_sum"),
-        _Sample(times.count, {}, "_count"),
+        Sample(times.count, {"le": "+Inf"}, "_bucket"),
+        Sample(round(times.sum_ms / 1000, 6), {}, "_sum"),
+        Sample(times.count, {}, "_count"),
     ]
 
 
-def _family(
-    name: str, kind: str, about: str, samples: Iterable[_Sample], root_id: str
-) -> Iterable[str]:
+def _family(name: str, kind: str, about: str, samples: Iterable[Sample]) -> Iterable[str]:
     yield f"# HELP {name} {_escaped(about)}\n"
     yield f"# TYPE {name} {kind}\n"
     for sample in samples:
-        labels = {"root": root_id, **sample.labels}
-        shown = ",".join(f'{label}="{_quoted(value)}"' for label, value in labels.items())
+        shown = ",".join(f'{label}="{_quoted(value)}"' for label, value in sample.labels.items())
         yield f"{name}{sample.suffix}{{{shown}}} {_number(sample.value)}\n"
 
 

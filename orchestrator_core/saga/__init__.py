@@ -25,7 +25,7 @@ from orchestrator_core.saga.directory import JournalDirectory
 from orchestrator_core.saga.engine import Saga
 from orchestrator_core.saga.history import Frame, History
 from orchestrator_core.saga.journal import Journal
-from orchestrator_core.saga.observer import Observer
+from orchestrator_core.saga.observer import Observer, together
 from orchestrator_core.saga.planning import catalogue, step_name
 from orchestrator_core.saga.receipts import receipt
 from orchestrator_core.saga.recovery import Recovery, RecoveryReport
@@ -66,4 +66,5 @@ __all__ = [
     "catalogue",
     "receipt",
     "step_name",
+    "together",
 ]

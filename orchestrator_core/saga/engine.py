@@ -30,7 +30,7 @@ from orchestrator_core.exceptions import (
     UndoFailed,
     UnknownStep,
 )
-from orchestrator_core.saga.history import fold
+from orchestrator_core.saga.history import CARRIED, fold
 from orchestrator_core.saga.lines import Entry, entry_of
 from orchestrator_core.saga.observer import Observer, guarded
 from orchestrator_core.saga.planning import begin_of, intent_of, plan, step_name
@@ -132,8 +132,14 @@ class Saga:
         saga._is_new = True
         saga._named = dict(zip(receipts, steps, strict=True))
         saga._planned = receipts
-        saga._observer.saga_begun(saga_id, saga.history.labels)
+        saga._tell_begun()
         return saga
+
+    def _tell_begun(self) -> None:
+        self._observer.saga_begun(self.saga_id, self.history.labels)
+        carried = self._observer.to_carry(self.saga_id)
+        if carried:
+            self._write_or_owe(entry_of("note", name=CARRIED, value=carried))
 
     @property
     def saga_id(self) -> str:
@@ -260,6 +266,9 @@ class Saga:
         if self.state is not State.UNWINDING:
             self._write_or_owe(entry_of("unwind", why=why), durable=True)
         reason = self.history.why or why
+        if not self._is_new:
+            history = self.history
+            self._observer.saga_taken_up(self.saga_id, history.labels, history.carried)
         self._observer.unwinding_begun(self.saga_id, reason)
 
         unwinding = Unwinding(self.history.stack, self._step_of, reason, self)

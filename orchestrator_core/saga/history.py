@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from orchestrator_core.saga.lines import Entry, Reading
 
+CARRIED = "carried"  #: The note of what observers have wanted kept.
+
 
 @attrs.define
 class Frame:
@@ -62,6 +64,12 @@ class History:
     failures: dict[str, str] = attrs.field(factory=dict)  #: Of the last try, by step.
     epilogue: Outcome | None = None  #: What came of the epilogue, if it was given up.
     report: dict[str, Any] | None = None  #: What the unwinding came to, once closed.
+    closed_at: str = ""
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """What the observers of its beginning have wanted kept for those of its end."""
+        return self.notes.get(CARRIED, {})
 
     @property
     def is_undone(self) -> bool:
@@ -209,6 +217,7 @@ def _stuck(history: History, data: dict[str, Any]) -> None:
 def _close(history: History, data: dict[str, Any]) -> None:
     history.become(State.CLOSED)
     history.report = data["report"]
+    history.closed_at = data.get("at", "")
 
 
 _READERS: dict[str, Callable[[History, dict[str, Any]], None]] = {

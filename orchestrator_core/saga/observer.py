@@ -5,11 +5,16 @@ The engine tells one observer what has happened, after it has. Every hook of
 :class:`Observer` does nothing, so a subclass overrides what it cares for. An
 observer that raises is ignored, but for a line in the log of this package:
 watching must never change what is watched.
+
+A saga may end in another process than the one that began it. What its observers there
+want to know is kept in its journal: :meth:`Observer.to_carry`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,6 +30,13 @@ class Observer:
     def saga_begun(self, saga_id: str, labels: Mapping[str, object]) -> None:
         """The saga's intents are durable; nothing has been taken."""
 
+    def to_carry(self, saga_id: str) -> Mapping[str, Any] | None:
+        """
+        Tell what the journal is to keep for whoever watches the saga's end; JSON-safe, no secret.
+
+        Asked once, when the saga has begun.
+        """
+
     def step_done(self, saga_id: str, step: str, duration_ms: float) -> None:
         """A step holds its resource."""
 
@@ -36,6 +48,11 @@ class Observer:
 
     def end_requested(self, saga_id: str, why: Unwind) -> None:
         """An end was asked for; somebody else will unwind."""
+
+    def saga_taken_up(
+        self, saga_id: str, labels: Mapping[str, object], carried: Mapping[str, Any]
+    ) -> None:
+        """A saga that was begun earlier, perhaps by another process, is unwound here next."""
 
     def unwinding_begun(self, saga_id: str, why: Unwind) -> None:
         """The saga is being undone."""
@@ -59,45 +76,46 @@ class Observer:
         """A damaged journal was kept aside and rebuilt."""
 
 
-class _Guarded(Observer):
-    """Pass everything on, and let nothing back."""
-
-    def __init__(self, observer: Observer) -> None:
-        self._observer = observer
-
-    def __getattribute__(self, name: str) -> object:
-        if name.startswith("_"):
-            return super().__getattribute__(name)
-        hook = getattr(super().__getattribute__("_observer"), name)
-
-        def told(*args: object) -> None:
-            try:
-                hook(*args)
-            except Exception:
-                import logging  # noqa: PLC0415 - seldom needed, and slow to import
-
-                logging.getLogger("orchestrator_core").exception("observer raised in %s", name)
-
-        return told
-
-
 class _Together(Observer):
-    """Pass everything on to each of several."""
+    """Pass everything on to each of several, and let nothing back but what they carry."""
 
     def __init__(self, observers: Iterable[Observer]) -> None:
-        self._observers = tuple(map(guarded, observers))
+        self._observers = tuple(observers)
 
     def __getattribute__(self, name: str) -> object:
-        if name.startswith("_"):
+        if name.startswith("_") or name == "to_carry":
             return super().__getattribute__(name)
         observers = super().__getattribute__("_observers")
         hooks = [getattr(observer, name) for observer in observers]
 
         def told(*args: object) -> None:
             for hook in hooks:
-                hook(*args)
+                try:
+                    hook(*args)
+                except Exception as error:  # noqa: BLE001 - see the module's promise
+                    _log_failure(name, error)
 
         return told
+
+    def to_carry(self, saga_id: str) -> Mapping[str, Any]:
+        carried: dict[str, Any] = {}
+        for observer in self._observers:
+            try:
+                # To JSON and back: what no journal can hold is refused here.
+                given = msgspec.json.encode(observer.to_carry(saga_id) or {})
+                carried.update(msgspec.json.decode(given, type=dict[str, Any]))
+            except Exception as error:  # noqa: BLE001 - as above
+                _log_failure("to_carry", error)
+        return carried
+
+
+def _log_failure(hook: str, error: Exception) -> None:
+    """An observer has raised in one of its hooks; that changed nothing."""
+    import logging  # noqa: PLC0415 - seldom needed, and slow to import
+
+    from orchestrator_core.logs import emit  # noqa: PLC0415 - as above, and not below us
+
+    emit(logging.ERROR, "observer.failed", hook=hook, error=repr(error), exc_info=error)
 
 
 def together(*observers: Observer) -> Observer:
@@ -107,4 +125,6 @@ def together(*observers: Observer) -> Observer:
 
 def guarded(observer: Observer | None) -> Observer:
     """Return *observer* so wrapped that it cannot disturb."""
-    return _Guarded(observer) if observer else Observer()
+    if isinstance(observer, _Together):
+        return observer
+    return _Together([observer]) if observer else Observer()

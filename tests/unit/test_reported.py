@@ -1,9 +1,12 @@
 """What agents have reported is read back wherever it is: alive, archived, compressed, torn."""
 
 import gzip
+import json
+import os
 
 import pytest
 
+from orchestrator_core import reported
 from orchestrator_core.exceptions import NotFound
 
 
@@ -71,6 +74,56 @@ def test_a_torn_line_costs_no_other(fake_scene, orch, task, agents):
     path = fake_scene.root / task / "findings" / f"{agents[0]}_findings.jsonl"
     path.write_bytes(path.read_bytes()[:-9])
     assert ["one"] == messages(orch.read_findings(agents[0]))
+
+
+@pytest.mark.usefixtures("agents")
+def test_the_newest_are_found_without_reading_all_that_was_ever_said(
+    fake_scene, orch, task, monkeypatch
+):
+    """The answer to every report has some of them: its cost does not grow with the past."""
+    findings = fake_scene.root / task / "findings"
+    for number in range(20):
+        old = findings / f"old-{number}_findings.jsonl"
+        line = {"timestamp": f"2020-01-01T00:00:{number:02}+00:00", "agent_id": "old"}
+        old.write_text(json.dumps(line) + "\n")
+        os.utime(old, (1_600_000_000, 1_600_000_000))
+    read = []
+    original = reported.read_kept
+    monkeypatch.setattr(reported, "read_kept", lambda path: read.append(path) or original(path))
+
+    found = orch.read_findings(task_id=task, last=3)
+
+    assert {"one", "two", "three"} == set(messages(found))
+    assert 2 == len(read)
+    assert 23 == len(orch.read_findings(task_id=task, last=100))
+    assert 23 == len(orch.read_findings(task_id=task))
+
+
+@pytest.mark.parametrize("last", [0, 1, 2, 3, 5, 100])
+def test_the_newest_are_the_end_of_all_however_files_were_touched(
+    last, fake_scene, orch, task, agents
+):
+    """A copy has a file's time of copying, which is later than any of its lines."""
+    copied = fake_scene.root / task / "findings" / f"{agents[0]}_findings.jsonl"
+    os.utime(copied, (4_000_000_000, 4_000_000_000))
+    orch.report_finding(agents[1], "four")
+
+    everything = orch.read_findings(task_id=task)
+
+    assert everything[len(everything) - min(last, 4) :] == orch.read_findings(
+        task_id=task, last=last
+    )
+
+
+def test_what_was_said_at_one_moment_stays_in_order(fake_scene, orch, task):
+    agent = orch.deploy(task, fake_scene.spec()).id
+    at = "2026-01-01T00:00:00.000+00:00"
+    lines = [{"timestamp": at, "agent_id": agent, "message": f"{n}"} for n in range(4)]
+    path = fake_scene.root / task / "findings" / f"{agent}_findings.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+    assert ["0", "1", "2", "3"] == messages(orch.read_findings(agent))
+    assert ["2", "3"] == messages(orch.read_findings(agent, last=2))
 
 
 def test_whose_findings_are_meant_must_be_known(orch, agents):

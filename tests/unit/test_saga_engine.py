@@ -1,5 +1,6 @@
 """What a saga does: run, commit, unwind. Its world is a shelf in memory, its journal is on disk."""
 
+import errno
 import json
 import signal
 import traceback
@@ -9,6 +10,7 @@ import attrs
 import pytest
 from saga_kit import Shelf, Thing, closed_journals, kinds_of, lines_of, open_journals
 
+from orchestrator_core import _files
 from orchestrator_core.exceptions import (
     CouldNotAsk,
     InvalidId,
@@ -27,6 +29,7 @@ from orchestrator_core.saga import (
     Sagas,
     State,
     Unwind,
+    together,
 )
 from orchestrator_core.saga.states import allowed
 
@@ -555,8 +558,8 @@ def test_an_observer_is_told_what_happened_in_order(tmp_path, shelf):
     sagas.unwind("s", Unwind.terminal())
 
     assert [
-        "saga_begun", "step_done", "saga_committed",
-        "unwinding_begun", "undo_failed", "step_undone", "saga_closed",
+        "saga_begun", "to_carry", "step_done", "saga_committed",
+        "saga_taken_up", "unwinding_begun", "undo_failed", "step_undone", "saga_closed",
     ] == [line[0] for line in diary.lines]  # fmt: skip
 
 
@@ -566,10 +569,68 @@ def test_an_observer_that_raises_changes_nothing(tmp_path, shelf, caplog):
             raise ValueError("of its own")
 
     sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], observer=Broken())
-    committed(sagas, shelf)
+    committed(sagas, shelf, names=("a",))
 
     assert State.COMMITTED is sagas.history("s").state
-    assert "observer raised in step_done" in caplog.text
+    assert "ValueError: of its own" in caplog.text
+    assert [("observer.failed", "step_done")] == [(r.message, r.hook) for r in caplog.records]
+
+
+def test_what_an_observer_carries_reaches_whoever_watches_the_end(tmp_path, shelf):
+    class Sender(Observer):
+        def to_carry(self, saga_id):
+            return {"for": saga_id}
+
+    class Receiver(Observer):
+        def saga_taken_up(self, *facts):
+            self.facts = facts
+
+    sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], observer=together(Sender(), Observer()))
+    with sagas.begin("s", shelf.things("a"), labels={"kind": "x"}) as saga:
+        saga.run()
+        saga.commit()
+    receiver = Receiver()
+    Sagas(tmp_path / "sagas", steps=[Thing(shelf)], observer=receiver).unwind(
+        "s", Unwind.terminal()
+    )
+
+    assert ("s", {"kind": "x"}, {"for": "s"}) == receiver.facts
+
+
+@pytest.mark.parametrize("carried", [{"a": object()}, {"a": "\ud800"}, ["no", "mapping"], 7])
+def test_what_no_journal_can_hold_is_not_carried_and_changes_nothing(
+    carried, tmp_path, shelf, caplog
+):
+    class Careless(Observer):
+        def to_carry(self, _saga_id):
+            return carried
+
+    sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], observer=Careless())
+    committed(sagas, shelf)
+
+    assert (State.COMMITTED, {}) == (sagas.history("s").state, sagas.history("s").notes)
+    assert [("observer.failed", "to_carry")] == [(r.message, r.hook) for r in caplog.records]
+
+
+def test_a_full_disk_does_not_keep_a_saga_from_beginning_for_what_is_carried(
+    tmp_path, shelf, monkeypatch
+):
+    class Sender(Observer):
+        def to_carry(self, _saga_id):
+            monkeypatch.setattr(_files, "write_all", full)
+            return {"a": 1}
+
+    def full(*_given, **_how):
+        monkeypatch.undo()
+        raise OSError(errno.ENOSPC, "full")
+
+    sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], observer=Sender())
+    committed(sagas, shelf)
+
+    assert (State.COMMITTED, {"carried": {"a": 1}}) == (
+        sagas.history("s").state,
+        sagas.history("s").notes,
+    )
 
 
 # --- the file ---------------------------------------------------------------------------------

@@ -1,0 +1,92 @@
+"""Ends that other processes carry out, and the deployment's trace that they are linked to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.traces import Traces
+
+pytestmark = pytest.mark.tmux
+
+TESTS = Path(__file__).parents[1]
+
+#: A process of its own, with a provider of its own.
+ANOTHER = f"""
+import json, sys
+sys.path[:0] = [{str(TESTS.parent)!r}, {str(TESTS)!r}]
+from orchestrator_core import Orchestrator
+from support.traces import Traces
+
+traces = Traces()
+tracing = traces.observer()
+root, agent, what = sys.argv[1:]
+orch = Orchestrator(root, recover=False, observer=tracing)
+if what == "tell_end":
+    tracing.tell_end(orch.history(agent))
+else:
+    getattr(orch, what)(agent)
+[unwinding] = traces.named("unwind saga")
+print(json.dumps({{
+    "links": [f"{{link.context.trace_id:032x}}-{{link.context.span_id:016x}}"
+              for link in unwinding.links],
+    "by": unwinding.attributes["orchestrator_core.unwind.by"],
+    "reason": unwinding.attributes["orchestrator_core.unwind.reason"],
+    "steps": [span.name for span in traces.below(unwinding)],
+}}))
+"""
+
+
+@pytest.fixture
+def traces():
+    return Traces()
+
+
+def told_by_another(scene, agent, what):
+    said = subprocess.check_output(
+        [sys.executable, "-c", ANOTHER, str(scene.root), agent.id, what], text=True
+    )
+    return json.loads(said)
+
+
+def only_run(traces):
+    [run] = traces.named("run saga")
+    return f"{run.context.trace_id:032x}-{run.context.span_id:016x}"
+
+
+def steps_of(traces):
+    return [span.name.removeprefix("do ") for span in traces.below(*traces.named("run saga"))]
+
+
+def test_an_end_by_itself_is_not_traced_but_leads_to_the_deployments_trace(scene, traces):
+    """Its supervisor unwinds it, where no application has configured a provider: it has no
+    spans. Its journal keeps what is needed, and any process makes them from it, afterwards."""
+    orch = scene.orchestrator(observer=traces.observer())
+    task = orch.create_task("Trace").id
+    agent = orch.deploy(task, scene.spec("sh", "-c", f"read x <{scene.gate('gate')}"))
+    scene.let_go("gate")
+    orch.wait(agent.id, timeout_s=20)
+
+    assert [] == traces.named("unwind saga")
+    told = told_by_another(scene, agent, "tell_end")
+
+    assert [only_run(traces)] == told["links"]
+    assert ("terminal", "exit") == (told["reason"], told["by"])
+    assert [f"undo {step}" for step in reversed(steps_of(traces))] == told["steps"]
+
+
+@pytest.mark.parametrize("what", ["terminate", "recover"])
+def test_an_end_by_another_process_that_traces_is_linked_as_it_happens(what, scene, traces):
+    """Ended by it, or found dead with its supervisor."""
+    orch = scene.orchestrator(observer=traces.observer())
+    agent = orch.deploy(orch.create_task("Trace").id, scene.spec())
+    if what == "recover":
+        [supervisor] = scene.world.panes(agent.id)
+        scene.kill(supervisor)
+    told = told_by_another(scene, agent, what)
+
+    assert [only_run(traces)] == told["links"]
+    assert [f"undo {step}" for step in reversed(steps_of(traces))] == told["steps"]

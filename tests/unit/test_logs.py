@@ -1,0 +1,261 @@
+"""Log events: stable names, into whatever logging the application has, which stays as it was."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import structlog
+
+from orchestrator_core import logs
+
+TOP = Path(__file__).parents[2]
+PACKAGE = TOP / "orchestrator_core"
+
+#: People alert on these and draw curves of them: none changes its name, its level or its values.
+EVENTS = {
+    "alert.failed": ("error", "subject", "error"),
+    "journal.damaged": ("error", "saga_id", "kept"),
+    "mcp.undo_failed": ("error", "error", "hint"),
+    "observer.failed": ("error", "hook", "error"),
+    "registry.damaged": ("error", "registry", "kept", "why"),
+    "saga.begun": ("info", "saga_id", "labels"),
+    "saga.closed": ("info", "saga_id", "reason", "duration_ms"),
+    "saga.committed": ("info", "saga_id"),
+    "saga.end_requested": ("info", "saga_id", "why"),
+    "saga.stuck": ("error", "saga_id", "steps", "retry_at"),
+    "saga.unwinding": ("info", "saga_id", "reason", "why"),
+    "stats.not_counted": ("error", "root", "error"),
+    "stats.not_recorded": ("warning", "what", "error"),
+    "step.abandoned": ("warning", "saga_id", "step", "by", "reason"),
+    "step.done": ("info", "saga_id", "step", "duration_ms"),
+    "step.failed": ("warning", "saga_id", "step", "error"),
+    "step.undo_failed": ("warning", "saga_id", "step", "error"),
+    "step.undone": ("info", "saga_id", "step", "result", "duration_ms"),
+    "sweeper.failed": ("warning", "what", "error"),
+    "sweeper.hung": ("error", "what", "for_s"),
+    "sweeper.no_file_events": ("warning", "error"),
+    "sweeper.reacted": ("info", "saga_id", "unwound", "duration_ms"),
+    "sweeper.started": ("info", "watched"),
+    "sweeper.stopped": ("info", "left"),
+}
+
+#: A deployment, an end, and a registry that is damaged, which is an error and told of as one.
+LIFE = """
+from orchestrator_core import AgentSpec, Orchestrator
+from orchestrator_core.testing import FakeTerminal
+
+orch = Orchestrator("ws", terminal=FakeTerminal())
+task = orch.create_task("Log")
+agent = orch.deploy(task.id, AgentSpec(type="a", prompt="go", command=["true"]))
+orch.terminate(agent.id)
+registry = orch.root / "registry" / "GLOBAL_REGISTRY.json"
+registry.write_text("[")
+orch.create_task("Mend")
+"""
+TOLD = ["saga.begun", "step.done", "saga.committed", "saga.unwinding", "step.undone", "saga.closed"]
+
+
+def run(place, program):
+    """Run a program that knows the library, and return what it prints, and where."""
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(TOP)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 0 == ran.returncode, ran.stderr
+    return ran.stdout, ran.stderr
+
+
+def in_order(names):
+    """Return what was told first of each."""
+    return list(dict.fromkeys(names))
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+def rows_of_the_reference():
+    section = (TOP / "docs" / "reference.md").read_text().partition("<!-- drawn: events -->")[2]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in section.partition("<!-- end -->")[0].splitlines()
+        if line.startswith("| `")
+    ]
+    return {
+        event.strip("`"): (level, *re.findall(r"`(\w+)`", values))
+        for event, level, values, _ in rows
+    }
+
+
+def test_every_event_is_in_the_reference_as_it_ever_was():
+    assert EVENTS == rows_of_the_reference()
+
+
+@functools.cache
+def calls():
+    return list(calls_in_the_library())
+
+
+def calls_in_the_library():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = getattr(node.func, "attr", None) or getattr(node.func, "id", "")
+                yield str(path.relative_to(PACKAGE)), name, node
+
+
+def test_no_event_has_a_name_that_is_made_up_as_it_goes():
+    """What the table is drawn from has all: each event's name and level stand in the code."""
+    emitted = [node for _, name, node in calls() if name == "emit"]
+    named = [n.args[1].value for n in emitted if isinstance(n.args[1], ast.Constant)]
+
+    assert len(emitted) == len(named) == len(EVENTS)
+    assert sorted(EVENTS) == sorted(named)
+    assert all(re.fullmatch(r"[a-z]+\.[a-z_]+", name) for name in named)
+
+
+def test_nothing_but_the_command_line_logs_otherwise_or_configures_logging():
+    names = {"getLogger", "basicConfig", "dictConfig", "configure", "captureWarnings", "addHandler"}
+    found = {(path, name) for path, name, _ in calls() if name in names}
+    ours = {("logs.py", "getLogger"), ("logs.py", "addHandler")}
+
+    assert ours == {(path, name) for path, name in found if not path.startswith("cli/")}
+
+
+def test_no_value_has_the_name_of_something_that_a_record_has_already():
+    """The standard library refuses those, and the event would be lost with them."""
+    usual = {*vars(logging.makeLogRecord({})), "message", "asctime", "event", "logger", "level"}
+
+    assert set() == usual & {value for _, *values in EVENTS.values() for value in values}
+
+
+# --- applications -----------------------------------------------------------------------------
+
+
+def test_an_application_that_has_configured_nothing_sees_nothing(short_tmp):
+    """Not on standard output, where structlog would print; nor an error, on standard error."""
+    assert ("", "") == run(short_tmp, LIFE)
+
+
+def test_importing_and_using_it_leaves_the_applications_logging_as_it_was(short_tmp):
+    out, _ = run(
+        short_tmp,
+        f"""
+import logging, structlog, sys, warnings
+
+def state():
+    root = logging.getLogger()
+    ours = logging.getLogger("orchestrator_core")
+    return (
+        root.level, root.handlers, root.filters, root.disabled,
+        ours.level, ours.propagate, ours.disabled, ours.filters,
+        [type(handler).__name__ for handler in ours.handlers if
+         type(handler) is not logging.NullHandler],
+        logging.getLoggerClass(), logging.getLogRecordFactory(), logging.raiseExceptions,
+        structlog.is_configured(), structlog.get_config(),
+        sys.stdout, sys.stderr, sys.excepthook, warnings.showwarning,
+    )
+
+before = repr(state())
+{LIFE}
+assert before == repr(state()), (before, state())
+print("as it was")
+""",
+    )
+    assert "as it was\n" == out
+
+
+def test_structlog_that_prints_json_gets_json(short_tmp):
+    """The application's own processors, its own output; and nothing is there twice."""
+    program = f"""
+import sys, structlog
+structlog.configure(
+    processors=[structlog.processors.add_log_level, structlog.processors.JSONRenderer()],
+    logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+)
+{LIFE}"""
+    out, err = run(short_tmp, program)
+
+    told = [json.loads(line) for line in err.splitlines()]
+    assert "" == out
+    assert [*TOLD, "registry.damaged"] == in_order(each["event"] for each in told)
+    assert {"orchestrator_core"} == {each["logger"] for each in told}
+    assert 1 == sum(each["event"] == "saga.closed" for each in told)
+    [closed] = [each for each in told if each["event"] == "saga.closed"]
+    assert ("info", "terminal") == (closed["level"], closed["reason"])
+    assert "error" == told[-1]["level"]
+
+
+def test_structlog_over_standard_logging_gets_each_once(short_tmp):
+    program = f"""
+import logging, structlog, sys
+handler = logging.StreamHandler(sys.stderr)
+handler.setFormatter(structlog.stdlib.ProcessorFormatter(
+    foreign_pre_chain=[structlog.stdlib.add_log_level],
+    processors=[
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.JSONRenderer(),
+    ],
+))
+logging.getLogger().addHandler(handler)
+logging.getLogger().setLevel("INFO")
+structlog.configure(
+    processors=[
+        structlog.stdlib.filter_by_level,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+    ],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    wrapper_class=structlog.stdlib.BoundLogger,
+)
+{LIFE}
+logging.getLogger("orchestrator_core").setLevel("ERROR")
+orch.deploy(task.id, AgentSpec(type="a", prompt="go", command=["true"]))
+"""
+    _, err = run(short_tmp, program)
+
+    told = [json.loads(line) for line in err.splitlines()]
+    assert [*TOLD, "registry.damaged"] == in_order(each["event"] for each in told)
+    assert 1 == sum(each["event"] == "saga.begun" for each in told)
+    assert {"orchestrator_core"} == {each["logger"] for each in told}
+
+
+def test_standard_logging_finds_the_values_in_the_record(caplog):
+    caplog.set_level(logging.INFO, "orchestrator_core")
+    logs.emit(logging.INFO, "step.done", saga_id="a-1", step="tee_log", duration_ms=1.5)
+
+    [record] = caplog.records
+    assert ("step.done", "orchestrator_core") == (record.getMessage(), record.name)
+    assert ("a-1", "tee_log", 1.5) == (record.saga_id, record.step, record.duration_ms)
+
+
+@pytest.fixture
+def configured():
+    """Configure structlog for one test."""
+    yield structlog.configure
+    structlog.reset_defaults()
+
+
+def test_a_processor_that_raises_disturbs_nobody_and_loses_nothing(configured, caplog):
+    """Telling of something must not change it: it is told to standard logging then."""
+
+    def broken(*_given):
+        raise ValueError("of the application's")
+
+    configured(processors=[broken])
+    logs.emit(logging.ERROR, "alert.failed", subject="a-1", error="x")
+
+    assert [("alert.failed", "a-1")] == [(r.getMessage(), r.subject) for r in caplog.records]
