@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> Result:
     if not arguments.http and (arguments.port is not None or arguments.token_file):
         raise InvalidInput("a port or a token, and no --http", hint="add --http, or leave them out")
     _log(verbose=arguments.verbose)
-    orch = Orchestrator(arguments.root, observer=StepsTold.and_logged())
+    orch = Orchestrator(arguments.root, observer=StepsTold())
     kind = kind_of(
         settings.read(orch.root).mcp,
         command=arguments.agent_command,

@@ -96,7 +96,12 @@ class _Call(Generic[T]):
             for result in self._result:
                 self._undo(result)
         except OrchestratorError as error:
-            emit(logging.ERROR, "mcp.undo_failed", error=str(error), hint=error.hint)
+            _log_undo_failed(error)
+
+
+def _log_undo_failed(error: OrchestratorError) -> None:
+    """A call was cancelled, and what it had done could not be undone at once."""
+    emit(logging.ERROR, "mcp.undo_failed", error=str(error), hint=error.hint)
 
 
 def _limiter() -> anyio.CapacityLimiter:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.from_thread
 
-from orchestrator_core.logs import LoggingObserver
-from orchestrator_core.saga.observer import Observer, together
+from orchestrator_core.saga.observer import Observer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -80,14 +79,8 @@ class StepsTold(Observer):
     """
     Tells a client of each step that its call does or undoes.
 
-    For an orchestrator that tools are registered for:
-    ``Orchestrator(observer=StepsTold.and_logged())``.
+    For an orchestrator that tools are registered for: ``Orchestrator(observer=StepsTold())``.
     """
-
-    @staticmethod
-    def and_logged() -> Observer:
-        """Return one that also logs, as an orchestrator without an observer does."""
-        return together(LoggingObserver(), StepsTold())
 
     def step_done(self, saga_id: str, step: str, duration_ms: float) -> None:
         """A step holds its resource."""

@@ -1,33 +1,21 @@
-"""
-What is known of a task and its agents, in the shapes that the tools return.
-
-Read from files, without a lock. What an agent has reported is in its own file while it
-lives, and in its task's archive after that.
-"""
+"""What is known of a task and its agents, in the shapes that the tools return."""
 
 from __future__ import annotations
 
-import datetime as dt
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.agents import ORCHESTRATOR, Limits, is_active
-from orchestrator_core.exceptions import StorageError
-from orchestrator_core.kept import GZ, read_kept
+from orchestrator_core.exceptions import NotFound
 from orchestrator_core.places import Places
 from orchestrator_core.registry import task_registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from orchestrator_core.agents import Agent
     from orchestrator_core.mcp import shapes
     from orchestrator_core.orchestrator import Orchestrator
-
-T = TypeVar("T")
+    from orchestrator_core.reported import ReportedProgress
 
 _FEW = 3  #: Findings that every report's answer shows.
 _SOME = 10  #: Updates and findings that a task's status shows.
@@ -47,12 +35,27 @@ def document_of(orch: Orchestrator, task_id: str) -> dict[str, Any]:
     return found
 
 
+def agent_of(orch: Orchestrator, task_id: str, agent_id: str) -> Agent:
+    """
+    Return an agent of a task.
+
+    Raises:
+        NotFound: There is no such agent, or it is another task's.
+    """
+    agent = orch.agent(agent_id)
+    if agent.task_id != task_id:
+        raise NotFound(
+            f"task {task_id!r} has no agent {agent_id!r}", hint=f"it is of {agent.task_id!r}"
+        )
+    return agent
+
+
 def coordination(orch: Orchestrator, task_id: str) -> shapes.CoordinationInfo:
     """Return what others of a task are doing, in short."""
     document = document_of(orch, task_id)
     return {
         "agent_counts": counts(document.get("agents", ())),
-        "recent_findings": recent_findings(orch.root, task_id, _FEW),
+        "recent_findings": _findings(orch, task_id, _FEW),
     }
 
 
@@ -85,8 +88,8 @@ def status(orch: Orchestrator, task_id: str) -> shapes.TaskStatus:
         },
         "hierarchy": _hierarchy(agents),
         "enhanced_progress": {
-            "recent_updates": _recent(orch.root, task_id, "progress", _SOME, _update),
-            "recent_findings": recent_findings(orch.root, task_id, _SOME),
+            "recent_updates": [*map(_update, orch.read_progress(task_id=task_id, last=_SOME))],
+            "recent_findings": _findings(orch, task_id, _SOME),
             "average_progress": round(sum(progress) / len(progress), 1) if progress else 0.0,
         },
         "limits": {
@@ -126,13 +129,13 @@ def _hierarchy(agents: Iterable[Agent]) -> dict[str, list[str]]:
 # --- what agents have reported ----------------------------------------------------------------
 
 
-def recent_findings(root: Path, task_id: str, count: int) -> list[shapes.Finding]:
+def _findings(orch: Orchestrator, task_id: str, count: int) -> list[shapes.Finding]:
     """Return the last findings of a task's agents, oldest first."""
-    return _recent(root, task_id, "findings", count, finding)
+    return [finding(one.to_dict()) for one in orch.read_findings(task_id=task_id, last=count)]
 
 
 def finding(line: Mapping[str, Any]) -> shapes.Finding:
-    """Return one line of a file of findings."""
+    """Return one finding, as it was written down."""
     return {
         "timestamp": str(line.get("timestamp", "")),
         "agent_id": str(line.get("agent_id", "")),
@@ -143,63 +146,11 @@ def finding(line: Mapping[str, Any]) -> shapes.Finding:
     }
 
 
-def _update(line: Mapping[str, Any]) -> shapes.Update:
-    progress = line.get("progress")
+def _update(one: ReportedProgress) -> shapes.Update:
     return {
-        "timestamp": str(line.get("timestamp", "")),
-        "agent_id": str(line.get("agent_id", "")),
-        "status": str(line.get("status", "")),
-        "progress": progress if isinstance(progress, int) else 0,
-        "message": str(line.get("message", "")),
+        "timestamp": one.timestamp,
+        "agent_id": one.agent_id,
+        "status": one.status,
+        "progress": one.progress or 0,
+        "message": one.message,
     }
-
-
-def _recent(
-    root: Path, task_id: str, kind: str, count: int, made: Callable[[Mapping[str, Any]], T]
-) -> list[T]:
-    # The last lines of all are in the files that were last written to: as many, at most.
-    files = sorted(_files(root, task_id, kind), key=lambda found: found.stat().st_mtime_ns)
-    lines = (line for found in files[-count:] for line in _lines(found)[-count:])
-    return [made(line) for line in sorted(lines, key=moment)[-count:]]
-
-
-def reported(root: Path, agent: Agent, kind: str) -> list[dict[str, Any]]:
-    """Return all that an agent has reported: its ``progress``, or its ``findings``."""
-    mine = f"{agent.id}_{kind}."
-    files = [found for found in _files(root, agent.task_id, kind) if found.name.startswith(mine)]
-    return sorted((line for found in files for line in _lines(found)), key=moment)
-
-
-def _files(root: Path, task_id: str, kind: str) -> Iterator[os.DirEntry[str]]:
-    task = Places(root).task(task_id)
-    for directory in (task / kind, task / "archive"):
-        try:
-            with os.scandir(directory) as entries:
-                # A second one of a name is archived as …_progress.1.jsonl.
-                yield from (entry for entry in entries if f"_{kind}." in entry.name)
-        except FileNotFoundError:
-            continue
-
-
-def _lines(found: os.DirEntry[str]) -> list[dict[str, Any]]:
-    try:
-        data = read_kept(Path(found.path.removesuffix(GZ)))
-    except (FileNotFoundError, StorageError):
-        return []  # Archived, or removed, between our looks; or not ours to read.
-    lines = []
-    for line in data.splitlines():
-        try:
-            value = msgspec.json.decode(line)
-        except (msgspec.DecodeError, ValueError):
-            continue  # Torn.
-        if isinstance(value, dict):
-            lines.append(value)
-    return lines
-
-
-def moment(line: Mapping[str, Any]) -> float:
-    """Return when a line was written, in seconds since 1970; old ones say it in local time."""
-    try:
-        return dt.datetime.fromisoformat(str(line.get("timestamp"))).timestamp()
-    except ValueError:
-        return 0.0

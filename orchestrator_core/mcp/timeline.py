@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import JournalDamaged, NotFound
-from orchestrator_core.mcp import reading, shapes
+from orchestrator_core.reported import moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from orchestrator_core.agents import Agent
+    from orchestrator_core.mcp import shapes
     from orchestrator_core.orchestrator import Orchestrator
 
 
@@ -22,7 +23,7 @@ def timeline(orch: Orchestrator, agent: Agent) -> shapes.Timeline:
         "agent_id": agent.id,
         "task_id": agent.task_id,
         "status": agent.status,
-        "events": sorted(events, key=reading.moment),
+        "events": sorted(events, key=lambda event: moment(event["timestamp"])),
     }
 
 
@@ -37,13 +38,12 @@ def _beginning(orch: Orchestrator, agent: Agent) -> Iterator[shapes.Event]:
 
 
 def _reports(orch: Orchestrator, agent: Agent) -> Iterator[shapes.Event]:
-    for line in reading.reported(orch.root, agent, "progress"):
-        said = {"status": line.get("status"), "progress": line.get("progress")}
-        yield _event(line.get("timestamp"), "progress", str(line.get("message", "")), **said)
-    for line in reading.reported(orch.root, agent, "findings"):
-        found = reading.finding(line)
-        what = {"finding_type": found["finding_type"], "severity": found["severity"]}
-        yield _event(found["timestamp"], "finding", found["message"], **what, data=found["data"])
+    for update in orch.read_progress(agent.id):
+        said = {"status": update.status, "progress": update.progress}
+        yield _event(update.timestamp, "progress", update.message, **said)
+    for found in orch.read_findings(agent.id):
+        what = {"finding_type": found.finding_type, "severity": found.severity}
+        yield _event(found.timestamp, "finding", found.message, **what, data=found.data)
 
 
 def _end(agent: Agent) -> Iterator[shapes.Event]:

@@ -9,46 +9,37 @@ from __future__ import annotations
 
 import inspect
 import os
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mcp.server.mcpserver import Context  # noqa: TC002 - the SDK evaluates the annotations
-from mcp.types import ToolAnnotations
 from pydantic import Field
 
-from orchestrator_core.agents import ENV_AGENT, ORCHESTRATOR, Agent
-from orchestrator_core.exceptions import DeploymentError, InvalidInput, NotFound, OrchestratorError
+from orchestrator_core.agents import ORCHESTRATOR, Agent
+from orchestrator_core.exceptions import DeploymentError, InvalidInput, OrchestratorError
 from orchestrator_core.mcp import context, output, reading, shapes
 from orchestrator_core.mcp.agents import AgentKind
 from orchestrator_core.mcp.calls import answered, run
+from orchestrator_core.mcp.own import OwnTools
+from orchestrator_core.mcp.refusals import Refused, cleanup, insist_on_success
 from orchestrator_core.mcp.timeline import timeline
+from orchestrator_core.mcp.words import (
+    ADDS,
+    ENDS,
+    READS,
+    RUNS,
+    AgentId,
+    AgentType,
+    Prompt,
+    TaskId,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mcp.server.mcpserver import MCPServer
+    from mcp.types import ToolAnnotations
 
-    from orchestrator_core.endings import EndReport
     from orchestrator_core.orchestrator import Orchestrator
-    from orchestrator_core.reporting import ReportReceipt
-
-TaskId = Annotated[str, Field(description="The task's id, as create_real_task returned it.")]
-AgentId = Annotated[str, Field(description="The agent's id, as its deployment returned it.")]
-OwnTask = Annotated[str, Field(description="Your task's id. May be left empty inside an agent.")]
-OwnId = Annotated[str, Field(description="Your own id. May be left empty inside an agent.")]
-AgentType = Annotated[
-    str, Field(description="What kind of agent, in a word: its id begins with it. A-Z a-z 0-9 _ -")
-]
-Prompt = Annotated[str, Field(description="All that the agent is to know and to do.")]
-Severity = Annotated[
-    Literal["low", "medium", "high", "critical", "info"], Field(description="How bad it is.")
-]
-
-_READS = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
-_ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
-_RUNS = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=True)
-_ENDS = ToolAnnotations(
-    read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
-)
 
 
 def register_tools(
@@ -72,12 +63,12 @@ def register_tools(
     if kind is not None and (command or preset):
         raise InvalidInput("a kind of agent, and a command or preset as well", hint="give one")
     tools = Tools(orchestrator, kind or AgentKind(command=command, preset=preset))
-    for tool, hints in tools.all():
+    for tool, hints in (*tools.all(), *OwnTools(orchestrator).all()):
         server.add_tool(tool, description=inspect.getdoc(tool), annotations=hints)
 
 
 class Tools:
-    """The tools of one server."""
+    """The tools of whoever directs agents."""
 
     def __init__(self, orchestrator: Orchestrator, kind: AgentKind) -> None:
         self._orch = orchestrator
@@ -86,17 +77,15 @@ class Tools:
     def all(self) -> list[tuple[Any, ToolAnnotations]]:
         """Return each of them, with what a client may know of it before it is called."""
         return [
-            (self.create_real_task, _ADDS),
-            (self.deploy_headless_agent, _RUNS),
-            (self.spawn_child_agent, _RUNS),
-            (self.get_real_task_status, _READS),
-            (self.get_agent_output, _READS),
-            (self.update_agent_progress, _ADDS),
-            (self.report_agent_finding, _ADDS),
-            (self.kill_real_agent, _ENDS),
-            (self.list_agents, _READS),
-            (self.sweep_agents, _ENDS),
-            (self.get_agent_timeline, _READS),
+            (self.create_real_task, ADDS),
+            (self.deploy_headless_agent, RUNS),
+            (self.spawn_child_agent, RUNS),
+            (self.get_real_task_status, READS),
+            (self.get_agent_output, READS),
+            (self.kill_real_agent, ENDS),
+            (self.list_agents, READS),
+            (self.sweep_agents, ENDS),
+            (self.get_agent_timeline, READS),
         ]
 
     # --- beginning -------------------------------------------------------------------------------
@@ -201,7 +190,7 @@ class Tools:
             except DeploymentError:
                 raise
             except OrchestratorError as error:
-                raise _Refused(error) from error
+                raise Refused(error) from error
 
         def undo(agent: Agent) -> None:
             self._orch.terminate(agent.id, reason="cancelled")
@@ -260,7 +249,7 @@ class Tools:
         )
 
         def read() -> shapes.Output:
-            agent = self._agent(task_id, agent_id)
+            agent = reading.agent_of(self._orch, task_id, agent_id)
             text = self._orch.read_output(agent.id)
             cut = output.cut(text, wish)
             found: shapes.Output = {
@@ -296,84 +285,9 @@ class Tools:
     @answered
     async def get_agent_timeline(self, task_id: TaskId, agent_id: AgentId) -> shapes.Timeline:
         """Tell an agent's life, moment by moment: deployment, progress, findings, end."""
-        return await run(lambda: timeline(self._orch, self._agent(task_id, agent_id)))
-
-    # --- reporting -------------------------------------------------------------------------------
-
-    @answered
-    async def update_agent_progress(
-        self,
-        status: Annotated[
-            str,
-            Field(
-                description="running, working or blocked; or, at its end, completed, failed, "
-                "error or terminated, which ends the agent."
-            ),
-        ],
-        message: Annotated[str, Field(description="What it is doing, or has done.")] = "",
-        progress: Annotated[
-            int | None, Field(description="How far it is, per cent; by default as before.")
-        ] = None,
-        task_id: OwnTask = "",
-        agent_id: OwnId = "",
-    ) -> shapes.Updated:
-        """
-        Record what an agent is up to. Call this yourself, about yourself, as you work.
-
-        A terminal status ends the agent and gives back all it holds: make it your last
-        call. From inside the agent you have your answer before that happens.
-        """
-
-        def report() -> shapes.Updated:
-            agent = self._reporter(task_id, agent_id)
-            receipt = self._orch.report_progress(
-                agent.id, status, message=message, progress=progress
-            )
-            _insist_on_recorded(receipt)
-            told: shapes.Updated = {
-                "success": True,
-                "own_update": {
-                    "timestamp": str(receipt.line.get("timestamp", "")),
-                    "agent_id": agent.id,
-                    "status": status,
-                    "progress": agent.progress if progress is None else progress,
-                    "message": message,
-                },
-                "coordination_info": reading.coordination(self._orch, agent.task_id),
-            }
-            if receipt.end is not None:
-                told["handed_over"] = receipt.end.handed_over
-            return told
-
-        return await run(report)
-
-    @answered
-    async def report_agent_finding(
-        self,
-        finding_type: Annotated[str, Field(description="issue, solution, insight, question, …")],
-        severity: Severity,
-        message: Annotated[str, Field(description="What was found.")],
-        data: Annotated[
-            dict[str, Any] | None, Field(description="Whatever else belongs to it.")
-        ] = None,
-        task_id: OwnTask = "",
-        agent_id: OwnId = "",
-    ) -> shapes.Found:
-        """Record something that an agent has found, for its siblings and whoever deployed it."""
-
-        def report() -> shapes.Found:
-            agent = self._reporter(task_id, agent_id)
-            receipt = self._orch.report_finding(
-                agent.id, message, finding_type=finding_type, severity=severity, data=data
-            )
-            _insist_on_recorded(receipt)
-            return {
-                "success": True,
-                "own_finding": reading.finding(receipt.line),
-                "coordination_info": reading.coordination(self._orch, agent.task_id),
-            }
-
-        return await run(report)
+        return await run(
+            lambda: timeline(self._orch, reading.agent_of(self._orch, task_id, agent_id))
+        )
 
     # --- ending ----------------------------------------------------------------------------------
 
@@ -393,9 +307,9 @@ class Tools:
         """
 
         def kill() -> shapes.Killed:
-            agent = self._agent(task_id, agent_id)
+            agent = reading.agent_of(self._orch, task_id, agent_id)
             end = self._orch.terminate(agent.id, reason=reason)
-            _insist_on_success(end)
+            insist_on_success(end)
             return {
                 "success": True,
                 "agent_id": agent.id,
@@ -403,7 +317,7 @@ class Tools:
                 "session_killed": end.tmux_session_killed,
                 "reason": end.reason,
                 "status": end.status,
-                "cleanup": _cleanup(end),
+                "cleanup": cleanup(end),
                 "handed_over": end.handed_over,
                 "children": [child.agent_id for child in end.children],
             }
@@ -446,26 +360,6 @@ class Tools:
 
         return await run(sweep, ctx=ctx, doing="sweeping")
 
-    # --- who is meant ----------------------------------------------------------------------------
-
-    def _agent(self, task_id: str, agent_id: str) -> Agent:
-        agent = self._orch.agent(agent_id)
-        if agent.task_id != task_id:
-            raise NotFound(
-                f"task {task_id!r} has no agent {agent_id!r}", hint=f"it is of {agent.task_id!r}"
-            )
-        return agent
-
-    def _reporter(self, task_id: str, agent_id: str) -> Agent:
-        """Return the agent that a report is about; who leaves the ids empty is inside of it."""
-        agent_id = agent_id or os.environ.get(ENV_AGENT, "")
-        if not agent_id:
-            raise InvalidInput(
-                "which agent is it about? This server does not run inside of one",
-                hint="give your task_id and your agent_id",
-            )
-        return self._agent(task_id, agent_id) if task_id else self._orch.agent(agent_id)
-
 
 def _check_directory(path: str | None) -> None:
     if path is not None and not (os.path.isabs(path) and os.path.isdir(path)):  # noqa: PTH112, PTH117 - a string is given
@@ -479,75 +373,3 @@ def _source(agent: Agent, text: str) -> str:
     if agent.is_active:
         return "jsonl_log"
     return "archived_log" if text else "none"
-
-
-def _insist_on_recorded(receipt: ReportReceipt) -> None:
-    """
-    See that a report was recorded.
-
-    Raises:
-        InvalidInput: The agent had ended before.
-    """
-    if not receipt.recorded:
-        ended = "" if receipt.end is None else f", as {receipt.end.status}: {receipt.end.reason}"
-        raise InvalidInput(
-            f"agent {receipt.agent_id!r} has ended{ended}; nothing was recorded",
-            hint="its first end counts; report for an agent that lives",
-        )
-
-
-def _insist_on_success(end: EndReport) -> None:
-    """
-    See that nothing is left of an agent, or that somebody else sees to it.
-
-    Raises:
-        _NotAllGone: It is STUCK.
-    """
-    if not end.success and not end.handed_over:
-        raise _NotAllGone(end)
-
-
-class _Refused(OrchestratorError):
-    """A deployment was refused before anything was taken: told as one that failed."""
-
-    def __init__(self, error: OrchestratorError) -> None:
-        super().__init__(str(error), hint=error.hint, leaked=error.leaked)
-        self._told = error.to_dict()
-
-    def to_dict(self) -> dict[str, object]:
-        return {**self._told, "cleanup_performed": False, "resources_cleaned": {}}
-
-
-class _NotAllGone(OrchestratorError):
-    """An agent was ended, and something of it is left."""
-
-    code = "stuck"
-
-    def __init__(self, end: EndReport) -> None:
-        super().__init__(
-            f"agent {end.agent_id!r} was not wholly given back: {'; '.join(end.errors)}",
-            hint="mend the cause; it is tried again by itself, and by sweep_agents with reap",
-            leaked=[*end.survivors, *end.errors],
-        )
-        self._end = end
-
-    def to_dict(self) -> dict[str, object]:
-        return super().to_dict() | {
-            "agent_id": self._end.agent_id,
-            "status": self._end.status,
-            "reason": self._end.reason,
-            "session_killed": self._end.tmux_session_killed,
-            "cleanup": _cleanup(self._end),
-        }
-
-
-def _cleanup(end: EndReport) -> shapes.Cleanup:
-    return {
-        "success": end.success,
-        "tmux_session_killed": end.tmux_session_killed,
-        "prompt_file_deleted": end.prompt_file_deleted,
-        "log_files_archived": end.log_files_archived,
-        "verified_no_zombies": end.verified_no_zombies,
-        "errors": list(end.errors),
-        "archived_files": list(end.archived_files),
-    }

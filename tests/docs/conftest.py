@@ -162,7 +162,13 @@ def an_old_workspace(place):
         yield {"TMUX_TMPDIR": str(scene.old.tmux_tmpdir)}
 
 
-_SCENERY = {"adopting.md": an_old_workspace}
+@contextlib.contextmanager
+def our_fixtures(_place):
+    """An environment in which pytest finds our plugin, though we may not be installed."""
+    yield {"PYTEST_PLUGINS": "orchestrator_core.pytest_plugin"}
+
+
+_SCENERY = {"adopting.md": an_old_workspace, "testing.md": our_fixtures}
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -10,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from mcp import Client, StdioServerParameters
+from support.mcp_wire import LONG_S, HeldTmux
 from support.world import World
 
 TOP = Path(__file__).parents[2]
@@ -48,6 +52,75 @@ def test_a_fan_out_finds_something_about_every_file(short_tmp):
 
     assert [f"{n}.txt: {n}.txt has {n} lines" for n in range(6)] == said.splitlines()
     assert [] == left
+
+
+@contextlib.contextmanager
+def a_world(place):
+    """Look at what a program has made of its directory; whatever it leaves is ended."""
+    world = World(place, place / ".agent-workspace")
+    try:
+        yield world
+    finally:
+        world.end_everything()
+
+
+@pytest.mark.tmux
+def test_a_fan_out_that_is_broken_off_leaves_no_agent_behind(scene):
+    """Ctrl-C while one is at work and the next is being deployed."""
+    texts = scene.place / "texts"
+    texts.mkdir()
+    for name in ("a", "b"):
+        (texts / f"{name}.txt").write_text(name)
+    held = HeldTmux(scene)
+    program = [sys.executable, EXAMPLES / "fan_out.py", texts, "sh", "-c", "exec sleep 1000"]
+    env = {**os.environ, "PYTHONPATH": str(TOP), "PATH": held.path}
+
+    with a_world(scene.place) as world:
+        ran = subprocess.Popen(program, cwd=scene.place, env=env, stderr=subprocess.DEVNULL)
+        held.until_held()
+        while not world.records():  # The first one's tmux is asked twice: it has no server yet.
+            held.let_go()
+            held.until_held()
+        ran.send_signal(signal.SIGINT)
+        ran.wait(LONG_S)
+
+        assert ["terminated"] == [record["status"] for record in world.records().values()]
+        assert [] == world.leftovers()
+
+
+@pytest.mark.tmux
+def test_the_mcp_server_offers_its_own_tools_and_ours_and_deploys(short_tmp):
+    """A real client starts it over stdio, as clients do: with next to no environment."""
+    bare = ["-i", "HOME=/", f"PATH={os.environ['PATH']}", f"PYTHONPATH={TOP}"]
+    program = [sys.executable, str(EXAMPLES / "mcp_server.py"), "sh", "-c", "cat; sleep 1000"]
+    server = StdioServerParameters(
+        command=shutil.which("env") or "env", args=[*bare, *program], cwd=short_tmp
+    )
+
+    async def use():
+        async with Client(server) as client:
+
+            async def call(tool, **how):
+                result = await client.call_tool(tool, how)
+                assert not result.is_error, result.content
+                return result.structured_content
+
+            names = {tool.name for tool in (await client.list_tools()).tools}
+            task = (await call("create_real_task", description="Try"))["task_id"]
+            agent = await call(
+                "deploy_headless_agent", task_id=task, agent_type="worker", prompt="hello"
+            )
+            alive = await call("how_many_agents")
+            assert [agent["tmux_session"]] == world.sessions()
+            await call("kill_real_agent", task_id=task, agent_id=agent["agent_id"])
+            return names, alive, await call("how_many_agents")
+
+    with a_world(short_tmp) as world:
+        names, alive, after = asyncio.run(use())
+
+        assert {"how_many_agents", "deploy_headless_agent", "update_agent_progress"} <= names
+        assert ({"result": 1}, {"result": 0}) == (alive, after)
+        assert [] == world.leftovers()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import json
 import re
 import subprocess
@@ -16,13 +17,13 @@ from mcp import Client
 from mcp.server.mcpserver import MCPServer
 from support.fakes import a_fake_scene
 
-from orchestrator_core import cli, settings
+from orchestrator_core import cli, reporting, settings
 from orchestrator_core.exceptions import InvalidInput, StorageError, WaitTimeout
 from orchestrator_core.mcp import AgentKind, StepsTold, calls, output, progress, register_tools
 from orchestrator_core.mcp.agents import kind_of
 from orchestrator_core.mcp.output import Wish, cut
 from orchestrator_core.mcp.token import token_in
-from orchestrator_core.saga import Observer
+from orchestrator_core.saga import Observer, together
 
 LONG_S = 20
 
@@ -199,8 +200,12 @@ def test_a_report_needs_no_id_inside_an_agent(asked, deployed, monkeypatch):
     assert agent == result.structured_content["own_update"]["agent_id"]
 
 
-def test_the_last_findings_are_told_whoever_made_them_and_wherever_they_are(scene, asked):
+def test_the_last_findings_are_told_whoever_made_them_and_wherever_they_are(
+    scene, asked, monkeypatch
+):
     """The three newest of all agents, the ended ones' too, in the order they were made."""
+    moments = (f"2020-01-01T00:00:00.{ms:03}+00:00" for ms in itertools.count())
+    monkeypatch.setattr(reporting, "timestamp", lambda: next(moments))  # No two in one.
     orch = scene.orchestrator()
     task = orch.create_task("See").id
     agents = [orch.deploy(task, scene.spec()).id for _ in range(4)]
@@ -429,7 +434,7 @@ def test_a_long_call_tells_its_steps_and_that_it_goes_on(scene, monkeypatch):
     """Numbers that rise, every step, and in between that it is still at it."""
     monkeypatch.setattr(progress, "_BEAT_S", 0.01)
     halts, heard = Halts(), []
-    orch = scene.orchestrator(observer=progress.together(StepsTold(), halts))
+    orch = scene.orchestrator(observer=together(StepsTold(), halts))
     server = server_of(orch, AgentKind(command=[str(scene.bin / "lives")]))
     task = orch.create_task("See").id
 
