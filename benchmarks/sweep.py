@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LIVE, PAST, DEAD = 200, 1000, 50
+OF_A_TASK = 20
 SPEC = AgentSpec(type="bench", prompt="Find the slow query.", command=["sleep", "1000"])
 #: What outlives its supervisor, and leaves only by force.
 DEAF = AgentSpec(type="bench", prompt="p", command=["sh", "-c", "trap '' TERM HUP; sleep 1000"])
@@ -83,12 +84,20 @@ class Rig:
         self.socket = str(root / "tmux.sock")
         self._tmux = shutil.which("tmux")
         self._prefix = f"oc_{self.orch.stats().root_id}_"
-        self.task = self.orch.create_task("A benchmark").id
+        self._deployed = 0
+        self.task = self._a_task()
 
     def deploy(self, count: int, spec: AgentSpec = SPEC) -> list[str]:
         with without_fsync(), ThreadPoolExecutor(2) as pool:
-            made = pool.map(lambda _: self.orch.deploy(self.task, spec).id, range(count))
-            return list(made)
+            tasks = [self._a_task() for _ in range(count)]
+            return list(pool.map(lambda task: self.orch.deploy(task, spec).id, tasks))
+
+    def _a_task(self) -> str:
+        """Return a task that has had fewer than so many agents, as tasks have."""
+        if not self._deployed % OF_A_TASK:
+            self.task = self.orch.create_task("A benchmark").id
+        self._deployed += 1
+        return self.task
 
     def sweep(self) -> None:
         report = self.orch.sweep()

@@ -32,8 +32,12 @@ def covered(claim: Claim) -> list[Row]:
     """Return the living processes that *claim* covers and that may be ended, newest first."""
     view = _View(table.rows())
     roots = _roots(claim)
-    found = {row.pid for row in view.all if row.cookie == claim.cookie or row.identity in roots}
     known_sessions = {root.pid for root in roots}
+    found = {
+        row.pid
+        for row in view.all
+        if row.cookie == claim.cookie or (row.pid in known_sessions and row.identity in roots)
+    }
     found |= view.orphans({who.pid for who in claim.known})
     while more := view.related(found, known_sessions) - found:
         found |= more

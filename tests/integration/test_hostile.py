@@ -43,7 +43,7 @@ AGENTS = {
     "setsid": ["sh", "-c", "setsid sleep 1000 & echo ready; exec sleep 1000"],
     "nohup": ["sh", "-c", "nohup sleep 1000 >/dev/null 2>&1 & echo ready; exec sleep 1000"],
     "stopped": ["sh", "-c", "echo ready; kill -STOP $$"],
-    "job control": ["bash", "-ic", "sleep 1000 & sleep 1000 & echo ready; wait"],
+    "job control": ["bash", "--norc", "-ic", "sleep 1000 & sleep 1000 & echo ready; wait"],
     "leaves a daemon": [
         sys.executable,
         "-c",

@@ -237,11 +237,11 @@ def _until_open_sagas(scene, count):
 def test_a_deadline_is_kept_when_the_supervisor_does_not(scene, orch, task, resident, monkeypatch):
     """A supervisor that knows of no deadline keeps none; the sweeper is the second net."""
     prepare = deploying.prepare
-    monkeypatch.setattr(
-        deploying,
-        "prepare",
-        lambda *given: prepare(*given[:-1], attrs.evolve(given[-1], deadline_s=None)),
-    )
+
+    def forgetful(world, task_id, agent_id, spec, provided):
+        return prepare(world, task_id, agent_id, attrs.evolve(spec, deadline_s=None), provided)
+
+    monkeypatch.setattr(deploying, "prepare", forgetful)
     sweeper = resident().until("READY=1").until_swept()
     agent = orch.deploy(task, scene.spec(deadline_s=0.3))
 
