@@ -116,9 +116,7 @@ class Summary:
             since=self.since or timestamp(),
             cleanups=rows_of(tally),
             bytes_freed=tally.bytes_freed,
-            durations=Durations(
-                buckets=buckets, sum_ms=round(times.sum_ms, 3), max_ms=times.max_ms
-            ),
+            durations=Durations(buckets=buckets, sum_ms=times.sum_ms, max_ms=times.max_ms),
         )
 
 

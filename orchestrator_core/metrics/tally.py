@@ -72,14 +72,14 @@ class Histogram:
         """Take one more."""
         number = bucket_of(ms)
         self.buckets[number] = self.buckets.get(number, 0) + 1
-        self.sum_ms += ms
+        self.sum_ms = round(self.sum_ms + ms, 3)  # Whole microseconds, in whatever order.
         self.max_ms = max(self.max_ms, ms)
 
     def update(self, other: Histogram) -> None:
         """Take all of another."""
         for number, count in other.buckets.items():
             self.buckets[number] = self.buckets.get(number, 0) + count
-        self.sum_ms += other.sum_ms
+        self.sum_ms = round(self.sum_ms + other.sum_ms, 3)
         self.max_ms = max(self.max_ms, other.max_ms)
 
     def percentile(self, share: float) -> float | None:
