@@ -62,8 +62,9 @@ def fan_out(root: Path, directory: Path, command: list[str]) -> dict[str, list[s
         while running:
             gather(orch, running, found)
     finally:
-        for agent_id in running:  # Ctrl-C, or one that outlived our patience: none is left behind.
-            orch.terminate(agent_id, reason="the fan-out was broken off")
+        # Ctrl-C, or one that outlived our patience: none of the task's is left behind.
+        for agent in orch.agents(task_id=task.id, status="active"):
+            orch.terminate(agent.id, reason="the fan-out was broken off")
     return found
 
 

@@ -195,7 +195,12 @@ class Orchestrator:
         """
         ids.check_id("task", task_id)
         deployed = self._deployer.deploy(task_id, spec, grace_s=grace_s, extra_steps=extra_steps)
-        return self.agent(deployed)
+        try:
+            return self.agent(deployed)
+        except BaseException:
+            if spec.key is None:  # Else it may be one that lived before.
+                self.terminate(deployed, reason="its deployer was interrupted")
+            raise
 
     # --- living ----------------------------------------------------------------------------
 

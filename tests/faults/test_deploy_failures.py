@@ -105,6 +105,23 @@ def test_a_journal_that_cannot_be_made_is_a_deployment_that_took_nothing():
     assert error.hint
 
 
+def test_an_interrupt_after_the_commit_leaves_no_agent(monkeypatch):
+    """Whoever presses Ctrl-C before he has the agent in hand has none."""
+
+    def interrupted(_orch, _agent_id=None):
+        raise KeyboardInterrupt
+
+    with a_fake_scene() as scene:
+        orch = scene.orchestrator()
+        task = orch.create_task("tried").id
+        with monkeypatch.context() as patch:
+            patch.setattr(type(orch), "agent", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                orch.deploy(task, scene.spec())
+        assert [] == scene.world.leftovers() + scene.world.torn()
+        assert ["terminated"] == [agent.status for agent in orch.agents()]
+
+
 def test_what_can_not_be_undone_is_named():
     """From whatever call on everything is refused: what is there then, the error has named."""
     names = {

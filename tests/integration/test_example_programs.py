@@ -84,6 +84,7 @@ def test_a_fan_out_that_is_broken_off_leaves_no_agent_behind(scene):
         ran.send_signal(signal.SIGINT)
         ran.wait(LONG_S)
 
+        assert {} == world.until_alone()
         assert ["terminated"] == [record["status"] for record in world.records().values()]
         assert [] == world.leftovers()
 
