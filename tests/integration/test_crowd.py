@@ -167,9 +167,10 @@ def test_twenty_that_finish_by_themselves_at_the_same_time_leave_nothing(scene):
     spec = scene.spec("sh", "-c", f"read go < {scene.gate('go')}; echo done")
     agents = [orch.deploy(task.id, spec).id for _ in range(20)]
 
-    with (scene.work / "go").open("w") as gate:
+    with (scene.work / "go").open("w") as gate:  # Open until all have come to read.
         gate.write("go\n" * 20)
-    ends = [orch.wait(agent, timeout_s=60) for agent in agents]
+        gate.flush()
+        ends = [orch.wait(agent, timeout_s=60) for agent in agents]
 
     assert [("completed", True)] * 20 == [(end.status, end.success) for end in ends]
     assert {} == scene.world.until_alone()

@@ -77,7 +77,8 @@ def update(root, agent, times):
 
 def recover(root, **how):
     found = opened(root, **how).recover(force=True)
-    return {"unwound": sorted(found.unwound), "alive": found.alive, "failed": found.failed}
+    told = {"alive": found.alive, "busy": found.busy, "failed": found.failed}
+    return {"unwound": sorted(found.unwound), **told}
 
 
 def sweep(root, **how):
