@@ -51,7 +51,7 @@ class Trial:
         if self.is_left_to_itself:
             assert {} == self.world.until_alone()
         told = self.do("recover")["result"]
-        if told["busy"]:  # A supervisor looked through its gate just then: that is over by now.
+        if told["busy"]:  # A supervisor may hold the lock, at its gate.
             told = self.do("recover")["result"]
         odd = self.world.torn() + [f"not recovered: {one}" for one in told["failed"].items()]
         before = self.world.snapshot()
