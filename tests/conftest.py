@@ -30,6 +30,9 @@ class PrivateTmux:
 
     def ask(self, *command, timeout_s=10):
         """Return what the server says to one command."""
+        return self._asked(*command, timeout_s=timeout_s).stdout.strip()
+
+    def _asked(self, *command, timeout_s=10):
         return subprocess.run(
             [self.binary, "-u", "-N", "-f", "/dev/null", "-S", str(self.socket), *command],
             stdin=subprocess.DEVNULL,
@@ -37,7 +40,7 @@ class PrivateTmux:
             text=True,
             timeout=timeout_s,
             check=False,
-        ).stdout.strip()
+        )
 
     def begin(self):
         """Start the server, if it does not run."""
@@ -48,8 +51,12 @@ class PrivateTmux:
     @property
     def pid(self):
         """The server's pid; None if none runs."""
-        said = self.ask("display-message", "-p", "#{pid}")
-        return int(said) if said else None
+        asked = self._asked("display-message", "-p", "#{pid}")
+        if asked.stdout.strip():
+            return int(asked.stdout)
+        none = ("no server running", "error connecting", "server exited")
+        assert any(says in asked.stderr for says in none), asked
+        return None
 
     def end(self):
         """End the server and what its panes run, each by its pid."""

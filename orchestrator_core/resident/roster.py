@@ -121,7 +121,7 @@ class Roster:
         except FileNotFoundError:
             return Seen.GONE
         try:
-            return Seen.DUE if locks.try_lock(fd) else Seen.OWNED
+            return Seen.DUE if locks.try_share(fd) else Seen.OWNED
         finally:
             os.close(fd)
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from orchestrator_core.saga.spares import Spare
 
 SUFFIX = ".jsonl"
+_LOOK_S = 1.0  #: Far longer than anybody looks at a journal.
 
 
 @attrs.frozen
@@ -172,6 +173,9 @@ class JournalDirectory:
         """
         Return the journal of an open saga, owned by us from now on, and what it tells.
 
+        An owner holds the exclusive lock. Who only looks shares it for a moment: that
+        makes no saga busy, it is waited for.
+
         Raises:
             SagaNotFound: There is no open saga of that id.
             SagaBusy: Its owner is alive, and did not let go within *timeout_s*.
@@ -195,7 +199,7 @@ class JournalDirectory:
                 raise SagaNotFound(f"there is no open saga {saga_id!r}") from None
             try:
                 with _files.refusals("lock", path):
-                    owned = locks.lock_within(fd, deadline - time.monotonic())
+                    owned = _lock(fd, deadline - time.monotonic())
                 if owned and is_at(fd, path):
                     return fd
             except BaseException:
@@ -309,6 +313,16 @@ class JournalDirectory:
 def _read(fd: int, path: str) -> Reading:
     with _files.refusals("read journal", path):
         return parse(_files.read_all(fd))
+
+
+def _lock(fd: int, timeout_s: float) -> bool:
+    """Own the journal within *timeout_s*, or as soon as those are done who only look at it."""
+    if locks.try_lock(fd):
+        return True
+    if locks.try_share(fd):  # Nobody owns it.
+        locks.unlock(fd)
+        timeout_s = max(timeout_s, _LOOK_S)
+    return locks.lock_within(fd, timeout_s)
 
 
 def _open_file(path: str, flags: int) -> int:

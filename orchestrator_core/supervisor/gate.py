@@ -5,7 +5,8 @@ The deployer holds the kernel lock of the saga's journal until the commit record
 is durable. The supervisor waits for that lock, and when it has it, reads. The
 record is there: the agent may run. It is not: the deployer gave up or died, and
 there is nothing to start. The kernel lets go of a dead deployer's lock, so
-nobody waits for longer than the deployer lives.
+nobody waits for longer than the deployer lives. It shares the lock while it
+reads: who recovers the saga at that moment sees that nobody owns it.
 
 The journal's lines start with their kind, so that they can be told apart
 without reading JSON; only a line that has its newline counts.
@@ -27,7 +28,7 @@ def pass_through(path: str) -> int | None:
         journal = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    fcntl.flock(journal, fcntl.LOCK_EX)
+    fcntl.flock(journal, fcntl.LOCK_SH)
     try:
         return journal if is_committed(journal) else None
     finally:

@@ -51,8 +51,6 @@ class Trial:
         if self.is_left_to_itself:
             assert {} == self.world.until_alone()
         told = self.do("recover")["result"]
-        if told["busy"]:  # A supervisor may hold the lock, at its gate.
-            told = self.do("recover")["result"]
         odd = self.world.torn() + [f"not recovered: {one}" for one in told["failed"].items()]
         before = self.world.snapshot()
         self.do("recover")

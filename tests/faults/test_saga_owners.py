@@ -1,6 +1,7 @@
 """Owners: alive, dead, forked, many at once. Real processes, real locks."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -93,6 +94,22 @@ def test_the_saga_of_a_killed_process_is_recovered_at_once(tmp_path):
         report = open_sagas(tmp_path).recover()
 
     assert (["s"], []) == (list(report.unwound), files_of(tmp_path))
+
+
+def test_who_only_looks_at_a_dead_ones_saga_does_not_make_it_busy(tmp_path):
+    """A supervisor at its gate, or a sweep: it shares the lock, and is done in a moment."""
+    with program(OWNER, tmp_path) as owner:
+        owner.stdout.readline()
+        owner.kill()
+        owner.wait()
+    with (tmp_path / "sagas" / "s.jsonl").open("rb") as looked_at:
+        fcntl.flock(looked_at, fcntl.LOCK_SH)
+        done_looking = threading.Timer(0.2, fcntl.flock, (looked_at, fcntl.LOCK_UN))
+        done_looking.start()
+        report = open_sagas(tmp_path).recover()
+        done_looking.join()
+
+    assert ((), ["s"], []) == (report.busy, list(report.unwound), files_of(tmp_path))
 
 
 def test_the_saga_of_another_thread_is_not_disturbed(tmp_path):

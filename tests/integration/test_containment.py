@@ -321,11 +321,13 @@ def test_a_tmux_server_with_somebody_elses_work_is_spared(stage, private_tmux):
             ]
         ).wait()
     stage.roll.until_ready()
+    server = psutil.Process(private_tmux.pid)
 
-    LocalProcesses().end(Claim(stage.cookie), Patience(0.4, 2))
+    ending = LocalProcesses().end(Claim(stage.cookie), Patience(0.4, 2))
 
-    assert ["anothers"] == stage.roll.alive()
-    assert private_tmux.pid is not None
+    assert ["anothers"] == stage.roll.alive(), ending
+    assert server.is_running(), ending
+    assert server.pid == private_tmux.pid
 
 
 @pytest.mark.parametrize(
