@@ -110,12 +110,14 @@ def test_at_its_gate_any_signal_ends_it(stage, signum):
 def _until_at_gate(stage):
     """Return when the supervisor waits for the lock: the kernel lists it as a waiter."""
     deadline = time.monotonic() + LONG_S
-    while f"FLOCK  ADVISORY  WRITE {stage.child.pid} " not in _locks():
+    while ["FLOCK", "ADVISORY", "READ", str(stage.child.pid)] not in _waits():
         assert time.monotonic() < deadline
 
 
-def _locks():
-    return Path("/proc/locks").read_text()
+def _waits():
+    """Return kind, mode and pid of every lock that is waited for."""
+    lines = Path("/proc/locks").read_text().splitlines()
+    return [line.split()[2:6] for line in lines if " -> " in line]
 
 
 # --- what the agent gets ------------------------------------------------------------------
