@@ -123,24 +123,25 @@ def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def swap(
-    path: Path, data: bytes, *, mode: int = 0o600, to: Path | None = None, durable: bool = True
+    path: Path, data: bytes, *, mode: int = 0o600, by: Path | None = None, durable: bool = True
 ) -> None:
     """
     Do the first half of :func:`replace`: all but seeing the new name to the disk.
 
     From now on everybody reads the new content; it is whole on the disk already.
-    Until :func:`settle`, a power failure may bring the old one back. With *to*,
-    a file beside *path*, it is that one which is replaced, in the mode of *path*;
-    with ``durable=False`` its content is not seen to the disk either.
+    Until :func:`settle`, a power failure may bring the old one back. It is written
+    beside *path* under a name that nobody has; with *by*, under that name, whatever
+    was there. With ``durable=False`` its content is not seen to the disk either.
     """
     mode = _mode_of(path, default=mode)
-    temporary = f"{path.parent}/.{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    temporary = by or f"{path.parent}/.{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    how = os.O_TRUNC if by else os.O_EXCL
     with refusals("write", path):
-        fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | how)
     try:
         _fill(fd, data, path, mode=mode, durable=durable)
         with refusals("replace", path):
-            os.rename(temporary, to or path)  # noqa: PTH104 - `os` calls are where the tests break in
+            os.rename(temporary, path)  # noqa: PTH104 - `os` calls are where the tests break in
     except BaseException:
         _discard(temporary)
         raise
@@ -316,21 +317,6 @@ def _fill(fd: int, data: bytes, path: Path, *, mode: int = 0o600, durable: bool 
                 fsync(fd)
         finally:
             os.close(fd)
-
-
-def fsync_file(path: Path) -> None:
-    """
-    See the content of a file of ours to the disk.
-
-    Raises:
-        StorageError: It is not there, or the disk refused.
-    """
-    fd = open_private(path, os.O_RDONLY)
-    try:
-        with refusals("write", path):
-            fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def fsync(fd: int) -> None:

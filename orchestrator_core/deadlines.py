@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.processes.identity import boot_id
+from orchestrator_core._boot import boot_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

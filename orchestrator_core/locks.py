@@ -216,10 +216,14 @@ class LockFile:
             _holders.sign_off(self.fd)
         self._unlock()
 
-    def close(self) -> None:
-        """Close the file; if the lock is held still, the next holder is told that we broke off."""
+    def drop(self) -> None:
+        """Let it go, if it is held; the next holder is told that we broke off."""
         if self._is_held:
             self._unlock()
+
+    def close(self) -> None:
+        """Let it go as :meth:`drop` does, and close the file."""
+        self.drop()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -265,6 +269,7 @@ def in_turn(work: Callable[[Take], T], *, timeout_s: float) -> T:
     as Contended, it is called again, in a thread that waits for each lock in the
     kernel and goes on when it has it. The time it works is not limited, only
     each of its waits. An interrupt ends a wait; work under way is done first.
+    What it keeps open for the second call, it closes however that ends.
 
     Raises:
         LockTimeout: It waited for *timeout_s*; the message names the holder.
@@ -275,7 +280,12 @@ def in_turn(work: Callable[[Take], T], *, timeout_s: float) -> T:
     except Contended:
         pass
     begun = time.monotonic()
-    turn = Turn(work)
+    try:
+        turn = Turn(work)
+    except RuntimeError:  # No more threads.
+        with contextlib.suppress(_GivenUp):
+            work(_never)
+        raise
     try:
         return turn.within(timeout_s)
     except _GivenUp:
@@ -284,6 +294,10 @@ def in_turn(work: Callable[[Take], T], *, timeout_s: float) -> T:
 
 class _GivenUp(Exception):
     """The caller's patience ended during a wait."""
+
+
+def _never(_fd: int, _wanted: _holders.Wanted) -> None:
+    raise _GivenUp
 
 
 class Turn(Generic[T]):

@@ -8,6 +8,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from orchestrator_core._boot import boot_id
 from orchestrator_core.doctor.answers import Answer, Subject, failed, some, together, warning
 from orchestrator_core.exceptions import SagaError, StorageError
 from orchestrator_core.processes import identity
@@ -71,7 +72,7 @@ def _steps(sagas: Path) -> list[Answer]:
             continue
         frame = history.frame("spawn_tmux")
         who = (frame.receipt if frame else {}).get("supervisor") or {}
-        if who.get("boot_id") == identity.boot_id() and _is_alive(who):
+        if who.get("boot_id") == boot_id() and _is_alive(who):
             born = boot + who["started"] / os.sysconf("SC_CLK_TCK")
             step = born - datetime.fromisoformat(history.begun_at).timestamp()
             if abs(step) > _SLACK_S:

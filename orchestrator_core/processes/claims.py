@@ -16,8 +16,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from orchestrator_core._boot import boot_id
 from orchestrator_core.processes import placing, table, witness
-from orchestrator_core.processes.identity import boot_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -16,8 +16,9 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+from orchestrator_core._boot import boot_id
 from orchestrator_core.processes import claims, placing, table, witness
-from orchestrator_core.processes.identity import boot_id, held, wait_readable
+from orchestrator_core.processes.identity import held, wait_readable
 from orchestrator_core.processes.port import Ending, Survivor
 from orchestrator_core.supervisor.cgroup import Cgroup
 

@@ -16,8 +16,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from orchestrator_core._boot import boot_id
 from orchestrator_core.exceptions import CouldNotAsk
-from orchestrator_core.processes.identity import boot_id
 from orchestrator_core.processes.port import FileId, Holder, Identity
 from orchestrator_core.supervisor import proc
 

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator_core._boot import boot_id
 from orchestrator_core.exceptions import CouldNotAsk
 from orchestrator_core.processes.port import Identity
 from orchestrator_core.supervisor import proc
@@ -28,17 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _HAS_PROC = sys.platform == "linux"
-
-
-@functools.cache
-def boot_id() -> str:
-    """Return what tells this boot of this machine from every other."""
-    if _HAS_PROC:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    asked = subprocess.run(
-        ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, check=True
-    )
-    return asked.stdout.decode().strip()
 
 
 def identify(pid: int) -> Identity | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from orchestrator_core.processes.identity import boot_id
+from orchestrator_core._boot import boot_id
 from orchestrator_core.processes.port import Identity
 from orchestrator_core.supervisor import proc
 

@@ -51,10 +51,12 @@ def encode(document: Document, kind: Kind) -> bytes:
         InvalidInput: It holds what JSON cannot.
     """
     try:
-        lines = [
-            b"  %s: %s" % (_line(name), (_entries if name in kind.collections else _line)(value))
-            for name, value in document.items()
-        ]
+        # A field of entries stands for itself first: all others are encoded at once.
+        fields = [{name: 0 if name in kind.collections else document[name]} for name in document]
+        lines = [b"  " + line[1:-1] for line in _lines(fields)]
+        for place, name in enumerate(document):
+            if name in kind.collections:
+                lines[place] = lines[place][:-1] + _entries(document[name])
     except (TypeError, ValueError, RecursionError) as error:  # ValueError: not Unicode
         raise InvalidInput(f"{kind.name}: cannot be written as JSON: {error}") from error
     return b"{\n" + b",\n".join(lines) + b"\n}\n"
@@ -81,7 +83,7 @@ def _entries(value: list[Any] | dict[str, Any]) -> bytes:
 
 
 def _lines(entries: list[Any]) -> list[bytes]:
-    """Return each of *entries* as a line of its own."""
+    """Return each of *entries*, of which there is one at least, as a line of its own."""
     spread: list[Any] = [_BETWEEN] * (2 * len(entries) - 1)
     spread[::2] = entries
     return _line(spread)[1:-1].split(_SEPARATOR)

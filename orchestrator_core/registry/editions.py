@@ -3,11 +3,11 @@ How a new edition of a registry reaches the disk: many at once, by one fsync.
 
 An update has two halves, and a lock for each:
 
-- It is *written* under the document's lock: whole, under a name beside the
-  registry, where the next update builds on it. Nobody else sees it there.
+- It is *written* under the document's lock: whole, in a place beside the registry
+  (:mod:`.slots`), where the next update builds on it. Nobody else sees it there.
 - It is *settled* under the settle lock: who gets that takes the newest edition,
-  sees it to the disk, and renames it over the registry. With it go all that were
-  written before; whoever of them comes next finds it done, and leaves.
+  and replaces the registry with it, durably. With it go all that were written
+  before; whoever of them comes next finds it done, and leaves.
 
 So readers see only what is on the disk, and of eight processes that update at
 once, one does for all what would cost each of them two fsyncs. (Databases call it
@@ -20,8 +20,7 @@ holder's signature: how far it is written, how far settled. If settling fails, a
 that was not settled is dropped, under both locks, and whoever waits for it is
 told. An update whose process is killed has happened or not; killed in a crowd, it
 may also happen a little later, with the edition of another. A power failure takes
-what is not settled, or leaves it whole, or torn: then it is dropped, since nobody
-was told that it holds.
+what is not settled, since nobody was told that it holds.
 
 Who holds the document's lock never waits for the settle lock; so the two can be
 taken in the other order.
@@ -37,6 +36,7 @@ import attrs
 
 from orchestrator_core import _files, locks
 from orchestrator_core.exceptions import StorageError
+from orchestrator_core.registry.slots import Slots
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,13 +54,9 @@ class Editions:
     def __init__(self, path: Path, what: str) -> None:
         self.path = path
         self.what = what
-        self.next = path.with_name(f".{path.name}.next")
+        self.slots = Slots(path)
+        #: The next registry, on its way to the disk.
         self.settling = path.with_name(f".{path.name}.settling")
-
-    @property
-    def pending(self) -> tuple[Path, Path]:
-        """Where an edition is that is not settled, the newer first; to be looked at so."""
-        return (self.next, self.settling)
 
 
 @attrs.frozen
@@ -73,9 +69,9 @@ class Edition:
 
 class Revision:
     """
-    One revision of a registry, by one thread: its locks, and what their holder may do.
+    One revision of a registry, by one thread at a time: its locks, and what their holder may do.
 
-    Leaving its ``with`` block lets go of whatever is held.
+    Closing it, or leaving its ``with`` block, lets go of whatever is held.
     """
 
     def __init__(self, editions: Editions) -> None:
@@ -83,10 +79,11 @@ class Revision:
         self._path = editions.path
         self._writing = locks.LockFile(editions.path, what=editions.what)
         self._settling = locks.LockFile(editions.path, what=editions.what, name="settle.lock")
-        self._numbers = _Numbers(self._writing)
+        self._numbers = _Numbers(0, 0, 0, 0)  #: As they were when the lock was taken.
+        self._has_waited = False
         self._has_replaced = False
-        #: Where editions are that were not settled when the lock was taken, the newest first.
-        self.unsettled: tuple[Path, ...] = ()
+        #: The newest edition, if it was not settled when the lock was taken.
+        self.unsettled: bytes | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -97,6 +94,15 @@ class Revision:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def pause(self) -> None:
+        """Let go of whatever is held; who goes on, in whatever thread, finds the files open."""
+        self._writing.drop()
+        self._settling.drop()
+
+    def close(self) -> None:
+        """Let go of whatever is held, and close the files."""
         self._writing.close()
         self._settling.close()
 
@@ -110,9 +116,10 @@ class Revision:
             FileNotFoundError: The registry's directory is not there.
         """
         self._writing.take(take)
+        self._has_waited = take is not locks.at_once
         if self._writing.interrupted:
             _files.clear_leftovers(self._path)
-        self.unsettled = tuple(filter(os.path.lexists, self._editions.pending))
+        self.unsettled = self._newest()
 
     def unlock(self) -> None:
         """Let the document's lock go, having got to our end."""
@@ -125,10 +132,9 @@ class Revision:
 
     def pending(self) -> Edition | None:
         """Return the newest edition if it is not settled yet."""
-        if not self.unsettled:
+        if self.unsettled is None:
             return None
-        with _files.refusals("read", self._path):
-            return Edition(self._numbers.written, self._numbers.drops)
+        return Edition(self._numbers.written, self._numbers.drops)
 
     def write(self, data: bytes) -> Edition | None:
         """
@@ -139,23 +145,40 @@ class Revision:
         Raises:
             StorageError: The disk refused; the document is as it was.
         """
-        if not self.unsettled and self._settles_alone():
+        if self.unsettled is None and self._settles_alone():
             _files.swap(self._path, data)
             self._has_replaced = True
             return None
+        numbers = self._numbers
+        edition = Edition(max(numbers.written, numbers.settled) + 1, numbers.drops)
+        self._editions.slots.write(edition.number, data)
         with _files.refusals("write", self._path):
-            # Before it is there: an edition that has no number would settle unseen.
-            self._numbers.written = number = self._numbers.highest + 1
-            edition = Edition(number, self._numbers.drops)
-        _files.swap(self._path, data, to=self._editions.next, durable=False)
+            self._set(_Numbers.WRITTEN, edition.number)  # With this it is there.
         return edition
 
     def _settles_alone(self) -> bool:
+        """Tell whether we settle at once. Not in a crowd: the others would wait for our fsyncs."""
+        if self._has_waited:
+            return False
         try:
             self._settling.take(locks.at_once, sign=False)
         except locks.Contended:
             return False
         return True
+
+    def _newest(self) -> bytes | None:
+        """Return the newest edition if it may not be settled. Needs the document's lock."""
+        self._numbers = numbers = self._read()
+        if numbers.written <= numbers.settled:
+            return None
+        return self._editions.slots.read(numbers.written)
+
+    def _read(self) -> _Numbers:
+        with _files.refusals("read", self._path):
+            return _Numbers.read(self._writing.opened())
+
+    def _set(self, place: int, number: int) -> None:
+        _Numbers.write(self._writing.opened(), place, number)
 
     # --- settling ----------------------------------------------------------------------------
 
@@ -186,44 +209,32 @@ class Revision:
             raise StorageError(str(error), hint=UNKNOWN) from error.__cause__
 
     def _is_settled(self, edition: Edition) -> bool:
-        drops = self._numbers.drops
-        if drops == edition.drops:
-            return self._numbers.settled >= edition.number
+        numbers = self._read()
+        if numbers.drops == edition.drops:
+            return numbers.settled >= edition.number
         error = StorageError(f"{self._path} could not be written by another for us")
-        if drops > edition.drops + 1:
+        if numbers.drops > edition.drops + 1:
             raise error  # Before which of them we were settled, if before any, is forgotten.
-        if edition.number > self._numbers.kept:
+        if edition.number > numbers.kept:
             raise _Dropped(error)
         return True
 
     def _settle_newest(self, take: Take) -> None:
         self._writing.take(take, sign=False)
-        written = self._numbers.written
-        found = self._take_newest()
+        newest, written = self._newest(), self._numbers.written
         self.unlock()
-        if found:
-            self._publish()
-        # If it is gone, it was settled by one who died before saying so, and the
-        # directory's fsync may be what was missing.
+        if newest is not None:
+            self._publish(newest)
+        # Else it was settled by one who died before saying so, and the directory's
+        # fsync may be what was missing.
         _files.settle(self._path)
         # If this is refused, the others settle once more what is settled.
         with contextlib.suppress(OSError):
-            self._numbers.settled = written
+            self._set(_Numbers.SETTLED, written)
 
-    def _take_newest(self) -> bool:
-        """Give what is to be settled the name that no writer replaces; False if nothing is."""
-        with _files.refusals("settle", self._path):
-            try:
-                os.rename(self._editions.next, self._editions.settling)  # noqa: PTH104 - see _files.replace
-            except FileNotFoundError:
-                return os.path.lexists(self._editions.settling)
-        return True
-
-    def _publish(self) -> None:
+    def _publish(self, newest: bytes) -> None:
         try:
-            _files.fsync_file(self._editions.settling)
-            with _files.refusals("replace", self._path):
-                os.rename(self._editions.settling, self._path)  # noqa: PTH104 - see above
+            _files.swap(self._path, newest, by=self._editions.settling)
         except StorageError as error:
             self._drop_pending()
             raise _Dropped(error) from None
@@ -231,10 +242,11 @@ class Revision:
     def _drop_pending(self) -> None:
         """Drop all that is not settled, and let those who wait for it know."""
         self.lock(locks.within(_DROP_S))
-        self._numbers.kept = self._numbers.settled
-        self._numbers.drops += 1
-        for path in self._editions.pending:
-            _files.remove(path, durable=False)
+        numbers = self._numbers
+        with _files.refusals("write", self._path):
+            self._set(_Numbers.KEPT, numbers.settled)
+            self._set(_Numbers.DROPS, numbers.drops + 1)
+            self._set(_Numbers.SETTLED, numbers.written)
         self.unlock()
 
 
@@ -246,40 +258,34 @@ class _Dropped(Exception):
         self.error = error
 
 
-class _Number:
-    """A number that is kept in a lock file; 0 if it is not there."""
-
-    WIDTH = 20
-
-    def __init__(self, place: int) -> None:
-        # The holder's signature, before them, is shorter.
-        self._at = 64 + (self.WIDTH + 1) * place
-
-    def __get__(self, numbers: _Numbers, _owner: type[_Numbers]) -> int:
-        digits = os.pread(numbers.fd, self.WIDTH, self._at)
-        return int(digits) if digits.isdigit() else 0
-
-    def __set__(self, numbers: _Numbers, number: int) -> None:
-        os.pwrite(numbers.fd, b"%0*d\n" % (self.WIDTH, number), self._at)
-
-
+@attrs.frozen
 class _Numbers:
-    """How far the editions of a registry have come, in an open lock file."""
+    """
+    How far the editions of a registry have come, as its document's lock file has it.
 
-    written = _Number(0)  #: Under the document's lock.
-    settled = _Number(1)  #: Under the settle lock.
-    drops = _Number(2)  #: How often what was not settled was dropped. Under both locks.
-    kept = _Number(3)  #: How far it was settled at the last drop. Under both locks.
+    Each number is there twice: one that is read while it is written, without the
+    lock for it, is seen to be so, and reads as 0.
+    """
 
-    def __init__(self, lock: locks.LockFile) -> None:
-        self._lock = lock
+    WRITTEN, SETTLED, DROPS, KEPT = range(4)  #: Their places.
+    SIZE = 2 * 21  #: Of one.
+    AT = 64  #: The holder's signature, before them, is shorter.
 
-    @property
-    def fd(self) -> int:
-        """The document's lock file, open."""
-        return self._lock.opened()
+    written: int  #: Under the document's lock.
+    settled: int  #: Under the settle lock; 0, at worst, to those who have not got it.
+    drops: int  #: How often what was not settled was dropped. Under both locks.
+    kept: int  #: How far it was settled at the last drop. Under both locks.
 
-    @property
-    def highest(self) -> int:
-        """The highest number that an edition can have had."""
-        return max(self.written, self.settled)
+    @classmethod
+    def read(cls, fd: int) -> _Numbers:
+        found = os.pread(fd, 4 * cls.SIZE, cls.AT)
+        return cls(*(_number(found[at : at + cls.SIZE]) for at in range(0, 4 * cls.SIZE, cls.SIZE)))
+
+    @classmethod
+    def write(cls, fd: int, place: int, number: int) -> None:
+        os.pwrite(fd, b"%020d %020d\n" % (number, number), cls.AT + cls.SIZE * place)
+
+
+def _number(field: bytes) -> int:
+    once, _, again = field[:-1].partition(b" ")
+    return int(once) if once == again and once.isdigit() else 0

@@ -250,14 +250,8 @@ class Registry:
 
     def _newest(self, revision: Revision) -> _Loaded:
         """Load the newest edition. Needs the document's lock."""
-        for path in revision.unsettled:
-            try:
-                return self._load(path)
-            except FileNotFoundError:
-                continue  # It was settled just now.
-            except Damage:
-                # Torn by a power failure, and never acknowledged: nobody misses it.
-                _files.remove(path)
+        if revision.unsettled is not None:
+            return self._decoded(revision.unsettled)
         return self._load()
 
     def _revise(
@@ -272,14 +266,22 @@ class Registry:
         It returns the edition that is to be settled.
         """
         written: list[Edition | None] = []
+        revision = Revision(self._editions)
 
         def work(take: Take, told: list[Aside]) -> None:
-            with Revision(self._editions) as revision:
+            try:
                 if not written:
                     written.append(
                         self._write(revise, revision, take, told, may_be_missing=may_be_missing)
                     )
                 revision.settle(written[0], take)
+            except locks.Contended:
+                revision.pause()
+                raise
+            except BaseException:
+                revision.close()
+                raise
+            revision.close()
 
         try:
             self._in_turn(work)

@@ -9,6 +9,7 @@ import errno
 import functools
 import os
 import threading
+from pathlib import Path
 
 import pytest
 from under_fire import (
@@ -25,9 +26,9 @@ from under_fire import (
     registry_in,
 )
 
-from orchestrator_core import _files, locks
+from orchestrator_core import locks
 from orchestrator_core.exceptions import LockTimeout, StorageError
-from orchestrator_core.registry import TASK, Registry
+from orchestrator_core.registry import TASK, Registry, slots
 from orchestrator_core.registry.editions import Edition, Revision
 
 
@@ -74,16 +75,12 @@ def start(*works):
     return threads, errors
 
 
-def pending(registry):
-    return registry.path.with_name(f".{registry.path.name}.next")
-
-
 def wait_for_written(registry, number):
     """Wait until that many editions are written: the lock file of the document tells."""
     lock = registry.path.with_name(f"{registry.path.name}.lock")
     done = threading.Event()
     for _ in range(2000):
-        if int(lock.read_bytes()[64:84] or b"0") >= number:
+        if int(lock.read_bytes()[64:84].rstrip(b"\0") or b"0") >= number:
             return
         done.wait(0.005)
     raise AssertionError("they were not written")
@@ -113,13 +110,13 @@ def test_when_settling_fails_all_that_waited_are_told_and_the_old_document_stand
 ):
     add(registry, "before")
 
-    def refused(path):
-        raise StorageError(f"cannot write {path}: the disk reports a failure")
+    def refused(_fd):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with SettleLock(registry):
         threads, errors = start(*(functools.partial(add, registry, f"a{n}") for n in range(3)))
         wait_for_written(registry, 3)
-        monkeypatch.setattr(_files, "fsync_file", refused)
+        monkeypatch.setattr(os, "fsync", refused)
     for thread in threads:
         thread.join()
 
@@ -165,17 +162,74 @@ def test_an_update_refused_at_any_call_is_an_error_of_ours_or_no_error(registry,
     assert refused > 5
 
 
-@pytest.mark.parametrize("torn", [b"", b"\0" * 4096, b'{\n  "agents": [\n'])
-def test_an_edition_torn_by_a_power_failure_is_nobodys_and_is_dropped(registry, torn):
+@pytest.fixture
+def unsettled(registry):
+    """An edition that was written on top of another, and nobody has settled."""
     add(registry, "before")
-    for name in (pending(registry), pending(registry).with_suffix(".settling")):
-        name.write_bytes(torn)
-        name.chmod(0o600)
+    hasty = Registry(registry.path, kind=TASK, lock_timeout_s=0.05)
+    with SettleLock(registry), pytest.raises(LockTimeout, match="it was written"):
+        add(hasty, "unsettled")
+    assert ["before"] == names(registry)
+    slots = [slot for slot in registry._editions.slots.files if slot.exists()]
+    return slots[0]
+
+
+@pytest.mark.usefixtures("unsettled")
+def test_what_was_not_settled_in_another_boot_is_nobodys_and_is_dropped(registry, monkeypatch):
+    """It was never acknowledged, and what has been settled since may have been lost."""
+    monkeypatch.setattr(slots, "boot_id", lambda: "another")
+
+    add(registry, "after")
+
+    assert ["before", "after"] == names(registry)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda _: b"",
+        lambda _: b"\0" * 4096,
+        lambda whole: whole[:-20],
+        lambda whole: whole.replace(b"unsettled", b"unsettlex"),
+        lambda whole: b"2" + whole[1:],
+    ],
+)
+def test_an_edition_that_is_not_whole_is_nobodys_and_is_dropped(registry, unsettled, spoil):
+    unsettled.write_bytes(spoil(unsettled.read_bytes()))
 
     add(registry, "after")
 
     assert ["before", "after"] == names(registry)
     assert set() == litter(registry.path.parent)
+
+
+@pytest.mark.usefixtures("unsettled")
+def test_a_number_that_is_read_while_it_is_written_is_seen_to_be_so(registry):
+    """Were it believed, an edition that is not settled could pass for settled, and be lost."""
+    lock = registry.path.with_name(f"{registry.path.name}.lock")
+    torn = bytearray(lock.read_bytes().ljust(64 + 84, b"\0"))
+    torn[64 + 42 : 64 + 84] = b"%020d %020d\n" % (99, 9)
+    lock.write_bytes(torn)
+
+    add(registry, "after")
+
+    assert ["before", "unsettled", "after"] == names(registry)
+
+
+def open_files():
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
+
+
+def test_who_cannot_have_a_thread_to_wait_in_leaves_no_file_open(registry, monkeypatch):
+    def no_more(*_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(locks._thread, "start_new_thread", no_more)
+    before = open_files()
+    with SettleLock(registry), pytest.raises(RuntimeError):
+        add(registry, "late")
+
+    assert before == open_files()
 
 
 def test_who_waits_too_long_for_the_disk_is_told_that_it_is_written(registry):

@@ -21,8 +21,8 @@ from support.fakes import a_fake_scene
 from support.world import wait_for_deaths
 
 from orchestrator_core import FindingKind, Orchestrator
+from orchestrator_core._boot import boot_id
 from orchestrator_core.processes import Identity
-from orchestrator_core.processes.identity import boot_id
 
 pytestmark = pytest.mark.tmux
 

@@ -144,6 +144,7 @@ class World:
         known = re.compile(
             r"root\.json(\.lock)?|orchestrator\.toml|mcp-token|registry/sweeper\.(json|lock)|tmux\.sock"
             r"|registry/(GLOBAL_REGISTRY|STATS)\.json((\.settle)?\.lock)?"
+            r"|(registry|TASK-[^/]+)/\.[A-Z_]+\.json\.next-[01]"
             r"|sagas/\.spare-[0-3]|sagas/(closed/)?[A-Za-z0-9_-]+\.jsonl"
             r"|TASK-[0-9]+-[0-9]+-[0-9a-f]{8}/(AGENT_REGISTRY\.json((\.settle)?\.lock)?"
             r"|agent_prompt_[^/]+\.txt|(logs|progress|findings|archive|output)/[^/.][^/]*"

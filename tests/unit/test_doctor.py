@@ -990,7 +990,7 @@ def test_a_clock_that_was_set_while_an_agent_lives_is_told(used, patient, monkey
     # What the kernel would tell of the fake's supervisor: it lives, and was born just now.
     monkeypatch.setattr(clock, "_IS_LINUX", True)
     monkeypatch.setattr(clock, "_is_alive", lambda told: told == who)
-    monkeypatch.setattr(clock.identity, "boot_id", lambda: who["boot_id"])
+    monkeypatch.setattr(clock, "boot_id", lambda: who["boot_id"])
     monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
     uptime_s = who["started"] / os.sysconf("SC_CLK_TCK")
     monkeypatch.setattr(time, "clock_gettime", lambda _: uptime_s)

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from orchestrator_core._boot import boot_id
 from orchestrator_core.exceptions import CouldNotAsk, InvalidInput
 from orchestrator_core.processes import (
     Identity,
@@ -84,7 +85,7 @@ def test_a_zombie_known_by_its_identity_is_dead_and_cannot_be_signalled(local):
 @pytest.mark.parametrize("pid", [0, -1, 2**22 + 1, 2**31 - 1, 2**40])
 def test_a_pid_that_nobody_has_is_nobody(local, pid):
     assert None is local.identify(pid)
-    assert not local.signal(Identity(identity.boot_id(), pid, 1), signal.SIGKILL)
+    assert not local.signal(Identity(boot_id(), pid, 1), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("boot", "later"), [(None, 1), ("another", 0)])
@@ -139,7 +140,7 @@ def test_a_watch_of_the_dead_still_tells_their_last_news(local, zombie):
     reader, writer = os.pipe()
     os.write(writer, b"!")
 
-    seen = local.watch(Identity(identity.boot_id(), zombie.pid, 1), timeout_s=LONG_S, fd=reader)
+    seen = local.watch(Identity(boot_id(), zombie.pid, 1), timeout_s=LONG_S, fd=reader)
 
     assert (True, True) == (seen.gone, seen.news)
     os.close(writer)
