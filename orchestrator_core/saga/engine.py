@@ -92,7 +92,6 @@ class Saga:
         self._epilogue = epilogue
         self._observer = guarded(observer)
         self._named: dict[str, Step[Any]] = {}
-        self._planned: dict[str, Any] = {}  #: Receipts that need not be loaded again.
         self._is_new = False
         self.history = history
         self.undo_errors: list[UndoFailed] = []  #: Of the last unwinding.
@@ -131,7 +130,8 @@ class Saga:
         saga = cls(journals, journal, fold(entries), {}, epilogue=epilogue, observer=observer)
         saga._is_new = True
         saga._named = dict(zip(receipts, steps, strict=True))
-        saga._planned = receipts
+        for frame in saga.history.stack:
+            frame.loaded = receipts[frame.name]
         saga._tell_begun()
         return saga
 
@@ -193,7 +193,7 @@ class Saga:
 
     def _do(self, frame: Frame) -> None:
         start = time.monotonic()
-        planned = self._planned[frame.name] if frame.name in self._planned else frame.load()
+        planned = frame.load()
         try:
             held = self._step_of(frame).do(planned)
         except BaseException as error:
@@ -201,7 +201,7 @@ class Saga:
             raise
         duration_ms = ms_since(start)
         done = Entry("done", {"step": frame.name, "ms": duration_ms})
-        if held != planned:
+        if held is not planned and held != planned:
             done = entry_of("done", **done.data, receipt=held)
         self._write(done)
         self._observer.step_done(self.saga_id, frame.name, duration_ms)
@@ -264,7 +264,7 @@ class Saga:
         if self.state is State.CLOSED:
             raise SagaError(f"saga {self.saga_id!r} is closed")
         if self.state is not State.UNWINDING:
-            self._write_or_owe(entry_of("unwind", why=why), durable=True)
+            self._write_or_owe(Entry("unwind", {"why": why}), durable=True)
         reason = self.history.why or why
         if not self._is_new:
             history = self.history

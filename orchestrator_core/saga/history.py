@@ -36,6 +36,7 @@ class Frame:
     receipt: dict[str, Any]  #: As it was last journalled.
     done: bool = False
     outcome: Outcome | None = None  #: What its undo came to, once it has.
+    loaded: Any = attrs.field(default=None, eq=False, repr=False)  #: The receipt, once built.
 
     def load(self) -> Any:  # noqa: ANN401 - any registered receipt
         """
@@ -44,7 +45,9 @@ class Frame:
         Raises:
             UnknownStep: Nobody here knows it.
         """
-        return from_wire(self.type, self.version, self.receipt)
+        if self.loaded is None:
+            self.loaded = from_wire(self.type, self.version, self.receipt)
+        return self.loaded
 
 
 @attrs.define
@@ -175,7 +178,8 @@ def _frame(history: History, data: dict[str, Any]) -> Frame:
 def _done(history: History, data: dict[str, Any]) -> None:
     frame = _frame(history, data)
     frame.done = True
-    frame.receipt = data.get("receipt", frame.receipt)
+    if "receipt" in data:
+        frame.receipt, frame.loaded = data["receipt"], None
 
 
 def _commit(history: History, _data: dict[str, Any]) -> None:
@@ -194,12 +198,14 @@ def _request(history: History, data: dict[str, Any]) -> None:
 def _unwind(history: History, data: dict[str, Any]) -> None:
     history.become(State.UNWINDING)
     if history.why is None:
-        history.why = msgspec.convert(data["why"], Unwind)
+        why = data["why"]
+        # The engine brings it as it is; a journal, in JSON.
+        history.why = why if isinstance(why, Unwind) else msgspec.convert(why, Unwind)
 
 
 def _undone(history: History, data: dict[str, Any]) -> None:
     outcome = data["outcome"]
-    if not isinstance(outcome, Outcome):  # The engine brings it as it is; a journal, in JSON.
+    if not isinstance(outcome, Outcome):  # As above.
         outcome = msgspec.convert(outcome, Outcome)
     if data["step"] == EPILOGUE and history.state is State.STUCK and history.is_undone:
         history.epilogue = outcome

@@ -53,7 +53,9 @@ class Journal:
         now = timestamp()
         if self._owed:
             entries = (*self._owed, *entries)
-        data = self._lead + b"".join([encode(entry, now) for entry in entries])
+        data = b"".join([encode(entry, now) for entry in entries])
+        if self._lead:
+            data = self._lead + data
         try:
             if self._unclean:
                 self._cut()

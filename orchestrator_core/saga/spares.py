@@ -112,7 +112,7 @@ class Spares:
 
     def _lay(self, name: str) -> int | None:
         path = f"{self.directory}/{name}"
-        if os.path.lexists(path):
+        if os.access(path, os.F_OK):
             return None
         try:
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _LAID)
