@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from orchestrator_core.streams import AgentResult
     from orchestrator_core.world import World
 
+_KNOWN = 1000  #: Of so many agents the task is kept in mind.
 SEVERITIES = ("low", "medium", "high", "critical", "info")
 
 
@@ -58,6 +59,7 @@ class Reporter:
     def __init__(self, world: World, lifecycle: Callable[[], Lifecycle]) -> None:
         self._world = world
         self._lifecycle = lifecycle  #: Made when first called: most reports need no ends.
+        self._tasks: dict[str, str] = {}  #: Whose task is known: an agent never changes it.
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -173,6 +175,9 @@ class Reporter:
         """
         if agent_id == os.environ.get(ENV_AGENT) and ENV_TASK in os.environ:
             return ids.check_id("task", os.environ[ENV_TASK])
+        known = self._tasks.get(agent_id)
+        if known is not None and self._world.places.task_registry(known).is_file():
+            return known
         try:
             task_id = self._lifecycle().history(agent_id).labels.get("task_id")
         except NotFound:
@@ -181,6 +186,9 @@ class Reporter:
         task_id = task_id or self._search(agent_id)
         if task_id is None:
             raise NotFound(f"there is no agent {agent_id!r}")
+        while len(self._tasks) >= _KNOWN:
+            self._tasks.pop(next(iter(self._tasks)), None)
+        self._tasks[agent_id] = str(task_id)
         return str(task_id)
 
     def _search(self, agent_id: str) -> str | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import os
 import stat
 from datetime import UTC, datetime
@@ -86,7 +87,10 @@ class Registry:
         self._rebuild = rebuild
         self._on_damage = on_damage
         self._lock_timeout_s = lock_timeout_s
-        self._editions = Editions(path, kind.name)
+
+    @functools.cached_property
+    def _editions(self) -> Editions:
+        return Editions(self.path, self.kind.name)
 
     def read(self) -> Document:
         """
