@@ -336,11 +336,6 @@ class Lifecycle:
     # --- whose life is over, and why -----------------------------------------------------------
 
     def _verdict(self, history: History) -> Unwind | None:
-        why = self._reason_to_end(history)
-        # From inside it, unwinding it would end us half-way; somebody else will.
-        return None if why is None or self.judge.is_inside(history) else why
-
-    def _reason_to_end(self, history: History) -> Unwind | None:
         if self.judge.is_over(history):
             return self.judge.of_the_dead(history)
         if history.request is not None:

@@ -14,13 +14,14 @@ ancestors, init, and a tmux server with somebody else's work in it.
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 from orchestrator_core._boot import boot_id
 from orchestrator_core.processes import placing, table, witness
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from orchestrator_core.processes.port import Claim, Identity
     from orchestrator_core.processes.table import Row
@@ -28,9 +29,13 @@ if TYPE_CHECKING:
 _NEVER = {0, 1, 2}  #: The kernel's own, and init.
 
 
-def covered(claim: Claim) -> list[Row]:
-    """Return the living processes that *claim* covers and that may be ended, newest first."""
-    view = _View(table.rows())
+def covered(claim: Claim, *, since: float | None = None) -> list[Row]:
+    """
+    Return the living processes that *claim* covers and that may be ended, newest first.
+
+    They are those of now, or of any moment after *since*.
+    """
+    view = _View(table.rows(since=since))
     roots = _roots(claim)
     known_sessions = {root.pid for root in roots}
     found = {
@@ -53,9 +58,7 @@ def is_inside(claim: Claim) -> bool:
     if claim.cgroup is not None and placing.is_inside(claim.cgroup):
         return True
     theirs = {claim.supervisor, *claim.known}
-    return any(
-        row.cookie == claim.cookie or row.identity in theirs for row in _lineage(os.getpid())
-    )
+    return any(row.cookie == claim.cookie or row.identity in theirs for row in _lineage.rows())
 
 
 def is_supervisor(claim: Claim) -> bool:
@@ -71,11 +74,37 @@ def _roots(claim: Claim) -> set[Identity]:
     return {who for who in known if who is not None and who.boot_id == boot_id()}
 
 
-def _lineage(pid: int) -> Iterable[Row]:
-    """Return the process *pid* and its ancestors, up to init."""
-    while pid > 1 and (row := table.row(pid)) is not None:
-        yield row
-        pid = row.ppid
+class _Lineage:
+    """
+    The calling process and its ancestors, up to init.
+
+    They are looked at again after a moment. Until then one of them may have died:
+    what it has started it has started, and we stay below whoever it was below.
+    """
+
+    _STAYS_S = 0.5
+
+    def __init__(self) -> None:
+        self._seen: tuple[Row, ...] = ()
+        self._until = 0.0
+
+    def rows(self) -> tuple[Row, ...]:
+        now = time.monotonic()
+        if now >= self._until:
+            self._seen = tuple(self._look())
+            self._until = now + self._STAYS_S
+        return self._seen
+
+    @staticmethod
+    def _look() -> Iterator[Row]:
+        pid = os.getpid()
+        while pid > 1 and (row := table.row(pid)) is not None:
+            yield row
+            pid = row.ppid
+
+
+_lineage = _Lineage()
+os.register_at_fork(after_in_child=_lineage.__init__)  # type: ignore[misc]  # a child has another
 
 
 class _View:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator_core._boot import boot_id
 from orchestrator_core.processes import claims, placing, table, witness
-from orchestrator_core.processes.identity import held, wait_readable
+from orchestrator_core.processes.identity import dead_since, held, wait_readable
 from orchestrator_core.processes.port import Ending, Survivor
 from orchestrator_core.supervisor.cgroup import Cgroup
 
@@ -69,9 +69,13 @@ class _Eviction:
 
     def carry_out(self) -> list[Row]:
         """End all of it; return who is left."""
+        # The dead start nothing: whoever is left of one that has long been dead was there
+        # then, and a look from that time on, be it another thread's, has seen him.
+        who = self._claim.supervisor
+        since = None if who is None else dead_since(who)
         self._ask_supervisor()
         rounds = 0
-        while left := self._find():
+        while left := self._find(since if not rounds else None):
             now = time.monotonic()
             if now >= self._until:
                 return left
@@ -104,8 +108,8 @@ class _Eviction:
         self._term_until = time.monotonic()
         self._until = max(self._until, self._term_until + _A_LITTLE_S)
 
-    def _find(self) -> list[Row]:
-        found = {row.pid: row for row in claims.covered(self._claim)}
+    def _find(self, since: float | None) -> list[Row]:
+        found = {row.pid: row for row in claims.covered(self._claim, since=since)}
         for pid in self.cgroup.members() if self.cgroup else ():
             row = table.row(pid)
             if row is not None:

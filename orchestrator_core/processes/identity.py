@@ -47,7 +47,23 @@ def is_alive(who: Identity) -> bool:
     Raises:
         CouldNotAsk: As :func:`identify`.
     """
-    return who.boot_id == boot_id() and _started(who.pid) == who.started
+    if who.boot_id != boot_id() or who in _dead:
+        return False
+    if _started(who.pid) == who.started:
+        return True
+    while len(_dead) >= _REMEMBERED:
+        _dead.pop(next(iter(_dead)), None)
+    _dead[who] = time.monotonic()
+    return False
+
+
+_dead: dict[Identity, float] = {}  #: Since when, at the latest. The dead do not come back.
+_REMEMBERED = 4096
+
+
+def dead_since(who: Identity) -> float | None:
+    """Return since when *who* is known to be dead, by ``time.monotonic``; None if it is not."""
+    return None if is_alive(who) else _dead.get(who)
 
 
 def age_s(who: Identity) -> float:

@@ -44,23 +44,36 @@ class Row:
         return Identity(boot_id(), self.pid, self.started)
 
 
-def rows() -> Sequence[Row]:
+def rows(*, since: float | None = None) -> Sequence[Row]:
     """
     Return all living processes, the newest numbers first. A zombie is not one.
 
-    Each was seen after the call began. Threads that ask while a pass is under way
-    share the next one: many ends at once do not look through /proc once each.
+    Each was seen after the call began, or after *since*, by ``time.monotonic``. Threads
+    that ask while a pass is under way share the next one: many ends at once do not look
+    through /proc once each.
     """
-    return _passes.next(lambda: tuple(proc_rows() if sys.platform == "linux" else psutil_rows()))
+    return _passes.one(_look, time.monotonic() if since is None else since)
+
+
+def _look() -> Sequence[Row]:
+    return tuple(proc_rows() if sys.platform == "linux" else psutil_rows())
 
 
 class _Pass:
-    """One pass, that any number may wait for until it begins."""
+    """One pass, that any number may wait for."""
 
     def __init__(self) -> None:
         self._is_over = threading.Event()
         self._found: Sequence[Row] = ()
         self._error: Exception | None = None
+        self._begun: float | None = None
+
+    def begin(self) -> None:
+        self._begun = time.monotonic()
+
+    def tells_of(self, since: float) -> bool:
+        """Whether all that it finds was so after *since*."""
+        return self._begun is not None and since < self._begun and self._error is None
 
     def do(self, look: Callable[[], Sequence[Row]]) -> None:
         try:
@@ -83,17 +96,21 @@ class _Passes:
     def __init__(self) -> None:
         self._guard, self._turn = threading.Lock(), threading.Lock()
         self._next: _Pass | None = None  #: Has not begun.
+        self._last = _Pass()  #: The last that has; it may be under way.
 
-    def next(self, look: Callable[[], Sequence[Row]]) -> Sequence[Row]:
-        """Return what a pass finds that has not begun yet."""
+    def one(self, look: Callable[[], Sequence[Row]], since: float) -> Sequence[Row]:
+        """Return what a pass finds that began after *since*."""
         with self._guard:
-            mine, is_first = self._next, self._next is None
+            is_first = False
+            mine = self._last if self._last.tells_of(since) else self._next
             if mine is None:
                 mine = self._next = _Pass()
+                is_first = True
         if is_first:
             with self._turn:
                 with self._guard:
-                    self._next = None  # Who comes now has to wait for another.
+                    self._next, self._last = None, mine  # Who comes now may have to wait again.
+                    mine.begin()
                 mine.do(look)
         return mine.found()
 
@@ -108,7 +125,7 @@ def row(pid: int) -> Row | None:
         seen = proc.stat(pid)
         if seen is None or seen.is_dead:
             return None
-        return _row(seen, proc.read(f"/proc/{pid}/environ"))
+        return _row(seen, proc.environ(pid))
     return next((found for found in psutil_rows() if found.pid == pid), None)
 
 
@@ -119,7 +136,7 @@ def proc_rows() -> Iterator[Row]:
         seen = proc.stat(pid)
         if seen is None or seen.is_dead:
             continue
-        environ = proc.read(f"/proc/{pid}/environ")
+        environ = proc.environ(pid)
         if environ:
             yield _row(seen, environ)
         else:
@@ -135,7 +152,7 @@ def _environ_after_exec(seen: proc.Stat) -> bytes:
     while now is not None and now.is_in_exec and time.monotonic() < until:
         os.sched_yield()  # There is no event to wait for; it takes a millisecond.
         now = proc.stat(seen.pid)
-    return proc.read(f"/proc/{seen.pid}/environ")
+    return proc.environ(seen.pid)
 
 
 def _row(seen: proc.Stat, environ: bytes) -> Row:

@@ -25,6 +25,7 @@ class Glance:
 
     document: Document | None = None
     version: int = 0  #: In which the document was written; 0 is the old system's.
+    is_past: bool = False  #: All its agents have ended here, with success.
     missing: bool = False
     damage: str = ""  #: Why it cannot be used.
     refused: str = ""  #: Why it could not be read: what it holds is unknown.
@@ -42,7 +43,7 @@ def glance(registry: Registry, *, in_short: bool = False) -> Glance:
         data = _files.read(registry.path)
         past = _past(data, registry.kind.version) if in_short else None
         if past is not None:
-            return Glance(document=past, version=registry.kind.version)
+            return Glance(document=past, version=registry.kind.version, is_past=True)
         document, version = decode(data, registry.kind)
     except FileNotFoundError:
         return Glance(missing=True)

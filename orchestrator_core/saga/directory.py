@@ -91,6 +91,13 @@ class JournalDirectory:
         self._adopt_left_behind()
         return sorted(self._names(self.path))
 
+    def has(self, saga_id: str) -> bool:
+        """Tell whether there is an open saga of that id."""
+        if os.path.lexists(self._file(saga_id)):
+            return True
+        self._adopt_left_behind()
+        return os.path.lexists(self._file(saga_id))
+
     def closed_ids(self) -> Iterator[str]:
         """Return the ids of the closed sagas, in no order."""
         return self._names(self.closed)

@@ -134,17 +134,20 @@ class Recovery:
         return attrs.evolve(report, alive=tuple(alive), busy=tuple(busy), waiting=tuple(waiting))
 
     def _ids(self, only: str | None) -> list[str]:
-        ids = self.journals.ids()
         if only is None:
-            return ids
-        if only not in ids:
+            return self.journals.ids()
+        if not self.journals.has(only):
             raise SagaNotFound(f"there is no open saga {only!r}")
         return [only]
 
     def _recover(self, saga_id: str, report: RecoveryReport, *, force: bool) -> State | None:
         """Bring one saga to all or nothing; tell in which state it was left alone, if it was."""
-        if self._lives(saga_id):
-            return State.COMMITTED
+        seen = self._look(saga_id)
+        if seen is not None:
+            if seen.state is State.COMMITTED and self.verdict(seen) is None:
+                return State.COMMITTED
+            if seen.state is not State.CLOSED:
+                self._insist_on_survival(seen)
         with self._take(saga_id, report) as saga:
             if saga.state is State.CLOSED:
                 saga.retire()
@@ -154,18 +157,24 @@ class Recovery:
             why = self._why(saga.history)
             if why is None:
                 return State.COMMITTED
-            if self.spared(saga.history):
-                raise SagaBusy(f"saga {saga_id!r} is to be unwound by somebody else: we are in it")
+            if seen is None:
+                self._insist_on_survival(saga.history)
             report.unwound[saga_id] = saga.unwind(why)
         return None
 
-    def _lives(self, saga_id: str) -> bool:
-        """Look without locking, so that a saga that is well is not disturbed."""
+    def _look(self, saga_id: str) -> History | None:
+        """Look without locking, so that a saga that is well is not disturbed; None if damaged."""
         try:
-            history = self.journals.history(saga_id)
+            return self.journals.history(saga_id)
         except JournalDamaged:
-            return False
-        return history.state is State.COMMITTED and self.verdict(history) is None
+            return None
+
+    def _insist_on_survival(self, history: History) -> None:
+        # What came to it since it was looked at, we cannot be in: we are older.
+        if self.spared(history):
+            raise SagaBusy(
+                f"saga {history.saga_id!r} is to be unwound by somebody else: we are in it"
+            )
 
     def _why(self, history: History) -> Unwind | None:
         if history.state is State.COMMITTED:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+_MUCH = 65536
+
 
 class Stat:
     """One line of ``/proc/PID/stat``, as far as we care."""
@@ -36,20 +38,31 @@ class Stat:
 
 def stat(pid: int) -> Stat | None:
     """Return what is known about *pid*, which may be a zombie; None if there is no such process."""
-    data = read(f"/proc/{pid}/stat")
+    data = read(f"/proc/{pid}/stat", at_once=True)
     return Stat(data) if data else None
 
 
-def read(path: str) -> bytes:
-    """Return a small file of ``/proc`` or of a cgroup; empty if it cannot be read."""
+def environ(pid: int) -> bytes:
+    """Return the environment a process was started with; empty if we may not, or it is in exec."""
+    return read(f"/proc/{pid}/environ", at_once=True)
+
+
+def read(path: str, *, at_once: bool = False) -> bytes:
+    """
+    Return a small file of ``/proc`` or of a cgroup; empty if it cannot be read.
+
+    *at_once*: it is one of those that give all they have, or as much as is asked for.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return b""
     try:
         parts = []
-        while part := os.read(fd, 65536):
+        while part := os.read(fd, _MUCH):
             parts.append(part)
+            if at_once and len(part) < _MUCH:
+                break
         return b"".join(parts)
     except OSError:
         return b""

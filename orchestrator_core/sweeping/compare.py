@@ -21,7 +21,6 @@ import attrs
 from orchestrator_core.saga import State
 from orchestrator_core.sweeping import disagreements, strays
 from orchestrator_core.sweeping.candidates import Candidate, Source, of_saga
-from orchestrator_core.sweeping.entered import by_id
 from orchestrator_core.sweeping.findings import KINDS, Finding, FindingKind
 
 if TYPE_CHECKING:
@@ -49,13 +48,12 @@ def compare(look: Look, *, silent_after_s: float, now: float) -> Comparison:
     if look.sagas is None:
         return Comparison()
     seen = look.sagas.values()
-    records = {task_id: by_id(registry) for task_id, registry in (look.tasks or {}).items()}
-    old = strays.old_records(look, records)
+    old = strays.old_records(look)
     candidates = [
         *(candidate for one in seen for candidate in _of_saga(one, look)),
-        *_silent(look, records, silent_after_s, now),
-        *strays.of(look, records, old),
-        *disagreements.of(look, records),
+        *_silent(look, silent_after_s, now),
+        *strays.of(look, old),
+        *disagreements.of(look),
         *_damaged(look),
     ]
     return Comparison(
@@ -211,17 +209,14 @@ def _without_session(seen: Seen) -> Candidate:
 # --- silent -------------------------------------------------------------------------------
 
 
-def _silent(
-    look: Look,
-    records: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    silent_after_s: float,
-    now: float,
-) -> Iterator[Candidate]:
+def _silent(look: Look, silent_after_s: float, now: float) -> Iterator[Candidate]:
     for seen in (look.sagas or {}).values():
         if not seen.lives or seen.late:
             continue
-        record = records.get(seen.task_id or "", {}).get(seen.agent_id, {})
         limit_s = seen.labels.get("silent_after_s") or silent_after_s
+        if seen.wrote_at is not None and now - seen.wrote_at <= limit_s:
+            continue
+        record = look.records.get(seen.task_id or "", {}).get(seen.agent_id, {})
         silent_s = now - _last_sign(seen, record, now)
         if silent_s > limit_s:
             yield of_saga(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator_core.sweeping.candidates import Candidate, Source, of_saga
-from orchestrator_core.sweeping.entered import living_entries, living_records, shows_living
+from orchestrator_core.sweeping.entered import shows_living
 from orchestrator_core.sweeping.findings import KINDS, Finding, FindingKind
 
 if TYPE_CHECKING:
@@ -18,33 +18,32 @@ if TYPE_CHECKING:
     from orchestrator_core.sweeping.entered import Entered
     from orchestrator_core.sweeping.journals import Seen
     from orchestrator_core.sweeping.look import Look
-    from orchestrator_core.sweeping.strays import Records
 
 _DOUBTS = frozenset({Source.REGISTRIES, Source.PROCESSES})
 
 
-def of(look: Look, records: Records) -> Iterator[Candidate]:
+def of(look: Look) -> Iterator[Candidate]:
     """Return where the registries in *look* contradict its journals."""
     if look.processes is not None:  # Otherwise it is not known who lives.
-        entries = {entered.agent_id: entered for entered in living_entries(look.living)}
+        entries = {entered.agent_id: entered for entered in look.listed}
         for seen in (look.sagas or {}).values():
             if seen.lives and seen.receipt is not None and seen.agent_id == seen.saga_id:
-                yield from _unrecorded(seen, look, records)
+                yield from _unrecorded(seen, look)
                 yield from _unlisted(seen, look, entries)
     accounted = look.accounted
-    for entered in living_records(look.tasks or {}):
+    for entered in look.recorded:
         if entered.agent_id in look.closed and entered.agent_id not in accounted:
             yield _ended(entered, f"record of {entered.agent_id} in {entered.task_id}")
-    for entered in living_entries(look.living):
+    for entered in look.listed:
         if entered.agent_id in look.closed and entered.agent_id not in accounted:
             yield _ended(entered, f"entry of {entered.agent_id} in the global registry")
 
 
-def _unrecorded(seen: Seen, look: Look, records: Records) -> Iterator[Candidate]:
+def _unrecorded(seen: Seen, look: Look) -> Iterator[Candidate]:
     registry = (look.tasks or {}).get(seen.task_id or "")
     if registry is None or registry.document is None:
         return
-    record = records.get(seen.task_id or "", {}).get(seen.agent_id)
+    record = look.records.get(seen.task_id or "", {}).get(seen.agent_id)
     if record is None:
         yield _living(seen, f"record of {seen.agent_id} in {seen.task_id}", "it is missing")
     elif not shows_living(record):

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from orchestrator_core.registry.glance import Glance
 
+    Records = Mapping[str, Mapping[str, Mapping[str, Any]]]
+    """All tasks' records, by task and by agent."""
+
 
 @attrs.frozen
 class Entered:
@@ -24,12 +27,24 @@ class Entered:
     record: Mapping[str, Any]
 
 
-def living_records(tasks: Mapping[str, Glance]) -> Iterator[Entered]:
-    """Return the records of the tasks' registries that show an agent as living."""
-    for task_id, registry in tasks.items():
-        for record in (registry.document or {}).get("agents", ()):
-            agent_id = record.get("id")
-            if shows_living(record) and ids.is_id(agent_id):
+def all_records(tasks: Mapping[str, Glance]) -> Records:
+    """Return the records of the tasks' registries."""
+    return {task_id: _by_id(registry.document) for task_id, registry in tasks.items()}
+
+
+def _by_id(document: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    return {
+        record["id"]: record
+        for record in (document or {}).get("agents", ())
+        if ids.is_id(record.get("id"))
+    }
+
+
+def living_records(records: Records) -> Iterator[Entered]:
+    """Return those of *records* that show an agent as living."""
+    for task_id, agents in records.items():
+        for agent_id, record in agents.items():
+            if shows_living(record):
                 yield Entered(agent_id, task_id, record)
 
 
@@ -43,15 +58,4 @@ def living_entries(living: Glance | None) -> Iterator[Entered]:
 
 def shows_living(record: Mapping[str, Any]) -> bool:
     """Tell whether a record shows an agent as living: it does, if nothing says that it ended."""
-    status = record.get("status")
-    return not isinstance(status, str) or is_active(status.lower())
-
-
-def by_id(registry: Glance | None) -> dict[str, Mapping[str, Any]]:
-    """Return the records of a task's registry, by agent id."""
-    document = None if registry is None else registry.document
-    return {
-        record["id"]: record
-        for record in (document or {}).get("agents", ())
-        if ids.is_id(record.get("id"))
-    }
+    return is_active(record.get("status"))

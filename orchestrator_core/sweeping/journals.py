@@ -121,9 +121,9 @@ def _seen(
     """Return what is to be known of one saga; None if it has closed."""
     try:
         try:
-            seen = _of(journals.history(saga_id))
-            if _is_well(seen, running):
-                return attrs.evolve(seen, wrote_at=_wrote_at(seen))
+            history = journals.history(saga_id)
+            if _is_well(_of(history), running):
+                return _of(history, wrote_at=_wrote_at(history))
         except JournalDamaged:
             pass
         return _suspicious(journals, processes, saga_id, can_ask=running is not None)
@@ -135,10 +135,10 @@ def _seen(
         return Seen(saga_id=saga_id, unknown=f"journal of {saga_id}: {error}")
 
 
-def _of(history: History) -> Seen:
+def _of(history: History, *, wrote_at: float | None = None) -> Seen:
     frame = history.frame("spawn_tmux") or history.frame("legacy_session")
     receipt: SessionReceipt | OldSessionReceipt | None = None if frame is None else frame.load()
-    return Seen(saga_id=history.saga_id, history=history, receipt=receipt)
+    return Seen(saga_id=history.saga_id, history=history, receipt=receipt, wrote_at=wrote_at)
 
 
 def _is_well(seen: Seen, running: Collection[Identity] | None) -> bool:
@@ -159,7 +159,7 @@ def _suspicious(
     seen = _of(history)
     if history.state is not State.COMMITTED:
         return seen
-    seen = attrs.evolve(seen, late=deadlines.is_over(seen.labels), wrote_at=_wrote_at(seen))
+    seen = attrs.evolve(seen, late=deadlines.is_over(seen.labels), wrote_at=_wrote_at(history))
     if seen.receipt is None or not can_ask or _is_alive(seen.receipt, processes):
         return seen
     return attrs.evolve(seen, dead=True, witnessed=read_exit(seen.receipt.exit_file))
@@ -177,9 +177,8 @@ def _if_readable(journals: Opened, saga_id: str) -> History | None:
         return None
 
 
-def _wrote_at(seen: Seen) -> float | None:
-    assert seen.history is not None  # noqa: S101 - as above
-    frame = seen.history.frame("tee_log")
+def _wrote_at(history: History) -> float | None:
+    frame = history.frame("tee_log")
     if frame is None:
         return None
     try:

@@ -29,19 +29,25 @@ from orchestrator_core.ids import cookie_of
 from orchestrator_core.registry.glance import Glance, glance
 from orchestrator_core.sweeping import journals, traces
 from orchestrator_core.sweeping.candidates import EVERYTHING, Source
-from orchestrator_core.sweeping.entered import living_entries, living_records
+from orchestrator_core.sweeping.entered import all_records, living_entries, living_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
     from orchestrator_core.processes.port import Marked
     from orchestrator_core.saga import Sagas
+    from orchestrator_core.sweeping.entered import Entered, Records
     from orchestrator_core.sweeping.journals import Seen
     from orchestrator_core.sweeping.traces import Trace
     from orchestrator_core.terminal import Session
     from orchestrator_core.world import World
 
 T = TypeVar("T")
+
+
+def _of_the_present(look: Look) -> Records:
+    past = {task_id for task_id, registry in (look.tasks or {}).items() if registry.is_past}
+    return {task_id: agents for task_id, agents in look.records.items() if task_id not in past}
 
 
 @attrs.frozen(kw_only=True)
@@ -61,6 +67,18 @@ class Look:
     telling: frozenset[str] = frozenset()  #: Paths of files whose content names their agent.
     foreign: frozenset[str] = frozenset()  #: Paths that are another user's, or lead elsewhere.
     unknown: tuple[str, ...] = ()  #: What could not be asked, and why.
+    records: Records = attrs.field(
+        default=attrs.Factory(lambda look: all_records(look.tasks or {}), takes_self=True)
+    )
+    #: Of those tasks only that have any but agents that ended well.
+    present: Records = attrs.field(default=attrs.Factory(_of_the_present, takes_self=True))
+    #: The records, and the global registry's entries, that show an agent as living.
+    recorded: tuple[Entered, ...] = attrs.field(
+        default=attrs.Factory(lambda look: tuple(living_records(look.present)), takes_self=True)
+    )
+    listed: tuple[Entered, ...] = attrs.field(
+        default=attrs.Factory(lambda look: tuple(living_entries(look.living)), takes_self=True)
+    )
 
     @functools.cached_property
     def prefix(self) -> str:
@@ -226,5 +244,4 @@ def _agents_of(seen: Look) -> Iterable[str]:
     cookies = [session.owner for session in seen.sessions or ()]
     cookies += [marked.cookie for marked in seen.processes or ()]
     yield from (agent for agent in map(seen.agent_of, cookies) if agent is not None)
-    yield from (entered.agent_id for entered in living_records(seen.tasks or {}))
-    yield from (entered.agent_id for entered in living_entries(seen.living))
+    yield from (entered.agent_id for entered in (*seen.recorded, *seen.listed))

@@ -9,32 +9,29 @@ things of one name are one proof.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 from orchestrator_core import ids
 from orchestrator_core.legacy import is_old
 from orchestrator_core.sweeping.candidates import Candidate, Source
-from orchestrator_core.sweeping.entered import living_entries, living_records, shows_living
+from orchestrator_core.sweeping.entered import shows_living
 from orchestrator_core.sweeping.findings import KINDS, Finding, FindingKind
 from orchestrator_core.sweeping.old_system import OldRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator, Mapping
+    from collections.abc import Callable, Container, Iterator
 
     from orchestrator_core.processes.port import Marked
     from orchestrator_core.sweeping.look import Look
     from orchestrator_core.sweeping.traces import Trace
     from orchestrator_core.terminal import Session
 
-    Records = Mapping[str, Mapping[str, Mapping[str, Any]]]
-    """All tasks' records, by task and by agent."""
-
     IsStray = Callable[[str | None], TypeGuard[str]]
 
 
-def of(look: Look, records: Records, old: Container[str]) -> list[Candidate]:
+def of(look: Look, old: Container[str]) -> list[Candidate]:
     """Return the strays in *look*; those of *old* agents are not ours to judge."""
-    proofs = _Proofs(look, records)
+    proofs = _Proofs(look)
     known = look.accounted
 
     def is_stray(agent_id: str | None) -> TypeGuard[str]:
@@ -65,25 +62,25 @@ def _traces(look: Look, proofs: _Proofs, is_stray: IsStray) -> Iterator[Candidat
 
 
 def _records(look: Look, proofs: _Proofs, is_stray: IsStray) -> Iterator[Candidate]:
-    for entered in living_records(look.tasks or {}):
+    for entered in look.recorded:
         if is_stray(entered.agent_id) and entered.agent_id not in look.closed:
             where = f"record of {entered.agent_id} in {entered.task_id}"
             yield _record(entered.agent_id, entered.task_id, where, "record", proofs)
 
 
 def _entries(look: Look, proofs: _Proofs, is_stray: IsStray) -> Iterator[Candidate]:
-    for entered in living_entries(look.living):
+    for entered in look.listed:
         if is_stray(entered.agent_id) and entered.agent_id not in look.closed:
             where = f"entry of {entered.agent_id} in the global registry"
             yield _record(entered.agent_id, entered.task_id, where, "entry", proofs)
 
 
-def old_records(look: Look, records: Records) -> dict[str, OldRecord]:
+def old_records(look: Look) -> dict[str, OldRecord]:
     """Return the agents that only the old system can have recorded, living and ended."""
     known = look.accounted | look.closed
-    entries = {entered.agent_id: entered for entered in living_entries(look.living)}
+    entries = {entered.agent_id: entered for entered in look.listed}
     found = {}
-    for task_id, agents in records.items():
+    for task_id, agents in look.present.items():
         for agent_id, record in agents.items():
             # Most records are of ended agents of ours: this is asked first, and says so.
             if is_old(record) and agent_id not in known:
@@ -97,7 +94,7 @@ def old_records(look: Look, records: Records) -> dict[str, OldRecord]:
                 )
     for agent_id, entered in entries.items():
         if agent_id not in found and agent_id not in known and is_old(entered.record):
-            if agent_id in records.get(entered.task_id, {}):
+            if agent_id in look.records.get(entered.task_id, {}):
                 continue  # A record of ours: its entry is no less so.
             found[agent_id] = OldRecord(
                 agent_id=agent_id, task_id=entered.task_id, entry=entered.record, lives=True
@@ -208,9 +205,9 @@ def _record(agent_id: str, task_id: str, where: str, source: str, proofs: _Proof
 class _Proofs:
     """All that a look has to say of agents that no open saga accounts for, by source."""
 
-    def __init__(self, look: Look, records: Records) -> None:
+    def __init__(self, look: Look) -> None:
         self._look = look
-        self._records = records
+        self._records = look.records
 
     def of(self, agent_id: str, *, but: str, without_files: bool = False) -> list[str]:
         """Return what is known of an agent from all sources *but* one, a line each."""
@@ -237,7 +234,7 @@ class _Proofs:
         for task_id, agents in self._records.items():
             if agent_id in agents:
                 known["record"] = f"the registry of {task_id} has a record of it"
-        if any(entered.agent_id == agent_id for entered in living_entries(look.living)):
+        if any(entered.agent_id == agent_id for entered in look.listed):
             known["entry"] = "the global registry lists it"
         cookies = {session.owner for session in look.sessions or ()}
         cookie = f"{look.prefix}{agent_id}"

@@ -240,9 +240,61 @@ def test_a_process_in_the_middle_of_an_exec_does_not_slip_through(monkeypatch):
     environ = [b"", b"ORCHESTRATOR_COOKIE=mine\0"]
     monkeypatch.setattr(table.proc, "pids", lambda: [77])
     monkeypatch.setattr(table.proc, "stat", stat)
-    monkeypatch.setattr(table.proc, "read", lambda _path: environ[last[0]])
+    monkeypatch.setattr(table.proc, "environ", lambda _pid: environ[last[0]])
 
     assert ["mine"] == [row.cookie for row in table.proc_rows()]
+
+
+class Looks:
+    """Passes over nothing, counted."""
+
+    def __init__(self, monkeypatch):
+        self.number = 0
+        self.error = None
+        monkeypatch.setattr(table, "_look", self)
+        monkeypatch.setattr(table, "_passes", table._Passes())
+
+    def __call__(self):
+        self.number += 1
+        if self.error is not None:
+            raise self.error
+        return (self.number,)
+
+
+def test_who_may_know_what_was_so_since_a_moment_shares_a_pass_that_began_after_it(monkeypatch):
+    Looks(monkeypatch)
+    long_ago = time.monotonic()
+
+    assert (1,) == table.rows()
+    assert (1,) == table.rows(since=long_ago)
+    now = time.monotonic()
+    assert (2,) == table.rows(since=now), "the last pass began before that"
+    assert (2,) == table.rows(since=now)
+    assert (3,) == table.rows(), "and who asks for now has a pass that begins now"
+
+
+def test_a_pass_that_failed_tells_nobody_later_anything(monkeypatch):
+    looks = Looks(monkeypatch)
+    long_ago = time.monotonic()
+    looks.error = OSError("out of descriptors")
+    with pytest.raises(OSError, match="descriptors"):
+        table.rows()
+    looks.error = None
+
+    assert (2,) == table.rows(since=long_ago)
+
+
+def test_the_dead_are_known_to_be_dead_since_they_were_first_found_so(child):
+    who = identity.identify(child.pid)
+    assert None is identity.dead_since(who)
+    child.kill()
+    child.wait()
+    before = time.monotonic()
+
+    first = identity.dead_since(who)
+
+    assert before <= first <= time.monotonic()
+    assert first == identity.dead_since(who)
 
 
 @pytest.mark.parametrize(
