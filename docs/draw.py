@@ -305,6 +305,7 @@ _REMEDIES = {
     "subreaper": "in a container, a seccomp profile that allows `prctl`",
     "containment": "unset `ORCHESTRATOR_CONTAINMENT`",
     "open files": "`ulimit -n 4096`",
+    "file events": "`sysctl fs.inotify.max_user_instances=1024`, as root",
     "processes": "end some, or raise the limit that it names",
     "locks": "held for long: end the holder that it names. Its holder died: nothing",
     "root.json": "the `printf` that it names writes it again",

@@ -62,6 +62,7 @@ CHECKS: dict[str, Look] = {
     "subreaper": machine.subreaper,
     "containment": machine.containment,
     "open files": limits.open_files,
+    "file events": limits.file_events,
     "processes": limits.processes,
     "locks": locked.locks,
     "root.json": damage.root_file,

@@ -1,4 +1,4 @@
-"""Checks of how much we may have: open files, processes."""
+"""Checks of how much we may have: open files, file events, processes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from orchestrator_core.supervisor import proc
 
 _FEW_FILES, _NO_FILES = 1024, 128
 _FEW_PROCESSES, _NO_PROCESSES = 200, 20
+_FEW_WATCHES = 32
 _AGENT = 4  #: Processes that an agent has at least: a supervisor, itself, and what it runs.
 
 
@@ -29,6 +30,42 @@ def open_files(_subject: Subject) -> Answer:
 
 def _allows(limit: int, number: int) -> bool:
     return limit == resource.RLIM_INFINITY or limit >= number
+
+
+def file_events(_subject: Subject) -> Answer:
+    """See how many more may hear of changed files: each supervisor does, and the sweeper."""
+    limit = proc.read("/proc/sys/fs/inotify/max_user_instances").strip()
+    if not limit.isdigit():
+        return ok("no such limit here")
+    used = sum(_instances(pid) for pid in proc.pids() if _is_ours(pid))
+    left = max(0, int(limit) - used)
+    found = f"our user may have {int(limit)} inotify instances, and has {used}"
+    remedy = "as root: sysctl fs.inotify.max_user_instances=1024 (to stay: in /etc/sysctl.d)"
+    if not left:
+        told = "panes stay empty, and a new sweeper hears of nothing"
+        return failed(f"{found}: {told}", remedy)
+    return (
+        warning(f"{found}: enough for {left} agents more", remedy)
+        if left < _FEW_WATCHES
+        else ok(found)
+    )
+
+
+def _instances(pid: int) -> int:
+    """Return how many inotify instances a process has."""
+    place = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(place)  # noqa: PTH208 - names are enough
+    except OSError:
+        return 0
+    return sum(_leads_to(f"{place}/{name}") == "anon_inode:inotify" for name in names)
+
+
+def _leads_to(link: str) -> str:
+    try:
+        return os.readlink(link)  # noqa: PTH115 - there is no file of that name
+    except OSError:
+        return ""
 
 
 def processes(_subject: Subject) -> Answer:

@@ -52,6 +52,7 @@ from orchestrator_core.doctor.answers import (
     warning,
 )
 from orchestrator_core.places import Places
+from orchestrator_core.supervisor import system
 
 OK, UNKNOWN, WARNING, FAILED = Verdict
 ON_LINUX = sys.platform == "linux"
@@ -1122,6 +1123,32 @@ def test_a_low_limit_of_open_files_is_told(monkeypatch, limit, verdict, remedy):
     monkeypatch.setattr(resource, "getrlimit", lambda _: limit)
     answer = limits.open_files(subject(None))
     assert (verdict, remedy) == (answer.verdict, answer.remedy)
+
+
+@pytest.mark.parametrize(
+    ("more", "verdict", "said"),
+    [
+        (1000, OK, "has 2"),
+        (31, WARNING, "enough for 31 agents more"),
+        (0, FAILED, "panes stay empty"),
+        (-1, FAILED, "panes stay empty"),
+    ],
+)
+def test_a_low_limit_of_file_events_is_told(monkeypatch, more, verdict, said):
+    """Here are two, held by this very process; nobody else's count."""
+    held = [system.inotify({"/": 0x2})[0] for _ in range(2)]
+    limit = b"%d\n" % (len(held) + more)
+    monkeypatch.setattr(limits.proc, "pids", lambda: [os.getpid(), 1])
+    monkeypatch.setattr(limits, "_is_ours", lambda pid: pid == os.getpid())
+    monkeypatch.setattr(limits.proc, "read", lambda _path: limit)
+
+    answer = limits.file_events(subject(None))
+
+    for fd in held:
+        os.close(fd)
+    assert verdict is answer.verdict
+    assert said in answer.found
+    assert ("max_user_instances" in answer.remedy) is (verdict is not OK)
 
 
 @pytest.mark.parametrize(
