@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,8 @@ def boot_id() -> str:
     """Return what tells this boot of this machine from every other."""
     if sys.platform == "linux":
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    import subprocess  # noqa: PLC0415 - slow to import, and needed on macOS alone
+
     asked = subprocess.run(
         ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, check=True
     )

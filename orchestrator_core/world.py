@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from orchestrator_core.places import Root
     from orchestrator_core.processes.port import Patience, Processes
     from orchestrator_core.registry import Aside
+    from orchestrator_core.registry.glance import Glances
     from orchestrator_core.saga import Unwind
     from orchestrator_core.settings import Settings
     from orchestrator_core.terminal import Terminal
@@ -102,6 +103,13 @@ class World:
         from orchestrator_core import settings  # noqa: PLC0415 - as above
 
         return settings.read(self.places.root)
+
+    @functools.cached_property
+    def glances(self) -> Glances:
+        """What was seen of the tasks at the last sweep."""
+        from orchestrator_core.registry.glance import Glances  # noqa: PLC0415 - as above
+
+        return Glances()
 
     @functools.cached_property
     def global_registry(self) -> Registry:

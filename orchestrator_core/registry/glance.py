@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import msgspec
 
-from orchestrator_core import _files
+from orchestrator_core import _files, ids
 from orchestrator_core.agents import is_active
 from orchestrator_core.exceptions import RegistryTooNew, StorageError
 from orchestrator_core.registry.document import Damage, decode
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from orchestrator_core.registry.document import Document
     from orchestrator_core.registry.store import Registry
 
@@ -29,6 +32,48 @@ class Glance:
     missing: bool = False
     damage: str = ""  #: Why it cannot be used.
     refused: str = ""  #: Why it could not be read: what it holds is unknown.
+
+    @functools.cached_property
+    def records(self) -> dict[str, Mapping[str, Any]]:
+        """A task's agents, by id: those whose id is one."""
+        return {
+            record["id"]: record
+            for record in (self.document or {}).get("agents", ())
+            if ids.is_id(record.get("id"))
+        }
+
+
+class Glances:
+    """Glances in short at a root's tasks: what is past, and as it was, is not read again."""
+
+    def __init__(self) -> None:
+        self._past: dict[str, tuple[object, Glance]] = {}
+
+    def at(self, registries: Mapping[str, Registry]) -> dict[str, Glance]:
+        """Glance at all tasks of a root: their registries, by task id."""
+        for gone in self._past.keys() - registries.keys():
+            del self._past[gone]
+        return {task_id: self._at(task_id, registry) for task_id, registry in registries.items()}
+
+    def _at(self, task_id: str, registry: Registry) -> Glance:
+        edition = _edition(registry)  # Before it is read: it may be replaced meanwhile.
+        known = self._past.get(task_id)
+        if known is not None and edition is not None and known[0] == edition:
+            return known[1]
+        seen = glance(registry, in_short=True)
+        if seen.is_past:
+            self._past[task_id] = edition, seen
+        else:
+            self._past.pop(task_id, None)
+        return seen
+
+
+def _edition(registry: Registry) -> object:
+    try:
+        status = os.lstat(registry.path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def glance(registry: Registry, *, in_short: bool = False) -> Glance:

@@ -27,19 +27,6 @@ class Entered:
     record: Mapping[str, Any]
 
 
-def all_records(tasks: Mapping[str, Glance]) -> Records:
-    """Return the records of the tasks' registries."""
-    return {task_id: _by_id(registry.document) for task_id, registry in tasks.items()}
-
-
-def _by_id(document: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
-    return {
-        record["id"]: record
-        for record in (document or {}).get("agents", ())
-        if ids.is_id(record.get("id"))
-    }
-
-
 def living_records(records: Records) -> Iterator[Entered]:
     """Return those of *records* that show an agent as living."""
     for task_id, agents in records.items():

@@ -29,7 +29,7 @@ from orchestrator_core.ids import cookie_of
 from orchestrator_core.registry.glance import Glance, glance
 from orchestrator_core.sweeping import journals, traces
 from orchestrator_core.sweeping.candidates import EVERYTHING, Source
-from orchestrator_core.sweeping.entered import all_records, living_entries, living_records
+from orchestrator_core.sweeping.entered import living_entries, living_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -68,7 +68,10 @@ class Look:
     foreign: frozenset[str] = frozenset()  #: Paths that are another user's, or lead elsewhere.
     unknown: tuple[str, ...] = ()  #: What could not be asked, and why.
     records: Records = attrs.field(
-        default=attrs.Factory(lambda look: all_records(look.tasks or {}), takes_self=True)
+        default=attrs.Factory(
+            lambda look: {task_id: seen.records for task_id, seen in (look.tasks or {}).items()},
+            takes_self=True,
+        )
     )
     #: Of those tasks only that have any but agents that ended well.
     present: Records = attrs.field(default=attrs.Factory(_of_the_present, takes_self=True))
@@ -195,12 +198,11 @@ class _Looking:
     def _tasks(self, task_ids: Iterable[str] | None) -> dict[str, Glance] | None:
         if task_ids is None:
             return None
+        registries = {task_id: self._world.task_registry(task_id) for task_id in task_ids}
+        found = self._world.glances.at(registries)
         return {
-            task_id: self._told(
-                glance(self._world.task_registry(task_id), in_short=True),
-                f"the registry of {task_id}",
-            )
-            for task_id in task_ids
+            task_id: self._told(seen, f"the registry of {task_id}")
+            for task_id, seen in found.items()
         }
 
     def _told(self, seen: Glance, what: str) -> Glance:

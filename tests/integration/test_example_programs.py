@@ -83,8 +83,9 @@ def test_a_fan_out_that_is_broken_off_leaves_no_agent_behind(scene):
             held.until_held()
         ran.send_signal(signal.SIGINT)
         ran.wait(LONG_S)
-
-        assert {} == world.until_alone()
+        # Python may have started tmux, and been interrupted before it knew.
+        with held.no_more():
+            assert {} == world.until_alone()
         assert ["terminated"] == [record["status"] for record in world.records().values()]
         assert [] == world.leftovers()
 

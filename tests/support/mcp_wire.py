@@ -7,6 +7,7 @@ the server's process group at a moment of our choosing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -57,6 +58,16 @@ class HeldTmux:
     def let_go(self):
         """Let it make its session."""
         self._go.write_text("go\n")
+
+    @contextlib.contextmanager
+    def no_more(self):
+        """Let it go within the block, if it is held, and whoever comes."""
+        fd = os.open(self._go, os.O_RDWR)  # A FIFO keeps what it has while it is open.
+        os.write(fd, b"go\n" * 20)
+        try:
+            yield
+        finally:
+            os.close(fd)
 
 
 class Wire:
