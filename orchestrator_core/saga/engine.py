@@ -226,7 +226,7 @@ class Saga:
         missing = [frame.name for frame in self.history.stack if not frame.done]
         if missing:
             raise SagaError(f"saga {self.saga_id!r} cannot commit: {missing} not done")
-        self._write(entry_of("commit"), durable=True)
+        self._write(Entry("commit", {}), durable=True)
         self._observer.saga_committed(self.saga_id)
 
     def note(self, name: str, *, durable: bool = False, **value: Any) -> None:  # noqa: ANN401
@@ -293,7 +293,7 @@ class Saga:
         self._observer.undo_failed(self.saga_id, step, error)
 
     def _close(self, report: UnwindReport) -> UnwindReport:
-        entry = entry_of("close", report=report)
+        entry = Entry("close", {"report": report})
         # Failing, it is only late: recovery finds nothing to undo, and closes it.
         with contextlib.suppress(StorageError):
             self._journal.append(entry, durable=True)

@@ -14,7 +14,7 @@ import msgspec
 
 from orchestrator_core.exceptions import JournalDamaged, SagaError
 from orchestrator_core.saga.receipts import from_wire
-from orchestrator_core.saga.report import EPILOGUE
+from orchestrator_core.saga.report import EPILOGUE, UnwindReport
 from orchestrator_core.saga.states import State, allowed
 from orchestrator_core.saga.step import Outcome, Unwind
 
@@ -66,13 +66,18 @@ class History:
     retry_at: float = 0.0  #: When a stuck one is to be tried again, seconds since 1970.
     failures: dict[str, str] = attrs.field(factory=dict)  #: Of the last try, by step.
     epilogue: Outcome | None = None  #: What came of the epilogue, if it was given up.
-    report: dict[str, Any] | None = None  #: What the unwinding came to, once closed.
+    told: dict[str, Any] | UnwindReport | None = None  #: The same as *report*, as it came.
     closed_at: str = ""
 
     @property
     def carried(self) -> dict[str, Any]:
         """What the observers of its beginning have wanted kept for those of its end."""
         return self.notes.get(CARRIED, {})
+
+    @property
+    def report(self) -> dict[str, Any] | None:
+        """What the unwinding came to, once it is closed."""
+        return self.told.to_dict() if isinstance(self.told, UnwindReport) else self.told
 
     @property
     def is_undone(self) -> bool:
@@ -222,7 +227,7 @@ def _stuck(history: History, data: dict[str, Any]) -> None:
 
 def _close(history: History, data: dict[str, Any]) -> None:
     history.become(State.CLOSED)
-    history.report = data["report"]
+    history.told = data["report"]
     history.closed_at = data.get("at", "")
 
 
