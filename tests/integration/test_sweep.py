@@ -4,6 +4,7 @@ What a sweep finds, of each kind, and what becomes of it: real files, a fake ter
 A dry run changes nothing; reaping ends what two proofs say is ours, and nothing else.
 """
 
+import fcntl
 import json
 import math
 
@@ -140,6 +141,43 @@ def test_one_that_says_nothing_is_told_of_and_left_alone(scene, orch, task):
     assert [("silent", agent)] == [(each.kind.value, each.agent_id) for each in report.findings]
     assert ((), {agent, other}) == (report.reaped, set(report.alive))
     assert orch.agent(agent).is_active
+
+
+@pytest.mark.parametrize("how", ["lost", "stuck"])
+def test_one_that_somebody_alive_is_at_is_left_to_them(how, scene, orch, task):
+    """Whoever deploys or ends an agent holds its journal's lock; then it is no finding yet."""
+    agent = GONE[how][0](scene, orch, task)
+    with (scene.root / "sagas" / f"{agent}.jsonl").open("rb") as journal:
+        fcntl.flock(journal, fcntl.LOCK_EX)
+        report = orch.sweep(reap=True)
+
+    assert ((), (), (), (agent,)) == (report.findings, report.reaped, report.alive, report.busy)
+    assert [agent] == [one.finding.agent_id for one in orch.sweep(reap=True).reaped]
+    assert [] == left(scene)
+
+
+def test_one_whose_session_is_gone_and_whose_supervisor_has_not_noticed_is_ended(
+    scene, orch, task, monkeypatch
+):
+    """The terminal shows no session of it any more; its processes live."""
+    agent = orch.deploy(task, scene.spec()).id
+    stays = orch.deploy(task, scene.spec()).id
+    shown = scene.fake.sessions
+    monkeypatch.setattr(
+        scene.fake,
+        "sessions",
+        lambda: tuple(each for each in shown() if each.name != session_of(agent)),
+    )
+
+    [found] = orch.sweep().findings
+
+    assert ("lost", agent, True) == (found.kind.value, found.agent_id, found.reapable)
+    assert "its supervisor lives" in found.what
+    [reaped] = orch.sweep(reap=True).reaped
+    assert (True, "terminated") == (reaped.success, orch.agent(agent).status)
+    assert (stays,) == orch.sweep().alive
+    orch.terminate(stays)
+    assert [] == left(scene)
 
 
 # --- what no saga accounts for --------------------------------------------------------------------
