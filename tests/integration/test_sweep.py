@@ -13,6 +13,7 @@ from support.fakes import a_fake_scene
 
 from orchestrator_core import FindingKind
 from orchestrator_core.exceptions import CouldNotAsk, TerminalError
+from orchestrator_core.terminal import Session
 
 
 @pytest.fixture
@@ -37,6 +38,10 @@ def kinds(report):
 
 def session_of(agent):
     return f"agent_{agent}"
+
+
+def cookie_of(scene, agent):
+    return f"oc_{scene.world.root_id}_{agent}"
 
 
 def edit(path, change):
@@ -180,6 +185,18 @@ def test_one_whose_session_is_gone_and_whose_supervisor_has_not_noticed_is_ended
     assert [] == left(scene)
 
 
+def test_a_recovery_from_inside_an_agent_leaves_its_end_to_a_sweep_from_outside(scene, orch, task):
+    """It would end itself half-way."""
+    agent = orch.deploy(task, scene.spec("stubborn")).id
+    with scene.fake.inside(session_of(agent)):
+        scene.fake.kill_supervisor(session_of(agent))
+        report = orch.recover()
+
+    assert ((agent,), {}) == (report.busy, report.unwound)
+    assert [True] == [one.success for one in orch.sweep(reap=True).reaped]
+    assert [] == left(scene)
+
+
 # --- what no saga accounts for --------------------------------------------------------------------
 
 
@@ -212,8 +229,7 @@ def test_a_session_whose_mark_was_copied_is_told_of_and_left_alone(scene, orch, 
     """The mark of an agent of ours, on a session of another name: no second proof."""
     agent = orch.deploy(task, scene.spec()).id
     orch.terminate(agent)
-    cookie = f"oc_{scene.world.root_id}_{agent}"
-    scene.fake.intrude("mine", owner=cookie)
+    scene.fake.intrude("mine", owner=cookie_of(scene, agent))
 
     report = orch.sweep(reap=True)
 
@@ -265,6 +281,54 @@ def test_a_link_with_an_agents_name_leads_nowhere(scene, orch, task):
     assert mine.exists()
 
 
+def test_a_link_is_no_second_proof_of_a_record(scene, orch, task):
+    """Somebody has copied a record, and made a link of the name that its prompt would have."""
+    copied = "b-101010-abcdef"
+    orch.deploy(task, scene.spec())
+    edit(
+        scene.root / task / "AGENT_REGISTRY.json",
+        lambda document: document["agents"].append({**document["agents"][0], "id": copied}),
+    )
+    (scene.root / task / f"agent_prompt_{copied}.txt").symlink_to("/dev/null")
+
+    report = orch.sweep(reap=True)
+
+    assert {copied} == {finding.agent_id for finding in report.findings}
+    assert [False] * len(report.findings) == [finding.reapable for finding in report.findings]
+    assert "running" == orch.agent(copied).status
+
+
+def test_a_tmux_server_that_a_lost_agent_has_started_is_no_stray_process(scene, orch, task):
+    """Others may have their sessions on it."""
+    agent = orch.deploy(task, scene.spec("stray")).id
+    scene.fake.kill_supervisor(session_of(agent))
+    (scene.root / "sagas" / f"{agent}.jsonl").unlink()
+    assert "stray_process" in kinds(orch.sweep())
+
+    for process in scene.fake.alive():
+        process.name = "tmux: server"
+
+    assert "stray_process" not in kinds(orch.sweep())
+
+
+def test_what_is_gone_at_a_second_look_was_never_a_finding(scene, orch, task, monkeypatch):
+    """A look takes time: an agent may have ended between its session and its journal."""
+    agent = orch.deploy(task, scene.spec()).id
+    orch.terminate(agent)
+    looks = []
+    real = scene.fake.sessions
+    ended = Session(session_of(agent), cookie_of(scene, agent), 1, 1)
+
+    def sessions():
+        looks.append(None)
+        return (ended,) if len(looks) == 1 else real()
+
+    monkeypatch.setattr(scene.fake, "sessions", sessions)
+
+    assert orch.sweep(reap=True).clean
+    assert 2 == len(looks)
+
+
 def test_a_record_of_an_agent_that_has_no_journal_is_ended(scene, orch, task):
     agent = orch.deploy(task, scene.spec()).id
     scene.fake.reboot()
@@ -290,14 +354,18 @@ def test_a_registry_that_says_otherwise_than_the_journals_is_put_right(scene, or
             each["status"] = "completed" if each["id"] == lives else "running"
 
     edit(scene.root / task / "AGENT_REGISTRY.json", confuse)
-    edit(
-        scene.root / "registry" / "GLOBAL_REGISTRY.json",
-        lambda document: document["agents"].update({ended: {"task_id": task}}),
-    )
+
+    def confuse_all(document):
+        document["agents"] = {ended: document["agents"][lives]}
+
+    edit(scene.root / "registry" / "GLOBAL_REGISTRY.json", confuse_all)
 
     report = orch.sweep()
     assert {"disagreement"} == set(kinds(report))
-    assert {lives, ended} == {finding.agent_id for finding in report.findings}
+    found = [(finding.subject.split()[0], finding.agent_id) for finding in report.findings]
+    assert sorted((of, who) for of in ("record", "entry") for who in (lives, ended)) == sorted(
+        found
+    )
 
     assert () == orch.sweep(reap=True).left
     assert ("running", "terminated") == (orch.agent(lives).status, orch.agent(ended).status)

@@ -55,6 +55,17 @@ def test_a_task_whose_agents_have_all_ended_well_is_read_once(tasks):
     assert (both, {"TASK-present"}) == tasks.seen()
 
 
+def test_a_task_with_an_end_that_failed_is_not_past(tasks):
+    """Something of it may be left: all that is known of it is read each time."""
+    failed = {**ENDED, "auto_cleanup_result": {"by": "agent", "success": False}}
+    tasks.make("TASK-failed", {"id": "a-1", **failed, "tmux_session": "agent_a-1"})
+
+    for _ in range(2):
+        assert ({"TASK-failed": ["a-1"]}, {"TASK-failed"}) == tasks.seen()
+    [glance] = tasks.glances.at(tasks.registries).values()
+    assert (False, "agent_a-1") == (glance.is_past, glance.records["a-1"]["tmux_session"])
+
+
 def test_one_that_was_replaced_is_read_again(tasks):
     registry = tasks.make("TASK-past", {"id": "a-1", **ENDED})
     tasks.seen()

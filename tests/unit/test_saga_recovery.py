@@ -147,6 +147,23 @@ def test_one_that_cannot_be_recovered_does_not_stop_the_others(sagas, shelf):
     assert (["z"], {}) == (list(report.unwound), shelf.held)
 
 
+def test_one_that_is_spared_is_left_to_somebody_else_whatever_its_state(sagas, shelf):
+    """Unwinding it would end the caller half-way."""
+    die_running(sagas, shelf, "running")
+    committed(sagas, shelf, "committed")
+    closed = sagas.begin("closed", shelf.things("x"))
+    closed.run()
+    closed.unwind(Unwind.rollback())
+    sagas.journals.closed_file("closed").rename(sagas.journals.file("closed"))
+    over = {"verdict": lambda _: Unwind.terminal("over")}
+
+    report = sagas.recover(spared=lambda _: True, **over)
+
+    assert ({"running", "committed"}, {}) == (set(report.busy), report.unwound)
+    assert ["closed"] == list(sagas.journals.closed_ids())
+    assert {"running", "committed"} == set(sagas.recover(**over).unwound)
+
+
 def test_only_one_saga_can_be_asked_for(sagas, shelf):
     die_running(sagas, shelf, "one")
     die_running(sagas, Shelf(), "two")
