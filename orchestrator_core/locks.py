@@ -89,7 +89,12 @@ def lock_within(fd: int, timeout_s: float) -> bool:
             os.close(twin)
 
     try:
-        Turn(wait).within(timeout_s)
+        turn = Turn(wait)
+    except RuntimeError:  # No more threads.
+        os.close(twin)
+        raise
+    try:
+        turn.within(timeout_s)
     except _GivenUp:
         return False
     return True

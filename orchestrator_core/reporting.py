@@ -186,8 +186,8 @@ class Reporter:
         task_id = task_id or self._search(agent_id)
         if task_id is None:
             raise NotFound(f"there is no agent {agent_id!r}")
-        while len(self._tasks) >= _KNOWN:
-            self._tasks.pop(next(iter(self._tasks)), None)
+        if len(self._tasks) >= _KNOWN:
+            self._tasks.clear()
         self._tasks[agent_id] = str(task_id)
         return str(task_id)
 

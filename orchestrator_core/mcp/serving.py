@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import select
 import signal
 import socket
-import threading
+import sys
 from typing import TYPE_CHECKING, Any
 
 from mcp.server.auth.settings import AuthSettings
@@ -26,6 +27,8 @@ from orchestrator_core.mcp.tools import register_tools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from _typeshed import WriteableBuffer
 
     from orchestrator_core.mcp.agents import AgentKind
     from orchestrator_core.orchestrator import Orchestrator
@@ -65,40 +68,46 @@ def serve_stdio(orchestrator: Orchestrator, kind: AgentKind) -> None:
 @contextlib.contextmanager
 def _input_that_ends() -> Iterator[Callable[[], None]]:
     """
-    Put a pipe before standard input; yields what lets it come to its end.
+    Put what can be ended in the place of standard input; yields what ends it.
 
     The SDK reads it in a thread, and nothing can make a thread give up reading but an
-    end of file. So to be told to end is the same as a client that has gone away.
+    end of file. So to be told to end is the same as a client that has gone away. As
+    with the SDK's own, what we start meanwhile finds nothing at descriptor 0.
     """
-    original = os.dup(0)
-    ours, theirs = os.pipe()
+    wire = os.dup(0)
     woken, wake = os.pipe()
-    os.dup2(ours, 0)
-    os.close(ours)
+    before = sys.stdin
+    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(_Wire(wire, woken)))
 
-    def copy() -> None:
-        with contextlib.suppress(OSError):  # Nobody reads it any more.
-            while woken not in (ready := select.select([original, woken], [], [])[0]):
-                if not ready or not (data := os.read(original, 1 << 16)):
-                    break
-                _write_all(theirs, data)
-        os.close(theirs)
+    def end() -> None:
+        os.write(wake, b".")
 
-    copier = threading.Thread(target=copy, name="stdin", daemon=True)
-    copier.start()
     try:
-        yield lambda: _write_all(wake, b".")
+        yield end
     finally:
-        _write_all(wake, b".")
-        os.dup2(original, 0)
-        copier.join()
-        for fd in (original, woken, wake):
-            os.close(fd)
+        # Not closed: the SDK's thread may still be about to look at them.
+        end()
+        sys.stdin = before
+        os.dup2(wire, 0)
 
 
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
+class _Wire(io.RawIOBase):
+    """What comes in at a descriptor, until another one can be read."""
+
+    def __init__(self, fd: int, woken: int) -> None:
+        self._fd, self._woken = fd, woken
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        if self._woken not in select.select([self._fd, self._woken], [], [])[0]:
+            with contextlib.suppress(OSError):  # A terminal that has hung up, say.
+                return os.readv(self._fd, [buffer])
+        return 0
 
 
 @contextlib.contextmanager

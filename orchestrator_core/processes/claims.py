@@ -92,7 +92,8 @@ class _Lineage:
         now = time.monotonic()
         if now >= self._until:
             self._seen = tuple(self._look())
-            self._until = now + self._STAYS_S
+            is_whole = bool(self._seen) and self._seen[-1].ppid <= 1
+            self._until = now + self._STAYS_S if is_whole else 0.0
         return self._seen
 
     @staticmethod

@@ -51,8 +51,8 @@ def is_alive(who: Identity) -> bool:
         return False
     if _started(who.pid) == who.started:
         return True
-    while len(_dead) >= _REMEMBERED:
-        _dead.pop(next(iter(_dead)), None)
+    if len(_dead) >= _REMEMBERED:
+        _dead.clear()
     _dead[who] = time.monotonic()
     return False
 

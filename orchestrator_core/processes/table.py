@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core._boot import boot_id
+from orchestrator_core.exceptions import CouldNotAsk
 from orchestrator_core.processes.port import Identity
 from orchestrator_core.supervisor import proc
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 COOKIE_NAME = "ORCHESTRATOR_COOKIE"
+_STAYS_S = 5.0  #: A pass serves late comers for so long, at most.
 _EXEC_S = 0.2  #: Far longer than an exec takes, even where there is much else to do.
 
 
@@ -56,7 +58,13 @@ def rows(*, since: float | None = None) -> Sequence[Row]:
 
 
 def _look() -> Sequence[Row]:
-    return tuple(proc_rows() if sys.platform == "linux" else psutil_rows())
+    found = tuple(proc_rows() if sys.platform == "linux" else psutil_rows())
+    if os.getpid() not in {row.pid for row in found}:
+        raise CouldNotAsk(
+            "the look at all processes did not even show ourselves",
+            hint="out of file descriptors? see: ulimit -n; or /proc is not mounted",
+        )
+    return found
 
 
 class _Pass:
@@ -72,16 +80,25 @@ class _Pass:
         self._begun = time.monotonic()
 
     def tells_of(self, since: float) -> bool:
-        """Whether all that it finds was so after *since*."""
-        return self._begun is not None and since < self._begun and self._error is None
+        """Whether all that it finds was so after *since*, and not too long ago."""
+        if self._begun is None or self._error is not None:
+            return False
+        return since < self._begun and time.monotonic() < self._begun + _STAYS_S
 
     def do(self, look: Callable[[], Sequence[Row]]) -> None:
         try:
             self._found = look()
         except Exception as error:  # noqa: BLE001 - it is for all who wait
-            self._error = error
-        finally:
-            self._is_over.set()
+            self.fail(error)
+        except BaseException:
+            self.fail(CouldNotAsk("the look at all processes was interrupted"))
+            raise
+        self._is_over.set()
+
+    def fail(self, error: Exception) -> None:
+        """Let all who wait for it have an error."""
+        self._error = error
+        self._is_over.set()
 
     def found(self) -> Sequence[Row]:
         self._is_over.wait()
@@ -107,12 +124,22 @@ class _Passes:
                 mine = self._next = _Pass()
                 is_first = True
         if is_first:
-            with self._turn:
+            try:
+                self._do(mine, look)
+            except BaseException:
                 with self._guard:
-                    self._next, self._last = None, mine  # Who comes now may have to wait again.
-                    mine.begin()
-                mine.do(look)
+                    if self._next is mine:
+                        self._next = None
+                mine.fail(CouldNotAsk("the look at all processes was interrupted"))
+                raise
         return mine.found()
+
+    def _do(self, mine: _Pass, look: Callable[[], Sequence[Row]]) -> None:
+        with self._turn:
+            with self._guard:
+                self._next, self._last = None, mine  # Who comes now may have to wait again.
+                mine.begin()
+            mine.do(look)
 
 
 _passes = _Passes()

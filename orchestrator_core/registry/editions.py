@@ -39,6 +39,7 @@ from orchestrator_core.exceptions import StorageError
 from orchestrator_core.registry.slots import Slots
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
     from types import TracebackType
 
@@ -177,8 +178,8 @@ class Revision:
         with _files.refusals("read", self._path):
             return _Numbers.read(self._writing.opened())
 
-    def _set(self, place: int, number: int) -> None:
-        _Numbers.write(self._writing.opened(), place, number)
+    def _set(self, place: int, *numbers: int) -> None:
+        _Numbers.write(self._writing.opened(), place, numbers)
 
     # --- settling ----------------------------------------------------------------------------
 
@@ -223,10 +224,9 @@ class Revision:
         self._writing.take(take, sign=False)
         newest, written = self._newest(), self._numbers.written
         self.unlock()
-        if newest is not None:
-            self._publish(newest)
-        # Else it was settled by one who died before saying so, and the directory's
-        # fsync may be what was missing.
+        if newest is None:
+            raise StorageError(f"{self._path}: what was to be settled is gone")
+        self._publish(newest)
         _files.settle(self._path)
         # If this is refused, the others settle once more what is settled.
         with contextlib.suppress(OSError):
@@ -236,17 +236,24 @@ class Revision:
         try:
             _files.swap(self._path, newest, by=self._editions.settling)
         except StorageError as error:
+            if self._is_published(newest):  # By one who died before saying so.
+                return
             self._drop_pending()
             raise _Dropped(error) from None
+
+    def _is_published(self, newest: bytes) -> bool:
+        try:
+            return _files.read(self._path) == newest
+        except (FileNotFoundError, StorageError):
+            return False
 
     def _drop_pending(self) -> None:
         """Drop all that is not settled, and let those who wait for it know."""
         self.lock(locks.within(_DROP_S))
         numbers = self._numbers
         with _files.refusals("write", self._path):
-            self._set(_Numbers.KEPT, numbers.settled)
-            self._set(_Numbers.DROPS, numbers.drops + 1)
-            self._set(_Numbers.SETTLED, numbers.written)
+            # All or nothing: whoever was told of a drop must not find it in the next edition.
+            self._set(_Numbers.SETTLED, numbers.written, numbers.drops + 1, numbers.settled)
         self.unlock()
 
 
@@ -282,8 +289,10 @@ class _Numbers:
         return cls(*(_number(found[at : at + cls.SIZE]) for at in range(0, 4 * cls.SIZE, cls.SIZE)))
 
     @classmethod
-    def write(cls, fd: int, place: int, number: int) -> None:
-        os.pwrite(fd, b"%020d %020d\n" % (number, number), cls.AT + cls.SIZE * place)
+    def write(cls, fd: int, place: int, numbers: Iterable[int]) -> None:
+        """Write some that stand one after another, by one call."""
+        fields = [b"%020d %020d\n" % (number, number) for number in numbers]
+        os.pwrite(fd, b"".join(fields), cls.AT + cls.SIZE * place)
 
 
 def _number(field: bytes) -> int:

@@ -52,7 +52,7 @@ class Glances:
     def at(self, registries: Mapping[str, Registry]) -> dict[str, Glance]:
         """Glance at all tasks of a root: their registries, by task id."""
         for gone in self._past.keys() - registries.keys():
-            del self._past[gone]
+            self._past.pop(gone, None)
         return {task_id: self._at(task_id, registry) for task_id, registry in registries.items()}
 
     def _at(self, task_id: str, registry: Registry) -> Glance:

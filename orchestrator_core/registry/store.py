@@ -273,6 +273,7 @@ class Registry:
         revision = Revision(self._editions)
 
         def work(take: Take, told: list[Aside]) -> None:
+            comes_again = False
             try:
                 if not written:
                     written.append(
@@ -281,11 +282,11 @@ class Registry:
                 revision.settle(written[0], take)
             except locks.Contended:
                 revision.pause()
+                comes_again = True  # To wait; then it finds its files open.
                 raise
-            except BaseException:
-                revision.close()
-                raise
-            revision.close()
+            finally:
+                if not comes_again:
+                    revision.close()
 
         try:
             self._in_turn(work)

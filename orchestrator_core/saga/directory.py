@@ -93,6 +93,8 @@ class JournalDirectory:
 
     def has(self, saga_id: str) -> bool:
         """Tell whether there is an open saga of that id."""
+        if not ids.is_id(saga_id):
+            return False
         if os.path.lexists(self._file(saga_id)):
             return True
         self._adopt_left_behind()

@@ -143,11 +143,11 @@ class Recovery:
     def _recover(self, saga_id: str, report: RecoveryReport, *, force: bool) -> State | None:
         """Bring one saga to all or nothing; tell in which state it was left alone, if it was."""
         seen = self._look(saga_id)
-        if seen is not None:
-            if seen.state is State.COMMITTED and self.verdict(seen) is None:
+        was_committed = seen is not None and seen.state is State.COMMITTED
+        if seen is not None and was_committed:
+            if self.verdict(seen) is None:
                 return State.COMMITTED
-            if seen.state is not State.CLOSED:
-                self._insist_on_survival(seen)
+            self._insist_on_survival(seen)
         with self._take(saga_id, report) as saga:
             if saga.state is State.CLOSED:
                 saga.retire()
@@ -157,7 +157,7 @@ class Recovery:
             why = self._why(saga.history)
             if why is None:
                 return State.COMMITTED
-            if seen is None:
+            if not was_committed:
                 self._insist_on_survival(saga.history)
             report.unwound[saga_id] = saga.unwind(why)
         return None

@@ -26,7 +26,7 @@ from under_fire import (
     registry_in,
 )
 
-from orchestrator_core import locks
+from orchestrator_core import _files, locks
 from orchestrator_core.exceptions import LockTimeout, StorageError
 from orchestrator_core.registry import TASK, Registry, slots
 from orchestrator_core.registry.editions import Edition, Revision
@@ -218,6 +218,39 @@ def test_a_number_that_is_read_while_it_is_written_is_seen_to_be_so(registry):
 
 def open_files():
     return sorted(path.name for path in Path("/proc/self/fd").iterdir())
+
+
+def test_who_finds_what_it_wrote_gone_is_not_told_that_it_holds(registry):
+    """Somebody has removed what is written beside the registry."""
+    with SettleLock(registry):
+        threads, errors = start(lambda: add(registry, "lost"))
+        wait_for_written(registry, 1)
+        for slot in registry._editions.slots.files:
+            slot.unlink(missing_ok=True)
+    threads[0].join()
+
+    assert ["unknown" in error.hint for error in errors] == [True]
+    assert [] == names(registry)
+    add(registry, "next")
+    assert ["next"] == names(registry)
+
+
+def test_what_was_published_by_one_who_died_before_saying_so_is_not_said_to_be_dropped(
+    registry, monkeypatch
+):
+    with SettleLock(registry):
+        threads, errors = start(lambda: add(registry, "there"))
+        wait_for_written(registry, 1)
+        [slot] = [each for each in registry._editions.slots.files if each.exists()]
+        registry.path.write_bytes(slot.read_bytes().partition(b"\n")[2])
+
+        def refused(*_, **__):
+            raise StorageError("no space")
+
+        monkeypatch.setattr(_files, "swap", refused)
+    threads[0].join()
+
+    assert ([], ["there"]) == (errors, names(registry))
 
 
 def test_who_cannot_have_a_thread_to_wait_in_leaves_no_file_open(registry, monkeypatch):

@@ -86,6 +86,7 @@ def test_a_fan_out_that_is_broken_off_leaves_no_agent_behind(scene):
         # Python may have started tmux, and been interrupted before it knew.
         with held.no_more():
             assert {} == world.until_alone()
+            assert [] == world.until_closed()
         assert ["terminated"] == [record["status"] for record in world.records().values()]
         assert [] == world.leftovers()
 

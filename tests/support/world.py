@@ -15,6 +15,7 @@ import re
 import select
 import shutil
 import subprocess
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -299,6 +300,13 @@ class World:
         deadline = time.monotonic() + timeout_s
         while (left := self.processes()) and time.monotonic() < deadline:
             wait_for_deaths(left, timeout_s=deadline - time.monotonic(), all_of_them=False)
+        return left
+
+    def until_closed(self, *, timeout_s=20.0):
+        """Return when no session is left: tmux closes one soon after its last process ended."""
+        deadline, moment = time.monotonic() + timeout_s, threading.Event()
+        while (left := self.sessions()) and time.monotonic() < deadline:
+            moment.wait(0.02)
         return left
 
     def end_everything(self):

@@ -284,6 +284,54 @@ def test_a_pass_that_failed_tells_nobody_later_anything(monkeypatch):
     assert (2,) == table.rows(since=long_ago)
 
 
+def test_a_pass_that_is_interrupted_tells_nobody_later_anything(monkeypatch):
+    """Not even that there is nobody: an end would leave all of an agent's processes alive."""
+    looks = Looks(monkeypatch)
+    long_ago = time.monotonic()
+    looks.error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        table.rows()
+    looks.error = None
+
+    assert (2,) == table.rows(since=long_ago)
+    assert (3,) == table.rows()
+
+
+def test_who_is_interrupted_before_its_pass_strands_no_other(monkeypatch):
+    Looks(monkeypatch)
+
+    class Interrupted:
+        def __enter__(self):
+            raise KeyboardInterrupt
+
+        def __exit__(self, *_):
+            raise AssertionError
+
+    turn = table._passes._turn
+    table._passes._turn = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        table.rows()
+    table._passes._turn = turn
+
+    assert (1,) == table.rows()
+
+
+def test_a_pass_does_not_serve_late_comers_for_ever(monkeypatch):
+    Looks(monkeypatch)
+    monkeypatch.setattr(table, "_STAYS_S", 0.0)
+    long_ago = time.monotonic()
+
+    assert (1,) == table.rows()
+    assert (2,) == table.rows(since=long_ago)
+
+
+def test_a_pass_that_does_not_even_show_ourselves_is_none(monkeypatch):
+    """Out of descriptors, /proc seems empty."""
+    monkeypatch.setattr(table.proc, "pids", list)
+    with pytest.raises(CouldNotAsk, match="ourselves"):
+        table.rows()
+
+
 def test_the_dead_are_known_to_be_dead_since_they_were_first_found_so(child):
     who = identity.identify(child.pid)
     assert None is identity.dead_since(who)
