@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     StrPath = str | os.PathLike[str]
+    Edition = tuple[int, int, int, int]
 
 _UNKNOWN = "whether it reached the disk is unknown: read it again before going on"
 
@@ -83,6 +84,19 @@ def read_all(fd: int) -> bytes:
     while pieces[-1]:
         pieces.append(os.read(fd, 1 << 16))
     return b"".join(pieces)
+
+
+def edition(status: os.stat_result) -> Edition:
+    """Return what tells one content of a file from every other, as far as its status can."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def edition_at(path: StrPath) -> Edition | None:
+    """Return which one is at *path*; None if nothing is, or it cannot be told."""
+    try:
+        return edition(os.lstat(path))
+    except OSError:
+        return None
 
 
 def create(path: Path, data: bytes, *, durable: bool = True) -> None:

@@ -91,7 +91,7 @@ def _shows_environment() -> bool:
     ) as child:
         assert child.stdout is not None  # noqa: S101 - for the type: it is a pipe
         child.stdout.readline()
-        return b"ORCHESTRATOR_COOKIE=oc_doctor" in proc.read(f"/proc/{child.pid}/environ")
+        return b"ORCHESTRATOR_COOKIE=oc_doctor" in proc.environ(child.pid)
 
 
 _BECOME = """\

@@ -47,7 +47,7 @@ class Glances:
     """Glances in short at a root's tasks: what is past, and as it was, is not read again."""
 
     def __init__(self) -> None:
-        self._past: dict[str, tuple[object, Glance]] = {}
+        self._past: dict[str, tuple[_files.Edition | None, Glance]] = {}
 
     def at(self, registries: Mapping[str, Registry]) -> dict[str, Glance]:
         """Glance at all tasks of a root: their registries, by task id."""
@@ -56,7 +56,9 @@ class Glances:
         return {task_id: self._at(task_id, registry) for task_id, registry in registries.items()}
 
     def _at(self, task_id: str, registry: Registry) -> Glance:
-        edition = _edition(registry)  # Before it is read: it may be replaced meanwhile.
+        edition = _files.edition_at(
+            registry.path
+        )  # Before it is read: it may be replaced meanwhile.
         known = self._past.get(task_id)
         if known is not None and edition is not None and known[0] == edition:
             return known[1]
@@ -66,14 +68,6 @@ class Glances:
         else:
             self._past.pop(task_id, None)
         return seen
-
-
-def _edition(registry: Registry) -> object:
-    try:
-        status = os.lstat(registry.path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def glance(registry: Registry, *, in_short: bool = False) -> Glance:

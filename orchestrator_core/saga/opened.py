@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Self
 
 import attrs
 
@@ -26,15 +26,13 @@ if TYPE_CHECKING:
 
 _SUFFIX = ".jsonl"
 
-_Edition: TypeAlias = tuple[int, int, int, int]
-
 
 @attrs.frozen
 class Opened:
     """The open journals of one directory. Whoever reads them owns nothing."""
 
     path: Path
-    _read_before: dict[str, tuple[_Edition, History]] = attrs.field(factory=dict, repr=False)
+    _read_before: dict[str, tuple[_files.Edition, History]] = attrs.field(factory=dict, repr=False)
 
     @classmethod
     def of(cls, journals: JournalDirectory) -> Self:
@@ -77,11 +75,11 @@ class Opened:
         """
         path = self.file(saga_id)
         known = self._read_before.get(saga_id)
-        if known is not None and known[0] == _edition_at(path):
+        if known is not None and known[0] == _files.edition_at(path):
             return known[1]
         fd = _open(path, saga_id)
         try:
-            edition = _edition(os.fstat(fd))  # Before it is read: it may grow meanwhile.
+            edition = _files.edition(os.fstat(fd))  # Before it is read: it may grow meanwhile.
             history = _read(fd, path, saga_id)
         finally:
             os.close(fd)
@@ -112,17 +110,6 @@ class Opened:
                 locks.unlock(fd)  # Also for processes that were forked meanwhile.
         finally:
             os.close(fd)
-
-
-def _edition(status: os.stat_result) -> _Edition:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _edition_at(path: str) -> _Edition | None:
-    try:
-        return _edition(os.lstat(path))
-    except OSError:
-        return None
 
 
 def _open(path: str, saga_id: str) -> int:

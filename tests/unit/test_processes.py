@@ -19,6 +19,7 @@ from orchestrator_core.exceptions import CouldNotAsk, InvalidInput
 from orchestrator_core.processes import (
     Identity,
     LocalProcesses,
+    claims,
     identity,
     placing,
     read_exit,
@@ -314,6 +315,19 @@ def test_who_is_interrupted_before_its_pass_strands_no_other(monkeypatch):
     table._passes._turn = turn
 
     assert (1,) == table.rows()
+
+
+def test_a_lineage_with_a_gap_is_looked_at_again(monkeypatch):
+    """An ancestor could not be looked at, just then: who is above it is not forgotten for it."""
+    lineage = claims._Lineage()
+    whole = [row.pid for row in lineage.rows()]
+    lineage = claims._Lineage()
+    with monkeypatch.context() as patched:
+        real = table.row
+        patched.setattr(table, "row", lambda pid: real(pid) if pid == os.getpid() else None)
+        assert [os.getpid()] == [row.pid for row in lineage.rows()]
+
+    assert whole == [row.pid for row in lineage.rows()]
 
 
 def test_a_pass_does_not_serve_late_comers_for_ever(monkeypatch):
