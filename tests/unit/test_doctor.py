@@ -1063,7 +1063,9 @@ def test_what_proc_shows_is_really_asked(monkeypatch):
     real = machine.proc.read
     for hidden in ("mountinfo", "boot_id", "environ"):
         monkeypatch.setattr(
-            machine.proc, "read", lambda path, h=hidden: b"" if h in path else real(path)
+            machine.proc,
+            "read",
+            lambda path, h=hidden, **how: b"" if h in path else real(path, **how),
         )
         assert FAILED is machine.proc_(subject(None)).verdict
 
