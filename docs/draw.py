@@ -28,7 +28,6 @@ import orchestrator_core  # noqa: E402 - this checkout's, from wherever
 from orchestrator_core import (  # noqa: E402 - as above
     Orchestrator,
     Sweeper,
-    agents,
     cli,
     doctor,
     exceptions,
@@ -40,6 +39,7 @@ from orchestrator_core.metrics import prometheus  # noqa: E402 - as above
 from orchestrator_core.places import Places  # noqa: E402 - as above
 from orchestrator_core.saga import states  # noqa: E402 - as above
 from orchestrator_core.saga.engine import step_name  # noqa: E402 - as above
+from orchestrator_core.status import TRANSITIONS, Status  # noqa: E402 - as above
 from orchestrator_core.steps import undoing_steps  # noqa: E402 - as above
 from orchestrator_core.sweeping.findings import KINDS  # noqa: E402 - as above
 
@@ -64,9 +64,9 @@ def status() -> str:
         (
             f"`{status.value}`",
             "terminal" if status.is_terminal else "active",
-            "anything" if agents.TRANSITIONS[status] else "nothing",
+            "anything" if TRANSITIONS[status] else "nothing",
         )
-        for status in agents.Status
+        for status in Status
     ]
     return table(("status", "kind", "may become"), rows)
 
@@ -149,7 +149,7 @@ def values() -> str:
     return "\n\n".join(
         f"### `{name}`\n\n{_whole(value)}\n\n{_fields(value)}"
         for name, value in _public()
-        if attrs.has(value)
+        if attrs.has(value) or issubclass(value, tuple)
     )
 
 
@@ -221,7 +221,9 @@ def commands() -> str:
     parts = []
     for name, command in sub.choices.items():
         if name in helps:
-            parts.append(f"### `{name}`\n\n{_sentence(helps[name])}.\n\n{_options(command)}")
+            parts.append(
+                f"### `{name}`\n\n{_sentence(helps[name])}.\n\n{_options(command.filled())}"
+            )
     return "\n\n".join([_options(top), *parts])
 
 
@@ -413,8 +415,8 @@ def _public():
 def _fields(value: type) -> str:
     notes = _notes(value)
     rows = [
-        (f"`{field.name}`", f"`{_type(field)}`", _default(field), notes.get(field.name, ""))
-        for field in attrs.fields(value)
+        (f"`{name}`", f"`{_type(kind)}`", _default(default), notes.get(name, ""))
+        for name, kind, default in _declared(value)
     ]
     rows += [
         (f"`{name}`", f"`{_returned(value.fget)}`", "derived", _paragraph(value.fget))
@@ -424,20 +426,30 @@ def _fields(value: type) -> str:
     return table(("field", "type", "default", ""), rows)
 
 
-def _type(field: attrs.Attribute) -> str:
-    return str(field.type).replace("|", "\\|")
+def _declared(value: type):
+    """Yield the name, type and default of each field, of an attrs class or a named tuple."""
+    if attrs.has(value):
+        yield from ((field.name, field.type, field.default) for field in attrs.fields(value))
+        return
+    for name, kind in value.__annotations__.items():
+        default = value._field_defaults.get(name, attrs.NOTHING)
+        yield name, kind.__forward_arg__, default
+
+
+def _type(kind: object) -> str:
+    return str(kind).replace("|", "\\|")
 
 
 def _returned(documented) -> str:
     return str(inspect.signature(documented).return_annotation).replace("|", "\\|")
 
 
-def _default(field: attrs.Attribute) -> str:
-    if field.default is attrs.NOTHING:
+def _default(default: object) -> str:
+    if default is attrs.NOTHING:
         return ""
-    if isinstance(field.default, attrs.Factory):
-        return f"`{field.default.factory()!r}`"
-    return f"`{field.default!r}`"
+    if isinstance(default, attrs.Factory):
+        return f"`{default.factory()!r}`"
+    return f"`{default!r}`"
 
 
 def _notes(value: type) -> dict[str, str]:

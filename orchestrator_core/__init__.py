@@ -19,7 +19,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing itself takes as long to import as a supervisor to start.
 if TYPE_CHECKING:
-    from orchestrator_core.agents import Agent, AgentSpec, Limits, Status, Task
+    from orchestrator_core.agents import Agent, Task
     from orchestrator_core.alerts import FailedCleanup
     from orchestrator_core.endings import EndReport
     from orchestrator_core.exceptions import (
@@ -44,12 +44,15 @@ if TYPE_CHECKING:
         TerminalUnavailable,
         WaitTimeout,
     )
+    from orchestrator_core.limits import Limits
     from orchestrator_core.metrics import Stats
     from orchestrator_core.orchestrator import Orchestrator
     from orchestrator_core.processes.port import Patience
     from orchestrator_core.reported import ReportedFinding, ReportedProgress
     from orchestrator_core.reporting import ReportReceipt
     from orchestrator_core.retention import ExportReport, GcReport
+    from orchestrator_core.spec import AgentSpec
+    from orchestrator_core.status import Status
     from orchestrator_core.streams import AgentResult, TokenUsage
     from orchestrator_core.sweeper import Health, Sweeper
     from orchestrator_core.sweeping.findings import Finding, FindingKind, Reaped, SweepReport
@@ -57,7 +60,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "orchestrator_core.agents": ("Agent", "AgentSpec", "Limits", "Status", "Task"),
+    "orchestrator_core.agents": ("Agent", "Task"),
     "orchestrator_core.alerts": ("FailedCleanup",),
     "orchestrator_core.endings": ("EndReport",),
     "orchestrator_core.exceptions": (
@@ -82,12 +85,15 @@ _HOMES = {
         "TerminalUnavailable",
         "WaitTimeout",
     ),
+    "orchestrator_core.limits": ("Limits",),
     "orchestrator_core.metrics": ("Stats",),
     "orchestrator_core.orchestrator": ("Orchestrator",),
     "orchestrator_core.processes.port": ("Patience",),
     "orchestrator_core.reported": ("ReportedFinding", "ReportedProgress"),
     "orchestrator_core.reporting": ("ReportReceipt",),
     "orchestrator_core.retention": ("ExportReport", "GcReport"),
+    "orchestrator_core.spec": ("AgentSpec",),
+    "orchestrator_core.status": ("Status",),
     "orchestrator_core.streams": ("AgentResult", "TokenUsage"),
     "orchestrator_core.sweeper": ("Health", "Sweeper"),
     "orchestrator_core.sweeping.findings": ("Finding", "FindingKind", "Reaped", "SweepReport"),

@@ -10,24 +10,20 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import NoReturn
-
-import attrs
+from typing import NamedTuple, NoReturn
 
 from orchestrator_core import _clock, _files
 from orchestrator_core.exceptions import LockTimeout, StorageError
 
 
-@attrs.frozen
-class Wanted:
+class Wanted(NamedTuple):
     """The lock that is being taken, for whoever waits for it in vain."""
 
     sibling: str
     what: str  #: What it guards, in words.
 
 
-@attrs.frozen
-class Holder:
+class Holder(NamedTuple):
     """Who wrote itself into a lock file, and may be holding it."""
 
     pid: int

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from orchestrator_core.agents import Limits
     from orchestrator_core.alerts import OnFailedCleanup
+    from orchestrator_core.limits import Limits
     from orchestrator_core.processes.port import Patience, Processes
     from orchestrator_core.saga import Observer, RecoveryReport
     from orchestrator_core.terminal import Terminal

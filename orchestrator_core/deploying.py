@@ -39,11 +39,11 @@ from orchestrator_core.steps import LogReceipt, SessionReceipt, deployment_steps
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator_core.agents import AgentSpec
     from orchestrator_core.descent import Descent
     from orchestrator_core.lifecycle import Lifecycle
     from orchestrator_core.processes.port import Identity
     from orchestrator_core.saga import Saga, Step
+    from orchestrator_core.spec import AgentSpec
     from orchestrator_core.world import World
 
 _START_S = 10.0  #: From the open gate to the agent's first instruction.

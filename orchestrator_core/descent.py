@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core import ids
-from orchestrator_core.agents import ENV_AGENT, ENV_ROOT, ENV_TASK, ORCHESTRATOR
 from orchestrator_core.exceptions import NotFound
+from orchestrator_core.inside import ENV_AGENT, ENV_ROOT, ENV_TASK, ORCHESTRATOR
 from orchestrator_core.records import depth_of, find_agent
 
 if TYPE_CHECKING:
-    from orchestrator_core.agents import AgentSpec
+    from orchestrator_core.spec import AgentSpec
     from orchestrator_core.world import World
 
 

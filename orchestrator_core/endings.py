@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import msgspec
 
-from orchestrator_core.agents import Status
 from orchestrator_core.saga import Reason, Unwind
+from orchestrator_core.status import Status
 
 if TYPE_CHECKING:
     from orchestrator_core.processes.port import Exit

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator_core import ids
 from orchestrator_core._clock import timestamp
-from orchestrator_core.agents import Status
+from orchestrator_core.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator_core.agents import AgentSpec
+    from orchestrator_core.spec import AgentSpec
     from orchestrator_core.world import World
 
 _EXCERPT = 200  #: Characters of the prompt that its record shows.

@@ -24,7 +24,6 @@ import attrs
 
 from orchestrator_core import deadlines, underway
 from orchestrator_core._clock import timestamp
-from orchestrator_core.agents import Status
 from orchestrator_core.endings import EndReport, cleanup_of, ended, verdict
 from orchestrator_core.exceptions import JournalDamaged, NotFound, SagaNotFound, WaitTimeout
 from orchestrator_core.judging import Judge, session_of, task_of
@@ -32,6 +31,7 @@ from orchestrator_core.legacy.session import EndOldSession, OldSessionReceipt
 from orchestrator_core.records import find_agent
 from orchestrator_core.resources.known import KnownSteps
 from orchestrator_core.saga import Reason, Sagas, State, Unwind
+from orchestrator_core.status import Status
 from orchestrator_core.steps import undoing_steps
 
 if TYPE_CHECKING:

@@ -6,31 +6,33 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any, Self
 
-import attrs
-
-from orchestrator_core import agents, ids
-from orchestrator_core.agents import Agent, AgentSpec, Limits, Status, Task, status_of
+from orchestrator_core import ids
 from orchestrator_core.exceptions import InvalidInput, NotFound
+from orchestrator_core.inside import ENV_AGENT
 from orchestrator_core.places import open_root
 from orchestrator_core.registry import new_global
 from orchestrator_core.reporting import Reporter, ReportReceipt
-from orchestrator_core.tasks import create_task
+from orchestrator_core.status import Status, status_of
 from orchestrator_core.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
+    from orchestrator_core.agents import Agent, Task
     from orchestrator_core.alerts import Alerts, OnFailedCleanup
     from orchestrator_core.deploying import Deployer
     from orchestrator_core.endings import EndReport
     from orchestrator_core.lifecycle import Lifecycle
+    from orchestrator_core.limits import Limits
     from orchestrator_core.metrics import Stats
     from orchestrator_core.processes.port import Patience, Processes
+    from orchestrator_core.reading import Reader
     from orchestrator_core.repair import RepairReport
     from orchestrator_core.reported import ReportedFinding, ReportedProgress
     from orchestrator_core.retention import ExportReport, GcReport
     from orchestrator_core.saga import History, Observer, RecoveryReport, Step, Unwind
+    from orchestrator_core.spec import AgentSpec
     from orchestrator_core.streams import AgentResult
     from orchestrator_core.sweeping.findings import SweepReport
     from orchestrator_core.terminal import Terminal
@@ -127,6 +129,12 @@ class Orchestrator:
         return Lifecycle(self._world, observer=watching)
 
     @functools.cached_property
+    def _reader(self) -> Reader:
+        from orchestrator_core.reading import Reader  # noqa: PLC0415 - as the lifecycle
+
+        return Reader(self._world, self._reporter.task_of)
+
+    @functools.cached_property
     def _alerts(self) -> Alerts:
         from orchestrator_core.alerts import Alerts  # noqa: PLC0415 - as the lifecycle
 
@@ -162,6 +170,8 @@ class Orchestrator:
         Raises:
             InvalidInput: The description is empty.
         """
+        from orchestrator_core.tasks import create_task  # noqa: PLC0415 - as the lifecycle
+
         return create_task(
             self._world, description, priority=priority, client_cwd=client_cwd, key=key
         )
@@ -248,7 +258,7 @@ class Orchestrator:
             before=lambda: receipts.append(record()),
         )
         if receipts:
-            return attrs.evolve(receipts[0], end=end)
+            return receipts[0]._replace(end=end)
         return ReportReceipt(agent_id=agent_id, recorded=False, line={}, end=end)
 
     def report_finding(
@@ -280,7 +290,7 @@ class Orchestrator:
         Raises:
             NotFound: There is none of that id.
         """
-        return self._reporter.agent(_agent_id(agent_id))
+        return self._reader.agent(_agent_id(agent_id))
 
     def agents(self, *, task_id: str | None = None, status: str | None = None) -> list[Agent]:
         """Return the agents of one task or of all; those with a status, or all ``active`` ones."""
@@ -288,7 +298,7 @@ class Orchestrator:
             ids.check_id("task", task_id)
         if status not in (None, "active"):
             status_of(str(status))
-        return self._reporter.agents(task_id=task_id, status=status)
+        return self._reader.agents(task_id=task_id, status=status)
 
     def task(self, task_id: str) -> Task:
         """
@@ -297,11 +307,11 @@ class Orchestrator:
         Raises:
             NotFound: There is none of that id.
         """
-        return self._reporter.task(ids.check_id("task", task_id))
+        return self._reader.task(ids.check_id("task", task_id))
 
     def tasks(self) -> list[Task]:
         """Return all tasks, oldest first."""
-        return self._reporter.tasks()
+        return self._reader.tasks()
 
     def read_output(self, agent_id: str | None = None, *, tail: int | None = None) -> str:
         """
@@ -312,7 +322,7 @@ class Orchestrator:
         Raises:
             NotFound: There is no such agent.
         """
-        return self._reporter.output(_agent_id(agent_id), tail=tail)
+        return self._reader.output(_agent_id(agent_id), tail=tail)
 
     def read_findings(
         self,
@@ -376,7 +386,7 @@ class Orchestrator:
             NotFound: There is no such agent.
             StorageError: Its log cannot be read.
         """
-        return self._reporter.result(_agent_id(agent_id))
+        return self._reader.result(_agent_id(agent_id))
 
     # --- ending ----------------------------------------------------------------------------
 
@@ -592,10 +602,10 @@ _HEIR_PATIENCE_S = 600.0  #: It has nothing else to do, and whom it waits for ma
 def _agent_id(given: str | None) -> str:
     """Return the agent that is meant: the one that was named, or the one we are inside of."""
     if given is None:
-        given = os.environ.get(agents.ENV_AGENT)
+        given = os.environ.get(ENV_AGENT)
         if given is None:
             raise InvalidInput(
                 "no agent was named, and we are not inside of one",
-                hint=f"name one, or set {agents.ENV_AGENT}",
+                hint=f"name one, or set {ENV_AGENT}",
             )
     return ids.check_id("agent", given)

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
 import stat
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import attrs
 import msgspec
 
 from orchestrator_core import _files, ids, locks
@@ -37,8 +35,7 @@ SOCKET_PATH_MAX = 103 if sys.platform == "darwin" else 107  #: Bytes in a Unix s
 _OPEN_TIMEOUT_S = 10.0
 
 
-@attrs.frozen
-class Places:
+class Places(NamedTuple):
     """The layout of one root. Every id is checked before it becomes part of a path."""
 
     root: Path
@@ -159,8 +156,7 @@ def _has_registry(entry: os.DirEntry[str]) -> bool:
 # --- opening ----------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class Root:
+class Root(NamedTuple):
     """A root in use: its layout, and what was fixed at its first use."""
 
     places: Places
@@ -304,6 +300,8 @@ def _refuse_copy(places: Places, made_at: Path, data: bytes) -> None:
             return
     except OSError:
         return  # It was moved here; or, in a container, has that name outside.
+    import shlex  # noqa: PLC0415 - for this error alone
+
     raise StorageError(
         f"it is a copy of {made_at}, whose agents it would take for its own",
         hint=f"use {made_at}; or, to keep this as a root of its own: "

@@ -6,16 +6,17 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from orchestrator_core import agents, ids
+from orchestrator_core import ids, inside
 from orchestrator_core.entries import deploy_log_of
+from orchestrator_core.spec import PLACEHOLDERS
 from orchestrator_core.steps import Deployment
 from orchestrator_core.supervisor.launch import Launch
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from orchestrator_core.agents import AgentSpec
     from orchestrator_core.resources.provision import Provided
+    from orchestrator_core.spec import AgentSpec
     from orchestrator_core.world import World
 
 
@@ -43,8 +44,8 @@ def provided_to(spec: AgentSpec) -> Provided:
     from orchestrator_core.resources.provision import Provided  # noqa: PLC0415 - few have any
 
     return Provided(
-        refused=agents.RESERVED_ENV | agents.HIDDEN_ENV | spec.env.keys(),
-        meant=frozenset(agents.PLACEHOLDERS),
+        refused=inside.RESERVED_ENV | inside.HIDDEN_ENV | spec.env.keys(),
+        meant=frozenset(PLACEHOLDERS),
     )
 
 
@@ -63,10 +64,10 @@ def _launch(
         "workspace": str(places.task(task_id)),
     }
     own = {
-        agents.ENV_ROOT: str(places.root),
-        agents.ENV_AGENT: agent_id,
-        agents.ENV_TASK: task_id,
-        agents.ENV_COOKIE: ids.cookie_of(world.root_id, agent_id),
+        inside.ENV_ROOT: str(places.root),
+        inside.ENV_AGENT: agent_id,
+        inside.ENV_TASK: task_id,
+        inside.ENV_COOKIE: ids.cookie_of(world.root_id, agent_id),
     }
     cwd = more.cwd if more is not None and spec.cwd is None else None
     return Launch(

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator_core import _files, ids
 from orchestrator_core._clock import timestamp
-from orchestrator_core.agents import ORCHESTRATOR, Status
 from orchestrator_core.exceptions import NotFound, StorageError
+from orchestrator_core.inside import ORCHESTRATOR
 from orchestrator_core.legacy.remnants import remnants
 from orchestrator_core.mending import mended_global, mended_task
 from orchestrator_core.records import find_agent
 from orchestrator_core.registry import new_global
 from orchestrator_core.registry.salvage import left_of
 from orchestrator_core.saga import Context, step_name
+from orchestrator_core.status import Status
 from orchestrator_core.steps import undoing_steps
 from orchestrator_core.testimony import Testimonies
 

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.agents import ORCHESTRATOR, is_active
 from orchestrator_core.exceptions import InvalidInput, LimitReached, NotFound, OrchestratorError
+from orchestrator_core.inside import ORCHESTRATOR
 from orchestrator_core.registry.kinds import had_agents, let_ended_go
+from orchestrator_core.status import is_active
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
-    from orchestrator_core.agents import Limits
+    from orchestrator_core.limits import Limits
 
 Document = dict[str, Any]
 

@@ -1,40 +1,40 @@
 """
-What agents say of themselves, and what is known of them.
+What agents say of themselves.
 
 A report is written under the lock of its task's registry: the line in the
 agent's file and the change of its record go together, and an agent whose record
 has ended gets neither. So no late line makes a file anew that was archived.
+
+Most of what an agent costs its orchestrator is this, since each report is a program of its
+own: what a report imports is kept small, and no class here is one that attrs has to make.
 """
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import attrs
 import msgspec
 
 from orchestrator_core import _files, ids
 from orchestrator_core._clock import timestamp
-from orchestrator_core.agents import ENV_AGENT, ENV_TASK, Agent, Status, Task, is_active
 from orchestrator_core.exceptions import InvalidInput, NotFound
+from orchestrator_core.inside import ENV_AGENT, ENV_TASK
 from orchestrator_core.records import find_agent
+from orchestrator_core.status import Status, is_active
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from orchestrator_core.endings import EndReport
     from orchestrator_core.lifecycle import Lifecycle
-    from orchestrator_core.streams import AgentResult
     from orchestrator_core.world import World
 
 _KNOWN = 1000  #: Of so many agents the task is kept in mind.
 SEVERITIES = ("low", "medium", "high", "critical", "info")
 
 
-@attrs.frozen(kw_only=True)
-class ReportReceipt:
+class ReportReceipt(NamedTuple):
     """
     What became of a report: its line as it was written, or the end that came before it.
 
@@ -49,19 +49,17 @@ class ReportReceipt:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-safe values."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
+        plain: dict[str, Any] = msgspec.to_builtins(self._asdict())
         return plain
 
 
 class Reporter:
-    """Reads and writes the records of one root's agents."""
+    """Writes what the agents of one root report."""
 
     def __init__(self, world: World, lifecycle: Callable[[], Lifecycle]) -> None:
         self._world = world
         self._lifecycle = lifecycle  #: Made when first called: most reports need no ends.
         self._tasks: dict[str, str] = {}  #: Whose task is known: an agent never changes it.
-
-    # --- writing -----------------------------------------------------------------------------
 
     def progress(
         self, agent_id: str, status: Status, *, message: str, progress: int | None
@@ -156,15 +154,14 @@ class Reporter:
         except NotFound:
             from orchestrator_core.endings import EndReport  # noqa: PLC0415 - see __init__
             from orchestrator_core.legacy import reading  # noqa: PLC0415 - the same
+            from orchestrator_core.reading import Reader  # noqa: PLC0415 - the same
 
-            agent = self.agent(agent_id)
+            agent = Reader(self._world, self.task_of).agent(agent_id)
             if reading.is_old(agent.record):
                 return reading.report_of(agent)
             return EndReport(
                 agent_id=agent_id, status=agent.status, reason=agent.end_reason, handed_over=True
             )
-
-    # --- reading ---------------------------------------------------------------------------------
 
     def task_of(self, agent_id: str) -> str:
         """
@@ -196,96 +193,8 @@ class Reporter:
         return next(
             (
                 task_id
-                for task_id, document in self._documents()
-                if find_agent(document, agent_id) is not None
+                for task_id in self._world.places.task_ids()
+                if find_agent(self._world.task_registry(task_id).read(), agent_id) is not None
             ),
             None,
         )
-
-    def agent(self, agent_id: str) -> Agent:
-        """Return one agent."""
-        task_id = self.task_of(agent_id)
-        record = find_agent(self._world.task_registry(task_id).read(), agent_id)
-        if record is None:
-            raise NotFound(f"there is no agent {agent_id!r}")
-        return Agent.from_record(task_id, record)
-
-    def agents(self, *, task_id: str | None, status: str | None) -> list[Agent]:
-        """Return the agents of one task or all, oldest first."""
-        found = (
-            Agent.from_record(name, record)
-            for name, document in self._documents(task_id)
-            for record in document.get("agents", ())
-        )
-        if status == "active":
-            return [agent for agent in found if agent.is_active]
-        return [agent for agent in found if status in (None, agent.status)]
-
-    def tasks(self) -> list[Task]:
-        """Return all tasks, oldest first."""
-        return [Task.from_document(document) for _, document in self._documents()]
-
-    def task(self, task_id: str) -> Task:
-        """Return one task."""
-        return Task.from_document({"task_id": task_id, **self._world.task_registry(task_id).read()})
-
-    def _documents(self, task_id: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name in self._world.places.task_ids() if task_id is None else [task_id]:
-            yield name, {"task_id": name, **self._world.task_registry(name).read()}
-
-    def output(self, agent_id: str, *, tail: int | None) -> str:
-        """Return what an agent wrote, wherever its log is by now."""
-        from orchestrator_core.kept import read_kept  # noqa: PLC0415 - for this alone
-
-        task_id = self.task_of(agent_id)
-        for path in self._logs(task_id, agent_id):
-            try:
-                text = read_kept(path).decode(errors="replace")
-            except FileNotFoundError:
-                continue
-            return text if tail is None else _last_lines(text, tail)
-        return ""
-
-    def result(self, agent_id: str) -> AgentResult:
-        """Return what an agent's output says of its result."""
-        from orchestrator_core.streams import AgentResult, read_stream  # noqa: PLC0415 - as above
-
-        agent = self.agent(agent_id)
-        for path in self._logs(agent.task_id, agent_id):
-            try:
-                return read_stream(path, agent.record.get("preset"))
-            except FileNotFoundError:
-                continue
-        return AgentResult()
-
-    def _logs(self, task_id: str, agent_id: str) -> Iterator[Path]:
-        """Yield where the log may be: in its place, where the report says, in the archive."""
-        log = self._world.places.log(task_id, agent_id)
-        yield log
-        record = find_agent(self._world.task_registry(task_id).read(), agent_id) or {}
-        # Its name may have been taken there, and it was given the next: a_stream.1.jsonl.
-        told = _told_files(record, self._world.places.task(task_id))
-        yield from (path for path in told if path.name.startswith(f"{log.stem}."))
-        yield self._world.places.archive(task_id) / log.name
-        # Moved there between our first look and now, perhaps; or never archived.
-        yield log
-
-
-def _told_files(record: dict[str, Any], task: Path) -> Iterator[Path]:
-    """Yield the log and the archived files that a record names, if they are within its task."""
-    tracked, result = record.get("tracked_files"), record.get("auto_cleanup_result")
-    names = [tracked.get("log_file")] if isinstance(tracked, dict) else []
-    archived = result.get("archived_files") if isinstance(result, dict) else None
-    names += archived if isinstance(archived, list) else []
-    for name in names:
-        if isinstance(name, str) and "\0" not in name:
-            path = Path(os.path.normpath(task / name))
-            if path.is_relative_to(task):
-                yield path
-
-
-def _last_lines(text: str, count: int) -> str:
-    if count <= 0:
-        return ""
-    lines = text.splitlines(keepends=True)
-    return "".join(lines[-count:])

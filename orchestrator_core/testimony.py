@@ -15,12 +15,12 @@ import attrs
 import msgspec
 
 from orchestrator_core import _files
-from orchestrator_core.agents import Status, is_active
 from orchestrator_core.endings import cleanup_of
 from orchestrator_core.exceptions import InvalidId, JournalDamaged, SagaError, StorageError
 from orchestrator_core.saga import State
 from orchestrator_core.saga.history import History, history_of
 from orchestrator_core.saga.report import UnwindReport
+from orchestrator_core.status import Status, is_active
 from orchestrator_core.steps import final_status
 
 if TYPE_CHECKING:

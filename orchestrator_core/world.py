@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.agents import Limits
+from orchestrator_core.limits import Limits
 from orchestrator_core.registry import Registry, global_registry, task_registry
 
 if TYPE_CHECKING:

@@ -3,30 +3,89 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import functools
+import os
+import sys
+from typing import TYPE_CHECKING, Any
 
 from orchestrator_core import __version__
 from orchestrator_core.cli import care_arguments
 
 if TYPE_CHECKING:
-    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - unnamed there
+    from collections.abc import Callable
+
+    Fill = Callable[[argparse.ArgumentParser], None]
 
 
-def parser() -> argparse.ArgumentParser:
+class Command(argparse.ArgumentParser):
+    """
+    One command's parser, to which *fill* adds the arguments once it is the one that was called.
+
+    All arguments of all commands would take a report of an agent a tenth of its time.
+    """
+
+    def __init__(self, *, fill: Fill | None = None, **about: Any) -> None:  # noqa: ANN401 - argparse's
+        super().__init__(allow_abbrev=False, formatter_class=_formatter, **about)
+        self._fill = fill
+
+    def filled(self) -> Command:
+        """Return it with its arguments."""
+        if self._fill is not None:
+            self._fill(self)
+            self._fill = None
+        return self
+
+    def parse_known_args(self, *given: Any, **named: Any) -> Any:  # noqa: ANN401 - argparse's
+        """Parse, as argparse asks it to when the command is called."""
+        return super(Command, self.filled()).parse_known_args(*given, **named)
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    # Left to itself it asks shutil, for each argument that is added; and importing shutil, with
+    # all the compressors it brings, takes longer than parsing a command.
+    return argparse.HelpFormatter(prog, width=_columns() - 2)
+
+
+@functools.cache
+def _columns() -> int:
+    """Return how wide help may be, as :func:`shutil.get_terminal_size` has it."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno() if sys.__stdout__ else -1).columns or 80
+    except (OSError, ValueError):  # It is closed, or no terminal.
+        return 80
+
+
+def parser() -> Command:
     """Return the parser of all commands."""
-    top = argparse.ArgumentParser(
+    top = Command(
         prog="orchestrator-core",
         description="Deploy headless agents into tmux; end them with nothing left behind.",
-        allow_abbrev=False,
         epilog="exit codes: 0 done, 1 failed but clean, 2 usage, 3 something is left, 4 busy",
     )
     top.add_argument("--version", action="version", version=f"orchestrator-core {__version__}")
     _common(top)
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    own = (_demo, _deploy, _ps, _show, _kill, _progress, _recover, _unwind)
-    for add in (*own, *care_arguments.ALL):
-        _common(add(commands), again=True)
+    commands = top.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=Command, prog=top.prog
+    )
+    for name, (about, add) in {**_OWN, **care_arguments.COMMANDS}.items():
+        commands.add_parser(name, help=about, fill=_whole(add))
+    # No help: it is not for people, but for the supervisor, which becomes it.
+    commands.add_parser("unwind", fill=_whole(_unwind))
     return top
+
+
+def _whole(add: Fill | None) -> Fill:
+    """Return what adds a command's own arguments, and those that all of them take."""
+
+    def fill(command: argparse.ArgumentParser) -> None:
+        if add is not None:
+            add(command)
+        _common(command, again=True)
+
+    return fill
 
 
 def _common(to: argparse.ArgumentParser, *, again: bool = False) -> None:
@@ -40,22 +99,15 @@ def _common(to: argparse.ArgumentParser, *, again: bool = False) -> None:
     to.add_argument("--verbose", action="store_true", default=default, help="log to stderr")
 
 
-def _demo(commands: _Commands) -> argparse.ArgumentParser:
-    demo = commands.add_parser(
-        "demo", allow_abbrev=False, help="see sagas live and end, on real agents"
-    )
+def _demo(demo: argparse.ArgumentParser) -> None:
     demo.add_argument("directory", nargs="?", help="what the agents are to read: a git repository")
     demo.add_argument("--keep", action="store_true", help="leave its workspace to look at")
-    return demo
 
 
-def _deploy(commands: _Commands) -> argparse.ArgumentParser:
-    deploy = commands.add_parser(
-        "deploy",
-        allow_abbrev=False,
-        help="deploy an agent",
-        usage="%(prog)s (--task ID | --new-task TEXT) --type T (--prompt TEXT | --prompt-file F) "
-        "[options] (-- CMD… | --preset P [--model M] [-- ARG…])",
+def _deploy(deploy: argparse.ArgumentParser) -> None:
+    deploy.usage = (
+        "%(prog)s (--task ID | --new-task TEXT) --type T (--prompt TEXT | --prompt-file F) "
+        "[options] (-- CMD… | --preset P [--model M] [-- ARG…])"
     )
     task = deploy.add_mutually_exclusive_group(required=True)
     task.add_argument("--task", metavar="ID", help="for this task")
@@ -100,29 +152,19 @@ def _deploy(commands: _Commands) -> argparse.ArgumentParser:
         metavar="CMD",
         help="its argv, in which {prompt_file} {agent_id} {task_id} {workspace} are replaced",
     )
-    return deploy
 
 
-def _ps(commands: _Commands) -> argparse.ArgumentParser:
-    ps = commands.add_parser("ps", allow_abbrev=False, help="list agents")
+def _ps(ps: argparse.ArgumentParser) -> None:
     ps.add_argument("--all", action="store_true", help="ended ones as well")
     ps.add_argument("--task", metavar="ID", help="of one task")
-    return ps
 
 
-def _show(commands: _Commands) -> argparse.ArgumentParser:
-    show = commands.add_parser(
-        "show", allow_abbrev=False, help="tell all about one agent: its record, saga and output"
-    )
+def _show(show: argparse.ArgumentParser) -> None:
     show.add_argument("agent", nargs="?", help="its id; not needed inside an agent")
     show.add_argument("--tail", type=int, default=10, metavar="N", help="lines of its output")
-    return show
 
 
-def _kill(commands: _Commands) -> argparse.ArgumentParser:
-    kill = commands.add_parser(
-        "kill", allow_abbrev=False, help="end agents, and give back all they held"
-    )
+def _kill(kill: argparse.ArgumentParser) -> None:
     kill.add_argument("agents", nargs="+", metavar="agent", help="their ids")
     kill.add_argument("--reason", default="killed from the command line")
     kill.add_argument("--delete-logs", action="store_true", help="do not archive their logs")
@@ -130,19 +172,14 @@ def _kill(commands: _Commands) -> argparse.ArgumentParser:
         "--no-cascade", action="store_true", help="let their children live on, as nobody's"
     )
     _timeout(kill)
-    return kill
 
 
-def _progress(commands: _Commands) -> argparse.ArgumentParser:
-    progress = commands.add_parser(
-        "progress", allow_abbrev=False, help="report an agent's progress, or its end"
-    )
+def _progress(progress: argparse.ArgumentParser) -> None:
     progress.add_argument("agent", nargs="?", help="its id; not needed inside an agent")
     progress.add_argument("--status", required=True, help="running, working, …, completed, failed")
     progress.add_argument("--message", default="")
     progress.add_argument("--progress", type=int, metavar="PERCENT")
     _timeout(progress)
-    return progress
 
 
 def _timeout(to: argparse.ArgumentParser) -> None:
@@ -155,19 +192,23 @@ def _timeout(to: argparse.ArgumentParser) -> None:
     )
 
 
-def _recover(commands: _Commands) -> argparse.ArgumentParser:
-    recover = commands.add_parser(
-        "recover", allow_abbrev=False, help="finish what dead orchestrators left"
-    )
+def _recover(recover: argparse.ArgumentParser) -> None:
     recover.add_argument("agent", nargs="?", help="only this one")
     recover.add_argument("--force", action="store_true", help="try what is stuck again, now")
     recover.add_argument("--abandon", metavar="STEP", help="give up a step of a stuck agent")
     recover.add_argument("--reason", help="why it is given up; kept in the journal")
-    return recover
 
 
-def _unwind(commands: _Commands) -> argparse.ArgumentParser:
-    # No help: it is not for people, but for the supervisor, which becomes it.
-    unwind = commands.add_parser("unwind", allow_abbrev=False)
+def _unwind(unwind: argparse.ArgumentParser) -> None:
     unwind.add_argument("agent")
-    return unwind
+
+
+_OWN: dict[str, tuple[str, Fill | None]] = {
+    "demo": ("see sagas live and end, on real agents", _demo),
+    "deploy": ("deploy an agent", _deploy),
+    "ps": ("list agents", _ps),
+    "show": ("tell all about one agent: its record, saga and output", _show),
+    "kill": ("end agents, and give back all they held", _kill),
+    "progress": ("report an agent's progress, or its end", _progress),
+    "recover": ("finish what dead orchestrators left", _recover),
+}

@@ -8,13 +8,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - unnamed there
 
-
-def _sweep(commands: _Commands) -> argparse.ArgumentParser:
-    sweep = commands.add_parser(
-        "sweep", allow_abbrev=False, help="find what is left behind, and end it if asked to"
-    )
+def _sweep(sweep: argparse.ArgumentParser) -> None:
     how = sweep.add_mutually_exclusive_group()
     how.add_argument(
         "--dry-run", action="store_true", help="only tell what there is; this is the default"
@@ -27,64 +22,34 @@ def _sweep(commands: _Commands) -> argparse.ArgumentParser:
     sweep.add_argument(
         "--interval", type=float, metavar="S", help="with --watch: how often to look, unasked"
     )
-    return sweep
 
 
-def _health(commands: _Commands) -> argparse.ArgumentParser:
-    return commands.add_parser(
-        "health", allow_abbrev=False, help="tell whether the resident sweeper is alive and well"
-    )
-
-
-def _service(commands: _Commands) -> argparse.ArgumentParser:
-    service = commands.add_parser(
-        "service", allow_abbrev=False, help="print what runs the resident sweeper as a service"
-    )
+def _service(service: argparse.ArgumentParser) -> None:
     service.add_argument("action", choices=["print"], help="print it, and touch nothing")
     manager = service.add_mutually_exclusive_group()
     for name, what in (("systemd", "a user unit"), ("launchd", "a property list")):
         manager.add_argument(
             f"--{name}", dest="manager", action="store_const", const=name, help=what
         )
-    return service
 
 
-def _stats(commands: _Commands) -> argparse.ArgumentParser:
-    stats = commands.add_parser("stats", allow_abbrev=False, help="count how cleaning up has gone")
+def _stats(stats: argparse.ArgumentParser) -> None:
     stats.add_argument(
         "--format", choices=["text", "json", "prometheus"], default="text", help="how to print it"
     )
-    return stats
 
 
-def _gc(commands: _Commands) -> argparse.ArgumentParser:
-    gc = commands.add_parser(
-        "gc", allow_abbrev=False, help="remove or compress what was kept for long enough"
-    )
+def _gc(gc: argparse.ArgumentParser) -> None:
     gc.add_argument("--dry-run", action="store_true", help="only tell what would go")
-    return gc
 
 
-def _export(commands: _Commands) -> argparse.ArgumentParser:
-    export = commands.add_parser(
-        "export", allow_abbrev=False, help="write a finished task, whole, into one tar file"
-    )
+def _export(export: argparse.ArgumentParser) -> None:
     export.add_argument("task", metavar="TASK", help="its id")
     export.add_argument("file", metavar="FILE", help="a new file; compressed if it ends in .gz")
     export.add_argument("--remove", action="store_true", help="then take the task away")
-    return export
 
 
-def _doctor(commands: _Commands) -> argparse.ArgumentParser:
-    return commands.add_parser(
-        "doctor", allow_abbrev=False, help="examine the root and the machine, and say what to do"
-    )
-
-
-def _repair(commands: _Commands) -> argparse.ArgumentParser:
-    repair = commands.add_parser(
-        "repair", allow_abbrev=False, help="put registries right by what the journals know"
-    )
+def _repair(repair: argparse.ArgumentParser) -> None:
     which = repair.add_mutually_exclusive_group()
     which.add_argument("--task", metavar="ID", help="only this task's")
     which.add_argument("--global", dest="only_global", action="store_true", help="only the root's")
@@ -93,13 +58,9 @@ def _repair(commands: _Commands) -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="only show the difference; this is the default"
     )
     how.add_argument("--yes", action="store_true", help="write it")
-    return repair
 
 
-def _mcp(commands: _Commands) -> argparse.ArgumentParser:
-    mcp = commands.add_parser(
-        "mcp", allow_abbrev=False, help="serve the tools that agents know to MCP clients"
-    )
+def _mcp(mcp: argparse.ArgumentParser) -> None:
     runs = mcp.add_mutually_exclusive_group()
     runs.add_argument(
         "--agent-command",
@@ -114,18 +75,17 @@ def _mcp(commands: _Commands) -> argparse.ArgumentParser:
     mcp.add_argument(
         "--token-file", metavar="F", help="who has what is in it may connect; made if it is missing"
     )
-    return mcp
 
 
-ALL: tuple[Callable[[_Commands], argparse.ArgumentParser], ...] = (
-    _sweep,
-    _health,
-    _service,
-    _stats,
-    _gc,
-    _export,
-    _doctor,
-    _repair,
-    _mcp,
-)
-"""Each adds one command."""
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None] | None]] = {
+    "sweep": ("find what is left behind, and end it if asked to", _sweep),
+    "health": ("tell whether the resident sweeper is alive and well", None),
+    "service": ("print what runs the resident sweeper as a service", _service),
+    "stats": ("count how cleaning up has gone", _stats),
+    "gc": ("remove or compress what was kept for long enough", _gc),
+    "export": ("write a finished task, whole, into one tar file", _export),
+    "doctor": ("examine the root and the machine, and say what to do", None),
+    "repair": ("put registries right by what the journals know", _repair),
+    "mcp": ("serve the tools that agents know to MCP clients", _mcp),
+}
+"""What each is for, and what adds its arguments."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import attrs
 import msgspec
 
 if TYPE_CHECKING:
@@ -14,8 +13,7 @@ if TYPE_CHECKING:
     from orchestrator_core.exceptions import OrchestratorError
 
 
-@attrs.frozen
-class Result:
+class Result(NamedTuple):
     """What a command has come to."""
 
     data: Any  #: For ``--json``.

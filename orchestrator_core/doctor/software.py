@@ -7,7 +7,7 @@ import locale as locales
 import re
 import sys
 
-from orchestrator_core.agents import ENV_AGENT, ENV_TASK, HIDDEN_ENV, RESERVED_ENV
+from orchestrator_core.inside import ENV_AGENT, ENV_TASK, HIDDEN_ENV, RESERVED_ENV
 from orchestrator_core.doctor.answers import Answer, Subject, failed, ok, together, warning
 from orchestrator_core.places import ENVIRONMENT
 

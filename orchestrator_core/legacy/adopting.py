@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from orchestrator_core import ids
-from orchestrator_core.agents import is_active
 from orchestrator_core.exceptions import CouldNotAsk, NotFound, RegistryError, SagaExists
 from orchestrator_core.legacy.proving import Life, Standing, standings
 from orchestrator_core.legacy.reading import BY, is_old, old_agent, report_of
@@ -26,6 +25,7 @@ from orchestrator_core.legacy.session import OldSessionReceipt
 from orchestrator_core.preparing import heir, heir_environment
 from orchestrator_core.records import find_agent
 from orchestrator_core.saga import Context, Unwind, step_name
+from orchestrator_core.status import is_active
 from orchestrator_core.steps import PromptReceipt, undoing_steps
 
 if TYPE_CHECKING:

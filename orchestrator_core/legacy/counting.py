@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from orchestrator_core.agents import is_active
 from orchestrator_core.exceptions import InvalidId, LimitReached
 from orchestrator_core.legacy.reading import is_old
 from orchestrator_core.records import find_agent
+from orchestrator_core.status import is_active
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from orchestrator_core import ids
-from orchestrator_core.agents import ORCHESTRATOR, is_active
 from orchestrator_core.endings import EndReport
 from orchestrator_core.exceptions import InvalidId
+from orchestrator_core.inside import ORCHESTRATOR
+from orchestrator_core.status import is_active
 from orchestrator_core.terminal import check_name
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core import ids
-from orchestrator_core.agents import ORCHESTRATOR, Status
+from orchestrator_core.inside import ORCHESTRATOR
+from orchestrator_core.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core.agents import AgentSpec
 from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.spec import AgentSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

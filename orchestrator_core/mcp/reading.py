@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.agents import ORCHESTRATOR, Limits, is_active
 from orchestrator_core.exceptions import NotFound
+from orchestrator_core.inside import ORCHESTRATOR
+from orchestrator_core.limits import Limits
 from orchestrator_core.places import Places
 from orchestrator_core.registry import task_registry
+from orchestrator_core.status import is_active
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

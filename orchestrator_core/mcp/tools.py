@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from mcp.server.mcpserver import Context  # noqa: TC002 - the SDK evaluates the annotations
 from pydantic import Field
 
-from orchestrator_core.agents import ORCHESTRATOR, Agent
 from orchestrator_core.exceptions import DeploymentError, InvalidInput, OrchestratorError
+from orchestrator_core.inside import ORCHESTRATOR
 from orchestrator_core.mcp import context, output, reading, shapes
 from orchestrator_core.mcp.agents import AgentKind
 from orchestrator_core.mcp.calls import answered, run
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
     from mcp.types import ToolAnnotations
 
+    from orchestrator_core.agents import Agent
     from orchestrator_core.orchestrator import Orchestrator
 
 

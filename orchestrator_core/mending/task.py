@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core import ids
-from orchestrator_core.agents import ORCHESTRATOR, Status
+from orchestrator_core.inside import ORCHESTRATOR
 from orchestrator_core.registry import fields
 from orchestrator_core.registry.kinds import is_live
 from orchestrator_core.registry.salvage import agent_of
+from orchestrator_core.status import Status
 from orchestrator_core.testimony import Fate
 
 if TYPE_CHECKING:

@@ -18,7 +18,6 @@ import attrs
 import msgspec
 
 from orchestrator_core import logs
-from orchestrator_core.agents import is_active
 from orchestrator_core.exceptions import (
     JournalDamaged,
     OrchestratorError,
@@ -39,6 +38,7 @@ from orchestrator_core.metrics.summary import Summary as _Summary
 from orchestrator_core.metrics.tally import STUCK, SUCCESSES, UNKNOWN, Histogram, Tally, reason_of
 from orchestrator_core.saga import State
 from orchestrator_core.saga.closed import Closed
+from orchestrator_core.status import is_active
 
 if TYPE_CHECKING:
     from orchestrator_core.saga import Sagas

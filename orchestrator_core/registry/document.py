@@ -9,9 +9,8 @@ one top-level field a line, and below ``agents`` and ``tasks`` one entry a line.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import attrs
 import msgspec
 
 from orchestrator_core.exceptions import InvalidInput, RegistryTooNew
@@ -26,16 +25,15 @@ class Damage(Exception):
     """A document cannot be used; says why. Stays inside this package."""
 
 
-@attrs.frozen(kw_only=True)
-class Kind:
+class Kind(NamedTuple):
     """One kind of document."""
 
     name: str  #: For messages: "task registry".
     collections: Mapping[str, type[list[Any] | dict[str, Any]]]  #: Its fields of entries.
-    tallies: frozenset[str] = frozenset()  #: Its fields of counts that cannot be derived.
     derive: Callable[[Document], None]  #: Set every counter from what is counted. Idempotent.
     migrations: tuple[Callable[[Document], None], ...]
     """``migrations[n]`` turns version *n*, in place, into *n* + 1. No version is version 0."""
+    tallies: frozenset[str] = frozenset()  #: Its fields of counts that cannot be derived.
 
     @property
     def version(self) -> int:

@@ -30,9 +30,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Self
-
-import attrs
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from orchestrator_core import _files, locks
 from orchestrator_core.exceptions import StorageError
@@ -60,8 +58,7 @@ class Editions:
         self.settling = path.with_name(f".{path.name}.settling")
 
 
-@attrs.frozen
-class Edition:
+class Edition(NamedTuple):
     """An edition that is written, and to be settled."""
 
     number: int
@@ -154,7 +151,7 @@ class Revision:
         edition = Edition(max(numbers.written, numbers.settled) + 1, numbers.drops)
         self._editions.slots.write(edition.number, data)
         with _files.refusals("write", self._path):
-            self._set(_Numbers.WRITTEN, edition.number)  # With this it is there.
+            self._set(_WRITTEN, edition.number)  # With this it is there.
         return edition
 
     def _settles_alone(self) -> bool:
@@ -230,7 +227,7 @@ class Revision:
         _files.settle(self._path)
         # If this is refused, the others settle once more what is settled.
         with contextlib.suppress(OSError):
-            self._set(_Numbers.SETTLED, written)
+            self._set(_SETTLED, written)
 
     def _publish(self, newest: bytes) -> None:
         try:
@@ -253,7 +250,7 @@ class Revision:
         numbers = self._numbers
         with _files.refusals("write", self._path):
             # All or nothing: whoever was told of a drop must not find it in the next edition.
-            self._set(_Numbers.SETTLED, numbers.written, numbers.drops + 1, numbers.settled)
+            self._set(_SETTLED, numbers.written, numbers.drops + 1, numbers.settled)
         self.unlock()
 
 
@@ -265,18 +262,18 @@ class _Dropped(Exception):
         self.error = error
 
 
-@attrs.frozen
-class _Numbers:
+_WRITTEN, _SETTLED, _DROPS, _KEPT = range(4)  #: The places of the numbers in the lock file.
+_SIZE = 2 * 21  #: Of one.
+_AT = 64  #: The holder's signature, before them, is shorter.
+
+
+class _Numbers(NamedTuple):
     """
     How far the editions of a registry have come, as its document's lock file has it.
 
     Each number is there twice: one that is read while it is written, without the
     lock for it, is seen to be so, and reads as 0.
     """
-
-    WRITTEN, SETTLED, DROPS, KEPT = range(4)  #: Their places.
-    SIZE = 2 * 21  #: Of one.
-    AT = 64  #: The holder's signature, before them, is shorter.
 
     written: int  #: Under the document's lock.
     settled: int  #: Under the settle lock; 0, at worst, to those who have not got it.
@@ -285,14 +282,14 @@ class _Numbers:
 
     @classmethod
     def read(cls, fd: int) -> _Numbers:
-        found = os.pread(fd, 4 * cls.SIZE, cls.AT)
-        return cls(*(_number(found[at : at + cls.SIZE]) for at in range(0, 4 * cls.SIZE, cls.SIZE)))
+        found = os.pread(fd, 4 * _SIZE, _AT)
+        return cls(*(_number(found[at : at + _SIZE]) for at in range(0, 4 * _SIZE, _SIZE)))
 
     @classmethod
     def write(cls, fd: int, place: int, numbers: Iterable[int]) -> None:
         """Write some that stand one after another, by one call."""
         fields = [b"%020d %020d\n" % (number, number) for number in numbers]
-        os.pwrite(fd, b"".join(fields), cls.AT + cls.SIZE * place)
+        os.pwrite(fd, b"".join(fields), _AT + _SIZE * place)
 
 
 def _number(field: bytes) -> int:

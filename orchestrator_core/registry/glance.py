@@ -11,9 +11,9 @@ import attrs
 import msgspec
 
 from orchestrator_core import _files, ids
-from orchestrator_core.agents import is_active
 from orchestrator_core.exceptions import RegistryTooNew, StorageError
 from orchestrator_core.registry.document import Damage, decode
+from orchestrator_core.status import is_active
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core._clock import timestamp
-from orchestrator_core.agents import is_active
 from orchestrator_core.registry.document import Kind
 from orchestrator_core.registry.store import Registry
+from orchestrator_core.status import is_active
 
 if TYPE_CHECKING:
     from collections.abc import Callable

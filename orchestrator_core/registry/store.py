@@ -11,14 +11,11 @@ registry is damaged, not missing.
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import os
 import stat
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
-
-import attrs
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from orchestrator_core import _files, locks
 from orchestrator_core.exceptions import (
@@ -46,8 +43,7 @@ T = TypeVar("T")
 _MENDINGS = 2
 
 
-@attrs.frozen
-class Aside:
+class Aside(NamedTuple):
     """A damaged document that was just set aside."""
 
     registry: Path
@@ -55,8 +51,7 @@ class Aside:
     why: str
 
 
-@attrs.frozen
-class _Loaded:
+class _Loaded(NamedTuple):
     document: Document
     data: bytes | None  #: As it was read; None if there is no such file yet.
     version: int  #: As it was written.
@@ -209,6 +204,8 @@ class Registry:
             document = {"schema_version": self.kind.version, **mended(None)}
             kept = {"damaged": names} if (names := self._kept()) else {}
             return self._store(revision, _Loaded({**document, **kept}, None, self.kind.version))
+        import copy  # noqa: PLC0415 - seldom needed, and imports weakref
+
         document = mended(copy.deepcopy(loaded.document))
         self.kind.derive(document)
         if document == loaded.document:

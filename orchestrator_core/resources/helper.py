@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core import supervisor
-from orchestrator_core.agents import HIDDEN_ENV, RESERVED_ENV
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError, Survivors
+from orchestrator_core.inside import HIDDEN_ENV, RESERVED_ENV
 from orchestrator_core.news import News
 from orchestrator_core.processes import Claim, Identity, LocalProcesses, Patience, read_exit
 from orchestrator_core.processes.table import COOKIE_NAME

@@ -19,7 +19,6 @@ import attrs
 
 from orchestrator_core import _files, locks, tasks
 from orchestrator_core._clock import ms_since
-from orchestrator_core.agents import is_active
 from orchestrator_core.exceptions import (
     InvalidInput,
     OrchestratorError,
@@ -32,6 +31,7 @@ from orchestrator_core.retention import leaving
 from orchestrator_core.retention.packing import Mark, marks_of, pack, read_back
 from orchestrator_core.retention.report import ExportReport
 from orchestrator_core.saga.closed import Closed
+from orchestrator_core.status import is_active
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core.agents import Status, is_active
 from orchestrator_core.endings import cascades, ended
 from orchestrator_core.exceptions import (
     ChildrenLeft,
@@ -23,6 +22,7 @@ from orchestrator_core.records import (
     is_over,
 )
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
+from orchestrator_core.status import Status, is_active
 from orchestrator_core.steps.base import DeploymentStep, names
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core._clock import timestamp
-from orchestrator_core.agents import Status
 from orchestrator_core.exceptions import CouldNotAsk, NotFound
 from orchestrator_core.legacy.counting import counting_the_living
 from orchestrator_core.records import add_agent, end_agent, enter_agent, leave_agent, remove_agent
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
+from orchestrator_core.status import Status
 from orchestrator_core.steps.base import DeploymentStep, names
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from orchestrator_core import ids
-from orchestrator_core.agents import Status
 from orchestrator_core.endings import ended
 from orchestrator_core.exceptions import NotFound, SagaBusy, SagaError, SagaExists, UnknownStep
 from orchestrator_core.rebuild import replanned
 from orchestrator_core.records import find_agent
 from orchestrator_core.saga import State, Unwind
+from orchestrator_core.status import Status
 from orchestrator_core.steps import SessionReceipt
 from orchestrator_core.sweeping.entered import shows_living
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from orchestrator_core import ids
-from orchestrator_core.agents import is_active
+from orchestrator_core.status import is_active
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

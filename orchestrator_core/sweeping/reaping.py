@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from orchestrator_core.agents import Status
 from orchestrator_core.endings import EndReport, ended
 from orchestrator_core.exceptions import NotFound, OrchestratorError, SagaNotFound
 from orchestrator_core.repair import repair
+from orchestrator_core.status import Status
 from orchestrator_core.sweeping import old_system
 from orchestrator_core.sweeping.adopting import adopt
 from orchestrator_core.sweeping.findings import Finding, FindingKind, Reaped

@@ -17,8 +17,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from support.fakes import FakeScene, fast_place
 from support.world import HELD
 
-from orchestrator_core.agents import Limits
 from orchestrator_core.exceptions import DeploymentError, InvalidInput, LimitReached
+from orchestrator_core.limits import Limits
 
 LONG = os.environ.get("ORCHESTRATOR_TEST_PROFILE") == "long"
 MOST = 4

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from orchestrator_core import AgentSpec, Orchestrator
-from orchestrator_core.agents import Limits
 from orchestrator_core.exceptions import OrchestratorError
+from orchestrator_core.limits import Limits
 from orchestrator_core.processes.port import Patience
 
 PATIENCE = Patience(term_s=0.5, kill_s=2.0, linger_s=0.3)

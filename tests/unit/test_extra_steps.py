@@ -306,7 +306,7 @@ def test_they_are_written_with_what_anybody_has():
     """Of this library: sagas, processes, locks, errors; of agents and terminals, nothing."""
     allowed = {
         *("saga", "exceptions", "processes", "locks", "resources"),
-        *("supervisor", "news", "agents"),  # The helper's alone: what it runs below.
+        *("supervisor", "news", "inside"),  # The helper's alone: what it runs below.
     }
     found = {}
     for path in (_top() / "orchestrator_core" / "resources").glob("*.py"):
@@ -316,7 +316,7 @@ def test_they_are_written_with_what_anybody_has():
                 found.setdefault(parts[0], set()).add(path.stem)
 
     assert {} == {name: where for name, where in found.items() if name not in allowed}
-    assert {"helper"} == found["supervisor"] | found["news"] | found["agents"]
+    assert {"helper"} == found["supervisor"] | found["news"] | found["inside"]
 
 
 def _top():

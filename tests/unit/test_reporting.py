@@ -1,0 +1,60 @@
+"""An agent's report is a program of its own, as small as one can be."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from orchestrator_core.cli import arguments
+
+REPORT = """
+import sys
+from orchestrator_core.cli import main
+assert main(["progress", "--status", "working", "--message", "half of it"]) == 0
+print(*sys.modules)
+"""
+
+
+def test_a_report_imports_next_to_nothing(fake_scene):
+    """A third of its time went into attrs and what attrs makes, once; and into all commands."""
+    orch = fake_scene.orchestrator()
+    task = orch.create_task("found").id
+    agent = orch.deploy(task, fake_scene.spec()).id
+    own = {"ORCHESTRATOR_AGENT_ID": agent, "ORCHESTRATOR_TASK_ID": task}
+    ran = subprocess.run(
+        [sys.executable, "-c", REPORT],
+        env={**os.environ, **own, "ORCHESTRATOR_ROOT": str(orch.root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(ran.stdout.split())
+
+    assert "half of it" == orch.agent(agent).message
+    assert {"msgspec", "orchestrator_core.reporting"} <= loaded
+    heavy = {"attr", "attrs", "libtmux", "portalocker", "psutil", "structlog", "shutil", "json"}
+    assert set() == loaded & heavy
+    ours = {name.split(".")[1] for name in loaded if name.startswith("orchestrator_core.")}
+    assert set() == ours & {"saga", "agents", "spec", "lifecycle", "processes", "tmux", "reading"}
+
+
+@pytest.mark.parametrize("columns", ["", "40", "200", "0", "wide"])
+def test_help_is_as_wide_as_the_terminal(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    arguments._columns.cache_clear()
+    assert shutil.get_terminal_size().columns == arguments._columns()
+    arguments._columns.cache_clear()
+
+
+def test_only_the_command_that_is_called_is_given_its_arguments(monkeypatch):
+    given = []
+    monkeypatch.setitem(arguments.care_arguments.COMMANDS, "gc", ("collect", given.append))
+    top = arguments.parser()
+    top.parse_args(["health"])
+    assert [] == given
+    top.parse_args(["gc"])
+    assert "orchestrator-core gc" == given[0].prog
