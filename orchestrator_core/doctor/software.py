@@ -7,8 +7,10 @@ import locale as locales
 import re
 import sys
 
-from orchestrator_core.inside import ENV_AGENT, ENV_TASK, HIDDEN_ENV, RESERVED_ENV
 from orchestrator_core.doctor.answers import Answer, Subject, failed, ok, together, warning
+from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.inside import ENV_AGENT, ENV_TASK, HIDDEN_ENV, RESERVED_ENV
+from orchestrator_core.limits import VARIABLES, Limits
 from orchestrator_core.places import ENVIRONMENT
 
 OLDEST_PYTHON = (3, 11)
@@ -23,10 +25,10 @@ SUPPORTED = {
 }
 """The libraries we need: from which version on, and before which. As in pyproject.toml."""
 
-KNOWN = frozenset({*ENVIRONMENT, *RESERVED_ENV, "ORCHESTRATOR_CONTAINMENT"})
+KNOWN = frozenset({*ENVIRONMENT, *RESERVED_ENV, *VARIABLES.values(), "ORCHESTRATOR_CONTAINMENT"})
 
-#: Read by the system that this one replaces, and not by us.
-_NOT_OURS = re.compile(r"CLAUDE_ORCHESTRATOR_(MAX_\w+)")
+#: Of those the old system's ones have a prefix of their own.
+_PREFIXES = ("ORCHESTRATOR_", "CLAUDE_ORCHESTRATOR_")
 
 
 def python(_subject: Subject) -> Answer:
@@ -98,14 +100,13 @@ def _leftovers(subject: Subject) -> list[Answer]:
                 f"if you are not that agent: unset {' '.join(sorted(RESERVED_ENV))}",
             )
         )
-    found += [
-        warning(f"{name} is not read by us", "give Limits to the Orchestrator instead")
-        for name in sorted(env)
-        if _NOT_OURS.fullmatch(name)
-    ]
+    try:
+        Limits.from_environment(env)
+    except InvalidInput as error:
+        found.append(failed(f"no root can be opened: {error}", error.hint))
     found += [
         warning(f"{name} means nothing to us", f"is it misspelt? unset {name}")
         for name in sorted(env)
-        if name.startswith("ORCHESTRATOR_") and name not in KNOWN
+        if name.startswith(_PREFIXES) and name not in KNOWN
     ]
     return found

@@ -338,7 +338,7 @@ def test_without_the_tmux_library_that_is_said_and_not_taken_for_a_defect(patien
             "unset CLAUDE_ORCHESTRATOR_WORKSPACE",
         ),
         ({"ORCHESTRATOR_AGENT_ID": "a-1"}, "inside agent a-1", "unset ORCHESTRATOR_AGENT_ID"),
-        ({"CLAUDE_ORCHESTRATOR_MAX_DEPTH": "3"}, "is not read by us", "Limits"),
+        ({"CLAUDE_ORCHESTRATOR_MAX_DEEP": "3"}, "CLAUDE_ORCHESTRATOR_MAX_DEEP means", "misspelt"),
         ({"ORCHESTRATOR_ROOTS": "/a"}, "ORCHESTRATOR_ROOTS means nothing", "misspelt"),
     ],
 )
@@ -348,6 +348,15 @@ def test_a_variable_that_surprises_is_told(env, found, remedy):
     assert WARNING is answer.verdict
     assert found in answer.found
     assert remedy in answer.remedy
+
+
+def test_a_limit_that_is_none_keeps_every_root_shut():
+    """As the old system's variables set them; what opening would say is said here too."""
+    for value, verdict in (("3", OK), ("", OK), ("many", FAILED)):
+        name = "CLAUDE_ORCHESTRATOR_MAX_DEPTH"
+        answer = software.environment(subject(None, env={name: value}))
+        assert verdict is answer.verdict
+        assert (name in answer.found and f"unset {name}" in answer.remedy) is (verdict is FAILED)
 
 
 def test_no_variable_that_our_own_code_reads_is_taken_for_a_misspelling():
