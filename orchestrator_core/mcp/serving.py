@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
-import os
-import select
 import signal
 import socket
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import anyio
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.mcpserver import MCPServer
+from mcp.server.stdio import stdio_server
 
 from orchestrator_core import __version__
 from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.mcp import pipes
 from orchestrator_core.mcp.token import OneToken
 from orchestrator_core.mcp.tools import register_tools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from _typeshed import WriteableBuffer
+    from anyio import AsyncFile
+    from anyio.abc import TaskStatus
 
     from orchestrator_core.mcp.agents import AgentKind
     from orchestrator_core.orchestrator import Orchestrator
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 NAME = "orchestrator-core"
 HOST = "127.0.0.1"
 PATH = "/mcp"
+_TOLD_BY = signal.SIGTERM, signal.SIGINT
 _FAREWELL_S = 5  #: For answers that are under way, when the server is told to end.
 
 _INSTRUCTIONS = """\
@@ -46,80 +47,42 @@ report_agent_finding; the status "completed" is the last thing to report.
 """
 
 
+class _Server(MCPServer[Any]):
+    """One whose standard input and output are waited for without threads."""
+
+    async def run_stdio_async(self) -> None:
+        """Serve one client on standard input and output, until it goes away or we are told to."""
+        with pipes.taken() as (incoming, outgoing):
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(_ending_when_told, incoming)
+                # It uses of a file what these have.
+                files = cast("AsyncFile[str]", incoming), cast("AsyncFile[str]", outgoing)
+                async with stdio_server(*files) as (reading, writing):
+                    ours = self._lowlevel_server
+                    await ours.run(reading, writing, ours.create_initialization_options())
+                tasks.cancel_scope.cancel()
+
+
+async def _ending_when_told(incoming: pipes.Incoming, *, task_status: TaskStatus[None]) -> None:
+    """Let SIGTERM and Ctrl-C be the same as a client that goes away."""
+    with anyio.open_signal_receiver(*_TOLD_BY) as told:
+        task_status.started()
+        async for _ in told:
+            incoming.end()
+
+
 def server_of(orchestrator: Orchestrator, kind: AgentKind, **how: Any) -> MCPServer[Any]:  # noqa: ANN401 - the SDK's
     """Return a server with all tools, and nothing else."""
-    server: MCPServer[Any] = MCPServer(
+    server = _Server(
         NAME, instructions=_INSTRUCTIONS, version=__version__, log_level="WARNING", **how
     )
     register_tools(server, orchestrator, kind=kind)
     return server
 
 
-# --- stdio ---------------------------------------------------------------------------------------
-
-
 def serve_stdio(orchestrator: Orchestrator, kind: AgentKind) -> None:
     """Serve one client on standard input and output, until it goes away or we are told to end."""
-    server = server_of(orchestrator, kind)
-    with _input_that_ends() as end, _when_told(end):
-        server.run()
-
-
-@contextlib.contextmanager
-def _input_that_ends() -> Iterator[Callable[[], None]]:
-    """
-    Put what can be ended in the place of standard input; yields what ends it.
-
-    The SDK reads it in a thread, and nothing can make a thread give up reading but an
-    end of file. So to be told to end is the same as a client that has gone away. As
-    with the SDK's own, what we start meanwhile finds nothing at descriptor 0.
-    """
-    wire = os.dup(0)
-    woken, wake = os.pipe()
-    before = sys.stdin
-    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    sys.stdin = io.TextIOWrapper(io.BufferedReader(_Wire(wire, woken)))
-
-    def end() -> None:
-        os.write(wake, b".")
-
-    try:
-        yield end
-    finally:
-        # Not closed: the SDK's thread may still be about to look at them.
-        end()
-        sys.stdin = before
-        os.dup2(wire, 0)
-
-
-class _Wire(io.RawIOBase):
-    """What comes in at a descriptor, until another one can be read."""
-
-    def __init__(self, fd: int, woken: int) -> None:
-        self._fd, self._woken = fd, woken
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        if self._woken not in select.select([self._fd, self._woken], [], [])[0]:
-            with contextlib.suppress(OSError):  # A terminal that has hung up, say.
-                return os.readv(self._fd, [buffer])
-        return 0
-
-
-@contextlib.contextmanager
-def _when_told(end: Callable[[], None]) -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C do nothing but *end* it."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, lambda *_: end()) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    server_of(orchestrator, kind).run()
 
 
 # --- HTTP ----------------------------------------------------------------------------------------
@@ -160,10 +123,19 @@ def serve_http(
     )
     with _listener(port) as listener:
         listening(f"http://{HOST}:{listener.getsockname()[1]}{PATH}")
-        with _when_told(
-            lambda: None
-        ):  # uvicorn hears the signal, and passes it on when it is done.
+        with _unheard():  # uvicorn hears the signal, and passes it on when it is done.
             uvicorn.Server(config).run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C do nothing."""
+    before = {number: signal.signal(number, lambda *_: None) for number in _TOLD_BY}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

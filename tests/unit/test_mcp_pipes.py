@@ -1,0 +1,198 @@
+"""What a server hears and says over pipes: whole lines, in order, and without a thread."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import anyio
+import pytest
+
+from orchestrator_core.mcp import pipes
+
+
+@pytest.fixture
+def pipe():
+    """Two ends: one to read from, one to write into; closed afterwards, if they still are open."""
+    ends = [*os.pipe()]
+    yield ends
+    for fd in ends:
+        if fd >= 0:
+            os.close(fd)
+
+
+def shut(pipe, which):
+    os.close(pipe[which])
+    pipe[which] = -1
+
+
+async def heard(incoming):
+    return [line async for line in incoming]
+
+
+# --- hearing -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_lines_come_whole_however_they_were_written(pipe, backend):
+    """Cut anywhere, many at once, longer than a pipe holds, and the last without its end."""
+    long = "é" * 200_000
+    said = f"one\ntwo\n\n{long}\nlast".encode()
+
+    def write():
+        for at in range(0, 12, 5):
+            os.write(pipe[1], said[at : min(at + 5, 12)])
+        left = memoryview(said)[12:]
+        while left:
+            left = left[os.write(pipe[1], left) :]
+        shut(pipe, 1)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    found = anyio.run(heard, pipes.Incoming(pipe[0]), backend=backend)
+    writer.join()
+
+    assert ["one\n", "two\n", "\n", f"{long}\n", "last"] == found
+
+
+def test_what_is_no_text_is_a_line_all_the_same(pipe):
+    os.write(pipe[1], b"\xff\xfe\n{}\n")
+    shut(pipe, 1)
+    assert ["\ufffd\ufffd\n", "{}\n"] == anyio.run(heard, pipes.Incoming(pipe[0]))
+
+
+def test_a_file_is_heard_as_a_pipe_is(tmp_path):
+    """No event loop can wait for one; it need not."""
+    (tmp_path / "said").write_text("one\ntwo\n")
+    with (tmp_path / "said").open("rb") as file:
+        assert ["one\n", "two\n"] == anyio.run(heard, pipes.Incoming(file.fileno()))
+
+
+def test_told_to_end_it_hears_no_more_though_there_is_more(pipe):
+    os.write(pipe[1], b"one\ntwo\n")
+
+    async def hear():
+        incoming = pipes.Incoming(pipe[0])
+        first = await anext(incoming)
+        incoming.end()
+        return first, await heard(incoming)
+
+    assert ("one\n", []) == anyio.run(hear)
+
+
+def test_told_to_end_while_it_waits_it_waits_no_more(pipe):
+    async def hear():
+        incoming = pipes.Incoming(pipe[0])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(heard, incoming)
+            await anyio.wait_all_tasks_blocked()
+            incoming.end()
+        return True
+
+    assert anyio.run(hear)
+
+
+def test_hearing_and_saying_need_no_thread(pipe):
+    """To be handed to one and back is most of what a call would cost."""
+    before = threading.active_count()
+
+    async def talk():
+        incoming = pipes.Incoming(pipe[0])
+        outgoing = pipes.Outgoing(pipe[1], incoming)
+        for _ in range(10):
+            await outgoing.write("and back\n")
+            await outgoing.flush()
+            assert "and back\n" == await anext(incoming)
+        return threading.active_count()
+
+    assert before == anyio.run(talk)
+
+
+# --- saying ------------------------------------------------------------------------------------
+
+
+def test_a_client_that_does_not_read_keeps_nobody_else_waiting(pipe):
+    """More than the pipe holds is written as it is read; meanwhile the loop goes on."""
+    said = "é" * 300_000 + "\n"
+    found = bytearray()
+
+    async def read(turns):
+        while len(found) < len(said.encode()):
+            turns.append(len(found))
+            await anyio.wait_readable(pipe[0])
+            found.extend(os.read(pipe[0], 65536))
+
+    async def talk():
+        turns = []
+        outgoing = pipes.Outgoing(pipe[1], pipes.Incoming(pipe[0]))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(outgoing.write, said)
+            await anyio.wait_all_tasks_blocked()  # It is stuck, and we are not.
+            tasks.start_soon(read, turns)
+        return turns
+
+    assert len(anyio.run(talk)) > 1
+    assert said.encode() == found
+
+
+def test_a_client_that_is_gone_is_told_nothing_and_heard_no_more(pipe):
+    """Who hangs up with an answer on its way ends the server, and not by an error."""
+
+    async def talk():
+        ears, mouth = os.pipe()
+        try:
+            incoming = pipes.Incoming(ears)
+            outgoing = pipes.Outgoing(pipe[1], incoming)
+            shut(pipe, 0)
+            await outgoing.write("nobody hears this\n")
+            await outgoing.write("nor this\n")
+            return await heard(incoming)
+        finally:
+            os.close(ears)
+            os.close(mouth)
+
+    assert [] == anyio.run(talk)
+
+
+# --- standard input and output -------------------------------------------------------------------
+
+SERVER = """
+import os, subprocess, sys, anyio
+from orchestrator_core.mcp import pipes
+
+async def serve():
+    with pipes.taken() as (incoming, outgoing):
+        print("stray", flush=True)
+        subprocess.run(["cat"], check=True)
+        async for line in incoming:
+            await outgoing.write(line.upper())
+
+anyio.run(serve)
+print("restored", sys.stdin.read() == "")
+"""
+
+
+def server(**how):
+    return subprocess.run(
+        [sys.executable, "-c", SERVER], capture_output=True, timeout=60, check=False, **how
+    )
+
+
+def test_what_is_printed_meanwhile_is_none_of_the_clients():
+    """And what a child of ours reads is not what the client says."""
+    ran = server(input=b"hello\n")
+    assert (0, b"HELLO\nrestored True\n", b"stray\n") == (ran.returncode, ran.stdout, ran.stderr)
+
+
+def test_without_standard_input_there_is_nothing_to_hear():
+    """What took its number meanwhile, the event loop perhaps, is left alone."""
+    alone = SERVER.replace('subprocess.run(["cat"], check=True)', "").rpartition("print")[0]
+    ran = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$0" -c "$1" <&-', sys.executable, alone],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (0, b"", b"stray\n") == (ran.returncode, ran.stdout, ran.stderr)
