@@ -152,7 +152,7 @@ class EndReport:
             errors=tuple(f"{step.step}: {step.error}" for step in report.failed),
             archived_files=tuple(tee.get("archived", ())),
             bytes_freed=tee.get("bytes_freed", 0) + prompt.get("bytes_freed", 0),
-            steps=tuple(attrs.asdict(step) for step in report.steps),
+            steps=tuple(msgspec.to_builtins(report.steps)),
             duration_ms=report.duration_ms,
             exit_code=report.why.detail.get("exit_code"),
             exit_signal=report.why.detail.get("exit_signal"),

@@ -365,11 +365,11 @@ class Lifecycle:
 
     # --- what the record keeps of it -------------------------------------------------------------
 
-    def _enter_result(self, report: UnwindReport) -> None:
+    def _enter_result(self, report: UnwindReport, history: History) -> None:
         """Write what became of an agent into its record, when all of it is known."""
         if report.why.reason is not Reason.TERMINAL:
             return
-        task_id = task_of(self.sagas.history(report.saga_id))
+        task_id = task_of(history)
         cleanup = cleanup_of(report, timestamp())
         agent_id = cleanup["auto_cleanup_result"]["agent_id"]
 

@@ -9,6 +9,7 @@ been made: an old kernel has no ``cgroup.kill``.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -81,6 +82,7 @@ class _Mount:
     directory: str
 
 
+@functools.cache  # Every end asks, more than once; it stays where it is.
 def _mount() -> _Mount | None:
     if sys.platform != "linux":
         return None

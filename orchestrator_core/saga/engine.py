@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from orchestrator_core.saga.journal import Journal
     from orchestrator_core.saga.step import Step
 
-    Epilogue = Callable[[UnwindReport], None]
+    Epilogue = Callable[[UnwindReport, History], None]
 
 _DOUBLINGS = 12  #: Of the wait before a stuck saga is tried again: from a second to an hour.
 
@@ -83,8 +83,9 @@ class Saga:
         """
         Take up a saga whose journal is ours, as recovery does.
 
-        *epilogue* is called with the report when all steps are undone, before the
-        saga closes; it must be idempotent, and if it raises, the saga is STUCK.
+        *epilogue* is called with the report, and the saga's history, when all steps are
+        undone, before the saga closes; it must be idempotent, and if it raises, the saga
+        is STUCK.
         """
         self._journals = journals
         self._journal = journal
@@ -275,7 +276,7 @@ class Saga:
         steps = unwinding.undo_all()
         report = UnwindReport(self.saga_id, reason, steps, closed=True, duration_ms=ms_since(start))
         if not unwinding.errors and self._epilogue is not None:
-            report = unwinding.finish_with(self._epilogue, report, given_up=self.history.epilogue)
+            report = unwinding.finish_with(self._epilogue, report, self.history)
         self.undo_errors = unwinding.undo_errors(self.saga_id)
         self.report = self._get_stuck(report) if self.undo_errors else self._close(report)
         if unwinding.interrupt is not None:

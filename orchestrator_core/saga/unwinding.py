@@ -19,7 +19,8 @@ from orchestrator_core.saga.report import EPILOGUE, StepReport
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from orchestrator_core.saga.history import Frame
+    from orchestrator_core.saga.engine import Epilogue
+    from orchestrator_core.saga.history import Frame, History
     from orchestrator_core.saga.report import UnwindReport
     from orchestrator_core.saga.step import Outcome, Step, Unwind
 
@@ -63,18 +64,15 @@ class Unwinding:
         return tuple(self.reports[index] for index in order)
 
     def finish_with(
-        self,
-        epilogue: Callable[[UnwindReport], None],
-        report: UnwindReport,
-        *,
-        given_up: Outcome | None,
+        self, epilogue: Epilogue, report: UnwindReport, history: History
     ) -> UnwindReport:
         """Run what comes after the last undo; failing, it is reported as a step of its own."""
+        given_up = history.epilogue
         if given_up is not None:
             said = StepReport(EPILOGUE, given_up.result.value, attempts=0, detail=given_up.detail)
             return attrs.evolve(report, steps=(*report.steps, said))
         try:
-            epilogue(report)
+            epilogue(report, history)
         except BaseException as error:  # noqa: BLE001 - see the module's promise
             self.epilogue_error = error
             failed = self._failed(EPILOGUE, error)

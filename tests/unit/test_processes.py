@@ -406,10 +406,19 @@ def test_descendants_are_found_through_all_generations():
 # --- cgroups ------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def unmounted():
+    """Where the hierarchy is, is looked for once by each process."""
+    placing._mount.cache_clear()
+    yield
+    placing._mount.cache_clear()
+
+
 def _mountinfo(root, directory):
     return f"31 23 0:28 {root} {directory} rw,relatime shared:9 - cgroup2 cgroup2 rw\n".encode()
 
 
+@pytest.mark.usefixtures("unmounted")
 @pytest.mark.parametrize(
     ("root", "own", "expected"),
     [
@@ -441,6 +450,7 @@ def test_a_cgroup_has_a_name_of_ours(name):
     assert None is placing.place(name)
 
 
+@pytest.mark.usefixtures("unmounted")
 def test_without_cgroup_version_2_there_is_none(monkeypatch):
     monkeypatch.setattr(placing.proc, "read", lambda _path: b"")
 

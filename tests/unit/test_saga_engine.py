@@ -357,7 +357,8 @@ def test_a_saga_that_is_not_stuck_has_nothing_to_abandon(sagas, shelf):
 def test_an_epilogue_that_fails_makes_the_saga_stuck_and_runs_again(tmp_path, shelf):
     seen, errors = [], [OSError("later")]
 
-    def epilogue(report):
+    def epilogue(report, history):
+        assert "s" == history.saga_id == report.saga_id
         seen.append([step.result for step in report.steps])
         if errors:
             raise errors.pop()
@@ -373,7 +374,7 @@ def test_an_epilogue_that_fails_makes_the_saga_stuck_and_runs_again(tmp_path, sh
 
 
 def test_an_epilogue_that_can_never_be_is_abandoned_by_its_name(tmp_path, shelf):
-    def epilogue(_report):
+    def epilogue(_report, _history):
         raise OSError("never")
 
     sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], epilogue=epilogue)
