@@ -191,9 +191,11 @@ class Revision:
                 the message says that this is unknown.
         """
         if edition is None:
-            if self._has_replaced:
+            # Without a change: who wrote what stands there may be settling it just now.
+            self._settling.take(take, sign=False)
+            if self._has_replaced or take is not locks.at_once:
                 _files.settle(self._path)
-                self._settling.let_go()
+            self._settling.let_go()
             return
         try:
             with _files.refusals("settle", self._path):

@@ -11,6 +11,7 @@ import os
 import threading
 from pathlib import Path
 
+import portalocker
 import pytest
 from under_fire import (
     OK,
@@ -291,6 +292,39 @@ def test_a_change_that_finds_itself_made_by_one_not_settled_waits_for_that(regis
         thread.join()
     assert [] == errors + more_errors
     assert ["a"] == names(registry)
+
+
+def test_a_change_that_finds_itself_made_by_one_who_is_settling_it_waits_for_that(
+    registry, monkeypatch
+):
+    """All can read it, and a power failure may still take it back: nobody is told that it holds."""
+    replaced, waiting, go_on = (threading.Event() for _ in range(3))
+    told = []
+    settle, lock = _files.settle, portalocker.lock
+
+    def slow(path):
+        replaced.set()
+        go_on.wait(30)
+        settle(path)
+        told.append("it is on the disk")
+
+    def seen(*how):
+        waiting.set()
+        lock(*how)
+
+    monkeypatch.setattr(_files, "settle", slow)
+    monkeypatch.setattr(portalocker, "lock", seen)
+    threads, errors = start(lambda: add(registry, "a1"))
+    assert replaced.wait(30)
+    more, _ = start(lambda: told.append(registry.update(lambda _: "no change")))
+    assert waiting.wait(30)
+    assert [] == told
+    go_on.set()
+    for thread in (*threads, *more):
+        thread.join()
+
+    assert ([], "no change") == (errors, told[-1])
+    assert ["it is on the disk"] * 2 == told[:-1]
 
 
 def test_who_was_settled_before_a_failure_is_not_told_that_it_failed_nor_the_reverse(registry):
