@@ -94,14 +94,17 @@ class Incoming:
     async def _more(self) -> bool:
         """Read what there is, once there is something; False if nothing will come any more."""
         with anyio.CancelScope() as self._waiting:
-            with contextlib.suppress(PermissionError):  # A file: it is all there.
-                await anyio.wait_readable(self._fd)
-            try:
-                some = os.read(self._fd, _AT_ONCE)
-            except OSError:  # A terminal that has hung up, say.
-                return False
-            self._read += some
-            return bool(some)
+            while True:
+                with contextlib.suppress(PermissionError):  # A file: it is all there.
+                    await anyio.wait_readable(self._fd)
+                try:
+                    some = os.read(self._fd, _AT_ONCE)
+                except BlockingIOError:  # Who shares it with us was faster.
+                    continue
+                except OSError:  # A terminal that has hung up, say.
+                    return False
+                self._read += some
+                return bool(some)
         return False
 
 
@@ -121,6 +124,8 @@ class Outgoing:
             try:
                 # So much never blocks where something can be written: see select.PIPE_BUF.
                 left = left[os.write(self._fd, left[: select.PIPE_BUF]) :]
+            except BlockingIOError:  # As above.
+                await anyio.wait_writable(self._fd)
             except OSError:
                 self._is_gone = True
                 self._incoming.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -108,6 +109,29 @@ def test_hearing_and_saying_need_no_thread(pipe):
         return threading.active_count()
 
     assert before == anyio.run(talk)
+
+
+def test_one_that_is_shared_and_does_not_block_is_heard_and_spoken_to_all_the_same(
+    pipe, monkeypatch
+):
+    """Whoever has the other copy may have read, or filled it, before we got to it."""
+    too_late = {"read": 2, "write": 2}
+    real = {name: getattr(os, name) for name in too_late}
+
+    def late(name, fd, *what):
+        if fd in pipe and too_late[name]:
+            too_late[name] -= 1
+            raise BlockingIOError
+        return real[name](fd, *what)
+
+    async def talk():
+        incoming = pipes.Incoming(pipe[0])
+        await pipes.Outgoing(pipe[1], incoming).write("and back\n")
+        return await anext(incoming)
+
+    for name in too_late:
+        monkeypatch.setattr(os, name, functools.partial(late, name))
+    assert ("and back\n", {"read": 0, "write": 0}) == (anyio.run(talk), too_late)
 
 
 # --- saying ------------------------------------------------------------------------------------
