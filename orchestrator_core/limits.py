@@ -47,9 +47,13 @@ VARIABLES = {
 }
 
 
+_DIGITS = 9  #: More than any machine has agents; and Python refuses to read very long ones.
+
+
 def _limit(variable: str, value: str) -> int:
-    if not value.strip().isdecimal() or int(value) < 1:
+    number = value.strip()
+    if not number.isdecimal() or len(number) > _DIGITS or int(number) < 1:
         raise InvalidInput(
             f"{variable} is {value!r:.40}, which is no number of agents", hint=f"unset {variable}"
         )
-    return int(value)
+    return int(number)

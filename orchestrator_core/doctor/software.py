@@ -100,10 +100,12 @@ def _leftovers(subject: Subject) -> list[Answer]:
                 f"if you are not that agent: unset {' '.join(sorted(RESERVED_ENV))}",
             )
         )
-    try:
-        Limits.from_environment(env)
-    except InvalidInput as error:
-        found.append(failed(f"no root can be opened: {error}", error.hint))
+    for name in VARIABLES.values():
+        try:
+            Limits.from_environment({name: env.get(name, "")})
+        except InvalidInput as error:
+            said = f"{error}: no root is opened, unless Limits are given"
+            found.append(failed(said, error.hint))
     found += [
         warning(f"{name} means nothing to us", f"is it misspelt? unset {name}")
         for name in sorted(env)

@@ -31,7 +31,7 @@ T = TypeVar("T")
 Self = TypeVar("Self")
 P = ParamSpec("P")
 
-_AT_ONCE = 32  #: Calls in threads. The transport has threads of its own, which must not wait.
+_AT_ONCE = 32  #: Calls in threads. A transport may have threads of its own, which must not wait.
 _LIMITER = anyio.lowlevel.RunVar[anyio.CapacityLimiter]("orchestrator_core.mcp")
 
 

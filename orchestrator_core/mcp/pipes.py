@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import select
+import stat
 import sys
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -38,7 +41,9 @@ def taken() -> Iterator[tuple[Incoming, Outgoing]]:
         # One that was closed when we started may be something else of ours by now.
         hears = stack.enter_context(_replaced(0, nothing)) if sys.__stdin__ else nothing
         aside = 2 if sys.__stderr__ else nothing
+        _flush()  # For the client; and what is printed from now on is not.
         says = stack.enter_context(_replaced(1, aside)) if sys.__stdout__ else nothing
+        stack.callback(_flush)
         incoming = Incoming(hears)
         yield incoming, Outgoing(says, incoming)
 
@@ -55,11 +60,20 @@ def _replaced(fd: int, by: int) -> Iterator[int]:
         os.close(wire)
 
 
+def _flush() -> None:
+    with contextlib.suppress(OSError, ValueError):  # It is full, or closed.
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+
 class Incoming:
     """The lines that a client writes, until it goes away or we are told to :meth:`end`."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        mode = os.fstat(fd).st_mode
+        #: A file, or nothing at all, never keeps anybody waiting; and no loop can wait for it.
+        self._keeps_waiting = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd)
         self._read = bytearray()
         self._is_over = False
         self._waiting: anyio.CancelScope | None = None
@@ -95,8 +109,8 @@ class Incoming:
         """Read what there is, once there is something; False if nothing will come any more."""
         with anyio.CancelScope() as self._waiting:
             while True:
-                with contextlib.suppress(PermissionError):  # A file: it is all there.
-                    await anyio.wait_readable(self._fd)
+                if self._keeps_waiting:
+                    await self._wait()
                 try:
                     some = os.read(self._fd, _AT_ONCE)
                 except BlockingIOError:  # Who shares it with us was faster.
@@ -107,6 +121,14 @@ class Incoming:
                 return bool(some)
         return False
 
+    async def _wait(self) -> None:
+        try:
+            await anyio.wait_readable(self._fd)
+        except OSError:  # A kqueue knows not every terminal.
+            await anyio.to_thread.run_sync(
+                select.select, [self._fd], [], [], abandon_on_cancel=True
+            )
+
 
 class Outgoing:
     """What we write to a client; nothing, once it has gone away."""
@@ -115,20 +137,29 @@ class Outgoing:
         self._fd = fd
         self._incoming = incoming
         self._is_gone = False
+        self._until = math.inf
+        self._waiting: anyio.CancelScope | None = None
+
+    def hurry(self, within_s: float) -> None:
+        """Wait no longer than that, in all, for a client that does not read: then it is gone."""
+        self._until = min(self._until, anyio.current_time() + within_s)
+        if self._waiting is not None:
+            self._waiting.deadline = self._until
 
     async def write(self, text: str) -> None:
-        """Write all of it; a client that does not read keeps waiting nobody but itself."""
+        """Write all of it; a client that does not read keeps nobody waiting but who writes."""
         left = memoryview(text.encode())
         while left and not self._is_gone:
             await self._writable()
+            if self._is_gone:
+                return
             try:
                 # So much never blocks where something can be written: see select.PIPE_BUF.
                 left = left[os.write(self._fd, left[: select.PIPE_BUF]) :]
             except BlockingIOError:  # As above.
-                await anyio.wait_writable(self._fd)
+                await self._wait()
             except OSError:
-                self._is_gone = True
-                self._incoming.end()
+                self._leave()
 
     async def flush(self) -> None:
         """Do nothing: what was written is with the client."""
@@ -137,4 +168,14 @@ class Outgoing:
         ready = select.poll()
         ready.register(self._fd, select.POLLOUT)
         if not ready.poll(0):
+            await self._wait()
+
+    async def _wait(self) -> None:
+        with anyio.CancelScope(deadline=self._until) as self._waiting:
             await anyio.wait_writable(self._fd)
+        if self._waiting.cancelled_caught:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._is_gone = True
+        self._incoming.end()

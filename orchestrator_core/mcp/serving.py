@@ -54,21 +54,25 @@ class _Server(MCPServer[Any]):
         """Serve one client on standard input and output, until it goes away or we are told to."""
         with pipes.taken() as (incoming, outgoing):
             async with anyio.create_task_group() as tasks:
-                await tasks.start(_ending_when_told, incoming)
+                await tasks.start(_ending_when_told, incoming, outgoing)
                 # It uses of a file what these have.
                 files = cast("AsyncFile[str]", incoming), cast("AsyncFile[str]", outgoing)
                 async with stdio_server(*files) as (reading, writing):
                     ours = self._lowlevel_server
                     await ours.run(reading, writing, ours.create_initialization_options())
+                    outgoing.hurry(_FAREWELL_S)
                 tasks.cancel_scope.cancel()
 
 
-async def _ending_when_told(incoming: pipes.Incoming, *, task_status: TaskStatus[None]) -> None:
+async def _ending_when_told(
+    incoming: pipes.Incoming, outgoing: pipes.Outgoing, *, task_status: TaskStatus[None]
+) -> None:
     """Let SIGTERM and Ctrl-C be the same as a client that goes away."""
     with anyio.open_signal_receiver(*_TOLD_BY) as told:
         task_status.started()
         async for _ in told:
             incoming.end()
+            outgoing.hurry(_FAREWELL_S)
 
 
 def server_of(orchestrator: Orchestrator, kind: AgentKind, **how: Any) -> MCPServer[Any]:  # noqa: ANN401 - the SDK's

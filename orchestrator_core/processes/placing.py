@@ -82,13 +82,20 @@ class _Mount:
     directory: str
 
 
-@functools.cache  # Every end asks, more than once; it stays where it is.
 def _mount() -> _Mount | None:
-    if sys.platform != "linux":
+    try:
+        return _mounted()
+    except LookupError:
         return None
+
+
+@functools.cache  # Every end asks, more than once, and where it is it stays. No error is kept.
+def _mounted() -> _Mount:
+    if sys.platform != "linux":
+        raise LookupError("there are no cgroups")
     for line in os.fsdecode(proc.read("/proc/self/mountinfo")).splitlines():
         mounted, _, kind = line.partition(" - ")
         if kind.startswith("cgroup2 "):
             root, directory = mounted.split()[3:5]
             return _Mount(root, directory)
-    return None
+    raise LookupError("no hierarchy of version 2 is to be seen")

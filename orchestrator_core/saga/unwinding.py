@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
+import msgspec
 
 from orchestrator_core._clock import ms_since
 from orchestrator_core.exceptions import UndoFailed
@@ -115,8 +116,9 @@ class Unwinding:
         if self.interrupt is None and not isinstance(error, Exception):
             self.interrupt = error
         self.watcher.failed(step, error)
-        leaked = list(getattr(error, "leaked", ()))
-        detail = getattr(error, "undo_detail", {})
+        # Whatever a step has put there, it is to be written down.
+        leaked = [str(one) for one in getattr(error, "leaked", ())]
+        detail = msgspec.to_builtins(getattr(error, "undo_detail", {}), enc_hook=str)
         return StepReport(
             step,
             "failed",

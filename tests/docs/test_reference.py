@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import orchestrator_core
-from orchestrator_core import AgentSpec, Orchestrator, inside, places, saga
+from orchestrator_core import AgentSpec, Orchestrator, inside, limits, places, saga
 from orchestrator_core.saga import history
 from orchestrator_core.testing import FakeTerminal
 
@@ -74,6 +74,7 @@ def test_every_kind_of_journal_line_is_named():
 def test_every_environment_variable_is_named():
     """Whoever sees a variable of ours finds what it means."""
     known = {*places.ENVIRONMENT, *inside.RESERVED_ENV, *inside.HIDDEN_ENV}
+    known |= {*limits.VARIABLES.values()}
     known.add("ORCHESTRATOR_CONTAINMENT")
     assert set() == known - names_in(section("Environment"))
 

@@ -245,7 +245,7 @@ def test_the_old_variables_for_limits_hold_unless_limits_are_given(scene, monkey
     assert (3, 20, 5) == tuple(document[name] for name in names)
 
 
-@pytest.mark.parametrize("value", ["many", "0", "-3", "4.5"])
+@pytest.mark.parametrize("value", ["many", "0", "-3", "4.5", "9" * 5000])
 def test_a_limit_that_is_no_number_is_named(scene, monkeypatch, value):
     monkeypatch.setenv("CLAUDE_ORCHESTRATOR_MAX_DEPTH", value)
     with pytest.raises(InvalidInput, match="CLAUDE_ORCHESTRATOR_MAX_DEPTH"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
+import select
 import shutil
 import signal
 import stat
@@ -38,6 +40,9 @@ def wire(scene):
             return made
 
         yield start
+
+
+CLIENT = {"name": "by hand", "version": "1"}
 
 
 def over_stdio(scene, *arguments):
@@ -362,6 +367,28 @@ def test_told_to_end_it_ends_at_once_and_has_said_nothing_but_the_protocol(wire)
     server.process.send_signal(signal.SIGTERM)
 
     assert 0 == server.until_over()
+
+
+@pytest.mark.parametrize("more", [0, 3])
+def test_told_to_end_it_ends_though_its_client_does_not_read(wire, more):
+    """
+    With more to say than the pipe holds, it waits for its client, and then no more.
+
+    A question that the SDK answers before it reads the next keeps it from reading as well.
+    """
+    server = wire("--agent-command", "sleep 1000")
+    server.connect()
+    # One answer is more than the pipe holds: what can be read of it is not all of it.
+    fcntl.fcntl(server.process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+    server.ask("tools/list")
+    assert select.select([server.process.stdout], [], [], LONG_S)[0]
+    for _ in range(more):
+        server.ask("initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=CLIENT)
+    server.until_read()
+
+    server.process.send_signal(signal.SIGTERM)
+
+    assert 0 == server.process.wait(timeout=60)
 
 
 # --- the example -------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ the server's process group at a moment of our choosing.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -15,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -138,6 +140,13 @@ class Wire:
         line, _, self._said = self._said.partition(b"\n")
         self.lines.append(json.loads(line))  # Nothing but JSON comes out of it.
         return self.lines[-1]
+
+    def until_read(self):
+        """Wait until it has read all that was written to it."""
+        deadline = time.monotonic() + LONG_S
+        while any(fcntl.ioctl(self.process.stdin, termios.FIONREAD, bytes(4))):
+            assert time.monotonic() < deadline, "it reads no more"
+            select.select([], [], [], 0.005)
 
     def hang_up(self):
         """Close its standard input."""

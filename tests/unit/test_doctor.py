@@ -359,6 +359,12 @@ def test_a_limit_that_is_none_keeps_every_root_shut():
         assert (name in answer.found and f"unset {name}" in answer.remedy) is (verdict is FAILED)
 
 
+def test_every_limit_that_is_none_is_told_at_once():
+    names = {"CLAUDE_ORCHESTRATOR_MAX_DEPTH": "x", "CLAUDE_ORCHESTRATOR_MAX_AGENTS": "0"}
+    answer = software.environment(subject(None, env=names))
+    assert set() == {name for name in names if name not in answer.found}
+
+
 def test_no_variable_that_our_own_code_reads_is_taken_for_a_misspelling():
     code = Path(doctor.__file__).parents[1].rglob("*.py")
     names = {

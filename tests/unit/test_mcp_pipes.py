@@ -33,6 +33,16 @@ async def heard(incoming):
     return [line async for line in incoming]
 
 
+def in_time(talk, *arguments, backend="asyncio"):
+    """Run it; what hangs has failed."""
+
+    async def bounded():
+        with anyio.fail_after(60):
+            return await talk(*arguments)
+
+    return anyio.run(bounded, backend=backend)
+
+
 # --- hearing -----------------------------------------------------------------------------------
 
 
@@ -52,7 +62,7 @@ def test_lines_come_whole_however_they_were_written(pipe, backend):
 
     writer = threading.Thread(target=write)
     writer.start()
-    found = anyio.run(heard, pipes.Incoming(pipe[0]), backend=backend)
+    found = in_time(heard, pipes.Incoming(pipe[0]), backend=backend)
     writer.join()
 
     assert ["one\n", "two\n", "\n", f"{long}\n", "last"] == found
@@ -61,14 +71,14 @@ def test_lines_come_whole_however_they_were_written(pipe, backend):
 def test_what_is_no_text_is_a_line_all_the_same(pipe):
     os.write(pipe[1], b"\xff\xfe\n{}\n")
     shut(pipe, 1)
-    assert ["\ufffd\ufffd\n", "{}\n"] == anyio.run(heard, pipes.Incoming(pipe[0]))
+    assert ["\ufffd\ufffd\n", "{}\n"] == in_time(heard, pipes.Incoming(pipe[0]))
 
 
 def test_a_file_is_heard_as_a_pipe_is(tmp_path):
     """No event loop can wait for one; it need not."""
     (tmp_path / "said").write_text("one\ntwo\n")
     with (tmp_path / "said").open("rb") as file:
-        assert ["one\n", "two\n"] == anyio.run(heard, pipes.Incoming(file.fileno()))
+        assert ["one\n", "two\n"] == in_time(heard, pipes.Incoming(file.fileno()))
 
 
 def test_told_to_end_it_hears_no_more_though_there_is_more(pipe):
@@ -80,7 +90,7 @@ def test_told_to_end_it_hears_no_more_though_there_is_more(pipe):
         incoming.end()
         return first, await heard(incoming)
 
-    assert ("one\n", []) == anyio.run(hear)
+    assert ("one\n", []) == in_time(hear)
 
 
 def test_told_to_end_while_it_waits_it_waits_no_more(pipe):
@@ -92,7 +102,7 @@ def test_told_to_end_while_it_waits_it_waits_no_more(pipe):
             incoming.end()
         return True
 
-    assert anyio.run(hear)
+    assert in_time(hear)
 
 
 def test_hearing_and_saying_need_no_thread(pipe):
@@ -108,7 +118,7 @@ def test_hearing_and_saying_need_no_thread(pipe):
             assert "and back\n" == await anext(incoming)
         return threading.active_count()
 
-    assert before == anyio.run(talk)
+    assert before == in_time(talk)
 
 
 def test_one_that_is_shared_and_does_not_block_is_heard_and_spoken_to_all_the_same(
@@ -131,7 +141,7 @@ def test_one_that_is_shared_and_does_not_block_is_heard_and_spoken_to_all_the_sa
 
     for name in too_late:
         monkeypatch.setattr(os, name, functools.partial(late, name))
-    assert ("and back\n", {"read": 0, "write": 0}) == (anyio.run(talk), too_late)
+    assert ("and back\n", {"read": 0, "write": 0}) == (in_time(talk), too_late)
 
 
 # --- saying ------------------------------------------------------------------------------------
@@ -157,7 +167,7 @@ def test_a_client_that_does_not_read_keeps_nobody_else_waiting(pipe):
             tasks.start_soon(read, turns)
         return turns
 
-    assert len(anyio.run(talk)) > 1
+    assert len(in_time(talk)) > 1
     assert said.encode() == found
 
 
@@ -177,7 +187,31 @@ def test_a_client_that_is_gone_is_told_nothing_and_heard_no_more(pipe):
             os.close(ears)
             os.close(mouth)
 
-    assert [] == anyio.run(talk)
+    assert [] == in_time(talk)
+
+
+def test_a_client_that_does_not_read_is_waited_for_no_longer_than_told(pipe):
+    """Whether the wait has begun before that or not; then it is taken for gone."""
+
+    async def talk(*, first):
+        ears, mouth = os.pipe()
+        try:
+            incoming = pipes.Incoming(ears)
+            outgoing = pipes.Outgoing(pipe[1], incoming)
+            async with anyio.create_task_group() as tasks:
+                if not first:
+                    tasks.start_soon(outgoing.write, "x" * 1_000_000)
+                    await anyio.wait_all_tasks_blocked()
+                outgoing.hurry(0.01)
+                if first:
+                    tasks.start_soon(outgoing.write, "x" * 1_000_000)
+            return await heard(incoming)
+        finally:
+            os.close(ears)
+            os.close(mouth)
+
+    assert [] == in_time(functools.partial(talk, first=False))
+    assert [] == in_time(functools.partial(talk, first=True))
 
 
 # --- standard input and output -------------------------------------------------------------------
@@ -188,7 +222,7 @@ from orchestrator_core.mcp import pipes
 
 async def serve():
     with pipes.taken() as (incoming, outgoing):
-        print("stray", flush=True)
+        print("stray")
         subprocess.run(["cat"], check=True)
         async for line in incoming:
             await outgoing.write(line.upper())
@@ -198,25 +232,63 @@ print("restored", sys.stdin.read() == "")
 """
 
 
-def server(**how):
-    return subprocess.run(
-        [sys.executable, "-c", SERVER], capture_output=True, timeout=60, check=False, **how
+ALONE = SERVER.replace('subprocess.run(["cat"], check=True)', "").rpartition("print")[0]
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+def server(program=SERVER, redirected="", **how):
+    """Run it by a shell, with its descriptors *redirected*."""
+    ran = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" -c "$1" {redirected}', sys.executable, program],
+        env=BUFFERED,
+        timeout=60,
+        check=False,
+        **{"capture_output": True, **how},
     )
+    return ran.returncode, ran.stdout, ran.stderr
 
 
 def test_what_is_printed_meanwhile_is_none_of_the_clients():
     """And what a child of ours reads is not what the client says."""
-    ran = server(input=b"hello\n")
-    assert (0, b"HELLO\nrestored True\n", b"stray\n") == (ran.returncode, ran.stdout, ran.stderr)
+    assert (0, b"HELLO\nrestored True\n", b"stray\n") == server(input=b"hello\n")
 
 
 def test_without_standard_input_there_is_nothing_to_hear():
     """What took its number meanwhile, the event loop perhaps, is left alone."""
-    alone = SERVER.replace('subprocess.run(["cat"], check=True)', "").rpartition("print")[0]
-    ran = subprocess.run(
-        ["/bin/sh", "-c", 'exec "$0" -c "$1" <&-', sys.executable, alone],
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    assert (0, b"", b"stray\n") == (ran.returncode, ran.stdout, ran.stderr)
+    assert (0, b"", b"stray\n") == server(ALONE, "<&-")
+
+
+def test_without_standard_output_nothing_is_said_and_nothing_spoilt():
+    assert (0, b"", b"") == server(ALONE, ">&-", input=b"hello\n")
+
+
+def test_without_standard_error_what_is_printed_goes_nowhere():
+    assert (0, b"HELLO\n", b"") == server(ALONE, "2>&-", input=b"hello\n")
+
+
+def test_what_is_said_may_go_into_a_file(tmp_path):
+    said = tmp_path / "said"
+    assert (0, b"", b"stray\n") == server(ALONE, f">{said}", input=b"hello\n")
+    assert b"HELLO\n" == said.read_bytes()
+
+
+def test_a_terminal_that_hangs_up_is_a_client_that_is_gone():
+    theirs, ours = os.openpty()  # Of this end, reading is an error then.
+    try:
+
+        async def hear():
+            incoming = pipes.Incoming(theirs)
+            found = []
+            async with anyio.create_task_group() as tasks:
+
+                async def listen():
+                    found.extend(await heard(incoming))
+
+                tasks.start_soon(listen)
+                await anyio.wait_all_tasks_blocked()
+                os.close(ours)
+            return found
+
+        assert [] == in_time(hear)
+    finally:
+        os.close(theirs)

@@ -409,9 +409,9 @@ def test_descendants_are_found_through_all_generations():
 @pytest.fixture
 def unmounted():
     """Where the hierarchy is, is looked for once by each process."""
-    placing._mount.cache_clear()
+    placing._mounted.cache_clear()
     yield
-    placing._mount.cache_clear()
+    placing._mounted.cache_clear()
 
 
 def _mountinfo(root, directory):
@@ -452,10 +452,16 @@ def test_a_cgroup_has_a_name_of_ours(name):
 
 @pytest.mark.usefixtures("unmounted")
 def test_without_cgroup_version_2_there_is_none(monkeypatch):
+    real = placing.proc.read
     monkeypatch.setattr(placing.proc, "read", lambda _path: b"")
 
     assert None is placing.place("oc_1_agent")
     assert not placing.is_ours("/sys/fs/cgroup/oc_1_agent")
+
+    # It may just have been out of descriptors: it is asked again.
+    shown = {"/proc/self/mountinfo": _mountinfo("/", "/sys/fs/cgroup")}
+    monkeypatch.setattr(placing.proc, "read", lambda path: shown.get(path) or real(path))
+    assert placing.is_ours("/sys/fs/cgroup/oc_1_agent")
 
 
 # --- choices ----------------------------------------------------------------------------------

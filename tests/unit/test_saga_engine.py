@@ -5,6 +5,7 @@ import json
 import signal
 import traceback
 from datetime import datetime
+from pathlib import Path
 
 import attrs
 import pytest
@@ -352,6 +353,20 @@ def test_a_saga_that_is_not_stuck_has_nothing_to_abandon(sagas, shelf):
     committed(sagas, shelf)
     with sagas.open("s") as saga, pytest.raises(SagaError, match="committed, not stuck"):
         saga.abandon("a", by="ann", reason="")
+
+
+def test_whatever_a_failed_undo_says_of_what_is_left_can_be_told(sagas, shelf):
+    """A path is not JSON; a report of it is, all the same."""
+    committed(sagas, shelf)
+    error = OSError("in use")
+    error.leaked = [Path("/left")]
+    error.undo_detail = {"at": Path("/there")}
+    shelf.fail("undo", "b", error, error)
+
+    told = sagas.unwind("s", Unwind.terminal()).to_dict()
+
+    [detail] = [step["detail"] for step in told["steps"] if step["result"] == "failed"]
+    assert {"at": "/there", "leaked": ["/left"]} == detail
 
 
 def test_an_epilogue_that_fails_makes_the_saga_stuck_and_runs_again(tmp_path, shelf):
