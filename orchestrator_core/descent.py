@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from orchestrator_core import ids
+from orchestrator_core import _paths, ids
 from orchestrator_core.exceptions import NotFound
 from orchestrator_core.inside import ENV_AGENT, ENV_ROOT, ENV_TASK, ORCHESTRATOR
 from orchestrator_core.records import depth_of, find_agent
@@ -52,9 +52,16 @@ def descent_of(world: World, task_id: str, spec: AgentSpec) -> Descent:
 def _inside_of(world: World) -> tuple[str, str] | None:
     """Return the task and the id of the agent of this root that we are inside of, if we are."""
     root, task_id, agent_id = map(os.environ.get, (ENV_ROOT, ENV_TASK, ENV_AGENT))
-    if not (root and task_id and agent_id) or Path(root).resolve() != world.places.root:
+    if not (root and task_id and agent_id) or not _leads_to(root, world.places.root):
         return None
     return ids.check_id("task", task_id), ids.check_id("agent", agent_id)
+
+
+def _leads_to(root: str, place: Path) -> bool:
+    try:
+        return _paths.resolved(Path(root)) == place
+    except OSError:
+        return False
 
 
 def _depth(world: World, task_id: str, agent_id: str) -> int:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from orchestrator_core import _files, ids, locks
+from orchestrator_core import _files, _paths, ids, locks
 from orchestrator_core._clock import timestamp
 from orchestrator_core.exceptions import RegistryDamaged, RegistryTooNew, StorageError
 
@@ -238,8 +238,8 @@ def _from(cwd: Path | None, path: str | os.PathLike[str]) -> Path:
 def _absolute(path: Path) -> Path:
     """Follow the symlinks on the way to a root, once; inside it, none is followed."""
     try:
-        return path.resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop of symlinks
+        return _paths.resolved(path)
+    except (OSError, ValueError) as error:
         raise StorageError(f"{path} leads nowhere: {error}", hint="is the root right?") from error
 
 

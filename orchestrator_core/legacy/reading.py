@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core import ids
+from orchestrator_core import _paths, ids
 from orchestrator_core.endings import EndReport
 from orchestrator_core.exceptions import InvalidId
 from orchestrator_core.inside import ORCHESTRATOR
@@ -188,11 +188,11 @@ def _vetted(recorded: object, task: Path, agent_id: str) -> Path | None:
     if not re.search(rf"(?:^|_){re.escape(agent_id)}(?:[._]|$)", path.name):
         return None
     try:
-        inside = path.parent.resolve()
-        is_within = inside.is_relative_to(task.resolve())
-    except (OSError, RuntimeError):
+        inside, within = _paths.resolved(path.parent), _paths.resolved(task)
+    except OSError:
         return None
-    is_kept = inside.is_relative_to(task.resolve() / "archive")
+    is_within = inside.is_relative_to(within)
+    is_kept = inside.is_relative_to(within / "archive")
     return inside / path.name if is_within and not is_kept else None
 
 

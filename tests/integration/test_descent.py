@@ -53,9 +53,11 @@ def test_who_deploys_from_inside_an_agent_deploys_its_child(scene, orch, task, i
 def test_outside_of_every_agent_the_orchestrator_is_the_parent(scene, orch, task, inside, tmp_path):
     """Nor is an agent of another root, of which this one knows nothing, a parent here."""
     assert ("orchestrator", 1) == _descent(orch.deploy(task, scene.spec()))
-    inside(orch.deploy(task, scene.spec()), root=tmp_path)
-
-    assert ("orchestrator", 1) == _descent(orch.deploy(task, scene.spec()))
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    for elsewhere in (tmp_path, circle):
+        inside(orch.deploy(task, scene.spec()), root=elsewhere)
+        assert ("orchestrator", 1) == _descent(orch.deploy(task, scene.spec()))
 
 
 def test_generations_are_counted_though_nobody_names_a_parent(scene, orch, task, inside):

@@ -153,7 +153,9 @@ def test_signals_are_at_their_defaults_and_none_is_blocked(stage):
 
     masks = [int(line.split()[1], 16) for line in stage.log.read_text().splitlines()]
 
-    assert [0, 0] == masks
+    # The two that glibc keeps for itself it ignores in whatever posix_spawn has started, as
+    # Python 3.13 starts programs: it lets nobody set them.
+    assert [0, 0] == [mask & ~(0b11 << 31) for mask in masks]
 
 
 def test_the_prompt_is_on_standard_input(stage):
