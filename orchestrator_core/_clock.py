@@ -5,19 +5,22 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 
-_last = (0, "1970-01-01T00:00:00")  #: A second, and how it is written: many ask within one.
+#: A millisecond, its second, and how both are written: many ask within one of either.
+_last = (0, 0, "1970-01-01T00:00:00", "1970-01-01T00:00:00.000+00:00")
 
 
 def timestamp() -> str:
     """Return the time of day, with its zone, to the millisecond."""
     global _last  # noqa: PLW0603 - replaced whole, so that threads need no lock
     ms = time.time_ns() // 1_000_000
-    seconds = ms // 1000
-    known, text = _last
-    if seconds != known:
-        text = datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
-        _last = (seconds, text)
-    return f"{text}.{ms - seconds * 1000:03}+00:00"
+    known_ms, known, text, whole = _last
+    if ms != known_ms:
+        seconds = ms // 1000
+        if seconds != known:
+            text = datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
+        whole = f"{text}.{ms - seconds * 1000:03}+00:00"
+        _last = (ms, seconds, text, whole)
+    return whole
 
 
 def ms_since(start: float) -> float:
