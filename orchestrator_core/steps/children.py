@@ -11,7 +11,6 @@ from orchestrator_core.exceptions import (
     ChildrenLeft,
     CouldNotAsk,
     NotFound,
-    OrchestratorError,
     SagaBusy,
 )
 from orchestrator_core.records import (
@@ -24,6 +23,7 @@ from orchestrator_core.records import (
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
 from orchestrator_core.status import Status, is_active
 from orchestrator_core.steps.base import DeploymentStep, names
+from orchestrator_core.steps.registries import end_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +47,7 @@ class AcceptChildren(DeploymentStep):
 
     Nothing is to be done for it. It is undone when the agent's record has ended, under
     whose lock a child looks for its parent: so nobody joins those that are ended here.
+    A record that somebody has put back to life meanwhile is ended again.
     """
 
     receipt_type = ChildrenReceipt
@@ -62,18 +63,17 @@ class AcceptChildren(DeploymentStep):
 
     def undo(self, receipt: ChildrenReceipt, why: Unwind) -> Outcome:
         """End its children, theirs first; or let them live on as the orchestrator's."""
+        registry = self.world.task_registry(receipt.task_id)
         try:
-            document = self.world.task_registry(receipt.task_id).read()
+            document = registry.read()
+            own = find_agent(document, receipt.agent_id)
+            if own is not None and is_active(own.get("status")):
+                registry.update(lambda doc: end_record(doc, receipt.agent_id, why))
+                document = registry.read()
             ending = self._end_all if cascades(why) else self._let_go
-            outcome = ending(receipt, document, why)
+            return ending(receipt, document, why)
         except NotFound:
             return Outcome.absent(registry="gone")
-        own = find_agent(document, receipt.agent_id)
-        if own is not None and is_active(own.get("status")):
-            raise OrchestratorError(
-                f"{receipt.agent_id!r} is still active in its registry: more children may come"
-            )
-        return outcome
 
     def _end_all(self, receipt: ChildrenReceipt, document: Document, why: Unwind) -> Outcome:
         family = _Family(receipt.agent_id, why, self._end_child)

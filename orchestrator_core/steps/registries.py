@@ -16,6 +16,7 @@ from orchestrator_core.steps.base import DeploymentStep, names
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
+    from orchestrator_core.records import Document
     from orchestrator_core.registry import Registry
     from orchestrator_core.saga import Context
 
@@ -49,11 +50,7 @@ class RegisterTask(DeploymentStep):
         """Give it its final status; or take it out, if it never came to be."""
         registry = self.world.task_registry(receipt.task_id)
         try:
-            if why.leaves_nothing:
-                changed = registry.update(lambda doc: remove_agent(doc, receipt.agent_id))
-            else:
-                end = final_status(why)
-                changed = registry.update(lambda doc: end_agent(doc, receipt.agent_id, end))
+            changed = registry.update(lambda doc: end_record(doc, receipt.agent_id, why))
         except NotFound:
             return Outcome.absent(registry="gone")
         return Outcome.undone() if changed else Outcome.absent()
@@ -64,6 +61,13 @@ class RegisterTask(DeploymentStep):
             self.world.task_registry(receipt.task_id),
             lambda doc: any(entry.get("id") == receipt.agent_id for entry in doc["agents"]),
         )
+
+
+def end_record(document: Document, agent_id: str, why: Unwind) -> bool:
+    """Give an agent its final status, or take it out; False if that was done already."""
+    if why.leaves_nothing:
+        return remove_agent(document, agent_id)
+    return end_agent(document, agent_id, final_status(why))
 
 
 def final_status(why: Unwind) -> dict[str, Any]:
