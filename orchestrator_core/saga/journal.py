@@ -50,12 +50,9 @@ class Journal:
         """
         if not self.is_ours:
             raise StorageError(f"journal {self.path} is not ours any more")
-        now = timestamp()
         if self._owed:
             entries = (*self._owed, *entries)
-        data = b"".join([encode(entry, now) for entry in entries])
-        if self._lead:
-            data = self._lead + data
+        data = self._lead + encode(entries, timestamp())
         try:
             if self._unclean:
                 self._cut()

@@ -10,10 +10,13 @@ all this apart; what to do about it is up to the reader.
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _END = b',"crc":"%08x"}'
 _TAIL = len(_END % 0)
@@ -34,10 +37,13 @@ def entry_of(kind: str, **data: Any) -> Entry:  # noqa: ANN401 - anything msgspe
     return Entry(kind, msgspec.to_builtins(data))
 
 
-def encode(entry: Entry, at: str) -> bytes:
-    """Return the line of an entry written *at* that time: its kind first, its checksum last."""
-    body = _JSON.encode({"kind": entry.kind, **entry.data, "at": at})[:-1]
-    return b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(body))
+def encode(entries: Iterable[Entry], at: str) -> bytes:
+    """Return the lines of *entries* written *at* that time: kind first, checksum last."""
+    lines = b""
+    for entry in entries:
+        body = _JSON.encode({"kind": entry.kind, **entry.data, "at": at})[:-1]
+        lines += b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(body))
+    return lines
 
 
 def decode(line: bytes) -> Entry:
