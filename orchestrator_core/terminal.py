@@ -89,12 +89,15 @@ class Terminal(Protocol):
         """Tell whether the session called *name* is there, and ours. Never raises."""
         ...
 
-    def end(self, name: str, *, owner: str) -> Presence:
+    def end(self, name: str, *, owner: str, gone_since: float | None = None) -> Presence:
         """
         End the session called *name* if it is *owner*'s, and tell what was found.
 
         OURS: it was there and is gone. ABSENT: there was none. FOREIGN: left alone.
         Looking and ending are one act: no other session can slip in between.
+
+        *gone_since* is for who expects it to be gone, since a moment by ``time.monotonic``,
+        for good: that none was there after it is answer enough, whoever has seen it.
 
         Raises:
             InvalidInput: The name or the owner cannot be used.

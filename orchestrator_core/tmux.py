@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 import libtmux
 from libtmux.common import tmux_cmd
 
+from orchestrator_core._passes import Passes
 from orchestrator_core.exceptions import (
     InvalidId,
     InvalidInput,
@@ -92,6 +93,7 @@ class TmuxTerminal:
         self.timeout_s = timeout_s
         self._given_bin = None if tmux_bin is None else os.fspath(tmux_bin)
         self._version = ""
+        self._listings: Passes[tuple[Session, ...]] = Passes("sessions")
 
     def check(self) -> str:
         """Return tmux's name and version, asked of the program once; see the protocol."""
@@ -142,8 +144,14 @@ class TmuxTerminal:
             return Sighting(Presence.ABSENT)
         return Sighting(Presence.OURS if seen.owner == owner else Presence.FOREIGN, seen)
 
-    def end(self, name: str, *, owner: str) -> Presence:
-        """End the session if it is *owner*'s; the server itself compares and kills."""
+    def end(self, name: str, *, owner: str, gone_since: float | None = None) -> Presence:
+        """
+        End the session if it is *owner*'s; the server itself compares and kills.
+
+        Many that have been gone share one tmux process.
+        """
+        if gone_since is not None and not self._was_there(check_name(name), gone_since):
+            return Presence.ABSENT
         ours = f"#{{==:#{{{OWNER_OPTION}}},{check_owner(owner)}}}"
         reply = self._ask(self._server(), *kill_if(check_name(name), ours))
         with contextlib.suppress(ValueError, IndexError):
@@ -151,6 +159,10 @@ class TmuxTerminal:
         if Trouble.of(reply) in NOTHING_THERE:
             return Presence.ABSENT
         raise self._refusal(f"end session {name!r}", reply)
+
+    def _was_there(self, name: str, since: float) -> bool:
+        listed = self._listings.one(self.sessions, since=since)
+        return any(session.name == name for session in listed)
 
     def sessions(self) -> tuple[Session, ...]:
         """List all sessions with one tmux process; none if no server runs."""

@@ -52,6 +52,7 @@ def end(claim: Claim, patience: Patience, *, trust: frozenset[str]) -> Ending:
         forced=eviction.forced or _supervisor_forced(claim),
         survivors=survivors,
         duration_ms=_ms_since(began),
+        dead_since=eviction.dead_since,
     )
 
 
@@ -66,16 +67,16 @@ class _Eviction:
         self.cgroup = Cgroup(claim.cgroup) if claim.cgroup is not None and ours else None
         self.signalled: set[Identity] = set()
         self.forced = False
+        who = claim.supervisor
+        self.dead_since = None if who is None else dead_since(who)
 
     def carry_out(self) -> list[Row]:
         """End all of it; return who is left."""
         # The dead start nothing: whoever is left of one that has long been dead was there
         # then, and a look from that time on, be it another thread's, has seen him.
-        who = self._claim.supervisor
-        since = None if who is None else dead_since(who)
         self._ask_supervisor()
         rounds = 0
-        while left := self._find(since if not rounds else None):
+        while left := self._find(None if rounds else self.dead_since):
             now = time.monotonic()
             if now >= self._until:
                 return left

@@ -91,6 +91,8 @@ class Ending:
     forced: bool = False  #: Whether SIGKILL was needed.
     survivors: tuple[Survivor, ...] = ()
     duration_ms: float = 0.0
+    #: Since when its supervisor had been dead before we came; None: it was not known to be.
+    dead_since: float | None = None
 
 
 @attrs.frozen

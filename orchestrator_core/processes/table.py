@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING
 
 import attrs
 
 from orchestrator_core._boot import boot_id
+from orchestrator_core._passes import Passes
 from orchestrator_core.exceptions import CouldNotAsk
 from orchestrator_core.processes.port import Identity
 from orchestrator_core.supervisor import proc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 COOKIE_NAME = "ORCHESTRATOR_COOKIE"
-_STAYS_S = 5.0  #: A pass serves late comers for so long, at most.
 _EXEC_S = 0.2  #: Far longer than an exec takes, even where there is much else to do.
 
 
@@ -54,7 +53,10 @@ def rows(*, since: float | None = None) -> Sequence[Row]:
     that ask while a pass is under way share the next one: many ends at once do not look
     through /proc once each.
     """
-    return _passes.one(_look, time.monotonic() if since is None else since)
+    return _passes.one(_look, since=time.monotonic() if since is None else since)
+
+
+_passes: Passes[Sequence[Row]] = Passes("processes")
 
 
 def _look() -> Sequence[Row]:
@@ -65,83 +67,6 @@ def _look() -> Sequence[Row]:
             hint="out of file descriptors? see: ulimit -n; or /proc is not mounted",
         )
     return found
-
-
-class _Pass:
-    """One pass, that any number may wait for."""
-
-    def __init__(self) -> None:
-        self._is_over = threading.Event()
-        self._found: Sequence[Row] = ()
-        self._error: Exception | None = None
-        self._begun: float | None = None
-
-    def begin(self) -> None:
-        self._begun = time.monotonic()
-
-    def tells_of(self, since: float) -> bool:
-        """Whether all that it finds was so after *since*, and not too long ago."""
-        if self._begun is None or self._error is not None:
-            return False
-        return since < self._begun and time.monotonic() < self._begun + _STAYS_S
-
-    def do(self, look: Callable[[], Sequence[Row]]) -> None:
-        try:
-            self._found = look()
-        except Exception as error:  # noqa: BLE001 - it is for all who wait
-            self.fail(error)
-        else:
-            self._is_over.set()
-
-    def fail(self, error: Exception) -> None:
-        """Let all who wait for it have an error."""
-        self._error = error
-        self._is_over.set()
-
-    def found(self) -> Sequence[Row]:
-        self._is_over.wait()
-        if self._error is not None:
-            raise self._error
-        return self._found
-
-
-class _Passes:
-    """Passes, one at a time."""
-
-    def __init__(self) -> None:
-        self._guard, self._turn = threading.Lock(), threading.Lock()
-        self._next: _Pass | None = None  #: Has not begun.
-        self._last = _Pass()  #: The last that has; it may be under way.
-
-    def one(self, look: Callable[[], Sequence[Row]], since: float) -> Sequence[Row]:
-        """Return what a pass finds that began after *since*."""
-        with self._guard:
-            is_first = False
-            mine = self._last if self._last.tells_of(since) else self._next
-            if mine is None:
-                mine = self._next = _Pass()
-                is_first = True
-        if is_first:
-            try:
-                self._do(mine, look)
-            except BaseException:
-                with self._guard:
-                    if self._next is mine:
-                        self._next = None
-                mine.fail(CouldNotAsk("the look at all processes was interrupted"))
-                raise
-        return mine.found()
-
-    def _do(self, mine: _Pass, look: Callable[[], Sequence[Row]]) -> None:
-        with self._turn:
-            with self._guard:
-                self._next, self._last = None, mine  # Who comes now may have to wait again.
-                mine.begin()
-            mine.do(look)
-
-
-_passes = _Passes()
-os.register_at_fork(after_in_child=_passes.__init__)  # type: ignore[misc]  # no lock of ours stays taken
 
 
 def row(pid: int) -> Row | None:

@@ -71,7 +71,9 @@ class SpawnTmux(DeploymentStep):
         claim = self._claim(receipt)
         ending = self.world.processes.end(claim, self.world.patience)
         # Processes first: they could be ended even if tmux hangs, and raises here.
-        found = self.world.terminal.end(receipt.session, owner=receipt.cookie)
+        found = self.world.terminal.end(
+            receipt.session, owner=receipt.cookie, gone_since=ending.dead_since
+        )
         if ending.survivors:
             names = [f"{one.pid} ({one.name})" for one in ending.survivors]
             raise Survivors(

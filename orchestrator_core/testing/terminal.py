@@ -90,7 +90,7 @@ class FakeTerminal:
         except (InvalidId, TerminalError) as error:
             return Sighting(Presence.UNKNOWN, why=str(error))
 
-    def end(self, name: str, *, owner: str) -> Presence:
+    def end(self, name: str, *, owner: str, gone_since: float | None = None) -> Presence:  # noqa: ARG002 - it looks in no time
         """End the session if it is *owner*'s; see the protocol."""
         check_name(name)
         check_owner(owner)

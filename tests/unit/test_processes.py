@@ -246,77 +246,6 @@ def test_a_process_in_the_middle_of_an_exec_does_not_slip_through(monkeypatch):
     assert ["mine"] == [row.cookie for row in table.proc_rows()]
 
 
-class Looks:
-    """Passes over nothing, counted."""
-
-    def __init__(self, monkeypatch):
-        self.number = 0
-        self.error = None
-        monkeypatch.setattr(table, "_look", self)
-        monkeypatch.setattr(table, "_passes", table._Passes())
-
-    def __call__(self):
-        self.number += 1
-        if self.error is not None:
-            raise self.error
-        return (self.number,)
-
-
-def test_who_may_know_what_was_so_since_a_moment_shares_a_pass_that_began_after_it(monkeypatch):
-    Looks(monkeypatch)
-    long_ago = time.monotonic()
-
-    assert (1,) == table.rows()
-    assert (1,) == table.rows(since=long_ago)
-    now = time.monotonic()
-    assert (2,) == table.rows(since=now), "the last pass began before that"
-    assert (2,) == table.rows(since=now)
-    assert (3,) == table.rows(), "and who asks for now has a pass that begins now"
-
-
-def test_a_pass_that_failed_tells_nobody_later_anything(monkeypatch):
-    looks = Looks(monkeypatch)
-    long_ago = time.monotonic()
-    looks.error = OSError("out of descriptors")
-    with pytest.raises(OSError, match="descriptors"):
-        table.rows()
-    looks.error = None
-
-    assert (2,) == table.rows(since=long_ago)
-
-
-def test_a_pass_that_is_interrupted_tells_nobody_later_anything(monkeypatch):
-    """Not even that there is nobody: an end would leave all of an agent's processes alive."""
-    looks = Looks(monkeypatch)
-    long_ago = time.monotonic()
-    looks.error = KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
-        table.rows()
-    looks.error = None
-
-    assert (2,) == table.rows(since=long_ago)
-    assert (3,) == table.rows()
-
-
-def test_who_is_interrupted_before_its_pass_strands_no_other(monkeypatch):
-    Looks(monkeypatch)
-
-    class Interrupted:
-        def __enter__(self):
-            raise KeyboardInterrupt
-
-        def __exit__(self, *_):
-            raise AssertionError
-
-    turn = table._passes._turn
-    table._passes._turn = Interrupted()
-    with pytest.raises(KeyboardInterrupt):
-        table.rows()
-    table._passes._turn = turn
-
-    assert (1,) == table.rows()
-
-
 def test_a_lineage_with_a_gap_is_looked_at_again(monkeypatch):
     """An ancestor could not be looked at, just then: who is above it is not forgotten for it."""
     lineage = claims._Lineage()
@@ -328,15 +257,6 @@ def test_a_lineage_with_a_gap_is_looked_at_again(monkeypatch):
         assert [os.getpid()] == [row.pid for row in lineage.rows()]
 
     assert whole == [row.pid for row in lineage.rows()]
-
-
-def test_a_pass_does_not_serve_late_comers_for_ever(monkeypatch):
-    Looks(monkeypatch)
-    monkeypatch.setattr(table, "_STAYS_S", 0.0)
-    long_ago = time.monotonic()
-
-    assert (1,) == table.rows()
-    assert (2,) == table.rows(since=long_ago)
 
 
 def test_a_pass_that_does_not_even_show_ourselves_is_none(monkeypatch):
