@@ -123,6 +123,7 @@ class Rig:
             _end([self.orch.history(agent).frame("spawn_tmux").load() for agent in agents])
         else:
             self.kill(set(self.deploy(count)))
+        self.floor()  # Answered when tmux is done with their deaths, which is not measured.
         taken, report = timed(lambda: self.orch.sweep(reap=True))
         if len(report.reaped) != count or report.left:
             raise RuntimeError(f"not all was reaped: {report}")

@@ -61,7 +61,7 @@ def open_private(path: StrPath, flags: int) -> int:
     return fd
 
 
-def read(path: Path) -> bytes:
+def read(path: StrPath) -> bytes:
     """
     Return the whole content of a file of ours.
 

@@ -21,7 +21,7 @@ from orchestrator_core._boot import boot_id
 from orchestrator_core.processes import placing, table, witness
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from orchestrator_core.processes.port import Claim, Identity
     from orchestrator_core.processes.table import Row
@@ -35,18 +35,14 @@ def covered(claim: Claim, *, since: float | None = None) -> list[Row]:
 
     They are those of now, or of any moment after *since*.
     """
-    view = _View(table.rows(since=since))
+    view = _view(table.rows(since=since))
     roots = _roots(claim)
     known_sessions = {root.pid for root in roots}
-    found = {
-        row.pid
-        for row in view.all
-        if row.cookie == claim.cookie or (row.pid in known_sessions and row.identity in roots)
-    }
+    found = view.marked(claim.cookie) | {root.pid for root in roots if view.shows(root)}
     found |= view.orphans({who.pid for who in claim.known})
-    while more := view.related(found, known_sessions) - found:
+    while found and (more := view.related(found, known_sessions) - found):
         found |= more
-    return [row for row in view.all if row.pid in found and not view.is_spared(row, claim)]
+    return [row for row in view.of(found) if not view.is_spared(row, claim)]
 
 
 def is_inside(claim: Claim) -> bool:
@@ -108,14 +104,42 @@ _lineage = _Lineage()
 os.register_at_fork(after_in_child=_lineage.__init__)  # type: ignore[misc]  # a child has another
 
 
+_last: _View | None = None
+
+
+def _view(rows: Sequence[Row]) -> _View:
+    """Return the view of a pass: the last one's, if it is that, since many ends share a pass."""
+    global _last  # noqa: PLW0603 - replaced whole, so that threads need no lock
+    view = _last
+    if view is None or view.all is not rows:
+        view = _last = _View(rows)
+    return view
+
+
 class _View:
     """One pass over all processes, with what can be said of one by looking at the others."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self.all = list(rows)
-        self._by_pid = {row.pid: row for row in self.all}
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.all = rows
+        self._by_pid = {row.pid: row for row in rows}
         self._me = os.getpid()
         self._mine = set(self._ancestry())
+        self._by_cookie: dict[str | None, set[int]] = {}
+        for row in rows:
+            self._by_cookie.setdefault(row.cookie, set()).add(row.pid)
+
+    def marked(self, cookie: str) -> set[int]:
+        """Return those with that cookie in their environment."""
+        return set(self._by_cookie.get(cookie, ()))
+
+    def shows(self, who: Identity) -> bool:
+        """Tell whether *who* is among them."""
+        row = self._by_pid.get(who.pid)
+        return row is not None and row.identity == who
+
+    def of(self, pids: set[int]) -> list[Row]:
+        """Return the rows of *pids*, newest first."""
+        return [row for row in self.all if row.pid in pids] if pids else []
 
     def related(self, found: set[int], known_sessions: set[int]) -> set[int]:
         """Return those that are children of *found*, or in a session that is theirs."""

@@ -8,6 +8,8 @@ from typing import TypeVar
 import attrs
 import msgspec
 
+from orchestrator_core import _files
+from orchestrator_core.exceptions import StorageError
 from orchestrator_core.processes.port import Exit, Identity
 
 T = TypeVar("T")
@@ -30,12 +32,12 @@ class Started:
 
 def read_exit(path: str | Path | None) -> Exit | None:
     """Return how the agent ended; None if nobody has witnessed an end (yet)."""
-    return None if path is None else _read(Path(path), Exit)
+    return None if path is None else _read(path, Exit)
 
 
 def read_started(run_dir: str | None) -> Started | None:
     """Return who the agent is; None if it was never started, or its run directory is gone."""
-    return None if run_dir is None else _read(Path(run_dir) / "started", Started)
+    return None if run_dir is None else _read(f"{run_dir}/started", Started)
 
 
 def was_never_started(run_dir: str) -> bool:
@@ -47,8 +49,8 @@ def was_never_started(run_dir: str) -> bool:
     return (Path(run_dir) / "launch").exists()
 
 
-def _read(path: Path, kind: type[T]) -> T | None:
+def _read(path: str | Path, kind: type[T]) -> T | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError):
+        return msgspec.json.decode(_files.read(path), type=kind)
+    except (FileNotFoundError, StorageError, msgspec.DecodeError):
         return None

@@ -25,6 +25,7 @@ from orchestrator_core.exceptions import (
     RegistryTooNew,
     StorageError,
 )
+from orchestrator_core.registry.crowd import of_this_thread
 from orchestrator_core.registry.document import Damage, check, decode, encode
 from orchestrator_core.registry.editions import UNKNOWN, Editions, Revision
 from orchestrator_core.registry.in_place import read_when_written
@@ -124,7 +125,9 @@ class Registry:
         No other update comes between; none is lost. Counters are derived
         afterwards. When this returns the change is durable; if *change* raises,
         nothing was changed. *change* runs with the lock held: it is to be quick,
-        and to take no other lock.
+        and to take no other lock. In a :class:`~orchestrator_core.registry.crowd.Crowd` the
+        changes of several threads are one update; then it may be called a second time,
+        on another document, if one of the others raises.
 
         Raises:
             NotFound: There is none.
@@ -133,6 +136,13 @@ class Registry:
             StorageError: The disk refused, and the old document stands, unless
                 the message says that this is unknown.
         """
+        crowd = of_this_thread()
+        if crowd is None:
+            return self._update(change)
+        result: T = crowd.update(str(self.path), change, self._update)
+        return result
+
+    def _update(self, change: Callable[[Document], T]) -> T:
         written: list[T] = []
 
         def rewrite(revision: Revision, loaded: _Loaded | None) -> Edition | None:

@@ -74,9 +74,9 @@ class Opened:
             StorageError: It cannot be read.
         """
         path = self.file(saga_id)
-        known = self._read_before.get(saga_id)
-        if known is not None and known[0] == _files.edition_at(path):
-            return known[1]
+        known = self._known(saga_id, _files.edition_at(path))
+        if known is not None:
+            return known
         fd = _open(path, saga_id)
         try:
             edition = _files.edition(os.fstat(fd))  # Before it is read: it may grow meanwhile.
@@ -86,11 +86,16 @@ class Opened:
         self._read_before[saga_id] = edition, history
         return history
 
+    def _known(self, saga_id: str, edition: _files.Edition | None) -> History | None:
+        known = self._read_before.get(saga_id)
+        return known[1] if known is not None and known[0] == edition else None
+
     def at_rest(self, saga_id: str) -> History | None:
         """
         Read the same, if nobody owns the saga; None if somebody does.
 
-        What it returns was so at one instant, with no owner: nobody was half-way.
+        What it returns was so at one instant, with no owner: nobody was half-way. Nobody may
+        change it, either.
 
         Raises:
             SagaNotFound, JournalDamaged, StorageError: See :meth:`history`.
@@ -105,7 +110,8 @@ class Opened:
                 with _files.refusals("look at", path):
                     if not is_at(fd, path):
                         raise SagaNotFound(f"there is no open saga {saga_id!r} any more")
-                return _read(fd, path, saga_id)
+                    edition = _files.edition(os.fstat(fd))
+                return self._known(saga_id, edition) or _read(fd, path, saga_id)
             finally:
                 locks.unlock(fd)  # Also for processes that were forked meanwhile.
         finally:

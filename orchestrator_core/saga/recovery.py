@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from orchestrator_core.saga.history import History
     from orchestrator_core.saga.journal import Journal
     from orchestrator_core.saga.lines import Entry
+    from orchestrator_core.saga.opened import Opened
     from orchestrator_core.saga.report import UnwindReport
     from orchestrator_core.saga.salvage import Replan
     from orchestrator_core.saga.step import Step
@@ -97,6 +98,7 @@ class Recovery:
     """How to recover the sagas of one directory."""
 
     journals: JournalDirectory
+    opened: Opened  #: The same, to be looked at.
     steps: Mapping[str, Step[Any]]
     verdict: Verdict = _never  #: Is a committed saga's life over, and why? Must be quick.
     replan: Replan = _nothing_more  #: A damaged saga's receipts by step name, from its id.
@@ -165,7 +167,7 @@ class Recovery:
     def _look(self, saga_id: str) -> History | None:
         """Look without locking, so that a saga that is well is not disturbed; None if damaged."""
         try:
-            return self.journals.history(saga_id)
+            return self.opened.history(saga_id)
         except JournalDamaged:
             return None
 

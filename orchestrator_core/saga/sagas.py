@@ -200,6 +200,7 @@ class Sagas:
         }
         recovery = Recovery(
             journals=self.journals,
+            opened=self.opened,
             steps=self.steps,
             epilogue=self._epilogue,
             **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]  # each is of its own type

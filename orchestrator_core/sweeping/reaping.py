@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 import attrs
 
 from orchestrator_core.endings import EndReport, ended
 from orchestrator_core.exceptions import NotFound, OrchestratorError, SagaNotFound
+from orchestrator_core.registry.crowd import Crowd
 from orchestrator_core.repair import repair
 from orchestrator_core.status import Status
 from orchestrator_core.sweeping import old_system
@@ -39,7 +40,9 @@ _STRAYS = frozenset(
         FindingKind.STRAY_RECORD,
     }
 )
-_AT_ONCE = 24  #: Ends at once; each mostly waits.
+_AT_WORK = 2  #: At a time. More would only take turns at Python, which costs time itself.
+_AT_ONCE = 24  #: Ends at once.
+_STALLED_S = 0.05  #: In which none has come on: they wait.
 _TOLD = 5  #: So many things are named in the journal of the saga that adopts them.
 
 
@@ -58,12 +61,29 @@ class _Reaping:
     timeout_s: float
 
     def of(self, findings: list[Finding]) -> list[Reaped]:
-        """Reap many at once: each end mostly waits, for processes to leave or for the disk."""
-        jobs = [*self._jobs(findings)]
-        if not jobs:
-            return []
-        with ThreadPoolExecutor(min(len(jobs), _AT_ONCE), "reaping") as pool:
-            return [reaped for several in pool.map(lambda job: job(), jobs) for reaped in several]
+        """
+        Reap many at once: few that work, and more if those are seen to wait.
+
+        An end that waits for processes to leave is no reason for others to wait as well.
+        """
+        crowd = Crowd(_AT_WORK)
+
+        def reap(job: Callable[[], list[Reaped]]) -> list[Reaped]:
+            with crowd.joined():
+                return job()
+
+        pool = ThreadPoolExecutor(_AT_ONCE, "reaping")
+        try:
+            reaped = [pool.submit(reap, job) for job in self._jobs(findings)]
+            under_way = set(reaped)
+            while under_way:
+                moves = crowd.moves
+                under_way = wait(under_way, _STALLED_S).not_done
+                if moves == crowd.moves:
+                    crowd.widen(_AT_ONCE)
+            return [one for several in reaped for one in several.result()]
+        finally:
+            pool.shutdown(cancel_futures=True)  # After an interrupt, what has not begun.
 
     def _jobs(self, findings: list[Finding]) -> Iterator[Callable[[], list[Reaped]]]:
         """Yield what is to be done, so that no two are about the same agent."""
@@ -80,7 +100,9 @@ class _Reaping:
                     rest.append(finding)
             else:
                 of_sagas.setdefault(finding.saga_id, []).append(finding)
-        for several in (*of_sagas.values(), *filter(None, [rest])):
+        # Those of one task side by side: their registry is one.
+        by_task = sorted(of_sagas.values(), key=lambda several: several[0].task_id or "")
+        for several in (*by_task, *filter(None, [rest])):
             yield functools.partial(self._one_by_one, several)
         for family in strays.values():
             yield functools.partial(self._family, family)

@@ -7,6 +7,7 @@ A dry run changes nothing; reaping ends what two proofs say is ours, and nothing
 import fcntl
 import json
 import math
+import os
 
 import pytest
 from support.fakes import a_fake_scene
@@ -426,6 +427,27 @@ def test_what_could_be_asked_is_reaped_whatever_could_not(scene, orch, task):
 
     assert agent in {one.finding.agent_id for one in report.reaped if one.success}
     assert not orch.agent(agent).is_active
+
+
+def test_many_that_are_dead_are_taken_out_of_registries_together(scene, orch, task, monkeypatch):
+    """Each has three changes of registries; a change is two fsyncs and a rename."""
+    agents = [orch.deploy(task, scene.spec()).id for _ in range(20)]
+    scene.fake.reboot()
+    editions = []
+    real = os.open
+
+    def opened(path, flags, *more, **named):
+        if flags & os.O_CREAT and str(path).endswith((".tmp", ".next-0", ".next-1")):
+            editions.append(path)
+        return real(path, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", opened)
+
+    report = orch.sweep(reap=True)
+
+    assert set(agents) == {each.finding.agent_id for each in report.reaped if each.success}
+    assert len(editions) <= 20
+    assert orch.sweep().clean
 
 
 def test_one_that_cannot_be_reaped_strands_no_other(scene, orch, task):

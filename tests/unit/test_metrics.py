@@ -122,7 +122,7 @@ def test_a_last_line_longer_than_the_first_look_is_found(fake_scene):
     report = closed.report(agent)
     long = attrs.evolve(report, why=attrs.evolve(report.why, message="m" * 100_000))
     path = closed.file(agent)
-    path.write_bytes(path.read_bytes() + encode(entry_of("close", report=long), "now"))
+    path.write_bytes(path.read_bytes() + encode([entry_of("close", report=long)], "now"))
 
     assert 100_000 == len(closed.report(agent).why.message)
 
