@@ -31,10 +31,10 @@ class Passes(Generic[T]):
         self._renew()
 
     def _renew(self) -> None:
-        self._pid = os.getpid()
         self._guard, self._turn = threading.Lock(), threading.Lock()
         self._next: _Pass[T] | None = None  #: Has not begun.
         self._last: _Pass[T] = _Pass()  #: The last that has; it may be under way.
+        self._pid = os.getpid()  # Now all is of this process, and not before.
 
     def one(self, look: Callable[[], T], *, since: float) -> T:
         """

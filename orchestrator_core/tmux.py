@@ -150,9 +150,9 @@ class TmuxTerminal:
 
         Many that have been gone share one tmux process.
         """
+        ours = f"#{{==:#{{{OWNER_OPTION}}},{check_owner(owner)}}}"
         if gone_since is not None and not self._was_there(check_name(name), gone_since):
             return Presence.ABSENT
-        ours = f"#{{==:#{{{OWNER_OPTION}}},{check_owner(owner)}}}"
         reply = self._ask(self._server(), *kill_if(check_name(name), ours))
         with contextlib.suppress(ValueError, IndexError):
             return Presence(reply.stdout[-1])

@@ -8,18 +8,20 @@ an update waits, and lets another work. When none can go on, one thread for each
 makes one update of all that is wanted there. (PostgreSQL's ``commit_delay``, which waits
 for ``commit_siblings``, is the same idea; here it is known who may still come.)
 
-That few work at a time costs nothing, since Python lets one at a time anyhow; and to be
-switched to and fro costs a lot.
+That few work at a time costs nothing as long as they do work, since Python lets one at a
+time anyhow, and to be switched to and fro costs a lot. Where they wait, for a disk or for
+processes, more are let in: :meth:`Crowd.widen`.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.exceptions import InvalidInput, OrchestratorError
+from orchestrator_core.exceptions import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     Change = Callable[[Document], Any]
 
-_MOMENT_S = 0.02  #: In which nobody comes or goes: then nobody is waited for.
+_MOMENT_S = 0.02  #: If nobody comes or goes for so long, nobody is waited for any more.
 
 
 class Crowd:
@@ -42,8 +44,9 @@ class Crowd:
 
     def __init__(self, at_once: int) -> None:
         self.moves = 0  #: How often somebody has come to work, or stopped.
+        self.places = self._free = at_once
+        self._pid = os.getpid()
         self._guard = threading.Lock()
-        self._places = self._free = at_once
         self._queue: collections.deque[threading.Lock] = collections.deque()  #: For a place.
         self._wishes: dict[str, list[_Wish]] = {}  #: By registry: who waits for the others.
         self._called = 0  #: How many of these have been called, and are not at work again.
@@ -57,45 +60,53 @@ class Crowd:
             yield
         finally:
             _own.crowd = None
-            with self._guard:
-                self._leave()
+            if self.is_ours:
+                with self._guard:
+                    self._leave()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is the process whose threads it is of; a child that it forks is alone."""
+        return self._pid == os.getpid()
 
     def widen(self, to: int) -> None:
-        """Let so many work at once: those who do are waiting for something else."""
+        """Let so many work at once, if that is more: those who do are seen to wait."""
         with self._guard:
-            for _ in range(self._places, to):
-                self._places += 1
+            for _ in range(self.places, to):
+                self.places += 1
                 self._give_place()
 
     def update(self, path: str, change: Change, alone: Callable[[Change], Any]) -> Any:  # noqa: ANN401 - what *change* returns
         """
         Update the registry at *path* as *alone* does, together with whoever else wants to.
 
-        Nobody's change is mixed with another's: if one raises, each is made alone, and so
-        may be called a second time. What the disk refuses, it refuses all who are in it.
+        Nobody's change is mixed with another's: if one raises, or cannot be written, each is
+        made alone, and so is called a second time. What the disk refuses, it refuses all.
         """
         wish = _Wish(change)
         with self._guard:
             self._wishes.setdefault(path, []).append(wish)
             self._leave()
         self._await_call(path, wish)
-        if wish.together:
-            _fulfil(wish.together, alone)
-        self._enter(was_called=True)
+        try:
+            if len(wish.together) > 1:
+                _fulfil(wish.together, alone)
+        finally:
+            self._enter(was_called=True)
         if wish.error is not None:
             raise wish.error
         return wish.result[0] if wish.result else alone(change)
 
     def _await_call(self, path: str, wish: _Wish) -> None:
         """Wait for the others, as long as any of them is on the way."""
-        moves = -1
+        moves = self.moves
         while not wish.called.acquire(timeout=_MOMENT_S):
             with self._guard:
                 if moves == self.moves:
                     self._call(path)  # Unless another was quicker.
                 moves = self.moves
 
-    # --- places; all but the first with the guard -------------------------------------------
+    # --- places; but for _enter, all are called with the guard held ---------------------------
 
     def _enter(self, *, was_called: bool = False) -> None:
         """Wait for a place."""
@@ -113,7 +124,7 @@ class Crowd:
     def _leave(self) -> None:
         """Give up a place; if nobody is at work then, or on the way to it, call all who wait."""
         self._give_place()
-        if self._free == self._places and not self._called:
+        if self._free == self.places and not self._called:
             for path in list(self._wishes):
                 self._call(path)
 
@@ -136,7 +147,7 @@ class Crowd:
 def of_this_thread() -> Crowd | None:
     """Return the crowd that the calling thread is one of, if it is."""
     crowd: Crowd | None = getattr(_own, "crowd", None)
-    return crowd
+    return crowd if crowd is not None and crowd.is_ours else None
 
 
 _own = threading.local()
@@ -156,10 +167,11 @@ class _Wish:
 
 def _fulfil(wishes: list[_Wish], alone: Callable[[Change], Any]) -> None:
     """Make all changes by one update. Who is then left with neither result nor error is alone."""
-    are_made = False
+    are_begun = are_made = False
 
     def all_of_them(document: Document) -> list[Any]:
-        nonlocal are_made
+        nonlocal are_begun, are_made
+        are_begun = True
         results = [wish.change(document) for wish in wishes]
         are_made = True
         return results
@@ -167,13 +179,22 @@ def _fulfil(wishes: list[_Wish], alone: Callable[[Change], Any]) -> None:
     try:
         results = alone(all_of_them)
     except Exception as error:  # noqa: BLE001 - it is raised to whom it concerns
-        # What a change raised, or that it cannot be written, is its own.
-        is_of_all = isinstance(error, OrchestratorError) and not isinstance(error, InvalidInput)
-        for wish in wishes if are_made and is_of_all else ():
-            wish.error = error
+        # What a change raised, or that it cannot be written, is its own, whoever's it is.
+        is_ones = isinstance(error, InvalidInput | TypeError) if are_made else are_begun
+        for wish in () if is_ones else wishes:
+            wish.error = _another(error)
     else:
         for wish, result in zip(wishes, results, strict=True):
             wish.result.append(result)
     finally:
         for wish in wishes[1:]:
             wish.called.release()
+
+
+def _another(error: Exception) -> Exception:
+    """Return the same error again: what a thread writes into one is its own."""
+    import copy  # noqa: PLC0415 - seldom needed, and imports weakref
+
+    again = copy.copy(error)
+    again.__cause__ = error
+    return again

@@ -58,7 +58,7 @@ class Opened:
             if name.endswith(_SUFFIX) and ids.is_id(name.removesuffix(_SUFFIX))
         )
         for gone in self._read_before.keys() - found:
-            del self._read_before[gone]
+            self._read_before.pop(gone, None)  # Others may be looking as well.
         return found
 
     def history(self, saga_id: str) -> History:
@@ -73,10 +73,10 @@ class Opened:
             JournalDamaged: Its journal is not whole.
             StorageError: It cannot be read.
         """
-        path = self.file(saga_id)
-        known = self._known(saga_id, _files.edition_at(path))
+        known = self.seen_before(saga_id)
         if known is not None:
             return known
+        path = self.file(saga_id)
         fd = _open(path, saga_id)
         try:
             edition = _files.edition(os.fstat(fd))  # Before it is read: it may grow meanwhile.
@@ -85,6 +85,10 @@ class Opened:
             os.close(fd)
         self._read_before[saga_id] = edition, history
         return history
+
+    def seen_before(self, saga_id: str) -> History | None:
+        """Return what :meth:`history` would, if it need not be read; None if it must be."""
+        return self._known(saga_id, _files.edition_at(self.file(saga_id)))
 
     def _known(self, saga_id: str, edition: _files.Edition | None) -> History | None:
         known = self._read_before.get(saga_id)

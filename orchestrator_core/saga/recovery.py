@@ -167,7 +167,7 @@ class Recovery:
     def _look(self, saga_id: str) -> History | None:
         """Look without locking, so that a saga that is well is not disturbed; None if damaged."""
         try:
-            return self.opened.history(saga_id)
+            return self.opened.seen_before(saga_id) or self.journals.history(saga_id)
         except JournalDamaged:
             return None
 

@@ -11,6 +11,7 @@ from orchestrator_core.exceptions import (
     ChildrenLeft,
     CouldNotAsk,
     NotFound,
+    OrchestratorError,
     SagaBusy,
 )
 from orchestrator_core.records import (
@@ -70,6 +71,11 @@ class AcceptChildren(DeploymentStep):
             if own is not None and is_active(own.get("status")):
                 registry.update(lambda doc: end_record(doc, receipt.agent_id, why))
                 document = registry.read()
+                own = find_agent(document, receipt.agent_id)
+            if own is not None and is_active(own.get("status")):
+                raise OrchestratorError(
+                    f"{receipt.agent_id!r} is active again in its registry: more children may come"
+                )
             ending = self._end_all if cascades(why) else self._let_go
             return ending(receipt, document, why)
         except NotFound:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
@@ -42,7 +44,7 @@ _STRAYS = frozenset(
 )
 _AT_WORK = 2  #: At a time. More would only take turns at Python, which costs time itself.
 _AT_ONCE = 24  #: Ends at once.
-_STALLED_S = 0.05  #: In which none has come on: they wait.
+_LOOK_S = 0.05  #: How often it is looked whether they work or wait.
 _TOLD = 5  #: So many things are named in the journal of the saga that adopts them.
 
 
@@ -62,28 +64,32 @@ class _Reaping:
 
     def of(self, findings: list[Finding]) -> list[Reaped]:
         """
-        Reap many at once: few that work, and more if those are seen to wait.
+        Reap many at once: few as long as they work, and more when they are seen to wait.
 
-        An end that waits for processes to leave is no reason for others to wait as well.
+        After an interrupt, those that have begun come to their end, and no other begins.
         """
-        crowd = Crowd(_AT_WORK)
+        crowd, stopped = Crowd(_AT_WORK), threading.Event()
 
         def reap(job: Callable[[], list[Reaped]]) -> list[Reaped]:
             with crowd.joined():
-                return job()
+                return [] if stopped.is_set() else job()
 
-        pool = ThreadPoolExecutor(_AT_ONCE, "reaping")
-        try:
+        with ThreadPoolExecutor(_AT_ONCE, "reaping") as pool:
             reaped = [pool.submit(reap, job) for job in self._jobs(findings)]
             under_way = set(reaped)
-            while under_way:
-                moves = crowd.moves
-                under_way = wait(under_way, _STALLED_S).not_done
-                if moves == crowd.moves:
-                    crowd.widen(_AT_ONCE)
+            try:
+                while under_way:
+                    moves, began, worked = crowd.moves, time.monotonic(), time.process_time()
+                    under_way = wait(under_way, _LOOK_S).not_done
+                    if moves == crowd.moves:  # They wait for processes to leave.
+                        crowd.widen(_AT_ONCE)
+                    elif time.process_time() - worked < (time.monotonic() - began) / 2:
+                        crowd.widen(min(2 * crowd.places, _AT_ONCE))
+            except BaseException:
+                stopped.set()
+                crowd.widen(_AT_ONCE)
+                raise
             return [one for several in reaped for one in several.result()]
-        finally:
-            pool.shutdown(cancel_futures=True)  # After an interrupt, what has not begun.
 
     def _jobs(self, findings: list[Finding]) -> Iterator[Callable[[], list[Reaped]]]:
         """Yield what is to be done, so that no two are about the same agent."""

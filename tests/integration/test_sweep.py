@@ -8,12 +8,16 @@ import fcntl
 import json
 import math
 import os
+import threading
+import time
 
 import pytest
 from support.fakes import a_fake_scene
 
 from orchestrator_core import FindingKind
 from orchestrator_core.exceptions import CouldNotAsk, TerminalError
+from orchestrator_core.lifecycle import Lifecycle
+from orchestrator_core.sweeping import reaping
 from orchestrator_core.terminal import Session
 
 
@@ -447,6 +451,40 @@ def test_many_that_are_dead_are_taken_out_of_registries_together(scene, orch, ta
 
     assert set(agents) == {each.finding.agent_id for each in report.reaped if each.success}
     assert len(editions) <= 20
+    assert orch.sweep().clean
+
+
+def test_an_interrupted_reaping_ends_what_it_has_begun_and_begins_no_more(
+    scene, orch, task, monkeypatch
+):
+    """Ctrl-C, while ends wait for something: those are no reason to begin others."""
+    for _ in range(20):
+        orch.deploy(task, scene.spec())
+    scene.fake.reboot()
+    begun, at_work = [], threading.Event()
+    real = Lifecycle.recover
+
+    def recover(self, **how):
+        begun.append(how)
+        at_work.set()
+        time.sleep(0.3)
+        return real(self, **how)
+
+    def interrupted(*_):
+        assert at_work.wait(20)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Lifecycle, "recover", recover)
+    monkeypatch.setattr(reaping, "wait", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        orch.sweep(reap=True)
+
+    monkeypatch.undo()
+    left = orch.sweep()
+    assert 1 <= len(begun) <= 2
+    assert 20 - len(begun) == len(left.findings)
+    assert orch.sweep(reap=True).left == ()
     assert orch.sweep().clean
 
 

@@ -2,15 +2,19 @@
 Updates of a crowd: each is made as if its thread had been alone, and few are made one by one.
 """
 
+import contextlib
 import errno
 import os
+import select
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from orchestrator_core.exceptions import InvalidInput, LimitReached, StorageError
+from orchestrator_core import locks
+from orchestrator_core.exceptions import InvalidInput, LimitReached, LockTimeout, StorageError
 from orchestrator_core.registry import TASK, Registry, crowd
 from orchestrator_core.registry.crowd import Crowd
 
@@ -45,9 +49,9 @@ def patient(monkeypatch):
     monkeypatch.setattr(crowd, "_MOMENT_S", LONG_S)
 
 
-def registry(path):
+def registry(path, **how):
     """Return a registry of its own for whoever asks, as orchestrators do."""
-    return Registry(path, kind=TASK)
+    return Registry(path, kind=TASK, **how)
 
 
 def add(number):
@@ -66,7 +70,7 @@ def raising(error):
     return change
 
 
-def all_at(path, *changes):
+def all_at(path, *changes, **how):
     """Let a crowd make *changes*, each in a thread, all at once; return what came of each."""
     those, are_there = Crowd(len(changes)), threading.Barrier(len(changes))
 
@@ -74,12 +78,14 @@ def all_at(path, *changes):
         with those.joined():
             are_there.wait(LONG_S)
             try:
-                return registry(path).update(change)
+                return registry(path, **how).update(change)
             except BaseException as error:  # noqa: BLE001 - it is what came of it
                 return error
 
     with ThreadPoolExecutor(len(changes)) as pool:
-        return list(pool.map(made, changes, timeout=LONG_S))
+        told = list(pool.map(made, changes, timeout=LONG_S))
+    assert (len(changes), 0) == (those._free, those._called), "somebody counts twice, or not"
+    return told
 
 
 def entered(path):
@@ -156,6 +162,63 @@ def test_what_the_disk_refuses_it_refuses_all_of_them_at_once(path, monkeypatch)
     assert {StorageError} == set(map(type, told))
     assert 1 == len(tries)
     assert [] == entered(path)
+
+
+def test_a_lock_that_somebody_holds_is_waited_for_once_by_all_of_them(path):
+    holder = locks.LockFile(path, what="it")
+    holder.take(locks.at_once)
+    begun = time.monotonic()
+
+    told = all_at(path, *map(add, range(6)), lock_timeout_s=1.0)
+
+    assert {LockTimeout} == set(map(type, told))
+    assert 6 == len(set(map(id, told))), "each has an error of its own"
+    assert time.monotonic() - begun < 2
+    holder.let_go()
+    holder.close()
+
+
+def test_who_comes_alone_is_asked_once_for_his_change(path):
+    asked = []
+
+    def change(document):
+        asked.append(document)
+        raise LimitReached("no more")
+
+    [told] = all_at(path, change)
+
+    assert isinstance(told, LimitReached)
+    assert 1 == len(asked)
+
+
+def test_a_child_that_one_of_a_crowd_forks_is_alone(path):
+    """The others, whom it would wait for, are not in it."""
+    those = Crowd(1)
+    queued = threading.Thread(target=lambda: those.joined().__enter__(), daemon=True)
+
+    def made():
+        with those.joined():
+            queued.start()
+            while not those._queue:
+                os.sched_yield()
+            child = os.fork()
+            if child == 0:
+                try:
+                    registry(path).update(add(1))
+                finally:
+                    os._exit(0)
+            return child
+
+    with ThreadPoolExecutor(1) as pool:
+        child = pool.submit(made).result(LONG_S)
+    with contextlib.ExitStack() as stack:
+        handle = os.pidfd_open(child)
+        stack.callback(os.close, handle)
+        stack.callback(os.waitpid, child, 0)
+        stack.callback(signal.pidfd_send_signal, handle, signal.SIGKILL)
+        assert select.select([handle], [], [], LONG_S)[0]
+
+    assert ["a1"] == entered(path)
 
 
 def test_who_makes_the_update_for_all_and_dies_strands_no_other(path, monkeypatch):
