@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from orchestrator_core import _files
 from orchestrator_core.endings import cascades, verdict
 from orchestrator_core.exceptions import JournalDamaged, NotFound, SagaNotFound
 from orchestrator_core.legacy.session import OldSessionReceipt
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from orchestrator_core.processes.port import Exit
+    from orchestrator_core.records import Document
     from orchestrator_core.saga import History, Sagas
     from orchestrator_core.steps import SessionReceipt
     from orchestrator_core.world import World
@@ -35,6 +37,7 @@ class Judge:
 
     world: World
     sagas: Sagas
+    _peeked: dict[str, tuple[_files.Edition, Document]] = attrs.field(factory=dict, repr=False)
 
     def is_over(self, history: History) -> bool:
         """Whether the agent is dead: its supervisor says so, or is dead, and outlived it."""
@@ -76,11 +79,27 @@ class Judge:
 
     def _descendants(self, history: History) -> Iterator[History]:
         """Yield the pasts of the agents that end with an agent."""
-        document = self.world.task_registry(task_of(history)).peek() or {}
+        document = self._peek(task_of(history))
         for record in descendants_of(document, history.saga_id):
             if not is_over(record):
                 with contextlib.suppress(SagaNotFound, JournalDamaged):
                     yield self.sagas.history(record["id"])
+
+    def _peek(self, task_id: str) -> Document:
+        """
+        Return a task's registry, as it was a moment ago at the latest.
+
+        Who is below us was so before; and many are asked about in one task.
+        """
+        registry = self.world.task_registry(task_id)
+        edition, known = _files.edition_at(registry.path), self._peeked.get(task_id)
+        if known is not None and known[0] == edition:
+            return known[1]
+        document = registry.peek() or {}
+        self._peeked.clear()
+        if edition is not None:
+            self._peeked[task_id] = edition, document
+        return document
 
 
 def task_of(history: History) -> str:

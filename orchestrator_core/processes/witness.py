@@ -8,9 +8,8 @@ from typing import TypeVar
 import attrs
 import msgspec
 
-from orchestrator_core import _files
-from orchestrator_core.exceptions import StorageError
 from orchestrator_core.processes.port import Exit, Identity
+from orchestrator_core.supervisor import proc
 
 T = TypeVar("T")
 
@@ -51,6 +50,6 @@ def was_never_started(run_dir: str) -> bool:
 
 def _read(path: str | Path, kind: type[T]) -> T | None:
     try:
-        return msgspec.json.decode(_files.read(path), type=kind)
-    except (FileNotFoundError, StorageError, msgspec.DecodeError):
+        return msgspec.json.decode(proc.read(str(path), at_once=True), type=kind)
+    except msgspec.DecodeError:
         return None
