@@ -59,22 +59,8 @@ def is_ours(directory: str) -> bool:
     )
 
 
-_STAYS_S = 0.5  #: Nobody moves us about; and whoever does is seen a moment later.
-_seen: tuple[int, float, Path | None] = (0, 0.0, None)  #: By which process, and until when.
-
-
 def own_directory() -> Path | None:
     """Return the directory of the calling process's own cgroup (version 2), if it can be seen."""
-    global _seen  # noqa: PLW0603 - replaced whole, so that threads need no lock
-    pid, until, found = _seen
-    now = time.monotonic()
-    if pid != os.getpid() or now >= until:
-        found = _own_directory()
-        _seen = os.getpid(), now + _STAYS_S, found
-    return found
-
-
-def _own_directory() -> Path | None:
     mount = _mount()
     if mount is None:
         return None
@@ -85,9 +71,17 @@ def _own_directory() -> Path | None:
     return None
 
 
+_STAYS_S = 0.5  #: Nobody moves us about; and if somebody does, it is seen a moment later.
+_seen: tuple[int, float, Path | None] = (0, 0.0, None)  #: By which process, and until when.
+
+
 def is_inside(directory: str) -> bool:
     """Tell whether the calling process is in the cgroup *directory*, or below it."""
-    own = own_directory()
+    global _seen  # noqa: PLW0603 - replaced whole, so that threads need no lock
+    now, (pid, until, own) = time.monotonic(), _seen
+    if own is None or pid != os.getpid() or now >= until:
+        own = own_directory()
+        _seen = os.getpid(), now + _STAYS_S, own
     return own is not None and own.is_relative_to(directory)
 
 
