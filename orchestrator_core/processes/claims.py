@@ -8,7 +8,8 @@ supervisor, whoever makes the claim has looked for other evidence, and says who
 is *known* to be its.
 
 Some are never ours to end, whatever the evidence: the calling process and its
-ancestors, init, and a tmux server with somebody else's work in it.
+ancestors, init, and a tmux server with somebody else's work in it, or what it
+has just forked.
 """
 
 from __future__ import annotations
@@ -170,18 +171,25 @@ class _View:
         """Tell whether *row* is left alone, whatever the evidence."""
         if row.pid in self._mine or row.pid in _NEVER:
             return True
-        return self._is_server(row.pid) and (
+        if self._is_fork(row):
+            return True
+        return row.is_tmux_server and (
             row.cookie != claim.cookie or self._hosts_others(row.pid, claim)
         )
 
     def _is_server(self, pid: int) -> bool:
-        return self._by_pid[pid].comm.startswith("tmux: server")
+        return self._by_pid[pid].is_tmux_server
+
+    def _is_fork(self, row: Row) -> bool:
+        parent = self._by_pid.get(row.ppid)
+        return parent is not None and row.is_fork_of(parent)
 
     def _hosts_others(self, server: int, claim: Claim) -> bool:
         """Tell whether a tmux server has a pane that is the claim's supervisor, or not ours."""
         panes = [row for row in self.all if row.ppid == server]
         return any(
-            pane.identity == claim.supervisor or pane.cookie != claim.cookie for pane in panes
+            pane.identity == claim.supervisor or pane.cookie != claim.cookie or self._is_fork(pane)
+            for pane in panes
         )
 
     def _ancestry(self) -> Iterable[int]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 COOKIE_NAME = "ORCHESTRATOR_COOKIE"
 _EXEC_S = 0.2  #: Far longer than an exec takes, even where there is much else to do.
+_TMUX_SERVER = "tmux: server"
 
 
 @attrs.frozen
@@ -43,6 +44,21 @@ class Row:
     def identity(self) -> Identity:
         """Who it is."""
         return Identity(boot_id(), self.pid, self.started)
+
+    @property
+    def is_tmux_server(self) -> bool:
+        """Whether it is one, or the fork of one: see :meth:`is_fork_of`."""
+        return self.comm.startswith(_TMUX_SERVER)
+
+    def is_fork_of(self, parent: Row) -> bool:
+        """
+        Tell whether a tmux server has forked this one, which has not executed anything yet.
+
+        Nobody can tell what it will be; and a signal for it is the server's: they share the
+        pipe by which libevent tells of signals, until utempter's child (two for each pane, to
+        keep utmp) executes. Observed: SIGTERM for such a child ended the server.
+        """
+        return self.is_tmux_server and parent.is_tmux_server and self.sid == parent.sid
 
 
 def rows(*, since: float | None = None) -> Sequence[Row]:
@@ -81,28 +97,37 @@ def row(pid: int) -> Row | None:
 
 def proc_rows() -> Iterator[Row]:
     """Go through ``/proc``."""
-    bare = []
+    unclear = []
     for pid in proc.pids():
         seen = proc.stat(pid)
         if seen is None or seen.is_dead:
             continue
         environ = proc.environ(pid)
-        if environ:
+        if environ and not _is_fork(seen):
             yield _row(seen, environ)
         else:
-            bare.append(seen)
-    for seen in bare:
-        yield _row(seen, _environ_after_exec(seen))
+            unclear.append(seen)
+    for seen in unclear:
+        now = _after_exec(seen)
+        if now is not None and not now.is_dead:
+            yield _row(now, proc.environ(now.pid))
 
 
-def _environ_after_exec(seen: proc.Stat) -> bytes:
-    """Look again, if *seen* was in the middle of an exec: for that long it has no environment."""
+def _after_exec(seen: proc.Stat) -> proc.Stat | None:
+    """Look again while *seen* is about to execute something, or does: it is nobody yet."""
     until = time.monotonic() + _EXEC_S
     now: proc.Stat | None = seen
-    while now is not None and now.is_in_exec and time.monotonic() < until:
+    while now is not None and (now.is_in_exec or _is_fork(now)) and time.monotonic() < until:
         os.sched_yield()  # There is no event to wait for; it takes a millisecond.
         now = proc.stat(seen.pid)
-    return proc.environ(seen.pid)
+    return now
+
+
+def _is_fork(seen: proc.Stat) -> bool:
+    if not seen.comm.startswith(_TMUX_SERVER):
+        return False
+    parent = proc.stat(seen.ppid)
+    return parent is not None and _row(seen, b"").is_fork_of(_row(parent, b""))
 
 
 def _row(seen: proc.Stat, environ: bytes) -> Row:

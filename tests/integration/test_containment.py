@@ -330,6 +330,32 @@ def test_a_tmux_server_with_somebody_elses_work_is_spared(stage, private_tmux):
     assert server.pid == private_tmux.pid
 
 
+def test_what_a_tmux_server_has_just_forked_gets_no_signal(stage):
+    """Until it executes, it carries the server's cookie, and its signals are the server's."""
+    signed = {name: stage.roll.expect(name) for name in ("server", "anothers", "fork")}
+    os.mkfifo(stage.place / "never", 0o600)
+    another = f"exec 9>{signed['anothers']}; echo ready >&9; exec sleep 60"
+    script = (
+        f"printf 'tmux: server' > /proc/$$/comm; exec 9>{signed['server']}; echo ready >&9;"
+        f' ORCHESTRATOR_COOKIE=another-agent setsid sh -c "{another}" &'
+        f" (exec 9>{signed['fork']}; echo ready >&9; read line < {stage.place}/never) &"
+        " wait"
+    )
+    server = psutil.Popen(
+        ["sh", "-c", script],
+        env={"PATH": os.environ["PATH"], "ORCHESTRATOR_COOKIE": stage.cookie},
+        start_new_session=True,
+    )
+    stage.roll.until_ready()
+
+    ending = LocalProcesses().end(Claim(stage.cookie), Patience(0.4, 2))
+
+    assert ["anothers", "fork", "server"] == stage.roll.alive(), ending
+    assert 0 == ending.ended
+    server.kill()
+    server.wait()
+
+
 @pytest.mark.parametrize(
     "directory", ["/sys/fs/cgroup/system.slice", "/sys/fs/cgroup", "/tmp", "/sys/fs/cgroup/../oc_x"]
 )

@@ -246,6 +246,23 @@ def test_a_process_in_the_middle_of_an_exec_does_not_slip_through(monkeypatch):
     assert ["mine"] == [row.cookie for row in table.proc_rows()]
 
 
+def test_what_a_tmux_server_has_just_forked_is_looked_at_once_it_is_somebody(monkeypatch):
+    """Until it executes, it has the server's name and environment, and another's signals."""
+    line = b"%d (%s) R %d 70 70 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 9 1 9 1 1 1"
+    names = iter([b"tmux: server"] * 4 + [b"utempter"])
+
+    def stat(pid):
+        return proc.Stat(
+            line % (77, next(names), 70) if pid == 77 else line % (pid, b"tmux: server", 1)
+        )
+
+    monkeypatch.setattr(table.proc, "pids", lambda: [77, 70])
+    monkeypatch.setattr(table.proc, "stat", stat)
+    monkeypatch.setattr(table.proc, "environ", lambda _pid: b"ORCHESTRATOR_COOKIE=mine\0")
+
+    assert {70: "tmux: server", 77: "utempter"} == {row.pid: row.comm for row in table.proc_rows()}
+
+
 def test_a_lineage_with_a_gap_is_looked_at_again(monkeypatch):
     """An ancestor could not be looked at, just then: who is above it is not forgotten for it."""
     lineage = claims._Lineage()
