@@ -7,16 +7,17 @@ A dry run changes nothing; reaping ends what two proofs say is ours, and nothing
 import fcntl
 import json
 import math
-import os
 import threading
 import time
 
 import pytest
+from support.effects import editions_from_now
 from support.fakes import a_fake_scene
 
 from orchestrator_core import FindingKind
 from orchestrator_core.exceptions import CouldNotAsk, TerminalError
 from orchestrator_core.lifecycle import Lifecycle
+from orchestrator_core.registry import crowd
 from orchestrator_core.sweeping import reaping
 from orchestrator_core.terminal import Session
 
@@ -437,15 +438,8 @@ def test_many_that_are_dead_are_taken_out_of_registries_together(scene, orch, ta
     """Each has three changes of registries; a change is two fsyncs and a rename."""
     agents = [orch.deploy(task, scene.spec()).id for _ in range(20)]
     scene.fake.reboot()
-    editions = []
-    real = os.open
-
-    def opened(path, flags, *more, **named):
-        if flags & os.O_CREAT and str(path).endswith((".tmp", ".next-0", ".next-1")):
-            editions.append(path)
-        return real(path, flags, *more, **named)
-
-    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(crowd, "_MOMENT_S", 20)  # However busy the machine is.
+    editions = editions_from_now(monkeypatch)
 
     report = orch.sweep(reap=True)
 

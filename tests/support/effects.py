@@ -221,3 +221,17 @@ class Dies(Effects):
 
 if sys.platform != "linux":
     del _CALLS[signal]
+
+
+def editions_from_now(monkeypatch):
+    """Return the files in which new editions of registries are written: a list that grows."""
+    seen = []
+    real = os.open
+
+    def opened(path, flags, *more, **named):
+        if flags & os.O_CREAT and str(path).endswith((".tmp", ".next-0", ".next-1")):
+            seen.append(str(path))
+        return real(path, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", opened)
+    return seen
