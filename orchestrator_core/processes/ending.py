@@ -68,12 +68,12 @@ class _Eviction:
         self.signalled: set[Identity] = set()
         self.forced = False
         who = claim.supervisor
+        # The dead start nothing: whoever is left of one that has long been dead was there
+        # then, and a look from that time on, be it another thread's, has seen him.
         self.dead_since = None if who is None else dead_since(who)
 
     def carry_out(self) -> list[Row]:
         """End all of it; return who is left."""
-        # The dead start nothing: whoever is left of one that has long been dead was there
-        # then, and a look from that time on, be it another thread's, has seen him.
         self._ask_supervisor()
         rounds = 0
         while left := self._find(None if rounds else self.dead_since):

@@ -76,7 +76,11 @@ _seen: tuple[int, float, Path | None] = (0, 0.0, None)  #: By which process, and
 
 
 def is_inside(directory: str) -> bool:
-    """Tell whether the calling process is in the cgroup *directory*, or below it."""
+    """
+    Tell whether the calling process is in the cgroup *directory*, or below it.
+
+    It may have been moved there, or away, half a second ago, and this does not know it yet.
+    """
     global _seen  # noqa: PLW0603 - replaced whole, so that threads need no lock
     now, (pid, until, own) = time.monotonic(), _seen
     if own is None or pid != os.getpid() or now >= until:

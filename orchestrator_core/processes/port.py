@@ -91,7 +91,8 @@ class Ending:
     forced: bool = False  #: Whether SIGKILL was needed.
     survivors: tuple[Survivor, ...] = ()
     duration_ms: float = 0.0
-    #: Since when its supervisor had been dead before we came; None: it was not known to be.
+    #: Since when, by ``time.monotonic``, its supervisor was dead before we came; None: it was
+    #: alive, or that is not known.
     dead_since: float | None = None
 
 

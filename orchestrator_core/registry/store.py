@@ -127,7 +127,7 @@ class Registry:
         nothing was changed. *change* runs with the lock held: it is to be quick,
         and to take no other lock. In a :class:`~orchestrator_core.registry.crowd.Crowd` the
         changes of several threads are one update; then it may be called a second time,
-        on another document, if one of them raises.
+        on another document, if one of them raises or cannot be written.
 
         Raises:
             NotFound: There is none.

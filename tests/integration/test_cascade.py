@@ -474,6 +474,24 @@ def test_an_end_half_done_is_left_by_the_children_to_somebody_else(scene, family
     assert [] == left(scene)
 
 
+def test_a_record_put_back_to_life_in_mid_end_is_ended_again(scene, family):
+    """By hand, between two undos: until it is over, a child could join those that are ended."""
+
+    class Edits(Observer):
+        def step_undone(self, saga_id, report):
+            if (saga_id, report.step) == (family.parent, "register_task"):
+                _edit_registry(
+                    scene, lambda document: _set(document, family.parent, status="running")
+                )
+
+    report = scene.orchestrator(observer=Edits()).terminate(family.parent)
+
+    assert report.success
+    assert {"terminated"} == {family.record(family.parent)["status"], *family.statuses()}
+    assert family.orch.sweep().clean
+    assert [] == scene.world.leftovers()
+
+
 @contextlib.contextmanager
 def _meanwhile(family, *, until_closed):
     """Let a thread end the parent; go on when it has closed a child, and wait for it at last."""
@@ -495,22 +513,3 @@ def _edit_registry(scene, change):
 
 def _set(document, agent, **values):
     next(record for record in document["agents"] if record["id"] == agent).update(values)
-
-
-def test_a_record_put_back_to_life_in_mid_end_is_ended_again(scene, family):
-    """By hand, between two undos: until it is over, a child could join those that are ended."""
-
-    class Edits(Observer):
-        def step_undone(self, saga_id, report):
-            if (saga_id, report.step) == (family.parent, "register_task"):
-                path = scene.root / family.task / "AGENT_REGISTRY.json"
-                document = json.loads(path.read_bytes())
-                document["agents"][0]["status"] = "running"
-                path.write_text(json.dumps(document))
-
-    report = scene.orchestrator(observer=Edits()).terminate(family.parent)
-
-    assert report.success
-    assert {"terminated"} == {family.record(family.parent)["status"], *family.statuses()}
-    assert family.orch.sweep().clean
-    assert [] == scene.world.leftovers()
