@@ -21,6 +21,7 @@ class Wanted(NamedTuple):
 
     sibling: str
     what: str  #: What it guards, in words.
+    shared: bool = False  #: With others, who want it shared too.
 
 
 class Holder(NamedTuple):

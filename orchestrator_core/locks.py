@@ -23,7 +23,6 @@ another program; :func:`locked` is let go for both by the one who took it.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import fcntl
 import os
@@ -31,7 +30,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from orchestrator_core import _files, _holders
+from orchestrator_core import _files, _holders, _workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,19 +111,23 @@ class Contended(Exception):
     """Somebody else has the lock at this moment."""
 
 
-def at_once(fd: int, _wanted: _holders.Wanted) -> None:
+def at_once(fd: int, wanted: _holders.Wanted) -> None:
     """
     Take a lock that is free.
 
     Raises:
         Contended: It is not.
     """
-    if not try_lock(fd):
+    if not _try(fd, wanted):
         raise Contended
 
 
+def _try(fd: int, wanted: _holders.Wanted) -> bool:
+    return try_share(fd) if wanted.shared else try_lock(fd)
+
+
 def within(timeout_s: float) -> Take:
-    """Return how to take a lock within *timeout_s*; else it raises LockTimeout."""
+    """Return how to take a lock, not shared, within *timeout_s*; else it raises LockTimeout."""
     begun = time.monotonic()
 
     def take(fd: int, wanted: _holders.Wanted) -> None:
@@ -174,11 +177,12 @@ class LockFile:
         self._is_held = False
         self._is_signed = False
 
-    def take(self, take: Take, *, sign: bool = True) -> None:
+    def take(self, take: Take, *, sign: bool = True, shared: bool = False) -> None:
         """
         Take the lock, as *take* gets it, and write us into the file; or hold it already.
 
-        Who holds it for a moment only, and leaves nothing about, need not *sign*.
+        Who holds it for a moment only, and leaves nothing about, need not *sign*. If it is
+        *shared*, others may hold it so too; then it cannot be signed.
 
         Raises:
             LockTimeout, Contended: What *take* raises when it does not get it.
@@ -188,21 +192,21 @@ class LockFile:
             return
         _enter_document(self._document)
         try:
-            self._take(take)
+            self._take(take, self._wanted._replace(shared=True) if shared else self._wanted)
         except BaseException:
             _leave_document()
             raise
         self._is_held = True
-        self._is_signed = sign
-        if sign:
+        self._is_signed = sign and not shared
+        if self._is_signed:
             self.interrupted = _holders.sign(self.fd)
 
-    def _take(self, take: Take) -> None:
-        sibling = self._wanted.sibling
+    def _take(self, take: Take, wanted: _holders.Wanted) -> None:
+        sibling = wanted.sibling
         while True:
             fd = self.opened()
             with _files.refusals("lock", sibling):
-                take(fd, self._wanted)
+                take(fd, wanted)
             with _files.refusals("look at", sibling):
                 if _is_still_there(self.fd, sibling):
                     return
@@ -318,8 +322,7 @@ class Turn(Generic[T]):
         self._result: Any = None
         self._error: BaseException | None = None
         self.wanted = _holders.Wanted("", "")  #: The lock of its last wait.
-        # Not threading.Thread, which costs three times as much, in the middle of a crowd.
-        _thread.start_new_thread(self._run, ())
+        _workers.start(self._run)
 
     def within(self, timeout_s: float) -> T:
         """
@@ -363,7 +366,7 @@ class Turn(Generic[T]):
 
     def _take(self, fd: int, wanted: _holders.Wanted) -> None:
         """Block until the lock is ours."""
-        if try_lock(fd):
+        if _try(fd, wanted):
             self._go_on(fd)
             return
         with self._verdict:
@@ -371,8 +374,9 @@ class Turn(Generic[T]):
         # Imported by those who must wait: it costs 60 ms, a free lock 2 µs.
         import portalocker  # noqa: PLC0415
 
+        flags = portalocker.LockFlags
         try:
-            portalocker.lock(fd, portalocker.LockFlags.EXCLUSIVE)
+            portalocker.lock(fd, flags.SHARED if wanted.shared else flags.EXCLUSIVE)
         except portalocker.LockException as error:
             raise OSError(f"cannot lock: {error}") from error
         self._go_on(fd)

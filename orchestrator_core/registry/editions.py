@@ -7,7 +7,14 @@ An update has two halves, and a lock for each:
   (:mod:`.slots`), where the next update builds on it. Nobody else sees it there.
 - It is *settled* under the settle lock: who gets that takes the newest edition,
   and replaces the registry with it, durably. With it go all that were written
-  before; whoever of them comes next finds it done, and leaves.
+  before; they find it done, and leave.
+
+Those who wait do so at two doors. Who finds the queue's lock free holds it until it gets
+the settle lock: it is the next to settle. The others share it when that has happened, and
+what they wrote is part of what is settled now; so they share the settle lock as soon as it
+is free, all at the same time, and look. Were each to take the settle lock for itself, a
+crowd would spend as long on being told as on the disk; and who has just settled, and is
+still running, would take it again before any that wait have woken up.
 
 So readers see only what is on the disk, and of eight processes that update at
 once, one does for all what would cost each of them two fsyncs. (Databases call it
@@ -22,8 +29,7 @@ told. An update whose process is killed has happened or not; killed in a crowd, 
 may also happen a little later, with the edition of another. A power failure takes
 what is not settled, since nobody was told that it holds.
 
-Who holds the document's lock never waits for the settle lock; so the two can be
-taken in the other order.
+Locks are waited for in one order: the queue's, the settle lock, the document's.
 """
 
 from __future__ import annotations
@@ -44,6 +50,7 @@ if TYPE_CHECKING:
     from orchestrator_core.locks import Take
 
 UNKNOWN = "whether it reached the disk is unknown: read it again before going on"
+_RIDES = 3  #: So often it waits for others to settle for it, then it sees to it itself.
 _DROP_S = 10.0  #: Writers are quick. Were one not, what has failed would be tried again.
 
 
@@ -77,6 +84,7 @@ class Revision:
         self._path = editions.path
         self._writing = locks.LockFile(editions.path, what=editions.what)
         self._settling = locks.LockFile(editions.path, what=editions.what, name="settle.lock")
+        self._queue = locks.LockFile(editions.path, what=editions.what, name="queue.lock")
         self._numbers = _Numbers(0, 0, 0, 0)  #: As they were when the lock was taken.
         self._has_waited = False
         self._has_replaced = False
@@ -98,11 +106,13 @@ class Revision:
         """Let go of whatever is held; who goes on, in whatever thread, finds the files open."""
         self._writing.drop()
         self._settling.drop()
+        self._queue.drop()
 
     def close(self) -> None:
         """Let go of whatever is held, and close the files."""
         self._writing.close()
         self._settling.close()
+        self._queue.close()
 
     # --- writing -----------------------------------------------------------------------------
 
@@ -199,7 +209,10 @@ class Revision:
             return
         try:
             with _files.refusals("settle", self._path):
+                if self._goes_with_another(edition, take):
+                    return
                 self._settling.take(take, sign=False)
+                self._queue.let_go()
                 if not self._is_settled(edition):
                     self._settle_newest(take)
                 self._settling.let_go()
@@ -207,6 +220,26 @@ class Revision:
             raise dropped.error from dropped.error.__cause__
         except StorageError as error:
             raise StorageError(str(error), hint=UNKNOWN) from error.__cause__
+
+    def _goes_with_another(self, edition: Edition, take: Take) -> bool:
+        """Wait while others settle; if that is not settled then, have the queue's lock."""
+        for _ in range(_RIDES):
+            try:
+                self._queue.take(locks.at_once, sign=False)
+            except locks.Contended:
+                if take is locks.at_once:
+                    raise
+            else:
+                return False
+            self._queue.take(take, shared=True)
+            self._queue.let_go()
+            self._settling.take(take, shared=True)
+            is_settled = self._is_settled(edition)
+            self._settling.let_go()
+            if is_settled:
+                return True
+        self._queue.take(take, sign=False)
+        return False
 
     def _is_settled(self, edition: Edition) -> bool:
         numbers = self._read()

@@ -27,7 +27,7 @@ from under_fire import (
     registry_in,
 )
 
-from orchestrator_core import _files, locks
+from orchestrator_core import _files, _workers, locks
 from orchestrator_core.exceptions import LockTimeout, StorageError
 from orchestrator_core.registry import TASK, Registry, slots
 from orchestrator_core.registry.editions import Edition, Revision
@@ -49,8 +49,10 @@ def nobody_alone(monkeypatch):
 class SettleLock:
     """The settle lock, in our hands."""
 
+    name = "settle.lock"
+
     def __init__(self, registry):
-        self._file = locks.LockFile(registry.path, what="it", name="settle.lock")
+        self._file = locks.LockFile(registry.path, what="it", name=self.name)
 
     def __enter__(self):
         self._file.take(locks.at_once)
@@ -58,6 +60,12 @@ class SettleLock:
     def __exit__(self, *_):
         self._file.let_go()
         self._file.close()
+
+
+class QueueLock(SettleLock):
+    """The lock of who is the next to settle, in our hands."""
+
+    name = "queue.lock"
 
 
 def start(*works):
@@ -87,6 +95,19 @@ def wait_for_written(registry, number):
     raise AssertionError("they were not written")
 
 
+def wait_for_waiting(registry, name, number):
+    """Wait until so many wait for a lock beside the registry: the kernel lists them."""
+    lock = registry.path.with_name(f"{registry.path.name}.{name}")
+    done = threading.Event()
+    for _ in range(2000):
+        waiting = [line for line in Path("/proc/locks").read_text().splitlines() if "->" in line]
+        inode = f":{lock.stat().st_ino} " if lock.exists() else "?"
+        if number == sum(inode in line for line in waiting):
+            return
+        done.wait(0.005)
+    raise AssertionError("they do not wait")
+
+
 def test_five_that_wait_are_settled_by_one_fsync_of_a_document_and_one_of_its_directory(
     registry, monkeypatch
 ):
@@ -104,6 +125,41 @@ def test_five_that_wait_are_settled_by_one_fsync_of_a_document_and_one_of_its_di
     assert {"a0", "a1", "a2", "a3", "a4"} == set(names(registry))
     assert 2 == len(fsyncs)
     assert set() == litter(registry.path.parent)
+
+
+@pytest.mark.usefixtures("nobody_alone")
+def test_who_comes_later_does_not_go_before_the_next_to_settle(registry):
+    """However free the settle lock is: who waits for it may still be waking up."""
+    with QueueLock(registry):
+        threads, errors = start(functools.partial(add, registry, "later"))
+        wait_for_written(registry, 1)
+        threads[0].join(0.2)
+        assert [] == names(registry)
+    threads[0].join()
+
+    assert ([], ["later"]) == (errors, names(registry))
+
+
+def test_those_that_another_settles_for_look_at_the_same_time(registry, monkeypatch):
+    """Were one to wait until the other has looked, a crowd would spend its time on being told."""
+    both, looks = threading.Barrier(2), []
+    real = Revision._is_settled
+
+    def is_settled(self, edition):
+        looks.append(real(self, edition))
+        if looks[-1]:
+            both.wait(20)
+        return looks[-1]
+
+    monkeypatch.setattr(Revision, "_is_settled", is_settled)
+    with SettleLock(registry):
+        threads, errors = start(*(functools.partial(add, registry, f"a{n}") for n in range(3)))
+        wait_for_waiting(registry, "queue.lock", 2)
+    for thread in threads:
+        thread.join()
+
+    assert [] == errors
+    assert [False, True, True] == looks
 
 
 def test_when_settling_fails_all_that_waited_are_told_and_the_old_document_stands(
@@ -258,7 +314,7 @@ def test_who_cannot_have_a_thread_to_wait_in_leaves_no_file_open(registry, monke
     def no_more(*_):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(locks._thread, "start_new_thread", no_more)
+    monkeypatch.setattr(_workers, "start", no_more)
     before = open_files()
     with SettleLock(registry), pytest.raises(RuntimeError):
         add(registry, "late")

@@ -92,6 +92,7 @@ def litter(directory):
         "AGENT_REGISTRY.json",
         "AGENT_REGISTRY.json.lock",
         "AGENT_REGISTRY.json.settle.lock",
+        "AGENT_REGISTRY.json.queue.lock",
         ".AGENT_REGISTRY.json.next-0",
         ".AGENT_REGISTRY.json.next-1",
     }

@@ -1,0 +1,67 @@
+"""
+Threads for work that waits in the kernel: who has done its work stays a moment, for the next.
+
+Where processes crowd around a lock, most of their updates wait in such a thread. To start
+one takes 80 µs of a processor, to wake one that stays takes 18 (measured, on Linux).
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Work = Callable[[], None]
+
+_STAYS_S = 1.0
+
+
+def start(work: Work) -> None:
+    """
+    Let a thread do *work*, which may not raise.
+
+    Raises:
+        RuntimeError: There can be no more threads.
+    """
+    with contextlib.suppress(IndexError):
+        _idle.pop().call(work)
+        return
+    # Not threading.Thread, which costs three times as much, in the middle of a crowd.
+    _thread.start_new_thread(_Worker(work).run, ())
+
+
+class _Worker:
+    """One such thread. Who takes it from among the idle calls it, and nobody else does."""
+
+    def __init__(self, work: Work) -> None:
+        self._work: Work | None = work
+        self._called = _thread.allocate_lock()
+        self._called.acquire()
+
+    def call(self, work: Work) -> None:
+        self._work = work
+        self._called.release()
+
+    def run(self) -> None:
+        while self._work is not None:
+            self._work()
+            self._work = None  # What it holds on to is not ours to keep.
+            _idle.append(self)
+            if not self._called.acquire(timeout=_STAYS_S) and not self._leaves():
+                self._called.acquire()
+
+    def _leaves(self) -> bool:
+        """Be idle no more; False if somebody has taken us from there, and is about to call."""
+        try:
+            _idle.remove(self)
+        except ValueError:
+            return False
+        return True
+
+
+_idle: list[_Worker] = []  #: Changed by calls that are atomic, so that it needs no lock.
+os.register_at_fork(after_in_child=_idle.clear)  # Threads are not forked.

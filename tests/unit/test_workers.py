@@ -1,0 +1,107 @@
+"""Threads that wait for others: who has done its work stays for a moment, for the next."""
+
+import os
+import select
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator_core import _workers
+
+LONG_S = 20
+
+
+@pytest.fixture(autouse=True)
+def _nobody_idle():
+    until(lambda: [] == _workers._idle)
+
+
+def done(work=lambda: None):
+    """Let a thread do *work*; return which one has done it, when it waits for more."""
+    who = []
+    _workers.start(lambda: (work(), who.append(threading.get_ident())))
+    until(lambda: who and _workers._idle)
+    return who[0]
+
+
+def until(holds):
+    deadline = time.monotonic() + LONG_S
+    while not holds():
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
+def test_one_after_another_is_done_by_one_thread():
+    assert 1 == len({done() for _ in range(5)})
+
+
+def test_who_is_at_work_is_not_given_more():
+    let_go = threading.Event()
+    others = []
+    _workers.start(lambda: (let_go.wait(LONG_S), others.append(threading.get_ident())))
+
+    mine = done()
+    let_go.set()
+    until(lambda: others)
+
+    assert [mine] != others
+
+
+def test_nobody_stays_for_long(monkeypatch):
+    monkeypatch.setattr(_workers, "_STAYS_S", 0.01)
+    before = threads()
+
+    done()
+
+    until(lambda: [] == _workers._idle)
+    until(lambda: before == threads())
+
+
+def test_who_is_called_as_it_is_about_to_leave_stays(monkeypatch):
+    """It has waited for long enough; but somebody has just taken it from among the idle."""
+    monkeypatch.setattr(_workers, "_STAYS_S", 0.01)
+    leaving, called = threading.Event(), threading.Event()
+    real = _workers._Worker._leaves
+
+    def leaves(self):
+        leaving.set()
+        assert called.wait(LONG_S)
+        return real(self)
+
+    monkeypatch.setattr(_workers._Worker, "_leaves", leaves)
+    first = done()
+    assert leaving.wait(LONG_S)
+    who = []
+
+    _workers.start(lambda: who.append(threading.get_ident()))
+    called.set()
+
+    until(lambda: who)
+    assert [first, first] == [*who, done()]
+
+
+def test_a_forked_child_has_threads_of_its_own():
+    """That of its parent is not in it, and would never come to its work."""
+    done()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            _workers.start(lambda: os.write(writer, b"done"))
+            signal.pause()
+        finally:
+            os._exit(0)
+    os.close(writer)
+    came = select.select([reader], [], [], LONG_S)[0] and os.read(reader, 4)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    os.close(reader)
+
+    assert b"done" == came
+
+
+def threads():
+    return len(list(Path("/proc/self/task").iterdir()))
