@@ -21,7 +21,8 @@ import stat
 import sys
 from typing import TYPE_CHECKING
 
-from orchestrator_core._refusals import refusals as refusals  # noqa: PLC0414 - said to be public
+from orchestrator_core._refusals import refusal as refusal  # noqa: PLC0414 - said to be public
+from orchestrator_core._refusals import refusals as refusals  # noqa: PLC0414 - the same
 from orchestrator_core.exceptions import StorageError
 
 if TYPE_CHECKING:
@@ -49,15 +50,17 @@ def open_private(path: StrPath, flags: int) -> int:
         FileExistsError: There is one, and ``O_EXCL`` was asked.
         StorageError: Not a regular file, not ours, or refused.
     """
-    with refusals("open", path, answers=(FileNotFoundError, FileExistsError)):
-        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     try:
-        with refusals("open", path):
-            status = os.fstat(fd)
-        _insist_on_ours(path, status, stat.S_ISREG, "a regular file")
-    except BaseException:
-        os.close(fd)
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+        try:
+            _insist_on_ours(path, os.fstat(fd), stat.S_ISREG, "a regular file")
+        except BaseException:
+            os.close(fd)
+            raise
+    except (FileNotFoundError, FileExistsError):
         raise
+    except OSError as error:
+        raise refusal("open", path, error) from error
     return fd
 
 
@@ -71,8 +74,9 @@ def read(path: StrPath) -> bytes:
     """
     fd = open_private(path, os.O_RDONLY)
     try:
-        with refusals("read", path):
-            return read_all(fd)
+        return read_all(fd)
+    except OSError as error:
+        raise refusal("read", path, error) from error
     finally:
         os.close(fd)
 

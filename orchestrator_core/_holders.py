@@ -44,11 +44,12 @@ def sign(fd: int) -> bool:
     """Write into the lock file who holds it; tell whether the last one never signed off."""
     # A full disk does not matter: a lock file without a signature reads as one
     # whose holder never signed off.
-    with contextlib.suppress(OSError):
+    try:
         interrupted = os.pread(fd, 1, 0) != _NOBODY
         os.pwrite(fd, f"{os.getpid():<10} {_clock.timestamp()}\n".encode(), 0)
-        return interrupted
-    return True
+    except OSError:
+        return True
+    return interrupted
 
 
 def sign_off(fd: int) -> None:

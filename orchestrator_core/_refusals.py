@@ -12,8 +12,19 @@ if TYPE_CHECKING:
     StrPath = str | os.PathLike[str]
 
 
+def refusal(doing: str, path: StrPath, error: OSError) -> StorageError:
+    """Return what the operating system refuses as an error of ours, to be raised from *error*."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return StorageError(f"cannot {doing} {path}: {reason}", hint=_HINTS.get(error.errno or 0, ""))
+
+
 class refusals:  # noqa: N801 - read as a clause: with refusals("open", path)
-    """Turn what the operating system refuses into an error of ours; let *answers* pass."""
+    """
+    Raise what the operating system refuses as an error of ours; let *answers* pass.
+
+    What each update of a registry does many times has an except clause instead, which costs
+    nothing as long as nothing is refused.
+    """
 
     __slots__ = ("_answers", "_doing", "_path")
 
@@ -29,11 +40,7 @@ class refusals:  # noqa: N801 - read as a clause: with refusals("open", path)
         self, kind: type[BaseException] | None, error: BaseException | None, trace: object
     ) -> None:
         if isinstance(error, OSError) and not isinstance(error, self._answers):
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise StorageError(
-                f"cannot {self._doing} {self._path}: {reason}",
-                hint=_HINTS.get(error.errno or 0, ""),
-            ) from error
+            raise refusal(self._doing, self._path, error) from error
 
 
 _HINTS = {

@@ -203,15 +203,28 @@ class LockFile:
 
     def _take(self, take: Take, wanted: _holders.Wanted) -> None:
         sibling = wanted.sibling
-        while True:
-            fd = self.opened()
-            with _files.refusals("lock", sibling):
-                take(fd, wanted)
-            with _files.refusals("look at", sibling):
+        try:
+            while True:
+                take(self.opened(), wanted)
                 if _is_still_there(self.fd, sibling):
                     return
-            os.close(self.fd)
-            self.fd = -1
+                os.close(self.fd)
+                self.fd = -1
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _files.refusal("lock", sibling, error) from error
+
+    def pass_by(self, take: Take) -> None:
+        """Wait until nobody has it for itself; hold it, with others, for no longer than that."""
+        wanted = self._wanted._replace(shared=True)
+        try:
+            take(self.opened(), wanted)
+            unlock(self.fd)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _files.refusal("lock", wanted.sibling, error) from error
 
     def opened(self) -> int:
         """Return the descriptor of the file, locked or not."""
@@ -371,13 +384,14 @@ class Turn(Generic[T]):
             return
         with self._verdict:
             self._waiting, self.wanted = True, wanted
-        # Imported by those who must wait: it costs 60 ms, a free lock 2 µs.
-        import portalocker  # noqa: PLC0415
+        # Imported by those who must wait: it costs 60 ms, a free lock 2 µs. Of its lockers the
+        # one that is flock whatever a host may have set, which portalocker.lock goes by.
+        from portalocker import LockException, LockFlags  # noqa: PLC0415
+        from portalocker.portalocker import FlockLocker  # noqa: PLC0415
 
-        flags = portalocker.LockFlags
         try:
-            portalocker.lock(fd, flags.SHARED if wanted.shared else flags.EXCLUSIVE)
-        except portalocker.LockException as error:
+            FlockLocker().lock(fd, LockFlags.SHARED if wanted.shared else LockFlags.EXCLUSIVE)
+        except LockException as error:
             raise OSError(f"cannot lock: {error}") from error
         self._go_on(fd)
 

@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from orchestrator_core import _files, locks
@@ -182,8 +183,10 @@ class Revision:
         return self._editions.slots.read(numbers.written)
 
     def _read(self) -> _Numbers:
-        with _files.refusals("read", self._path):
+        try:
             return _Numbers.read(self._writing.opened())
+        except OSError as error:
+            raise _files.refusal("read", self._path, error) from error
 
     def _set(self, place: int, *numbers: int) -> None:
         _Numbers.write(self._writing.opened(), place, numbers)
@@ -231,8 +234,7 @@ class Revision:
                     raise
             else:
                 return False
-            self._queue.take(take, shared=True)
-            self._queue.let_go()
+            self._queue.pass_by(take)
             self._settling.take(take, shared=True)
             is_settled = self._is_settled(edition)
             self._settling.let_go()
@@ -299,6 +301,7 @@ class _Dropped(Exception):
 
 _WRITTEN, _SETTLED, _DROPS, _KEPT = range(4)  #: The places of the numbers in the lock file.
 _SIZE = 2 * 21  #: Of one.
+_WHOLE = re.compile(b"".join(rb"(?:(\d{20}) \%d\n)?" % place for place in range(1, 5)))
 _AT = 64  #: The holder's signature, before them, is shorter.
 
 
@@ -318,6 +321,8 @@ class _Numbers(NamedTuple):
     @classmethod
     def read(cls, fd: int) -> _Numbers:
         found = os.pread(fd, 4 * _SIZE, _AT)
+        if whole := _WHOLE.fullmatch(found):
+            return cls(*map(int, whole.groups(default=0)))
         return cls(*(_number(found[at : at + _SIZE]) for at in range(0, 4 * _SIZE, _SIZE)))
 
     @classmethod

@@ -11,8 +11,8 @@ import os
 import threading
 from pathlib import Path
 
-import portalocker
 import pytest
+from portalocker.portalocker import FlockLocker
 from under_fire import (
     OK,
     REFUSED,
@@ -356,7 +356,7 @@ def test_a_change_that_finds_itself_made_by_one_who_is_settling_it_waits_for_tha
     """All can read it, and a power failure may still take it back: nobody is told that it holds."""
     replaced, waiting, go_on = (threading.Event() for _ in range(3))
     told = []
-    settle, lock = _files.settle, portalocker.lock
+    settle, lock = _files.settle, FlockLocker.lock
 
     def slow(path):
         replaced.set()
@@ -369,7 +369,7 @@ def test_a_change_that_finds_itself_made_by_one_who_is_settling_it_waits_for_tha
         lock(*how)
 
     monkeypatch.setattr(_files, "settle", slow)
-    monkeypatch.setattr(portalocker, "lock", seen)
+    monkeypatch.setattr(FlockLocker, "lock", seen)
     threads, errors = start(lambda: add(registry, "a1"))
     assert replaced.wait(30)
     more, _ = start(lambda: told.append(registry.update(lambda _: "no change")))
