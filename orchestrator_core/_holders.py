@@ -28,13 +28,13 @@ class Holder(NamedTuple):
     """Who wrote itself into a lock file, and may be holding it."""
 
     pid: int
-    since: str
+    since: str  #: Empty, if it wrote nothing.
     name: str | None  #: The name of the living process; None if there is none.
 
     def __str__(self) -> str:
         if self.name is None:
             return f"a process forked by pid {self.pid}, which is gone"
-        return f"pid {self.pid} ({self.name}), since {self.since}"
+        return f"pid {self.pid} ({self.name}){self.since and ', since '}{self.since}"
 
 
 _NOBODY = b"-"  #: Written over the start of a signature whose holder got to its end.
@@ -67,6 +67,28 @@ def last_holder(path: Path) -> Holder | None:
     return _parse(_files.read(path))
 
 
+def who_has(path: Path) -> int | None:
+    """
+    Return the pid of who has the kernel's lock of a file; None if nobody has, or it is not told.
+
+    0, if it is of another pid namespace.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    wanted = os.stat(path)  # noqa: PTH116 - one call
+    place = f"{os.major(wanted.st_dev):02x}:{os.minor(wanted.st_dev):02x}:{wanted.st_ino}"
+    try:
+        listed = Path("/proc/locks").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    for line in listed.splitlines():
+        fields = line.split()
+        if "->" not in fields and place in fields:
+            return int(fields[4])
+    return None
+
+
 def _parse(signature: bytes) -> Holder | None:
     pid, _, since = signature.split(b"\n")[0].decode("ascii", "replace").strip().partition(" ")
     if not pid.isdecimal():
@@ -75,9 +97,16 @@ def _parse(signature: bytes) -> Holder | None:
 
 
 def report(wanted: Wanted, *, waited_s: float) -> NoReturn:
-    """Raise the error of a wait in vain: it names whoever wrote itself into the lock file."""
+    """
+    Raise the error of a wait in vain: it names whoever wrote itself into the lock file.
+
+    Of one that is held for a moment, and not signed, the kernel knows who has it.
+    """
+    path = Path(wanted.sibling)
     try:
-        holder = _parse(_files.read(Path(wanted.sibling)))
+        holder = last_holder(path)
+        if holder is None and (pid := who_has(path)):
+            holder = Holder(pid, "", _name_of(pid))
     except (OSError, StorageError):
         holder = None
     told = f"{wanted.what}: {wanted.sibling} is held by {holder or 'an unknown process'}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -12,10 +11,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core import locks as kernel
-from orchestrator_core._holders import Holder, last_holder
+from orchestrator_core._holders import Holder, last_holder, who_has
 from orchestrator_core.doctor.answers import Answer, Subject, failed, ok, some, together, warning
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.supervisor import proc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,18 +97,5 @@ def _holder(lock: _Lock) -> str:
 def _pid(lock: _Lock) -> int | None:
     """Return who holds a lock; None for a pid that would mean many processes to ``kill``."""
     signed = lock.signed if lock.signed is not None and lock.signed.name is not None else None
-    pid = signed.pid if signed is not None else _who_has_it(lock.path)
+    pid = signed.pid if signed is not None else who_has(lock.path)
     return pid if pid is not None and pid > 0 else None
-
-
-def _who_has_it(path: Path) -> int | None:
-    """Return the pid of who holds a lock, as the kernel lists it."""
-    if sys.platform != "linux":
-        return None
-    wanted = os.stat(path)  # noqa: PTH116 - one call
-    place = f"{os.major(wanted.st_dev):02x}:{os.minor(wanted.st_dev):02x}:{wanted.st_ino}"
-    for line in os.fsdecode(proc.read("/proc/locks")).splitlines():
-        fields = line.split()
-        if "->" not in fields and place in fields:
-            return int(fields[4])
-    return None

@@ -179,6 +179,20 @@ def test_a_timeout_names_the_lock_its_holder_and_the_wait(document):
     assert "its lock ends with it" in timeout.value.hint
 
 
+def test_a_timeout_names_who_has_not_signed_as_the_kernel_does(document):
+    """A lock that is held for a moment is not signed; that moment may last, on a bad disk."""
+
+    @contextlib.contextmanager
+    def hold():
+        with contextlib.closing(locks.LockFile(document, what="it")) as lock:
+            lock.take(locks.at_once, sign=False)
+            yield
+
+    with child(hold) as pid, pytest.raises(LockTimeout) as timeout:
+        locked(document, timeout_s=0.05).__enter__()
+    assert re.search(rf"is held by pid {pid} \(\S+\); waited 0\.\d s", str(timeout.value))
+
+
 def test_a_timeout_says_when_the_holder_is_what_a_dead_process_left_behind(document):
     """A process forked inside keeps the lock alive; its number is not the one in the file."""
     with child(lambda: locked(document)) as pid:

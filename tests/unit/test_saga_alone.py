@@ -15,6 +15,7 @@ ALLOWED = {
     "orchestrator_core._files",
     "orchestrator_core._holders",
     "orchestrator_core._refusals",
+    "orchestrator_core._workers",
     "orchestrator_core.exceptions",
     "orchestrator_core.ids",
     "orchestrator_core.locks",
