@@ -21,6 +21,7 @@ class Wanted(NamedTuple):
 
     sibling: str
     what: str  #: What it guards, in words.
+    behind: str = ""  #: For what whoever has it waits: who has that is told of. Empty: nothing.
     shared: bool = False  #: With others, who want it shared too.
 
 
@@ -71,7 +72,8 @@ def who_has(path: Path) -> int | None:
     """
     Return the pid of who has the kernel's lock of a file; None if nobody has, or it is not told.
 
-    0, if it is of another pid namespace.
+    It is not on btrfs, say, whose files have another device there. A pid that is not positive
+    is nobody's: it stands for a lock of no process, or of one in another pid namespace.
 
     Raises:
         OSError: There is no such file.
@@ -102,15 +104,23 @@ def report(wanted: Wanted, *, waited_s: float) -> NoReturn:
 
     Of one that is held for a moment, and not signed, the kernel knows who has it.
     """
-    path = Path(wanted.sibling)
+    path = Path(wanted.behind or wanted.sibling)
     try:
-        holder = last_holder(path)
-        if holder is None and (pid := who_has(path)):
-            holder = Holder(pid, "", _name_of(pid))
+        holder = _living_holder(path)
     except (OSError, StorageError):
         holder = None
-    told = f"{wanted.what}: {wanted.sibling} is held by {holder or 'an unknown process'}"
+    told = f"{wanted.what}: {path} is held by {holder or 'an unknown process'}"
     raise LockTimeout(f"{told}; waited {waited_s:.1f} s")
+
+
+def _living_holder(path: Path) -> Holder | None:
+    """Return who holds a lock; somebody dead only if nobody else is known to."""
+    signed = last_holder(path)
+    if signed is not None and signed.name is not None:
+        return signed
+    pid = who_has(path) or 0
+    name = _name_of(pid) if pid > 0 else None
+    return signed if name is None else Holder(pid, "", name)
 
 
 def _name_of(pid: int) -> str | None:

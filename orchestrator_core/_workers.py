@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Work = Callable[[], None]
 
 _STAYS_S = 1.0
+_LOST_S = 60.0  #: Far longer than from being taken to being called, unless an interrupt came.
 
 
 def start(work: Work) -> None:
@@ -52,7 +53,7 @@ class _Worker:
             self._work = None  # What it holds on to is not ours to keep.
             _idle.append(self)
             if not self._called.acquire(timeout=_STAYS_S) and not self._leaves():
-                self._called.acquire()
+                self._called.acquire(timeout=_LOST_S)
 
     def _leaves(self) -> bool:
         """Be idle no more; False if somebody has taken us from there, and is about to call."""

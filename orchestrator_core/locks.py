@@ -168,13 +168,16 @@ class LockFile:
     by one thread. Who is done with it closes it.
     """
 
-    def __init__(self, path: Path | str, *, what: str, name: str = "lock") -> None:
+    def __init__(
+        self, path: Path | str, *, what: str, name: str = "lock", behind: str = ""
+    ) -> None:
         self.interrupted = False  #: The holder before us did not get to its end.
         self.fd = -1
         self._document = str(path)
-        self._wanted = _holders.Wanted(f"{path}.{name}", what)
+        #: Who has it waits for the lock *behind* it: whoever has that is whom we wait for.
+        self._wanted = _holders.Wanted(f"{path}.{name}", what, behind and f"{path}.{behind}")
         self._owner = os.getpid()
-        self._is_held = False
+        self.is_held = False  #: By us.
         self._is_signed = False
 
     def take(self, take: Take, *, sign: bool = True, shared: bool = False) -> None:
@@ -188,15 +191,15 @@ class LockFile:
             LockTimeout, Contended: What *take* raises when it does not get it.
             FileNotFoundError, StorageError: See :func:`locked`.
         """
-        if self._is_held:
+        if self.is_held:
             return
         _enter_document(self._document)
         try:
             self._take(take, self._wanted._replace(shared=True) if shared else self._wanted)
+            self.is_held = True
         except BaseException:
             _leave_document()
             raise
-        self._is_held = True
         self._is_signed = sign and not shared
         if self._is_signed:
             self.interrupted = _holders.sign(self.fd)
@@ -240,7 +243,7 @@ class LockFile:
 
     def drop(self) -> None:
         """Let it go, if it is held; the next holder is told that we broke off."""
-        if self._is_held:
+        if self.is_held:
             self._unlock()
 
     def close(self) -> None:
@@ -251,7 +254,7 @@ class LockFile:
             self.fd = -1
 
     def _unlock(self) -> None:
-        self._is_held = False
+        self.is_held = False
         _leave_document()
         if os.getpid() == self._owner:  # not a child that was forked inside
             unlock(self.fd)

@@ -19,7 +19,7 @@ SUPPORTED = {
     "attrs": ("25.1", None),
     "libtmux": ("0.62", "0.63"),
     "msgspec": ("0.19", None),
-    "portalocker": ("3.1", "5"),
+    "portalocker": ("4", "5"),
     "psutil": ("6", None),
     "structlog": ("24.1", None),
 }

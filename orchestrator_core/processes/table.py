@@ -39,6 +39,7 @@ class Row:
     started: int
     comm: str
     cookie: str | None  #: Of its environment; None if it has none, or we may not look.
+    is_fork: bool = False  #: It has executed nothing since; False where that is not told.
 
     @property
     def identity(self) -> Identity:
@@ -58,7 +59,7 @@ class Row:
         pipe by which libevent tells of signals, until utempter's child (two for each pane, to
         keep utmp) executes. Observed: SIGTERM for such a child ended the server.
         """
-        return self.is_tmux_server and parent.is_tmux_server and self.sid == parent.sid
+        return self.is_fork and self.is_tmux_server and parent.is_tmux_server
 
 
 def rows(*, since: float | None = None) -> Sequence[Row]:
@@ -124,7 +125,7 @@ def _after_exec(seen: proc.Stat) -> proc.Stat | None:
 
 
 def _is_fork(seen: proc.Stat) -> bool:
-    if not seen.comm.startswith(_TMUX_SERVER):
+    if not (seen.is_fork and seen.comm.startswith(_TMUX_SERVER)):
         return False
     parent = proc.stat(seen.ppid)
     return parent is not None and _row(seen, b"").is_fork_of(_row(parent, b""))
@@ -136,8 +137,8 @@ def _row(seen: proc.Stat, environ: bytes) -> Row:
 
     Should the pid change hands between them, the identity is that of the dead one.
     """
-    cookie = _cookie_in(environ)
-    return Row(seen.pid, seen.ppid, seen.pgid, seen.sid, seen.started, seen.comm, cookie)
+    who = (seen.pid, seen.ppid, seen.pgid, seen.sid, seen.started, seen.comm)
+    return Row(*who, _cookie_in(environ), seen.is_fork)
 
 
 def _cookie_in(environ: bytes) -> str | None:

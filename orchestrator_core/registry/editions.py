@@ -29,7 +29,8 @@ told. An update whose process is killed has happened or not; killed in a crowd, 
 may also happen a little later, with the edition of another. A power failure takes
 what is not settled, since nobody was told that it holds.
 
-Locks are waited for in one order: the queue's, the settle lock, the document's.
+Locks are waited for in one order: the queue's, the settle lock, the document's. Who mends a
+registry begins with the second, since its own edition rides with nobody's.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ class Revision:
         self._path = editions.path
         self._writing = locks.LockFile(editions.path, what=editions.what)
         self._settling = locks.LockFile(editions.path, what=editions.what, name="settle.lock")
-        self._queue = locks.LockFile(editions.path, what=editions.what, name="queue.lock")
+        self._queue = locks.LockFile(
+            editions.path, what=editions.what, name="queue.lock", behind="settle.lock"
+        )
         self._numbers = _Numbers(0, 0, 0, 0)  #: As they were when the lock was taken.
         self._has_waited = False
         self._has_replaced = False
@@ -212,10 +215,11 @@ class Revision:
             return
         try:
             with _files.refusals("settle", self._path):
-                if self._goes_with_another(edition, take):
+                # Who has the settle lock already waits for nobody who waits for it.
+                if not self._settling.is_held and self._goes_with_another(edition, take):
                     return
                 self._settling.take(take, sign=False)
-                self._queue.let_go()
+                self._queue.drop()
                 if not self._is_settled(edition):
                     self._settle_newest(take)
                 self._settling.let_go()

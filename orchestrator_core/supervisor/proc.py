@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 
 _MUCH = 65536
+_PF_FORKNOEXEC = 0x40  #: Of the flags in ``/proc/PID/stat``: include/linux/sched.h.
 
 
 class Stat:
     """One line of ``/proc/PID/stat``, as far as we care."""
 
-    __slots__ = ("comm", "is_in_exec", "pgid", "pid", "ppid", "sid", "started", "state")
+    __slots__ = ("comm", "is_fork", "is_in_exec", "pgid", "pid", "ppid", "sid", "started", "state")
 
     def __init__(self, line: bytes) -> None:
         # The name stands in parentheses, and may itself hold spaces and parentheses.
@@ -25,6 +26,7 @@ class Stat:
         self.comm = line[opening + 1 : closing].decode(errors="replace")
         self.state = field[0].decode()
         self.ppid, self.pgid, self.sid = int(field[1]), int(field[2]), int(field[3])
+        self.is_fork = bool(int(field[6]) & _PF_FORKNOEXEC)  #: It has executed nothing yet.
         self.started = int(field[19])  #: Clock ticks since boot.
         self.is_in_exec = (
             field[20] != b"0" and field[23] == b"0"

@@ -140,6 +140,17 @@ def test_who_comes_later_does_not_go_before_the_next_to_settle(registry):
     assert ([], ["later"]) == (errors, names(registry))
 
 
+@pytest.mark.usefixtures("nobody_alone")
+def test_who_mends_waits_for_nobody_that_waits_for_it(registry):
+    """It has the settle lock from the start; the next to settle has the queue's, and wants it."""
+    hasty = Registry(registry.path, kind=TASK, lock_timeout_s=1.0)
+
+    with QueueLock(registry):
+        hasty.mend(lambda document: {**document, "note": "mended"})
+
+    assert "mended" == registry.read()["note"]
+
+
 def test_those_that_another_settles_for_look_at_the_same_time(registry, monkeypatch):
     """Were one to wait until the other has looked, a crowd would spend its time on being told."""
     both, looks = threading.Barrier(2), []

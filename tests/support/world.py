@@ -144,10 +144,10 @@ class World:
         """Return the files that nobody would ever look at again."""
         known = re.compile(
             r"root\.json(\.lock)?|orchestrator\.toml|mcp-token|registry/sweeper\.(json|lock)|tmux\.sock"
-            r"|registry/(GLOBAL_REGISTRY|STATS)\.json((\.settle)?\.lock)?"
+            r"|registry/(GLOBAL_REGISTRY|STATS)\.json((\.(settle|queue))?\.lock)?"
             r"|(registry|TASK-[^/]+)/\.[A-Z_]+\.json\.next-[01]"
             r"|sagas/\.spare-[0-3]|sagas/(closed/)?[A-Za-z0-9_-]+\.jsonl"
-            r"|TASK-[0-9]+-[0-9]+-[0-9a-f]{8}/(AGENT_REGISTRY\.json((\.settle)?\.lock)?"
+            r"|TASK-[0-9]+-[0-9]+-[0-9a-f]{8}/(AGENT_REGISTRY\.json((\.(settle|queue))?\.lock)?"
             r"|agent_prompt_[^/]+\.txt|(logs|progress|findings|archive|output)/[^/.][^/]*"
             r"|run/[^/]+/[a-z]+)"
         )

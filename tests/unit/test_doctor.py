@@ -1268,7 +1268,7 @@ def test_of_a_holder_that_has_not_signed_the_kernel_tells(patient, held):
 def test_nobody_is_told_to_kill_everything(patient, held, monkeypatch, pid):
     """As a pid, 0 is one's own group, and -1 all that one may signal."""
     sign(held, 99999999, ago_s=300)
-    monkeypatch.setattr(locked, "_who_has_it", lambda _: pid)
+    monkeypatch.setattr(locked, "who_has", lambda _: pid)
 
     answer = locked.locks(patient)
 

@@ -14,7 +14,7 @@ import portalocker  # noqa: F401 - so that no wait here begins with importing it
 import psutil
 import pytest
 
-from orchestrator_core import locks
+from orchestrator_core import _holders, locks
 from orchestrator_core.exceptions import LockTimeout, StorageError
 
 
@@ -193,8 +193,33 @@ def test_a_timeout_names_who_has_not_signed_as_the_kernel_does(document):
     assert re.search(rf"is held by pid {pid} \(\S+\); waited 0\.\d s", str(timeout.value))
 
 
-def test_a_timeout_says_when_the_holder_is_what_a_dead_process_left_behind(document):
+def test_a_timeout_names_the_living_holder_and_not_one_who_died_before_it(document):
+    """Nobody signs over what it left, where a lock is held for a moment only."""
+    with child(lambda: locked(document)) as pid:
+        kill(pid)
+    with contextlib.closing(locks.LockFile(document, what="it")) as lock:
+        lock.take(locks.at_once, sign=False)
+        with pytest.raises(LockTimeout, match=f"held by pid {os.getpid()} "):
+            locked(document, timeout_s=0.02).__enter__()
+
+
+def test_a_timeout_names_who_has_the_lock_behind_the_one_that_is_waited_for(document):
+    """Who has that one, and waits, too, is not to blame."""
+
+    with child(lambda: locked(document)) as pid, contextlib.ExitStack() as closed:
+        one, other = (
+            locks.LockFile(document, what="it", name="queue", behind="lock") for _ in range(2)
+        )
+        closed.callback(one.close)
+        closed.callback(other.close)
+        one.take(locks.at_once)
+        with pytest.raises(LockTimeout, match=f"DOCUMENT.json.lock is held by pid {pid} "):
+            other.take(locks.within(0.05))
+
+
+def test_a_timeout_says_when_the_holder_is_what_a_dead_process_left_behind(document, monkeypatch):
     """A process forked inside keeps the lock alive; its number is not the one in the file."""
+    monkeypatch.setattr(_holders, "who_has", lambda _: None)
     with child(lambda: locked(document)) as pid:
         kill(pid)
     fd = os.open(lock_of(document), os.O_RDWR)

@@ -248,7 +248,7 @@ def test_a_process_in_the_middle_of_an_exec_does_not_slip_through(monkeypatch):
 
 def test_what_a_tmux_server_has_just_forked_is_looked_at_once_it_is_somebody(monkeypatch):
     """Until it executes, it has the server's name and environment, and another's signals."""
-    line = b"%d (%s) R %d 70 70 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 9 1 9 1 1 1"
+    line = b"%d (%s) R %d 70 70 0 -1 64 0 0 0 0 0 0 0 0 20 0 1 0 4242 9 1 9 1 1 1"
     names = iter([b"tmux: server"] * 4 + [b"utempter"])
 
     def stat(pid):

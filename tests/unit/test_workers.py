@@ -19,10 +19,10 @@ def _nobody_idle():
     until(lambda: [] == _workers._idle)
 
 
-def done(work=lambda: None):
-    """Let a thread do *work*; return which one has done it, when it waits for more."""
+def done():
+    """Let a thread do something; return which one has done it, when it waits for more."""
     who = []
-    _workers.start(lambda: (work(), who.append(threading.get_ident())))
+    _workers.start(lambda: who.append(threading.get_ident()))
     until(lambda: who and _workers._idle)
     return who[0]
 
@@ -52,18 +52,18 @@ def test_who_is_at_work_is_not_given_more():
 
 def test_nobody_stays_for_long(monkeypatch):
     monkeypatch.setattr(_workers, "_STAYS_S", 0.01)
-    before = threads()
+    before, over = threads(), threading.Event()
 
-    done()
+    _workers.start(over.set)
 
-    until(lambda: [] == _workers._idle)
-    until(lambda: before == threads())
+    assert over.wait(LONG_S)
+    until(lambda: [] == _workers._idle and threads() <= before)
 
 
 def test_who_is_called_as_it_is_about_to_leave_stays(monkeypatch):
     """It has waited for long enough; but somebody has just taken it from among the idle."""
     monkeypatch.setattr(_workers, "_STAYS_S", 0.01)
-    leaving, called = threading.Event(), threading.Event()
+    leaving, called, first, who = threading.Event(), threading.Event(), [], []
     real = _workers._Worker._leaves
 
     def leaves(self):
@@ -72,15 +72,15 @@ def test_who_is_called_as_it_is_about_to_leave_stays(monkeypatch):
         return real(self)
 
     monkeypatch.setattr(_workers._Worker, "_leaves", leaves)
-    first = done()
+    _workers.start(lambda: first.append(threading.get_ident()))
     assert leaving.wait(LONG_S)
-    who = []
+    monkeypatch.setattr(_workers, "_STAYS_S", 1.0)
 
     _workers.start(lambda: who.append(threading.get_ident()))
     called.set()
 
-    until(lambda: who)
-    assert [first, first] == [*who, done()]
+    until(lambda: who and _workers._idle)
+    assert first * 2 == [*who, done()]
 
 
 def test_a_forked_child_has_threads_of_its_own():
