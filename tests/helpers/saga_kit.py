@@ -129,9 +129,9 @@ def on_disk():
 
 
 def lines_of(path):
-    """Read a journal by hand: its lines up to the first that does not check."""
+    """Read a journal by hand: its lines up to the first that does not check, ended or not."""
     lines = []
-    for raw in Path(path).read_bytes().split(b"\n")[:-1]:
+    for raw in Path(path).read_bytes().split(b"\n"):
         body, mark, crc = raw.rpartition(b',"crc":"')
         if not mark or b'%08x"}' % zlib.crc32(body) != crc:
             break
