@@ -164,12 +164,14 @@ def test_those_that_another_settles_for_look_at_the_same_time(registry, monkeypa
 
     monkeypatch.setattr(Revision, "_is_settled", is_settled)
     with SettleLock(registry):
-        threads, errors = start(*(functools.partial(add, registry, f"a{n}") for n in range(3)))
+        next_to_settle, errors = start(functools.partial(add, registry, "a0"))
+        wait_for_waiting(registry, "settle.lock", 1)
+        threads, more = start(*(functools.partial(add, registry, f"a{n}") for n in (1, 2)))
         wait_for_waiting(registry, "queue.lock", 2)
-    for thread in threads:
+    for thread in (*next_to_settle, *threads):
         thread.join()
 
-    assert [] == errors
+    assert [] == errors + more
     assert [False, True, True] == looks
 
 
