@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Work = Callable[[], None]
 
-_STAYS_S = 1.0
+_STAYS_S = 1.0  #: How long a thread that has done its work stays.
 _LOST_S = 60.0  #: Far longer than from being taken to being called, unless an interrupt came.
 
 

@@ -39,9 +39,15 @@ def test_one_after_another_is_done_by_one_thread():
 
 
 def test_who_is_at_work_is_not_given_more():
-    let_go = threading.Event()
-    others = []
-    _workers.start(lambda: (let_go.wait(LONG_S), others.append(threading.get_ident())))
+    at_work, let_go, others = threading.Event(), threading.Event(), []
+
+    def work():
+        at_work.set()
+        let_go.wait(LONG_S)
+        others.append(threading.get_ident())
+
+    _workers.start(work)
+    assert at_work.wait(LONG_S)
 
     mine = done()
     let_go.set()
