@@ -112,22 +112,42 @@ class Lifecycle:
             NotFound: There never was such an agent.
             SagaBusy: Somebody else is at it, and was not done within *timeout_s*.
         """
-        history = self.past(agent_id, why)
-        if isinstance(history, EndReport):
-            return history
-        if history.state is State.CLOSED:
-            return self.report(agent_id)
-        if self.judge.is_inside(history, why):
-            return self._hand_over(agent_id, why, timeout_s=timeout_s, before=before)
-        try:
-            with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
-                if saga.state is State.COMMITTED and saga.history.request is None:
-                    if before is not None:
-                        before()
-                    return self._told(saga.unwind(why))
-                return self._told(saga.unwind(self.judge.why(saga.history)))
-        except SagaNotFound:
-            return self.report(agent_id)  # Somebody else was first.
+        with contextlib.suppress(SagaNotFound):
+            return self._end(agent_id, why, timeout_s=timeout_s, before=before)
+        return self._end_past(
+            agent_id, why, lambda: self._end(agent_id, why, timeout_s=timeout_s, before=before)
+        )
+
+    def _end(
+        self,
+        agent_id: str,
+        why: Unwind,
+        *,
+        timeout_s: float,
+        before: Callable[[], object] | None,
+    ) -> EndReport:
+        with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
+            history = saga.history
+            is_first = saga.state is State.COMMITTED and history.request is None
+            if saga.state is State.CLOSED:
+                return self.report(agent_id)
+            if not self.judge.is_inside(history, why):
+                if is_first and before is not None:
+                    before()
+                return self._told(saga.unwind(why if is_first else self.judge.why(history)))
+            if saga.state is State.COMMITTED and saga.request_end(why) and before is not None:
+                before()
+        return self._handed_over(history, why)
+
+    def _end_past(self, agent_id: str, why: Unwind, end: Callable[[], EndReport]) -> EndReport:
+        """Report of an agent that has no open saga; *end* one that is given one only here."""
+        past = self.past(agent_id, why)
+        if isinstance(past, EndReport):
+            return past
+        with contextlib.suppress(SagaNotFound):
+            if past.state is not State.CLOSED:
+                return end()
+        return self.report(agent_id)  # Somebody else was first.
 
     def end_child(self, agent_id: str, why: Unwind) -> EndReport:
         """
@@ -137,17 +157,16 @@ class Lifecycle:
             NotFound: There never was such an agent.
             SagaBusy: Somebody else is at it, and was not done in time.
         """
-        history = self.past(agent_id, why)
-        if isinstance(history, EndReport):
-            return history
-        if history.state is State.CLOSED:
-            return self.report(agent_id)
-        try:
-            with self.sagas.open(agent_id, timeout_s=_CHILD_PATIENCE_S) as saga:
-                own = None if self._is_well(saga.history) else self.judge.why(saga.history)
-                return self._told(saga.unwind(own or why))
-        except SagaNotFound:
-            return self.report(agent_id)
+        with contextlib.suppress(SagaNotFound):
+            return self._end_child(agent_id, why)
+        return self._end_past(agent_id, why, lambda: self._end_child(agent_id, why))
+
+    def _end_child(self, agent_id: str, why: Unwind) -> EndReport:
+        with self.sagas.open(agent_id, timeout_s=_CHILD_PATIENCE_S) as saga:
+            if saga.state is State.CLOSED:
+                return self.report(agent_id)
+            own = None if self._is_well(saga.history) else self.judge.why(saga.history)
+            return self._told(saga.unwind(own or why))
 
     def _is_well(self, history: History) -> bool:
         """Whether nothing but the end of its parent ends an agent."""
@@ -169,26 +188,12 @@ class Lifecycle:
         except (NotFound, JournalDamaged):
             return in_short
 
-    def _hand_over(
-        self,
-        agent_id: str,
-        why: Unwind,
-        *,
-        timeout_s: float,
-        before: Callable[[], object] | None,
-    ) -> EndReport:
-        """Record the end, tell the supervisor, and live until it comes."""
-        try:
-            with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
-                if saga.state is State.COMMITTED and saga.request_end(why) and before is not None:
-                    before()
-                history = saga.history
-        except SagaNotFound:
-            return self.report(agent_id)
+    def _handed_over(self, history: History, why: Unwind) -> EndReport:
+        """Tell the supervisor of an end that was asked for, and live until it comes."""
         self._tell_supervisor(history)
         chosen = history.request or history.why or why
         return EndReport(
-            agent_id=agent_id,
+            agent_id=history.saga_id,
             status=chosen.detail.get("status", ""),
             reason=chosen.message,
             by=chosen.detail.get("by", ""),

@@ -206,7 +206,7 @@ class Orchestrator:
         ids.check_id("task", task_id)
         deployed = self._deployer.deploy(task_id, spec, grace_s=grace_s, extra_steps=extra_steps)
         try:
-            return self.agent(deployed)
+            return self._reader.agent(deployed, likely=task_id)
         except BaseException:
             if spec.key is None:  # Else it may be one that lived before.
                 self.terminate(deployed, reason="its deployer was interrupted")

@@ -25,13 +25,15 @@ class Reader:
         self._world = world
         self._task_of = task_of
 
-    def agent(self, agent_id: str) -> Agent:
-        """Return one agent."""
-        task_id = self._task_of(agent_id)
+    def agent(self, agent_id: str, *, likely: str | None = None) -> Agent:
+        """Return one agent; it is looked for first in the task that is *likely* its own."""
+        task_id = likely or self._task_of(agent_id)
         record = find_agent(self._world.task_registry(task_id).read(), agent_id)
-        if record is None:
-            raise NotFound(f"there is no agent {agent_id!r}")
-        return Agent.from_record(task_id, record)
+        if record is not None:
+            return Agent.from_record(task_id, record)
+        if likely is not None:
+            return self.agent(agent_id)
+        raise NotFound(f"there is no agent {agent_id!r}")
 
     def agents(self, *, task_id: str | None, status: str | None) -> list[Agent]:
         """Return the agents of one task or all, oldest first."""

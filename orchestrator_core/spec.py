@@ -144,8 +144,9 @@ class AgentSpec:
 
     def environment(self, own: Mapping[str, str]) -> dict[str, str]:
         """Return the agent's whole environment; *own* is what tells it who it is."""
-        hidden = RESERVED_ENV | HIDDEN_ENV
-        inherited = {name: value for name, value in os.environ.items() if name not in hidden}
+        inherited = os.environ.copy()
+        for name in RESERVED_ENV | HIDDEN_ENV:
+            inherited.pop(name, None)
         return {**inherited, **self.env, **own}
 
     def directory(self) -> Path:
@@ -177,19 +178,25 @@ class AgentSpec:
         if provided and (_ANY_PLACEHOLDER.search(name) or (os.sep in name and self.cwd is None)):
             return name  # Known only when they have been done.
         path = self.env.get("PATH", os.environ.get("PATH", os.defpath))
-        here = self.directory()
-        places = [
-            place if os.path.isabs(place) else str(here / place)  # noqa: PTH117 - of each PATH entry
-            for place in path.split(os.pathsep)
-        ]
-        target = str(here / name) if os.sep in name else name
-        found = shutil.which(target, path=os.pathsep.join(places))
+        if os.sep in name:
+            found = shutil.which(str(self.directory() / name))
+        else:
+            found = shutil.which(name, path=self._from_its_directory(path))
         if found is None:
             raise InvalidInput(
                 f"the agent's command {name!r} is not there, or not executable",
-                hint=f"looked for it in {here if os.sep in name else path}" + self._install(),
+                hint=f"looked for it in {self.directory() if os.sep in name else path}"
+                + self._install(),
             )
         return found
+
+    def _from_its_directory(self, path: str) -> str:
+        """Return a PATH whose relative places are those that the agent would find."""
+        places = path.split(os.pathsep)
+        if all(place.startswith(os.sep) for place in places):
+            return path
+        here = self.directory()
+        return os.pathsep.join([str(here / place) for place in places])
 
     def _install(self) -> str:
         """Return how one comes by the preset's program, if that is what it runs."""

@@ -60,11 +60,13 @@ class OwnTools:
         """
 
         def report() -> shapes.Updated:
-            agent = self._whose(task_id, agent_id)
+            agent, document = self._whose(task_id, agent_id)
             receipt = self._orch.report_progress(
                 agent.id, status, message=message, progress=progress
             )
             _insist_on_recorded(receipt)
+            if receipt.end is not None:
+                document = reading.document_of(self._orch, agent.task_id)
             told: shapes.Updated = {
                 "success": True,
                 "own_update": {
@@ -74,7 +76,7 @@ class OwnTools:
                     "progress": agent.progress if progress is None else progress,
                     "message": message,
                 },
-                "coordination_info": reading.coordination(self._orch, agent.task_id),
+                "coordination_info": reading.coordination(self._orch, agent.task_id, document),
             }
             if receipt.end is not None:
                 told["handed_over"] = receipt.end.handed_over
@@ -97,7 +99,7 @@ class OwnTools:
         """Record something that an agent has found, for its siblings and whoever deployed it."""
 
         def report() -> shapes.Found:
-            agent = self._whose(task_id, agent_id)
+            agent, document = self._whose(task_id, agent_id)
             receipt = self._orch.report_finding(
                 agent.id, message, finding_type=finding_type, severity=severity, data=data
             )
@@ -105,22 +107,26 @@ class OwnTools:
             return {
                 "success": True,
                 "own_finding": reading.finding(receipt.line),
-                "coordination_info": reading.coordination(self._orch, agent.task_id),
+                "coordination_info": reading.coordination(self._orch, agent.task_id, document),
             }
 
         return await run(report)
 
-    def _whose(self, task_id: str, agent_id: str) -> Agent:
-        """Return the agent that a report is about; who leaves the ids empty is inside of it."""
+    def _whose(self, task_id: str, agent_id: str) -> tuple[Agent, dict[str, Any]]:
+        """
+        Return the agent that a report is about, and its task's registry.
+
+        Who leaves the ids empty is inside of it.
+        """
         agent_id = agent_id or os.environ.get(ENV_AGENT, "")
         if not agent_id:
             raise InvalidInput(
                 "which agent is it about? This server does not run inside of one",
                 hint="give your task_id and your agent_id",
             )
-        if task_id:
-            return reading.agent_of(self._orch, task_id, agent_id)
-        return self._orch.agent(agent_id)
+        task_id = task_id or self._orch.agent(agent_id).task_id
+        document = reading.document_of(self._orch, task_id)
+        return reading.agent_in(document, self._orch, task_id, agent_id), document
 
 
 def _insist_on_recorded(receipt: ReportReceipt) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from orchestrator_core import reported
+from orchestrator_core.agents import Agent
 from orchestrator_core.exceptions import NotFound
 from orchestrator_core.inside import ORCHESTRATOR
 from orchestrator_core.limits import Limits
 from orchestrator_core.places import Places
+from orchestrator_core.records import find_agent
 from orchestrator_core.registry import task_registry
 from orchestrator_core.status import is_active
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from orchestrator_core.agents import Agent
     from orchestrator_core.mcp import shapes
     from orchestrator_core.orchestrator import Orchestrator
     from orchestrator_core.reported import ReportedProgress
@@ -44,17 +46,22 @@ def agent_of(orch: Orchestrator, task_id: str, agent_id: str) -> Agent:
     Raises:
         NotFound: There is no such agent, or it is another task's.
     """
-    agent = orch.agent(agent_id)
-    if agent.task_id != task_id:
-        raise NotFound(
-            f"task {task_id!r} has no agent {agent_id!r}", hint=f"it is of {agent.task_id!r}"
-        )
-    return agent
+    return agent_in(document_of(orch, task_id), orch, task_id, agent_id)
 
 
-def coordination(orch: Orchestrator, task_id: str) -> shapes.CoordinationInfo:
-    """Return what others of a task are doing, in short."""
-    document = document_of(orch, task_id)
+def agent_in(document: dict[str, Any], orch: Orchestrator, task_id: str, agent_id: str) -> Agent:
+    """As :func:`agent_of`, with the task's registry at hand."""
+    record = find_agent(document, agent_id)
+    if record is not None:
+        return Agent.from_record(task_id, record)
+    other = orch.agent(agent_id).task_id
+    raise NotFound(f"task {task_id!r} has no agent {agent_id!r}", hint=f"it is of {other!r}")
+
+
+def coordination(
+    orch: Orchestrator, task_id: str, document: Mapping[str, Any]
+) -> shapes.CoordinationInfo:
+    """Return what others of a task, which has that *document*, are doing, in short."""
     return {
         "agent_counts": counts(document.get("agents", ())),
         "recent_findings": _findings(orch, task_id, _FEW),
@@ -133,7 +140,8 @@ def _hierarchy(agents: Iterable[Agent]) -> dict[str, list[str]]:
 
 def _findings(orch: Orchestrator, task_id: str, count: int) -> list[shapes.Finding]:
     """Return the last findings of a task's agents, oldest first."""
-    return [finding(one.to_dict()) for one in orch.read_findings(task_id=task_id, last=count)]
+    found = reported.findings(Places(orch.root), task_id, None, last=count)
+    return [finding(one.to_dict()) for one in found]
 
 
 def finding(line: Mapping[str, Any]) -> shapes.Finding:

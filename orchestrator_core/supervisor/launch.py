@@ -115,7 +115,12 @@ def read(path: str) -> Launch:
 
 def encode(launch: Launch) -> bytes:
     """Return *launch* as the bytes of its file."""
-    return b"".join(_entry(name, value) for name, value in _entries(launch))[:-1] + _END
+    entries = _entries(launch)
+    whole = "\0".join(entries)
+    if whole.count("\0") >= len(entries):
+        name, _, value = next(entry for entry in entries if "\0" in entry).partition("=")
+        raise ValueError(f"a NUL in {name} cannot reach a process: {value[:80]!r}")
+    return os.fsencode(whole) + _END
 
 
 def decode(data: bytes) -> Launch:
@@ -156,38 +161,37 @@ def decode(data: bytes) -> Launch:
         raise ValueError(f"the launch file has no {missing.args[0]!r}") from None
 
 
-def _entries(launch: Launch) -> Iterable[tuple[str, str]]:
-    yield "journal", launch.journal
-    yield "log", launch.log
-    yield "stdin", launch.stdin
-    yield "cwd", launch.cwd
-    yield "exit", launch.exit_file
-    yield "events", launch.events
+def _entries(launch: Launch) -> list[str]:
+    entries = [
+        f"journal={launch.journal}",
+        f"log={launch.log}",
+        f"stdin={launch.stdin}",
+        f"cwd={launch.cwd}",
+        f"exit={launch.exit_file}",
+        f"events={launch.events}",
+        f"term_s={float(launch.term_s)!r}",
+        f"kill_s={float(launch.kill_s)!r}",
+        f"linger_s={float(launch.linger_s)!r}",
+    ]
     if launch.cgroup is not None:
-        yield "cgroup", launch.cgroup
-    for name in ("term_s", "kill_s", "linger_s", "deadline_s"):
-        if getattr(launch, name) is not None:
-            yield name, repr(float(getattr(launch, name)))
-    yield from (("arg", value) for value in launch.argv)
-    yield from (("env", value) for value in _assignments(launch.env))
+        entries.append(f"cgroup={launch.cgroup}")
+    if launch.deadline_s is not None:
+        entries.append(f"deadline_s={float(launch.deadline_s)!r}")
     if launch.resident is not None:
-        yield "resident", launch.resident
-    yield from (("heir", value) for value in launch.heir)
-    yield from (("heirenv", value) for value in _assignments(launch.heir_env))
+        entries.append(f"resident={launch.resident}")
+    entries += [f"arg={value}" for value in launch.argv]
+    entries += [f"env={name}={value}" for name, value in _checked(launch.env).items()]
+    entries += [f"heir={value}" for value in launch.heir]
+    entries += [f"heirenv={name}={value}" for name, value in _checked(launch.heir_env).items()]
+    return entries
 
 
-def _entry(name: str, value: str) -> bytes:
-    if "\0" in value:
-        raise ValueError(f"a NUL in {name} cannot reach a process: {value[:80]!r}")
-    return os.fsencode(f"{name}={value}\0")
-
-
-def _assignments(env: Mapping[str, str]) -> Iterable[str]:
-    for name, value in env.items():
+def _checked(env: Mapping[str, str]) -> Mapping[str, str]:
+    for name in env:
         if not name or "=" in name:
             raise ValueError(f"not the name of an environment variable: {name[:80]!r}")
-        yield f"{name}={value}"
+    return env
 
 
 def _pairs(assignments: Iterable[str]) -> dict[str, str]:
-    return {name: value for name, _, value in (item.partition("=") for item in assignments)}
+    return dict([assignment.split("=", 1) for assignment in assignments])

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import anyio.from_thread
@@ -319,14 +320,15 @@ class _Cancelling(Orchestrator):
 
     def __init__(self, orch, scope):
         self.__dict__ |= vars(orch)
-        self._scope = scope
         self.found = []
+        deploy = orch._deployer.deploy
 
-    def agent(self, agent_id=None):
-        found = super().agent(agent_id)
-        self.found.append(found.id)
-        anyio.from_thread.run_sync(self._scope.cancel)
-        return found
+        def and_cancel(*args, **kwargs):
+            self.found.append(deploy(*args, **kwargs))
+            anyio.from_thread.run_sync(scope.cancel)
+            return self.found[-1]
+
+        self._deployer = SimpleNamespace(deploy=and_cancel)
 
 
 @both
