@@ -4,7 +4,8 @@ Durable, private files: the whole recipe, once.
 What is written here is on the disk when the call returns, or the call raises.
 A file that is replaced is the old one or the new one at every instant, whatever
 is killed. Files are 0600, directories 0700; a name that turns out to be a
-symlink, a FIFO or another user's file is refused, not followed.
+symlink, a FIFO or another user's file is refused, not followed. All is done by
+calls of ``os``, on strings: there the tests break in, and pathlib is slow.
 
 Refusals of the file system come out as :class:`StorageError`, which says what
 was tried, on which path, and what to do. ``FileNotFoundError`` and
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     StrPath = str | os.PathLike[str]
     Edition = tuple[int, int, int, int]
 
+_PIECE = 1 << 14  #: Most files of ours are read by one call, and the end is found by the next.
 _UNKNOWN = "whether it reached the disk is unknown: read it again before going on"
 
 # --- reading and creating ------------------------------------------------------------------
@@ -83,8 +85,10 @@ def read(path: StrPath) -> bytes:
 
 def read_all(fd: int) -> bytes:
     """Return what is left to read of *fd*, however the kernel portions it."""
-    # As much as it seems to have, and a byte more: then the next read is the last.
-    pieces = [os.read(fd, os.fstat(fd).st_size + 1)]
+    pieces = [os.read(fd, _PIECE)]
+    if len(pieces[0]) == _PIECE:
+        # As much as it seems to have, and a byte more: then the next read is the last.
+        pieces.append(os.read(fd, max(os.fstat(fd).st_size - _PIECE, 0) + 1))
     while pieces[-1]:
         pieces.append(os.read(fd, 1 << 16))
     return b"".join(pieces)
@@ -103,7 +107,7 @@ def edition_at(path: StrPath) -> Edition | None:
         return None
 
 
-def create(path: Path, data: bytes, *, durable: bool = True) -> None:
+def create(path: StrPath, data: bytes, *, durable: bool = True) -> None:
     """
     Make a new file with *data* in it; leave none behind on failure.
 
@@ -120,13 +124,13 @@ def create(path: Path, data: bytes, *, durable: bool = True) -> None:
         _discard(path)
         raise
     if durable:
-        fsync_directory(path.parent)
+        fsync_directory(_parent(path))
 
 
 # --- changing -------------------------------------------------------------------------------
 
 
-def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+def replace(path: StrPath, data: bytes, *, mode: int = 0o600) -> None:
     """
     Give *path* a new content in one instant, durably; an existing file keeps its mode.
 
@@ -141,7 +145,12 @@ def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def swap(
-    path: Path, data: bytes, *, mode: int = 0o600, by: Path | None = None, durable: bool = True
+    path: StrPath,
+    data: bytes,
+    *,
+    mode: int = 0o600,
+    by: StrPath | None = None,
+    durable: bool = True,
 ) -> None:
     """
     Do the first half of :func:`replace`: all but seeing the new name to the disk.
@@ -152,23 +161,24 @@ def swap(
     was there. With ``durable=False`` its content is not seen to the disk either.
     """
     mode = _mode_of(path, default=mode)
-    temporary = by or f"{path.parent}/.{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    directory, name = os.path.split(path)
+    temporary = by or f"{directory or '.'}/.{name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
     how = os.O_TRUNC if by else os.O_EXCL
     with refusals("write", path):
         fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | how)
     try:
         _fill(fd, data, path, mode=mode, durable=durable)
         with refusals("replace", path):
-            os.rename(temporary, path)  # noqa: PTH104 - `os` calls are where the tests break in
+            os.rename(temporary, path)
     except BaseException:
         _discard(temporary)
         raise
 
 
-def settle(path: Path) -> None:
+def settle(path: StrPath) -> None:
     """Do the second half of :func:`replace`: once this returns, the new content stays."""
     try:
-        fsync_directory(path.parent)
+        fsync_directory(_parent(path))
     except StorageError as error:
         raise StorageError(f"{path} was replaced, but {error}", hint=_UNKNOWN) from error.__cause__
 
@@ -187,7 +197,7 @@ def clear_leftovers(path: Path) -> None:
         _discard(path.parent / name)
 
 
-def append_line(path: Path, line: bytes) -> None:
+def append_line(path: StrPath, line: bytes) -> None:
     """
     Add one line to a file that many may add to at once, durably.
 
@@ -211,7 +221,7 @@ def append_line(path: Path, line: bytes) -> None:
     finally:
         os.close(fd)
     if made:
-        fsync_directory(path.parent)
+        fsync_directory(_parent(path))
 
 
 def write_all(fd: int, data: bytes, *, offset: int | None = None) -> None:
@@ -234,7 +244,7 @@ def write_all(fd: int, data: bytes, *, offset: int | None = None) -> None:
 # --- removing and moving --------------------------------------------------------------------
 
 
-def remove(path: Path, *, durable: bool = True) -> int:
+def remove(path: StrPath, *, durable: bool = True) -> int:
     """
     Remove a file, and return how many bytes it had; 0 if there was none.
 
@@ -247,15 +257,15 @@ def remove(path: Path, *, durable: bool = True) -> int:
     with refusals("remove", path, answers=(FileNotFoundError,)):
         try:
             size = os.lstat(path).st_size
-            os.unlink(path)  # noqa: PTH108 - see replace
+            os.unlink(path)
         except FileNotFoundError:
             return 0
     if durable:
-        fsync_directory(path.parent)
+        fsync_directory(_parent(path))
     return size
 
 
-def move_no_clobber(source: Path, target: Path) -> Path:
+def move_no_clobber(source: StrPath, target: StrPath) -> str:
     """
     Move a file to *target*, durably, or to the next free name; return where it is.
 
@@ -270,17 +280,17 @@ def move_no_clobber(source: Path, target: Path) -> Path:
     return place
 
 
-def move_all_no_clobber(moves: Iterable[tuple[Path, Path]]) -> list[Path]:
+def move_all_no_clobber(moves: Iterable[tuple[StrPath, StrPath]]) -> list[str]:
     """As :func:`move_no_clobber`, for many: each directory is seen to the disk once."""
     moves = list(moves)
     places = [link_no_clobber(source, target) for source, target in moves]
     # The new names must be durable before the old ones go, or a power
     # failure in between could keep neither.
-    for directory in {place.parent for place in places}:
+    for directory in set(map(_parent, places)):
         fsync_directory(directory)
     for source, _ in moves:
         remove(source, durable=False)
-    for directory in {source.parent for source, _ in moves}:
+    for directory in {_parent(source) for source, _ in moves}:
         fsync_directory(directory)
     return places
 
@@ -288,7 +298,7 @@ def move_all_no_clobber(moves: Iterable[tuple[Path, Path]]) -> list[Path]:
 # --- directories ----------------------------------------------------------------------------
 
 
-def make_directory(path: Path) -> bool:
+def make_directory(path: StrPath) -> bool:
     """
     See that *path* is a directory of ours; tell whether it had to be made.
 
@@ -304,7 +314,7 @@ def make_directory(path: Path) -> bool:
     return made
 
 
-def fsync_directory(path: Path) -> None:
+def fsync_directory(path: StrPath) -> None:
     """
     See the names in a directory to the disk: what was created, renamed, removed.
 
@@ -325,7 +335,11 @@ def fsync_directory(path: Path) -> None:
 # --- below the surface ----------------------------------------------------------------------
 
 
-def _fill(fd: int, data: bytes, path: Path, *, mode: int = 0o600, durable: bool = True) -> None:
+def _parent(path: StrPath) -> str:
+    return os.path.dirname(path) or "."
+
+
+def _fill(fd: int, data: bytes, path: StrPath, *, mode: int = 0o600, durable: bool = True) -> None:
     """Write all, set the mode, see it to the disk, and close *fd*, whatever happens."""
     with refusals("write", path):
         try:
@@ -355,10 +369,10 @@ def fsync(fd: int) -> None:
 
 def _discard(path: StrPath) -> None:
     with contextlib.suppress(OSError):
-        os.unlink(path)  # noqa: PTH108 - see replace
+        os.unlink(path)
 
 
-def _mode_of(path: Path, *, default: int) -> int:
+def _mode_of(path: StrPath, *, default: int) -> int:
     with refusals("replace", path, answers=(FileNotFoundError,)):
         try:
             status = os.lstat(path)
@@ -368,7 +382,7 @@ def _mode_of(path: Path, *, default: int) -> int:
     return stat.S_IMODE(status.st_mode) & 0o777
 
 
-def link_no_clobber(source: Path, target: Path) -> Path:
+def link_no_clobber(source: StrPath, target: StrPath) -> str:
     """Give *source* a second name: *target*, or the next free one; the same one if it has it."""
     with refusals("move", source, answers=(FileNotFoundError,)):
         inode = os.lstat(source)
@@ -383,25 +397,27 @@ def link_no_clobber(source: Path, target: Path) -> Path:
     raise AssertionError("unreachable: there is always another name")
 
 
-def names_from(target: Path) -> Iterator[Path]:
+def names_from(target: StrPath) -> Iterator[str]:
     """Return *target*, and then the names it may have if it is taken, without end."""
-    yield target
+    yield os.fspath(target)
+    stem, suffix = os.path.splitext(target)
     for number in itertools.count(1):
-        yield target.with_name(f"{target.stem}.{number}{target.suffix}")
+        yield f"{stem}.{number}{suffix}"
 
 
-def _make_missing(path: Path) -> bool:
+def _make_missing(path: StrPath) -> bool:
+    parent = _parent(path)
     with refusals("make directory", path, answers=(FileNotFoundError,)):
         try:
-            os.mkdir(path, 0o700)  # noqa: PTH102 - see replace
+            os.mkdir(path, 0o700)
         except FileExistsError:
             return False
         except FileNotFoundError:
-            if path.parent == path:
+            if parent == os.fspath(path):
                 raise
-            _make_missing(path.parent)
+            _make_missing(parent)
             return _make_missing(path)
-    fsync_directory(path.parent)
+    fsync_directory(parent)
     return True
 
 

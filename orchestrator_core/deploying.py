@@ -96,7 +96,7 @@ class Deployer:
         self, task_id: str, spec: AgentSpec, *, grace_s: float, extra_steps: Sequence[Step[Any]]
     ) -> str:
         descent = descent_of(self._world, task_id, spec)
-        self._refuse_early(task_id, spec, descent, bool(extra_steps))
+        self._refuse_early(task_id, spec, descent)
         agent_id = ids.new_agent_id(spec.type)
         self._deploy(task_id, agent_id, spec, descent, grace_s=grace_s, extra_steps=extra_steps)
         return agent_id
@@ -118,15 +118,9 @@ class Deployer:
 
     # --- before anything is taken --------------------------------------------------------------
 
-    def _refuse_early(
-        self,
-        task_id: str,
-        spec: AgentSpec,
-        descent: Descent,
-        provided: bool,  # noqa: FBT001 - the tests' stand-ins for this take what comes
-    ) -> None:
+    def _refuse_early(self, task_id: str, spec: AgentSpec, descent: Descent) -> None:
         """
-        Refuse what can be refused now.
+        Refuse what can be refused now; a missing program is, when its deployment is prepared.
 
         The limits and the key are looked at without a lock: who is refused here
         would be refused there, and who slips through here is not let through there.
@@ -136,7 +130,6 @@ class Deployer:
             InvalidInput, NotFound, LimitReached, TerminalUnavailable: See deploy.
         """
         spec.directory()
-        spec.program(provided=provided)
         document = self._world.task_registry(task_id).read()
         everyone, limits = self._world.global_registry.read(), self._world.limits
         counting_the_living(

@@ -48,17 +48,17 @@ class Places(NamedTuple):
     @property
     def global_registry(self) -> Path:
         """The document of live agents and totals."""
-        return self.root / "registry" / "GLOBAL_REGISTRY.json"
+        return _in(self.root, "registry/GLOBAL_REGISTRY.json")
 
     @property
     def statistics(self) -> Path:
         """The document of what is remembered of journals that are gone, and of sweeps."""
-        return self.root / "registry" / "STATS.json"
+        return _in(self.root, "registry/STATS.json")
 
     @property
     def sweeper_lock(self) -> Path:
         """The lock of the resident sweeper; on no file that is replaced, which guards nothing."""
-        return self.root / "registry" / "sweeper.lock"
+        return _in(self.root, "registry/sweeper.lock")
 
     @property
     def sagas(self) -> Path:
@@ -67,7 +67,7 @@ class Places(NamedTuple):
 
     def journal(self, agent_id: str) -> Path:
         """Return an agent's journal, while its saga is not closed."""
-        return self.sagas / f"{_agent(agent_id)}.jsonl"
+        return _in(self.root, f"sagas/{_agent(agent_id)}.jsonl")
 
     def task(self, task_id: str) -> Path:
         """Return a task's directory."""
@@ -75,43 +75,43 @@ class Places(NamedTuple):
 
     def task_registry(self, task_id: str) -> Path:
         """Return a task's document. A task exists if it is there."""
-        return self.task(task_id) / "AGENT_REGISTRY.json"
+        return _in(self.task(task_id), "AGENT_REGISTRY.json")
 
     def prompt(self, task_id: str, agent_id: str) -> Path:
         """Return an agent's prompt file."""
-        return self.task(task_id) / f"agent_prompt_{_agent(agent_id)}.txt"
+        return _in(self.task(task_id), f"agent_prompt_{_agent(agent_id)}.txt")
 
     def log(self, task_id: str, agent_id: str) -> Path:
         """Return an agent's log: what it wrote to its standard output and error."""
-        return self.task(task_id) / "logs" / f"{_agent(agent_id)}_stream.jsonl"
+        return _in(self.task(task_id), f"logs/{_agent(agent_id)}_stream.jsonl")
 
     def deploy_log(self, task_id: str, agent_id: str) -> Path:
         """Return the record of how an agent was deployed."""
-        return self.task(task_id) / "logs" / f"deploy_{_agent(agent_id)}.json"
+        return _in(self.task(task_id), f"logs/deploy_{_agent(agent_id)}.json")
 
     def progress(self, task_id: str, agent_id: str) -> Path:
         """Return the file of an agent's progress reports."""
-        return self.task(task_id) / "progress" / f"{_agent(agent_id)}_progress.jsonl"
+        return _in(self.task(task_id), f"progress/{_agent(agent_id)}_progress.jsonl")
 
     def findings(self, task_id: str, agent_id: str) -> Path:
         """Return the file of an agent's findings."""
-        return self.task(task_id) / "findings" / f"{_agent(agent_id)}_findings.jsonl"
+        return _in(self.task(task_id), f"findings/{_agent(agent_id)}_findings.jsonl")
 
     def archive(self, task_id: str) -> Path:
         """Return where the files of a task's ended agents are kept."""
-        return self.task(task_id) / "archive"
+        return _in(self.task(task_id), "archive")
 
     def output(self, task_id: str) -> Path:
         """Return where a task's agents may put their results."""
-        return self.task(task_id) / "output"
+        return _in(self.task(task_id), "output")
 
     def run(self, task_id: str, agent_id: str) -> Path:
         """Return the directory that an agent's supervisor and its deployer share."""
-        return self.task(task_id) / "run" / _agent(agent_id)
+        return _in(self.task(task_id), f"run/{_agent(agent_id)}")
 
     def held(self, agent_id: str) -> Path:
         """Return where an agent's steps of one's own keep what is to be gone with it."""
-        return self.root / "held" / _agent(agent_id)
+        return _in(self.root, f"held/{_agent(agent_id)}")
 
     def task_ids(self) -> list[str]:
         """Return the ids of all tasks, sorted: with our names, oldest first."""
@@ -133,9 +133,17 @@ class Places(NamedTuple):
             _files.make_directory(task / name)
 
 
-@functools.lru_cache(maxsize=64)  # One deployment asks for it two dozen times.
+# One deployment asks for the same two dozen places again and again, and pathlib is slow.
+
+
+@functools.lru_cache(maxsize=64)
 def _task(root: Path, task_id: str) -> Path:
     return root / ids.check_id("task", task_id)
+
+
+@functools.lru_cache(maxsize=512)
+def _in(directory: Path, name: str) -> Path:
+    return directory / name
 
 
 def _agent(agent_id: str) -> str:

@@ -32,8 +32,8 @@ def prepare(
     run = world.places.run(task_id, agent_id)
     return Deployment(
         prompt=spec.prompt,
-        events=str(run / "events"),
-        launch_file=str(run / "launch"),
+        events=f"{run}/events",
+        launch_file=f"{run}/launch",
         launch=lambda: _launch(world, task_id, agent_id, spec, provided),
         deploy_log=deploy_log_of(agent_id, task_id, spec, world, provided=provided is not None),
     )
@@ -73,8 +73,8 @@ def _launch(
     return Launch(
         journal=str(places.journal(agent_id)),
         log=str(places.log(task_id, agent_id)),
-        exit_file=str(run / "exit"),
-        events=str(run / "events"),
+        exit_file=f"{run}/exit",
+        events=f"{run}/events",
         argv=spec.argv(values),
         env=spec.environment({**(more.environment if more is not None else {}), **own}),
         cwd=cwd or str(spec.directory()),

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from orchestrator_core.settings import Settings
     from orchestrator_core.terminal import Terminal
 
+_KNOWN = 100  #: Of so many tasks the registry is kept at hand.
+
 
 class World:
     """All of it, for one root."""
@@ -52,6 +54,7 @@ class World:
         self._processes = processes
         self._patience = patience
         self._terminal_timeout_s = terminal_timeout_s
+        self._registries: dict[str, Registry] = {}
         #: What a task's registry is rebuilt from when it was damaged; set by the front door.
         self.rebuild_task: Callable[[str], dict[str, Any]] | None = None
         #: The same, for the global one.
@@ -123,6 +126,14 @@ class World:
 
     def task_registry(self, task_id: str) -> Registry:
         """Return the document of one task."""
+        known = self._registries.get(task_id)
+        if known is None:
+            if len(self._registries) >= _KNOWN:
+                self._registries.clear()
+            known = self._registries[task_id] = self._task_registry(task_id)
+        return known
+
+    def _task_registry(self, task_id: str) -> Registry:
         rebuild = self.rebuild_task
         return task_registry(
             self.places,

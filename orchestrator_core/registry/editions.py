@@ -64,7 +64,7 @@ class Editions:
         self.what = what
         self.slots = Slots(path)
         #: The next registry, on its way to the disk.
-        self.settling = path.with_name(f".{path.name}.settling")
+        self.settling = f"{path.parent}/.{path.name}.settling"
 
 
 class Edition(NamedTuple):

@@ -30,9 +30,9 @@ class Slots:
     """The two files beside the registry at *path*. Both need the document's lock."""
 
     def __init__(self, path: Path) -> None:
-        self.files = tuple(path.with_name(f".{path.name}.next-{n}") for n in range(2))
+        self.files = tuple(f"{path.parent}/.{path.name}.next-{n}" for n in range(2))
 
-    def _file(self, number: int) -> Path:
+    def _file(self, number: int) -> str:
         """Return where the edition *number* is, if it is one of the last two."""
         return self.files[number % 2]
 

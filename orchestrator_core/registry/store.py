@@ -381,7 +381,7 @@ class Registry:
         with _files.refusals("set aside", self.path):
             # One rename, so that it is never under both names. The name is free:
             # we hold the lock, and time has passed since the last.
-            os.rename(self.path, kept)  # noqa: PTH104 - see _files.replace
+            os.rename(self.path, kept)  # noqa: PTH104 - see _files
         _files.fsync_directory(self.path.parent)
         return Aside(self.path, kept, why)
 

@@ -183,8 +183,8 @@ class Folder:
 
     def _named(self, temporary: str, source: Path) -> str:
         """Give a file the name that it is to have, or the next one that is free."""
-        for place in _files.names_from(source):
-            target = place.name + GZ
+        for place in _files.names_from(source.name):
+            target = place + GZ
             try:
                 os.link(temporary, target, src_dir_fd=self.fd, dst_dir_fd=self.fd)
             except FileExistsError:

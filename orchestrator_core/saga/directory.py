@@ -371,7 +371,7 @@ def _keep(path: Path) -> Path:
     target = path.with_name(f"{path.name}.damaged")
     with _files.refusals("keep", path):
         if not stat.S_ISDIR(os.lstat(path).st_mode):
-            return _files.link_no_clobber(path, target)
+            return Path(_files.link_no_clobber(path, target))
         kept = next(name for name in _files.names_from(target) if not os.path.lexists(name))
         os.rename(path, kept)  # noqa: PTH104 - see JournalDirectory.create
-        return kept
+        return Path(kept)

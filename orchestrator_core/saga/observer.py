@@ -12,6 +12,7 @@ want to know is kept in its journal: :meth:`Observer.to_carry`.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -76,26 +77,23 @@ class Observer:
         """A damaged journal was kept aside and rebuilt."""
 
 
+_HOOKS = [name for name in vars(Observer) if not name.startswith("_") and name != "to_carry"]
+
+
 class _Together(Observer):
     """Pass everything on to each of several, and let nothing back but what they carry."""
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self._observers = tuple(observers)
+        for name in _HOOKS:
+            setattr(self, name, functools.partial(self._tell, name))
 
-    def __getattribute__(self, name: str) -> object:
-        if name.startswith("_") or name == "to_carry":
-            return super().__getattribute__(name)
-        observers = super().__getattribute__("_observers")
-        hooks = [getattr(observer, name) for observer in observers]
-
-        def told(*args: object) -> None:
-            for hook in hooks:
-                try:
-                    hook(*args)
-                except Exception as error:  # noqa: BLE001 - see the module's promise
-                    _log_failure(name, error)
-
-        return told
+    def _tell(self, name: str, *args: object) -> None:
+        for observer in self._observers:
+            try:
+                getattr(observer, name)(*args)
+            except Exception as error:  # noqa: BLE001 - see the module's promise
+                _log_failure(name, error)
 
     def to_carry(self, saga_id: str) -> Mapping[str, Any]:
         carried: dict[str, Any] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -36,15 +35,14 @@ class WritePrompt(DeploymentStep):
 
     def do(self, receipt: PromptReceipt) -> PromptReceipt:
         """Write it."""
-        _files.create(Path(receipt.path), self.given.prompt.encode(), durable=False)
+        _files.create(receipt.path, self.given.prompt.encode(), durable=False)
         return receipt
 
     def undo(self, receipt: PromptReceipt, _why: Unwind) -> Outcome:
         """Delete it."""
-        path = Path(receipt.path)
-        if not os.path.lexists(path):
+        if not os.path.lexists(receipt.path):
             return Outcome.absent()
-        return Outcome.undone(bytes_freed=_files.remove(path))
+        return Outcome.undone(bytes_freed=_files.remove(receipt.path))
 
     def probe(self, receipt: PromptReceipt) -> Presence:
         """Look for it."""
@@ -66,9 +64,9 @@ class LogReceipt:
     archive: str
 
     @property
-    def kept(self) -> tuple[Path, ...]:
+    def kept(self) -> tuple[str, ...]:
         """The files that are worth keeping when a life has ended."""
-        return tuple(map(Path, (self.log, self.deploy_log, self.progress, self.findings)))
+        return self.log, self.deploy_log, self.progress, self.findings
 
 
 class TeeLog(DeploymentStep):
@@ -96,15 +94,15 @@ class TeeLog(DeploymentStep):
     def do(self, receipt: LogReceipt) -> LogReceipt:
         """Make them."""
         for name in (receipt.log, receipt.progress, receipt.findings, receipt.run):
-            _files.make_directory(Path(name).parent)
-        _files.make_directory(Path(receipt.archive))
-        _files.create(Path(receipt.log), b"", durable=False)
+            _files.make_directory(os.path.dirname(name))
+        _files.make_directory(receipt.archive)
+        _files.create(receipt.log, b"", durable=False)
         given, launch = self.given, self.given.launch()
         told = {**given.deploy_log, "cwd": launch.cwd}
         deploy_log = msgspec.json.format(msgspec.json.encode(told))
-        _files.create(Path(receipt.deploy_log), deploy_log + b"\n", durable=False)
-        with _files.refusals("make", Path(receipt.run)):
-            os.mkdir(receipt.run, 0o700)  # noqa: PTH102 - see _files
+        _files.create(receipt.deploy_log, deploy_log + b"\n", durable=False)
+        with _files.refusals("make", receipt.run):
+            os.mkdir(receipt.run, 0o700)
             os.mkfifo(given.events, 0o600)
             launching.write(given.launch_file, launch)
         return receipt
@@ -112,28 +110,28 @@ class TeeLog(DeploymentStep):
     def undo(self, receipt: LogReceipt, why: Unwind) -> Outcome:
         """Archive the log and what was reported; or delete it all, as *why* has it."""
         there = [path for path in receipt.kept if os.path.lexists(path)]
-        run = Path(receipt.run)
-        if not there and not run.exists():
+        if not there and not os.path.exists(receipt.run):
             return Outcome.absent()
-        archived: list[Path] = []
+        archived: list[str] = []
         freed = 0
         if why.leaves_nothing or not why.detail.get("keep_logs", True):
             freed += sum(_files.remove(path, durable=False) for path in there)
-            for directory in {path.parent for path in there}:
+            for directory in set(map(os.path.dirname, there)):
                 _files.fsync_directory(directory)
         elif there:
-            archive = Path(receipt.archive)
-            _files.make_directory(archive)
-            archived = _files.move_all_no_clobber([(path, archive / path.name) for path in there])
-        freed += _remove_run_directory(run)
-        return Outcome.undone(archived=[str(path) for path in archived], bytes_freed=freed)
+            _files.make_directory(receipt.archive)
+            archived = _files.move_all_no_clobber(
+                [(path, f"{receipt.archive}/{os.path.basename(path)}") for path in there]
+            )
+        freed += _remove_run_directory(receipt.run)
+        return Outcome.undone(archived=archived, bytes_freed=freed)
 
     def probe(self, receipt: LogReceipt) -> Presence:
         """Look for the log."""
         return presence(receipt.log)
 
 
-def _remove_run_directory(run: Path) -> int:
+def _remove_run_directory(run: str) -> int:
     """Remove the supervisor's directory and what it may hold; return the bytes of it."""
     try:
         with os.scandir(run) as entries:

@@ -51,7 +51,7 @@ class SpawnTmux(DeploymentStep):
         return SessionReceipt(
             session=ids.session_of(ctx.saga_id),
             cookie=cookie,
-            exit_file=str(self.world.places.run(*names(ctx)) / "exit"),
+            exit_file=f"{self.world.places.run(*names(ctx))}/exit",
             cgroup=self.world.processes.containment(cgroup),
         )
 

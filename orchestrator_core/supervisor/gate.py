@@ -72,6 +72,7 @@ def _kinds_by_now(journal: int, path: str | None) -> set[bytes]:
 
 def _kinds(journal: int) -> set[bytes]:
     data = os.pread(journal, os.fstat(journal).st_size, 0)
-    whole = data.split(b"\n")[:-1]
-    starts = (line.split(b'"', 4) for line in whole if line.startswith(b'{"kind":"'))
-    return {start[3] for start in starts if start[4:]}  # Its closing quote is there.
+    begun = (b"\n" + data).split(b'\n{"kind":"')[1:]
+    if begun and b"\n" not in begun[-1]:
+        begun.pop()
+    return {line.partition(b'"')[0] for line in begun if b'"' in line}  # Its closing quote.

@@ -41,14 +41,13 @@ class Witness:
 
     def started(self, pid: int, *, in_cgroup: bool) -> None:
         """Tell that the agent runs, and who it is."""
-        self._in_cgroup = in_cgroup
         seen = proc.stat(pid)
-        facts = {
-            "boot_id": proc.read("/proc/sys/kernel/random/boot_id").decode().strip(),
-            "pid": pid,
-            "started": seen.started if seen else None,
-            "cgroup": in_cgroup,
-        }
+        boot_id = proc.read("/proc/sys/kernel/random/boot_id").decode().strip()
+        self._introduce(pid, seen.started if seen else None, boot_id, in_cgroup=in_cgroup)
+
+    def _introduce(self, pid: int, started: int | None, boot_id: str, *, in_cgroup: bool) -> None:
+        self._in_cgroup = in_cgroup
+        facts = {"boot_id": boot_id, "pid": pid, "started": started, "cgroup": in_cgroup}
         _replace(self._started_file, facts)
         self._tell(f"started {pid}")
 

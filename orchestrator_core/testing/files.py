@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import json
 import os
 from typing import TYPE_CHECKING
 
@@ -72,12 +70,7 @@ class FakeWitness(Witness):
 
     def introduce(self, agent: FakeProcess) -> None:
         """Tell that the agent runs, and who it is, as ``started`` does of a real one."""
-        facts = {"boot_id": self._boot_id, "pid": agent.pid, "started": agent.started}
-        with contextlib.suppress(OSError), open(f"{self._started_file}.new", "w") as file:  # noqa: PTH123 - strings from the launch
-            json.dump(facts | {"cgroup": False}, file)
-        with contextlib.suppress(OSError):
-            os.replace(f"{self._started_file}.new", self._started_file)  # noqa: PTH105 - as above
-        self._tell(f"started {agent.pid}")
+        self._introduce(agent.pid, agent.started, self._boot_id, in_cgroup=False)
 
     def _write(self, *, contained: bool, forced: bool) -> None:
         if not self.silent:

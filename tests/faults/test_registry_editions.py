@@ -240,7 +240,7 @@ def unsettled(registry):
     with SettleLock(registry), pytest.raises(LockTimeout, match="it was written"):
         add(hasty, "unsettled")
     assert ["before"] == names(registry)
-    slots = [slot for slot in registry._editions.slots.files if slot.exists()]
+    slots = [slot for slot in map(Path, registry._editions.slots.files) if slot.exists()]
     return slots[0]
 
 
@@ -295,7 +295,7 @@ def test_who_finds_what_it_wrote_gone_is_not_told_that_it_holds(registry):
     with SettleLock(registry):
         threads, errors = start(lambda: add(registry, "lost"))
         wait_for_written(registry, 1)
-        for slot in registry._editions.slots.files:
+        for slot in map(Path, registry._editions.slots.files):
             slot.unlink(missing_ok=True)
     threads[0].join()
 
@@ -311,7 +311,7 @@ def test_what_was_published_by_one_who_died_before_saying_so_is_not_said_to_be_d
     with SettleLock(registry):
         threads, errors = start(lambda: add(registry, "there"))
         wait_for_written(registry, 1)
-        [slot] = [each for each in registry._editions.slots.files if each.exists()]
+        [slot] = [each for each in map(Path, registry._editions.slots.files) if each.exists()]
         registry.path.write_bytes(slot.read_bytes().partition(b"\n")[2])
 
         def refused(*_, **__):

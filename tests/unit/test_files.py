@@ -229,9 +229,8 @@ def test_moving_never_overwrites_and_numbers_before_the_suffix(tmp_path):
     places = []
     for text in (b"1", b"2", b"3"):
         (tmp_path / "a_stream.jsonl").write_bytes(text)
-        places.append(
-            _files.move_no_clobber(tmp_path / "a_stream.jsonl", archive / "a_stream.jsonl")
-        )
+        place = _files.move_no_clobber(tmp_path / "a_stream.jsonl", archive / "a_stream.jsonl")
+        places.append(Path(place))
     assert ["a_stream.jsonl", "a_stream.1.jsonl", "a_stream.2.jsonl"] == [p.name for p in places]
     assert [b"1", b"2", b"3"] == [place.read_bytes() for place in places]
     assert {"archive"} == {entry.name for entry in tmp_path.iterdir()}
@@ -241,7 +240,7 @@ def test_a_move_killed_half_way_is_finished_under_the_same_name(tmp_path):
     """Both names, one file: moving again keeps the new one."""
     (tmp_path / "a").write_bytes(b"x")
     os.link(tmp_path / "a", tmp_path / "b")
-    assert tmp_path / "b" == _files.move_no_clobber(tmp_path / "a", tmp_path / "b")
+    assert str(tmp_path / "b") == _files.move_no_clobber(tmp_path / "a", tmp_path / "b")
     assert {"b": b"x"} == content(tmp_path)
 
 
@@ -270,7 +269,7 @@ def test_moving_nothing_says_so(tmp_path):
 
 def test_a_directory_and_its_parents_are_private_and_each_parent_is_synced(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(_files, "fsync_directory", synced.append)
+    monkeypatch.setattr(_files, "fsync_directory", lambda path: synced.append(Path(path)))
     assert _files.make_directory(tmp_path / "a" / "b" / "c")
     assert not _files.make_directory(tmp_path / "a" / "b" / "c")
     assert [tmp_path, tmp_path / "a", tmp_path / "a" / "b"] == synced
