@@ -16,7 +16,6 @@ documents them, they pass unchanged.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import stat
 import sys
@@ -27,7 +26,7 @@ from orchestrator_core._refusals import refusals as refusals  # noqa: PLC0414 - 
 from orchestrator_core.exceptions import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     StrPath = str | os.PathLike[str]
@@ -124,7 +123,7 @@ def create(path: StrPath, data: bytes, *, durable: bool = True) -> None:
         _discard(path)
         raise
     if durable:
-        fsync_directory(_parent(path))
+        fsync_directory(parent_of(path))
 
 
 # --- changing -------------------------------------------------------------------------------
@@ -178,7 +177,7 @@ def swap(
 def settle(path: StrPath) -> None:
     """Do the second half of :func:`replace`: once this returns, the new content stays."""
     try:
-        fsync_directory(_parent(path))
+        fsync_directory(parent_of(path))
     except StorageError as error:
         raise StorageError(f"{path} was replaced, but {error}", hint=_UNKNOWN) from error.__cause__
 
@@ -221,7 +220,7 @@ def append_line(path: StrPath, line: bytes) -> None:
     finally:
         os.close(fd)
     if made:
-        fsync_directory(_parent(path))
+        fsync_directory(parent_of(path))
 
 
 def write_all(fd: int, data: bytes, *, offset: int | None = None) -> None:
@@ -241,7 +240,7 @@ def write_all(fd: int, data: bytes, *, offset: int | None = None) -> None:
             offset += written
 
 
-# --- removing and moving --------------------------------------------------------------------
+# --- removing --------------------------------------------------------------------
 
 
 def remove(path: StrPath, *, durable: bool = True) -> int:
@@ -261,41 +260,16 @@ def remove(path: StrPath, *, durable: bool = True) -> int:
         except FileNotFoundError:
             return 0
     if durable:
-        fsync_directory(_parent(path))
+        fsync_directory(parent_of(path))
     return size
 
 
-def move_no_clobber(source: StrPath, target: StrPath) -> str:
-    """
-    Move a file to *target*, durably, or to the next free name; return where it is.
-
-    Nothing is ever overwritten: ``a.log`` taken, it becomes ``a.1.log``, and so
-    on. Killed half-way, the file has both names; moving again finishes.
-
-    Raises:
-        FileNotFoundError: There is no *source*: never was, or it is moved already.
-        StorageError: Refused. The file is under its old name, its new one, or both.
-    """
-    [place] = move_all_no_clobber([(source, target)])
-    return place
-
-
-def move_all_no_clobber(moves: Iterable[tuple[StrPath, StrPath]]) -> list[str]:
-    """As :func:`move_no_clobber`, for many: each directory is seen to the disk once."""
-    moves = list(moves)
-    places = [link_no_clobber(source, target) for source, target in moves]
-    # The new names must be durable before the old ones go, or a power
-    # failure in between could keep neither.
-    for directory in set(map(_parent, places)):
-        fsync_directory(directory)
-    for source, _ in moves:
-        remove(source, durable=False)
-    for directory in {_parent(source) for source, _ in moves}:
-        fsync_directory(directory)
-    return places
-
-
 # --- directories ----------------------------------------------------------------------------
+
+
+def parent_of(path: StrPath) -> str:
+    """Return the directory that *path* is in."""
+    return os.path.dirname(path) or "."
 
 
 def make_directory(path: StrPath) -> bool:
@@ -307,7 +281,7 @@ def make_directory(path: StrPath) -> bool:
     Raises:
         StorageError: Something else has the name, it is another user's, or refused.
     """
-    made = _make_missing(path)
+    made = not os.path.lexists(path) and _make_missing(path)
     with refusals("use", path):
         status = os.lstat(path)
     _insist_on_ours(path, status, stat.S_ISDIR, "a directory")
@@ -333,10 +307,6 @@ def fsync_directory(path: StrPath) -> None:
 
 
 # --- below the surface ----------------------------------------------------------------------
-
-
-def _parent(path: StrPath) -> str:
-    return os.path.dirname(path) or "."
 
 
 def _fill(fd: int, data: bytes, path: StrPath, *, mode: int = 0o600, durable: bool = True) -> None:
@@ -382,31 +352,8 @@ def _mode_of(path: StrPath, *, default: int) -> int:
     return stat.S_IMODE(status.st_mode) & 0o777
 
 
-def link_no_clobber(source: StrPath, target: StrPath) -> str:
-    """Give *source* a second name: *target*, or the next free one; the same one if it has it."""
-    with refusals("move", source, answers=(FileNotFoundError,)):
-        inode = os.lstat(source)
-    with refusals(f"move {source} to", target):
-        for place in names_from(target):
-            try:
-                os.link(source, place, follow_symlinks=False)
-            except FileExistsError:
-                if not os.path.samestat(inode, os.lstat(place)):
-                    continue
-            return place
-    raise AssertionError("unreachable: there is always another name")
-
-
-def names_from(target: StrPath) -> Iterator[str]:
-    """Return *target*, and then the names it may have if it is taken, without end."""
-    yield os.fspath(target)
-    stem, suffix = os.path.splitext(target)
-    for number in itertools.count(1):
-        yield f"{stem}.{number}{suffix}"
-
-
 def _make_missing(path: StrPath) -> bool:
-    parent = _parent(path)
+    parent = parent_of(path)
     with refusals("make directory", path, answers=(FileNotFoundError,)):
         try:
             os.mkdir(path, 0o700)

@@ -125,8 +125,7 @@ class OwnTools:
                 hint="give your task_id and your agent_id",
             )
         task_id = task_id or self._orch.agent(agent_id).task_id
-        document = reading.document_of(self._orch, task_id)
-        return reading.agent_in(document, self._orch, task_id, agent_id), document
+        return reading.agent_and_document(self._orch, task_id, agent_id)
 
 
 def _insist_on_recorded(receipt: ReportReceipt) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core import reported
@@ -46,14 +47,18 @@ def agent_of(orch: Orchestrator, task_id: str, agent_id: str) -> Agent:
     Raises:
         NotFound: There is no such agent, or it is another task's.
     """
-    return agent_in(document_of(orch, task_id), orch, task_id, agent_id)
+    return agent_and_document(orch, task_id, agent_id)[0]
 
 
-def agent_in(document: dict[str, Any], orch: Orchestrator, task_id: str, agent_id: str) -> Agent:
-    """As :func:`agent_of`, with the task's registry at hand."""
-    record = find_agent(document, agent_id)
-    if record is not None:
-        return Agent.from_record(task_id, record)
+def agent_and_document(
+    orch: Orchestrator, task_id: str, agent_id: str
+) -> tuple[Agent, dict[str, Any]]:
+    """As :func:`agent_of`; with it comes its task's registry, from the same reading."""
+    with contextlib.suppress(NotFound):  # No such task: whose it is, is said below.
+        document = document_of(orch, task_id)
+        record = find_agent(document, agent_id)
+        if record is not None:
+            return Agent.from_record(task_id, record), document
     other = orch.agent(agent_id).task_id
     raise NotFound(f"task {task_id!r} has no agent {agent_id!r}", hint=f"it is of {other!r}")
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 import attrs
 
-from orchestrator_core import _files
+from orchestrator_core import _files, _moves
 from orchestrator_core.exceptions import StorageError
 from orchestrator_core.kept import GZ
 
@@ -183,7 +183,7 @@ class Folder:
 
     def _named(self, temporary: str, source: Path) -> str:
         """Give a file the name that it is to have, or the next one that is free."""
-        for place in _files.names_from(source.name):
+        for place in _moves.names_from(source.name):
             target = place + GZ
             try:
                 os.link(temporary, target, src_dir_fd=self.fd, dst_dir_fd=self.fd)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 import attrs
 
-from orchestrator_core import _files, ids, locks
+from orchestrator_core import _files, _moves, ids, locks
 from orchestrator_core.exceptions import (
     JournalDamaged,
     SagaBusy,
@@ -262,7 +262,7 @@ class JournalDirectory:
                     os.link(spare.path, self._file(saga_id))
         elif reading.damaged:
             left = Path(spare.path)
-            _files.move_no_clobber(left, left.with_name(f"{left.name[1:]}.damaged"))
+            _moves.move_no_clobber(left, left.with_name(f"{left.name[1:]}.damaged"))
             return
         os.unlink(spare.path)  # noqa: PTH108 - see create
 
@@ -371,7 +371,7 @@ def _keep(path: Path) -> Path:
     target = path.with_name(f"{path.name}.damaged")
     with _files.refusals("keep", path):
         if not stat.S_ISDIR(os.lstat(path).st_mode):
-            return Path(_files.link_no_clobber(path, target))
-        kept = next(name for name in _files.names_from(target) if not os.path.lexists(name))
+            return Path(_moves.link_no_clobber(path, target))
+        kept = next(name for name in _moves.names_from(target) if not os.path.lexists(name))
         os.rename(path, kept)  # noqa: PTH104 - see JournalDirectory.create
         return Path(kept)

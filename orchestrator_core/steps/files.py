@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orchestrator_core import _files
+from orchestrator_core import _files, _moves
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
 from orchestrator_core.steps.base import DeploymentStep, names, presence
 from orchestrator_core.supervisor import launch as launching
@@ -120,7 +120,7 @@ class TeeLog(DeploymentStep):
                 _files.fsync_directory(directory)
         elif there:
             _files.make_directory(receipt.archive)
-            archived = _files.move_all_no_clobber(
+            archived = _moves.move_all_no_clobber(
                 [(path, f"{receipt.archive}/{os.path.basename(path)}") for path in there]
             )
         freed += _remove_run_directory(receipt.run)

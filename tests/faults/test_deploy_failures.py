@@ -23,6 +23,7 @@ from support.trials import (
 )
 
 from orchestrator_core.exceptions import DeploymentError, OrchestratorError
+from orchestrator_core.reading import Reader
 
 GROWS = ("open", "write", "pwrite", "mkdir", "mkfifo", "link")
 
@@ -108,14 +109,14 @@ def test_a_journal_that_cannot_be_made_is_a_deployment_that_took_nothing():
 def test_an_interrupt_after_the_commit_leaves_no_agent(monkeypatch):
     """Whoever presses Ctrl-C before he has the agent in hand has none."""
 
-    def interrupted(_orch, _agent_id=None):
+    def interrupted(*_args, **_how):
         raise KeyboardInterrupt
 
     with a_fake_scene() as scene:
         orch = scene.orchestrator()
         task = orch.create_task("tried").id
         with monkeypatch.context() as patch:
-            patch.setattr(type(orch), "agent", interrupted)
+            patch.setattr(Reader, "agent", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 orch.deploy(task, scene.spec())
         assert [] == scene.world.leftovers() + scene.world.torn()

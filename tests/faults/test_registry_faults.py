@@ -27,7 +27,7 @@ from under_fire import (
     registry_in,
 )
 
-from orchestrator_core import _files
+from orchestrator_core import _moves
 from orchestrator_core.places import open_root
 from orchestrator_core.registry import TASK, Registry
 
@@ -110,7 +110,7 @@ def test_a_move_killed_at_any_call_loses_and_doubles_nothing(places):
         return place
 
     def move(place):
-        _files.move_no_clobber(place / "log", place / "kept")
+        _moves.move_no_clobber(place / "log", place / "kept")
 
     for crash, place in each_crash(move, logged):
         with contextlib.suppress(FileNotFoundError):

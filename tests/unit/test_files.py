@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core import _files
+from orchestrator_core import _files, _moves
 from orchestrator_core.exceptions import StorageError
 
 
@@ -229,7 +229,7 @@ def test_moving_never_overwrites_and_numbers_before_the_suffix(tmp_path):
     places = []
     for text in (b"1", b"2", b"3"):
         (tmp_path / "a_stream.jsonl").write_bytes(text)
-        place = _files.move_no_clobber(tmp_path / "a_stream.jsonl", archive / "a_stream.jsonl")
+        place = _moves.move_no_clobber(tmp_path / "a_stream.jsonl", archive / "a_stream.jsonl")
         places.append(Path(place))
     assert ["a_stream.jsonl", "a_stream.1.jsonl", "a_stream.2.jsonl"] == [p.name for p in places]
     assert [b"1", b"2", b"3"] == [place.read_bytes() for place in places]
@@ -240,7 +240,7 @@ def test_a_move_killed_half_way_is_finished_under_the_same_name(tmp_path):
     """Both names, one file: moving again keeps the new one."""
     (tmp_path / "a").write_bytes(b"x")
     os.link(tmp_path / "a", tmp_path / "b")
-    assert str(tmp_path / "b") == _files.move_no_clobber(tmp_path / "a", tmp_path / "b")
+    assert str(tmp_path / "b") == _moves.move_no_clobber(tmp_path / "a", tmp_path / "b")
     assert {"b": b"x"} == content(tmp_path)
 
 
@@ -255,13 +255,13 @@ def test_the_new_names_are_durable_before_the_old_ones_go(tmp_path, monkeypatch)
         )
     for name in "ab":
         (tmp_path / name).write_bytes(b"x")
-    _files.move_all_no_clobber([(tmp_path / n, archive / n) for n in "ab"])
+    _moves.move_all_no_clobber([(tmp_path / n, archive / n) for n in "ab"])
     assert ["link", "link", "fsync", "unlink", "unlink", "fsync"] == done
 
 
 def test_moving_nothing_says_so(tmp_path):
     with pytest.raises(FileNotFoundError):
-        _files.move_no_clobber(tmp_path / "a", tmp_path / "b")
+        _moves.move_no_clobber(tmp_path / "a", tmp_path / "b")
 
 
 # --- directories --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ ALLOWED = {
     "orchestrator_core._clock",
     "orchestrator_core._files",
     "orchestrator_core._holders",
+    "orchestrator_core._moves",
     "orchestrator_core._refusals",
     "orchestrator_core._workers",
     "orchestrator_core.exceptions",
