@@ -132,8 +132,11 @@ class EndReport:
 
         Of its children it tells in short; the whole of their reports is in their journals.
         """
-        spawn, tee, prompt = (
-            _detail(report, step) for step in ("spawn_tmux", "tee_log", "write_prompt")
+        came_to = {step.step: step.result for step in report.steps}
+        details = {step.step: step.detail for step in report.steps}
+        spawn, tee, prompt, children = (
+            details.get(step, {})
+            for step in ("spawn_tmux", "tee_log", "write_prompt", "accept_children")
         )
         terminal = report.why.reason is Reason.TERMINAL
         return cls(
@@ -143,8 +146,8 @@ class EndReport:
             reason=report.why.message,
             by=report.why.detail.get("by", ""),
             success=report.closed,
-            tmux_session_killed=_came_to(report, "spawn_tmux", "undone", "absent"),
-            prompt_file_deleted=_came_to(report, "write_prompt", "undone", "absent"),
+            tmux_session_killed=came_to.get("spawn_tmux") in {"undone", "absent"},
+            prompt_file_deleted=came_to.get("write_prompt") in {"undone", "absent"},
             log_files_archived=bool(tee.get("archived")),
             verified_no_zombies=bool(spawn.get("proven")),
             method=spawn.get("method", ""),
@@ -156,7 +159,7 @@ class EndReport:
             duration_ms=report.duration_ms,
             exit_code=report.why.detail.get("exit_code"),
             exit_signal=report.why.detail.get("exit_signal"),
-            children=tuple(map(_in_short, _detail(report, "accept_children").get("children", ()))),
+            children=tuple(map(_in_short, children.get("children", ()))),
             kept=tuple(str(step.detail["kept"]) for step in report.steps if "kept" in step.detail),
         )
 
@@ -182,13 +185,3 @@ def cleanup_of(report: UnwindReport, at: str) -> dict[str, Any]:
 def _in_short(told: dict[str, Any]) -> EndReport:
     defaults = {"status": "", "reason": ""}
     return EndReport(**{**defaults, **told, "errors": tuple(told.get("errors", ()))})
-
-
-def _detail(report: UnwindReport, step: str) -> dict[str, Any]:
-    found = report.step(step)
-    return found.detail if found else {}
-
-
-def _came_to(report: UnwindReport, step: str, *results: str) -> bool:
-    found = report.step(step)
-    return found is not None and found.result in results

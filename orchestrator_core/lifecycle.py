@@ -15,6 +15,7 @@ locks are taken from parents to children, and never the other way.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import time
@@ -112,11 +113,8 @@ class Lifecycle:
             NotFound: There never was such an agent.
             SagaBusy: Somebody else is at it, and was not done within *timeout_s*.
         """
-        with contextlib.suppress(SagaNotFound):
-            return self._end(agent_id, why, timeout_s=timeout_s, before=before)
-        return self._end_past(
-            agent_id, why, lambda: self._end(agent_id, why, timeout_s=timeout_s, before=before)
-        )
+        end = functools.partial(self._end, agent_id, why, timeout_s=timeout_s, before=before)
+        return self._end_or_report(agent_id, why, end)
 
     def _end(
         self,
@@ -139,15 +137,17 @@ class Lifecycle:
                 before()
         return self._handed_over(history, why)
 
-    def _end_past(self, agent_id: str, why: Unwind, end: Callable[[], EndReport]) -> EndReport:
-        """Report of an agent that has no open saga; *end* one that is given one only here."""
+    def _end_or_report(self, agent_id: str, why: Unwind, end: Callable[[], EndReport]) -> EndReport:
+        """Call *end*, which raises SagaNotFound if there is no open saga: then it is over."""
+        with contextlib.suppress(SagaNotFound):
+            return end()
         past = self.past(agent_id, why)
         if isinstance(past, EndReport):
             return past
         with contextlib.suppress(SagaNotFound):
-            if past.state is not State.CLOSED:
+            if past.state is not State.CLOSED:  # The old system's: it has been given a saga.
                 return end()
-        return self.report(agent_id)  # Somebody else was first.
+        return self.report(agent_id)
 
     def end_child(self, agent_id: str, why: Unwind) -> EndReport:
         """
@@ -157,9 +157,8 @@ class Lifecycle:
             NotFound: There never was such an agent.
             SagaBusy: Somebody else is at it, and was not done in time.
         """
-        with contextlib.suppress(SagaNotFound):
-            return self._end_child(agent_id, why)
-        return self._end_past(agent_id, why, lambda: self._end_child(agent_id, why))
+        end = functools.partial(self._end_child, agent_id, why)
+        return self._end_or_report(agent_id, why, end)
 
     def _end_child(self, agent_id: str, why: Unwind) -> EndReport:
         with self.sagas.open(agent_id, timeout_s=_CHILD_PATIENCE_S) as saga:

@@ -67,7 +67,7 @@ class Places(NamedTuple):
 
     def journal(self, agent_id: str) -> Path:
         """Return an agent's journal, while its saga is not closed."""
-        return _in(self.root, f"sagas/{_agent(agent_id)}.jsonl")
+        return _of_agent(self.root, "sagas/{}.jsonl", agent_id)
 
     def task(self, task_id: str) -> Path:
         """Return a task's directory."""
@@ -79,23 +79,23 @@ class Places(NamedTuple):
 
     def prompt(self, task_id: str, agent_id: str) -> Path:
         """Return an agent's prompt file."""
-        return _in(self.task(task_id), f"agent_prompt_{_agent(agent_id)}.txt")
+        return _of_agent(self.task(task_id), "agent_prompt_{}.txt", agent_id)
 
     def log(self, task_id: str, agent_id: str) -> Path:
         """Return an agent's log: what it wrote to its standard output and error."""
-        return _in(self.task(task_id), f"logs/{_agent(agent_id)}_stream.jsonl")
+        return _of_agent(self.task(task_id), "logs/{}_stream.jsonl", agent_id)
 
     def deploy_log(self, task_id: str, agent_id: str) -> Path:
         """Return the record of how an agent was deployed."""
-        return _in(self.task(task_id), f"logs/deploy_{_agent(agent_id)}.json")
+        return _of_agent(self.task(task_id), "logs/deploy_{}.json", agent_id)
 
     def progress(self, task_id: str, agent_id: str) -> Path:
         """Return the file of an agent's progress reports."""
-        return _in(self.task(task_id), f"progress/{_agent(agent_id)}_progress.jsonl")
+        return _of_agent(self.task(task_id), "progress/{}_progress.jsonl", agent_id)
 
     def findings(self, task_id: str, agent_id: str) -> Path:
         """Return the file of an agent's findings."""
-        return _in(self.task(task_id), f"findings/{_agent(agent_id)}_findings.jsonl")
+        return _of_agent(self.task(task_id), "findings/{}_findings.jsonl", agent_id)
 
     def archive(self, task_id: str) -> Path:
         """Return where the files of a task's ended agents are kept."""
@@ -107,11 +107,11 @@ class Places(NamedTuple):
 
     def run(self, task_id: str, agent_id: str) -> Path:
         """Return the directory that an agent's supervisor and its deployer share."""
-        return _in(self.task(task_id), f"run/{_agent(agent_id)}")
+        return _of_agent(self.task(task_id), "run/{}", agent_id)
 
     def held(self, agent_id: str) -> Path:
         """Return where an agent's steps of one's own keep what is to be gone with it."""
-        return _in(self.root, f"held/{_agent(agent_id)}")
+        return _of_agent(self.root, "held/{}", agent_id)
 
     def task_ids(self) -> list[str]:
         """Return the ids of all tasks, sorted: with our names, oldest first."""
@@ -133,7 +133,7 @@ class Places(NamedTuple):
             _files.make_directory(task / name)
 
 
-# One deployment asks for the same two dozen places again and again, and pathlib is slow.
+# One deployment asks for the same dozen places again and again, and pathlib is slow.
 
 
 @functools.lru_cache(maxsize=64)
@@ -141,13 +141,14 @@ def _task(root: Path, task_id: str) -> Path:
     return root / ids.check_id("task", task_id)
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=64)
 def _in(directory: Path, name: str) -> Path:
     return directory / name
 
 
-def _agent(agent_id: str) -> str:
-    return ids.check_id("agent", agent_id)
+@functools.lru_cache(maxsize=512)
+def _of_agent(directory: Path, name: str, agent_id: str) -> Path:
+    return directory / name.format(ids.check_id("agent", agent_id))
 
 
 def _has_registry(entry: os.DirEntry[str]) -> bool:

@@ -116,7 +116,7 @@ class AgentSpec:
         claude, codex, gemini, shell = _Preset(), _Preset(), _Preset(), _Preset()
 
     def __attrs_post_init__(self) -> None:
-        ids.new_agent_id(self.type)  # refuses what no id can be made of
+        ids.check_type(self.type)
         if self.parent is not None:
             ids.check_id("parent", self.parent)
         if self.key is not None:
@@ -137,6 +137,8 @@ class AgentSpec:
 
     def argv(self, values: Mapping[str, str]) -> tuple[str, ...]:
         """Return the command with its placeholders replaced, each once."""
+        if "{" not in "".join(self.command):
+            return self.command
         known = re.compile(r"\{(" + "|".join(map(re.escape, values)) + r")\}")
         return tuple(
             known.sub(lambda match: values[match.group(1)], argument) for argument in self.command

@@ -244,6 +244,8 @@ class World:
         self._raise_if_asked(name, after=True)
 
     def _raise_if_asked(self, call: str, *, after: bool) -> None:
+        if call not in self._failures:
+            return
         with self.lock:
             waiting = [f for f in self._failures.get(call, ()) if f.after is after and f.times > 0]
             if not waiting:

@@ -107,7 +107,7 @@ def test_told_to_end_while_it_waits_it_waits_no_more(pipe):
 
 def test_hearing_and_saying_need_no_thread(pipe):
     """To be handed to one and back is most of what a call would cost."""
-    before = threading.active_count()
+    before = set(threading.enumerate())
 
     async def talk():
         incoming = pipes.Incoming(pipe[0])
@@ -116,9 +116,9 @@ def test_hearing_and_saying_need_no_thread(pipe):
             await outgoing.write("and back\n")
             await outgoing.flush()
             assert "and back\n" == await anext(incoming)
-        return threading.active_count()
+        return set(threading.enumerate()) - before
 
-    assert before == in_time(talk)
+    assert set() == in_time(talk)
 
 
 def test_one_that_is_shared_and_does_not_block_is_heard_and_spoken_to_all_the_same(

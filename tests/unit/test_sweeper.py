@@ -547,7 +547,7 @@ def test_two_hundred_agents_come_and_go_and_nothing_grows(root, sweeper_of):
     """Neither descriptors nor threads are left of those that it has seen to."""
     sweeper = sweeper_of()
     come(root.swept)
-    before = _costs()
+    before, threads = _costs(), set(threading.enumerate())
     for number in range(10):
         names = [f"a-{number}-{each}" for each in range(20)]
         for name in names:
@@ -559,15 +559,16 @@ def test_two_hundred_agents_come_and_go_and_nothing_grows(root, sweeper_of):
 
     for _ in range(200):
         come(root.recovered)
-    _until_threads(before[1])
+    _join_those_that_end()
 
     assert before == _costs()
+    assert set() == set(threading.enumerate()) - threads
     assert sweeper.health().healthy
 
 
 def _costs():
     gc.collect()
-    return _descriptors(), threading.active_count()
+    return _descriptors()
 
 
 def _descriptors():
@@ -575,9 +576,8 @@ def _descriptors():
     return min(len(list(Path("/proc/self/fd").iterdir())) for _ in range(50))
 
 
-def _until_threads(count):
-    """Join those that are about to end."""
+def _join_those_that_end():
+    """Join the threads that are about to end."""
     for thread in threading.enumerate():
         if thread.name.startswith("sweeper: "):
             thread.join(LONG_S)
-    assert count == threading.active_count()
