@@ -5,7 +5,7 @@ What is written here is on the disk when the call returns, or the call raises.
 A file that is replaced is the old one or the new one at every instant, whatever
 is killed. Files are 0600, directories 0700; a name that turns out to be a
 symlink, a FIFO or another user's file is refused, not followed. All is done by
-calls of ``os``, on strings: there the tests break in, and pathlib is slow.
+calls of ``os``: there the tests break in, and pathlib is slow.
 
 Refusals of the file system come out as :class:`StorageError`, which says what
 was tried, on which path, and what to do. ``FileNotFoundError`` and
@@ -91,6 +91,22 @@ def read_all(fd: int) -> bytes:
     while pieces[-1]:
         pieces.append(os.read(fd, 1 << 16))
     return b"".join(pieces)
+
+
+def is_there(path: StrPath) -> bool:
+    """
+    Tell whether anything has that name, be it a symlink that leads nowhere.
+
+    Raises:
+        StorageError: It cannot be told, which is no "no".
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise refusal("look for", path, error) from error
+    return True
 
 
 def edition(status: os.stat_result) -> Edition:
@@ -269,7 +285,7 @@ def remove(path: StrPath, *, durable: bool = True) -> int:
 
 def parent_of(path: StrPath) -> str:
     """Return the directory that *path* is in."""
-    return os.path.dirname(path) or "."
+    return os.path.dirname(os.fspath(path).rstrip("/")) or "."
 
 
 def make_directory(path: StrPath) -> bool:
@@ -354,13 +370,13 @@ def _mode_of(path: StrPath, *, default: int) -> int:
 
 def _make_missing(path: StrPath) -> bool:
     parent = parent_of(path)
-    with refusals("make directory", path, answers=(FileNotFoundError,)):
+    with refusals("make directory", path):
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
             return False
         except FileNotFoundError:
-            if parent == os.fspath(path):
+            if os.path.lexists(parent):  # A symlink that leads nowhere.
                 raise
             _make_missing(parent)
             return _make_missing(path)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from orchestrator_core.processes.port import Identity
     from orchestrator_core.saga import Saga, Step
     from orchestrator_core.spec import AgentSpec
+    from orchestrator_core.steps import Deployment
     from orchestrator_core.world import World
 
 _START_S = 10.0  #: From the open gate to the agent's first instruction.
@@ -96,9 +97,16 @@ class Deployer:
         self, task_id: str, spec: AgentSpec, *, grace_s: float, extra_steps: Sequence[Step[Any]]
     ) -> str:
         descent = descent_of(self._world, task_id, spec)
-        self._refuse_early(task_id, spec, descent)
         agent_id = ids.new_agent_id(spec.type)
-        self._deploy(task_id, agent_id, spec, descent, grace_s=grace_s, extra_steps=extra_steps)
+        spec = attrs.evolve(spec, parent=descent.parent)
+        provided = provided_to(spec) if extra_steps else None
+        deployment = prepare(self._world, task_id, agent_id, spec, provided)
+        self._refuse_early(task_id, spec, descent)
+        steps = deployment_steps(self._world, deployment)
+        if provided is not None:
+            # First, and so undone last: when nothing of the agent runs that could use them.
+            steps = [*handing(extra_steps, provided), *steps]
+        self._deploy(task_id, agent_id, spec, descent, deployment, steps, grace_s=grace_s)
         return agent_id
 
     def _lives(self, agent_id: str) -> bool:
@@ -120,7 +128,7 @@ class Deployer:
 
     def _refuse_early(self, task_id: str, spec: AgentSpec, descent: Descent) -> None:
         """
-        Refuse what can be refused now; a missing program is, when its deployment is prepared.
+        Refuse what can be refused now. A missing program was, when the deployment was prepared.
 
         The limits and the key are looked at without a lock: who is refused here
         would be refused there, and who slips through here is not let through there.
@@ -147,17 +155,11 @@ class Deployer:
         agent_id: str,
         spec: AgentSpec,
         descent: Descent,
+        deployment: Deployment,
+        steps: Sequence[Step[Any]],
         *,
         grace_s: float,
-        extra_steps: Sequence[Step[Any]],
     ) -> None:
-        spec = attrs.evolve(spec, parent=descent.parent)
-        provided = provided_to(spec) if extra_steps else None
-        deployment = prepare(self._world, task_id, agent_id, spec, provided)
-        steps = deployment_steps(self._world, deployment)
-        if provided is not None:
-            # First, and so undone last: when nothing of the agent runs that could use them.
-            steps = [*handing(extra_steps, provided), *steps]
         labels = {
             "task_id": task_id,
             "type": spec.type,

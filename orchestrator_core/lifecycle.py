@@ -26,7 +26,13 @@ import attrs
 from orchestrator_core import deadlines, underway
 from orchestrator_core._clock import timestamp
 from orchestrator_core.endings import EndReport, cleanup_of, ended, verdict
-from orchestrator_core.exceptions import JournalDamaged, NotFound, SagaNotFound, WaitTimeout
+from orchestrator_core.exceptions import (
+    JournalDamaged,
+    NotFound,
+    SagaBusy,
+    SagaNotFound,
+    WaitTimeout,
+)
 from orchestrator_core.judging import Judge, session_of, task_of
 from orchestrator_core.legacy.session import EndOldSession, OldSessionReceipt
 from orchestrator_core.records import find_agent
@@ -138,14 +144,25 @@ class Lifecycle:
         return self._handed_over(history, why)
 
     def _end_or_report(self, agent_id: str, why: Unwind, end: Callable[[], EndReport]) -> EndReport:
-        """Call *end*, which raises SagaNotFound if there is no open saga: then it is over."""
-        with contextlib.suppress(SagaNotFound):
+        """
+        Call *end*, which takes up an open saga, or report how the agent has ended.
+
+        One that the old system has left may have no saga yet; it gets one, and is ended.
+        """
+        try:
             return end()
+        except SagaNotFound:
+            pass
+        except SagaBusy:
+            # Its owner may have been stopped between closing it and putting it away.
+            if self.history(agent_id).state is not State.CLOSED:
+                raise
+            return self.report(agent_id)
         past = self.past(agent_id, why)
         if isinstance(past, EndReport):
             return past
         with contextlib.suppress(SagaNotFound):
-            if past.state is not State.CLOSED:  # The old system's: it has been given a saga.
+            if past.state is not State.CLOSED:
                 return end()
         return self.report(agent_id)
 

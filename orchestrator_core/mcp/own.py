@@ -114,7 +114,7 @@ class OwnTools:
 
     def _whose(self, task_id: str, agent_id: str) -> tuple[Agent, dict[str, Any]]:
         """
-        Return the agent that a report is about, and its task's registry.
+        Return the agent that a report is about, and its task's registry, as it is before that.
 
         Who leaves the ids empty is inside of it.
         """

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core import reported
+from orchestrator_core import ids, reported
 from orchestrator_core.agents import Agent
 from orchestrator_core.exceptions import NotFound
 from orchestrator_core.inside import ORCHESTRATOR
@@ -33,7 +32,7 @@ def document_of(orch: Orchestrator, task_id: str) -> dict[str, Any]:
     Raises:
         NotFound: There is no such task.
     """
-    found = task_registry(Places(orch.root), task_id).peek()
+    found = _peek(orch, task_id)
     if found is None:  # Not there, or damaged: the front door says which, and mends it.
         orch.task(task_id)
         found = task_registry(Places(orch.root), task_id).read()
@@ -54,19 +53,27 @@ def agent_and_document(
     orch: Orchestrator, task_id: str, agent_id: str
 ) -> tuple[Agent, dict[str, Any]]:
     """As :func:`agent_of`; with it comes its task's registry, from the same reading."""
-    with contextlib.suppress(NotFound):  # No such task: whose it is, is said below.
-        document = document_of(orch, task_id)
-        record = find_agent(document, agent_id)
-        if record is not None:
-            return Agent.from_record(task_id, record), document
-    other = orch.agent(agent_id).task_id
-    raise NotFound(f"task {task_id!r} has no agent {agent_id!r}", hint=f"it is of {other!r}")
+    document = _peek(orch, task_id)
+    record = None if document is None else find_agent(document, agent_id)
+    # A copy of a task's directory has its agents, too, and is not their task.
+    if document is not None and record and document.get("task_id", task_id) == task_id:
+        return Agent.from_record(task_id, record), document
+    agent = orch.agent(agent_id)
+    if agent.task_id != task_id:
+        raise NotFound(
+            f"task {task_id!r} has no agent {agent_id!r}", hint=f"it is of {agent.task_id!r}"
+        )
+    return agent, document_of(orch, task_id)
+
+
+def _peek(orch: Orchestrator, task_id: str) -> dict[str, Any] | None:
+    return task_registry(Places(orch.root), task_id).peek() if ids.is_id(task_id) else None
 
 
 def coordination(
     orch: Orchestrator, task_id: str, document: Mapping[str, Any]
 ) -> shapes.CoordinationInfo:
-    """Return what others of a task, which has that *document*, are doing, in short."""
+    """Return what others of a task are doing, in short; *document* is its registry."""
     return {
         "agent_counts": counts(document.get("agents", ())),
         "recent_findings": _findings(orch, task_id, _FEW),

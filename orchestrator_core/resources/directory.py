@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,8 @@ import attrs
 
 from orchestrator_core.resources.place import (
     check_name,
+    is_directory,
+    is_there,
     leave,
     make_private,
     place_of,
@@ -19,6 +20,8 @@ from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Outcome, Presence, receipt
 
 if TYPE_CHECKING:
+    import os
+
     from orchestrator_core.saga import Context, Unwind
 
 
@@ -70,7 +73,7 @@ class TempDirectory:
     def undo(self, receipt: TempDirectoryReceipt, _why: Unwind) -> Outcome:
         """Remove it, read-only files and all."""
         path = Path(receipt.path)
-        if not path.is_dir() or path.is_symlink():
+        if not is_directory(path):
             leave(path.parent)
             return Outcome.absent()
         freed = remove_tree(path)
@@ -79,4 +82,4 @@ class TempDirectory:
 
     def probe(self, receipt: TempDirectoryReceipt) -> Presence:
         """Look for it; nobody else has its name."""
-        return Presence.OURS if os.path.lexists(receipt.path) else Presence.ABSENT
+        return Presence.OURS if is_there(receipt.path) else Presence.ABSENT

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.resources.place import check_name, leave, make_private, place_of
+from orchestrator_core.resources.place import check_name, is_there, leave, make_private, place_of
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Outcome, Presence, receipt
 
@@ -83,11 +83,11 @@ class EnvFile:
     def undo(self, receipt: EnvFileReceipt, _why: Unwind) -> Outcome:
         """Delete it."""
         path = Path(receipt.path)
-        was_there = os.path.lexists(path)
+        was_there = is_there(path)
         path.unlink(missing_ok=True)
         leave(path.parent)
         return Outcome.undone() if was_there else Outcome.absent()
 
     def probe(self, receipt: EnvFileReceipt) -> Presence:
         """Look for it; nobody else has its name."""
-        return Presence.OURS if os.path.lexists(receipt.path) else Presence.ABSENT
+        return Presence.OURS if is_there(receipt.path) else Presence.ABSENT

@@ -28,6 +28,8 @@ from orchestrator_core.processes import Claim, Identity, LocalProcesses, Patienc
 from orchestrator_core.processes.table import COOKIE_NAME
 from orchestrator_core.resources.place import (
     check_name,
+    is_directory,
+    is_there,
     leave,
     make_private,
     place_of,
@@ -143,7 +145,7 @@ class Subprocess:
             Survivors: Some are still alive after all that was done.
         """
         run = Path(receipt.run)
-        if not run.is_dir() and receipt.supervisor is None:
+        if not is_directory(run) and receipt.supervisor is None:
             leave(run.parent)
             return Outcome.absent()
         never_ran = _shut_gate(run)
@@ -153,7 +155,7 @@ class Subprocess:
         if ending.survivors:
             names = [f"{one.pid} ({one.name})" for one in ending.survivors]
             raise Survivors(f"still alive after SIGKILL: {', '.join(names)}", leaked=names)
-        was_there = run.is_dir()
+        was_there = is_directory(run)
         if was_there:
             remove_tree(run)
         leave(run.parent)
@@ -230,7 +232,7 @@ def _shut_gate(run: Path) -> bool:
     try:
         (run / "launch").unlink()
     except FileNotFoundError:
-        return not (run / "journal").exists()
+        return not is_there(run / "journal")
     return True
 
 

@@ -67,6 +67,34 @@ def make_private(place: Path) -> None:
         raise StorageError(f"{place} is open to others", hint=f"chmod 700 {place}")
 
 
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """
+    Tell whether anything has that name, be it a symlink that leads nowhere.
+
+    Raises:
+        OSError: It cannot be told; pathlib's ``exists`` may say no then, which is a guess.
+    """
+    return _status(path) is not None
+
+
+def is_directory(path: str | os.PathLike[str]) -> bool:
+    """
+    Tell whether a directory has that name, and not a symlink to one.
+
+    Raises:
+        OSError: It cannot be told.
+    """
+    status = _status(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def _status(path: str | os.PathLike[str]) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def leave(place: Path) -> None:
     """Remove *place*, unless something is left in it."""
     with contextlib.suppress(OSError):

@@ -9,7 +9,6 @@ the worktree, and commits that nobody else has keep the branch. All else is remo
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 from pathlib import Path
@@ -21,6 +20,8 @@ from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.resources.git import Git, GitRefused, alone
 from orchestrator_core.resources.place import (
     check_name,
+    is_directory,
+    is_there,
     leave,
     make_private,
     place_of,
@@ -30,6 +31,7 @@ from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Outcome, Presence, receipt
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
 
     from orchestrator_core.saga import Context, Unwind
@@ -158,7 +160,7 @@ class GitWorktree:
 
     def probe(self, receipt: GitWorktreeReceipt) -> Presence:
         """Look for the worktree; nobody else has its name."""
-        return Presence.OURS if os.path.lexists(receipt.path) else Presence.ABSENT
+        return Presence.OURS if is_there(receipt.path) else Presence.ABSENT
 
 
 class _Removal:
@@ -172,10 +174,10 @@ class _Removal:
 
     def carry_out(self) -> Outcome:
         tree = self._tree
-        if not Path(tree.repository).is_dir():
+        if not is_directory(Path(tree.repository).resolve()):
             return self._without_repository()
-        was_there = self._path.exists() or tree.entry.exists()
-        work = self._work() if tree.made and self._path.exists() else ""
+        was_there = is_there(self._path) or is_there(tree.entry)
+        work = self._work() if tree.made and is_directory(self._path) else ""
         if work:
             return Outcome.left(
                 kept=f"worktree {tree.path} on branch {tree.branch}: {work}",
@@ -200,7 +202,7 @@ class _Removal:
         return Outcome.undone(bytes_freed=freed) if was_there or tip else Outcome.absent()
 
     def _without_repository(self) -> Outcome:
-        if not self._path.exists():
+        if not is_there(self._path):
             return Outcome.absent()
         gone = f"its repository {self._tree.repository} is gone"
         return Outcome.left(kept=f"worktree {self._path}: {gone}", path=str(self._path))
@@ -244,11 +246,11 @@ class _Removal:
 
     def _remove_worktree(self) -> int:
         """Remove the directory, and what the repository knows of it, be it whole or half made."""
-        freed = remove_tree(self._path) if self._path.is_dir() else 0
-        if self._tree.entry.exists():
+        freed = remove_tree(self._path) if is_directory(self._path) else 0
+        if is_there(self._tree.entry):
             with contextlib.suppress(GitRefused):  # Half made, it is none that git would know.
                 self._git("worktree", "remove", "--force", "--force", str(self._path))
-            if self._tree.entry.exists():
+            if is_there(self._tree.entry):
                 shutil.rmtree(self._tree.entry)
         return freed
 

@@ -338,7 +338,7 @@ class Saga:
     def _probe(self, frame: Frame) -> Presence:
         try:
             return self._step_of(frame).probe(frame.load())
-        except (UnknownStep, CouldNotAsk, OSError):
+        except (UnknownStep, CouldNotAsk, StorageError, OSError):
             return Presence.UNKNOWN
 
     def _insist_on(self, state: State) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from orchestrator_core import _files
 from orchestrator_core.saga import Presence
 
 if TYPE_CHECKING:
@@ -56,4 +56,4 @@ def names(ctx: Context) -> tuple[str, str]:
 
 def presence(path: str) -> Presence:
     """Tell whether there is anything of that name; ours, since only we use it."""
-    return Presence.OURS if os.path.lexists(path) else Presence.ABSENT
+    return Presence.OURS if _files.is_there(path) else Presence.ABSENT

@@ -40,7 +40,7 @@ class WritePrompt(DeploymentStep):
 
     def undo(self, receipt: PromptReceipt, _why: Unwind) -> Outcome:
         """Delete it."""
-        if not os.path.lexists(receipt.path):
+        if not _files.is_there(receipt.path):
             return Outcome.absent()
         return Outcome.undone(bytes_freed=_files.remove(receipt.path))
 
@@ -94,7 +94,7 @@ class TeeLog(DeploymentStep):
     def do(self, receipt: LogReceipt) -> LogReceipt:
         """Make them."""
         for name in (receipt.log, receipt.progress, receipt.findings, receipt.run):
-            _files.make_directory(os.path.dirname(name))
+            _files.make_directory(_files.parent_of(name))
         _files.make_directory(receipt.archive)
         _files.create(receipt.log, b"", durable=False)
         given, launch = self.given, self.given.launch()
@@ -109,14 +109,14 @@ class TeeLog(DeploymentStep):
 
     def undo(self, receipt: LogReceipt, why: Unwind) -> Outcome:
         """Archive the log and what was reported; or delete it all, as *why* has it."""
-        there = [path for path in receipt.kept if os.path.lexists(path)]
-        if not there and not os.path.exists(receipt.run):
+        there = [path for path in receipt.kept if _files.is_there(path)]
+        if not there and not _files.is_there(receipt.run):
             return Outcome.absent()
         archived: list[str] = []
         freed = 0
         if why.leaves_nothing or not why.detail.get("keep_logs", True):
             freed += sum(_files.remove(path, durable=False) for path in there)
-            for directory in set(map(os.path.dirname, there)):
+            for directory in set(map(_files.parent_of, there)):
                 _files.fsync_directory(directory)
         elif there:
             _files.make_directory(receipt.archive)

@@ -194,4 +194,4 @@ def _checked(env: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _pairs(assignments: Iterable[str]) -> dict[str, str]:
-    return dict([assignment.split("=", 1) for assignment in assignments])
+    return dict([assignment.split("=", 1) for assignment in assignments])  # One is always there.

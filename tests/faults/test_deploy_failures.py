@@ -7,6 +7,7 @@ is mended, recovery brings the rest to all or nothing.
 """
 
 import errno
+import fcntl
 import math
 
 import pytest
@@ -24,6 +25,7 @@ from support.trials import (
 
 from orchestrator_core.exceptions import DeploymentError, OrchestratorError
 from orchestrator_core.reading import Reader
+from orchestrator_core.saga.directory import JournalDirectory
 
 GROWS = ("open", "write", "pwrite", "mkdir", "mkfifo", "link")
 
@@ -266,3 +268,36 @@ _RECEIPTS = {
     "register_task": "TaskReceipt",
     "register_global": "GlobalReceipt",
 }
+
+
+def test_what_cannot_be_looked_at_is_not_taken_for_gone():
+    """A directory that cannot be reached is given back when it can be, and not told to be gone."""
+    with a_fake_scene() as scene:
+        orch = scene.orchestrator()
+        task = orch.create_task("tried").id
+        agent = orch.deploy(task, scene.spec()).id
+        run = scene.root / task / "run"
+        run.rename(run.with_name("away"))
+        run.symlink_to(run)
+
+        end = orch.terminate(agent)
+
+        assert ["tee_log"] == [error.partition(":")[0] for error in end.errors]
+        run.unlink()
+        run.with_name("away").rename(run)
+        assert orch.recover(agent, force=True).stuck == ()
+        assert [] == scene.world.leftovers() + scene.world.torn()
+
+
+def test_an_end_that_was_not_put_away_is_reported_though_its_journal_is_held(monkeypatch):
+    """As by an owner that was stopped after its last line."""
+    with a_fake_scene() as scene:
+        orch = scene.orchestrator(timeout_s=0.1)
+        agent = orch.deploy(orch.create_task("tried").id, scene.spec()).id
+        with monkeypatch.context() as patch:
+            patch.setattr(JournalDirectory, "retire", lambda _, journal: journal.close())
+            end = orch.terminate(agent, reason="first")
+        with (scene.root / "sagas" / f"{agent}.jsonl").open() as journal:
+            fcntl.flock(journal, fcntl.LOCK_EX)
+            assert end == orch.terminate(agent, reason="second")
+        assert "first" == end.reason

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -247,6 +248,7 @@ def test_a_tasks_context_comes_before_each_prompt(scene, asked):
         ("get_real_task_status", {"task_id": "TASK-none"}, "not-found", "TASK-none"),
         ("get_agent_timeline", {"agent_id": "nobody"}, "not-found", "nobody"),
         ("kill_real_agent", {"task_id": "TASK-other"}, "not-found", "has no agent"),
+        ("kill_real_agent", {"task_id": "the slow query"}, "not-found", "it is of 'TASK-"),
         ("update_agent_progress", {"status": "dancing"}, "invalid-input", "completed"),
         ("get_agent_output", {"filter": "("}, "invalid-input", "is no pattern"),
         ("deploy_headless_agent", {"agent_type": "a b", "prompt": "p"}, "invalid-id", "a b"),
@@ -263,6 +265,29 @@ def test_an_error_tells_the_model_what_and_what_to_do(tool, how, code, words, as
     assert (False, code) == tuple(map(result.structured_content.get, ("success", "code")))
     assert words in told(result)
     assert f"hint: {result.structured_content['hint']}" in told(result)
+
+
+def test_a_copy_of_a_task_has_none_of_its_agents(scene, asked, deployed):
+    """Who makes a backup of a directory has not made a second task of it."""
+    task, agent = deployed
+    shutil.copytree(scene.root / task, scene.root / "TASK-bak", ignore=lambda *_: ["run"])
+
+    [result] = asked(("kill_real_agent", {"task_id": "TASK-bak", "agent_id": agent}))
+
+    assert f"it is of '{task}'" in told(result)
+    assert scene.orchestrator().agent(agent).is_active
+
+
+def test_to_look_for_an_agent_in_a_wrong_task_mends_nothing_there(scene, asked, deployed):
+    other = scene.orchestrator().create_task("Another").id
+    registry = scene.root / other / "AGENT_REGISTRY.json"
+    registry.write_text("garbage")
+
+    [result] = asked(("get_agent_output", {"task_id": other, "agent_id": deployed[1]}))
+
+    assert "it is of" in told(result)
+    assert "garbage" == registry.read_text()
+    assert [] == [*registry.parent.glob("*.damaged-*")]
 
 
 def test_a_failed_deployment_tells_what_became_of_its_resources(scene, asked):

@@ -560,6 +560,23 @@ def test_a_worktree_with_work_in_it_stays_and_the_report_says_where(sagas, repos
     assert "refs/heads/agent/s" == of_agents(repository)[0]
 
 
+def test_a_worktree_that_cannot_be_looked_at_is_not_taken_for_gone(sagas, repository):
+    """Its work would go with its branch."""
+    saga, made = held(sagas, GitWorktree(repository))
+    place = Path(made.path).parent
+    changed(Path(made.path))
+    place.rename(place.with_name("away"))
+    place.symlink_to(place)
+
+    assert saga.unwind(DONE).steps[0].failed
+    assert {"git_worktree": Presence.UNKNOWN} == saga.probe()
+    place.unlink()
+    place.with_name("away").rename(place)
+
+    assert "left" == saga.unwind(DONE).steps[0].result
+    assert ("refs/heads/agent/s", 1) == of_agents(repository)
+
+
 def test_commits_that_nobody_else_has_keep_the_branch(sagas, repository):
     saga, made = held(sagas, GitWorktree(repository))
     git(made.path, "commit", "-q", "--allow-empty", "-m", "work")

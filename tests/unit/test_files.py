@@ -283,6 +283,30 @@ def test_what_is_no_directory_is_not_used_as_one(tmp_path, make):
         _files.make_directory(tmp_path / "a")
 
 
+def test_a_slash_at_its_end_changes_nothing_of_a_directory(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(_files, "fsync_directory", synced.append)
+    assert _files.make_directory(f"{tmp_path}/a/b/")
+    assert [str(tmp_path), f"{tmp_path}/a"] == synced
+
+
+@pytest.mark.parametrize("name", ["", "nowhere/a"])
+def test_where_no_directory_can_be_made_it_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path("nowhere").symlink_to("gone")
+    with pytest.raises(StorageError, match="cannot make directory"):
+        _files.make_directory(name)
+
+
+def test_what_cannot_be_looked_for_is_neither_there_nor_gone(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    assert _files.is_there(tmp_path / "loop")
+    assert not _files.is_there(tmp_path / "file" / "below")
+    with pytest.raises(StorageError, match="symbolic links"):
+        _files.is_there(tmp_path / "loop" / "below")
+
+
 def test_a_directory_below_a_file_is_refused(tmp_path):
     (tmp_path / "a").touch()
     with pytest.raises(StorageError, match=r"Not a directory"):
