@@ -52,14 +52,15 @@ class AddWorktree:
 
     def undo(self, tree: Worktree, _why: Unwind) -> Outcome:
         """Remove it: all of it, half of it, or nothing at all."""
-        was_there = Path(tree.path).exists()
-        shutil.rmtree(tree.path, ignore_errors=True)
+        was_there = is_there(tree.path)
+        if was_there:
+            shutil.rmtree(tree.path)
         git(tree.repository, "worktree", "prune")
         return Outcome.undone() if was_there else Outcome.absent()
 
     def probe(self, tree: Worktree) -> Presence:
         """Look for it."""
-        return Presence.OURS if Path(tree.path).exists() else Presence.ABSENT
+        return Presence.OURS if is_there(tree.path) else Presence.ABSENT
 
 
 @receipt("example.port")
@@ -93,15 +94,24 @@ class ClaimPort:
 
     def undo(self, port: Port, _why: Unwind) -> Outcome:
         """Take our claim away; nobody else's has this name."""
-        claim = Path(port.claim)
-        if not claim.exists():
+        try:
+            Path(port.claim).unlink()
+        except FileNotFoundError:
             return Outcome.absent()
-        claim.unlink()
         return Outcome.undone()
 
     def probe(self, port: Port) -> Presence:
         """Look for the claim."""
-        return Presence.OURS if Path(port.claim).exists() else Presence.ABSENT
+        return Presence.OURS if is_there(port.claim) else Presence.ABSENT
+
+
+def is_there(path: str) -> bool:
+    """Tell whether anything has that name; what cannot be looked at raises, and is not gone."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 STEPS: list[Step[Any]] = [AddWorktree(), ClaimPort()]

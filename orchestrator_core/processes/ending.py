@@ -10,7 +10,6 @@ the processes themselves, and has its deadline.
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import signal
 import time
@@ -172,7 +171,7 @@ def _never_ran(claim: Claim) -> bool:
         return True  # The machine has been started anew since.
     if claim.run_dir is None:
         return False
-    if not os.path.isdir(claim.run_dir):  # noqa: PTH112 - a plain string
+    if witness.is_gone(claim.run_dir):
         # It is made before the session: without it, and without a supervisor, none can start.
         return claim.supervisor is None
     return witness.was_never_started(claim.run_dir)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TypeVar
+import os
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 import msgspec
 
 from orchestrator_core.processes.port import Exit, Identity
 from orchestrator_core.supervisor import proc
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 T = TypeVar("T")
 
@@ -39,13 +42,24 @@ def read_started(run_dir: str | None) -> Started | None:
     return None if run_dir is None else _read(f"{run_dir}/started", Started)
 
 
+def is_gone(run_dir: str) -> bool:
+    """Tell whether it is certain that there is no such run directory."""
+    try:
+        os.lstat(run_dir)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        pass  # It cannot be told.
+    return False
+
+
 def was_never_started(run_dir: str) -> bool:
     """
     Tell whether it is certain that no supervisor has passed its gate.
 
     A supervisor removes its ``launch`` before it starts anything.
     """
-    return (Path(run_dir) / "launch").exists()
+    return os.path.lexists(f"{run_dir}/launch")
 
 
 def _read(path: str | Path, kind: type[T]) -> T | None:

@@ -7,9 +7,12 @@ environment, and ``cgroup.kill`` ends all of it at once, new forks included.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from orchestrator_core.supervisor import proc
+
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV)  #: The last: it was removed while open.
 
 
 class Cgroup:
@@ -19,12 +22,23 @@ class Cgroup:
         self.path = path
 
     def exists(self) -> bool:
-        """Tell whether the directory is there."""
-        return os.path.isdir(self.path)
+        """Tell whether the directory is there; also if that cannot be told."""
+        try:
+            os.lstat(self.path)
+        except OSError as error:
+            return error.errno not in _GONE
+        return True
 
     def is_populated(self) -> bool:
-        """Tell whether a living process is in it, or in one below it."""
-        return b"populated 1" in proc.read(f"{self.path}/cgroup.events")
+        """Tell whether a living process is in it, or in one below it; also if it cannot be told."""
+        try:
+            fd = os.open(f"{self.path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return b"populated 1" in os.read(fd, 4096)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            return error.errno not in _GONE
 
     def watch(self) -> int | None:
         """Return a descriptor that polls as POLLPRI when the cgroup fills or empties."""

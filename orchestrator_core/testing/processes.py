@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import signal
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from orchestrator_core.processes.port import (
     Seen,
     Survivor,
 )
-from orchestrator_core.processes.witness import read_exit, was_never_started
+from orchestrator_core.processes.witness import is_gone, read_exit, was_never_started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -215,7 +214,7 @@ class _Ender:
             return True
         if run_dir is None:
             return False
-        if not os.path.isdir(run_dir):  # noqa: PTH112 - a plain string
+        if is_gone(run_dir):
             return who is None
         return was_never_started(run_dir)
 

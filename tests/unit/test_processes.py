@@ -17,8 +17,10 @@ import pytest
 from orchestrator_core._boot import boot_id
 from orchestrator_core.exceptions import CouldNotAsk, InvalidInput
 from orchestrator_core.processes import (
+    Claim,
     Identity,
     LocalProcesses,
+    Patience,
     claims,
     identity,
     placing,
@@ -26,6 +28,7 @@ from orchestrator_core.processes import (
     table,
 )
 from orchestrator_core.supervisor import proc
+from orchestrator_core.supervisor.cgroup import Cgroup
 
 LONG_S = 20
 
@@ -434,3 +437,30 @@ def test_importing_processes_does_not_import_psutil_where_there_is_proc():
 
 def test_waiting_for_nobody_ends_with_its_deadline():
     assert [] == identity.wait_readable([], time.monotonic() + 0.01, events=select.POLLIN)
+
+
+# --- what cannot be asked ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def out_of_reach(tmp_path):
+    """A directory below one that cannot be entered, not even by root."""
+    (tmp_path / "loop").symlink_to("loop")
+    return tmp_path / "loop" / "below"
+
+
+def test_a_cgroup_that_cannot_be_asked_may_have_somebody_in_it(tmp_path, out_of_reach):
+    asked, gone = Cgroup(str(out_of_reach)), Cgroup(str(tmp_path / "gone"))
+
+    assert (True, False) == (asked.is_populated(), asked.remove())
+    assert (False, True) == (gone.is_populated(), gone.remove())
+
+
+def test_where_nobody_could_look_nothing_is_proved(tmp_path, local, out_of_reach):
+    """That no supervisor can have been started is seen by its run directory."""
+
+    def end(run):
+        claim = Claim("oc_unit_never", exit_file=str(run / "exit"))
+        return local.end(claim, Patience(term_s=0.1, kill_s=0.1))
+
+    assert (True, False) == (end(tmp_path / "gone").proven, end(out_of_reach).proven)
