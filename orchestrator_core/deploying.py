@@ -24,6 +24,7 @@ from orchestrator_core.exceptions import (
     InvalidInput,
     LimitReached,
     OrchestratorError,
+    SagaExists,
     SagaNotFound,
     StorageError,
 )
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from orchestrator_core.world import World
 
 _START_S = 10.0  #: From the open gate to the agent's first instruction.
-_KEY_TRIES = 3  #: How often a key is found taken by an agent that turns out to be over.
+_TRIES = 3  #: How often a key may be taken by an agent that turns out to be over, or an id.
 
 #: What a deployment takes, in the words of the tools that people have.
 _RESOURCES = {
@@ -85,12 +86,14 @@ class Deployer:
         once = functools.partial(
             self._deploy_once, task_id, spec, grace_s=grace_s, extra_steps=extra_steps
         )
-        for _ in range(_KEY_TRIES):
+        for _ in range(_TRIES):
             try:
                 return once()
             except KeyTaken as taken:
                 if self._lives(taken.agent_id):
                     return taken.agent_id
+            except SagaExists:
+                pass  # Of all ids it was given one that was used before; nothing was taken.
         return once()
 
     def _deploy_once(

@@ -63,7 +63,9 @@ def new_task_id() -> str:
 
 def new_agent_id(agent_type: str) -> str:
     """
-    Return an id no other agent has: ``<type>-<time>-<6 hex>``.
+    Return an id that hardly any other agent has: ``<type>-<time>-<6 hex>``.
+
+    One in 16 million may be of its type, of that second of a day, and have the same.
 
     Raises:
         InvalidId: The type cannot be part of an id.

@@ -23,6 +23,7 @@ from support.trials import (
     wrong_with,
 )
 
+from orchestrator_core import ids
 from orchestrator_core.exceptions import DeploymentError, OrchestratorError
 from orchestrator_core.reading import Reader
 from orchestrator_core.saga.directory import JournalDirectory
@@ -301,3 +302,15 @@ def test_an_end_that_was_not_put_away_is_reported_though_its_journal_is_held(mon
             fcntl.flock(journal, fcntl.LOCK_EX)
             assert end == orch.terminate(agent, reason="second")
         assert "first" == end.reason
+
+
+def test_an_id_that_was_used_before_is_not_given_again(monkeypatch):
+    """There are 16 million for a type and a second: once, somebody draws one that was drawn."""
+    drawn = iter(["a-1", "a-1", "a-2"])
+    with a_fake_scene() as scene:
+        orch = scene.orchestrator()
+        task, spec = orch.create_task("tried").id, scene.spec()
+        monkeypatch.setattr(ids, "new_agent_id", lambda _: next(drawn))
+
+        assert ["a-1", "a-2"] == [orch.deploy(task, spec).id for _ in range(2)]
+        assert ["a-1", "a-2"] == [agent.id for agent in orch.agents(status="active")]

@@ -50,10 +50,12 @@ def test_a_refusal_quotes_no_more_than_is_useful():
     assert "\x1b" not in str(refusal.value)
 
 
-def test_new_ids_are_ids_of_the_old_form_and_never_twice():
+def test_new_ids_are_ids_of_the_old_form_and_hardly_ever_twice():
+    """In one of a thousand runs, two agents in 200 have the same 24 bits."""
     tasks = {ids.new_task_id() for _ in range(200)}
     agents = {ids.new_agent_id("investigator") for _ in range(200)}
-    assert (200, 200) == (len(tasks), len(agents))
+    assert 200 == len(tasks)
+    assert len(agents) >= 199
     assert all(re.fullmatch(r"TASK-\d{8}-\d{6}-[0-9a-f]{8}", task) for task in tasks)
     assert all(re.fullmatch(r"investigator-\d{6}-[0-9a-f]{6}", agent) for agent in agents)
 
