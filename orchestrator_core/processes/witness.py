@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 import msgspec
 
+from orchestrator_core.exceptions import CouldNotAsk
 from orchestrator_core.processes.port import Exit, Identity
-from orchestrator_core.supervisor import proc
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 T = TypeVar("T")
+
+#: Of these nobody learns what is there.
+_CANNOT_SAY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 
 
 @attrs.frozen
@@ -33,12 +37,22 @@ class Started:
 
 
 def read_exit(path: str | Path | None) -> Exit | None:
-    """Return how the agent ended; None if nobody has witnessed an end (yet)."""
+    """
+    Return how the agent ended; None if nobody has witnessed an end (yet).
+
+    Raises:
+        CouldNotAsk: We have no descriptor to read it with, or the disk fails.
+    """
     return None if path is None else _read(path, Exit)
 
 
 def read_started(run_dir: str | None) -> Started | None:
-    """Return who the agent is; None if it was never started, or its run directory is gone."""
+    """
+    Return who the agent is; None if it was never started, or its run directory is gone.
+
+    Raises:
+        CouldNotAsk: As :func:`read_exit`.
+    """
     return None if run_dir is None else _read(f"{run_dir}/started", Started)
 
 
@@ -64,6 +78,13 @@ def was_never_started(run_dir: str) -> bool:
 
 def _read(path: str | Path, kind: type[T]) -> T | None:
     try:
-        return msgspec.json.decode(proc.read(str(path), at_once=True), type=kind)
+        # Neither followed nor waited for: an agent may have put anything there.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
+            return msgspec.json.decode(file.readall() or b"", type=kind)
     except msgspec.DecodeError:
+        return None
+    except OSError as error:
+        if error.errno in _CANNOT_SAY:
+            raise CouldNotAsk(f"{path} could not be read: {error.strerror}") from error
         return None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core import deadlines, locks
-from orchestrator_core.exceptions import JournalDamaged, SagaNotFound
+from orchestrator_core.exceptions import CouldNotAsk, JournalDamaged, SagaNotFound
 from orchestrator_core.processes.identity import held
 from orchestrator_core.processes.witness import read_exit
 from orchestrator_core.saga import State
@@ -172,5 +172,8 @@ class Roster:
 
 def _seen(watched: Watched) -> Seen:
     """Say what a living supervisor has to say: it may have called us for its relief."""
-    witnessed = read_exit(watched.exit_file)
+    try:
+        witnessed = read_exit(watched.exit_file)
+    except CouldNotAsk:
+        return Seen.ALIVE  # Who gets no relief helps itself.
     return Seen.DUE if witnessed is not None and witnessed.contained else Seen.ALIVE

@@ -17,6 +17,7 @@ import attrs
 
 from orchestrator_core import deadlines
 from orchestrator_core.exceptions import (
+    CouldNotAsk,
     JournalDamaged,
     OrchestratorError,
     SagaNotFound,
@@ -109,7 +110,10 @@ def _has_session(seen: Seen, sessions: Collection[str] | None) -> bool:
 
 def _with_witness(seen: Seen) -> Seen:
     assert seen.session is not None  # noqa: S101 - it has a session, or did
-    return attrs.evolve(seen, witnessed=read_exit(seen.session.exit_file))
+    try:
+        return attrs.evolve(seen, witnessed=read_exit(seen.session.exit_file))
+    except CouldNotAsk as error:
+        return attrs.evolve(seen, unknown=str(error))
 
 
 def _seen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import select
@@ -31,6 +32,16 @@ from orchestrator_core.supervisor import proc
 from orchestrator_core.supervisor.cgroup import Cgroup
 
 LONG_S = 20
+WITNESSED = {
+    "code": 0,
+    "signal": None,
+    "ran_s": 1.0,
+    "error": None,
+    "cause": "exit",
+    "contained": True,
+    "forced": False,
+    "cgroup": False,
+}
 
 
 @pytest.fixture
@@ -454,6 +465,32 @@ def test_a_cgroup_that_cannot_be_asked_may_have_somebody_in_it(tmp_path, out_of_
 
     assert (True, False) == (asked.is_populated(), asked.remove())
     assert (False, True) == (gone.is_populated(), gone.remove())
+
+
+def test_an_end_that_cannot_be_read_is_not_taken_for_none(tmp_path):
+    """Out of descriptors, an agent that has finished would be recorded as lost."""
+    told = tmp_path / "exit"
+    told.write_text(json.dumps(WITNESSED))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(CouldNotAsk, match="Too many open files"):
+            read_exit(told)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert read_exit(told).contained
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("told"), None])
+def test_what_an_agent_puts_in_the_place_of_its_end_tells_nothing(tmp_path, put):
+    (tmp_path / "told").write_text(json.dumps(WITNESSED))
+    if put is not None:
+        put(tmp_path / "exit")
+
+    assert read_exit(tmp_path / "exit") is None
 
 
 def test_where_nobody_could_look_nothing_is_proved(tmp_path, local, out_of_reach):
