@@ -51,7 +51,7 @@ def environ(pid: int) -> bytes:
 
 def read(path: str, *, at_once: bool = False) -> bytes:
     """
-    Return a small file of ``/proc``, a cgroup or a run directory; empty if it cannot be read.
+    Return a small file of ``/proc`` or of a cgroup; empty if it cannot be read.
 
     *at_once*: it is one of those that give all they have, or as much as is asked for.
     """
