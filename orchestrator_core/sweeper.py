@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import weakref
 from typing import TYPE_CHECKING, NoReturn, Self
@@ -131,6 +132,27 @@ class Sweeper:
         """Have it end, within a second. Returns at once; may be called by a signal's handler."""
         with contextlib.suppress(BlockingIOError):  # It has been rung often.
             os.write(self._bell, b".")
+
+    @contextlib.contextmanager
+    def ended_by(self, *signals: int) -> Iterator[None]:
+        """
+        Let *signals* end it, in a program that does nothing but :meth:`run` in this block.
+
+        A handler that calls :meth:`ask_to_stop` comes too late for a signal that arrives when
+        Python has looked for one, and its wait has not begun: it is called when that is over.
+        Here it is the interpreter's own handler that rings, at once; so any other signal that
+        this process handles in Python ends it, too.
+
+        Raises:
+            ValueError: This is not the main thread.
+        """
+        before = signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
+        try:
+            for number in signals:
+                signal.signal(number, lambda *_: None)
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
 
     def stop(self) -> bool:
         """

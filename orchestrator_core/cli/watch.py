@@ -28,8 +28,7 @@ def run(arguments: argparse.Namespace) -> Result:
         silent_after_s=arguments.silent_after,
         manager=ServiceManager.of(os.environ),
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sweeper.ask_to_stop())
-    sweeper.run()
+    with sweeper.ended_by(signal.SIGTERM, signal.SIGINT):
+        sweeper.run()
     health = sweeper.health()
     return Result(health.to_dict(), "ended, as it was told")

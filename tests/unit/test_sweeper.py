@@ -10,6 +10,7 @@ import queue
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -581,3 +582,39 @@ def _join_those_that_end():
     for thread in threading.enumerate():
         if thread.name.startswith("sweeper: "):
             thread.join(LONG_S)
+
+
+TOLD = """
+import signal, threading, time
+from pathlib import Path
+from orchestrator_core.sweeper import Sweeper
+from orchestrator_core.testing import Scene
+
+swept = threading.Event()
+main = threading.main_thread().native_id
+
+def rests():
+    time.sleep(0.002)  # for the other thread to go on, if it can
+    return Path(f"/proc/self/task/{main}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+def tell():
+    swept.wait()
+    while not all(rests() for _ in range(100)):
+        pass
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+with Scene() as scene:
+    sweeper = Sweeper(scene.orchestrator(), interval_s=1000, on_sweep=lambda _: swept.set())
+    with sweeper.ended_by(signal.SIGTERM):
+        threading.Thread(target=tell, daemon=True).start()
+        sweeper.run()
+    print("ended")
+"""
+
+
+def test_a_signal_that_does_not_disturb_its_wait_ends_it_too():
+    """As one does that comes just before the wait begins, or to another thread."""
+    ran = subprocess.run(
+        [sys.executable, "-c", TOLD], capture_output=True, text=True, timeout=LONG_S, check=False
+    )
+    assert (0, "ended\n", "") == (ran.returncode, ran.stdout, ran.stderr)
