@@ -256,7 +256,7 @@ def write_all(fd: int, data: bytes, *, offset: int | None = None) -> None:
             offset += written
 
 
-# --- removing --------------------------------------------------------------------
+# --- removing -------------------------------------------------------------------------------
 
 
 def remove(path: StrPath, *, durable: bool = True) -> int:
@@ -297,6 +297,7 @@ def make_directory(path: StrPath) -> bool:
     Raises:
         StorageError: Something else has the name, it is another user's, or refused.
     """
+    # What cannot be looked at is refused by what follows.
     made = not os.path.lexists(path) and _make_missing(path)
     with refusals("use", path):
         status = os.lstat(path)

@@ -129,7 +129,7 @@ class Sweeper:
         return self
 
     def ask_to_stop(self) -> None:
-        """Have it end, within a second. Returns at once; may be called by a signal's handler."""
+        """Have it end, within a second. Returns at once; for a signal there is :meth:`ended_by`."""
         with contextlib.suppress(BlockingIOError):  # It has been rung often.
             os.write(self._bell, b".")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from typing import TYPE_CHECKING, TypeVar
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 import msgspec
 
-from orchestrator_core.exceptions import CouldNotAsk
+from orchestrator_core import _files
+from orchestrator_core.exceptions import CouldNotAsk, StorageError
 from orchestrator_core.processes.port import Exit, Identity
 
 if TYPE_CHECKING:
@@ -58,12 +60,8 @@ def read_started(run_dir: str | None) -> Started | None:
 
 def is_gone(run_dir: str) -> bool:
     """Tell whether it is certain that there is no such run directory."""
-    try:
-        os.lstat(run_dir)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        pass  # It cannot be told.
+    with contextlib.suppress(StorageError):
+        return not _files.is_there(run_dir)
     return False
 
 

@@ -22,7 +22,7 @@ from support.world import wait_for_deaths
 
 from orchestrator_core import FindingKind, Orchestrator
 from orchestrator_core._boot import boot_id
-from orchestrator_core.processes import Identity
+from orchestrator_core.processes import Identity, witness
 
 pytestmark = pytest.mark.tmux
 
@@ -287,4 +287,24 @@ def test_registries_edited_by_hand_while_all_runs_end_as_the_journals_say(scene,
         assert orch.terminate(agent).success
     orch.sweep(reap=True)
     # What somebody wrote over an end of another is his word, and stays.
+    assert [] == scene.world.leftovers()
+
+
+def test_whose_end_cannot_be_read_is_left_alone_until_it_can(scene, orch, task, monkeypatch):
+    """A link stands for a disk that does not answer: nobody is recorded as lost for that."""
+    agent = orch.deploy(task, scene.spec()).id
+    kill_supervisors(scene, [agent])
+    told = scene.root / task / "run" / agent / "exit"
+    told.symlink_to("nowhere")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(witness, "_CANNOT_SAY", (errno.ELOOP,))
+        report = orch.sweep(reap=True)
+        orch.recover()
+        assert () == report.reaped
+        assert [one for one in report.unknown if "could not be read" in one]
+        assert orch.agent(agent).is_active
+
+    told.unlink()
+    assert [agent] == [*orch.recover().unwound]
     assert [] == scene.world.leftovers()

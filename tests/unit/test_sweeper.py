@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import itertools
 import os
@@ -19,11 +20,12 @@ import pytest
 
 from orchestrator_core import deadlines
 from orchestrator_core.exceptions import InvalidInput, LockTimeout, StorageError
-from orchestrator_core.processes import identity
-from orchestrator_core.resident import changes, watch
+from orchestrator_core.processes import identity, witness
+from orchestrator_core.resident import changes, roster, watch
 from orchestrator_core.saga import Outcome, Presence, Sagas, Unwind
 from orchestrator_core.steps import SessionReceipt
 from orchestrator_core.sweeper import Sweeper
+from orchestrator_core.sweeping import journals
 from orchestrator_core.sweeping.findings import Finding, FindingKind, SweepReport
 
 LONG_S = 20
@@ -618,3 +620,15 @@ def test_a_signal_that_does_not_disturb_its_wait_ends_it_too():
         [sys.executable, "-c", TOLD], capture_output=True, text=True, timeout=LONG_S, check=False
     )
     assert (0, "ended\n", "") == (ran.returncode, ran.stdout, ran.stderr)
+
+
+def test_a_living_supervisor_whose_word_cannot_be_read_is_alive(tmp_path, monkeypatch):
+    """A link stands for a disk that does not answer; a sweep tells that it could not ask."""
+    monkeypatch.setattr(witness, "_CANNOT_SAY", (errno.ELOOP,))
+    told = tmp_path / "exit"
+    told.symlink_to("nowhere")
+    watched = roster.Watched("a-1", -1, None, str(told), contextlib.ExitStack())
+    seen = journals.Seen(saga_id="a-1", receipt=SessionReceipt("s", "c", exit_file=str(told)))
+
+    assert roster.Seen.ALIVE is roster._seen(watched)
+    assert "could not be read" in journals._with_witness(seen).unknown
