@@ -199,7 +199,7 @@ def test_the_project_that_is_tested_with_the_fake_passes(tmp_path, monkeypatch):
     """As anybody would run its tests, from anywhere, with neither tmux nor an agent's program."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    (programs / "sh").symlink_to("/bin/sh")
+    shutil.copy2("/bin/sh", programs / "sh")
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # Ours may not be installed here.
     ours = ["-p", "orchestrator_core.pytest_plugin", "-p", "no:cacheprovider"]

@@ -19,8 +19,18 @@ def machine(tmp_path):
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("sh", "id", "cat", "cksum", "dirname", "pwd", "mkdir", "rm"):
-        (programs / name).symlink_to(shutil.which(name))
+        provide(programs, name)
     return programs
+
+
+def provide(machine, name):
+    """
+    Copy a program of this machine.
+
+    A symlink would do for running it, but a test that replaces the program would write through
+    the link: as root, into the machine's own.
+    """
+    shutil.copy2(shutil.which(name), machine / name)
 
 
 def run(machine, script):
@@ -36,6 +46,7 @@ def run(machine, script):
 
 
 def install(machine, name, text):
+    (machine / name).unlink(missing_ok=True)
     (machine / name).write_text(f"#!/bin/sh\n{text}\n")
     (machine / name).chmod(0o755)
 
@@ -81,13 +92,22 @@ def test_tmux_is_installed_where_that_needs_no_password(machine):
     """Root, or a sudo that asks nothing, has the package manager bring it."""
     install(machine, "id", "echo 1000")
     install(machine, "sudo", 'shift; exec "$@"')
-    (machine / "chmod").symlink_to(shutil.which("chmod"))
+    provide(machine, "chmod")
     install(machine, "apt-get", f'echo "$@" >&2; : >{machine}/tmux; chmod 755 {machine}/tmux')
 
     ran = run(machine, "see_to_tmux && echo fine")
 
     assert (0, "fine\n") == (ran.returncode, ran.stdout)
     assert "install -y -q tmux" in ran.stderr
+
+
+def test_replacing_a_program_leaves_the_one_of_this_machine_alone(machine):
+    original = Path(shutil.which("id")).read_bytes()
+
+    install(machine, "id", "echo 1000")
+
+    assert original == Path(shutil.which("id")).read_bytes()
+    assert [] == [path for path in machine.iterdir() if path.is_symlink()]
 
 
 def test_with_tmux_nothing_is_installed(machine):
