@@ -14,7 +14,7 @@ import floor_deploy
 import floor_terminate
 
 from orchestrator_core import AgentSpec, Orchestrator
-from orchestrator_core.processes import LocalProcesses
+from orchestrator_core.system.processes import LocalProcesses
 
 AGENT = ["sleep", "1000"]
 PROMPT = "Find the slow query.\n" * 20

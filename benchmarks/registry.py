@@ -20,7 +20,7 @@ import portalocker  # noqa: F401 - the crowd is measured, not an import
 import registry_floor
 from _figures import Figure, median
 
-from orchestrator_core.places import Places
+from orchestrator_core.model.layout import Places
 from orchestrator_core.registry import Registry, global_registry, new_global, task_registry
 
 if TYPE_CHECKING:

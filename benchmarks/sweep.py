@@ -25,7 +25,7 @@ import floor_sweep
 from _figures import Figure, median, timed
 
 from orchestrator_core import AgentSpec, Limits, Orchestrator
-from orchestrator_core.processes import LocalProcesses
+from orchestrator_core.system.processes import LocalProcesses
 from orchestrator_core.testing import FakeTerminal
 
 if TYPE_CHECKING:

@@ -25,23 +25,18 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import orchestrator_core  # noqa: E402 - this checkout's, from wherever
-from orchestrator_core import (  # noqa: E402 - as above
-    Orchestrator,
-    Sweeper,
-    cli,
-    doctor,
-    exceptions,
-    settings,
-)
+from orchestrator_core import Orchestrator, Sweeper, cli, exceptions  # noqa: E402 - as above
 from orchestrator_core import saga as sagas  # noqa: E402 - as above
 from orchestrator_core.cli.arguments import parser  # noqa: E402 - as above
-from orchestrator_core.metrics import prometheus  # noqa: E402 - as above
-from orchestrator_core.places import Places  # noqa: E402 - as above
+from orchestrator_core.deployment.steps import undoing_steps  # noqa: E402 - as above
+from orchestrator_core.model import settings  # noqa: E402 - as above
+from orchestrator_core.model.layout import Places  # noqa: E402 - as above
+from orchestrator_core.model.status import TRANSITIONS, Status  # noqa: E402 - as above
+from orchestrator_core.operations import doctor  # noqa: E402 - as above
+from orchestrator_core.operations.metrics import prometheus  # noqa: E402 - as above
+from orchestrator_core.reconcile.sweep.findings import KINDS  # noqa: E402 - as above
 from orchestrator_core.saga import states  # noqa: E402 - as above
 from orchestrator_core.saga.engine import step_name  # noqa: E402 - as above
-from orchestrator_core.status import TRANSITIONS, Status  # noqa: E402 - as above
-from orchestrator_core.steps import undoing_steps  # noqa: E402 - as above
-from orchestrator_core.sweeping.findings import KINDS  # noqa: E402 - as above
 
 
 def saga() -> str:
@@ -184,13 +179,13 @@ def files() -> str:
 
 
 def events() -> str:
-    """Return every event that is logged."""
+    """Return every event that is logged, by its name."""
     found = []
-    for path in sorted(HERE.parent.glob("orchestrator_core/**/*.py")):
+    for path in HERE.parent.glob("orchestrator_core/**/*.py"):
         for function in ast.walk(ast.parse(path.read_text())):
             if isinstance(function, ast.FunctionDef):
                 found += _emitted(function)
-    return table(("event", "level", "values", "means"), found)
+    return table(("event", "level", "values", "means"), sorted(found))
 
 
 def _emitted(function: ast.FunctionDef) -> list[tuple[str, ...]]:

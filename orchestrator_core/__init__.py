@@ -19,9 +19,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing itself takes as long to import as a supervisor to start.
 if TYPE_CHECKING:
-    from orchestrator_core.agents import Agent, Task
-    from orchestrator_core.alerts import FailedCleanup
-    from orchestrator_core.endings import EndReport
+    from orchestrator_core.deployment.report_reader import ReportedFinding, ReportedProgress
+    from orchestrator_core.deployment.reports import ReportReceipt
     from orchestrator_core.exceptions import (
         CouldNotAsk,
         DeploymentError,
@@ -44,25 +43,31 @@ if TYPE_CHECKING:
         TerminalUnavailable,
         WaitTimeout,
     )
-    from orchestrator_core.limits import Limits
-    from orchestrator_core.metrics import Stats
+    from orchestrator_core.model.limits import Limits
+    from orchestrator_core.model.outcome import EndReport
+    from orchestrator_core.model.records import Agent, Task
+    from orchestrator_core.model.spec import AgentSpec
+    from orchestrator_core.model.status import Status
+    from orchestrator_core.operations.alerts import FailedCleanup
+    from orchestrator_core.operations.metrics import Stats
+    from orchestrator_core.operations.retention import ExportReport, GcReport
+    from orchestrator_core.operations.sweeper import Health, Sweeper
     from orchestrator_core.orchestrator import Orchestrator
-    from orchestrator_core.processes.port import Patience
-    from orchestrator_core.reported import ReportedFinding, ReportedProgress
-    from orchestrator_core.reporting import ReportReceipt
-    from orchestrator_core.retention import ExportReport, GcReport
-    from orchestrator_core.spec import AgentSpec
-    from orchestrator_core.status import Status
-    from orchestrator_core.streams import AgentResult, TokenUsage
-    from orchestrator_core.sweeper import Health, Sweeper
-    from orchestrator_core.sweeping.findings import Finding, FindingKind, Reaped, SweepReport
+    from orchestrator_core.presets.streams import AgentResult, TokenUsage
+    from orchestrator_core.reconcile.sweep.findings import (
+        Finding,
+        FindingKind,
+        Reaped,
+        SweepReport,
+    )
+    from orchestrator_core.system.processes.protocol import Patience
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "orchestrator_core.agents": ("Agent", "Task"),
-    "orchestrator_core.alerts": ("FailedCleanup",),
-    "orchestrator_core.endings": ("EndReport",),
+    "orchestrator_core.model.records": ("Agent", "Task"),
+    "orchestrator_core.operations.alerts": ("FailedCleanup",),
+    "orchestrator_core.model.outcome": ("EndReport",),
     "orchestrator_core.exceptions": (
         "CouldNotAsk",
         "DeploymentError",
@@ -85,18 +90,23 @@ _HOMES = {
         "TerminalUnavailable",
         "WaitTimeout",
     ),
-    "orchestrator_core.limits": ("Limits",),
-    "orchestrator_core.metrics": ("Stats",),
+    "orchestrator_core.model.limits": ("Limits",),
+    "orchestrator_core.operations.metrics": ("Stats",),
     "orchestrator_core.orchestrator": ("Orchestrator",),
-    "orchestrator_core.processes.port": ("Patience",),
-    "orchestrator_core.reported": ("ReportedFinding", "ReportedProgress"),
-    "orchestrator_core.reporting": ("ReportReceipt",),
-    "orchestrator_core.retention": ("ExportReport", "GcReport"),
-    "orchestrator_core.spec": ("AgentSpec",),
-    "orchestrator_core.status": ("Status",),
-    "orchestrator_core.streams": ("AgentResult", "TokenUsage"),
-    "orchestrator_core.sweeper": ("Health", "Sweeper"),
-    "orchestrator_core.sweeping.findings": ("Finding", "FindingKind", "Reaped", "SweepReport"),
+    "orchestrator_core.system.processes.protocol": ("Patience",),
+    "orchestrator_core.deployment.report_reader": ("ReportedFinding", "ReportedProgress"),
+    "orchestrator_core.deployment.reports": ("ReportReceipt",),
+    "orchestrator_core.operations.retention": ("ExportReport", "GcReport"),
+    "orchestrator_core.model.spec": ("AgentSpec",),
+    "orchestrator_core.model.status": ("Status",),
+    "orchestrator_core.presets.streams": ("AgentResult", "TokenUsage"),
+    "orchestrator_core.operations.sweeper": ("Health", "Sweeper"),
+    "orchestrator_core.reconcile.sweep.findings": (
+        "Finding",
+        "FindingKind",
+        "Reaped",
+        "SweepReport",
+    ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -20,9 +20,14 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
-from orchestrator_core.exceptions import DeploymentError, InvalidInput, NotFound, OrchestratorError
+from orchestrator_core.deployment.cancellation import Underway
+from orchestrator_core.exceptions import (
+    DeploymentError,
+    InvalidInput,
+    NotFound,
+    OrchestratorError,
+)
 from orchestrator_core.orchestrator import Orchestrator
-from orchestrator_core.underway import Underway
 
 try:
     import anyio
@@ -44,11 +49,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from orchestrator_core.alerts import OnFailedCleanup
-    from orchestrator_core.limits import Limits
-    from orchestrator_core.processes.port import Patience, Processes
+    from orchestrator_core.model.limits import Limits
+    from orchestrator_core.operations.alerts import OnFailedCleanup
     from orchestrator_core.saga import Observer, RecoveryReport
-    from orchestrator_core.terminal import Terminal
+    from orchestrator_core.system.processes.protocol import Patience, Processes
+    from orchestrator_core.system.terminal import Terminal
 
 __all__ = ["AsyncOrchestrator"]
 

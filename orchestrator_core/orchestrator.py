@@ -6,36 +6,36 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any, Self
 
-from orchestrator_core import ids
+from orchestrator_core.deployment.context import World
+from orchestrator_core.deployment.reports import Reporter, ReportReceipt
 from orchestrator_core.exceptions import InvalidInput, NotFound
-from orchestrator_core.inside import ENV_AGENT
-from orchestrator_core.places import open_root
+from orchestrator_core.model import ids
+from orchestrator_core.model.environment import ENV_AGENT
+from orchestrator_core.model.layout import open_root
+from orchestrator_core.model.status import Status, status_of
 from orchestrator_core.registry import new_global
-from orchestrator_core.reporting import Reporter, ReportReceipt
-from orchestrator_core.status import Status, status_of
-from orchestrator_core.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from orchestrator_core.agents import Agent, Task
-    from orchestrator_core.alerts import Alerts, OnFailedCleanup
-    from orchestrator_core.deploying import Deployer
-    from orchestrator_core.endings import EndReport
-    from orchestrator_core.lifecycle import Lifecycle
-    from orchestrator_core.limits import Limits
-    from orchestrator_core.metrics import Stats
-    from orchestrator_core.processes.port import Patience, Processes
-    from orchestrator_core.reading import Reader
-    from orchestrator_core.repair import RepairReport
-    from orchestrator_core.reported import ReportedFinding, ReportedProgress
-    from orchestrator_core.retention import ExportReport, GcReport
+    from orchestrator_core.deployment.deployer import Deployer
+    from orchestrator_core.deployment.queries import Reader
+    from orchestrator_core.deployment.report_reader import ReportedFinding, ReportedProgress
+    from orchestrator_core.deployment.termination import Lifecycle
+    from orchestrator_core.model.limits import Limits
+    from orchestrator_core.model.outcome import EndReport
+    from orchestrator_core.model.records import Agent, Task
+    from orchestrator_core.model.spec import AgentSpec
+    from orchestrator_core.operations.alerts import Alerts, OnFailedCleanup
+    from orchestrator_core.operations.metrics import Stats
+    from orchestrator_core.operations.retention import ExportReport, GcReport
+    from orchestrator_core.presets.streams import AgentResult
+    from orchestrator_core.reconcile.repair import RepairReport
+    from orchestrator_core.reconcile.sweep.findings import SweepReport
     from orchestrator_core.saga import History, Observer, RecoveryReport, Step, Unwind
-    from orchestrator_core.spec import AgentSpec
-    from orchestrator_core.streams import AgentResult
-    from orchestrator_core.sweeping.findings import SweepReport
-    from orchestrator_core.terminal import Terminal
+    from orchestrator_core.system.processes.protocol import Patience, Processes
+    from orchestrator_core.system.terminal import Terminal
 
 __all__ = ["Orchestrator"]
 
@@ -48,7 +48,7 @@ class Orchestrator:
     the same root at once, in threads, in processes and inside agents; all of
     them see and end the same agents, and none needs to be told to close.
 
-    ``root`` is found as :func:`orchestrator_core.places.find_root` says: the
+    ``root`` is found as :func:`orchestrator_core.model.layout.find_root` says: the
     argument, ``ORCHESTRATOR_ROOT``, the nearest ``.agent-workspace`` above the
     working directory, or a new one in it.
     """
@@ -120,9 +120,9 @@ class Orchestrator:
     def _lifecycle(self) -> Lifecycle:
         # Made when first used: an agent's progress report needs none of it, and is not to
         # pay for its import.
-        from orchestrator_core.lifecycle import Lifecycle  # noqa: PLC0415 - see above
-        from orchestrator_core.logs import LoggingObserver  # noqa: PLC0415 - see above
+        from orchestrator_core.deployment.termination import Lifecycle  # noqa: PLC0415 - see above
         from orchestrator_core.saga.observer import together  # noqa: PLC0415 - see above
+        from orchestrator_core.system.log import LoggingObserver  # noqa: PLC0415 - see above
 
         given = () if self._observer is None else (self._observer,)
         watching = together(LoggingObserver(), *given, self._alerts)
@@ -130,13 +130,13 @@ class Orchestrator:
 
     @functools.cached_property
     def _reader(self) -> Reader:
-        from orchestrator_core.reading import Reader  # noqa: PLC0415 - as the lifecycle
+        from orchestrator_core.deployment.queries import Reader  # noqa: PLC0415 - as the lifecycle
 
         return Reader(self._world, self._reporter.task_of)
 
     @functools.cached_property
     def _alerts(self) -> Alerts:
-        from orchestrator_core.alerts import Alerts  # noqa: PLC0415 - as the lifecycle
+        from orchestrator_core.operations.alerts import Alerts  # noqa: PLC0415 - as the lifecycle
 
         return Alerts(self._world, self._on_failed_cleanup)
 
@@ -148,7 +148,7 @@ class Orchestrator:
 
     @functools.cached_property
     def _deployer(self) -> Deployer:
-        from orchestrator_core.deploying import Deployer  # noqa: PLC0415 - as the lifecycle
+        from orchestrator_core.deployment.deployer import Deployer  # noqa: PLC0415 - as the lifecycle
 
         return Deployer(self._world, self._lifecycle, timeout_s=self._timeout_s)
 
@@ -170,7 +170,7 @@ class Orchestrator:
         Raises:
             InvalidInput: The description is empty.
         """
-        from orchestrator_core.tasks import create_task  # noqa: PLC0415 - as the lifecycle
+        from orchestrator_core.deployment.tasks import create_task  # noqa: PLC0415 - as the lifecycle
 
         return create_task(
             self._world, description, priority=priority, client_cwd=client_cwd, key=key
@@ -242,7 +242,7 @@ class Orchestrator:
 
         if not meant.is_terminal:
             return record()
-        from orchestrator_core.endings import ended  # noqa: PLC0415 - for ends only
+        from orchestrator_core.model.outcome import ended  # noqa: PLC0415 - for ends only
 
         why = ended(meant, message or f"it reported {meant.value!r}", by="report")
         return self._end_with(agent_id, why, record)
@@ -340,7 +340,7 @@ class Orchestrator:
         Raises:
             NotFound: There is no such agent, or task.
         """
-        from orchestrator_core import reported  # noqa: PLC0415 - few read them
+        from orchestrator_core.deployment import report_reader as reported  # noqa: PLC0415 - few read them
 
         where, whose = self._whose(agent_id, task_id)
         return reported.findings(self._world.places, where, whose, last=last)
@@ -360,7 +360,7 @@ class Orchestrator:
         Raises:
             NotFound: There is no such agent, or task.
         """
-        from orchestrator_core import reported  # noqa: PLC0415 - as above
+        from orchestrator_core.deployment import report_reader as reported  # noqa: PLC0415 - as above
 
         where, whose = self._whose(agent_id, task_id)
         return reported.progress(self._world.places, where, whose, last=last)
@@ -412,7 +412,7 @@ class Orchestrator:
             NotFound: There is no such agent.
             SagaBusy: Somebody else is ending it, and is not done in time.
         """
-        from orchestrator_core.endings import ended  # noqa: PLC0415 - as above
+        from orchestrator_core.model.outcome import ended  # noqa: PLC0415 - as above
 
         why = ended(Status.TERMINATED, reason, by="terminate", keep_logs=keep_logs, cascade=cascade)
         return self._lifecycle.end(_agent_id(agent_id), why, timeout_s=self._timeout_s)
@@ -488,8 +488,8 @@ class Orchestrator:
         An agent is silent if it has neither written nor reported for longer than its
         spec's ``silent_after_s``, or *silent_after_s*, or what ``orchestrator.toml`` says.
         """
-        from orchestrator_core import metrics  # noqa: PLC0415 - as the lifecycle
-        from orchestrator_core.sweeping.sweep import sweep  # noqa: PLC0415 - as above
+        from orchestrator_core.operations import metrics  # noqa: PLC0415 - as the lifecycle
+        from orchestrator_core.reconcile.sweep.run import sweep  # noqa: PLC0415 - as above
 
         if silent_after_s is None:
             silent_after_s = self._world.settings.sweep.silent_after_s
@@ -515,7 +515,7 @@ class Orchestrator:
         Raises:
             RegistryDamaged: What is remembered of journals that are gone cannot be read.
         """
-        from orchestrator_core import metrics  # noqa: PLC0415 - as the lifecycle
+        from orchestrator_core.operations import metrics  # noqa: PLC0415 - as the lifecycle
 
         return metrics.stats(self._world, self._lifecycle.sagas)
 
@@ -532,7 +532,7 @@ class Orchestrator:
             LockTimeout: Somebody else is at it.
             StorageError: It cannot be told what living agents hold; nothing was removed.
         """
-        from orchestrator_core.retention.collecting import collect  # noqa: PLC0415 - as above
+        from orchestrator_core.operations.retention.collecting import collect  # noqa: PLC0415 - as above
 
         return collect(self._world, self._lifecycle.sagas, dry_run=dry_run)
 
@@ -550,7 +550,7 @@ class Orchestrator:
             InvalidInput: The target is there already, or inside of the task.
             StorageError: It could not be written or read back; nothing is removed.
         """
-        from orchestrator_core.retention.exporting import export  # noqa: PLC0415 - as above
+        from orchestrator_core.operations.retention.exporting import export  # noqa: PLC0415 - as above
 
         return export(
             self._world,
@@ -574,7 +574,7 @@ class Orchestrator:
         Raises:
             NotFound: There is no such task.
         """
-        from orchestrator_core.repair import repair  # noqa: PLC0415 - as the lifecycle
+        from orchestrator_core.reconcile.repair import repair  # noqa: PLC0415 - as the lifecycle
 
         return repair(
             self._world,

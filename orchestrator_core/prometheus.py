@@ -18,8 +18,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError
-from orchestrator_core.logs import emit
-from orchestrator_core.metrics.prometheus import METRICS, PREFIX, samples_of
+from orchestrator_core.operations.metrics.prometheus import METRICS, PREFIX, samples_of
+from orchestrator_core.system.log import emit
 
 try:
     from prometheus_client.core import (
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from orchestrator_core.metrics.prometheus import Sample
+    from orchestrator_core.operations.metrics.prometheus import Sample
     from orchestrator_core.orchestrator import Orchestrator
 
 __all__ = ["StatsCollector"]

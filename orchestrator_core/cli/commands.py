@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from orchestrator_core.agents import Agent
-    from orchestrator_core.endings import EndReport
-    from orchestrator_core.spec import AgentSpec
+    from orchestrator_core.model.outcome import EndReport
+    from orchestrator_core.model.records import Agent
+    from orchestrator_core.model.spec import AgentSpec
 
 
 def run(arguments: argparse.Namespace) -> Result:
@@ -59,7 +59,7 @@ def _deploy(arguments: argparse.Namespace) -> Result:
 
 
 def _spec(arguments: argparse.Namespace) -> AgentSpec:
-    from orchestrator_core.spec import AgentSpec  # noqa: PLC0415 - as below
+    from orchestrator_core.model.spec import AgentSpec  # noqa: PLC0415 - as below
 
     about: dict[str, Any] = {
         "type": arguments.type,

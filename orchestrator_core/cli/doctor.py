@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator_core.cli.output import Result, printable
-from orchestrator_core.doctor import Check, Verdict, examine
+from orchestrator_core.operations.doctor import Check, Verdict, examine
 
 if TYPE_CHECKING:
     import argparse

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from orchestrator_core.retention import GcReport
+    from orchestrator_core.operations.retention import GcReport
 
 
 def run(arguments: argparse.Namespace) -> Result:

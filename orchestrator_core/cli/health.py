@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator_core.cli.output import Result, printable
-from orchestrator_core.places import find_root
-from orchestrator_core.resident.health import health
+from orchestrator_core.model.layout import find_root
+from orchestrator_core.operations.daemon.health import health
 
 if TYPE_CHECKING:
     import argparse

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator_core import settings
 from orchestrator_core.cli import output
 from orchestrator_core.cli.output import Result
 from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.model import settings
 from orchestrator_core.orchestrator import Orchestrator
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Mapping
 
-    from orchestrator_core.repair import Difference, Mended, RepairReport
+    from orchestrator_core.reconcile.repair import Difference, Mended, RepairReport
 
 _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 

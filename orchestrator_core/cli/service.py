@@ -6,8 +6,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from orchestrator_core.cli.output import Result
-from orchestrator_core.places import open_root
-from orchestrator_core.resident.service import Service
+from orchestrator_core.model.layout import open_root
+from orchestrator_core.operations.daemon.service import Service
 
 if TYPE_CHECKING:
     import argparse

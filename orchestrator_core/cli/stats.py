@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from orchestrator_core.metrics import Stats
+    from orchestrator_core.operations.metrics import Stats
 
 
 def run(arguments: argparse.Namespace) -> Result:
@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> Result:
     if arguments.format == "json":
         arguments.json = True
     if arguments.format == "prometheus":
-        from orchestrator_core.metrics.prometheus import exposition  # noqa: PLC0415 - for one form
+        from orchestrator_core.operations.metrics.prometheus import exposition  # noqa: PLC0415 - for one form
 
         return Result(stats.to_dict(), exposition(stats).removesuffix("\n"))
     damaged = (

@@ -11,8 +11,8 @@ from orchestrator_core.exceptions import NotFound
 
 if TYPE_CHECKING:
     from orchestrator_core.orchestrator import Orchestrator
+    from orchestrator_core.presets.streams import AgentResult
     from orchestrator_core.saga import Frame, History, RecoveryReport
-    from orchestrator_core.streams import AgentResult
 
 _SHOWN = 2000  #: Characters of a result; all of it is in --json.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from orchestrator_core.sweeping.findings import Finding, SweepReport
+    from orchestrator_core.reconcile.sweep.findings import Finding, SweepReport
 
 
 def run(arguments: argparse.Namespace) -> Result:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from orchestrator_core.cli import output
 from orchestrator_core.cli.output import Result
+from orchestrator_core.operations.daemon.notify import ServiceManager
+from orchestrator_core.operations.sweeper import Sweeper
 from orchestrator_core.orchestrator import Orchestrator
-from orchestrator_core.resident.notify import ServiceManager
-from orchestrator_core.sweeper import Sweeper
 
 if TYPE_CHECKING:
     import argparse

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.spec import AgentSpec
+from orchestrator_core.model.spec import AgentSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator_core.settings import Mcp
+    from orchestrator_core.model.settings import Mcp
 
 #: Not ``shell``: its prompt is its program, and a prompt is what a model gives.
 PRESETS = ("claude", "codex", "gemini")

@@ -19,8 +19,8 @@ import anyio.to_thread
 from mcp.types import CallToolResult, TextContent
 
 from orchestrator_core.exceptions import OrchestratorError
-from orchestrator_core.logs import emit
 from orchestrator_core.mcp.progress import news
+from orchestrator_core.system.log import emit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.places import Places
+from orchestrator_core.model.layout import Places
 from orchestrator_core.registry import task_registry
 
 if TYPE_CHECKING:

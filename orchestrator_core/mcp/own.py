@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.inside import ENV_AGENT
 from orchestrator_core.mcp import reading, shapes
 from orchestrator_core.mcp.calls import answered, run
 from orchestrator_core.mcp.words import ADDS, OwnId, OwnTask, Severity
+from orchestrator_core.model.environment import ENV_AGENT
 
 if TYPE_CHECKING:
     from mcp.types import ToolAnnotations
 
-    from orchestrator_core.agents import Agent
+    from orchestrator_core.deployment.reports import ReportReceipt
+    from orchestrator_core.model.records import Agent
     from orchestrator_core.orchestrator import Orchestrator
-    from orchestrator_core.reporting import ReportReceipt
 
 
 class OwnTools:

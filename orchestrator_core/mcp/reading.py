@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core import ids, reported
-from orchestrator_core.agents import Agent
+from orchestrator_core.deployment import report_reader as reported
 from orchestrator_core.exceptions import NotFound
-from orchestrator_core.inside import ORCHESTRATOR
-from orchestrator_core.limits import Limits
-from orchestrator_core.places import Places
-from orchestrator_core.records import find_agent
+from orchestrator_core.model import ids
+from orchestrator_core.model.environment import ORCHESTRATOR
+from orchestrator_core.model.layout import Places
+from orchestrator_core.model.limits import Limits
+from orchestrator_core.model.records import Agent
+from orchestrator_core.model.status import is_active
 from orchestrator_core.registry import task_registry
-from orchestrator_core.status import is_active
+from orchestrator_core.registry.operations import find_agent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from orchestrator_core.deployment.report_reader import ReportedProgress
     from orchestrator_core.mcp import shapes
     from orchestrator_core.orchestrator import Orchestrator
-    from orchestrator_core.reported import ReportedProgress
 
 _FEW = 3  #: Findings that every report's answer shows.
 _SOME = 10  #: Updates and findings that a task's status shows.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from orchestrator_core.exceptions import OrchestratorError
 
 if TYPE_CHECKING:
-    from orchestrator_core.endings import EndReport
     from orchestrator_core.mcp import shapes
+    from orchestrator_core.model.outcome import EndReport
 
 
 def insist_on_success(end: EndReport) -> None:

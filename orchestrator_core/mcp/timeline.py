@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from orchestrator_core.deployment.report_reader import moment
 from orchestrator_core.exceptions import JournalDamaged, NotFound
-from orchestrator_core.reported import moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestrator_core.agents import Agent
     from orchestrator_core.mcp import shapes
+    from orchestrator_core.model.records import Agent
     from orchestrator_core.orchestrator import Orchestrator
 
 

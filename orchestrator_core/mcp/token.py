@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from mcp.server.auth.provider import AccessToken
 
-from orchestrator_core import _files
 from orchestrator_core.exceptions import StorageError
+from orchestrator_core.system import durable as _files
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,6 @@ from mcp.server.mcpserver import Context  # noqa: TC002 - the SDK evaluates the 
 from pydantic import Field
 
 from orchestrator_core.exceptions import DeploymentError, InvalidInput, OrchestratorError
-from orchestrator_core.inside import ORCHESTRATOR
 from orchestrator_core.mcp import context, output, reading, shapes
 from orchestrator_core.mcp.agents import AgentKind
 from orchestrator_core.mcp.calls import answered, run
@@ -32,6 +31,7 @@ from orchestrator_core.mcp.words import (
     Prompt,
     TaskId,
 )
+from orchestrator_core.model.environment import ORCHESTRATOR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
     from mcp.types import ToolAnnotations
 
-    from orchestrator_core.agents import Agent
+    from orchestrator_core.model.records import Agent
     from orchestrator_core.orchestrator import Orchestrator
 
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Unpack
 
+from orchestrator_core.model.spec import AgentSpec
 from orchestrator_core.presets.options import SpecOptions, flag
-from orchestrator_core.spec import AgentSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Unpack
 
-from orchestrator_core.spec import AgentSpec
+from orchestrator_core.model.spec import AgentSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,7 +10,7 @@ and crowds; :mod:`.kinds` says what is in the two.
 from __future__ import annotations
 
 from orchestrator_core.registry.document import Document, Kind
-from orchestrator_core.registry.kinds import (
+from orchestrator_core.registry.schema import (
     GLOBAL,
     TASK,
     global_registry,

@@ -17,7 +17,6 @@ import stat
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from orchestrator_core import _files, locks
 from orchestrator_core.exceptions import (
     LockTimeout,
     NotFound,
@@ -25,18 +24,20 @@ from orchestrator_core.exceptions import (
     RegistryTooNew,
     StorageError,
 )
-from orchestrator_core.registry.crowd import of_this_thread
+from orchestrator_core.registry.batcher import of_this_thread
 from orchestrator_core.registry.document import Damage, check, decode, encode
-from orchestrator_core.registry.editions import UNKNOWN, Editions, Revision
-from orchestrator_core.registry.in_place import read_when_written
+from orchestrator_core.registry.foreign_writer import read_when_written
+from orchestrator_core.registry.group_commit import UNKNOWN, Editions, Revision
+from orchestrator_core.system import durable as _files
+from orchestrator_core.system import locks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from orchestrator_core.locks import Take
     from orchestrator_core.registry.document import Document, Kind
-    from orchestrator_core.registry.editions import Edition
+    from orchestrator_core.registry.group_commit import Edition
+    from orchestrator_core.system.locks import Take
 
 T = TypeVar("T")
 
@@ -125,7 +126,7 @@ class Registry:
         No other update comes between; none is lost. Counters are derived
         afterwards. When this returns the change is durable; if *change* raises,
         nothing was changed. *change* runs with the lock held: it is to be quick,
-        and to take no other lock. In a :class:`~orchestrator_core.registry.crowd.Crowd` the
+        and to take no other lock. In a :class:`~orchestrator_core.registry.batcher.Crowd` the
         changes of several threads are one update; then it may be called a second time,
         on another document, if one of them raises or cannot be written.
 
@@ -424,7 +425,7 @@ class Registry:
         """A registry could not be used. It was kept aside, and made anew if that is known how."""
         import logging  # noqa: PLC0415 - seldom needed, and slow to import
 
-        from orchestrator_core import logs  # noqa: PLC0415 - the same
+        from orchestrator_core.system import log as logs  # noqa: PLC0415 - the same
 
         registry, kept = str(aside.registry), str(aside.kept)
         logs.emit(logging.ERROR, "registry.damaged", registry=registry, kept=kept, why=aside.why)

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.resources.place import check_name, is_there, leave, make_private, place_of
+from orchestrator_core.resources.place import (
+    check_name,
+    is_there,
+    leave,
+    make_private,
+    place_of,
+)
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Outcome, Presence, receipt
 

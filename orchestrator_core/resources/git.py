@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from orchestrator_core import locks
 from orchestrator_core.exceptions import CouldNotAsk, OrchestratorError
+from orchestrator_core.system import locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

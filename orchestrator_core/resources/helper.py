@@ -22,10 +22,7 @@ import attrs
 
 from orchestrator_core import supervisor
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError, Survivors
-from orchestrator_core.inside import HIDDEN_ENV, RESERVED_ENV
-from orchestrator_core.news import News
-from orchestrator_core.processes import Claim, Identity, LocalProcesses, Patience, read_exit
-from orchestrator_core.processes.table import COOKIE_NAME
+from orchestrator_core.model.environment import HIDDEN_ENV, RESERVED_ENV
 from orchestrator_core.resources.place import (
     check_name,
     is_directory,
@@ -38,6 +35,15 @@ from orchestrator_core.resources.place import (
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Outcome, Presence, receipt
 from orchestrator_core.supervisor import launch as launching
+from orchestrator_core.system.event_reader import News
+from orchestrator_core.system.processes import (
+    Claim,
+    Identity,
+    LocalProcesses,
+    Patience,
+    read_exit,
+)
+from orchestrator_core.system.processes.table import COOKIE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from orchestrator_core import locks
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError
 from orchestrator_core.resources.place import check_name, leave, make_private, place_of
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Outcome, Presence, receipt
+from orchestrator_core.system import locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

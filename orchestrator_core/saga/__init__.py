@@ -21,7 +21,6 @@ Read :mod:`~orchestrator_core.saga.step` first, then
 
 from __future__ import annotations
 
-from orchestrator_core.saga.directory import JournalDirectory
 from orchestrator_core.saga.engine import Saga
 from orchestrator_core.saga.history import Frame, History
 from orchestrator_core.saga.journal import Journal
@@ -41,6 +40,7 @@ from orchestrator_core.saga.step import (
     Step,
     Unwind,
 )
+from orchestrator_core.saga.store import JournalDirectory
 
 __all__ = [
     "TRANSITIONS",

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
-from orchestrator_core._clock import ms_since
 from orchestrator_core.exceptions import (
     CouldNotAsk,
     SagaError,
@@ -30,8 +29,8 @@ from orchestrator_core.exceptions import (
     UndoFailed,
     UnknownStep,
 )
+from orchestrator_core.saga.encoding import Entry, entry_of
 from orchestrator_core.saga.history import CARRIED, fold
-from orchestrator_core.saga.lines import Entry, entry_of
 from orchestrator_core.saga.observer import Observer, guarded
 from orchestrator_core.saga.planning import begin_of, intent_of, plan, step_name
 from orchestrator_core.saga.receipts import name_of
@@ -39,15 +38,16 @@ from orchestrator_core.saga.report import EPILOGUE, StepReport, UnwindReport
 from orchestrator_core.saga.states import TRANSITIONS, State
 from orchestrator_core.saga.step import Context, Outcome, Presence, Result, Unwind
 from orchestrator_core.saga.unwinding import Unwinding, describe
+from orchestrator_core.system.clock import ms_since
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-    from orchestrator_core.saga.directory import JournalDirectory
     from orchestrator_core.saga.history import Frame, History
     from orchestrator_core.saga.journal import Journal
     from orchestrator_core.saga.step import Step
+    from orchestrator_core.saga.store import JournalDirectory
 
     Epilogue = Callable[[UnwindReport, History], None]
 

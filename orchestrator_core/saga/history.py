@@ -21,7 +21,7 @@ from orchestrator_core.saga.step import Outcome, Unwind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from orchestrator_core.saga.lines import Entry, Reading
+    from orchestrator_core.saga.encoding import Entry, Reading
 
 CARRIED = "carried"  #: The note of what observers have wanted kept.
 

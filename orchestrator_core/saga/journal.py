@@ -11,13 +11,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from orchestrator_core import _files, locks
-from orchestrator_core._clock import timestamp
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.saga.lines import encode
+from orchestrator_core.saga.encoding import encode
+from orchestrator_core.system import durable as _files
+from orchestrator_core.system import locks
+from orchestrator_core.system.clock import timestamp
 
 if TYPE_CHECKING:
-    from orchestrator_core.saga.lines import Entry, Reading
+    from orchestrator_core.saga.encoding import Entry, Reading
 
 
 class Journal:

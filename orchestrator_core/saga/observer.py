@@ -111,7 +111,7 @@ def _log_failure(hook: str, error: Exception) -> None:
     """An observer has raised in one of its hooks; that changed nothing."""
     import logging  # noqa: PLC0415 - seldom needed, and slow to import
 
-    from orchestrator_core.logs import emit  # noqa: PLC0415 - as above, and not below us
+    from orchestrator_core.system.log import emit  # noqa: PLC0415 - as above, and not below us
 
     emit(logging.ERROR, "observer.failed", hook=hook, error=repr(error), exc_info=error)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from orchestrator_core.exceptions import SagaError
-from orchestrator_core.saga.lines import Entry
+from orchestrator_core.saga.encoding import Entry
 from orchestrator_core.saga.receipts import name_of, to_wire
 from orchestrator_core.saga.step import Context
 

@@ -34,8 +34,8 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.saga.engine import Saga
 from orchestrator_core.saga.history import fold
+from orchestrator_core.saga.journal_repair import salvage
 from orchestrator_core.saga.observer import Observer, guarded
-from orchestrator_core.saga.salvage import salvage
 from orchestrator_core.saga.states import State
 from orchestrator_core.saga.step import Unwind
 from orchestrator_core.saga.unwinding import describe
@@ -43,15 +43,15 @@ from orchestrator_core.saga.unwinding import describe
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from orchestrator_core.saga.directory import JournalDirectory
+    from orchestrator_core.saga.encoding import Entry
     from orchestrator_core.saga.engine import Epilogue
     from orchestrator_core.saga.history import History
     from orchestrator_core.saga.journal import Journal
-    from orchestrator_core.saga.lines import Entry
-    from orchestrator_core.saga.opened import Opened
+    from orchestrator_core.saga.journal_repair import Replan
+    from orchestrator_core.saga.open_journals import Opened
     from orchestrator_core.saga.report import UnwindReport
-    from orchestrator_core.saga.salvage import Replan
     from orchestrator_core.saga.step import Step
+    from orchestrator_core.saga.store import JournalDirectory
 
     Verdict = Callable[[History], Unwind | None]
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from orchestrator_core.exceptions import SagaNotFound
-from orchestrator_core.saga.directory import JournalDirectory
+from orchestrator_core.saga.encoding import entry_of
 from orchestrator_core.saga.engine import Saga
 from orchestrator_core.saga.history import fold
-from orchestrator_core.saga.lines import entry_of
 from orchestrator_core.saga.observer import guarded
-from orchestrator_core.saga.opened import Opened
+from orchestrator_core.saga.open_journals import Opened
 from orchestrator_core.saga.planning import begin_of, catalogue, intent_of
 from orchestrator_core.saga.recovery import Recovery, RecoveryReport
 from orchestrator_core.saga.report import UnwindReport
 from orchestrator_core.saga.states import State
+from orchestrator_core.saga.store import JournalDirectory
 
 if TYPE_CHECKING:
     import os
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from orchestrator_core.saga.engine import Epilogue
     from orchestrator_core.saga.history import History
+    from orchestrator_core.saga.journal_repair import Replan
     from orchestrator_core.saga.observer import Observer
     from orchestrator_core.saga.recovery import Verdict
-    from orchestrator_core.saga.salvage import Replan
     from orchestrator_core.saga.step import Step, Unwind
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 import msgspec
 
-from orchestrator_core._clock import ms_since
 from orchestrator_core.exceptions import UndoFailed
 from orchestrator_core.saga.report import EPILOGUE, StepReport
+from orchestrator_core.system.clock import ms_since
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -34,11 +34,11 @@ def command(launch_path: str) -> list[str]:
 
 
 def main(launch_path: str) -> None:
-    """Live the supervisor's whole life. Does not return: it exits, or becomes the heir."""
+    """Live the supervisor's whole main_loop. Does not return: it exits, or becomes the heir."""
     from orchestrator_core.supervisor import (  # noqa: PLC0415 - command() needs none of it
         gate,
         launch,
-        life,
+        main_loop,
         signals,
     )
 
@@ -50,7 +50,7 @@ def main(launch_path: str) -> None:
     journal = gate.pass_through(told.journal)
     if journal is None or not _forget(launch_path):
         sys.exit(0)
-    sys.exit(life.supervise(told, journal))
+    sys.exit(main_loop.supervise(told, journal))
 
 
 def _forget(launch_path: str) -> bool:

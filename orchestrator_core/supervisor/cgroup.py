@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
-from orchestrator_core.supervisor import proc
+from orchestrator_core.supervisor import procfs as proc
 
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV)  #: The last: it was removed while open.
 

@@ -6,7 +6,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from orchestrator_core.supervisor.witness import Witness
+from orchestrator_core.supervisor.exit_record import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable

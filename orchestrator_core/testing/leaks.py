@@ -6,8 +6,8 @@ import functools
 import re
 from typing import TYPE_CHECKING
 
-from orchestrator_core import ids
 from orchestrator_core.exceptions import OrchestratorError
+from orchestrator_core.model import ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
+    from orchestrator_core.deployment.context import World
     from orchestrator_core.orchestrator import Orchestrator
-    from orchestrator_core.world import World
 
 #: The files of a root in which nobody lives, relative to it.
 _KEPT = re.compile(

@@ -6,7 +6,12 @@ import select
 import signal
 from typing import TYPE_CHECKING
 
-from orchestrator_core.processes.port import (
+from orchestrator_core.system.processes.exit_record import (
+    is_gone,
+    read_exit,
+    was_never_started,
+)
+from orchestrator_core.system.processes.protocol import (
     Claim,
     Ending,
     Identity,
@@ -15,13 +20,12 @@ from orchestrator_core.processes.port import (
     Seen,
     Survivor,
 )
-from orchestrator_core.processes.witness import is_gone, read_exit, was_never_started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from orchestrator_core.processes.port import FileId, Holder
+    from orchestrator_core.system.processes.protocol import FileId, Holder
     from orchestrator_core.testing.world import FakeProcess, World
 
     _Find = Callable[[Claim], list[FakeProcess]]
@@ -30,7 +34,7 @@ _A_LITTLE_S = 0.5  # What a supervisor gets on top, to say so; and the least for
 
 
 class FakeProcesses:
-    """The :class:`~orchestrator_core.processes.port.Processes` of a fake world."""
+    """The :class:`~orchestrator_core.system.processes.protocol.Processes` of a fake world."""
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -14,9 +14,15 @@ from orchestrator_core.exceptions import (
     TerminalError,
     TerminalTimeout,
 )
-from orchestrator_core.legacy.server import NoServer
+from orchestrator_core.reconcile.legacy.server import NoServer
 from orchestrator_core.saga.step import Presence
-from orchestrator_core.terminal import Session, Sighting, check_argv, check_name, check_owner
+from orchestrator_core.system.terminal import (
+    Session,
+    Sighting,
+    check_argv,
+    check_name,
+    check_owner,
+)
 from orchestrator_core.testing.processes import FakeProcesses
 from orchestrator_core.testing.scripts import Runs, Script
 from orchestrator_core.testing.supervisor import Supervisor, spawn_scripted
@@ -26,18 +32,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from orchestrator_core.legacy.server import OldServer
+    from orchestrator_core.reconcile.legacy.server import OldServer
 
 _SUPERVISOR = "orchestrator_core.supervisor"  # in the argv of every supervisor, and of nobody else
 
 
 class FakeTerminal:
     """
-    A :class:`~orchestrator_core.terminal.Terminal` in memory, and the world around it.
+    A :class:`~orchestrator_core.system.terminal.Terminal` in memory, and the world around it.
 
     *agents* gives a script to each agent by the name of its program (the last part
     of the first argument); all others get *default*. ``processes`` is the same
-    world's :class:`~orchestrator_core.processes.port.Processes`. ``heir`` is what a
+    world's :class:`~orchestrator_core.system.processes.protocol.Processes`. ``heir`` is what a
     supervisor becomes at its end: it is called with the argument list that the real
     one would execute, when the agent's lock is free; None: it just leaves.
     """

@@ -13,8 +13,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator_core.exceptions import SessionExists, TerminalError, TerminalTimeout
-from orchestrator_core.processes.port import Claim, Identity, Patience, Seen, Survivor
-from orchestrator_core.terminal import Presence
+from orchestrator_core.system.processes.protocol import (
+    Claim,
+    Identity,
+    Patience,
+    Seen,
+    Survivor,
+)
+from orchestrator_core.system.terminal import Presence
 from orchestrator_core.testing import Exits, FakeTerminal, Runs
 
 HOUR_S = 3600.0

@@ -14,9 +14,9 @@ from orchestrator_core.exceptions import (
     SessionExists,
     TerminalTimeout,
 )
-from orchestrator_core.terminal import Presence, Session, Sighting
+from orchestrator_core.system.terminal import Presence, Session, Sighting
+from orchestrator_core.system.tmux import TmuxTerminal
 from orchestrator_core.testing import FakeTerminal
-from orchestrator_core.tmux import TmuxTerminal
 
 RUNS = ["sleep", "1000"]
 

@@ -35,8 +35,10 @@ DIES_EARLY = ["sh", "-c", "exit 3"]
 
 ACTOR = """
 import json, os, signal, sys
-from orchestrator_core import AgentSpec, Orchestrator, deploying, preparing, tmux
-from orchestrator_core.saga.directory import JournalDirectory
+from orchestrator_core import AgentSpec, Orchestrator
+from orchestrator_core.deployment import deployer, launch_plan
+from orchestrator_core.system import tmux
+from orchestrator_core.saga.store import JournalDirectory
 from orchestrator_core.saga.journal import Journal
 
 root, act, told, when, line = sys.argv[1:]
@@ -76,9 +78,9 @@ if line == "in flight":
 orch = Orchestrator(root, recover=False)
 if act == "deploy":
     if told.get("heir"):
-        preparing.heir = lambda *_: told["heir"]
+        launch_plan.heir = lambda *_: told["heir"]
     if told.get("dies after the commit"):
-        deploying.Deployer._see_it_start = lambda *_args, **_how: die()
+        deployer.Deployer._see_it_start = lambda *_args, **_how: die()
     spec = AgentSpec(type="a", prompt="do it", command=told["command"])
     orch.deploy(told["task"], spec, grace_s=told.get("grace_s", 0.0))
 elif act == "terminate":

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 import orchestrator_core
-from orchestrator_core import AgentSpec, Orchestrator, inside, limits, places, saga
+from orchestrator_core import AgentSpec, Orchestrator, saga
+from orchestrator_core.model import environment as inside
+from orchestrator_core.model import layout as places
+from orchestrator_core.model import limits
 from orchestrator_core.saga import history
 from orchestrator_core.testing import FakeTerminal
 

@@ -23,10 +23,10 @@ from support.trials import (
     wrong_with,
 )
 
-from orchestrator_core import ids
+from orchestrator_core.deployment.queries import Reader
 from orchestrator_core.exceptions import DeploymentError, OrchestratorError
-from orchestrator_core.reading import Reader
-from orchestrator_core.saga.directory import JournalDirectory
+from orchestrator_core.model import ids
+from orchestrator_core.saga.store import JournalDirectory
 
 GROWS = ("open", "write", "pwrite", "mkdir", "mkfifo", "link")
 
@@ -237,7 +237,7 @@ class _step_that:  # noqa: N801 - reads as a clause
     """For a while, a step's do or undo raises, before or after it does its work."""
 
     def __init__(self, name, method, error, *, after, times=math.inf):
-        from orchestrator_core import steps  # noqa: PLC0415 - white-box, and only here
+        from orchestrator_core.deployment import steps  # noqa: PLC0415 - white-box, and only here
 
         self._kind = next(
             kind for kind in steps._KINDS if kind.receipt_type.__name__ == _RECEIPTS[name]

@@ -27,10 +27,13 @@ from under_fire import (
     registry_in,
 )
 
-from orchestrator_core import _files, _workers, locks
 from orchestrator_core.exceptions import LockTimeout, StorageError
-from orchestrator_core.registry import TASK, Registry, slots
-from orchestrator_core.registry.editions import Edition, Revision
+from orchestrator_core.registry import TASK, Registry
+from orchestrator_core.registry import staging as slots
+from orchestrator_core.registry.group_commit import Edition, Revision
+from orchestrator_core.system import durable as _files
+from orchestrator_core.system import locks
+from orchestrator_core.system import threads as _workers
 
 
 @pytest.fixture

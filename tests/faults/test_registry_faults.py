@@ -27,9 +27,9 @@ from under_fire import (
     registry_in,
 )
 
-from orchestrator_core import _moves
-from orchestrator_core.places import open_root
+from orchestrator_core.model.layout import open_root
 from orchestrator_core.registry import TASK, Registry
+from orchestrator_core.system import move as _moves
 
 # --- killed ---------------------------------------------------------------------------------
 

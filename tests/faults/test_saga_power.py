@@ -11,8 +11,8 @@ import pytest
 from power import Disk, outcomes
 from saga_kit import Shelf, Thing, litter, open_journals, stands
 
-from orchestrator_core import _files
 from orchestrator_core.saga import Sagas, Unwind
+from orchestrator_core.system import durable as _files
 
 NAMES = ("a", "b")
 

@@ -18,7 +18,7 @@ from support.fakes import FakeScene, fast_place
 from support.world import HELD
 
 from orchestrator_core.exceptions import DeploymentError, InvalidInput, LimitReached
-from orchestrator_core.limits import Limits
+from orchestrator_core.model.limits import Limits
 
 LONG = os.environ.get("ORCHESTRATOR_TEST_PROFILE") == "long"
 MOST = 4

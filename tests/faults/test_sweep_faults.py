@@ -21,8 +21,9 @@ from support.fakes import a_fake_scene
 from support.world import wait_for_deaths
 
 from orchestrator_core import FindingKind, Orchestrator
-from orchestrator_core._boot import boot_id
-from orchestrator_core.processes import Identity, witness
+from orchestrator_core.system.boot import boot_id
+from orchestrator_core.system.processes import Identity
+from orchestrator_core.system.processes import exit_record as witness
 
 pytestmark = pytest.mark.tmux
 

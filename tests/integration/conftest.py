@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core.processes import Claim, LocalProcesses, Patience
 from orchestrator_core.supervisor import command, launch
 from orchestrator_core.supervisor.cgroup import Cgroup
+from orchestrator_core.system.processes import Claim, LocalProcesses, Patience
 
 LONG_S = 20
 

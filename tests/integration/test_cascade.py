@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from support.fakes import a_fake_scene
 
-from orchestrator_core import Status, steps
-from orchestrator_core.endings import ended
+from orchestrator_core import Status
+from orchestrator_core.deployment import steps
+from orchestrator_core.deployment.steps import AcceptChildren, RegisterTask
 from orchestrator_core.exceptions import DeploymentError, WaitTimeout
+from orchestrator_core.model.outcome import ended
 from orchestrator_core.saga import Observer
-from orchestrator_core.saga.lines import entry_of
-from orchestrator_core.steps import AcceptChildren, RegisterTask
+from orchestrator_core.saga.encoding import entry_of
 
 
 class Closings(Observer):

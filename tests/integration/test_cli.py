@@ -175,7 +175,7 @@ def test_a_report_pays_for_nothing_it_does_not_need(shell, heavy):
     code, _, imported = shell("progress", "--status", "working", env=inside)
 
     assert 0 == code
-    assert "orchestrator_core.reporting" in imported
+    assert "orchestrator_core.deployment.reports" in imported
     assert heavy not in imported
 
 

@@ -31,14 +31,14 @@ from support import exposition, past
 from support.fakes import a_fake_scene
 from support.scene import scene  # noqa: F401 - a fixture
 
-from orchestrator_core import alerts
 from orchestrator_core.cli import main
 from orchestrator_core.exceptions import CouldNotAsk
+from orchestrator_core.operations import alerts
+from orchestrator_core.operations.daemon import heartbeat
+from orchestrator_core.operations.sweeper import Sweeper
 from orchestrator_core.orchestrator import Orchestrator
-from orchestrator_core.processes import identity
-from orchestrator_core.resident import heartbeat
-from orchestrator_core.sweeper import Sweeper
-from orchestrator_core.sweeping.findings import Reaped
+from orchestrator_core.reconcile.sweep.findings import Reaped
+from orchestrator_core.system.processes import identity
 
 TOP = Path(__file__).parents[2]
 LONG_S = 20
@@ -803,7 +803,7 @@ def test_what_a_sweep_could_not_reap_is_told_when_it_is_new(
     def fail(_, findings, **__):
         return [Reaped(finding=each, success=False, said="no disk") for each in findings]
 
-    monkeypatch.setattr("orchestrator_core.sweeping.sweep.reap", fail)
+    monkeypatch.setattr("orchestrator_core.reconcile.sweep.run.reap", fail)
     past.settle(line.root, witness.command(witness.writes))
 
     assert 3 == line("sweep", "--reap")[0]

@@ -16,16 +16,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator_core.processes import (
+from orchestrator_core.supervisor.cgroup import Cgroup
+from orchestrator_core.system.processes import (
     Claim,
     Identity,
     LocalProcesses,
     Patience,
-    claims,
     identity,
     table,
 )
-from orchestrator_core.supervisor.cgroup import Cgroup
+from orchestrator_core.system.processes import ownership as claims
 
 HOPPER = """
 import os, sys, time
@@ -188,7 +188,7 @@ def test_a_second_end_has_nothing_to_do_and_says_the_same(stage):
 def test_two_who_end_it_at_once_are_both_right(stage):
     deploy(stage, ["deaf", "daemon"])
     script = (
-        "import sys; from orchestrator_core.processes import *;"
+        "import sys; from orchestrator_core.system.processes import *;"
         "end = LocalProcesses().end(Claim(sys.argv[1], supervisor=Identity(sys.argv[2],"
         " int(sys.argv[3]), int(sys.argv[4])), exit_file=sys.argv[5]), Patience(0.4, 3));"
         "print(end.proven, end.survivors)"
@@ -374,7 +374,7 @@ def test_a_cgroup_that_is_not_of_our_making_is_never_touched(stage, directory, m
 
 
 INSIDE = (
-    "import sys; from orchestrator_core.processes import *;"
+    "import sys; from orchestrator_core.system.processes import *;"
     "claim = Claim(sys.argv[1], supervisor=Identity(sys.argv[2], int(sys.argv[3]),"
     " int(sys.argv[4])), cgroup=sys.argv[5] or None);"
     "print(LocalProcesses().is_inside(claim), flush=True);"
@@ -421,7 +421,7 @@ def test_the_supervisor_become_unwinder_is_outside_and_ends_the_rest(stage):
     result = stage.place / "result"
     script = (
         "import os, sys; sys.path.insert(0, sys.argv[1]);"
-        "from orchestrator_core.processes import *; local = LocalProcesses();"
+        "from orchestrator_core.system.processes import *; local = LocalProcesses();"
         "claim = Claim(sys.argv[2], supervisor=local.identify(os.getpid()), exit_file=sys.argv[3]);"
         "end = local.end(claim, Patience(0.2, 2));"
         "print(local.is_inside(claim), end.method, end.proven, end.ended,"

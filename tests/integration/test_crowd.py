@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator_core.exceptions import LimitReached
-from orchestrator_core.processes.port import Patience
+from orchestrator_core.system.processes.protocol import Patience
 
 pytestmark = pytest.mark.tmux
 

@@ -275,7 +275,7 @@ def test_one_of_five_ends_and_the_others_and_the_server_live_on(kill, scene, orc
 def test_a_users_own_session_of_the_same_name_is_not_touched(scene, orch, task, monkeypatch):
     """The deploy fails, the session of somebody else lives on, and nothing of ours is left."""
     orch.terminate(orch.deploy(task, scene.spec()).id)
-    from orchestrator_core import ids  # noqa: PLC0415 - to know the next id beforehand
+    from orchestrator_core.model import ids  # noqa: PLC0415 - to know the next id beforehand
 
     monkeypatch.setattr(ids, "new_agent_id", lambda _type: "a-000000-abcdef")
     scene.world.tmux("new-session", "-d", "-s", "agent_a-000000-abcdef", "sleep 1000")

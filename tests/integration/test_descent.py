@@ -5,7 +5,7 @@ from support.fakes import a_fake_scene
 
 from orchestrator_core import Limits
 from orchestrator_core.exceptions import InvalidInput, LimitReached, NotFound
-from orchestrator_core.inside import ENV_AGENT, ENV_ROOT, ENV_TASK
+from orchestrator_core.model.environment import ENV_AGENT, ENV_ROOT, ENV_TASK
 
 
 @pytest.fixture

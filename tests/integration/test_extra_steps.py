@@ -14,7 +14,6 @@ from support.world import wait_for_deaths
 
 import orchestrator_core
 from orchestrator_core.exceptions import DeploymentError
-from orchestrator_core.processes import Identity, LocalProcesses
 from orchestrator_core.resources import (
     EnvFile,
     GitWorktree,
@@ -25,6 +24,7 @@ from orchestrator_core.resources import (
 )
 from orchestrator_core.resources.helper import SubprocessReceipt
 from orchestrator_core.saga import Context, Unwind
+from orchestrator_core.system.processes import Identity, LocalProcesses
 
 pytestmark = pytest.mark.tmux
 

@@ -14,8 +14,8 @@ import sys
 import pytest
 from support.world import wait_for_deaths
 
-from orchestrator_core.endings import ended
-from orchestrator_core.status import Status
+from orchestrator_core.model.outcome import ended
+from orchestrator_core.model.status import Status
 
 pytestmark = pytest.mark.tmux
 

@@ -20,10 +20,10 @@ from support.old_system import LIVES, an_old_scene, now
 from support.world import wait_for_deaths
 
 from orchestrator_core import CouldNotAsk, NotFound, TerminalTimeout, WaitTimeout
-from orchestrator_core.legacy.default_server import DefaultServer
-from orchestrator_core.legacy.session import EndOldSession
-from orchestrator_core.steps import RegisterTask, TeeLog, WritePrompt
-from orchestrator_core.sweeping import old_system
+from orchestrator_core.deployment.steps import RegisterTask, TeeLog, WritePrompt
+from orchestrator_core.reconcile.legacy.default_server import DefaultServer
+from orchestrator_core.reconcile.legacy.session import EndOldSession
+from orchestrator_core.reconcile.sweep import legacy_agents as old_system
 
 pytestmark = pytest.mark.tmux
 

@@ -12,7 +12,7 @@ from support.old_system import an_old_scene
 
 from orchestrator_core import AgentSpec, InvalidInput, LimitReached, Orchestrator
 from orchestrator_core.cli import main
-from orchestrator_core.limits import Limits
+from orchestrator_core.model.limits import Limits
 from orchestrator_core.testing import FakeTerminal
 
 pytestmark = pytest.mark.tmux

@@ -18,12 +18,14 @@ from mcp import Client
 from mcp.server.mcpserver import MCPServer
 from support.fakes import a_fake_scene
 
-from orchestrator_core import cli, reporting, settings
+from orchestrator_core import cli
+from orchestrator_core.deployment import reports as reporting
 from orchestrator_core.exceptions import InvalidInput, StorageError, WaitTimeout
 from orchestrator_core.mcp import AgentKind, StepsTold, calls, output, progress, register_tools
 from orchestrator_core.mcp.agents import kind_of
 from orchestrator_core.mcp.output import Wish, cut
 from orchestrator_core.mcp.token import token_in
+from orchestrator_core.model import settings
 from orchestrator_core.saga import Observer, together
 
 LONG_S = 20

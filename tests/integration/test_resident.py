@@ -15,9 +15,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from orchestrator_core import deploying, preparing
-from orchestrator_core.processes import identity
-from orchestrator_core.resident import changes
+from orchestrator_core.deployment import deployer as deploying
+from orchestrator_core.deployment import launch_plan as preparing
+from orchestrator_core.operations.daemon import file_events as changes
+from orchestrator_core.system.processes import identity
 
 pytestmark = pytest.mark.tmux
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core.processes import Patience
+from orchestrator_core.system.processes import Patience
 
 LONG_S = 20
 
@@ -567,7 +567,7 @@ def test_an_heir_that_cannot_be_run_leaves_it_to_recovery(stage):
 def test_it_imports_nothing_slow():
     """Its start is part of every deployment."""
     program = (
-        "import sys; sys.path.append(sys.argv[1]); import orchestrator_core.supervisor.life; "
+        "import sys; sys.path.append(sys.argv[1]); import orchestrator_core.supervisor.main_loop; "
         "print(sorted({name.partition('.')[0] for name in sys.modules}))"
     )
     root = Path(__file__).parents[2]

@@ -15,11 +15,11 @@ from support.effects import editions_from_now
 from support.fakes import a_fake_scene
 
 from orchestrator_core import FindingKind
+from orchestrator_core.deployment.termination import Lifecycle
 from orchestrator_core.exceptions import CouldNotAsk, TerminalError
-from orchestrator_core.lifecycle import Lifecycle
-from orchestrator_core.registry import crowd
-from orchestrator_core.sweeping import reaping
-from orchestrator_core.terminal import Session
+from orchestrator_core.reconcile.sweep import reap as reaping
+from orchestrator_core.registry import batcher as crowd
+from orchestrator_core.system.terminal import Session
 
 
 @pytest.fixture

@@ -12,12 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from orchestrator_core.exceptions import (
-    SessionExists,
-    TerminalError,
-)
-from orchestrator_core.terminal import Presence, Sighting
-from orchestrator_core.tmux import TmuxTerminal
+from orchestrator_core.exceptions import SessionExists, TerminalError
+from orchestrator_core.system.terminal import Presence, Sighting
+from orchestrator_core.system.tmux import TmuxTerminal
 
 pytestmark = pytest.mark.tmux
 
@@ -184,7 +181,7 @@ def test_a_server_gets_more_descriptors_than_a_miser_has(private_tmux):
 
 _START = """
 import sys
-from orchestrator_core.tmux import TmuxTerminal
+from orchestrator_core.system.tmux import TmuxTerminal
 socket, name, owner, *argv = sys.argv[1:]
 TmuxTerminal(socket).start(name, owner=owner, argv=argv)
 """

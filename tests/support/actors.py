@@ -75,9 +75,9 @@ def serve():
     import portalocker  # noqa: F401, PLC0415 - as above
 
     import orchestrator_core.orchestrator  # noqa: PLC0415 - as above
-    import orchestrator_core.rebuild  # noqa: PLC0415 - as above
-    import orchestrator_core.tmux  # noqa: F401, PLC0415 - as above
-    from orchestrator_core.processes import LocalProcesses  # noqa: F401, PLC0415 - as above
+    import orchestrator_core.reconcile.rebuild  # noqa: PLC0415 - as above
+    import orchestrator_core.system.tmux  # noqa: F401, PLC0415 - as above
+    from orchestrator_core.system.processes import LocalProcesses  # noqa: F401, PLC0415 - as above
     from support import acts  # noqa: PLC0415 - the server's own, and slow
 
     started = {}

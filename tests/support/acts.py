@@ -6,8 +6,8 @@ import os
 
 from orchestrator_core import AgentSpec, Orchestrator
 from orchestrator_core.exceptions import OrchestratorError
-from orchestrator_core.limits import Limits
-from orchestrator_core.processes.port import Patience
+from orchestrator_core.model.limits import Limits
+from orchestrator_core.system.processes.protocol import Patience
 
 PATIENCE = Patience(term_s=0.5, kill_s=2.0, linger_s=0.3)
 

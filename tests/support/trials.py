@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator_core.exceptions import OrchestratorError
-from orchestrator_core.limits import Limits
+from orchestrator_core.model.limits import Limits
 from support.fakes import a_fake_scene
 
 

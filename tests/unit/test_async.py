@@ -21,8 +21,8 @@ import pytest
 from orchestrator_core import AgentSpec, DeploymentError, Orchestrator, WaitTimeout
 from orchestrator_core.aio import AsyncOrchestrator
 from orchestrator_core.exceptions import InvalidInput, TerminalError
-from orchestrator_core.processes.port import Seen
 from orchestrator_core.saga import Observer
+from orchestrator_core.system.processes.protocol import Seen
 from orchestrator_core.testing import Exits, Scene, leaks
 
 TOP = Path(__file__).parents[2]

@@ -6,10 +6,10 @@ import shlex
 
 from orchestrator_core.cli.repair import _told as told_of_repair
 from orchestrator_core.cli.story import tell_recovery
-from orchestrator_core.doctor import root
-from orchestrator_core.doctor.answers import Subject
-from orchestrator_core.repair import Difference, Mended, RepairReport
-from orchestrator_core.resident.service import Service
+from orchestrator_core.operations.daemon.service import Service
+from orchestrator_core.operations.doctor import root
+from orchestrator_core.operations.doctor.answers import Subject
+from orchestrator_core.reconcile.repair import Difference, Mended, RepairReport
 from orchestrator_core.saga import RecoveryReport, Unwind
 from orchestrator_core.saga.report import UnwindReport
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from orchestrator_core.saga import directory
+from orchestrator_core.saga import store as directory
 
 
 def counted(monkeypatch, owner, name):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from orchestrator_core import deadlines
+from orchestrator_core.model import deadlines
 
 YEARS_S = 10 * 366 * 86400
 

@@ -27,8 +27,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from orchestrator_core import doctor
-from orchestrator_core.doctor import (
+from orchestrator_core.model.layout import Places
+from orchestrator_core.operations import doctor
+from orchestrator_core.operations.doctor import (
     clock,
     damage,
     filesystem,
@@ -40,7 +41,7 @@ from orchestrator_core.doctor import (
     software,
     terminal,
 )
-from orchestrator_core.doctor.answers import (
+from orchestrator_core.operations.doctor.answers import (
     Answer,
     Subject,
     Verdict,
@@ -51,8 +52,7 @@ from orchestrator_core.doctor.answers import (
     unknown,
     warning,
 )
-from orchestrator_core.places import Places
-from orchestrator_core.supervisor import system
+from orchestrator_core.supervisor import platform as system
 
 OK, UNKNOWN, WARNING, FAILED = Verdict
 ON_LINUX = sys.platform == "linux"
@@ -320,7 +320,7 @@ def test_the_versions_are_those_of_the_package_itself():
 
 
 def test_without_the_tmux_library_that_is_said_and_not_taken_for_a_defect(patient, monkeypatch):
-    monkeypatch.delitem(sys.modules, "orchestrator_core.tmux", raising=False)
+    monkeypatch.delitem(sys.modules, "orchestrator_core.system.tmux", raising=False)
     monkeypatch.setitem(sys.modules, "libtmux", None)
 
     answer = terminal.program(patient)

@@ -19,7 +19,7 @@ from orchestrator_core.exceptions import (
     StorageError,
     TaskRunning,
 )
-from orchestrator_core.retention import exporting, packing
+from orchestrator_core.operations.retention import exporting, packing
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from orchestrator_core.exceptions import OrchestratorError, UnknownStep
 from orchestrator_core.resources import EnvFile, GitWorktree, ReservedPort, TempDirectory, known
 from orchestrator_core.resources.provision import Provided, Provision
 from orchestrator_core.saga import Outcome, Presence, Sagas, Unwind, receipt
+from orchestrator_core.saga.journal_repair import salvage
 from orchestrator_core.saga.planning import begin_of, intent_of
-from orchestrator_core.saga.salvage import salvage
 from orchestrator_core.testing import FakeTerminal
 from orchestrator_core.testing.crashes import CrashPoints
 
@@ -294,7 +294,7 @@ steps = KnownSteps([])
 assert not [name for name, _ in HOMES.values() if name in sys.modules]
 for kind in HOMES:
     assert steps[kind].receipt_type is not None
-assert "orchestrator_core.tmux" not in sys.modules
+assert "orchestrator_core.system.tmux" not in sys.modules
 assert "orchestrator_core.orchestrator" not in sys.modules
 """
     ran = subprocess.run([sys.executable, "-c", code], cwd=_top(), capture_output=True, check=False)
@@ -305,8 +305,8 @@ assert "orchestrator_core.orchestrator" not in sys.modules
 def test_they_are_written_with_what_anybody_has():
     """Of this library: sagas, processes, locks, errors; of agents and terminals, nothing."""
     allowed = {
-        *("saga", "exceptions", "processes", "locks", "resources"),
-        *("supervisor", "news", "inside"),  # The helper's alone: what it runs below.
+        *("saga", "exceptions", "system", "resources"),
+        *("supervisor", "model"),  # The helper's alone: what it runs below.
     }
     found = {}
     for path in (_top() / "orchestrator_core" / "resources").glob("*.py"):
@@ -316,7 +316,7 @@ def test_they_are_written_with_what_anybody_has():
                 found.setdefault(parts[0], set()).add(path.stem)
 
     assert {} == {name: where for name, where in found.items() if name not in allowed}
-    assert {"helper"} == found["supervisor"] | found["news"] | found["inside"]
+    assert {"helper"} == found["supervisor"] | found["model"]
 
 
 def _top():

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core import _files, _moves
 from orchestrator_core.exceptions import StorageError
+from orchestrator_core.system import durable as _files
+from orchestrator_core.system import move as _moves
 
 
 def mode(path):

@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from orchestrator_core import _files
-from orchestrator_core.places import Places
+from orchestrator_core.model.layout import Places
 from orchestrator_core.registry import task_registry
-from orchestrator_core.registry.glance import Glances
+from orchestrator_core.registry.snapshot import Glances
+from orchestrator_core.system import durable as _files
 
 ENDED = {
     "status": "completed",

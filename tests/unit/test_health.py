@@ -10,11 +10,11 @@ import time
 import attrs
 import pytest
 
-from orchestrator_core.processes import identity
-from orchestrator_core.resident import heartbeat
-from orchestrator_core.resident.health import health
-from orchestrator_core.resident.heartbeat import Heartbeat, LastSweep
-from orchestrator_core.resident.notify import ServiceManager
+from orchestrator_core.operations.daemon import heartbeat
+from orchestrator_core.operations.daemon.health import health
+from orchestrator_core.operations.daemon.heartbeat import Heartbeat, LastSweep
+from orchestrator_core.operations.daemon.notify import ServiceManager
+from orchestrator_core.system.processes import identity
 
 WELL = LastSweep(at="now", duration_ms=12.0)
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core.legacy.proving import _is_another_time, _is_birth
-from orchestrator_core.legacy.reading import moment, old_agents, report_of
-from orchestrator_core.legacy.server import condition, parse
-from orchestrator_core.places import Places
-from orchestrator_core.processes import Claim, LocalProcesses, Patience
-from orchestrator_core.processes import holders as holding
-from orchestrator_core.processes.port import FileId
+from orchestrator_core.model.layout import Places
+from orchestrator_core.reconcile.legacy.proving import _is_another_time, _is_birth
+from orchestrator_core.reconcile.legacy.reading import moment, old_agents, report_of
+from orchestrator_core.reconcile.legacy.server import condition, parse
+from orchestrator_core.system.processes import Claim, LocalProcesses, Patience
+from orchestrator_core.system.processes import open_files as holding
+from orchestrator_core.system.processes.protocol import FileId
 
 LINE = "4242:$3:1760000000:%{pane}:{pid}:{name}:/tmp/tmux-0/default"
 

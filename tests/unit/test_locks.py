@@ -14,8 +14,9 @@ import portalocker  # noqa: F401 - so that no wait here begins with importing it
 import psutil
 import pytest
 
-from orchestrator_core import _holders, locks
 from orchestrator_core.exceptions import LockTimeout, StorageError
+from orchestrator_core.system import lock_owner as _holders
+from orchestrator_core.system import locks
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from orchestrator_core import logs
+from orchestrator_core.system import log as logs
 
 TOP = Path(__file__).parents[2]
 PACKAGE = TOP / "orchestrator_core"
@@ -129,7 +129,7 @@ def test_no_event_has_a_name_that_is_made_up_as_it_goes():
 def test_nothing_but_the_command_line_logs_otherwise_or_configures_logging():
     names = {"getLogger", "basicConfig", "dictConfig", "configure", "captureWarnings", "addHandler"}
     found = {(path, name) for path, name, _ in calls() if name in names}
-    ours = {("logs.py", "getLogger"), ("logs.py", "addHandler")}
+    ours = {("system/log.py", "getLogger"), ("system/log.py", "addHandler")}
 
     assert ours == {(path, name) for path, name in found if not path.startswith("cli/")}
 

@@ -10,15 +10,26 @@ import attrs
 import pytest
 from support import exposition, past
 
-from orchestrator_core import metrics
 from orchestrator_core.exceptions import RegistryDamaged
-from orchestrator_core.metrics import prometheus
-from orchestrator_core.metrics.tally import OUTCOMES, Histogram, Tally, outcome_of, reason_of
+from orchestrator_core.operations import metrics
+from orchestrator_core.operations.metrics import prometheus
+from orchestrator_core.operations.metrics.tally import (
+    OUTCOMES,
+    Histogram,
+    Tally,
+    outcome_of,
+    reason_of,
+)
+from orchestrator_core.reconcile.sweep.findings import (
+    Finding,
+    FindingKind,
+    Reaped,
+    SweepReport,
+)
 from orchestrator_core.saga import Unwind, UnwindReport
-from orchestrator_core.saga.closed import Closed
-from orchestrator_core.saga.lines import encode, entry_of
+from orchestrator_core.saga.closed_journals import Closed
+from orchestrator_core.saga.encoding import encode, entry_of
 from orchestrator_core.saga.report import StepReport
-from orchestrator_core.sweeping.findings import Finding, FindingKind, Reaped, SweepReport
 
 
 def forget(orch, *ids):

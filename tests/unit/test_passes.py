@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from orchestrator_core import _passes
-from orchestrator_core._passes import Passes
+from orchestrator_core.system import shared_scan as _passes
+from orchestrator_core.system.shared_scan import Passes
 
 
 class Looks:

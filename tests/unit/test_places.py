@@ -9,9 +9,15 @@ import threading
 
 import pytest
 
-from orchestrator_core import locks, places
-from orchestrator_core.exceptions import InvalidId, RegistryDamaged, RegistryTooNew, StorageError
-from orchestrator_core.places import Places, find_root, open_root
+from orchestrator_core.exceptions import (
+    InvalidId,
+    RegistryDamaged,
+    RegistryTooNew,
+    StorageError,
+)
+from orchestrator_core.model import layout as places
+from orchestrator_core.model.layout import Places, find_root, open_root
+from orchestrator_core.system import locks
 
 
 def mode(path):

@@ -11,12 +11,12 @@ import pytest
 from orchestrator_core import AgentSpec
 from orchestrator_core.cli import commands
 from orchestrator_core.cli.arguments import parser
-from orchestrator_core.doctor import agents as check
-from orchestrator_core.doctor.answers import Subject, Verdict
 from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.model.spec import PRESETS
+from orchestrator_core.operations.doctor import agents as check
+from orchestrator_core.operations.doctor.answers import Subject, Verdict
 from orchestrator_core.presets import PROGRAMS
 from orchestrator_core.presets.options import SpecOptions
-from orchestrator_core.spec import PRESETS
 
 
 def line(preset, **how):
@@ -110,7 +110,7 @@ def test_a_preset_that_there_is_not_is_refused():
 def test_presets_cost_nothing_until_they_are_used():
     """Neither is a stream's reader imported by who only deploys."""
     program = (
-        "import sys, orchestrator_core.spec, orchestrator_core.orchestrator\n"
+        "import sys, orchestrator_core.model.spec, orchestrator_core.orchestrator\n"
         "print([n for n in sys.modules if '.presets' in n or '.streams' in n])"
     )
     loaded = subprocess.run(

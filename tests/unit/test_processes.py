@@ -15,21 +15,21 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator_core._boot import boot_id
 from orchestrator_core.exceptions import CouldNotAsk, InvalidInput
-from orchestrator_core.processes import (
+from orchestrator_core.supervisor import procfs as proc
+from orchestrator_core.supervisor.cgroup import Cgroup
+from orchestrator_core.system.boot import boot_id
+from orchestrator_core.system.processes import (
     Claim,
     Identity,
     LocalProcesses,
     Patience,
-    claims,
     identity,
-    placing,
     read_exit,
     table,
 )
-from orchestrator_core.supervisor import proc
-from orchestrator_core.supervisor.cgroup import Cgroup
+from orchestrator_core.system.processes import cgroups as placing
+from orchestrator_core.system.processes import ownership as claims
 
 LONG_S = 20
 WITNESSED = {
@@ -439,7 +439,7 @@ def test_an_exit_file_that_tells_nothing_is_none(tmp_path, content):
 
 
 def test_importing_processes_does_not_import_psutil_where_there_is_proc():
-    program = "import orchestrator_core.processes, sys; print('psutil' in sys.modules)"
+    program = "import orchestrator_core.system.processes, sys; print('psutil' in sys.modules)"
 
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
 

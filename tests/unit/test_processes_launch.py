@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator_core.supervisor import agent, command, launch
+from orchestrator_core.supervisor import command, launch
+from orchestrator_core.supervisor import spawn as agent
 from orchestrator_core.supervisor.gate import is_asked_to_end, is_committed, is_unwinding
 from orchestrator_core.supervisor.launch import Launch
 

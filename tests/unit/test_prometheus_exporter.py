@@ -17,9 +17,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from support import exposition, past
 from support.fakes import a_fake_scene
 
-from orchestrator_core import InvalidInput, metrics
+from orchestrator_core import InvalidInput
 from orchestrator_core.cli import main
-from orchestrator_core.metrics import prometheus
+from orchestrator_core.operations import metrics
+from orchestrator_core.operations.metrics import prometheus
 from orchestrator_core.prometheus import StatsCollector
 
 TOP = Path(__file__).parents[2]

@@ -18,9 +18,7 @@ from orchestrator_core.exceptions import (
     RegistryTooNew,
     StorageError,
 )
-from orchestrator_core.locks import locked, try_lock
-from orchestrator_core.places import Places
-from orchestrator_core.records import leave_agent
+from orchestrator_core.model.layout import Places
 from orchestrator_core.registry import (
     GLOBAL,
     TASK,
@@ -31,6 +29,8 @@ from orchestrator_core.registry import (
     task_registry,
 )
 from orchestrator_core.registry.document import decode, encode
+from orchestrator_core.registry.operations import leave_agent
+from orchestrator_core.system.locks import locked, try_lock
 
 
 def agent(name, status="running", **more):

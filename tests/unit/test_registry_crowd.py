@@ -14,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from support.effects import editions_from_now
 
-from orchestrator_core import locks
 from orchestrator_core.exceptions import InvalidInput, LimitReached, LockTimeout, StorageError
-from orchestrator_core.registry import TASK, Registry, crowd
-from orchestrator_core.registry.crowd import Crowd
+from orchestrator_core.registry import TASK, Registry
+from orchestrator_core.registry import batcher as crowd
+from orchestrator_core.registry.batcher import Crowd
+from orchestrator_core.system import locks
 
 LONG_S = 20
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from orchestrator_core import reported
+from orchestrator_core.deployment import report_reader as reported
 from orchestrator_core.exceptions import NotFound
 
 

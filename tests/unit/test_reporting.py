@@ -35,7 +35,7 @@ def test_a_report_imports_next_to_nothing(fake_scene):
     loaded = set(ran.stdout.split())
 
     assert "half of it" == orch.agent(agent).message
-    assert {"msgspec", "orchestrator_core.reporting"} <= loaded
+    assert {"msgspec", "orchestrator_core.deployment.reports"} <= loaded
     heavy = {"attr", "attrs", "libtmux", "portalocker", "psutil", "structlog", "shutil", "json"}
     assert set() == loaded & heavy
     ours = {name.split(".")[1] for name in loaded if name.startswith("orchestrator_core.")}

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as some
 from support import past
 
-from orchestrator_core import locks
+from orchestrator_core.deployment.steps import LogReceipt
 from orchestrator_core.exceptions import InvalidInput, LockTimeout
-from orchestrator_core.retention import collecting, folder, names
-from orchestrator_core.retention.choosing import DAY_S, Archived, choose
-from orchestrator_core.retention.folder import Seen
-from orchestrator_core.settings import Retention
-from orchestrator_core.steps import LogReceipt
+from orchestrator_core.model.settings import Retention
+from orchestrator_core.operations.retention import collecting, folder, names
+from orchestrator_core.operations.retention.choosing import DAY_S, Archived, choose
+from orchestrator_core.operations.retention.folder import Seen
+from orchestrator_core.system import locks
 
 LONG = b"the agent says a line\n" * 1000
 

@@ -11,15 +11,17 @@ from orchestrator_core.saga import Outcome, Presence, Sagas, Unwind, receipt
 
 ALLOWED = {
     "orchestrator_core",
-    "orchestrator_core._clock",
-    "orchestrator_core._files",
-    "orchestrator_core._holders",
-    "orchestrator_core._moves",
-    "orchestrator_core._refusals",
-    "orchestrator_core._workers",
+    "orchestrator_core.model",
+    "orchestrator_core.system",
+    "orchestrator_core.system.clock",
+    "orchestrator_core.system.durable",
+    "orchestrator_core.system.lock_owner",
+    "orchestrator_core.system.move",
+    "orchestrator_core.system.os_errors",
+    "orchestrator_core.system.threads",
     "orchestrator_core.exceptions",
-    "orchestrator_core.ids",
-    "orchestrator_core.locks",
+    "orchestrator_core.model.ids",
+    "orchestrator_core.system.locks",
 }
 
 

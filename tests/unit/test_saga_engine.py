@@ -11,7 +11,6 @@ import attrs
 import pytest
 from saga_kit import Shelf, Thing, closed_journals, kinds_of, lines_of, open_journals
 
-from orchestrator_core import _files
 from orchestrator_core.exceptions import (
     CouldNotAsk,
     InvalidId,
@@ -33,6 +32,7 @@ from orchestrator_core.saga import (
     together,
 )
 from orchestrator_core.saga.states import allowed
+from orchestrator_core.system import durable as _files
 
 ABC = ("a", "b", "c")
 

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator_core.registry import GLOBAL, TASK
 from orchestrator_core.registry.document import encode
-from orchestrator_core.registry.salvage import left_of
+from orchestrator_core.registry.partial_parse import left_of
 
 
 def record(number, **more):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.resident.service import Service
+from orchestrator_core.operations.daemon.service import Service
 
 HOSTILE = {
     "plain": "plain",

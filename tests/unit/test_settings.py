@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator_core import settings
 from orchestrator_core.exceptions import InvalidInput, StorageError
+from orchestrator_core.model import settings
 
 
 def write(root, text: str, mode: int = 0o600):

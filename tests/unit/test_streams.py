@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.streams import AgentResult, TokenUsage, log, read_stream
+from orchestrator_core.presets.streams import AgentResult, TokenUsage, log, read_stream
 
 # Claude Code. The shapes are those of SDKMessage in the Agent SDK's reference
 # (code.claude.com/docs/en/agent-sdk/typescript, October 2026) and of its Python parser

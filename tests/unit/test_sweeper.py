@@ -18,15 +18,18 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core import deadlines
+from orchestrator_core.deployment.steps import SessionReceipt
 from orchestrator_core.exceptions import InvalidInput, LockTimeout, StorageError
-from orchestrator_core.processes import identity, witness
-from orchestrator_core.resident import changes, roster, watch
+from orchestrator_core.model import deadlines
+from orchestrator_core.operations.daemon import event_loop as watch
+from orchestrator_core.operations.daemon import file_events as changes
+from orchestrator_core.operations.daemon import watch_list as roster
+from orchestrator_core.operations.sweeper import Sweeper
+from orchestrator_core.reconcile.sweep import saga_snapshot as journals
+from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind, SweepReport
 from orchestrator_core.saga import Outcome, Presence, Sagas, Unwind
-from orchestrator_core.steps import SessionReceipt
-from orchestrator_core.sweeper import Sweeper
-from orchestrator_core.sweeping import journals
-from orchestrator_core.sweeping.findings import Finding, FindingKind, SweepReport
+from orchestrator_core.system.processes import exit_record as witness
+from orchestrator_core.system.processes import identity
 
 LONG_S = 20
 NEVER_S = 3600.0
@@ -589,7 +592,7 @@ def _join_those_that_end():
 TOLD = """
 import signal, threading, time
 from pathlib import Path
-from orchestrator_core.sweeper import Sweeper
+from orchestrator_core.operations.sweeper import Sweeper
 from orchestrator_core.testing import Scene
 
 swept = threading.Event()

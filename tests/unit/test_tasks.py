@@ -8,7 +8,8 @@ import threading
 import pytest
 from support.fakes import a_fake_scene
 
-from orchestrator_core import Orchestrator, tasks
+from orchestrator_core import Orchestrator
+from orchestrator_core.deployment import tasks
 from orchestrator_core.testing import FakeTerminal
 
 

@@ -15,9 +15,9 @@ from support.fakes import a_fake_scene
 from support.traces import Traces, is_linked
 
 from orchestrator_core import AgentSpec, DeploymentError
+from orchestrator_core.deployment.steps import undoing_steps
 from orchestrator_core.exceptions import SagaError
 from orchestrator_core.saga import Observer, Sagas, Unwind, step_name, together
-from orchestrator_core.steps import undoing_steps
 
 TOP = Path(__file__).parents[2]
 STEPS = [step_name(step) for step in undoing_steps(None)]

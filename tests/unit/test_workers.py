@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core import _workers
+from orchestrator_core.system import threads as _workers
 
 LONG_S = 20
 

@@ -11,9 +11,9 @@ import signal
 import sys
 
 from orchestrator_core import AgentSpec, Orchestrator
-from orchestrator_core.locks import locked
-from orchestrator_core.places import open_root
+from orchestrator_core.model.layout import open_root
 from orchestrator_core.saga import Observer
+from orchestrator_core.system.locks import locked
 
 
 class KilledAfter(Observer):

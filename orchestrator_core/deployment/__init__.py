@@ -1,0 +1,1 @@
+"""An agent's life: its deployment, its reports, and its end."""

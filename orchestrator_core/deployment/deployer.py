@@ -1,0 +1,293 @@
+"""
+A deployment: from a spec to a running agent, or to nothing at all.
+
+Everything that can be refused is refused first. Then the saga runs and commits,
+and letting go of its journal opens the supervisor's gate. What is heard through
+the events FIFO after that (started, refused, exited) is news only: the decision
+that a deployment failed after its commit is made under the agent's lock, like
+every other end.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from orchestrator_core.deployment import cancellation as underway
+from orchestrator_core.deployment.documents import entry_of, record_of
+from orchestrator_core.deployment.launch_plan import prepare, provided_to
+from orchestrator_core.deployment.lineage import descent_of
+from orchestrator_core.deployment.steps import LogReceipt, SessionReceipt, deployment_steps
+from orchestrator_core.exceptions import (
+    DeploymentError,
+    InvalidInput,
+    LimitReached,
+    OrchestratorError,
+    SagaExists,
+    SagaNotFound,
+    StorageError,
+)
+from orchestrator_core.model import deadlines, ids
+from orchestrator_core.reconcile.legacy.counting import counting_the_living
+from orchestrator_core.registry.operations import (
+    KeyTaken,
+    check_global_limits,
+    check_task_limits,
+)
+from orchestrator_core.resources.provision import handing
+from orchestrator_core.saga import Reason, State, Unwind, UnwindReport
+from orchestrator_core.saga.unwinding import describe
+from orchestrator_core.system.event_reader import News
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.lineage import Descent
+    from orchestrator_core.deployment.steps import Deployment
+    from orchestrator_core.deployment.termination import Lifecycle
+    from orchestrator_core.model.spec import AgentSpec
+    from orchestrator_core.saga import Saga, Step
+    from orchestrator_core.system.processes.protocol import Identity
+
+_START_S = 10.0  #: From the open gate to the agent's first instruction.
+_TRIES = 3  #: How often a key may be taken by an agent that turns out to be over, or an id.
+
+#: What a deployment takes, in the words of the tools that people have.
+_RESOURCES = {
+    "write_prompt": "prompt_file",
+    "tee_log": "log_files",
+    "spawn_tmux": "tmux_session",
+    "accept_children": "children",
+    "register_task": "task_registry",
+    "register_global": "global_registry",
+}
+
+
+class Deployer:
+    """Deploys agents below one root."""
+
+    def __init__(self, world: World, lifecycle: Lifecycle, *, timeout_s: float) -> None:
+        self._world = world
+        self._lifecycle = lifecycle
+        self._timeout_s = timeout_s
+
+    def deploy(
+        self,
+        task_id: str,
+        spec: AgentSpec,
+        *,
+        grace_s: float,
+        extra_steps: Sequence[Step[Any]] = (),
+    ) -> str:
+        """Deploy an agent, and return its id; see :meth:`Orchestrator.deploy`."""
+        if not 0 <= grace_s < math.inf:
+            raise InvalidInput(f"a grace of {grace_s} s is no time")
+        for step in extra_steps:
+            self._lifecycle.steps.insist_on(step)
+        once = functools.partial(
+            self._deploy_once, task_id, spec, grace_s=grace_s, extra_steps=extra_steps
+        )
+        for _ in range(_TRIES):
+            try:
+                return once()
+            except KeyTaken as taken:
+                if self._lives(taken.agent_id):
+                    return taken.agent_id
+            except SagaExists:
+                pass  # Of all ids it was given one that was used before; nothing was taken.
+        return once()
+
+    def _deploy_once(
+        self, task_id: str, spec: AgentSpec, *, grace_s: float, extra_steps: Sequence[Step[Any]]
+    ) -> str:
+        descent = descent_of(self._world, task_id, spec)
+        agent_id = ids.new_agent_id(spec.type)
+        spec = attrs.evolve(spec, parent=descent.parent)
+        provided = provided_to(spec) if extra_steps else None
+        deployment = prepare(self._world, task_id, agent_id, spec, provided)
+        self._refuse_early(task_id, spec, descent)
+        steps = deployment_steps(self._world, deployment)
+        if provided is not None:
+            # First, and so undone last: when nothing of the agent runs that could use them.
+            steps = [*handing(extra_steps, provided), *steps]
+        self._deploy(task_id, agent_id, spec, descent, deployment, steps, grace_s=grace_s)
+        return agent_id
+
+    def _lives(self, agent_id: str) -> bool:
+        """
+        Tell whether the holder of a key lives; wait for one that is being deployed.
+
+        One whose deployer died is recovered, which frees the key.
+        """
+        try:
+            with self._lifecycle.sagas.open(agent_id, timeout_s=self._timeout_s) as saga:
+                if saga.state is State.COMMITTED:
+                    return True
+            self._lifecycle.recover(only=agent_id)
+        except SagaNotFound:
+            pass  # It is over.
+        return False
+
+    # --- before anything is taken --------------------------------------------------------------
+
+    def _refuse_early(self, task_id: str, spec: AgentSpec, descent: Descent) -> None:
+        """
+        Refuse what can be refused now. A missing program was, when the deployment was prepared.
+
+        The limits and the key are looked at without a lock: who is refused here
+        would be refused there, and who slips through here is not let through there.
+
+        Raises:
+            KeyTaken: An agent lives under the spec's key.
+            InvalidInput, NotFound, LimitReached, TerminalUnavailable: See deploy.
+        """
+        spec.directory()
+        document = self._world.task_registry(task_id).read()
+        everyone, limits = self._world.global_registry.read(), self._world.limits
+        counting_the_living(
+            self._world,
+            lambda over: check_global_limits(everyone, spec.key, limits, over=over),
+        )
+        check_task_limits(document, descent.parent, self._world.limits, at_least=descent.at_least)
+        self._world.terminal.check()
+
+    # --- the saga --------------------------------------------------------------------------------
+
+    def _deploy(
+        self,
+        task_id: str,
+        agent_id: str,
+        spec: AgentSpec,
+        descent: Descent,
+        deployment: Deployment,
+        steps: Sequence[Step[Any]],
+        *,
+        grace_s: float,
+    ) -> None:
+        labels = {
+            "task_id": task_id,
+            "type": spec.type,
+            "parent": spec.parent,
+            "grace_s": grace_s,
+            "silent_after_s": spec.silent_after_s,
+            **deadlines.labels(spec.deadline_s),
+        }
+        record = record_of(agent_id, task_id, spec, self._world, labels)
+        values = {
+            "task_id": task_id,
+            "record": {**record, "depth": descent.at_least},
+            "entry": entry_of(agent_id, task_id, spec, labels),
+            "root_id": self._world.root_id,
+            "workspace": str(self._world.places.task(task_id)),
+            "held": str(self._world.places.held(agent_id)),
+        }
+        try:
+            saga = self._lifecycle.sagas.begin(agent_id, steps, values=values, labels=labels)
+        except StorageError as error:
+            nothing = UnwindReport(agent_id, Unwind.rollback(describe(error)), (), closed=True)
+            raise _failure(error, agent_id, nothing, ()) from error
+        try:
+            with saga:
+                saga.run()
+                news = News(deployment.events, saga.receipt(LogReceipt).log)
+                with news:
+                    saga.commit()
+                    saga.release()
+                    if (call := underway.current()) is not None:
+                        call.committed(agent_id)
+                    supervisor = saga.receipt(SessionReceipt).supervisor
+                    self._see_it_start(agent_id, supervisor, news, grace_s=grace_s)
+        except BaseException as error:
+            report = saga.report or self._roll_back(saga, error)
+            taken = [frame.name for frame in saga.history.stack]
+            failure = _failure(error, agent_id, report, taken)
+            if failure is error:
+                raise
+            raise failure from error
+
+    # --- after the commit ------------------------------------------------------------------------
+
+    def _see_it_start(
+        self, agent_id: str, supervisor: Identity | None, news: News, *, grace_s: float
+    ) -> None:
+        """
+        Wait until the agent runs, and through its grace.
+
+        Raises:
+            DeploymentError: It did not start, and is still to be undone.
+            _Early: It never ran, or died early, and has been undone.
+        """
+        first_of = functools.partial(
+            news.first_of, processes=self._world.processes, supervisor=supervisor
+        )
+        heard = first_of({"started", "refused"}, timeout_s=_START_S)
+        if heard is None:
+            raise DeploymentError(f"the agent's supervisor did not answer within {_START_S:g} s")
+        if heard == "started":
+            if not grace_s:
+                return
+            heard = first_of({"exited"}, timeout_s=grace_s)
+        elif heard == "refused":
+            # That is said first, and written down, for settle to read, only then.
+            heard = first_of({"exited"}, timeout_s=_START_S)
+        if heard == "gone":
+            raise DeploymentError("the agent's supervisor was killed")
+        report = self._lifecycle.settle(agent_id, timeout_s=self._timeout_s)
+        if report is not None and report.why.reason is not Reason.TERMINAL:
+            raise _Early(report, news.output())
+
+    def _roll_back(self, saga: Saga, error: BaseException) -> UnwindReport | None:
+        """Undo a deployment that failed after its commit; None if that could not be done."""
+        if isinstance(error, _Early):
+            return error.report
+        why = Unwind.rollback(describe(error), error=type(error).__name__)
+        try:
+            return self._lifecycle.sagas.unwind(saga.saga_id, why, timeout_s=self._timeout_s)
+        except OrchestratorError as trouble:
+            error.add_note(f"and it could not be undone: {trouble}")
+            return None
+
+
+class _Early(Exception):
+    """The agent never ran, or died within its grace; it has been undone."""
+
+    def __init__(self, report: UnwindReport, output: str) -> None:
+        super().__init__(report.why.message)
+        self.report = report
+        self.output = output
+
+
+def _failure(
+    error: BaseException, agent_id: str, report: UnwindReport | None, taken: Sequence[str]
+) -> BaseException:
+    """Return what the caller is to see: his own interrupt, or an error that tells what is left."""
+    if not isinstance(error, Exception):
+        return error
+    if isinstance(error, KeyTaken) and report is not None and report.closed:
+        return error
+    cleaned, leaked = _account(report, taken)
+    kind = LimitReached if isinstance(error, LimitReached) else DeploymentError
+    return kind(
+        f"agent {agent_id!r} was not deployed: {error}",
+        hint=getattr(error, "hint", ""),
+        leaked=leaked,
+        agent_id=agent_id,
+        cleanup_performed=report is not None,
+        resources_cleaned=cleaned,
+        output=getattr(error, "output", ""),
+    )
+
+
+def _account(
+    report: UnwindReport | None, taken: Sequence[str]
+) -> tuple[dict[str, bool], list[str]]:
+    """Return what was given back, and what may still be there, of the steps in *taken*."""
+    if report is None:
+        return {}, [_RESOURCES.get(step, step) for step in taken]
+    names = {step.step: _RESOURCES.get(step.step, step.step) for step in report.steps}
+    cleaned = {names[step.step]: not step.failed for step in report.steps}
+    return cleaned, [f"{names[step.step]}: {step.error}" for step in report.failed]

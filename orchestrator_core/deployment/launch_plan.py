@@ -1,0 +1,108 @@
+"""What one deployment brings to its steps: what the supervisor is to run, and how it goes on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from orchestrator_core.deployment.documents import deploy_log_of
+from orchestrator_core.deployment.steps import Deployment
+from orchestrator_core.model import environment as inside
+from orchestrator_core.model import ids
+from orchestrator_core.model.spec import PLACEHOLDERS
+from orchestrator_core.supervisor.launch import Launch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator_core.deployment.context import World
+    from orchestrator_core.model.spec import AgentSpec
+    from orchestrator_core.resources.provision import Provided
+
+
+def prepare(
+    world: World, task_id: str, agent_id: str, spec: AgentSpec, provided: Provided | None = None
+) -> Deployment:
+    """
+    Return what the steps need to deploy an agent, its prompt and its environment included.
+
+    *provided* is what steps of one's own hand on to it, when they have been done; None if
+    there are none.
+    """
+    run = world.places.run(task_id, agent_id)
+    return Deployment(
+        prompt=spec.prompt,
+        events=f"{run}/events",
+        launch_file=f"{run}/launch",
+        launch=lambda: _launch(world, task_id, agent_id, spec, provided),
+        deploy_log=deploy_log_of(agent_id, task_id, spec, world, provided=provided is not None),
+    )
+
+
+def provided_to(spec: AgentSpec) -> Provided:
+    """Return what steps of one's own have handed on to an agent so far: nothing."""
+    from orchestrator_core.resources.provision import Provided  # noqa: PLC0415 - few have any
+
+    return Provided(
+        refused=inside.RESERVED_ENV | inside.HIDDEN_ENV | spec.env.keys(),
+        meant=frozenset(PLACEHOLDERS),
+    )
+
+
+def _launch(
+    world: World, task_id: str, agent_id: str, spec: AgentSpec, provided: Provided | None
+) -> Launch:
+    places = world.places
+    run = places.run(task_id, agent_id)
+    prompt = places.prompt(task_id, agent_id)
+    more = provided.whole if provided is not None else None
+    values = {
+        **(more.placeholders if more is not None else {}),
+        "prompt_file": str(prompt),
+        "agent_id": agent_id,
+        "task_id": task_id,
+        "workspace": str(places.task(task_id)),
+    }
+    own = {
+        inside.ENV_ROOT: str(places.root),
+        inside.ENV_AGENT: agent_id,
+        inside.ENV_TASK: task_id,
+        inside.ENV_COOKIE: ids.cookie_of(world.root_id, agent_id),
+    }
+    cwd = more.cwd if more is not None and spec.cwd is None else None
+    return Launch(
+        journal=str(places.journal(agent_id)),
+        log=str(places.log(task_id, agent_id)),
+        exit_file=f"{run}/exit",
+        events=f"{run}/events",
+        argv=spec.argv(values),
+        env=spec.environment({**(more.environment if more is not None else {}), **own}),
+        cwd=cwd or str(spec.directory()),
+        stdin=str(prompt) if spec.stdin else os.devnull,
+        cgroup=world.processes.containment(ids.cgroup_of(world.root_id, agent_id)),
+        term_s=world.patience.term_s,
+        kill_s=world.patience.kill_s,
+        linger_s=world.patience.linger_s,
+        deadline_s=spec.deadline_s,
+        resident=str(places.sweeper_lock),
+        heir=heir(places.root, agent_id),
+        heir_env=heir_environment(),
+    )
+
+
+def heir(root: Path, agent_id: str) -> list[str]:
+    """Return the command of the unwinder that the supervisor becomes."""
+    return [sys.executable, "-m", "orchestrator_core", "--root", str(root), "unwind", agent_id]
+
+
+def heir_environment() -> dict[str, str]:
+    """Return what the unwinder needs of our environment; no secret is among it."""
+    kept = (
+        *("HOME", "LANG", "LC_ALL", "PATH", "USER", "VIRTUAL_ENV"),
+        *("ORCHESTRATOR_CONTAINMENT", "TMUX_TMPDIR"),
+    )
+    env = {name: os.environ[name] for name in kept if name in os.environ}
+    # Wherever we were imported from, it is to be found there again.
+    places = [path or os.getcwd() for path in sys.path]  # noqa: PTH109 - a string is wanted
+    return {**env, "PYTHONPATH": os.pathsep.join(places)}

@@ -1,0 +1,121 @@
+"""
+Whose life is over, why, and whether we are the one to say so.
+
+An agent is dead when its supervisor is, which outlives it to tell of it, or when that
+says so itself. How it ended is what was witnessed; and who is inside of what
+ends, or below it, is not the one to end it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import attrs
+
+from orchestrator_core.exceptions import JournalDamaged, NotFound, SagaNotFound
+from orchestrator_core.model.outcome import cascades, verdict
+from orchestrator_core.reconcile.legacy.session import OldSessionReceipt
+from orchestrator_core.registry.operations import descendants_of, is_over
+from orchestrator_core.saga import State, Unwind
+from orchestrator_core.system import durable as _files
+from orchestrator_core.system.processes.exit_record import read_exit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.steps import SessionReceipt
+    from orchestrator_core.registry.operations import Document
+    from orchestrator_core.saga import History, Sagas
+    from orchestrator_core.system.processes.protocol import Exit
+
+
+@attrs.frozen
+class Judge:
+    """Looks at the agents of one root, and changes nothing."""
+
+    world: World
+    sagas: Sagas
+    _peeked: dict[str, tuple[_files.Edition, Document]] = attrs.field(factory=dict, repr=False)
+
+    def is_over(self, history: History) -> bool:
+        """Whether the agent is dead: its supervisor says so, or is dead, and outlived it."""
+        supervisor = session_of(history).supervisor
+        if supervisor is None or not self.world.processes.is_alive(supervisor):
+            return True
+        witnessed = self.witnessed(history)
+        return witnessed is not None and witnessed.contained
+
+    def why(self, history: History) -> Unwind:
+        """Say why a saga that is to be unwound is."""
+        if history.state is State.COMMITTED:
+            return self.of_the_dead(history)
+        return history.why or Unwind.recovery("its owner died before the commit")
+
+    def of_the_dead(self, history: History) -> Unwind:
+        """Say how a dead agent has ended."""
+        recorded = None
+        if isinstance(session_of(history), OldSessionReceipt) and history.request is None:
+            from orchestrator_core.reconcile.legacy.adopting import recorded_end  # noqa: PLC0415 - seldom needed
+
+            recorded = recorded_end(self.world, history)
+        return recorded or verdict(history, self.witnessed(history))
+
+    def witnessed(self, history: History) -> Exit | None:
+        """Return how the agent has ended, if its supervisor has seen it."""
+        return read_exit(session_of(history).exit_file)
+
+    def is_inside(self, history: History, why: Unwind | None = None) -> bool:
+        """Tell whether to end an agent is to end us, who are in it, or below it."""
+        is_inside = self.world.processes.is_inside
+        if is_inside(session_of(history).claim):
+            return True
+        if why is not None and not cascades(why):
+            return False
+        return any(is_inside(session_of(below).claim) for below in self._descendants(history))
+
+    def _descendants(self, history: History) -> Iterator[History]:
+        """Yield the pasts of the agents that end with an agent."""
+        document = self._peek(task_of(history))
+        for record in descendants_of(document, history.saga_id):
+            if not is_over(record):
+                with contextlib.suppress(SagaNotFound, JournalDamaged):
+                    yield self.sagas.history(record["id"])
+
+    def _peek(self, task_id: str) -> Document:
+        """
+        Return a task's registry, as it was a moment ago at the latest.
+
+        Who is below us was so before; and many are asked about in one task.
+        """
+        registry = self.world.task_registry(task_id)
+        edition, known = _files.edition_at(registry.path), self._peeked.get(task_id)
+        if known is not None and known[0] == edition:
+            return known[1]
+        document = registry.peek() or {}
+        self._peeked.clear()
+        if edition is not None:
+            self._peeked[task_id] = edition, document
+        return document
+
+
+def task_of(history: History) -> str:
+    """Return the id of an agent's task; a journal that was damaged may have lost its labels."""
+    frame = history.frame("accept_children")
+    task_id = history.labels.get("task_id") or (frame and frame.load().task_id)
+    return str(task_id)
+
+
+def session_of(history: History) -> SessionReceipt | OldSessionReceipt:
+    """
+    Return the receipt of an agent's session, ours or the old system's.
+
+    Raises:
+        NotFound: The saga is no agent's.
+    """
+    frame = history.frame("spawn_tmux") or history.frame("legacy_session")
+    if frame is None:
+        raise NotFound(f"{history.saga_id!r} is no agent")
+    receipt: SessionReceipt | OldSessionReceipt = frame.load()
+    return receipt

@@ -1,0 +1,114 @@
+"""What is known of tasks and agents: their records, and what agents wrote."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator_core.exceptions import NotFound
+from orchestrator_core.model.records import Agent, Task
+from orchestrator_core.registry.operations import find_agent
+from orchestrator_core.system.gzip_read import read_kept
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from orchestrator_core.deployment.context import World
+    from orchestrator_core.presets.streams import AgentResult
+
+
+class Reader:
+    """Reads what there is below one root; *task_of* tells an agent's task."""
+
+    def __init__(self, world: World, task_of: Callable[[str], str]) -> None:
+        self._world = world
+        self._task_of = task_of
+
+    def agent(self, agent_id: str, *, likely: str | None = None) -> Agent:
+        """Return one agent; it is looked for first in the task that is *likely* its own."""
+        task_id = likely or self._task_of(agent_id)
+        record = find_agent(self._world.task_registry(task_id).read(), agent_id)
+        if record is not None:
+            return Agent.from_record(task_id, record)
+        if likely is not None:
+            return self.agent(agent_id)
+        raise NotFound(f"there is no agent {agent_id!r}")
+
+    def agents(self, *, task_id: str | None, status: str | None) -> list[Agent]:
+        """Return the agents of one task or all, oldest first."""
+        found = (
+            Agent.from_record(name, record)
+            for name, document in self._documents(task_id)
+            for record in document.get("agents", ())
+        )
+        if status == "active":
+            return [agent for agent in found if agent.is_active]
+        return [agent for agent in found if status in (None, agent.status)]
+
+    def tasks(self) -> list[Task]:
+        """Return all tasks, oldest first."""
+        return [Task.from_document(document) for _, document in self._documents()]
+
+    def task(self, task_id: str) -> Task:
+        """Return one task."""
+        return Task.from_document({"task_id": task_id, **self._world.task_registry(task_id).read()})
+
+    def _documents(self, task_id: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name in self._world.places.task_ids() if task_id is None else [task_id]:
+            yield name, {"task_id": name, **self._world.task_registry(name).read()}
+
+    def output(self, agent_id: str, *, tail: int | None) -> str:
+        """Return what an agent wrote, wherever its log is by now."""
+        task_id = self._task_of(agent_id)
+        for path in self._logs(task_id, agent_id):
+            try:
+                text = read_kept(path).decode(errors="replace")
+            except FileNotFoundError:
+                continue
+            return text if tail is None else _last_lines(text, tail)
+        return ""
+
+    def result(self, agent_id: str) -> AgentResult:
+        """Return what an agent's output says of its result."""
+        from orchestrator_core.presets.streams import AgentResult, read_stream  # noqa: PLC0415 - few read them
+
+        agent = self.agent(agent_id)
+        for path in self._logs(agent.task_id, agent_id):
+            try:
+                return read_stream(path, agent.record.get("preset"))
+            except FileNotFoundError:
+                continue
+        return AgentResult()
+
+    def _logs(self, task_id: str, agent_id: str) -> Iterator[Path]:
+        """Yield where the log may be: in its place, where the report says, in the archive."""
+        log = self._world.places.log(task_id, agent_id)
+        yield log
+        record = find_agent(self._world.task_registry(task_id).read(), agent_id) or {}
+        # Its name may have been taken there, and it was given the next: a_stream.1.jsonl.
+        told = _told_files(record, self._world.places.task(task_id))
+        yield from (path for path in told if path.name.startswith(f"{log.stem}."))
+        yield self._world.places.archive(task_id) / log.name
+        # Moved there between our first look and now, perhaps; or never archived.
+        yield log
+
+
+def _told_files(record: dict[str, Any], task: Path) -> Iterator[Path]:
+    """Yield the log and the archived files that a record names, if they are within its task."""
+    tracked, result = record.get("tracked_files"), record.get("auto_cleanup_result")
+    names = [tracked.get("log_file")] if isinstance(tracked, dict) else []
+    archived = result.get("archived_files") if isinstance(result, dict) else None
+    names += archived if isinstance(archived, list) else []
+    for name in names:
+        if isinstance(name, str) and "\0" not in name:
+            path = Path(os.path.normpath(task / name))
+            if path.is_relative_to(task):
+                yield path
+
+
+def _last_lines(text: str, count: int) -> str:
+    if count <= 0:
+        return ""
+    lines = text.splitlines(keepends=True)
+    return "".join(lines[-count:])

@@ -1,0 +1,144 @@
+"""The steps that hold files: the prompt, and the log with all that belongs to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from orchestrator_core.deployment.steps.base import DeploymentStep, names, presence
+from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
+from orchestrator_core.supervisor import launch as launching
+from orchestrator_core.system import durable as _files
+from orchestrator_core.system import move as _moves
+
+if TYPE_CHECKING:
+    from orchestrator_core.saga import Context
+
+
+@receipt("write_prompt")
+class PromptReceipt:
+    """Where the prompt is."""
+
+    path: str
+
+
+class WritePrompt(DeploymentStep):
+    """Write the prompt where only its owner can read it."""
+
+    receipt_type = PromptReceipt
+
+    def plan(self, ctx: Context) -> PromptReceipt:
+        """Name the file."""
+        return PromptReceipt(str(self.world.places.prompt(*names(ctx))))
+
+    def do(self, receipt: PromptReceipt) -> PromptReceipt:
+        """Write it."""
+        _files.create(receipt.path, self.given.prompt.encode(), durable=False)
+        return receipt
+
+    def undo(self, receipt: PromptReceipt, _why: Unwind) -> Outcome:
+        """Delete it."""
+        if not _files.is_there(receipt.path):
+            return Outcome.absent()
+        return Outcome.undone(bytes_freed=_files.remove(receipt.path))
+
+    def probe(self, receipt: PromptReceipt) -> Presence:
+        """Look for it."""
+        return presence(receipt.path)
+
+
+# --- tee_log -----------------------------------------------------------------------------
+
+
+@receipt("tee_log")
+class LogReceipt:
+    """The log and all that belongs to it."""
+
+    log: str
+    deploy_log: str
+    progress: str
+    findings: str
+    run: str  #: The supervisor's directory.
+    archive: str
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The files that are worth keeping when a life has ended."""
+        return self.log, self.deploy_log, self.progress, self.findings
+
+
+class TeeLog(DeploymentStep):
+    """
+    Open the log, and lay out what the supervisor is to read.
+
+    The log *is* the agent's standard output: nothing stands between them that
+    could lose a line.
+    """
+
+    receipt_type = LogReceipt
+
+    def plan(self, ctx: Context) -> LogReceipt:
+        """Name the files."""
+        places, own = self.world.places, names(ctx)
+        return LogReceipt(
+            log=str(places.log(*own)),
+            deploy_log=str(places.deploy_log(*own)),
+            progress=str(places.progress(*own)),
+            findings=str(places.findings(*own)),
+            run=str(places.run(*own)),
+            archive=str(places.archive(own[0])),
+        )
+
+    def do(self, receipt: LogReceipt) -> LogReceipt:
+        """Make them."""
+        for name in (receipt.log, receipt.progress, receipt.findings, receipt.run):
+            _files.make_directory(_files.parent_of(name))
+        _files.make_directory(receipt.archive)
+        _files.create(receipt.log, b"", durable=False)
+        given, launch = self.given, self.given.launch()
+        told = {**given.deploy_log, "cwd": launch.cwd}
+        deploy_log = msgspec.json.format(msgspec.json.encode(told))
+        _files.create(receipt.deploy_log, deploy_log + b"\n", durable=False)
+        with _files.refusals("make", receipt.run):
+            os.mkdir(receipt.run, 0o700)
+            os.mkfifo(given.events, 0o600)
+            launching.write(given.launch_file, launch)
+        return receipt
+
+    def undo(self, receipt: LogReceipt, why: Unwind) -> Outcome:
+        """Archive the log and what was reported; or delete it all, as *why* has it."""
+        there = [path for path in receipt.kept if _files.is_there(path)]
+        if not there and not _files.is_there(receipt.run):
+            return Outcome.absent()
+        archived: list[str] = []
+        freed = 0
+        if why.leaves_nothing or not why.detail.get("keep_logs", True):
+            freed += sum(_files.remove(path, durable=False) for path in there)
+            for directory in set(map(_files.parent_of, there)):
+                _files.fsync_directory(directory)
+        elif there:
+            _files.make_directory(receipt.archive)
+            archived = _moves.move_all_no_clobber(
+                [(path, f"{receipt.archive}/{os.path.basename(path)}") for path in there]
+            )
+        freed += _remove_run_directory(receipt.run)
+        return Outcome.undone(archived=archived, bytes_freed=freed)
+
+    def probe(self, receipt: LogReceipt) -> Presence:
+        """Look for the log."""
+        return presence(receipt.log)
+
+
+def _remove_run_directory(run: str) -> int:
+    """Remove the supervisor's directory and what it may hold; return the bytes of it."""
+    try:
+        with os.scandir(run) as entries:
+            freed = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+    except FileNotFoundError:
+        return 0
+    with _files.refusals("remove", run):
+        shutil.rmtree(run)
+    return freed

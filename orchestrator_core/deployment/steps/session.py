@@ -1,0 +1,112 @@
+"""The step that holds the session, and every process that was ever started in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from orchestrator_core import supervisor
+from orchestrator_core.deployment.steps.base import DeploymentStep, names
+from orchestrator_core.exceptions import Survivors
+from orchestrator_core.model import ids
+from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
+from orchestrator_core.system.processes.protocol import Claim, Identity
+
+if TYPE_CHECKING:
+    from orchestrator_core.saga import Context
+    from orchestrator_core.system.processes.protocol import Ending
+
+
+@receipt("spawn_tmux")
+@attrs.frozen
+class SessionReceipt:
+    """The session, and all by which its processes are known."""
+
+    session: str
+    cookie: str
+    exit_file: str | None  #: Where its supervisor writes how it ended; None if nobody knows.
+    cgroup: str | None = None
+    supervisor: Identity | None = None  #: Known once it is there; the names find it without.
+
+    @property
+    def claim(self) -> Claim:
+        """What may be ended as ours."""
+        return Claim(
+            cookie=self.cookie,
+            supervisor=self.supervisor,
+            cgroup=self.cgroup,
+            exit_file=self.exit_file,
+        )
+
+
+class SpawnTmux(DeploymentStep):
+    """Start the session, with the supervisor waiting at its gate."""
+
+    receipt_type = SessionReceipt
+
+    def plan(self, ctx: Context) -> SessionReceipt:
+        """Name the session, and the cgroup if one can be had."""
+        cookie = ids.cookie_of(self.world.root_id, ctx.saga_id)
+        cgroup = ids.cgroup_of(self.world.root_id, ctx.saga_id)
+        return SessionReceipt(
+            session=ids.session_of(ctx.saga_id),
+            cookie=cookie,
+            exit_file=f"{self.world.places.run(*names(ctx))}/exit",
+            cgroup=self.world.processes.containment(cgroup),
+        )
+
+    def do(self, receipt: SessionReceipt) -> SessionReceipt:
+        """Start it: one call, under a name that no other saga can hold."""
+        if receipt.cgroup is not None:
+            self.world.processes.make_containment(receipt.cgroup)
+        session = self.world.terminal.start(
+            receipt.session,
+            owner=receipt.cookie,
+            argv=supervisor.command(self.given.launch_file),
+        )
+        return attrs.evolve(receipt, supervisor=self.world.processes.identify(session.pane_pid))
+
+    def undo(self, receipt: SessionReceipt, _why: Unwind) -> Outcome:
+        """End every process of the agent, then its session, and prove it."""
+        claim = self._claim(receipt)
+        ending = self.world.processes.end(claim, self.world.patience)
+        # Processes first: they could be ended even if tmux hangs, and raises here.
+        found = self.world.terminal.end(
+            receipt.session, owner=receipt.cookie, gone_since=ending.dead_since
+        )
+        if ending.survivors:
+            names = [f"{one.pid} ({one.name})" for one in ending.survivors]
+            raise Survivors(
+                f"still alive after SIGKILL: {', '.join(names)}",
+                hint="a process that ignores SIGKILL waits for the kernel; try again later",
+                leaked=names,
+            )
+        if found is Presence.FOREIGN:
+            return Outcome.left(session="foreign", **_facts(ending))
+        was_there = found is Presence.OURS or ending.ended > 0 or claim.supervisor is not None
+        facts = {"session": found.value, **_facts(ending)}
+        return Outcome.undone(**facts) if was_there else Outcome.absent(**facts)
+
+    def _claim(self, receipt: SessionReceipt) -> Claim:
+        # A crash may have come before the pid was known; the name still finds it.
+        if receipt.supervisor is not None:
+            return receipt.claim
+        sighting = self.world.terminal.look(receipt.session, owner=receipt.cookie)
+        if sighting.presence is not Presence.OURS or sighting.session is None:
+            return receipt.claim
+        found = self.world.processes.identify(sighting.session.pane_pid)
+        return attrs.evolve(receipt.claim, supervisor=found)
+
+    def probe(self, receipt: SessionReceipt) -> Presence:
+        """Look for the session."""
+        return self.world.terminal.look(receipt.session, owner=receipt.cookie).presence
+
+
+def _facts(ending: Ending) -> dict[str, Any]:
+    return {
+        "method": ending.method,
+        "proven": ending.proven,
+        "processes_ended": ending.ended,
+        "forced": ending.forced,
+    }

@@ -1,0 +1,187 @@
+"""
+A task: the directory that its agents' files are in, and its registry.
+
+The directory is made under a name that no task has and gets its own when it is
+complete, so a crash leaves no half of a task; what it does leave is locked by
+nobody, and swept away when the next task is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from orchestrator_core.exceptions import InvalidInput, StorageError
+from orchestrator_core.model import ids
+from orchestrator_core.model.records import Task
+from orchestrator_core.registry import TASK, Registry
+from orchestrator_core.system import durable as _files
+from orchestrator_core.system import locks
+from orchestrator_core.system.clock import timestamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from orchestrator_core.deployment.context import World
+
+_UNFINISHED = ".new-"
+LEAVING = ".leaving-"  #: See :mod:`orchestrator_core.operations.retention.leaving`.
+_DIRECTORIES = ("logs", "progress", "findings", "archive", "output", "run")
+
+
+def create_task(
+    world: World, description: str, *, priority: str, client_cwd: str | None, key: str | None
+) -> Task:
+    """Make a task, or return the one with the same *key*; durable when this returns."""
+    if not description.strip():
+        raise InvalidInput("the task's description is empty", hint="say what is to be done")
+    if key is not None:
+        ids.check_id("key", key)
+        known = _with_key(world.global_registry.read(), key)
+        if known is not None and os.path.lexists(world.places.task_registry(known)):
+            return _read(world, known)
+    document = _document(world, ids.new_task_id(), description, priority, client_cwd, key)
+    if key is None:
+        _make(world, document)
+        world.global_registry.update(lambda known: _enter(known, document))
+        return Task.from_document(document)
+    # The key first: who dies after that leaves a task that the next caller makes.
+    winner = world.global_registry.update(lambda known: _enter(known, document))
+    return _made(world, _document(world, winner, description, priority, client_cwd, key))
+
+
+def _document(
+    world: World,
+    task_id: str,
+    description: str,
+    priority: str,
+    client_cwd: str | None,
+    key: str | None,
+) -> dict[str, Any]:
+    return {
+        "task_id": task_id,
+        "task_description": description,
+        "created_at": timestamp(),
+        "workspace": str(world.places.task(task_id)),
+        "workspace_base": str(world.places.root),
+        "client_cwd": client_cwd,
+        "status": "INITIALIZED",
+        "priority": priority,
+        "key": key,
+        "agents": [],
+        "agent_hierarchy": {},
+        "max_agents": world.limits.max_agents,
+        "max_depth": world.limits.max_depth,
+        "max_concurrent": world.limits.max_concurrent,
+        "total_spawned": 0,
+        "active_count": 0,
+        "completed_count": 0,
+    }
+
+
+def _made(world: World, document: dict[str, Any]) -> Task:
+    """Return a task that has been entered; make it, if nobody has by now."""
+    task_id = document["task_id"]
+    if not os.path.lexists(world.places.task_registry(task_id)):
+        try:
+            _make(world, document)
+        except StorageError:
+            if not os.path.lexists(world.places.task_registry(task_id)):
+                raise
+    return _read(world, task_id)
+
+
+def _read(world: World, task_id: str) -> Task:
+    return Task.from_document(world.task_registry(task_id).read())
+
+
+def _with_key(known: dict[str, Any], key: str | None) -> str | None:
+    tasks: dict[str, Any] = known["tasks"]
+    if key is None:
+        return None
+    return next((name for name, entry in tasks.items() if entry.get("key") == key), None)
+
+
+def _enter(known: dict[str, Any], document: dict[str, Any]) -> str:
+    task_id: str = document["task_id"]
+    holder = _with_key(known, document["key"])
+    if holder is not None:
+        return holder
+    known["tasks"][task_id] = {
+        "description": document["task_description"],
+        "created_at": document["created_at"],
+        "status": document["status"],
+        "key": document["key"],
+    }
+    return task_id
+
+
+def _make(world: World, document: dict[str, Any]) -> None:
+    root, task_id = world.places.root, document["task_id"]
+    sweep_unfinished(root)
+    building, fd = _begin(root, task_id)
+    try:
+        with _files.refusals("make task", building):
+            for name in _DIRECTORIES:
+                os.mkdir(building / name, 0o700)  # noqa: PTH102 - see _files
+        Registry(building / world.places.task_registry(task_id).name, kind=TASK).create(document)
+        _files.fsync_directory(building)
+        with _files.refusals("make task", building):
+            os.rename(building, world.places.task(task_id))  # noqa: PTH104 - see _files
+        _files.fsync_directory(root)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _begin(root: Path, task_id: str) -> tuple[Path, int]:
+    """Make a directory under a name that no task has; return it with the descriptor of its lock."""
+    for number in itertools.count():
+        building = root / f"{_UNFINISHED}{task_id}{f'-{number}' * bool(number)}"
+        try:
+            with _files.refusals("make task", building, answers=(FileExistsError,)):
+                os.mkdir(building, 0o700)  # noqa: PTH102 - see _files
+        except FileExistsError:
+            continue  # Somebody makes the same one, of the same key.
+        # Until we have its lock, another maker may take it for a dead one's, and sweep it away.
+        gone = (FileNotFoundError,)
+        with contextlib.suppress(*gone), _files.refusals("make task", building, answers=gone):
+            fd = os.open(building, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if locks.try_lock(fd) and os.path.lexists(building):
+                return building, fd
+            os.close(fd)
+    raise AssertionError("there is always a next number")
+
+
+def sweep_unfinished(root: Path) -> None:
+    """Remove what makers that died have left, and put back what dying removers had taken."""
+    for left in root.glob(f"{_UNFINISHED}*"):
+        _unless_locked(left, lambda path: shutil.rmtree(path, ignore_errors=True))
+    for left in root.glob(f"{LEAVING}*"):
+        _unless_locked(left, _put_back)
+
+
+def _unless_locked(left: Path, act: Callable[[Path], None]) -> None:
+    try:
+        fd = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        if locks.try_lock(fd):
+            act(left)
+    finally:
+        os.close(fd)
+
+
+def _put_back(left: Path) -> None:
+    place = left.with_name(left.name.removeprefix(LEAVING))
+    if os.path.lexists(left) and not os.path.lexists(place):
+        with contextlib.suppress(OSError):  # The next one tries again.
+            os.rename(left, place)  # noqa: PTH104 - see _files
+            _files.fsync_directory(left.parent)

@@ -1,0 +1,411 @@
+"""
+The one mechanism that ends an agent, whoever asks.
+
+Its deployer, its supervisor become the unwinder, an operator, a recovery: all
+come here, take the agent's lock, and unwind its saga. The first one wins; the
+others wait for the lock, find the saga closed, and get the same report.
+
+Who is part of what ends cannot end it: it would be killed half-way. It leaves a
+durable request, tells the supervisor, and goes on until it is ended by it. What
+ends is an agent with its children and theirs: they are ended here as well, one after
+another, by the step that accepted them, whose parent's lock is held meanwhile. So
+locks are taken from parents to children, and never the other way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from orchestrator_core.deployment import cancellation as underway
+from orchestrator_core.deployment.liveness import Judge, session_of, task_of
+from orchestrator_core.deployment.steps import undoing_steps
+from orchestrator_core.exceptions import (
+    JournalDamaged,
+    NotFound,
+    SagaBusy,
+    SagaNotFound,
+    WaitTimeout,
+)
+from orchestrator_core.model import deadlines
+from orchestrator_core.model.outcome import EndReport, cleanup_of, ended, verdict
+from orchestrator_core.model.status import Status
+from orchestrator_core.reconcile.legacy.session import EndOldSession, OldSessionReceipt
+from orchestrator_core.registry.operations import find_agent
+from orchestrator_core.resources.known import KnownSteps
+from orchestrator_core.saga import Reason, Sagas, State, Unwind
+from orchestrator_core.system.clock import timestamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator_core.deployment.context import World
+    from orchestrator_core.saga import History, Observer, RecoveryReport, UnwindReport
+
+
+_CHILD_PATIENCE_S = 30.0  #: For somebody else who ends the same child, or deploys it.
+
+
+class Lifecycle:
+    """The ends of all agents of one root."""
+
+    def __init__(self, world: World, *, observer: Observer | None = None) -> None:
+        self.world = world
+        self.steps = KnownSteps(
+            [*undoing_steps(world), EndOldSession(world)],
+            modules=lambda: world.settings.steps.modules,
+        )
+        self.sagas = Sagas(
+            world.places.sagas,
+            steps=self.steps,
+            epilogue=self._enter_result,
+            observer=observer,
+        )
+        self.judge = Judge(world, self.sagas)
+        world.end_child = self.end_child
+
+    def history(self, agent_id: str) -> History:
+        """
+        Return what has happened to an agent's saga.
+
+        Raises:
+            NotFound: There never was such an agent.
+        """
+        try:
+            return self.sagas.history(agent_id)
+        except SagaNotFound:
+            raise NotFound(f"there is no agent {agent_id!r}") from None
+
+    def past(self, agent_id: str, why: Unwind | None = None) -> History | EndReport:
+        """
+        Return what has happened to an agent that is to be ended, or its report.
+
+        One that the system before this one has left gets a journal for it here.
+
+        Raises:
+            NotFound: There never was such an agent.
+            CouldNotAsk: It is an old one, and what is its is unknown.
+        """
+        try:
+            return self.history(agent_id)
+        except NotFound:
+            from orchestrator_core.reconcile.legacy.adopting import take_up  # noqa: PLC0415 - seldom needed
+
+            told = self._remembered(agent_id)
+            if told is not None:
+                return told
+            return take_up(self.world, self.sagas, agent_id, why=why) or self.history(agent_id)
+
+    def end(
+        self,
+        agent_id: str,
+        why: Unwind,
+        *,
+        timeout_s: float,
+        before: Callable[[], object] | None = None,
+    ) -> EndReport:
+        """
+        End an agent, once; whoever comes later gets the report of the first end.
+
+        *before* is called if this end is the first one, when that is durable or
+        no longer in doubt, and before anything is undone.
+
+        Raises:
+            NotFound: There never was such an agent.
+            SagaBusy: Somebody else is at it, and was not done within *timeout_s*.
+        """
+        end = functools.partial(self._end, agent_id, why, timeout_s=timeout_s, before=before)
+        return self._end_or_report(agent_id, why, end)
+
+    def _end(
+        self,
+        agent_id: str,
+        why: Unwind,
+        *,
+        timeout_s: float,
+        before: Callable[[], object] | None,
+    ) -> EndReport:
+        with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
+            history = saga.history
+            is_first = saga.state is State.COMMITTED and history.request is None
+            if saga.state is State.CLOSED:
+                return self.report(agent_id)
+            if not self.judge.is_inside(history, why):
+                if is_first and before is not None:
+                    before()
+                return self._told(saga.unwind(why if is_first else self.judge.why(history)))
+            if saga.state is State.COMMITTED and saga.request_end(why) and before is not None:
+                before()
+        return self._handed_over(history, why)
+
+    def _end_or_report(self, agent_id: str, why: Unwind, end: Callable[[], EndReport]) -> EndReport:
+        """
+        Call *end*, which takes up an open saga, or report how the agent has ended.
+
+        One that the old system has left may have no saga yet; it gets one, and is ended.
+        """
+        try:
+            return end()
+        except SagaNotFound:
+            pass
+        except SagaBusy:
+            # Its owner may have been stopped between closing it and putting it away.
+            if self.history(agent_id).state is not State.CLOSED:
+                raise
+            return self.report(agent_id)
+        past = self.past(agent_id, why)
+        if isinstance(past, EndReport):
+            return past
+        with contextlib.suppress(SagaNotFound):
+            if past.state is not State.CLOSED:
+                return end()
+        return self.report(agent_id)
+
+    def end_child(self, agent_id: str, why: Unwind) -> EndReport:
+        """
+        End an agent with its parent, for *why*; one that is dead already has an end of its own.
+
+        Raises:
+            NotFound: There never was such an agent.
+            SagaBusy: Somebody else is at it, and was not done in time.
+        """
+        end = functools.partial(self._end_child, agent_id, why)
+        return self._end_or_report(agent_id, why, end)
+
+    def _end_child(self, agent_id: str, why: Unwind) -> EndReport:
+        with self.sagas.open(agent_id, timeout_s=_CHILD_PATIENCE_S) as saga:
+            if saga.state is State.CLOSED:
+                return self.report(agent_id)
+            own = None if self._is_well(saga.history) else self.judge.why(saga.history)
+            return self._told(saga.unwind(own or why))
+
+    def _is_well(self, history: History) -> bool:
+        """Whether nothing but the end of its parent ends an agent."""
+        return (
+            history.state is State.COMMITTED
+            and history.request is None
+            and self.judge.witnessed(history) is None
+            and not self.judge.is_over(history)
+        )
+
+    def _told(self, report: UnwindReport) -> EndReport:
+        """Return the report of an end, with the whole of its children's."""
+        end = EndReport.of(report)
+        return attrs.evolve(end, children=tuple(map(self._told_of_child, end.children)))
+
+    def _told_of_child(self, in_short: EndReport) -> EndReport:
+        try:
+            return self.report(in_short.agent_id)
+        except (NotFound, JournalDamaged):
+            return in_short
+
+    def _handed_over(self, history: History, why: Unwind) -> EndReport:
+        """Tell the supervisor of an end that was asked for, and live until it comes."""
+        self._tell_supervisor(history)
+        chosen = history.request or history.why or why
+        return EndReport(
+            agent_id=history.saga_id,
+            status=chosen.detail.get("status", ""),
+            reason=chosen.message,
+            by=chosen.detail.get("by", ""),
+            handed_over=True,
+        )
+
+    def _tell_supervisor(self, history: History) -> None:
+        """Wake the supervisor of an agent whose end was asked for; it looks at the journal."""
+        session = session_of(history)
+        if isinstance(session, OldSessionReceipt):
+            from orchestrator_core.reconcile.legacy.adopting import send_heir  # noqa: PLC0415 - as below
+
+            send_heir(self.world, history.saga_id)  # It has no supervisor.
+        elif session.supervisor is not None:
+            self.world.processes.signal(session.supervisor, signal.SIGUSR1)
+
+    def finish(
+        self, agent_id: str, *, timeout_s: float, taken: Callable[[], object] | None = None
+    ) -> EndReport:
+        """
+        End an agent whose process is over: what its supervisor, become the unwinder, does.
+
+        *taken* is called when the agent is ours to end, and nobody else ends it any more.
+
+        Raises:
+            SagaBusy: Somebody else is at it, and was not done within *timeout_s*.
+        """
+        self._let_linger(agent_id)
+        try:
+            with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
+                if taken is not None:
+                    taken()
+                return self._told(saga.unwind(self.judge.why(saga.history)))
+        except SagaNotFound:
+            return self.report(agent_id)
+
+    def _let_linger(self, agent_id: str) -> None:
+        """Let an agent that has no supervisor to do so leave by itself, for a moment."""
+        with contextlib.suppress(SagaNotFound, JournalDamaged):
+            session = session_of(self.sagas.history(agent_id))
+            if isinstance(session, OldSessionReceipt) and session.supervisor is not None:
+                linger_s = self.world.patience.linger_s
+                self.world.processes.watch(session.supervisor, timeout_s=linger_s)
+
+    def settle(self, agent_id: str, *, timeout_s: float) -> UnwindReport | None:
+        """
+        Decide a deployment's grace: from now on a failure is an end, not a failed deployment.
+
+        Returns the report if the agent is over and its end decided, None if it
+        lives, or has finished well and is being seen off by its supervisor.
+        """
+        try:
+            with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
+                if saga.state is not State.COMMITTED:
+                    return saga.unwind(self.judge.why(saga.history))
+                witnessed = self.judge.witnessed(saga.history)
+                if witnessed is None and not self.judge.is_over(saga.history):
+                    saga.note("settled")
+                    return None
+                why = verdict(saga.history, witnessed)
+                return saga.unwind(why) if why.leaves_nothing else None
+        except SagaNotFound:
+            return self.sagas.report(agent_id)
+
+    def wait(self, agent_id: str, *, timeout_s: float) -> EndReport:
+        """
+        Wait until an agent has been ended, by whomever, and return the report.
+
+        If it dies and nobody sees to it, that is done here.
+
+        Raises:
+            WaitTimeout: It lives on.
+            NotFound: There never was such an agent.
+        """
+        deadline = time.monotonic() + timeout_s
+        history = self.past(agent_id)
+        if isinstance(history, EndReport):
+            return history
+        if history.state is State.CLOSED:
+            return self.report(agent_id)
+        supervisor = session_of(history).supervisor
+        if history.request is not None:
+            # Who asked may have died before it told the supervisor; to be told twice is no harm.
+            self._tell_supervisor(history)
+        if supervisor is not None:
+            call = underway.current()
+            wake = None if call is None else call.wake
+            seen = self.world.processes.watch(supervisor, timeout_s=timeout_s, fd=wake)
+            if not seen.gone:  # Its time is over, or nobody wants to know any more.
+                raise WaitTimeout(f"agent {agent_id!r} was still alive after {timeout_s:g} s")
+        return self._reap(agent_id, timeout_s=max(deadline - time.monotonic(), 0.0))
+
+    def _reap(self, agent_id: str, *, timeout_s: float) -> EndReport:
+        try:
+            with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
+                if self.judge.is_inside(saga.history):
+                    raise WaitTimeout(
+                        f"agent {agent_id!r} is dead, and somebody else has to end it"
+                    )
+                return self._told(saga.unwind(self.judge.why(saga.history)))
+        except SagaNotFound:
+            return self.report(agent_id)
+
+    def report(self, agent_id: str) -> EndReport:
+        """
+        Return how an agent was ended.
+
+        Raises:
+            NotFound: It has not been ended, or never was.
+        """
+        try:
+            return self._told(self.sagas.report(agent_id))
+        except SagaNotFound:
+            told = self._remembered(agent_id)
+            if told is None:
+                raise NotFound(f"agent {agent_id!r} has not ended") from None
+            return told
+
+    def _remembered(self, agent_id: str) -> EndReport | None:
+        """Return how an agent ended whose journal retention has removed."""
+        from orchestrator_core.deployment.ended_records import remembered  # noqa: PLC0415 - seldom needed
+
+        end = remembered(self.world, agent_id)
+        if end is None:
+            return None
+        return attrs.evolve(end, children=tuple(map(self._told_of_child, end.children)))
+
+    def recover(self, *, only: str | None = None, force: bool = False) -> RecoveryReport:
+        """Finish what dead owners left, and end the agents that are dead or past their deadline."""
+        return self.sagas.recover(
+            verdict=self._verdict,
+            replan=self._replan,
+            spared=self.judge.is_inside,
+            only=only,
+            force=force,
+        )
+
+    def abandon(self, agent_id: str, step: str, *, reason: str) -> None:
+        """Give up a step of a stuck saga; see :meth:`Orchestrator.abandon`."""
+        import getpass  # noqa: PLC0415 - for one rare act
+
+        with self.sagas.open(agent_id, timeout_s=self.world.lock_timeout_s) as saga:
+            saga.abandon(step, by=f"{getpass.getuser()} (pid {os.getpid()})", reason=reason)
+
+    # --- whose life is over, and why -----------------------------------------------------------
+
+    def _verdict(self, history: History) -> Unwind | None:
+        if self.judge.is_over(history):
+            return self.judge.of_the_dead(history)
+        if history.request is not None:
+            self._tell_supervisor(history)  # As in wait.
+            return None
+        if deadlines.is_over(history.labels):
+            return ended(Status.TERMINATED, "its deadline passed", by="deadline")
+        return None
+
+    def _replan(self, agent_id: str, labels: Any) -> dict[str, Any]:  # noqa: ANN401 - a mapping
+        """Return the receipts an agent's id leads to, for a journal that has lost its own."""
+        from orchestrator_core.reconcile.rebuild import replanned  # noqa: PLC0415 - for disasters only
+
+        return replanned(self.world, agent_id, labels)
+
+    def rebuild_task(self, task_id: str) -> dict[str, Any]:
+        """Return a task's registry from all that is known, for one that was damaged."""
+        from orchestrator_core.reconcile.rebuild import task_document  # noqa: PLC0415 - as above
+
+        return task_document(self.world, self.sagas, task_id)
+
+    def rebuild_global(self) -> dict[str, Any]:
+        """Return the global registry from all that is known, for one that was damaged."""
+        from orchestrator_core.reconcile.rebuild import global_document  # noqa: PLC0415 - as above
+
+        return global_document(self.world, self.sagas)
+
+    # --- what the record keeps of it -------------------------------------------------------------
+
+    def _enter_result(self, report: UnwindReport, history: History) -> None:
+        """Write what became of an agent into its record, when all of it is known."""
+        if report.why.reason is not Reason.TERMINAL:
+            return
+        task_id = task_of(history)
+        cleanup = cleanup_of(report, timestamp())
+        agent_id = cleanup["auto_cleanup_result"]["agent_id"]
+
+        def enter(document: dict[str, Any]) -> None:
+            record = find_agent(document, agent_id)
+            if record is None:
+                return
+            if agent_id == report.saga_id or not record.get("auto_cleanup_result"):
+                record |= cleanup
+            else:  # What was left of it has been swept up: its end stays as it was told.
+                swept = record.setdefault("swept", {})
+                swept[report.saga_id] = cleanup["auto_cleanup_result"]
+
+        try:
+            self.world.task_registry(task_id).update(enter)
+        except NotFound:
+            return  # The task is gone, and its records with it.

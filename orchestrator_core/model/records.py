@@ -1,0 +1,100 @@
+"""What is known of agents and tasks: their records, as they were when they were read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from orchestrator_core.model.environment import ORCHESTRATOR
+from orchestrator_core.model.status import Status, is_active
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@attrs.frozen(kw_only=True)
+class Agent:
+    """An agent's record, as it was when it was read."""
+
+    id: str
+    type: str
+    task_id: str
+    status: str
+    tmux_session: str
+    parent: str = ORCHESTRATOR
+    depth: int = 1
+    started_at: str = ""
+    last_update: str = ""
+    completed_at: str | None = None
+    progress: int = 0
+    message: str = ""
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    end_reason: str = ""
+    key: str | None = None
+    deadline_at: float | None = None
+    record: Mapping[str, Any] = attrs.field(factory=dict, repr=False)  #: All of it, as written.
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it had not ended."""
+        return is_active(self.status)
+
+    @classmethod
+    def from_record(cls, task_id: str, record: Mapping[str, Any]) -> Agent:
+        """Read a record of a task's registry; one of the old system's may lack anything."""
+        agent_id = str(record.get("id") or "?")
+        values: dict[str, Any] = {
+            "status": Status.RUNNING.value,
+            "tmux_session": f"agent_{agent_id}",
+            "type": "unknown",
+            "end_reason": record.get("termination_reason") or "",
+        }
+        for field in attrs.fields(cls):
+            value = record.get(field.name)
+            if value is not None and field.name not in _NOT_READ:
+                values[field.name] = value
+        for name in _TEXTS & values.keys():
+            values[name] = str(values[name])
+        for name in _NUMBERS & values.keys():
+            if not isinstance(values[name], int):
+                del values[name]
+        return cls(id=agent_id, task_id=task_id, record=dict(record), **values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-safe values."""
+        return attrs.asdict(self, filter=lambda field, _: field.name != "record")
+
+
+_NOT_READ = {"record", "task_id", "id"}
+_TEXTS = {"type", "status", "tmux_session", "parent", "started_at", "last_update", "message"}
+_NUMBERS = {"depth", "progress"}
+
+
+@attrs.frozen(kw_only=True)
+class Task:
+    """A task's record, as it was when it was read."""
+
+    id: str
+    description: str
+    created_at: str
+    workspace: str
+    status: str = "INITIALIZED"
+    priority: str = "P2"
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Task:
+        """Read a task's registry, also one of the old system's."""
+        return cls(
+            id=document["task_id"],
+            description=str(document.get("task_description", "")),
+            created_at=str(document.get("created_at", "")),
+            workspace=str(document.get("workspace", "")),
+            status=document.get("status", "INITIALIZED"),
+            priority=document.get("priority", "P2"),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-safe values."""
+        return attrs.asdict(self)

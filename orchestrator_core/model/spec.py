@@ -1,0 +1,235 @@
+"""
+What is asked for when an agent is deployed.
+
+A spec is checked as far as it can be before anything is taken: a command that
+does not exist, a directory that is not there, a NUL in an argument never get
+as far as a session.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.model import ids
+from orchestrator_core.model.environment import HIDDEN_ENV, RESERVED_ENV
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from orchestrator_core.presets.claude import claude as _claude
+    from orchestrator_core.presets.codex import codex as _codex
+    from orchestrator_core.presets.gemini import gemini as _gemini
+    from orchestrator_core.presets.shell import shell as _shell
+
+#: For which there is a way to make a spec, below, and a way to read what they write.
+PRESETS = ("claude", "codex", "gemini", "shell")
+
+#: What is replaced in every agent's command; steps of a deployment may provide more.
+PLACEHOLDERS = ("prompt_file", "agent_id", "task_id", "workspace")
+_PLACEHOLDER = re.compile(rf"\{{({'|'.join(PLACEHOLDERS)})\}}")
+_ANY_PLACEHOLDER = re.compile(r"\{[a-z][a-z0-9_]*\}")
+
+
+def _path_of(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.fspath(path)
+
+
+def _argv_of(command: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(command, str):
+        raise InvalidInput(
+            "the command is one string, and no shell is there to take it apart",
+            hint='give an argv: ["claude", "-p", "…"]',
+        )
+    return tuple(command)
+
+
+class _Preset:
+    """A way to make a spec that is imported when it is first asked for."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, _: object, owner: type) -> object:
+        home = importlib.import_module(f"orchestrator_core.presets.{self._name}")
+        return getattr(home, self._name)
+
+
+@attrs.frozen(kw_only=True)
+class AgentSpec:
+    """
+    An agent to deploy.
+
+    *command* is an argv, never a shell string. In its arguments, exactly
+    ``{prompt_file}``, ``{agent_id}``, ``{task_id}`` and ``{workspace}`` (the
+    task's directory) are replaced; any other brace stays as it is. The agent
+    finds its prompt on standard input, unless *stdin* is False.
+
+    Its environment is that of the deploying process with *env* on top. *cwd*
+    is the deploying process's if it is None. Steps of a deployment may provide more of
+    all three: see :mod:`orchestrator_core.resources.provision`. An agent with a *deadline_s* is
+    ended when it has lived for so many seconds; one that has neither written nor
+    reported for *silent_after_s* is told of by a sweep. The same *key* never
+    deploys twice: while its agent lives, that agent is returned.
+
+    It ends with its *parent*, an agent of the same task. None is the agent that
+    the deploying process is inside of, if that is of the same task; else, and
+    where "orchestrator" is given, it belongs to nobody and lives on by itself.
+    Whoever its parent is, an agent is one deeper than the one that deploys it,
+    so that no depth is saved by naming another.
+
+    ``AgentSpec.claude``, ``.codex``, ``.gemini`` and ``.shell`` make specs for those,
+    with the right command; see :mod:`orchestrator_core.presets`. *preset* says whose
+    stream the command writes, so that its result can be read: for a command of your
+    own that writes what one of them does.
+
+    Raises:
+        InvalidInput: A value that no agent could be run with.
+    """
+
+    type: str
+    prompt: str = attrs.field(repr=False)
+    command: tuple[str, ...] = attrs.field(converter=_argv_of)
+    cwd: str | None = attrs.field(default=None, converter=_path_of)
+    env: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    parent: str | None = None
+    deadline_s: float | None = None
+    silent_after_s: float | None = None
+    key: str | None = None
+    stdin: bool = True
+    preset: str | None = None
+
+    if TYPE_CHECKING:
+        claude = staticmethod(_claude)
+        codex = staticmethod(_codex)
+        gemini = staticmethod(_gemini)
+        shell = staticmethod(_shell)
+    else:
+        claude, codex, gemini, shell = _Preset(), _Preset(), _Preset(), _Preset()
+
+    def __attrs_post_init__(self) -> None:
+        ids.check_type(self.type)
+        if self.parent is not None:
+            ids.check_id("parent", self.parent)
+        if self.key is not None:
+            ids.check_id("key", self.key)
+        if self.deadline_s is not None and not 0 < self.deadline_s < math.inf:
+            raise InvalidInput(
+                f"a deadline of {self.deadline_s} s is over before it begins, or never comes"
+            )
+        if self.silent_after_s is not None and not 0 < self.silent_after_s < math.inf:
+            raise InvalidInput(f"a silence of {self.silent_after_s} s is none, or never over")
+        if self.preset is not None and self.preset not in PRESETS:
+            raise InvalidInput(
+                f"{self.preset!r:.80} is no preset", hint=f"use one of: {', '.join(PRESETS)}"
+            )
+        _check_prompt(self.prompt)
+        _check_argv(self.command)
+        _check_env(self.env)
+
+    def argv(self, values: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the command with its placeholders replaced, each once."""
+        if "{" not in "".join(self.command):
+            return self.command
+        known = re.compile(r"\{(" + "|".join(map(re.escape, values)) + r")\}")
+        return tuple(
+            known.sub(lambda match: values[match.group(1)], argument) for argument in self.command
+        )
+
+    def environment(self, own: Mapping[str, str]) -> dict[str, str]:
+        """Return the agent's whole environment; *own* is what tells it who it is."""
+        inherited = os.environ.copy()
+        for name in RESERVED_ENV | HIDDEN_ENV:
+            inherited.pop(name, None)
+        return {**inherited, **self.env, **own}
+
+    def directory(self) -> Path:
+        """
+        Return the directory it will run in, absolute.
+
+        Raises:
+            InvalidInput: It is not a directory that can be entered.
+        """
+        path = Path(self.cwd or ".").absolute()
+        if not path.is_dir():
+            raise InvalidInput(f"the agent's directory {path} is not a directory")
+        if not os.access(path, os.X_OK):
+            raise InvalidInput(f"the agent's directory {path} cannot be entered")
+        return path
+
+    def program(self, *, provided: bool = False) -> str:
+        """
+        Return the file that its command runs, as the agent's own PATH finds it.
+
+        With *provided*, steps before it say where it runs, or where its program is.
+
+        Raises:
+            InvalidInput: There is none, or it is not executable.
+        """
+        name = self.command[0]
+        if _PLACEHOLDER.search(name):
+            return name  # Known only when the agent has an id.
+        if provided and (_ANY_PLACEHOLDER.search(name) or (os.sep in name and self.cwd is None)):
+            return name  # Known only when they have been done.
+        path = self.env.get("PATH", os.environ.get("PATH", os.defpath))
+        if os.sep in name:
+            found = shutil.which(str(self.directory() / name))
+        else:
+            found = shutil.which(name, path=self._from_its_directory(path))
+        if found is None:
+            raise InvalidInput(
+                f"the agent's command {name!r} is not there, or not executable",
+                hint=f"looked for it in {self.directory() if os.sep in name else path}"
+                + self._install(),
+            )
+        return found
+
+    def _from_its_directory(self, path: str) -> str:
+        """Return a PATH whose relative places are those that the agent would find."""
+        places = path.split(os.pathsep)
+        if all(place.startswith(os.sep) for place in places):
+            return path
+        here = self.directory()
+        return os.pathsep.join([str(here / place) for place in places])
+
+    def _install(self) -> str:
+        """Return how one comes by the preset's program, if that is what it runs."""
+        from orchestrator_core.presets import PROGRAMS  # noqa: PLC0415 - for an error alone
+
+        program = PROGRAMS.get(self.preset or "")
+        is_it = program is not None and program.name == self.command[0]
+        return f"; if it is not installed: {program.install}" if program and is_it else ""
+
+
+def _check_prompt(prompt: str) -> None:
+    if not prompt.strip():
+        raise InvalidInput("the prompt is empty", hint="say what the agent is to do")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"the prompt is not Unicode text: {error}") from error
+
+
+def _check_argv(command: tuple[object, ...]) -> None:
+    if not command or not command[0]:
+        raise InvalidInput("the command is empty", hint='give an argv: ["claude", "-p", "…"]')
+    for argument in command:
+        if not isinstance(argument, str) or "\0" in argument:
+            raise InvalidInput(f"an argument that no program can be given: {argument!r:.80}")
+
+
+def _check_env(env: Mapping[str, str]) -> None:
+    for name, value in env.items():
+        # The value is a secret, perhaps: an error never shows it.
+        if not name or {"=", "\0"} & set(name) or "\0" in value:
+            raise InvalidInput(f"the environment variable {name!r:.80} cannot be passed on")
+        if name in RESERVED_ENV:
+            raise InvalidInput(f"{name} tells an agent who it is, and is not a spec's to set")

@@ -1,0 +1,1 @@
+"""Looking after a root: the sweeper, alerts, metrics, retention, and the doctor."""

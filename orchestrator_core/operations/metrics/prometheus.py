@@ -1,0 +1,121 @@
+"""The statistics as Prometheus reads them: its text exposition format, version 0.0.4."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from orchestrator_core.operations.metrics.tally import STUCK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from orchestrator_core.operations.metrics import Stats
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+PREFIX = "orchestrator_core_"  #: Of every metric's name.
+_DOUBLINGS = range(18)  #: The histogram's bounds: from a millisecond to two minutes.
+
+METRICS = {
+    "info": ("gauge", "Which root this is; always 1."),
+    "agents_live": ("gauge", "Agents that are recorded as alive."),
+    "sagas_open": ("gauge", "Sagas that are not closed, by state."),
+    "cleanups_stuck": ("gauge", "Cleanups that are STUCK now, by reason."),
+    "journals_unreadable": ("gauge", "Open sagas whose journal cannot be read."),
+    "cleanups_total": ("counter", "Cleanups that are over, by reason and outcome."),
+    "cleanup_success_ratio": (
+        "gauge",
+        "The share of all cleanups after which nothing is known to be left.",
+    ),
+    "cleanup_freed_bytes_total": ("counter", "Bytes that cleaning up has freed."),
+    "cleanup_duration_seconds": ("histogram", "How long cleanups took."),
+    "leftovers_found_total": ("counter", "What reaping sweeps have found, by kind."),
+    "leftovers_reaped_total": ("counter", "What they have reaped of it, by kind."),
+}
+"""Every metric, without the prefix: its type, and what it means."""
+
+
+@attrs.frozen
+class Sample:
+    """One number of a metric."""
+
+    value: float
+    labels: dict[str, str] = attrs.field(factory=dict)
+    suffix: str = ""  #: Of its name: a histogram has samples of three names.
+
+
+def exposition(stats: Stats) -> str:
+    """Return the statistics in the exposition format."""
+    samples = samples_of(stats)
+    return "".join(
+        line
+        for name, (kind, about) in METRICS.items()
+        for line in _family(f"{PREFIX}{name}", kind, about, samples[name])
+    )
+
+
+def samples_of(stats: Stats) -> dict[str, list[Sample]]:
+    """Return the samples of every metric, by its name without the prefix, with their root's id."""
+    return {
+        name: [attrs.evolve(one, labels={"root": stats.root_id, **one.labels}) for one in samples]
+        for name, samples in _samples(stats).items()
+    }
+
+
+def _samples(stats: Stats) -> dict[str, list[Sample]]:
+    over = [row for row in stats.cleanups if row.outcome != STUCK]
+    stuck = [row for row in stats.cleanups if row.outcome == STUCK]
+    live, ratio = stats.agents_live, stats.success_rate
+    return {
+        "info": [Sample(1, {"path": stats.root})],
+        "agents_live": [] if live is None else [Sample(live)],
+        "sagas_open": [Sample(n, {"state": state}) for state, n in stats.sagas.items()],
+        "cleanups_stuck": [Sample(row.count, {"reason": row.reason}) for row in stuck],
+        "journals_unreadable": [Sample(len(stats.unreadable))],
+        "cleanups_total": [
+            Sample(row.count, {"reason": row.reason, "outcome": row.outcome}) for row in over
+        ],
+        "cleanup_success_ratio": [] if ratio is None else [Sample(ratio)],
+        "cleanup_freed_bytes_total": [Sample(stats.bytes_freed)],
+        "cleanup_duration_seconds": _histogram(stats),
+        "leftovers_found_total": [Sample(row.found, {"kind": row.kind}) for row in stats.leftovers],
+        "leftovers_reaped_total": [
+            Sample(row.reaped, {"kind": row.kind}) for row in stats.leftovers
+        ],
+    }
+
+
+def _histogram(stats: Stats) -> list[Sample]:
+    times = stats.durations
+    bounded = [
+        Sample(times.at_most(doubling), {"le": _number(2**doubling / 1000)}, "_bucket")
+        for doubling in _DOUBLINGS
+    ]
+    return [
+        *bounded,
+        Sample(times.count, {"le": "+Inf"}, "_bucket"),
+        Sample(round(times.sum_ms / 1000, 6), {}, "_sum"),
+        Sample(times.count, {}, "_count"),
+    ]
+
+
+def _family(name: str, kind: str, about: str, samples: Iterable[Sample]) -> Iterable[str]:
+    yield f"# HELP {name} {_escaped(about)}\n"
+    yield f"# TYPE {name} {kind}\n"
+    for sample in samples:
+        shown = ",".join(f'{label}="{_quoted(value)}"' for label, value in sample.labels.items())
+        yield f"{name}{sample.suffix}{{{shown}}} {_number(sample.value)}\n"
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else repr(float(value))
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n")
+
+
+def _quoted(text: str) -> str:
+    return _escaped(text).replace('"', '\\"')

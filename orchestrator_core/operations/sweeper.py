@@ -1,0 +1,234 @@
+"""
+The resident sweeper: somebody who is always awake, one for each root.
+
+It ends what has died within moments, keeps deadlines that nobody else keeps,
+and sweeps from time to time for all that no event tells. It ends nothing in a
+way of its own: what it does is :meth:`Orchestrator.recover` and
+:meth:`Orchestrator.sweep`, when it is time for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import weakref
+from typing import TYPE_CHECKING, NoReturn, Self
+
+from orchestrator_core.exceptions import InvalidInput, LockTimeout
+from orchestrator_core.model import settings
+from orchestrator_core.model.layout import Places
+from orchestrator_core.operations.daemon import heartbeat
+from orchestrator_core.operations.daemon.event_loop import Watch
+from orchestrator_core.operations.daemon.health import Health, health
+from orchestrator_core.operations.daemon.notify import ServiceManager
+from orchestrator_core.system import durable as _files
+from orchestrator_core.system import locks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+    from orchestrator_core.orchestrator import Orchestrator
+    from orchestrator_core.reconcile.sweep.findings import SweepReport
+
+__all__ = ["Health", "Sweeper", "health"]
+
+_GLANCE_S = 0.2  #: Far longer than a supervisor takes to look.
+_END_S = 2.0  #: It ends within one second; a busy machine has another.
+
+
+class Sweeper:
+    """
+    Looks after one root, until it is told to stop; once.
+
+    In a thread of a server that has other things to do::
+
+        with Sweeper(orchestrator):
+            serve()
+
+    or, with :meth:`run`, in the thread that calls it. There is one on a root at
+    a time, in whatever process. *on_sweep* is called with each report.
+    """
+
+    def __init__(
+        self,
+        orchestrator: Orchestrator,
+        *,
+        interval_s: float | None = None,
+        hang_s: float | None = None,
+        silent_after_s: float | None = None,
+        on_sweep: Callable[[SweepReport], object] | None = None,
+        manager: ServiceManager | None = None,
+    ) -> None:
+        """
+        Make one, and touch nothing.
+
+        *interval_s*, *hang_s* and *silent_after_s* are, unless given, those of the
+        root's ``orchestrator.toml``. *manager* is told when we are ready, and that we live.
+
+        Raises:
+            InvalidInput: An interval that is none, or an ``orchestrator.toml`` that is wrong.
+        """
+        given = settings.read(orchestrator.root).sweep
+        self._orchestrator = orchestrator
+        self._interval_s = given.interval_s if interval_s is None else interval_s
+        self._hang_s = given.hang_s if hang_s is None else hang_s
+        for name, value in (("interval_s", self._interval_s), ("hang_s", self._hang_s)):
+            if not 0 < value < threading.TIMEOUT_MAX:
+                raise InvalidInput(f"{name}: {value} s is no time to wait")
+        self._silent_after_s = silent_after_s
+        self._on_sweep = on_sweep
+        self._manager = manager or ServiceManager()
+        self._thread: threading.Thread | None = None
+        # It lives as long as we do: who rings late must not write into another file.
+        self._stop, self._bell = os.pipe()
+        for fd in (self._stop, self._bell):
+            os.set_blocking(fd, False)
+        weakref.finalize(self, _close, self._stop, self._bell)
+
+    # --- from beginning to end ----------------------------------------------------------------
+
+    def run(self) -> None:
+        """
+        Look after the root in this thread, until :meth:`ask_to_stop`.
+
+        Raises:
+            LockTimeout: Another sweeper runs on this root; the message says which.
+            StorageError: The root cannot be used.
+        """
+        with self._the_only_one():
+            self._watch(lambda: None)
+
+    def start(self) -> Self:
+        """
+        Look after the root in a thread, from now on.
+
+        When this returns, every agent that lives is watched.
+
+        Raises:
+            LockTimeout: Another sweeper runs on this root; the message says which.
+            StorageError: The root cannot be used.
+        """
+        ready = threading.Event()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._the_only_one())
+
+            def watch(root_is_ours: contextlib.ExitStack) -> None:
+                with root_is_ours:
+                    try:
+                        self._watch(ready.set)
+                    finally:
+                        ready.set()
+
+            self._thread = threading.Thread(
+                target=watch, args=[stack.pop_all()], name="sweeper", daemon=True
+            )
+        self._thread.start()
+        ready.wait()
+        return self
+
+    def ask_to_stop(self) -> None:
+        """Have it end, within a second. Returns at once; for a signal there is :meth:`ended_by`."""
+        with contextlib.suppress(BlockingIOError):  # It has been rung often.
+            os.write(self._bell, b".")
+
+    @contextlib.contextmanager
+    def ended_by(self, *signals: int) -> Iterator[None]:
+        """
+        Let *signals* end it, in a program that does nothing but :meth:`run` in this block.
+
+        A handler that calls :meth:`ask_to_stop` comes too late for a signal that arrives when
+        Python has looked for one, and its wait has not begun: it is called when that is over.
+        Here it is the interpreter's own handler that rings, at once; so any other signal that
+        this process handles in Python ends it, too.
+
+        Raises:
+            ValueError: This is not the main thread.
+        """
+        before = signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
+        try:
+            for number in signals:
+                signal.signal(number, lambda *_: None)
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+
+    def stop(self) -> bool:
+        """
+        End it, and return when it has ended; tell whether it has.
+
+        An unwinding that is under way has a moment to come to its end. If that is
+        not enough, its thread goes on by itself, or recovery finishes it.
+        """
+        self.ask_to_stop()
+        if self._thread is None:
+            return True
+        self._thread.join(_END_S)
+        return not self._thread.is_alive()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it looks after the root in a thread of its own."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def health(self) -> Health:
+        """Tell how it is, as anybody could tell from outside."""
+        return health(self._orchestrator.root)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    # --- inside --------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _the_only_one(self) -> Iterator[None]:
+        """Hold the root for as long as this one runs."""
+        root = self._orchestrator.root
+        lock = Places(root).sweeper_lock
+        fd = _files.open_private(lock, os.O_RDWR | os.O_CREAT)
+        try:
+            with _files.refusals("lock", lock):
+                # A supervisor that looks whether we are awake holds it for an instant.
+                if not locks.lock_within(fd, _GLANCE_S):
+                    _tell_who_runs(root)
+            _files.clear_leftovers(heartbeat.file_of(root))
+            yield
+            locks.unlock(fd)  # Also for processes that were forked meanwhile.
+        finally:
+            os.close(fd)
+
+    def _watch(self, ready: Callable[[], object]) -> None:
+        watch = Watch(
+            self._orchestrator,
+            interval_s=self._interval_s,
+            hang_s=self._hang_s,
+            silent_after_s=self._silent_after_s,
+            manager=self._manager,
+            on_sweep=self._on_sweep,
+        )
+        watch.keep(self._stop, ready=ready)
+
+
+def _tell_who_runs(root: Path) -> NoReturn:
+    beat = heartbeat.read(root)
+    who = "" if beat is None or beat.is_stopped else f": pid {beat.pid}, since {beat.started_at}"
+    raise LockTimeout(
+        f"a sweeper runs on {root} already{who}",
+        hint="one is enough; orchestrator-core health tells how it is",
+    )
+
+
+def _close(*fds: int) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""The world against the records: what a crash left behind, found and repaired."""

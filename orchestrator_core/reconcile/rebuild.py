@@ -1,0 +1,133 @@
+"""
+After a disaster: what was lost, made again from what else is known of it.
+
+A journal that lost its intents is planned again from the agent's id. A registry
+that was damaged is written again from the journals, open and closed, which hold
+every record as it was first written and every end as it was reported; and from
+whatever can still be read of the damaged one, which is all there is of an agent
+whose journal is gone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator_core.deployment.steps import undoing_steps
+from orchestrator_core.exceptions import NotFound, StorageError
+from orchestrator_core.model import ids
+from orchestrator_core.model.environment import ORCHESTRATOR
+from orchestrator_core.model.status import Status
+from orchestrator_core.reconcile.evidence import Testimonies
+from orchestrator_core.reconcile.legacy.remnants import remnants
+from orchestrator_core.reconcile.merge import mended_global, mended_task
+from orchestrator_core.registry import new_global
+from orchestrator_core.registry.operations import find_agent
+from orchestrator_core.registry.partial_parse import left_of
+from orchestrator_core.saga import Context, step_name
+from orchestrator_core.system import durable as _files
+from orchestrator_core.system.clock import timestamp
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestrator_core.deployment.context import World
+    from orchestrator_core.registry import Document, Registry
+    from orchestrator_core.saga import Sagas
+
+
+def replanned(world: World, agent_id: str, labels: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return the receipts that an agent's id leads to, by step name.
+
+    Raises:
+        NotFound: No task is known to have had such an agent.
+    """
+    task_id = labels.get("task_id") or _task_with(world, agent_id)
+    document = world.task_registry(task_id).peek() or {}
+    record = find_agent(document, agent_id) or _unknown_record(agent_id)
+    values = {"task_id": task_id, "record": record, "entry": {"task_id": task_id}}
+    context = Context(agent_id, values)
+    return {step_name(step): step.plan(context) for step in undoing_steps(world)}
+
+
+def _task_with(world: World, agent_id: str) -> str:
+    for task_id in world.places.task_ids():
+        document = world.task_registry(task_id).peek() or {}
+        if find_agent(document, agent_id) or world.places.run(task_id, agent_id).exists():
+            return task_id
+    raise NotFound(f"no task is known to have had the agent {agent_id!r}")
+
+
+def _unknown_record(agent_id: str) -> dict[str, Any]:
+    return {
+        "id": agent_id,
+        "type": agent_id.rsplit("-", 2)[0],
+        "tmux_session": ids.session_of(agent_id),
+        "parent": ORCHESTRATOR,
+        "status": Status.RUNNING.value,
+    }
+
+
+def task_document(
+    world: World,
+    sagas: Sagas,
+    task_id: str,
+    *,
+    present: Document | None = None,
+    damaged: bytes | None = None,
+    heard: Testimonies | None = None,
+) -> Document:
+    """
+    Return a task's registry from all that is known: its journals, its older copies.
+
+    *present* is the document as it is, if it can be used, and *damaged* its bytes
+    if not, and if they are not among the kept ones yet.
+    """
+    registry = world.task_registry(task_id)
+    listed = (world.global_registry.peek() or {}).get("tasks", {}).get(task_id, {})
+    otherwise = {
+        "task_id": task_id,
+        "task_description": listed.get("description", ""),
+        "created_at": listed.get("created_at") or timestamp(),
+        "workspace": str(world.places.task(task_id)),
+        "workspace_base": str(world.places.root),
+        "status": listed.get("status", "INITIALIZED"),
+        "key": listed.get("key"),
+        "max_agents": world.limits.max_agents,
+        "max_depth": world.limits.max_depth,
+        "max_concurrent": world.limits.max_concurrent,
+    }
+    told = (heard or Testimonies(world, sagas)).of(task_id)
+    older = older_copies(registry, damaged)
+    if present is None:
+        older.append(remnants(world, task_id, told))
+    return mended_task(present, older, told, otherwise=otherwise)
+
+
+def global_document(
+    world: World,
+    sagas: Sagas,
+    *,
+    present: Document | None = None,
+    damaged: bytes | None = None,
+    heard: Testimonies | None = None,
+) -> Document:
+    """Return the global registry from all that is known; see :func:`task_document`."""
+    return mended_global(
+        present,
+        older_copies(world.global_registry, damaged),
+        (heard or Testimonies(world, sagas)).of(),
+        fresh=new_global(),
+        tasks={task_id: world.task_registry(task_id).peek() for task_id in world.places.task_ids()},
+    )
+
+
+def older_copies(registry: Registry, damaged: bytes | None = None) -> list[Document]:
+    """Return what can be read of a registry's damaged and superseded copies, the newest first."""
+    copies = [] if damaged is None else [left_of(damaged, registry.kind)]
+    for path in registry.kept():
+        try:
+            copies.append(left_of(_files.read(path), registry.kind))
+        except (FileNotFoundError, StorageError):
+            continue  # A directory was in its place; or it is gone by now.
+    return copies

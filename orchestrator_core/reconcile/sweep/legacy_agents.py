@@ -1,0 +1,153 @@
+"""
+Agents that another system has recorded, and no saga ever held.
+
+Such a record has no journal, open or closed, and none of the fields that every
+record of ours has had from the first release on. A sweep neither calls it a
+stray nor touches the files and sessions of its id: all of it is handed over here.
+
+Whether such an agent lives, and what of it is left, :mod:`orchestrator_core.reconcile.legacy`
+proves: with one more call to tmux, and only where there are such records. It is
+reaped as it is ended: adopted, which proves it again, and unwound.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from orchestrator_core.model.outcome import EndReport
+from orchestrator_core.reconcile.legacy.proving import Life, Standing, standings
+from orchestrator_core.reconcile.legacy.reading import OldAgent, old_agent, was_ended_by_us
+from orchestrator_core.reconcile.sweep.findings import KINDS, Finding, FindingKind, Reaped
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.termination import Lifecycle
+    from orchestrator_core.reconcile.sweep.snapshot import Look
+
+
+@attrs.frozen(kw_only=True)
+class OldRecord:
+    """An agent of the old system, as its records show it."""
+
+    agent_id: str
+    task_id: str
+    record: Mapping[str, Any] | None = None  #: In its task's registry.
+    entry: Mapping[str, Any] | None = None  #: In the global registry.
+    lives: bool = True  #: Whether they show it as living.
+
+
+@attrs.frozen(kw_only=True)
+class Judged:
+    """What there is to tell of the old system's agents."""
+
+    findings: tuple[Finding, ...] = ()
+    alive: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
+def judge(world: World, look: Look, records: Sequence[OldRecord]) -> Judged:
+    """Look at the old system's agents, all at once, and say how each of them stands."""
+    asked = [one for one in records if one.record is None or not was_ended_by_us(one.record)]
+    agents = {one.agent_id: _agent(world, look, one) for one in asked}
+    known = standings(world, [agent for agent in agents.values() if agent is not None])
+    told = [_told(one, agents[one.agent_id], known.get(one.agent_id)) for one in asked]
+    return Judged(
+        findings=tuple(one for one in told if isinstance(one, Finding)),
+        alive=tuple(
+            one.agent_id
+            for one in asked
+            if one.lives and one.agent_id in known and known[one.agent_id].life is Life.ALIVE
+        ),
+        unknown=tuple(one for one in told if isinstance(one, str)),
+    )
+
+
+def _agent(world: World, look: Look, one: OldRecord) -> OldAgent | None:
+    registry = (look.tasks or {}).get(one.task_id)
+    if one.record is None or registry is None or registry.document is None:
+        return None
+    return old_agent(world, registry.document, one.task_id, one.record)
+
+
+def _told(
+    one: OldRecord, agent: OldAgent | None, standing: Standing | None
+) -> Finding | str | None:
+    """Return a finding, or what could not be found out, or None if all is well."""
+    if agent is None or standing is None:
+        return _nameless(one)
+    if standing.life is Life.UNKNOWN:
+        return f"agent {one.agent_id} of the old system: {standing.why}"
+    if one.lives:
+        return None if standing.life is Life.ALIVE else _lost(one, agent, standing)
+    return _ended(one, agent, standing)
+
+
+def _nameless(one: OldRecord) -> Finding | str | None:
+    if one.record is None:
+        return Finding(
+            kind=FindingKind.STRAY_RECORD,
+            is_old=True,
+            agent_id=one.agent_id,
+            task_id=one.task_id,
+            subject=f"entry of {one.agent_id} in the global registry",
+            what="the old system lists it as living, and its task does not know it",
+            proofs=("the global registry lists it",),
+        )
+    if not one.lives:
+        return None
+    return f"agent {one.agent_id} of the old system: under its names nothing can be asked for"
+
+
+def _lost(one: OldRecord, agent: OldAgent, standing: Standing) -> Finding:
+    return _finding(
+        FindingKind.LOST,
+        one,
+        standing,
+        what=f"the old system shows it as {agent.status!r}, and nothing of it lives",
+    )
+
+
+def _ended(one: OldRecord, agent: OldAgent, standing: Standing) -> Finding | None:
+    left = []
+    if standing.life is Life.ALIVE:
+        left.append("it lives on")
+    if agent.files.present:
+        left.append(f"{len(agent.files.present)} of its files are where they were")
+    if one.entry is not None:
+        left.append("the global registry lists it as living")
+    if not left:
+        return None
+    what = f"the old system shows it as {agent.status!r}; {', '.join(left)}"
+    return _finding(FindingKind.ENDED, one, standing, what=what)
+
+
+def _finding(kind: FindingKind, one: OldRecord, standing: Standing, *, what: str) -> Finding:
+    return Finding(
+        kind=kind,
+        is_old=True,
+        agent_id=one.agent_id,
+        task_id=one.task_id,
+        subject=f"agent {one.agent_id} of the old system",
+        what=what,
+        proofs=standing.proofs,
+        action=KINDS[kind].reaping,
+    )
+
+
+def reap(lifecycle: Lifecycle, finding: Finding) -> Reaped:
+    """End what :func:`judge` has found, if it still is as it was found."""
+    agent_id = str(finding.agent_id)
+    past = lifecycle.past(agent_id)
+    if isinstance(past, EndReport):
+        return Reaped(finding=finding, success=True, said="nothing of it was left", end=past)
+    report = lifecycle.recover(only=agent_id, force=True)
+    if agent_id in report.unwound:
+        end = EndReport.of(report.unwound[agent_id])
+        said = end.reason if end.success else "; ".join(end.errors)
+        return Reaped(finding=finding, success=end.success, said=said, end=end)
+    said = report.failed.get(agent_id) or "it lives, or somebody else is at it"
+    return Reaped(finding=finding, success=False, said=said)

@@ -1,0 +1,83 @@
+"""
+Rebuild the journal of a damaged saga from the lines that still check.
+
+Which line was lost cannot be known; it may have been the commit. So a saga of
+which no line says that it was being unwound is taken for committed, and lives on
+unless its owner's verdict says that it is dead: nothing living is ended for a
+damaged file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator_core.exceptions import JournalDamaged
+from orchestrator_core.saga.encoding import entry_of
+from orchestrator_core.saga.history import fold
+from orchestrator_core.saga.planning import begin_of, intent_of
+from orchestrator_core.saga.states import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from orchestrator_core.saga.encoding import Entry
+
+    Replan = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+
+_BIRTH = {"begin", "intent"}
+
+
+def salvage(saga_id: str, entries: Iterable[Entry], replan: Replan) -> list[Entry]:
+    """
+    Return the entries of a whole journal, made from what is left of one.
+
+    *replan* gives the receipts that belong to the saga, by step name, from its id
+    and its labels: what the damage took, and no more, is taken from there.
+    """
+    entries = list(entries)
+    begins = [entry for entry in entries if entry.kind == "begin"]
+    labels = begins[0].data.get("labels", {}) if begins else {}
+    kept = {entry.data["step"]: entry for entry in entries if entry.kind == "intent"}
+    planned = replan(saga_id, labels)
+    told = begins[0].data.get("steps", ()) if begins else kept
+    names = _in_order(planned, [name for name in told if name in planned or name in kept])
+    stack = [kept.get(name) or intent_of(name, planned[name]) for name in names]
+    life = [entry for entry in entries if entry.kind not in _BIRTH]
+    return _fitting([begin_of(saga_id, labels, names), *stack], [*_missing_unwind(life), *life])
+
+
+def _in_order(planned: Iterable[str], told: Iterable[str]) -> list[str]:
+    """
+    Return all names in the order of the stack, in which it will be unwound.
+
+    The plan knows it; what that does not know stays where the journal has told of it.
+    """
+    names, place = list(planned), 0
+    for name in told:
+        if name in names:
+            place = names.index(name)
+        else:
+            names.insert(place, name)
+        place += 1
+    return names
+
+
+def _missing_unwind(life: list[Entry]) -> list[Entry]:
+    """Return the line that says why it was unwound, if it is lost and the last line knows."""
+    if life and life[-1].kind == "close" and all(entry.kind != "unwind" for entry in life):
+        return [entry_of("unwind", why=life[-1].data["report"]["why"])]
+    return []
+
+
+def _fitting(whole: list[Entry], more: list[Entry]) -> list[Entry]:
+    """Return *whole* with those of *more* that can follow, and a commit if no end is told."""
+    history = fold(whole)
+    for entry in more:
+        try:
+            history.extend([entry])
+        except JournalDamaged:
+            continue
+        whole.append(entry)
+    if history.state is State.RUNNING:
+        whole.append(entry_of("commit"))
+    return whole

@@ -1,0 +1,1 @@
+"""The machine: durable files, locks, clocks, processes, and the terminal."""

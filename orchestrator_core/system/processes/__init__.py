@@ -1,0 +1,37 @@
+"""
+Processes: whose they are, whether they live, and how all of an agent's are ended.
+
+:mod:`.port` says what is promised, :class:`LocalProcesses` keeps it on this
+machine. Below it: :mod:`.identity` (who is it), :mod:`.table` (all of them),
+:mod:`.claims` (which are the agent's), :mod:`.ending` (end them, and prove it).
+"""
+
+from __future__ import annotations
+
+from orchestrator_core.system.processes.exit_record import read_exit
+from orchestrator_core.system.processes.local import LocalProcesses
+from orchestrator_core.system.processes.protocol import (
+    Claim,
+    Ending,
+    Exit,
+    Identity,
+    Marked,
+    Patience,
+    Processes,
+    Seen,
+    Survivor,
+)
+
+__all__ = [
+    "Claim",
+    "Ending",
+    "Exit",
+    "Identity",
+    "LocalProcesses",
+    "Marked",
+    "Patience",
+    "Processes",
+    "Seen",
+    "Survivor",
+    "read_exit",
+]
