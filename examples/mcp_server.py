@@ -13,10 +13,10 @@ import sys
 from mcp.server.mcpserver import MCPServer
 
 from orchestrator_core import Orchestrator
-from orchestrator_core.mcp import StepsTold, register_tools
+from orchestrator_core.mcp import ProgressObserver, register_tools
 
 # Opening it recovers whatever an earlier server, killed by its client, has left.
-orch = Orchestrator(observer=StepsTold())
+orch = Orchestrator(observer=ProgressObserver())
 server = MCPServer("my-team")
 
 

@@ -28,6 +28,7 @@ from orchestrator_core.exceptions import (
     OrchestratorError,
 )
 from orchestrator_core.orchestrator import Orchestrator
+from orchestrator_core.system.deprecation import warn_renamed
 
 try:
     import anyio
@@ -206,7 +207,7 @@ class AsyncOrchestrator:
     The orchestrator for event loops: all agents below one root.
 
     Opened by ``async with``, which recovers what dead owners left there; leaving it ends
-    nobody. :meth:`of` makes one of an orchestrator that is open already.
+    nobody. :meth:`wrapping` makes one of an orchestrator that is open already.
 
     A call that is cancelled returns when its thread is done with it: a cancelled
     ``deploy`` has ended its agent, with the reason "cancelled", and nothing is left, or
@@ -247,11 +248,17 @@ class AsyncOrchestrator:
         )
 
     @classmethod
+    def wrapping(cls, orchestrator: Orchestrator) -> Self:
+        """Return the asynchronous orchestrator of one that is already open."""
+        wrapper = cls()
+        wrapper._sync = orchestrator
+        return wrapper
+
+    @classmethod
     def of(cls, orchestrator: Orchestrator) -> Self:
-        """Return the twin of an orchestrator that is open."""
-        twin = cls()
-        twin._sync = orchestrator
-        return twin
+        """Return :meth:`wrapping`; this old name emits a DeprecationWarning."""
+        warn_renamed("AsyncOrchestrator.of", "wrapping")
+        return cls.wrapping(orchestrator)
 
     @property
     def sync(self) -> Orchestrator:

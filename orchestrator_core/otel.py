@@ -14,7 +14,7 @@ span's ``traceparent``, and nothing else.
 Spans go to the tracer provider that the application has configured or gives; without one,
 there are none. None is ever configured here. An agent that ends by itself is unwound by its
 supervisor, a process of ours in which nobody has configured a provider: that end has no spans
-until somebody tells of it, see :meth:`TracingObserver.tell_end`.
+until somebody tells of it, see :meth:`TracingObserver.record_end`.
 
 It needs the extra ``otel``: ``pip install 'orchestrator-core[otel]'``.
 """
@@ -32,6 +32,7 @@ from orchestrator_core import __version__
 from orchestrator_core.exceptions import OrchestratorError, SagaError
 from orchestrator_core.saga.observer import Observer
 from orchestrator_core.saga.report import UnwindReport
+from orchestrator_core.system.deprecation import warn_renamed
 
 try:
     from opentelemetry import trace
@@ -174,14 +175,14 @@ class TracingObserver(Observer):
 
     # --- afterwards ------------------------------------------------------------------------------
 
-    def tell_end(self, history: History) -> bool:
+    def record_end(self, history: History) -> bool:
         """
         Make the spans of an end that was carried out where nobody traced, from its journal.
 
         For agents that end by themselves, once :meth:`Orchestrator.wait` has returned::
 
             orch.wait(agent.id, timeout_s=600)
-            tracing.tell_end(orch.history(agent.id))
+            tracing.record_end(orch.history(agent.id))
 
         Their times are those of the end, and they are linked as ever. An end that this
         observer has watched is not told twice: False. What another one has told of is not
@@ -214,6 +215,11 @@ class TracingObserver(Observer):
         told.wrong = _wrong_with(report)
         told.end(end_ns)
         return True
+
+    def tell_end(self, history: History) -> bool:
+        """Return :meth:`record_end`; this old name emits a DeprecationWarning."""
+        warn_renamed("TracingObserver.tell_end", "record_end")
+        return self.record_end(history)
 
     def _about(self, saga_id: str, labels: Mapping[str, object]) -> dict[str, Any]:
         told = {name: labels.get(name) for name in self._labels}

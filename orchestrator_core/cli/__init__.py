@@ -51,16 +51,16 @@ def run() -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, and return its exit code. Bad usage raises SystemExit."""
     arguments = parser().parse_args(argv)
-    from orchestrator_core.cli import commands, output  # noqa: PLC0415 - after --help
+    from orchestrator_core.cli import commands, printing  # noqa: PLC0415 - after --help
     from orchestrator_core.exceptions import OrchestratorError  # noqa: PLC0415
 
     if arguments.verbose:
-        output.log_to_stderr()
+        printing.log_to_stderr()
     try:
         result = commands.run(arguments)
-        output.show(result, as_json=arguments.json)
+        printing.show(result, as_json=arguments.json)
     except OrchestratorError as error:
-        output.complain(error, as_json=arguments.json)
+        printing.complain(error, as_json=arguments.json)
         return code_of(error)
     except BrokenPipeError:
         # Who read us has gone; what is still buffered has nowhere to go.

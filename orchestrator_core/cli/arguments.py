@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core import __version__
-from orchestrator_core.cli import care_arguments
+from orchestrator_core.cli import operations_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +70,7 @@ def parser() -> Command:
     commands = top.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=Command, prog=top.prog
     )
-    for name, (about, add) in {**_OWN, **care_arguments.COMMANDS}.items():
+    for name, (about, add) in {**_OWN, **operations_arguments.COMMANDS}.items():
         commands.add_parser(name, help=about, fill=_whole(add))
     # No help: it is not for people, but for the supervisor, which becomes it.
     commands.add_parser("unwind", fill=_whole(_unwind))

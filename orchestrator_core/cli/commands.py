@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.cli.output import Result, printable
+from orchestrator_core.cli.printing import Result, printable
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError
 from orchestrator_core.orchestrator import Orchestrator
 
@@ -149,7 +149,7 @@ def _table(agents: list[Agent]) -> str:
 
 
 def _show(arguments: argparse.Namespace) -> Result:
-    from orchestrator_core.cli.story import tell  # noqa: PLC0415 - for one command
+    from orchestrator_core.cli.show import tell  # noqa: PLC0415 - for one command
 
     orch = Orchestrator(arguments.root, recover=False)
     return tell(orch, arguments.agent, tail=arguments.tail)
@@ -214,7 +214,7 @@ def _progress(arguments: argparse.Namespace) -> Result:
 
 
 def _recover(arguments: argparse.Namespace) -> Result:
-    from orchestrator_core.cli.story import tell_recovery  # noqa: PLC0415 - for one command
+    from orchestrator_core.cli.show import tell_recovery  # noqa: PLC0415 - for one command
 
     orch = Orchestrator(arguments.root, recover=False)
     if arguments.abandon is not None:

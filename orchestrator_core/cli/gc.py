@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator_core.cli.output import Result, printable
+from orchestrator_core.cli.printing import Result, printable
 from orchestrator_core.orchestrator import Orchestrator
 
 if TYPE_CHECKING:

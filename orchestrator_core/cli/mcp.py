@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator_core.cli import output
-from orchestrator_core.cli.output import Result
+from orchestrator_core.cli import printing
+from orchestrator_core.cli.printing import Result
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model import settings
 from orchestrator_core.orchestrator import Orchestrator
@@ -21,15 +21,15 @@ TOKEN = "mcp-token"  # noqa: S105 - the name of the file in the root that holds 
 
 def run(arguments: argparse.Namespace) -> Result:
     """Serve; SIGTERM, Ctrl-C and a client that goes away end it, and that is success."""
-    from orchestrator_core.mcp import StepsTold  # noqa: PLC0415 - says what to install, if need be
-    from orchestrator_core.mcp.agents import kind_of  # noqa: PLC0415 - as above
-    from orchestrator_core.mcp.serving import serve_http, serve_stdio  # noqa: PLC0415 - as above
+    from orchestrator_core.mcp import ProgressObserver  # noqa: PLC0415 - says what to install, if need be
+    from orchestrator_core.mcp.agent_kind import kind_of  # noqa: PLC0415 - as above
+    from orchestrator_core.mcp.server import serve_http, serve_stdio  # noqa: PLC0415 - as above
     from orchestrator_core.mcp.token import token_in  # noqa: PLC0415 - as above
 
     if not arguments.http and (arguments.port is not None or arguments.token_file):
         raise InvalidInput("a port or a token, and no --http", hint="add --http, or leave them out")
     _log(verbose=arguments.verbose)
-    orch = Orchestrator(arguments.root, observer=StepsTold())
+    orch = Orchestrator(arguments.root, observer=ProgressObserver())
     kind = kind_of(
         settings.read(orch.root).mcp,
         command=arguments.agent_command,
@@ -55,7 +55,7 @@ def _log(*, verbose: bool) -> None:
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
     if verbose:
-        output.log_to_stderr()
+        printing.log_to_stderr()
         logging.getLogger("orchestrator_core").propagate = False
 
 

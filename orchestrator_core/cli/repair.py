@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from orchestrator_core.cli.output import Result, printable
+from orchestrator_core.cli.printing import Result, printable
 from orchestrator_core.orchestrator import Orchestrator
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from orchestrator_core.cli.output import Result
+from orchestrator_core.cli.printing import Result
 from orchestrator_core.model.layout import open_root
 from orchestrator_core.operations.daemon.service import Service
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator_core.cli import BUSY, LEFT, OK
-from orchestrator_core.cli.output import Result, printable
+from orchestrator_core.cli.printing import Result, printable
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.orchestrator import Orchestrator
 

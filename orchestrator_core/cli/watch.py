@@ -7,8 +7,8 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from orchestrator_core.cli import output
-from orchestrator_core.cli.output import Result
+from orchestrator_core.cli import printing
+from orchestrator_core.cli.printing import Result
 from orchestrator_core.operations.daemon.notify import ServiceManager
 from orchestrator_core.operations.sweeper import Sweeper
 from orchestrator_core.orchestrator import Orchestrator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def run(arguments: argparse.Namespace) -> Result:
     """Watch the root; SIGTERM and Ctrl-C end it within a second, and that is success."""
     if not arguments.verbose:
-        output.log_to_stderr(logging.WARNING)
+        printing.log_to_stderr(logging.WARNING)
     # Its first sweep recovers: a dead owner's leavings are not to keep us from starting.
     sweeper = Sweeper(
         Orchestrator(arguments.root, recover=False),

@@ -33,8 +33,11 @@ except ImportError as error:
 
     raise McpMissing(f"there is no MCP SDK of version 2 here: {error}") from error
 
-from orchestrator_core.mcp.agents import AgentKind
-from orchestrator_core.mcp.progress import StepsTold
+from orchestrator_core.mcp.agent_kind import AgentKind
+from orchestrator_core.mcp.progress import ProgressObserver
 from orchestrator_core.mcp.tools import register_tools
+from orchestrator_core.system.deprecation import renamed
 
-__all__ = ["AgentKind", "StepsTold", "register_tools"]
+__all__ = ["AgentKind", "ProgressObserver", "register_tools"]
+
+__getattr__ = renamed(__name__, {"StepsTold": "ProgressObserver"})

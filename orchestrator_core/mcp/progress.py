@@ -1,8 +1,8 @@
 """
-News of a long call while it lasts: the steps of its sagas, and that it is still going on.
+ProgressFeed of a long call while it lasts: the steps of its sagas, and that it is still going on.
 
-A call that was asked for progress has a :class:`News` in its context, which a worker
-thread inherits. :class:`StepsTold` watches all sagas of an orchestrator, and tells the
+A call that was asked for progress has a :class:`ProgressFeed` in its context, which a worker
+thread inherits. :class:`ProgressObserver` watches all sagas of an orchestrator, and tells the
 news of whatever call the step belongs to.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _BEAT_S = 1.0  #: A client that has heard nothing for too long gives a call up.
 
 
-class News:
+class ProgressFeed:
     """What is to be told of one call, in order; said in worker threads, sent by the event loop."""
 
     def __init__(self, doing: str) -> None:
@@ -50,7 +50,7 @@ class News:
                     message = await self._heard.receive()
 
 
-_NEWS: contextvars.ContextVar[News | None] = contextvars.ContextVar("news", default=None)
+_FEED: contextvars.ContextVar[ProgressFeed | None] = contextvars.ContextVar("news", default=None)
 
 
 @contextlib.asynccontextmanager
@@ -59,15 +59,15 @@ async def news(ctx: Context | None, doing: str) -> AsyncIterator[None]:
     if ctx is None or not _is_asked(ctx):
         yield
         return
-    told = News(doing)
-    before = _NEWS.set(told)
+    told = ProgressFeed(doing)
+    before = _FEED.set(told)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(told.tell, ctx)
             yield
             tasks.cancel_scope.cancel()
     finally:
-        _NEWS.reset(before)
+        _FEED.reset(before)
 
 
 def _is_asked(ctx: Context) -> bool:
@@ -75,11 +75,11 @@ def _is_asked(ctx: Context) -> bool:
     return meta is not None and "progress_token" in meta
 
 
-class StepsTold(Observer):
+class ProgressObserver(Observer):
     """
     Tells a client of each step that its call does or undoes.
 
-    For an orchestrator that tools are registered for: ``Orchestrator(observer=StepsTold())``.
+    Give it to the orchestrator of the tools: ``Orchestrator(observer=ProgressObserver())``.
     """
 
     def step_done(self, saga_id: str, step: str, duration_ms: float) -> None:
@@ -96,6 +96,6 @@ class StepsTold(Observer):
 
 
 def _say(message: str) -> None:
-    told = _NEWS.get()
+    told = _FEED.get()
     if told is not None:
         told.say(message)

@@ -10,12 +10,12 @@ from orchestrator_core.exceptions import JournalDamaged, NotFound
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestrator_core.mcp import shapes
+    from orchestrator_core.mcp import schemas
     from orchestrator_core.model.records import Agent
     from orchestrator_core.orchestrator import Orchestrator
 
 
-def timeline(orch: Orchestrator, agent: Agent) -> shapes.Timeline:
+def timeline(orch: Orchestrator, agent: Agent) -> schemas.TimelineResult:
     """Return an agent's life, in the order in which it went."""
     events = [*_beginning(orch, agent), *_reports(orch, agent), *_end(agent)]
     return {
@@ -27,7 +27,7 @@ def timeline(orch: Orchestrator, agent: Agent) -> shapes.Timeline:
     }
 
 
-def _beginning(orch: Orchestrator, agent: Agent) -> Iterator[shapes.Event]:
+def _beginning(orch: Orchestrator, agent: Agent) -> Iterator[schemas.TimelineEvent]:
     try:
         history = orch.history(agent.id)
     except (NotFound, JournalDamaged):  # The old system's, or kept for long enough.
@@ -37,7 +37,7 @@ def _beginning(orch: Orchestrator, agent: Agent) -> Iterator[shapes.Event]:
     yield _event(history.begun_at, "deployed", f"by {agent.parent}", steps=steps)
 
 
-def _reports(orch: Orchestrator, agent: Agent) -> Iterator[shapes.Event]:
+def _reports(orch: Orchestrator, agent: Agent) -> Iterator[schemas.TimelineEvent]:
     for update in orch.read_progress(agent.id):
         said = {"status": update.status, "progress": update.progress}
         yield _event(update.timestamp, "progress", update.message, **said)
@@ -46,7 +46,7 @@ def _reports(orch: Orchestrator, agent: Agent) -> Iterator[shapes.Event]:
         yield _event(found.timestamp, "finding", found.message, **what, data=found.data)
 
 
-def _end(agent: Agent) -> Iterator[shapes.Event]:
+def _end(agent: Agent) -> Iterator[schemas.TimelineEvent]:
     if agent.completed_at:
         exit_of = {"exit_code": agent.exit_code, "exit_signal": agent.exit_signal}
         yield _event(agent.completed_at, "ended", agent.end_reason, status=agent.status, **exit_of)
@@ -60,5 +60,5 @@ def _end(agent: Agent) -> Iterator[shapes.Event]:
         yield _event(record["auto_cleanup_timestamp"], "given back", said, **told)
 
 
-def _event(at: object, event: str, message: str, **data: Any) -> shapes.Event:  # noqa: ANN401 - JSON
+def _event(at: object, event: str, message: str, **data: Any) -> schemas.TimelineEvent:  # noqa: ANN401 - JSON
     return {"timestamp": str(at or ""), "event": event, "message": message, "data": data}

@@ -64,7 +64,7 @@ def _make(path: Path) -> None:
         _files.remove(whole)
 
 
-class OneToken:
+class StaticTokenVerifier:
     """Lets in whoever has the token."""
 
     def __init__(self, token: str) -> None:

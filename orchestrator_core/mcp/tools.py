@@ -15,13 +15,10 @@ from mcp.server.mcpserver import Context  # noqa: TC002 - the SDK evaluates the 
 from pydantic import Field
 
 from orchestrator_core.exceptions import DeploymentError, InvalidInput, OrchestratorError
-from orchestrator_core.mcp import context, output, reading, shapes
-from orchestrator_core.mcp.agents import AgentKind
-from orchestrator_core.mcp.calls import answered, run
-from orchestrator_core.mcp.own import OwnTools
-from orchestrator_core.mcp.refusals import Refused, cleanup, insist_on_success
-from orchestrator_core.mcp.timeline import timeline
-from orchestrator_core.mcp.words import (
+from orchestrator_core.mcp import output_slice, schemas, task_context, views
+from orchestrator_core.mcp.agent_kind import AgentKind
+from orchestrator_core.mcp.agent_tools import OwnTools
+from orchestrator_core.mcp.annotations import (
     ADDS,
     ENDS,
     READS,
@@ -31,6 +28,9 @@ from orchestrator_core.mcp.words import (
     Prompt,
     TaskId,
 )
+from orchestrator_core.mcp.errors import DeployRefused, cleanup, raise_if_not_clean
+from orchestrator_core.mcp.timeline import timeline
+from orchestrator_core.mcp.worker import errors_as_results, run
 from orchestrator_core.model.environment import ORCHESTRATOR
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Tools:
 
     # --- beginning -------------------------------------------------------------------------------
 
-    @answered
+    @errors_as_results
     async def create_real_task(
         self,
         description: Annotated[str, Field(description="What is to be done.")],
@@ -114,7 +114,7 @@ class Tools:
         relevant_files: Annotated[
             list[str] | None, Field(description="The files it is about.")
         ] = None,
-    ) -> shapes.Created:
+    ) -> schemas.CreateTaskResult:
         """
         Make a task. Agents are deployed for a task, so this comes first.
 
@@ -129,10 +129,10 @@ class Tools:
             "relevant_files": relevant_files,
         }
 
-        def create() -> shapes.Created:
+        def create() -> schemas.CreateTaskResult:
             _check_directory(client_cwd)
             task = self._orch.create_task(description, priority=priority, client_cwd=client_cwd)
-            context.keep(self._orch.root, task.id, about)
+            task_context.save_context(self._orch.root, task.id, about)
             return {
                 "success": True,
                 "task_id": task.id,
@@ -144,7 +144,7 @@ class Tools:
 
         return await run(create)
 
-    @answered
+    @errors_as_results
     async def deploy_headless_agent(
         self,
         task_id: TaskId,
@@ -154,7 +154,7 @@ class Tools:
         parent: Annotated[
             str, Field(description='The agent that it ends with; "orchestrator" for nobody.')
         ] = ORCHESTRATOR,
-    ) -> shapes.Deployed:
+    ) -> schemas.DeployResult:
         """
         Deploy an agent for a task, headless, in a tmux session of its own.
 
@@ -163,7 +163,7 @@ class Tools:
         """
         return await self._deploy(task_id, agent_type, prompt, parent, ctx)
 
-    @answered
+    @errors_as_results
     async def spawn_child_agent(
         self,
         task_id: TaskId,
@@ -171,19 +171,19 @@ class Tools:
         child_agent_type: AgentType,
         child_prompt: Prompt,
         ctx: Context,
-    ) -> shapes.Deployed:
+    ) -> schemas.DeployResult:
         """Deploy an agent as the child of another one of its task: it ends when its parent does."""
         return await self._deploy(task_id, child_agent_type, child_prompt, parent_agent_id, ctx)
 
     async def _deploy(
         self, task_id: str, kind: str, prompt: str, parent: str, ctx: Context
-    ) -> shapes.Deployed:
+    ) -> schemas.DeployResult:
         def deploy() -> Agent:
             try:
-                document = reading.document_of(self._orch, task_id)
+                document = views.document_of(self._orch, task_id)
                 spec = self._kind.spec(
                     kind=kind,
-                    prompt=context.before(prompt, document),
+                    prompt=task_context.with_context(prompt, document),
                     parent=parent,
                     cwd=document.get("client_cwd"),
                 )
@@ -191,7 +191,7 @@ class Tools:
             except DeploymentError:
                 raise
             except OrchestratorError as error:
-                raise Refused(error) from error
+                raise DeployRefused(error) from error
 
         def undo(agent: Agent) -> None:
             self._orch.terminate(agent.id, reason="cancelled")
@@ -212,12 +212,12 @@ class Tools:
 
     # --- looking ---------------------------------------------------------------------------------
 
-    @answered
-    async def get_real_task_status(self, task_id: TaskId) -> shapes.TaskStatus:
+    @errors_as_results
+    async def get_real_task_status(self, task_id: TaskId) -> schemas.TaskStatusResult:
         """Tell all about a task: its agents, whose children they are, and what they last said."""
-        return await run(lambda: reading.status(self._orch, task_id))
+        return await run(lambda: views.status(self._orch, task_id))
 
-    @answered
+    @errors_as_results
     async def get_agent_output(
         self,
         task_id: TaskId,
@@ -227,7 +227,7 @@ class Tools:
             str | None, Field(description="Only lines in which this regular expression is found.")
         ] = None,
         format: Annotated[  # noqa: A002 - as above
-            output.Format,
+            output_slice.Format,
             Field(
                 description="text: as it was written; jsonl: only the lines that are JSON; "
                 "parsed: those as a list of values."
@@ -240,20 +240,20 @@ class Tools:
             int | None, Field(description="Only whole lines from the end, of so many bytes.")
         ] = None,
         response_format: Annotated[
-            output.Response,
+            output_slice.Response,
             Field(description="summary: at most the last 20 lines; compact: the last 5."),
         ] = "full",
-    ) -> shapes.Output:
+    ) -> schemas.AgentOutputResult:
         """Return what an agent has written, whether it still lives or its log is archived."""
-        wish = output.Wish(
+        wish = output_slice.OutputQuery(
             filter=filter, format=format, tail=tail, response=response_format, max_bytes=max_bytes
         )
 
-        def read() -> shapes.Output:
-            agent = reading.agent_of(self._orch, task_id, agent_id)
+        def read() -> schemas.AgentOutputResult:
+            agent = views.agent_of(self._orch, task_id, agent_id)
             text = self._orch.read_output(agent.id)
-            cut = output.cut(text, wish)
-            found: shapes.Output = {
+            cut = output_slice.slice_output(text, wish)
+            found: schemas.AgentOutputResult = {
                 "success": True,
                 "agent_id": agent.id,
                 "session_status": "running" if agent.is_active else "terminated",
@@ -267,39 +267,41 @@ class Tools:
 
         return await run(read)
 
-    @answered
+    @errors_as_results
     async def list_agents(
         self,
         task_id: Annotated[str | None, Field(description="Only those of this task.")] = None,
         status: Annotated[
             str | None, Field(description='Only those of this status, or all "active" ones.')
         ] = None,
-    ) -> shapes.Listed:
+    ) -> schemas.ListAgentsResult:
         """List agents, oldest first: of one task or of all, living or ended."""
 
-        def look() -> shapes.Listed:
+        def look() -> schemas.ListAgentsResult:
             agents = self._orch.agents(task_id=task_id, status=status)
-            return {"success": True, "count": len(agents), "agents": [*map(reading.info, agents)]}
+            return {"success": True, "count": len(agents), "agents": [*map(views.info, agents)]}
 
         return await run(look)
 
-    @answered
-    async def get_agent_timeline(self, task_id: TaskId, agent_id: AgentId) -> shapes.Timeline:
+    @errors_as_results
+    async def get_agent_timeline(
+        self, task_id: TaskId, agent_id: AgentId
+    ) -> schemas.TimelineResult:
         """Tell an agent's life, moment by moment: deployment, progress, findings, end."""
         return await run(
-            lambda: timeline(self._orch, reading.agent_of(self._orch, task_id, agent_id))
+            lambda: timeline(self._orch, views.agent_of(self._orch, task_id, agent_id))
         )
 
     # --- ending ----------------------------------------------------------------------------------
 
-    @answered
+    @errors_as_results
     async def kill_real_agent(
         self,
         task_id: TaskId,
         agent_id: AgentId,
         ctx: Context,
         reason: Annotated[str, Field(description="Why; it is recorded.")] = "Manual termination",
-    ) -> shapes.Killed:
+    ) -> schemas.KillResult:
         """
         End an agent with its children, and give back all they held; logs are archived.
 
@@ -307,10 +309,10 @@ class Tools:
         are returned.
         """
 
-        def kill() -> shapes.Killed:
-            agent = reading.agent_of(self._orch, task_id, agent_id)
+        def kill() -> schemas.KillResult:
+            agent = views.agent_of(self._orch, task_id, agent_id)
             end = self._orch.terminate(agent.id, reason=reason)
-            insist_on_success(end)
+            raise_if_not_clean(end)
             return {
                 "success": True,
                 "agent_id": agent.id,
@@ -325,17 +327,17 @@ class Tools:
 
         return await run(kill, ctx=ctx, doing=f"ending {agent_id}")
 
-    @answered
+    @errors_as_results
     async def sweep_agents(
         self,
         ctx: Context,
         reap: Annotated[  # noqa: FBT002 - the tool's parameter, by name
             bool, Field(description="End what is ours by two proofs; else it is only told.")
         ] = False,
-    ) -> shapes.Swept:
+    ) -> schemas.SweepResult:
         """Find what dead orchestrators and agents have left behind, and end it if asked to."""
 
-        def sweep() -> shapes.Swept:
+        def sweep() -> schemas.SweepResult:
             report = self._orch.sweep(reap=reap)
             reaped = {one.finding.key: one for one in report.reaped}
             return {

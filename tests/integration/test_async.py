@@ -71,7 +71,7 @@ def test_a_deployment_cancelled_in_its_grace_is_over_long_before(backend, scene)
     begun = time.monotonic()
 
     async def deploy():
-        orch = AsyncOrchestrator.of(scene.orchestrator(observer=tells))
+        orch = AsyncOrchestrator.wrapping(scene.orchestrator(observer=tells))
         task = await orch.create_task("tried")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: orch.deploy(task.id, scene.spec(), grace_s=LONG_S))
@@ -106,7 +106,7 @@ def test_a_cancelled_wait_leaves_no_thread_that_waits(backend, scene):
     orch._world.processes.watch = seen
 
     async def wait():
-        twin = AsyncOrchestrator.of(orch)
+        twin = AsyncOrchestrator.wrapping(orch)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: twin.wait(agent.id, timeout_s=LONG_S))
             assert await anyio.to_thread.run_sync(watched.wait, SOON_S)

@@ -21,9 +21,16 @@ from support.fakes import a_fake_scene
 from orchestrator_core import cli
 from orchestrator_core.deployment import reports as reporting
 from orchestrator_core.exceptions import InvalidInput, StorageError, WaitTimeout
-from orchestrator_core.mcp import AgentKind, StepsTold, calls, output, progress, register_tools
-from orchestrator_core.mcp.agents import kind_of
-from orchestrator_core.mcp.output import Wish, cut
+from orchestrator_core.mcp import (
+    AgentKind,
+    ProgressObserver,
+    output_slice,
+    progress,
+    register_tools,
+    worker,
+)
+from orchestrator_core.mcp.agent_kind import kind_of
+from orchestrator_core.mcp.output_slice import OutputQuery, slice_output
 from orchestrator_core.mcp.token import token_in
 from orchestrator_core.model import settings
 from orchestrator_core.saga import Observer, together
@@ -430,7 +437,7 @@ def test_asyncios_own_cancellation_passes_no_shield_and_leaves_nothing(scene):
 
     async def talk():
         deploy = functools.partial(slow.deploy, task, scene.spec())
-        call = asyncio.create_task(calls.run(deploy, undo=lambda agent: slow.terminate(agent.id)))
+        call = asyncio.create_task(worker.run(deploy, undo=lambda agent: slow.terminate(agent.id)))
         await asyncio.to_thread(halts.here.wait, LONG_S)
         call.cancel()
         halts.go.set()
@@ -450,7 +457,7 @@ def test_a_call_that_is_cancelled_before_it_has_begun_does_nothing():
     async def talk():
         with anyio.CancelScope() as scope:
             scope.cancel()
-            await calls.run(lambda: done.append("work"), undo=lambda _: done.append("undo"))
+            await worker.run(lambda: done.append("work"), undo=lambda _: done.append("undo"))
 
     asyncio.run(talk())
 
@@ -461,7 +468,7 @@ def test_a_long_call_tells_its_steps_and_that_it_goes_on(scene, monkeypatch):
     """Numbers that rise, every step, and in between that it is still at it."""
     monkeypatch.setattr(progress, "_BEAT_S", 0.01)
     halts, heard = Halts(), []
-    orch = scene.orchestrator(observer=together(StepsTold(), halts))
+    orch = scene.orchestrator(observer=together(ProgressObserver(), halts))
     server = server_of(orch, AgentKind(command=[str(scene.bin / "lives")]))
     task = orch.create_task("See").id
 
@@ -609,21 +616,21 @@ TEXT = 'one\n{"two": 2}\nthree \u2028 still three\n[4]\nfive'
 )
 def test_an_output_is_cut_to_what_was_asked_for(wish, expected):
     """Whole lines, the last ones, and a line ends where its writer ended it."""
-    assert expected == cut(TEXT, Wish(**wish)).output
+    assert expected == slice_output(TEXT, OutputQuery(**wish)).output
 
 
 def test_a_shorter_output_has_fewer_lines_and_shorter_ones():
     text = "".join(f"{number} {'x' * 600}\n" for number in range(100))
 
     for response, lines, length in (("summary", 20, 500), ("compact", 5, 200)):
-        shown = cut(text, Wish(response=response)).output.splitlines()
+        shown = slice_output(text, OutputQuery(response=response)).output.splitlines()
         assert lines == len(shown)
         assert {length + 1} == set(map(len, shown))
         assert shown[-1].startswith("99 ")
 
 
 def test_how_much_was_left_out_is_told():
-    counted = cut("a\nb\nab\n", Wish(filter="a", tail=1)).metadata
+    counted = slice_output("a\nb\nab\n", OutputQuery(filter="a", tail=1)).metadata
 
     assert {
         "total_lines": 3,
@@ -636,10 +643,10 @@ def test_how_much_was_left_out_is_told():
 
 def test_a_pattern_that_never_comes_to_an_end_is_ended(monkeypatch):
     """And nothing else of the server waits for it: it is matched elsewhere."""
-    monkeypatch.setattr(output, "_MATCH_S", 0.2)
+    monkeypatch.setattr(output_slice, "_MATCH_S", 0.2)
 
     with pytest.raises(WaitTimeout, match="not matched within"):
-        cut("a" * 60 + "b\n", Wish(filter="(a+)+$"))
+        slice_output("a" * 60 + "b\n", OutputQuery(filter="(a+)+$"))
 
 
 # --- the token -----------------------------------------------------------------------------------

@@ -25,8 +25,8 @@ traces = Traces()
 tracing = traces.observer()
 root, agent, what = sys.argv[1:]
 orch = Orchestrator(root, recover=False, observer=tracing)
-if what == "tell_end":
-    tracing.tell_end(orch.history(agent))
+if what == "record_end":
+    tracing.record_end(orch.history(agent))
 else:
     getattr(orch, what)(agent)
 [unwinding] = traces.named("unwind saga")
@@ -71,7 +71,7 @@ def test_an_end_by_itself_is_not_traced_but_leads_to_the_deployments_trace(scene
     orch.wait(agent.id, timeout_s=20)
 
     assert [] == traces.named("unwind saga")
-    told = told_by_another(scene, agent, "tell_end")
+    told = told_by_another(scene, agent, "record_end")
 
     assert [only_run(traces)] == told["links"]
     assert ("terminal", "exit") == (told["reason"], told["by"])

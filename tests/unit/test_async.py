@@ -72,7 +72,7 @@ def test_it_is_opened_with_the_same_parameters():
 
 def test_what_an_orchestrator_tells_of_itself_its_twin_tells(scene):
     orch = scene.orchestrator()
-    twin = AsyncOrchestrator.of(orch)
+    twin = AsyncOrchestrator.wrapping(orch)
 
     told = {name for name in (*vars(orch), *public(Orchestrator)) if not name.startswith("_")}
 
@@ -125,7 +125,7 @@ def test_errors_come_as_they_are(backend, scene):
     """Not in a group, though a group of tasks is at work below."""
 
     async def life():
-        orch = AsyncOrchestrator.of(scene.orchestrator())
+        orch = AsyncOrchestrator.wrapping(scene.orchestrator())
         task = await orch.create_task("a task")
         agent = await orch.deploy(task.id, SPEC)
         with pytest.raises(WaitTimeout):
@@ -152,7 +152,7 @@ def test_a_hundred_that_wait_keep_nobody_from_working(backend, scene):
     halts = Halts(scene)
 
     async def life():
-        orch = AsyncOrchestrator.of(scene.orchestrator())
+        orch = AsyncOrchestrator.wrapping(scene.orchestrator())
         task = await orch.create_task("a task")
         agent = await orch.deploy(task.id, SPEC)
         halts.watches()
@@ -232,7 +232,7 @@ def test_a_cancelled_deployment_leaves_nothing(backend, hook, scene):
     halts = Halts(scene).at(hook)
 
     async def life():
-        orch = AsyncOrchestrator.of(scene.orchestrator(observer=halts))
+        orch = AsyncOrchestrator.wrapping(scene.orchestrator(observer=halts))
         task = await orch.create_task("a task")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(orch.deploy, task.id, SPEC)
@@ -252,7 +252,7 @@ def test_a_cancelled_deployment_that_fails_is_only_cancelled(backend, scene):
     halts = Halts(scene).at("saga_begun")
 
     async def life():
-        orch = AsyncOrchestrator.of(scene.orchestrator(observer=halts))
+        orch = AsyncOrchestrator.wrapping(scene.orchestrator(observer=halts))
         task = await orch.create_task("a task")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(orch.deploy, task.id, SPEC)
@@ -274,7 +274,7 @@ def test_a_cancelled_deployment_that_cannot_be_undone_says_what_is_left(backend,
     caught = []
 
     async def life():
-        orch = AsyncOrchestrator.of(scene.orchestrator(observer=halts))
+        orch = AsyncOrchestrator.wrapping(scene.orchestrator(observer=halts))
         task = await orch.create_task("a task")
 
         async def deploy():
@@ -303,12 +303,12 @@ def test_a_key_that_finds_an_agent_of_another_does_not_end_it(backend, scene):
     spec = AgentSpec(type="a", prompt="do it", command=["sleep", "1"], key="one")
 
     async def life():
-        orch = AsyncOrchestrator.of(scene.orchestrator())
+        orch = AsyncOrchestrator.wrapping(scene.orchestrator())
         task = await orch.create_task("a task")
         agent = await orch.deploy(task.id, spec)
         with anyio.CancelScope() as scope:
             asked = _Cancelling(orch.sync, scope)
-            await AsyncOrchestrator.of(asked).deploy(task.id, spec)
+            await AsyncOrchestrator.wrapping(asked).deploy(task.id, spec)
         assert asked.found == [agent.id]
         return await orch.agent(agent.id)
 
@@ -336,7 +336,7 @@ def test_a_cancelled_wait_ends_at_once_with_its_thread_and_ends_nobody(backend, 
     halts = Halts(scene)
 
     async def life():
-        orch = AsyncOrchestrator.of(scene.orchestrator())
+        orch = AsyncOrchestrator.wrapping(scene.orchestrator())
         task = await orch.create_task("a task")
         agent = await orch.deploy(task.id, SPEC)
         halts.watches()
@@ -356,7 +356,7 @@ def test_a_cancelled_wait_ends_at_once_with_its_thread_and_ends_nobody(backend, 
 @both
 def test_what_is_cancelled_before_it_begins_is_not_begun(backend, scene):
     async def life():
-        orch = AsyncOrchestrator.of(scene.orchestrator())
+        orch = AsyncOrchestrator.wrapping(scene.orchestrator())
         with anyio.CancelScope() as scope:
             scope.cancel()
             await orch.create_task("a task")
@@ -371,7 +371,7 @@ def test_whatever_else_is_cancelled_is_done_all_the_same(backend, scene):
     halts = Halts(scene).at("saga_closed")
 
     async def life():
-        orch = AsyncOrchestrator.of(scene.orchestrator(observer=halts))
+        orch = AsyncOrchestrator.wrapping(scene.orchestrator(observer=halts))
         task = await orch.create_task("a task")
         agent = await orch.deploy(task.id, SPEC)
         async with anyio.create_task_group() as tasks:
@@ -390,7 +390,7 @@ def test_asyncios_own_cancellation_comes_twice_and_leaves_nothing(scene):
     halts = Halts(scene).at("step_done")
 
     async def life():
-        orch = AsyncOrchestrator.of(scene.orchestrator(observer=halts))
+        orch = AsyncOrchestrator.wrapping(scene.orchestrator(observer=halts))
         task = await orch.create_task("a task")
         deploying = asyncio.create_task(orch.deploy(task.id, SPEC))
         await halts.until_here()
@@ -417,7 +417,7 @@ def test_cancelled_calls_leave_no_descriptor_open(scene):
     halts = Halts(scene)
 
     async def life():
-        orch = AsyncOrchestrator.of(scene.orchestrator())
+        orch = AsyncOrchestrator.wrapping(scene.orchestrator())
         task = await orch.create_task("a task")
         agent = await orch.deploy(task.id, SPEC)
         halts.watches()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from orchestrator_core.cli.repair import _told as told_of_repair
-from orchestrator_core.cli.story import tell_recovery
+from orchestrator_core.cli.show import tell_recovery
 from orchestrator_core.operations.daemon.service import Service
 from orchestrator_core.operations.doctor import root
 from orchestrator_core.operations.doctor.answers import Subject

@@ -11,7 +11,7 @@ import threading
 import anyio
 import pytest
 
-from orchestrator_core.mcp import pipes
+from orchestrator_core.mcp import stdio
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_lines_come_whole_however_they_were_written(pipe, backend):
 
     writer = threading.Thread(target=write)
     writer.start()
-    found = in_time(heard, pipes.Incoming(pipe[0]), backend=backend)
+    found = in_time(heard, stdio.Incoming(pipe[0]), backend=backend)
     writer.join()
 
     assert ["one\n", "two\n", "\n", f"{long}\n", "last"] == found
@@ -71,21 +71,21 @@ def test_lines_come_whole_however_they_were_written(pipe, backend):
 def test_what_is_no_text_is_a_line_all_the_same(pipe):
     os.write(pipe[1], b"\xff\xfe\n{}\n")
     shut(pipe, 1)
-    assert ["\ufffd\ufffd\n", "{}\n"] == in_time(heard, pipes.Incoming(pipe[0]))
+    assert ["\ufffd\ufffd\n", "{}\n"] == in_time(heard, stdio.Incoming(pipe[0]))
 
 
 def test_a_file_is_heard_as_a_pipe_is(tmp_path):
     """No event loop can wait for one; it need not."""
     (tmp_path / "said").write_text("one\ntwo\n")
     with (tmp_path / "said").open("rb") as file:
-        assert ["one\n", "two\n"] == in_time(heard, pipes.Incoming(file.fileno()))
+        assert ["one\n", "two\n"] == in_time(heard, stdio.Incoming(file.fileno()))
 
 
 def test_told_to_end_it_hears_no_more_though_there_is_more(pipe):
     os.write(pipe[1], b"one\ntwo\n")
 
     async def hear():
-        incoming = pipes.Incoming(pipe[0])
+        incoming = stdio.Incoming(pipe[0])
         first = await anext(incoming)
         incoming.end()
         return first, await heard(incoming)
@@ -95,7 +95,7 @@ def test_told_to_end_it_hears_no_more_though_there_is_more(pipe):
 
 def test_told_to_end_while_it_waits_it_waits_no_more(pipe):
     async def hear():
-        incoming = pipes.Incoming(pipe[0])
+        incoming = stdio.Incoming(pipe[0])
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(heard, incoming)
             await anyio.wait_all_tasks_blocked()
@@ -110,8 +110,8 @@ def test_hearing_and_saying_need_no_thread(pipe):
     before = set(threading.enumerate())
 
     async def talk():
-        incoming = pipes.Incoming(pipe[0])
-        outgoing = pipes.Outgoing(pipe[1], incoming)
+        incoming = stdio.Incoming(pipe[0])
+        outgoing = stdio.Outgoing(pipe[1], incoming)
         for _ in range(10):
             await outgoing.write("and back\n")
             await outgoing.flush()
@@ -135,8 +135,8 @@ def test_one_that_is_shared_and_does_not_block_is_heard_and_spoken_to_all_the_sa
         return real[name](fd, *what)
 
     async def talk():
-        incoming = pipes.Incoming(pipe[0])
-        await pipes.Outgoing(pipe[1], incoming).write("and back\n")
+        incoming = stdio.Incoming(pipe[0])
+        await stdio.Outgoing(pipe[1], incoming).write("and back\n")
         return await anext(incoming)
 
     for name in too_late:
@@ -160,7 +160,7 @@ def test_a_client_that_does_not_read_keeps_nobody_else_waiting(pipe):
 
     async def talk():
         turns = []
-        outgoing = pipes.Outgoing(pipe[1], pipes.Incoming(pipe[0]))
+        outgoing = stdio.Outgoing(pipe[1], stdio.Incoming(pipe[0]))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(outgoing.write, said)
             await anyio.wait_all_tasks_blocked()  # It is stuck, and we are not.
@@ -177,8 +177,8 @@ def test_a_client_that_is_gone_is_told_nothing_and_heard_no_more(pipe):
     async def talk():
         ears, mouth = os.pipe()
         try:
-            incoming = pipes.Incoming(ears)
-            outgoing = pipes.Outgoing(pipe[1], incoming)
+            incoming = stdio.Incoming(ears)
+            outgoing = stdio.Outgoing(pipe[1], incoming)
             shut(pipe, 0)
             await outgoing.write("nobody hears this\n")
             await outgoing.write("nor this\n")
@@ -196,8 +196,8 @@ def test_a_client_that_does_not_read_is_waited_for_no_longer_than_told(pipe):
     async def talk(*, first):
         ears, mouth = os.pipe()
         try:
-            incoming = pipes.Incoming(ears)
-            outgoing = pipes.Outgoing(pipe[1], incoming)
+            incoming = stdio.Incoming(ears)
+            outgoing = stdio.Outgoing(pipe[1], incoming)
             async with anyio.create_task_group() as tasks:
                 if not first:
                     tasks.start_soon(outgoing.write, "x" * 1_000_000)
@@ -218,10 +218,10 @@ def test_a_client_that_does_not_read_is_waited_for_no_longer_than_told(pipe):
 
 SERVER = """
 import os, subprocess, sys, anyio
-from orchestrator_core.mcp import pipes
+from orchestrator_core.mcp import stdio
 
 async def serve():
-    with pipes.taken() as (incoming, outgoing):
+    with stdio.taken() as (incoming, outgoing):
         print("stray")
         subprocess.run(["cat"], check=True)
         async for line in incoming:
@@ -277,7 +277,7 @@ def test_a_terminal_that_hangs_up_is_a_client_that_is_gone():
     try:
 
         async def hear():
-            incoming = pipes.Incoming(theirs)
+            incoming = stdio.Incoming(theirs)
             found = []
             async with anyio.create_task_group() as tasks:
 

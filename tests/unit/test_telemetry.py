@@ -136,7 +136,7 @@ def test_an_agent_that_dies_early_was_deployed_and_its_end_can_be_told_of(scene,
 
     with pytest.raises(DeploymentError) as caught:
         deployed(scene, orch, "dies-early", grace_s=1)
-    observer.tell_end(orch.history(caught.value.agent_id))
+    observer.record_end(orch.history(caught.value.agent_id))
 
     [run], [unwinding] = traces.named("run saga"), traces.named("unwind saga")
     assert is_linked(unwinding, run)
@@ -317,7 +317,7 @@ def test_an_end_elsewhere_is_told_of_afterwards_as_if_it_had_been_watched(scene,
     observer, history = ended_elsewhere(scene, traces)
     assert [] == traces.named("unwind saga")
 
-    assert observer.tell_end(history)
+    assert observer.record_end(history)
 
     [run], [told] = traces.named("run saga"), traces.named("unwind saga")
     steps = traces.below(told)
@@ -339,9 +339,9 @@ def test_an_end_that_was_watched_or_told_of_is_not_told_twice(scene, traces):
     before = len(traces.all())
 
     assert [True, False, False] == [
-        observer.tell_end(history),
-        observer.tell_end(history),
-        watched.tell_end(orch.history(agent.id)),
+        observer.record_end(history),
+        observer.record_end(history),
+        watched.record_end(orch.history(agent.id)),
     ]
     assert before + 1 + len(STEPS) == len(traces.all())
 
@@ -352,7 +352,7 @@ def test_there_is_no_end_to_tell_of_while_an_agent_lives(scene, traces):
     agent = deployed(scene, orch)
 
     with pytest.raises(SagaError, match="has not ended"):
-        observer.tell_end(orch.history(agent.id))
+        observer.record_end(orch.history(agent.id))
 
 
 def test_tracing_and_logging_go_together(scene, traces, caplog):

@@ -22,7 +22,7 @@ from orchestrator_core.exceptions import InvalidInput
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestrator_core.cli.output import Result
+    from orchestrator_core.cli.printing import Result
 
 
 def demo(*, root: str | None, directory: str | None, keep: bool, quiet: bool) -> Result:
@@ -35,7 +35,7 @@ def demo(*, root: str | None, directory: str | None, keep: bool, quiet: bool) ->
     from orchestrator_core.cli.demo.drawing import Paper  # noqa: PLC0415 - as above
     from orchestrator_core.cli.demo.play import Play  # noqa: PLC0415 - as above
     from orchestrator_core.cli.demo.repository import choose_directory  # noqa: PLC0415 - as above
-    from orchestrator_core.cli.output import Result  # noqa: PLC0415 - the agents import us too
+    from orchestrator_core.cli.printing import Result  # noqa: PLC0415 - the agents import us too
 
     paper = Paper(io.StringIO() if quiet else None)
     with _place(root, keep=keep) as place:

@@ -25,8 +25,8 @@ import msgspec
 import orchestrator_core
 from orchestrator_core import AgentSpec, DeploymentError, Orchestrator, Patience
 from orchestrator_core.cli.demo import leftovers, socket_of
-from orchestrator_core.cli.demo.agents import ENV_READY
 from orchestrator_core.cli.demo.drawing import Row
+from orchestrator_core.cli.demo.programs import ENV_READY
 from orchestrator_core.saga import Observer
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Play:
         return crew
 
     def _deploy(self, task: Task, name: str, ready: _Fifo) -> Agent:
-        command = [sys.executable, "-P", "-m", "orchestrator_core.cli.demo.agents", name]
+        command = [sys.executable, "-P", "-m", "orchestrator_core.cli.demo.programs", name]
         spec = AgentSpec(
             type=name,
             prompt=_PROMPTS[name],
@@ -299,7 +299,7 @@ def _importable() -> dict[str, str]:
 def _other(name: str, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
     """Start one of the other orchestrators."""
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "orchestrator_core.cli.demo.others", name, *arguments],
+        [sys.executable, "-P", "-m", "orchestrator_core.cli.demo.child_programs", name, *arguments],
         env={**os.environ, **_importable()},
         stdin=stdin,
         stdout=subprocess.PIPE,

@@ -56,7 +56,7 @@ async def run(
         await anyio.lowlevel.checkpoint_if_cancelled()
     except anyio.get_cancelled_exc_class():
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(call.disown, limiter=limiter)
+            await anyio.to_thread.run_sync(call.undo_when_done, limiter=limiter)
         raise
     return call.result()
 
@@ -86,7 +86,7 @@ class _Call(Generic[T]):
             raise self._error
         return self._result[0]
 
-    def disown(self) -> None:
+    def undo_when_done(self) -> None:
         """Wait for it to be over, and undo it."""
         if not self._begun or self._undo is None:
             return
@@ -113,7 +113,7 @@ def _limiter() -> anyio.CapacityLimiter:
         return made
 
 
-def answered(
+def errors_as_results(
     tool: Callable[Concatenate[Self, P], Awaitable[T]],
 ) -> Callable[Concatenate[Self, P], Awaitable[T | CallToolResult]]:
     """Let a tool's caller see our errors: what happened, what to do, and what is left."""

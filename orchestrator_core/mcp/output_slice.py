@@ -20,7 +20,7 @@ from orchestrator_core.exceptions import InvalidInput, WaitTimeout
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator_core.mcp import shapes
+    from orchestrator_core.mcp import schemas
 
 Format = Literal["text", "jsonl", "parsed"]
 Response = Literal["full", "summary", "compact"]
@@ -39,7 +39,7 @@ _SHORTER: dict[str, tuple[int, int]] = {"summary": (20, 500), "compact": (5, 200
 
 
 @attrs.frozen(kw_only=True)
-class Wish:
+class OutputQuery:
     """Which part of an output is asked for; they are applied in this order."""
 
     filter: str | None = None
@@ -50,14 +50,14 @@ class Wish:
 
 
 @attrs.frozen
-class Cut:
+class OutputSlice:
     """The part that was asked for."""
 
     output: str | list[Any]
-    metadata: shapes.OutputMetadata
+    metadata: schemas.OutputMetadata
 
 
-def cut(text: str, wish: Wish) -> Cut:
+def slice_output(text: str, wish: OutputQuery) -> OutputSlice:
     """
     Return what is asked for of *text*; of lines that are too many, the last ones.
 
@@ -79,7 +79,7 @@ def cut(text: str, wish: Wish) -> Cut:
         lines = lines[max(len(lines) - wish.tail, 0) :]
     lines = _within(_shorter(lines, wish), wish.max_bytes)
     output = [_value(line) for line in lines] if wish.format == "parsed" else "".join(lines)
-    return Cut(
+    return OutputSlice(
         output,
         {
             "total_lines": len(every),
@@ -118,7 +118,7 @@ def _lines(text: str) -> list[str]:
     return io.StringIO(text, newline="\n").readlines()
 
 
-def _shorter(lines: Sequence[str], wish: Wish) -> list[str]:
+def _shorter(lines: Sequence[str], wish: OutputQuery) -> list[str]:
     if wish.response == "full":
         return list(lines)
     count, length = _SHORTER[wish.response]

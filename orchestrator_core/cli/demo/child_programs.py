@@ -1,7 +1,7 @@
 """
 The other orchestrators of the demonstration: one is killed, one will not let go.
 
-Each is a process of its own: ``python -P -m orchestrator_core.cli.demo.others NAME …``.
+Each is a process of its own: ``python -P -m orchestrator_core.cli.demo.child_programs NAME …``.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.mcp import reading, shapes
-from orchestrator_core.mcp.calls import answered, run
-from orchestrator_core.mcp.words import ADDS, OwnId, OwnTask, Severity
+from orchestrator_core.mcp import schemas, views
+from orchestrator_core.mcp.annotations import ADDS, OwnId, OwnTask, Severity
+from orchestrator_core.mcp.worker import errors_as_results, run
 from orchestrator_core.model.environment import ENV_AGENT
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class OwnTools:
         """Return each of them, with what a client may know of it before it is called."""
         return [(self.update_agent_progress, ADDS), (self.report_agent_finding, ADDS)]
 
-    @answered
+    @errors_as_results
     async def update_agent_progress(
         self,
         status: Annotated[
@@ -51,7 +51,7 @@ class OwnTools:
         ] = None,
         task_id: OwnTask = "",
         agent_id: OwnId = "",
-    ) -> shapes.Updated:
+    ) -> schemas.ReportProgressResult:
         """
         Record what an agent is up to. Call this yourself, about yourself, as you work.
 
@@ -59,15 +59,15 @@ class OwnTools:
         call. From inside the agent you have your answer before that happens.
         """
 
-        def report() -> shapes.Updated:
+        def report() -> schemas.ReportProgressResult:
             agent, document = self._whose(task_id, agent_id)
             receipt = self._orch.report_progress(
                 agent.id, status, message=message, progress=progress
             )
             _insist_on_recorded(receipt)
             if receipt.end is not None:
-                document = reading.document_of(self._orch, agent.task_id)
-            told: shapes.Updated = {
+                document = views.document_of(self._orch, agent.task_id)
+            told: schemas.ReportProgressResult = {
                 "success": True,
                 "own_update": {
                     "timestamp": str(receipt.line.get("timestamp", "")),
@@ -76,7 +76,7 @@ class OwnTools:
                     "progress": agent.progress if progress is None else progress,
                     "message": message,
                 },
-                "coordination_info": reading.coordination(self._orch, agent.task_id, document),
+                "coordination_info": views.coordination(self._orch, agent.task_id, document),
             }
             if receipt.end is not None:
                 told["handed_over"] = receipt.end.handed_over
@@ -84,7 +84,7 @@ class OwnTools:
 
         return await run(report)
 
-    @answered
+    @errors_as_results
     async def report_agent_finding(
         self,
         finding_type: Annotated[str, Field(description="issue, solution, insight, question, …")],
@@ -95,10 +95,10 @@ class OwnTools:
         ] = None,
         task_id: OwnTask = "",
         agent_id: OwnId = "",
-    ) -> shapes.Found:
+    ) -> schemas.ReportFindingResult:
         """Record something that an agent has found, for its siblings and whoever deployed it."""
 
-        def report() -> shapes.Found:
+        def report() -> schemas.ReportFindingResult:
             agent, document = self._whose(task_id, agent_id)
             receipt = self._orch.report_finding(
                 agent.id, message, finding_type=finding_type, severity=severity, data=data
@@ -106,8 +106,8 @@ class OwnTools:
             _insist_on_recorded(receipt)
             return {
                 "success": True,
-                "own_finding": reading.finding(receipt.line),
-                "coordination_info": reading.coordination(self._orch, agent.task_id, document),
+                "own_finding": views.finding(receipt.line),
+                "coordination_info": views.coordination(self._orch, agent.task_id, document),
             }
 
         return await run(report)
@@ -125,7 +125,7 @@ class OwnTools:
                 hint="give your task_id and your agent_id",
             )
         task_id = task_id or self._orch.agent(agent_id).task_id
-        return reading.agent_and_document(self._orch, task_id, agent_id)
+        return views.agent_and_document(self._orch, task_id, agent_id)
 
 
 def _insist_on_recorded(receipt: ReportReceipt) -> None:

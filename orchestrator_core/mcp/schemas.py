@@ -12,7 +12,7 @@ from typing import Any
 from typing_extensions import NotRequired, TypedDict  # noqa: UP035 - see above
 
 
-class Created(TypedDict):
+class CreateTaskResult(TypedDict):
     """A task that was made."""
 
     success: bool
@@ -23,7 +23,7 @@ class Created(TypedDict):
     status: str
 
 
-class Deployed(TypedDict):
+class DeployResult(TypedDict):
     """An agent that runs."""
 
     success: bool
@@ -37,7 +37,7 @@ class Deployed(TypedDict):
     deployment_method: str
 
 
-class Cleanup(TypedDict):
+class CleanupSummary(TypedDict):
     """What became of the things that an agent held."""
 
     success: bool
@@ -49,7 +49,7 @@ class Cleanup(TypedDict):
     archived_files: list[str]
 
 
-class Killed(TypedDict):
+class KillResult(TypedDict):
     """An agent's end; with ``handed_over``, its supervisor sees to the rest of it."""
 
     success: bool
@@ -58,12 +58,12 @@ class Killed(TypedDict):
     session_killed: bool
     reason: str
     status: str
-    cleanup: Cleanup
+    cleanup: CleanupSummary
     handed_over: bool
     children: list[str]
 
 
-class Update(TypedDict):
+class ProgressUpdate(TypedDict):
     """What an agent has said of its progress."""
 
     timestamp: str
@@ -73,7 +73,7 @@ class Update(TypedDict):
     message: str
 
 
-class Finding(TypedDict):
+class AgentFinding(TypedDict):
     """Something that an agent has found."""
 
     timestamp: str
@@ -96,23 +96,23 @@ class CoordinationInfo(TypedDict):
     """What others are doing; small on purpose."""
 
     agent_counts: AgentCounts
-    recent_findings: list[Finding]
+    recent_findings: list[AgentFinding]
 
 
-class Updated(TypedDict):
+class ReportProgressResult(TypedDict):
     """A progress report that was recorded; with ``handed_over``, the agent's end is on its way."""
 
     success: bool
-    own_update: Update
+    own_update: ProgressUpdate
     coordination_info: CoordinationInfo
     handed_over: NotRequired[bool]
 
 
-class Found(TypedDict):
+class ReportFindingResult(TypedDict):
     """A finding that was recorded."""
 
     success: bool
-    own_finding: Finding
+    own_finding: AgentFinding
     coordination_info: CoordinationInfo
 
 
@@ -134,7 +134,7 @@ class AgentInfo(TypedDict):
     tmux_session: str
 
 
-class Listed(TypedDict):
+class ListAgentsResult(TypedDict):
     """Agents, oldest first."""
 
     success: bool
@@ -151,12 +151,12 @@ class TaskAgents(AgentCounts):
 class EnhancedProgress(TypedDict):
     """What the agents of a task have last said."""
 
-    recent_updates: list[Update]
-    recent_findings: list[Finding]
+    recent_updates: list[ProgressUpdate]
+    recent_findings: list[AgentFinding]
     average_progress: float
 
 
-class Limits(TypedDict):
+class TaskLimits(TypedDict):
     """How many agents are too many."""
 
     max_agents: int
@@ -164,7 +164,7 @@ class Limits(TypedDict):
     max_concurrent: int
 
 
-class TaskStatus(TypedDict):
+class TaskStatusResult(TypedDict):
     """All about a task."""
 
     success: bool
@@ -176,7 +176,7 @@ class TaskStatus(TypedDict):
     agents: TaskAgents
     hierarchy: dict[str, list[str]]
     enhanced_progress: EnhancedProgress
-    limits: Limits
+    limits: TaskLimits
 
 
 class OutputMetadata(TypedDict):
@@ -189,7 +189,7 @@ class OutputMetadata(TypedDict):
     truncated: bool
 
 
-class Output(TypedDict):
+class AgentOutputResult(TypedDict):
     """What an agent has written: text, or with the format "parsed" a list of values."""
 
     success: bool
@@ -201,7 +201,7 @@ class Output(TypedDict):
     metadata: NotRequired[OutputMetadata]
 
 
-class SweptThing(TypedDict):
+class SweepFinding(TypedDict):
     """One thing that a sweep has found."""
 
     kind: str
@@ -213,19 +213,19 @@ class SweptThing(TypedDict):
     said: str
 
 
-class Swept(TypedDict):
+class SweepResult(TypedDict):
     """What a sweep has found; ``clean`` means that all could be asked, and nothing is left."""
 
     success: bool
     clean: bool
     dry_run: bool
-    findings: list[SweptThing]
+    findings: list[SweepFinding]
     left: list[str]
     unknown: list[str]
     alive: list[str]
 
 
-class Event(TypedDict):
+class TimelineEvent(TypedDict):
     """One moment of an agent's life."""
 
     timestamp: str
@@ -234,11 +234,11 @@ class Event(TypedDict):
     data: NotRequired[dict[str, Any]]
 
 
-class Timeline(TypedDict):
+class TimelineResult(TypedDict):
     """An agent's life, in the order in which it went."""
 
     success: bool
     agent_id: str
     task_id: str
     status: str
-    events: list[Event]
+    events: list[TimelineEvent]

@@ -1,7 +1,7 @@
 """
 The agents of the demonstration: small programs that do real work on a directory.
 
-Each is run as ``python -P -m orchestrator_core.cli.demo.agents NAME`` with its
+Each is run as ``python -P -m orchestrator_core.cli.demo.programs NAME`` with its
 prompt on standard input and the directory as its own. They tell of themselves in
 both ways there are: with the command line, and with the library. What they print
 is their log.

@@ -26,7 +26,7 @@ _TITLES = {
 }
 
 
-def keep(root: Path, task_id: str, context: Mapping[str, Any]) -> None:
+def save_context(root: Path, task_id: str, context: Mapping[str, Any]) -> None:
     """Keep what was given of a task's context; durable when this returns."""
     given = {name: value for name, value in context.items() if value}
     if not given:
@@ -38,7 +38,7 @@ def keep(root: Path, task_id: str, context: Mapping[str, Any]) -> None:
     task_registry(Places(root), task_id).update(enter)
 
 
-def before(prompt: str, document: Mapping[str, Any]) -> str:
+def with_context(prompt: str, document: Mapping[str, Any]) -> str:
     """Return a prompt with the context of its task before it, if it has any."""
     kept = document.get(FIELD)
     known = kept if isinstance(kept, dict) else {}

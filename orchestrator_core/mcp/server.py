@@ -20,8 +20,8 @@ from mcp.server.stdio import stdio_server
 
 from orchestrator_core import __version__
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.mcp import pipes
-from orchestrator_core.mcp.token import OneToken
+from orchestrator_core.mcp import stdio
+from orchestrator_core.mcp.token import StaticTokenVerifier
 from orchestrator_core.mcp.tools import register_tools
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from anyio import AsyncFile
     from anyio.abc import TaskStatus
 
-    from orchestrator_core.mcp.agents import AgentKind
+    from orchestrator_core.mcp.agent_kind import AgentKind
     from orchestrator_core.orchestrator import Orchestrator
 
 NAME = "orchestrator-core"
 HOST = "127.0.0.1"
 PATH = "/mcp"
-_TOLD_BY = signal.SIGTERM, signal.SIGINT
+_STOP_SIGNALS = signal.SIGTERM, signal.SIGINT
 _FAREWELL_S = 5  #: For answers that are under way, when the server is told to end.
 
 _INSTRUCTIONS = """\
@@ -52,7 +52,7 @@ class _Server(MCPServer[Any]):
 
     async def run_stdio_async(self) -> None:
         """Serve one client on standard input and output, until it goes away or we are told to."""
-        with pipes.taken() as (incoming, outgoing):
+        with stdio.taken() as (incoming, outgoing):
             async with anyio.create_task_group() as tasks:
                 await tasks.start(_ending_when_told, incoming, outgoing)
                 # It uses of a file what these have.
@@ -65,10 +65,10 @@ class _Server(MCPServer[Any]):
 
 
 async def _ending_when_told(
-    incoming: pipes.Incoming, outgoing: pipes.Outgoing, *, task_status: TaskStatus[None]
+    incoming: stdio.Incoming, outgoing: stdio.Outgoing, *, task_status: TaskStatus[None]
 ) -> None:
     """Let SIGTERM and Ctrl-C be the same as a client that goes away."""
-    with anyio.open_signal_receiver(*_TOLD_BY) as told:
+    with anyio.open_signal_receiver(*_STOP_SIGNALS) as told:
         task_status.started()
         async for _ in told:
             incoming.end()
@@ -116,7 +116,7 @@ def serve_http(
     auth = AuthSettings.model_validate(
         {"issuer_url": f"http://{HOST}", "resource_server_url": None}
     )
-    server = server_of(orchestrator, kind, auth=auth, token_verifier=OneToken(token))
+    server = server_of(orchestrator, kind, auth=auth, token_verifier=StaticTokenVerifier(token))
     app = server.streamable_http_app(streamable_http_path=PATH, host=HOST)
     config = uvicorn.Config(
         app,
@@ -127,14 +127,14 @@ def serve_http(
     )
     with _listener(port) as listener:
         listening(f"http://{HOST}:{listener.getsockname()[1]}{PATH}")
-        with _unheard():  # uvicorn hears the signal, and passes it on when it is done.
+        with _ignore_signals():  # uvicorn hears the signal, and passes it on when it is done.
             uvicorn.Server(config).run(sockets=[listener])
 
 
 @contextlib.contextmanager
-def _unheard() -> Iterator[None]:
+def _ignore_signals() -> Iterator[None]:
     """Let SIGTERM and Ctrl-C do nothing."""
-    before = {number: signal.signal(number, lambda *_: None) for number in _TOLD_BY}
+    before = {number: signal.signal(number, lambda *_: None) for number in _STOP_SIGNALS}
     try:
         yield
     finally:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from orchestrator_core.deployment.report_reader import ReportedProgress
-    from orchestrator_core.mcp import shapes
+    from orchestrator_core.mcp import schemas
     from orchestrator_core.orchestrator import Orchestrator
 
 _FEW = 3  #: Findings that every report's answer shows.
@@ -73,7 +73,7 @@ def _peek(orch: Orchestrator, task_id: str) -> dict[str, Any] | None:
 
 def coordination(
     orch: Orchestrator, task_id: str, document: Mapping[str, Any]
-) -> shapes.CoordinationInfo:
+) -> schemas.CoordinationInfo:
     """Return what others of a task are doing, in short; *document* is its registry."""
     return {
         "agent_counts": counts(document.get("agents", ())),
@@ -81,7 +81,7 @@ def coordination(
     }
 
 
-def counts(records: Iterable[Mapping[str, Any]]) -> shapes.AgentCounts:
+def counts(records: Iterable[Mapping[str, Any]]) -> schemas.AgentCounts:
     """Count agents: all, those alive, and those that have ended, however."""
     alive = [is_active(record.get("status")) for record in records]
     return {
@@ -91,7 +91,7 @@ def counts(records: Iterable[Mapping[str, Any]]) -> shapes.AgentCounts:
     }
 
 
-def status(orch: Orchestrator, task_id: str) -> shapes.TaskStatus:
+def status(orch: Orchestrator, task_id: str) -> schemas.TaskStatusResult:
     """Return all about a task."""
     task, document = orch.task(task_id), document_of(orch, task_id)
     agents = orch.agents(task_id=task_id)
@@ -122,7 +122,7 @@ def status(orch: Orchestrator, task_id: str) -> shapes.TaskStatus:
     }
 
 
-def info(agent: Agent) -> shapes.AgentInfo:
+def info(agent: Agent) -> schemas.AgentInfo:
     """Return one agent, in short."""
     return {
         "id": agent.id,
@@ -151,13 +151,13 @@ def _hierarchy(agents: Iterable[Agent]) -> dict[str, list[str]]:
 # --- what agents have reported ----------------------------------------------------------------
 
 
-def _findings(orch: Orchestrator, task_id: str, count: int) -> list[shapes.Finding]:
+def _findings(orch: Orchestrator, task_id: str, count: int) -> list[schemas.AgentFinding]:
     """Return the last findings of a task's agents, oldest first."""
     found = reported.findings(Places(orch.root), task_id, None, last=count)
     return [finding(one.to_dict()) for one in found]
 
 
-def finding(line: Mapping[str, Any]) -> shapes.Finding:
+def finding(line: Mapping[str, Any]) -> schemas.AgentFinding:
     """Return one finding, as it was written down."""
     return {
         "timestamp": str(line.get("timestamp", "")),
@@ -169,7 +169,7 @@ def finding(line: Mapping[str, Any]) -> shapes.Finding:
     }
 
 
-def _update(one: ReportedProgress) -> shapes.Update:
+def _update(one: ReportedProgress) -> schemas.ProgressUpdate:
     return {
         "timestamp": one.timestamp,
         "agent_id": one.agent_id,

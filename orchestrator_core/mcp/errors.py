@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 from orchestrator_core.exceptions import OrchestratorError
 
 if TYPE_CHECKING:
-    from orchestrator_core.mcp import shapes
+    from orchestrator_core.mcp import schemas
     from orchestrator_core.model.outcome import EndReport
 
 
-def insist_on_success(end: EndReport) -> None:
+def raise_if_not_clean(end: EndReport) -> None:
     """
     See that nothing is left of an agent, or that somebody else sees to it.
 
     Raises:
-        NotAllGone: It is STUCK.
+        Leftovers: It is STUCK.
     """
     if not end.success and not end.handed_over:
-        raise NotAllGone(end)
+        raise Leftovers(end)
 
 
-class Refused(OrchestratorError):
+class DeployRefused(OrchestratorError):
     """A deployment was refused before anything was taken: told as one that failed."""
 
     def __init__(self, error: OrchestratorError) -> None:
@@ -34,7 +34,7 @@ class Refused(OrchestratorError):
         return {**self._told, "cleanup_performed": False, "resources_cleaned": {}}
 
 
-class NotAllGone(OrchestratorError):
+class Leftovers(OrchestratorError):
     """An agent was ended, and something of it is left."""
 
     code = "stuck"
@@ -58,7 +58,7 @@ class NotAllGone(OrchestratorError):
         }
 
 
-def cleanup(end: EndReport) -> shapes.Cleanup:
+def cleanup(end: EndReport) -> schemas.CleanupSummary:
     """Return what was given back, under the names that old clients know."""
     return {
         "success": end.success,
