@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Self
 from orchestrator_core.deployment.context import World
 from orchestrator_core.deployment.reports import Reporter, ReportReceipt
 from orchestrator_core.exceptions import InvalidInput, NotFound
-from orchestrator_core.model import ids
 from orchestrator_core.model.environment import ENV_AGENT
 from orchestrator_core.model.layout import open_root
 from orchestrator_core.model.status import Status, status_of
 from orchestrator_core.registry import new_global
+from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,8 +121,8 @@ class Orchestrator:
         # Made when first used: an agent's progress report needs none of it, and is not to
         # pay for its import.
         from orchestrator_core.deployment.termination import Lifecycle  # noqa: PLC0415 - see above
+        from orchestrator_core.saga.logging_observer import LoggingObserver  # noqa: PLC0415 - see above
         from orchestrator_core.saga.observer import together  # noqa: PLC0415 - see above
-        from orchestrator_core.system.log import LoggingObserver  # noqa: PLC0415 - see above
 
         given = () if self._observer is None else (self._observer,)
         watching = together(LoggingObserver(), *given, self._alerts)
@@ -203,7 +203,7 @@ class Orchestrator:
             DeploymentError: It failed; see its attributes.
             TerminalUnavailable: There is no tmux that we can use.
         """
-        ids.check_id("task", task_id)
+        check_id("task", task_id)
         deployed = self._deployer.deploy(task_id, spec, grace_s=grace_s, extra_steps=extra_steps)
         try:
             return self._reader.agent(deployed, likely=task_id)
@@ -295,7 +295,7 @@ class Orchestrator:
     def agents(self, *, task_id: str | None = None, status: str | None = None) -> list[Agent]:
         """Return the agents of one task or of all; those with a status, or all ``active`` ones."""
         if task_id is not None:
-            ids.check_id("task", task_id)
+            check_id("task", task_id)
         if status not in (None, "active"):
             status_of(str(status))
         return self._reader.agents(task_id=task_id, status=status)
@@ -307,7 +307,7 @@ class Orchestrator:
         Raises:
             NotFound: There is none of that id.
         """
-        return self._reader.task(ids.check_id("task", task_id))
+        return self._reader.task(check_id("task", task_id))
 
     def tasks(self) -> list[Task]:
         """Return all tasks, oldest first."""
@@ -437,7 +437,7 @@ class Orchestrator:
         Raises:
             SagaNotFound: The one that was asked for is not there, or is closed.
         """
-        only = None if agent_id is None else ids.check_id("agent", agent_id)
+        only = None if agent_id is None else check_id("agent", agent_id)
         return self._lifecycle.recover(only=only, force=force)
 
     def abandon(self, agent_id: str, step: str, *, reason: str) -> None:
@@ -451,7 +451,7 @@ class Orchestrator:
             SagaNotFound: There is no open saga of that agent.
             SagaError: It is not stuck, or has no such step.
         """
-        self._lifecycle.abandon(ids.check_id("agent", agent_id), step, reason=reason)
+        self._lifecycle.abandon(check_id("agent", agent_id), step, reason=reason)
 
     def history(self, agent_id: str | None = None) -> History:
         """
@@ -470,7 +470,7 @@ class Orchestrator:
         is called as soon as the agent is ours alone to end.
         """
         return self._lifecycle.finish(
-            ids.check_id("agent", agent_id), timeout_s=_HEIR_PATIENCE_S, taken=taken
+            check_id("agent", agent_id), timeout_s=_HEIR_PATIENCE_S, taken=taken
         )
 
     # --- looking after the root -----------------------------------------------------------------
@@ -555,7 +555,7 @@ class Orchestrator:
         return export(
             self._world,
             self._lifecycle.sagas,
-            ids.check_id("task", task_id),
+            check_id("task", task_id),
             target,
             remove=remove,
         )
@@ -608,4 +608,4 @@ def _agent_id(given: str | None) -> str:
                 "no agent was named, and we are not inside of one",
                 hint=f"name one, or set {ENV_AGENT}",
             )
-    return ids.check_id("agent", given)
+    return check_id("agent", given)

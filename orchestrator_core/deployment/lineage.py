@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.exceptions import NotFound
-from orchestrator_core.model import ids
 from orchestrator_core.model.environment import ENV_AGENT, ENV_ROOT, ENV_TASK, ORCHESTRATOR
 from orchestrator_core.registry.operations import depth_of, find_agent
 from orchestrator_core.system import paths as _paths
+from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
     from orchestrator_core.deployment.context import World
@@ -55,7 +55,7 @@ def _inside_of(world: World) -> tuple[str, str] | None:
     root, task_id, agent_id = map(os.environ.get, (ENV_ROOT, ENV_TASK, ENV_AGENT))
     if not (root and task_id and agent_id) or not _leads_to(root, world.places.root):
         return None
-    return ids.check_id("task", task_id), ids.check_id("agent", agent_id)
+    return check_id("task", task_id), check_id("agent", agent_id)
 
 
 def _leads_to(root: str, place: Path) -> bool:

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from orchestrator_core.exceptions import InvalidInput, NotFound
-from orchestrator_core.model import ids
 from orchestrator_core.model.environment import ENV_AGENT, ENV_TASK
 from orchestrator_core.model.status import Status, is_active
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.system import durable as _files
 from orchestrator_core.system.clock import timestamp
+from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,7 +172,7 @@ class Reporter:
             NotFound: There is no such agent.
         """
         if agent_id == os.environ.get(ENV_AGENT) and ENV_TASK in os.environ:
-            return ids.check_id("task", os.environ[ENV_TASK])
+            return check_id("task", os.environ[ENV_TASK])
         known = self._tasks.get(agent_id)
         if known is not None and self._world.places.task_registry(known).is_file():
             return known

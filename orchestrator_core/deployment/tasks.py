@@ -21,6 +21,7 @@ from orchestrator_core.registry import TASK, Registry
 from orchestrator_core.system import durable as _files
 from orchestrator_core.system import locks
 from orchestrator_core.system.clock import timestamp
+from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +41,7 @@ def create_task(
     if not description.strip():
         raise InvalidInput("the task's description is empty", hint="say what is to be done")
     if key is not None:
-        ids.check_id("key", key)
+        check_id("key", key)
         known = _with_key(world.global_registry.read(), key)
         if known is not None and os.path.lexists(world.places.task_registry(known)):
             return _read(world, known)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.deployment import report_reader as reported
 from orchestrator_core.exceptions import NotFound
-from orchestrator_core.model import ids
 from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.model.layout import Places
 from orchestrator_core.model.limits import Limits
@@ -14,6 +13,7 @@ from orchestrator_core.model.records import Agent
 from orchestrator_core.model.status import is_active
 from orchestrator_core.registry import task_registry
 from orchestrator_core.registry.operations import find_agent
+from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -68,7 +68,7 @@ def agent_and_document(
 
 
 def _peek(orch: Orchestrator, task_id: str) -> dict[str, Any] | None:
-    return task_registry(Places(orch.root), task_id).peek() if ids.is_id(task_id) else None
+    return task_registry(Places(orch.root), task_id).peek() if is_id(task_id) else None
 
 
 def coordination(

@@ -9,41 +9,14 @@ named after its id: the id alone leads to all of it, even if every record is los
 from __future__ import annotations
 
 import os
-import re
 import time
 
-from orchestrator_core.exceptions import InvalidId
+from orchestrator_core.system.names import check_id
 
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_LONGEST = 100
 _LONGEST_TYPE = 60  #: Leaves room for what :func:`new_agent_id` adds.
-_SHOWN = 40
 
 #: What every agent's id looks like, ours and the old system's; see new_agent_id.
 AGENT_ID = r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}-[0-9]{6}-[0-9a-f]{6}"
-
-
-def check_id(kind: str, value: object, *, longest: int = _LONGEST) -> str:
-    """
-    Return *value* if it is safe as an id; *kind* says in the error what it was to name.
-
-    Raises:
-        InvalidId: It is not.
-    """
-    if isinstance(value, str) and is_id(value, longest=longest):
-        return value
-    shown = repr(value if not isinstance(value, str | bytes) else value[: _SHOWN + 1])
-    if len(shown) > _SHOWN:
-        shown = f"{shown[:_SHOWN]}…"
-    raise InvalidId(
-        f"{kind} {shown} is not an id",
-        hint=f"use 1 to {longest} of A-Z a-z 0-9 _ - and start with a letter or digit",
-    )
-
-
-def is_id(value: object, *, longest: int = _LONGEST) -> bool:
-    """Tell whether *value* is safe as an id."""
-    return isinstance(value, str) and len(value) <= longest and _SAFE.fullmatch(value) is not None
 
 
 def check_type(value: object) -> str:

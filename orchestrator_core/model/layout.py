@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import os
 import stat
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +25,8 @@ from orchestrator_core.system import durable as _files
 from orchestrator_core.system import locks
 from orchestrator_core.system import paths as _paths
 from orchestrator_core.system.clock import timestamp
+from orchestrator_core.system.names import check_id, is_id
+from orchestrator_core.system.paths import SOCKET_PATH_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 DIRECTORY_NAME = ".agent-workspace"
 ENVIRONMENT = ("ORCHESTRATOR_ROOT", "CLAUDE_ORCHESTRATOR_WORKSPACE")
 SCHEMA_VERSION = 1
-SOCKET_PATH_MAX = 103 if sys.platform == "darwin" else 107  #: Bytes in a Unix socket's address.
 
 _OPEN_TIMEOUT_S = 10.0
 
@@ -124,7 +124,7 @@ class Places(NamedTuple):
         with _files.refusals("list", self.root), os.scandir(self.root) as entries:
             for entry in entries:
                 # A copy that somebody made, TASK-….bak, is not one of them.
-                is_named = entry.name.startswith("TASK-") and ids.is_id(entry.name)
+                is_named = entry.name.startswith("TASK-") and is_id(entry.name)
                 if is_named and _has_registry(entry):
                     yield entry.name
 
@@ -141,7 +141,7 @@ class Places(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def _task(root: Path, task_id: str) -> Path:
-    return root / ids.check_id("task", task_id)
+    return root / check_id("task", task_id)
 
 
 @functools.lru_cache(maxsize=64)
@@ -151,7 +151,7 @@ def _in(directory: Path, name: str) -> Path:
 
 @functools.lru_cache(maxsize=512)
 def _of_agent(directory: Path, name: str, agent_id: str) -> Path:
-    return directory / name.format(ids.check_id("agent", agent_id))
+    return directory / name.format(check_id("agent", agent_id))
 
 
 def _has_registry(entry: os.DirEntry[str]) -> bool:
@@ -279,7 +279,7 @@ def fixed(places: Places) -> tuple[str, Path] | None:
         return None
     try:
         document: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
-        version, root_id = document["schema_version"], ids.check_id("root", document["root_id"])
+        version, root_id = document["schema_version"], check_id("root", document["root_id"])
         made_at = Path("/") / document.get("root", places.root)
         socket = Path("/") / document["tmux_socket"]
         if os.fspath(socket) != document["tmux_socket"]:

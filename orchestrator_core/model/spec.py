@@ -21,6 +21,7 @@ import attrs
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model import ids
 from orchestrator_core.model.environment import HIDDEN_ENV, RESERVED_ENV
+from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -118,9 +119,9 @@ class AgentSpec:
     def __attrs_post_init__(self) -> None:
         ids.check_type(self.type)
         if self.parent is not None:
-            ids.check_id("parent", self.parent)
+            check_id("parent", self.parent)
         if self.key is not None:
-            ids.check_id("key", self.key)
+            check_id("key", self.key)
         if self.deadline_s is not None and not 0 < self.deadline_s < math.inf:
             raise InvalidInput(
                 f"a deadline of {self.deadline_s} s is over before it begins, or never comes"

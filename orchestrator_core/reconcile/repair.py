@@ -17,12 +17,12 @@ import attrs
 import msgspec
 
 from orchestrator_core.exceptions import NotFound, OrchestratorError, StorageError
-from orchestrator_core.model import ids
 from orchestrator_core.reconcile.evidence import Testimonies
 from orchestrator_core.reconcile.rebuild import global_document, task_document
 from orchestrator_core.registry.partial_parse import agent_of, left_of
 from orchestrator_core.registry.snapshot import glance
 from orchestrator_core.system import durable as _files
+from orchestrator_core.system.names import check_id, is_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -104,7 +104,7 @@ def _wanted(world: World, task_id: str | None, *, only_global: bool) -> Iterator
     if only_global:
         yield None
     elif task_id is not None:
-        if not world.places.task(ids.check_id("task", task_id)).is_dir():
+        if not world.places.task(check_id("task", task_id)).is_dir():
             raise NotFound(f"there is no task {task_id!r}")
         yield task_id
     else:
@@ -115,7 +115,7 @@ def _wanted(world: World, task_id: str | None, *, only_global: bool) -> Iterator
 def _without_registry(world: World) -> Iterator[str]:
     """Yield the tasks whose registry is gone, without a trace but for their directories."""
     for path in world.places.root.glob("TASK-*/logs"):
-        if ids.is_id(path.parent.name):
+        if is_id(path.parent.name):
             yield path.parent.name
 
 

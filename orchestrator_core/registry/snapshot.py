@@ -11,10 +11,10 @@ import attrs
 import msgspec
 
 from orchestrator_core.exceptions import RegistryTooNew, StorageError
-from orchestrator_core.model import ids
 from orchestrator_core.model.status import is_active
 from orchestrator_core.registry.document import Damage, decode
 from orchestrator_core.system import durable as _files
+from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +40,7 @@ class Glance:
         return {
             record["id"]: record
             for record in (self.document or {}).get("agents", ())
-            if ids.is_id(record.get("id"))
+            if is_id(record.get("id"))
         }
 
 

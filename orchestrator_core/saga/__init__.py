@@ -34,13 +34,13 @@ from orchestrator_core.saga.states import TRANSITIONS, State
 from orchestrator_core.saga.step import (
     Context,
     Outcome,
-    Presence,
     Reason,
     Result,
     Step,
     Unwind,
 )
 from orchestrator_core.saga.store import JournalDirectory
+from orchestrator_core.system.presence import Presence
 
 __all__ = [
     "TRANSITIONS",

@@ -16,10 +16,10 @@ import attrs
 import msgspec
 
 from orchestrator_core.exceptions import InvalidId, JournalDamaged
-from orchestrator_core.model import ids
 from orchestrator_core.saga.encoding import decode
 from orchestrator_core.saga.report import UnwindReport
 from orchestrator_core.system import durable as _files
+from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ class Closed:
         return Path(self._file(saga_id))
 
     def _file(self, saga_id: str) -> str:
-        return f"{self.path}/{ids.check_id('saga id', saga_id)}{_SUFFIX}"
+        return f"{self.path}/{check_id('saga id', saga_id)}{_SUFFIX}"
 
     def ids(self) -> list[str]:
         """Return the ids of all closed sagas, in no order."""
@@ -119,7 +119,7 @@ class Closed:
 
 def _is_id(text: str) -> bool:
     try:
-        ids.check_id("saga id", text)
+        check_id("saga id", text)
     except InvalidId:
         return False
     return True

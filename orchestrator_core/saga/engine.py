@@ -36,9 +36,10 @@ from orchestrator_core.saga.planning import begin_of, intent_of, plan, step_name
 from orchestrator_core.saga.receipts import name_of
 from orchestrator_core.saga.report import EPILOGUE, StepReport, UnwindReport
 from orchestrator_core.saga.states import TRANSITIONS, State
-from orchestrator_core.saga.step import Context, Outcome, Presence, Result, Unwind
+from orchestrator_core.saga.step import Context, Outcome, Result, Unwind
 from orchestrator_core.saga.unwinding import Unwinding, describe
 from orchestrator_core.system.clock import ms_since
+from orchestrator_core.system.presence import Presence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

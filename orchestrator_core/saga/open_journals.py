@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Self
 import attrs
 
 from orchestrator_core.exceptions import JournalDamaged, SagaNotFound, StorageError
-from orchestrator_core.model import ids
 from orchestrator_core.saga.encoding import parse
 from orchestrator_core.saga.history import history_of
 from orchestrator_core.saga.preallocation import is_at
 from orchestrator_core.system import durable as _files
 from orchestrator_core.system import locks
+from orchestrator_core.system.names import check_id, is_id
 
 if TYPE_CHECKING:
     from orchestrator_core.saga.history import History
@@ -43,7 +43,7 @@ class Opened:
 
     def file(self, saga_id: str) -> str:
         """Return the path of an open saga's journal."""
-        return f"{self.path}/{ids.check_id('saga id', saga_id)}{_SUFFIX}"
+        return f"{self.path}/{check_id('saga id', saga_id)}{_SUFFIX}"
 
     def ids(self) -> list[str]:
         """
@@ -57,7 +57,7 @@ class Opened:
         found = sorted(
             name.removesuffix(_SUFFIX)
             for name in names
-            if name.endswith(_SUFFIX) and ids.is_id(name.removesuffix(_SUFFIX))
+            if name.endswith(_SUFFIX) and is_id(name.removesuffix(_SUFFIX))
         )
         for gone in self._read_before.keys() - found:
             self._read_before.pop(gone, None)  # Others may be looking as well.

@@ -30,16 +30,9 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from orchestrator_core.system.presence import Presence
+
 R = TypeVar("R")
-
-
-class Presence(enum.Enum):
-    """What is known about a resource."""
-
-    ABSENT = "absent"
-    OURS = "ours"
-    FOREIGN = "foreign"  #: Something is there, and it is not ours. Leave it.
-    UNKNOWN = "unknown"  #: Could not ask. Leave it, and say so.
 
 
 class Reason(enum.Enum):

@@ -24,7 +24,6 @@ from orchestrator_core.exceptions import (
     SagaNotFound,
     StorageError,
 )
-from orchestrator_core.model import ids
 from orchestrator_core.saga.encoding import Reading, parse
 from orchestrator_core.saga.history import history_of
 from orchestrator_core.saga.journal import Journal
@@ -32,6 +31,7 @@ from orchestrator_core.saga.preallocation import Spares, is_at
 from orchestrator_core.system import durable as _files
 from orchestrator_core.system import locks
 from orchestrator_core.system import move as _moves
+from orchestrator_core.system.names import check_id, is_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -82,10 +82,10 @@ class JournalDirectory:
     # pathlib is slow, and these are on every saga's way.
 
     def _file(self, saga_id: str) -> str:
-        return f"{self.path}/{ids.check_id('saga id', saga_id)}{SUFFIX}"
+        return f"{self.path}/{check_id('saga id', saga_id)}{SUFFIX}"
 
     def _closed_file(self, saga_id: str) -> str:
-        return f"{self.path}/closed/{ids.check_id('saga id', saga_id)}{SUFFIX}"
+        return f"{self.path}/closed/{check_id('saga id', saga_id)}{SUFFIX}"
 
     # --- looking ----------------------------------------------------------------------------
 
@@ -96,7 +96,7 @@ class JournalDirectory:
 
     def has(self, saga_id: str) -> bool:
         """Tell whether there is an open saga of that id."""
-        if not ids.is_id(saga_id):
+        if not is_id(saga_id):
             return False
         if os.path.lexists(self._file(saga_id)):
             return True

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+SOCKET_PATH_MAX = 103 if sys.platform == "darwin" else 107  #: Bytes in the path of a Unix socket.
 
 
 def resolved(path: Path) -> Path:

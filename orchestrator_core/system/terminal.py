@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 from orchestrator_core.exceptions import InvalidId, InvalidInput
-from orchestrator_core.saga.step import Presence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from orchestrator_core.system.presence import Presence
+
 __all__ = [
-    "Presence",
     "Session",
     "Sighting",
     "Terminal",

@@ -35,8 +35,8 @@ from orchestrator_core.exceptions import (
     TerminalTimeout,
     TerminalUnavailable,
 )
-from orchestrator_core.model.layout import SOCKET_PATH_MAX
-from orchestrator_core.saga.step import Presence
+from orchestrator_core.system.paths import SOCKET_PATH_MAX
+from orchestrator_core.system.presence import Presence
 from orchestrator_core.system.shared_scan import Passes
 from orchestrator_core.system.terminal import (
     Session,

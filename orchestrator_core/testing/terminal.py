@@ -15,7 +15,7 @@ from orchestrator_core.exceptions import (
     TerminalTimeout,
 )
 from orchestrator_core.reconcile.legacy.server import NoServer
-from orchestrator_core.saga.step import Presence
+from orchestrator_core.system.presence import Presence
 from orchestrator_core.system.terminal import (
     Session,
     Sighting,

@@ -19,9 +19,9 @@ import psutil
 import pytest
 
 from orchestrator_core.supervisor import command, launch
+from orchestrator_core.system.presence import Presence
 from orchestrator_core.system.processes import LocalProcesses
 from orchestrator_core.system.processes.protocol import Claim, Patience
-from orchestrator_core.system.terminal import Presence
 from orchestrator_core.system.tmux import TmuxTerminal
 from orchestrator_core.testing import Dies, Exits, FakeTerminal, Refuses, Runs
 

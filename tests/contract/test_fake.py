@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator_core.exceptions import SessionExists, TerminalError, TerminalTimeout
+from orchestrator_core.system.presence import Presence
 from orchestrator_core.system.processes.protocol import (
     Claim,
     Identity,
@@ -20,7 +21,6 @@ from orchestrator_core.system.processes.protocol import (
     Seen,
     Survivor,
 )
-from orchestrator_core.system.terminal import Presence
 from orchestrator_core.testing import Exits, FakeTerminal, Runs
 
 HOUR_S = 3600.0

@@ -13,8 +13,8 @@ import signal
 
 import pytest
 
+from orchestrator_core.system.presence import Presence
 from orchestrator_core.system.processes.protocol import Identity
-from orchestrator_core.system.terminal import Presence
 
 LONG_S = 20
 

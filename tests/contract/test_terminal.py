@@ -14,7 +14,8 @@ from orchestrator_core.exceptions import (
     SessionExists,
     TerminalTimeout,
 )
-from orchestrator_core.system.terminal import Presence, Session, Sighting
+from orchestrator_core.system.presence import Presence
+from orchestrator_core.system.terminal import Session, Sighting
 from orchestrator_core.system.tmux import TmuxTerminal
 from orchestrator_core.testing import FakeTerminal
 

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from orchestrator_core.exceptions import SessionExists, TerminalError
-from orchestrator_core.system.terminal import Presence, Sighting
+from orchestrator_core.system.presence import Presence
+from orchestrator_core.system.terminal import Sighting
 from orchestrator_core.system.tmux import TmuxTerminal
 
 pytestmark = pytest.mark.tmux

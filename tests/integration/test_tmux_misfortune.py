@@ -15,8 +15,9 @@ from orchestrator_core.exceptions import (
     TerminalTimeout,
     TerminalUnavailable,
 )
-from orchestrator_core.model.layout import SOCKET_PATH_MAX
-from orchestrator_core.system.terminal import Presence, Sighting
+from orchestrator_core.system.paths import SOCKET_PATH_MAX
+from orchestrator_core.system.presence import Presence
+from orchestrator_core.system.terminal import Sighting
 from orchestrator_core.system.tmux import TmuxTerminal
 
 pytestmark = pytest.mark.tmux

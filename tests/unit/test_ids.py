@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from orchestrator_core.exceptions import InvalidId
 from orchestrator_core.model import ids
+from orchestrator_core.system.names import check_id
 
 SAFE = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
 
@@ -22,20 +23,20 @@ HOSTILE = [
 def test_a_hostile_id_is_refused(value):
     """What means something to a shell, a file system or tmux names nothing."""
     with pytest.raises(InvalidId) as refusal:
-        ids.check_id("agent", value)
+        check_id("agent", value)
     assert str(refusal.value).startswith("agent ")
 
 
 @pytest.mark.parametrize("value", ["a", "0", "a" * 100, "TASK-20260101-120000-0a1b2c3d", "A_b-9"])
 def test_a_plain_id_is_returned_as_it_is(value):
-    assert value == ids.check_id("agent", value)
+    assert value == check_id("agent", value)
 
 
 @given(st.text(max_size=120))
 def test_an_id_that_passes_is_safe_and_any_other_is_refused(text):
     safe = 1 <= len(text) <= 100 and set(text) <= set(SAFE) and text[0] not in "_-"
     try:
-        ids.check_id("task", text)
+        check_id("task", text)
     except InvalidId:
         assert not safe
     else:
@@ -45,7 +46,7 @@ def test_an_id_that_passes_is_safe_and_any_other_is_refused(text):
 def test_a_refusal_quotes_no_more_than_is_useful():
     """Nor does a megabyte of hostile id become a megabyte of message."""
     with pytest.raises(InvalidId) as refusal:
-        ids.check_id("agent", "\x1b" * 1_000_000)
+        check_id("agent", "\x1b" * 1_000_000)
     assert len(str(refusal.value)) < 80
     assert "\x1b" not in str(refusal.value)
 
@@ -68,7 +69,7 @@ def test_a_type_that_could_not_be_part_of_an_id_is_refused(agent_type):
 
 def test_the_longest_type_makes_an_id_that_passes():
     agent = ids.new_agent_id("t" * 60)
-    assert agent == ids.check_id("agent", agent)
+    assert agent == check_id("agent", agent)
 
 
 def test_what_an_agent_holds_is_named_after_it_and_its_root():

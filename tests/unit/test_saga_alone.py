@@ -11,7 +11,6 @@ from orchestrator_core.saga import Outcome, Presence, Sagas, Unwind, receipt
 
 ALLOWED = {
     "orchestrator_core",
-    "orchestrator_core.model",
     "orchestrator_core.system",
     "orchestrator_core.system.clock",
     "orchestrator_core.system.durable",
@@ -20,7 +19,8 @@ ALLOWED = {
     "orchestrator_core.system.os_errors",
     "orchestrator_core.system.threads",
     "orchestrator_core.exceptions",
-    "orchestrator_core.model.ids",
+    "orchestrator_core.system.names",
+    "orchestrator_core.system.presence",
     "orchestrator_core.system.locks",
 }
 

@@ -11,7 +11,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import TerminalError, TerminalTimeout
-from orchestrator_core.model.layout import SOCKET_PATH_MAX
 from orchestrator_core.operations.doctor.answers import (
     Answer,
     Subject,
@@ -22,6 +21,7 @@ from orchestrator_core.operations.doctor.answers import (
     warning,
 )
 from orchestrator_core.supervisor import procfs as proc
+from orchestrator_core.system.paths import SOCKET_PATH_MAX
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -28,11 +28,11 @@ from orchestrator_core.exceptions import (
     OrchestratorError,
     StorageError,
 )
-from orchestrator_core.model import ids
 from orchestrator_core.operations import metrics
 from orchestrator_core.saga.closed_journals import Closed
 from orchestrator_core.system import durable as _files
 from orchestrator_core.system import locks
+from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,7 +121,7 @@ def finish_all(world: World, sagas: Sagas) -> list[str]:
     failed: list[str] = []
     for left in sorted(world.places.root.glob(f"{_GONE}*")):
         try:
-            task_id = ids.check_id("task", left.name.removeprefix(_GONE))
+            task_id = check_id("task", left.name.removeprefix(_GONE))
             fd = os.open(left, _DIRECTORY)
         except (InvalidId, OSError):
             continue  # It is none of ours.

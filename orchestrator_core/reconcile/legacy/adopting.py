@@ -27,6 +27,7 @@ from orchestrator_core.reconcile.legacy.reading import BY, is_old, old_agent, re
 from orchestrator_core.reconcile.legacy.session import OldSessionReceipt
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.saga import Context, Unwind, step_name
+from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
     from orchestrator_core.deployment.context import World
@@ -68,7 +69,7 @@ def find(world: World, agent_id: str) -> OldAgent:
     Raises:
         NotFound: None of them has such an agent, or it is not an old one.
     """
-    ids.check_id("agent", agent_id)
+    check_id("agent", agent_id)
     for task_id in world.places.task_ids():
         document = _document(world, task_id)
         record = find_agent(document, agent_id)

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from orchestrator_core.exceptions import InvalidId
-from orchestrator_core.model import ids
 from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.model.outcome import EndReport
 from orchestrator_core.model.status import is_active
 from orchestrator_core.system import paths as _paths
+from orchestrator_core.system.names import check_id
 from orchestrator_core.system.terminal import check_name
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def old_agent(
     agent_id = record.get("id")
     session = record.get("tmux_session") or f"agent_{agent_id}"
     try:
-        ids.check_id("agent", agent_id)
+        check_id("agent", agent_id)
         check_name(str(session))
     except InvalidId:
         return None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator_core.model import ids
 from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.model.status import Status
+from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -39,7 +40,7 @@ def remnants(world: World, task_id: str, known: Container[str]) -> Document:
     records = [
         _record(world, task_id, name, listed.get(name, {}))
         for name in names
-        if name not in known and ids.is_id(name)
+        if name not in known and is_id(name)
     ]
     return {"agents": sorted(records, key=lambda record: str(record.get("started_at")))}
 

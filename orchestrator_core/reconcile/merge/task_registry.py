@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.model import ids
 from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.model.status import Status
 from orchestrator_core.reconcile.evidence import Fate
 from orchestrator_core.registry import fields
 from orchestrator_core.registry.partial_parse import agent_of
 from orchestrator_core.registry.schema import is_live
+from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -151,7 +151,7 @@ def _remade(testimony: Testimony, copies: Sequence[Record]) -> Record:
         record |= {
             name: value for name, value in copy.items() if _fits(value, testimony.record.get(name))
         }
-    if not ids.is_id(str(record.get("parent"))):
+    if not is_id(str(record.get("parent"))):
         record["parent"] = testimony.record.get("parent", ORCHESTRATOR)
     if record.get("status") not in _STATUSES:
         record["status"] = testimony.record.get("status", Status.RUNNING.value)

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeGuard
 
-from orchestrator_core.model import ids
 from orchestrator_core.reconcile.legacy import is_old
 from orchestrator_core.reconcile.sweep.candidates import Candidate, Source
 from orchestrator_core.reconcile.sweep.findings import KINDS, Finding, FindingKind
 from orchestrator_core.reconcile.sweep.legacy_agents import OldRecord
 from orchestrator_core.reconcile.sweep.registry_entries import shows_living
+from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
@@ -171,7 +171,7 @@ def _process(marked: Marked, agent_id: str, proofs: _Proofs) -> Candidate:
         f"process {marked.who.pid} ({marked.name})",
         f"it carries the cookie of {agent_id}, of which no open saga tells",
         [cookie, *proofs.of(agent_id, but="process")],
-        ours=ids.is_id(agent_id),
+        ours=is_id(agent_id),
     )
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core.model import ids
 from orchestrator_core.model.status import is_active
+from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,7 +39,7 @@ def living_entries(living: Glance | None) -> Iterator[Entered]:
     """Return the entries of the global registry: it lists none but the living."""
     document = None if living is None else living.document
     for agent_id, entry in (document or {}).get("agents", {}).items():
-        if ids.is_id(agent_id):
+        if is_id(agent_id):
             yield Entered(agent_id, str(entry.get("task_id")), entry)
 
 
