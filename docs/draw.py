@@ -33,7 +33,7 @@ from orchestrator_core.model import settings  # noqa: E402 - as above
 from orchestrator_core.model.layout import Places  # noqa: E402 - as above
 from orchestrator_core.model.status import TRANSITIONS, Status  # noqa: E402 - as above
 from orchestrator_core.operations import doctor  # noqa: E402 - as above
-from orchestrator_core.operations.metrics import prometheus  # noqa: E402 - as above
+from orchestrator_core.operations.metrics import exposition  # noqa: E402 - as above
 from orchestrator_core.reconcile.sweep.findings import KINDS  # noqa: E402 - as above
 from orchestrator_core.saga import states  # noqa: E402 - as above
 from orchestrator_core.saga.engine import step_name  # noqa: E402 - as above
@@ -260,8 +260,8 @@ def findings() -> str:
 def metrics() -> str:
     """Return every metric for Prometheus."""
     rows = [
-        (f"`{prometheus.PREFIX}{name}`", kind, about)
-        for name, (kind, about) in prometheus.METRICS.items()
+        (f"`{exposition.PREFIX}{name}`", kind, about)
+        for name, (kind, about) in exposition.METRICS.items()
     ]
     return table(("metric", "type", "means"), rows)
 

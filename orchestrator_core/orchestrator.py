@@ -532,7 +532,7 @@ class Orchestrator:
             LockTimeout: Somebody else is at it.
             StorageError: It cannot be told what living agents hold; nothing was removed.
         """
-        from orchestrator_core.operations.retention.collecting import collect  # noqa: PLC0415 - as above
+        from orchestrator_core.operations.retention.collect import collect  # noqa: PLC0415 - as above
 
         return collect(self._world, self._lifecycle.sagas, dry_run=dry_run)
 

@@ -18,7 +18,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError
-from orchestrator_core.operations.metrics.prometheus import METRICS, PREFIX, samples_of
+from orchestrator_core.operations.metrics.exposition import METRICS, PREFIX, to_samples
 from orchestrator_core.system.log import emit
 
 try:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from orchestrator_core.operations.metrics.prometheus import Sample
+    from orchestrator_core.operations.metrics.exposition import Sample
     from orchestrator_core.orchestrator import Orchestrator
 
 __all__ = ["StatsCollector"]
@@ -82,7 +82,7 @@ class StatsCollector(Collector):
         found: dict[str, list[Sample]] = {}
         for orch in self._orchestrators:
             try:
-                samples = samples_of(orch.stats())
+                samples = to_samples(orch.stats())
             except OrchestratorError as error:
                 _log_not_counted(orch, error)
                 continue

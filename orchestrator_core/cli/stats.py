@@ -21,9 +21,9 @@ def run(arguments: argparse.Namespace) -> Result:
     if arguments.format == "json":
         arguments.json = True
     if arguments.format == "prometheus":
-        from orchestrator_core.operations.metrics.prometheus import exposition  # noqa: PLC0415 - for one form
+        from orchestrator_core.operations.metrics.exposition import format_stats  # noqa: PLC0415 - for one form
 
-        return Result(stats.to_dict(), exposition(stats).removesuffix("\n"))
+        return Result(stats.to_dict(), format_stats(stats).removesuffix("\n"))
     damaged = (
         f"{each['registry']} was damaged, and is kept as {each['kept']}: what it remembered "
         "is not counted"

@@ -26,9 +26,9 @@ def run(arguments: argparse.Namespace) -> Result:
         Orchestrator(arguments.root, recover=False),
         interval_s=arguments.interval,
         silent_after_s=arguments.silent_after,
-        manager=ServiceManager.of(os.environ),
+        manager=ServiceManager.from_environment(os.environ),
     )
-    with sweeper.ended_by(signal.SIGTERM, signal.SIGINT):
+    with sweeper.stop_on_signals(signal.SIGTERM, signal.SIGINT):
         sweeper.run()
     health = sweeper.health()
     return Result(health.to_dict(), "ended, as it was told")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from orchestrator_core.deployment.context import World
 
 _UNFINISHED = ".new-"
-LEAVING = ".leaving-"  #: See :mod:`orchestrator_core.operations.retention.leaving`.
+LEAVING = ".leaving-"  #: See :mod:`orchestrator_core.operations.retention.remove_task`.
 _DIRECTORIES = ("logs", "progress", "findings", "archive", "output", "run")
 
 

@@ -25,6 +25,7 @@ from orchestrator_core.operations.daemon.health import Health, health
 from orchestrator_core.operations.daemon.notify import ServiceManager
 from orchestrator_core.system import durable as _files
 from orchestrator_core.system import locks
+from orchestrator_core.system.deprecation import warn_renamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,16 +85,16 @@ class Sweeper:
         self._manager = manager or ServiceManager()
         self._thread: threading.Thread | None = None
         # It lives as long as we do: who rings late must not write into another file.
-        self._stop, self._bell = os.pipe()
-        for fd in (self._stop, self._bell):
+        self._stop, self._wakeup_fd = os.pipe()
+        for fd in (self._stop, self._wakeup_fd):
             os.set_blocking(fd, False)
-        weakref.finalize(self, _close, self._stop, self._bell)
+        weakref.finalize(self, _close, self._stop, self._wakeup_fd)
 
     # --- from beginning to end ----------------------------------------------------------------
 
     def run(self) -> None:
         """
-        Look after the root in this thread, until :meth:`ask_to_stop`.
+        Look after the root in this thread, until :meth:`request_stop`.
 
         Raises:
             LockTimeout: Another sweeper runs on this root; the message says which.
@@ -130,31 +131,45 @@ class Sweeper:
         ready.wait()
         return self
 
-    def ask_to_stop(self) -> None:
-        """Have it end, within a second. Returns at once; for a signal there is :meth:`ended_by`."""
-        with contextlib.suppress(BlockingIOError):  # It has been rung often.
-            os.write(self._bell, b".")
+    def request_stop(self) -> None:
+        """
+        Request that the sweeper stops, and return at once. The sweeper stops within one second.
+
+        For a signal handler, use :meth:`stop_on_signals`.
+        """
+        with contextlib.suppress(BlockingIOError):  # The pipe is full: a request is pending.
+            os.write(self._wakeup_fd, b".")
 
     @contextlib.contextmanager
-    def ended_by(self, *signals: int) -> Iterator[None]:
+    def stop_on_signals(self, *signals: int) -> Iterator[None]:
         """
-        Let *signals* end it, in a program that does nothing but :meth:`run` in this block.
+        Stop :meth:`run` on *signals*, in a program that does nothing else in this block.
 
-        A handler that calls :meth:`ask_to_stop` comes too late for a signal that arrives when
-        Python has looked for one, and its wait has not begun: it is called when that is over.
-        Here it is the interpreter's own handler that rings, at once; so any other signal that
-        this process handles in Python ends it, too.
+        The interpreter's own handler writes to the wakeup descriptor at once. A Python
+        handler that calls :meth:`request_stop` would come too late for a signal between the
+        interpreter's last check and the wait. Any other signal that this process handles in
+        Python stops the sweeper, too.
 
         Raises:
-            ValueError: This is not the main thread.
+            ValueError: The caller is not the main thread.
         """
-        before = signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
+        before = signal.set_wakeup_fd(self._wakeup_fd, warn_on_full_buffer=False)
         try:
             for number in signals:
                 signal.signal(number, lambda *_: None)
             yield
         finally:
             signal.set_wakeup_fd(before)
+
+    def ask_to_stop(self) -> None:
+        """Call :meth:`request_stop`, by its old name."""
+        warn_renamed("Sweeper.ask_to_stop", "Sweeper.request_stop")
+        self.request_stop()
+
+    def ended_by(self, *signals: int) -> contextlib.AbstractContextManager[None]:
+        """Call :meth:`stop_on_signals`, by its old name."""
+        warn_renamed("Sweeper.ended_by", "Sweeper.stop_on_signals")
+        return self.stop_on_signals(*signals)
 
     def stop(self) -> bool:
         """
@@ -163,7 +178,7 @@ class Sweeper:
         An unwinding that is under way has a moment to come to its end. If that is
         not enough, its thread goes on by itself, or recovery finishes it.
         """
-        self.ask_to_stop()
+        self.request_stop()
         if self._thread is None:
             return True
         self._thread.join(_END_S)

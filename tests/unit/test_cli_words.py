@@ -8,7 +8,7 @@ from orchestrator_core.cli.repair import _told as told_of_repair
 from orchestrator_core.cli.show import tell_recovery
 from orchestrator_core.operations.daemon.service import Service
 from orchestrator_core.operations.doctor import root
-from orchestrator_core.operations.doctor.answers import Subject
+from orchestrator_core.operations.doctor.check import Environment
 from orchestrator_core.reconcile.repair import Difference, Mended, RepairReport
 from orchestrator_core.saga import RecoveryReport, Unwind
 from orchestrator_core.saga.report import UnwindReport
@@ -41,7 +41,7 @@ def test_the_remedy_for_a_path_with_a_blank_can_be_pasted(short_tmp):
     place.mkdir(mode=0o700)
     (place / "a file").touch(mode=0o644)
     (place / "a file").chmod(0o644)
-    answer = root.permissions(Subject(place, "test", "", {}, 1.0))
+    answer = root.permissions(Environment(place, "test", "", {}, 1.0))
     assert ["chmod", "go-rwx", str(place / "a file")] == shlex.split(answer.remedy)
 
 

@@ -30,27 +30,27 @@ import pytest
 from orchestrator_core.model.layout import Places
 from orchestrator_core.operations import doctor
 from orchestrator_core.operations.doctor import (
-    clock,
-    damage,
+    clock_check,
     filesystem,
-    limits,
-    locked,
+    integrity,
+    lock_check,
     machine,
     mounts,
+    resource_limits,
     root,
     software,
-    terminal,
+    tmux_check,
 )
-from orchestrator_core.operations.doctor.answers import (
+from orchestrator_core.operations.doctor.check import (
     Answer,
-    Subject,
+    Environment,
     Verdict,
     failed,
     ok,
-    some,
-    together,
+    shorten_list,
     unknown,
     warning,
+    worst_of,
 )
 from orchestrator_core.supervisor import platform as system
 
@@ -59,7 +59,7 @@ ON_LINUX = sys.platform == "linux"
 
 
 def subject(place, *, env=None, timeout_s=1.0):
-    return Subject(place, "a test", "", os.environ if env is None else env, timeout_s)
+    return Environment(place, "a test", "", os.environ if env is None else env, timeout_s)
 
 
 def by_name(checks):
@@ -323,7 +323,7 @@ def test_without_the_tmux_library_that_is_said_and_not_taken_for_a_defect(patien
     monkeypatch.delitem(sys.modules, "orchestrator_core.system.tmux", raising=False)
     monkeypatch.setitem(sys.modules, "libtmux", None)
 
-    answer = terminal.program(patient)
+    answer = tmux_check.program(patient)
 
     assert FAILED is answer.verdict
     assert "libtmux" in answer.found
@@ -405,7 +405,7 @@ def a_tmux(short_tmp, monkeypatch):
 
 @pytest.mark.tmux
 def test_the_tmux_that_is_used_is_named(patient):
-    answer = terminal.program(patient)
+    answer = tmux_check.program(patient)
     assert OK is answer.verdict
     assert shutil.which("tmux") in answer.found
 
@@ -425,7 +425,7 @@ def test_a_tmux_that_cannot_be_used_is_told_with_how_to_get_one(
 ):
     a_tmux(script)
 
-    answer = terminal.program(patient)
+    answer = tmux_check.program(patient)
 
     assert FAILED is answer.verdict
     assert found in answer.found
@@ -439,7 +439,7 @@ def test_a_tmux_that_hangs_is_not_waited_for(used, a_tmux):
     a_tmux(f"{shell} {fifo}")
 
     begun = time.monotonic()
-    answer = terminal.program(subject(used.root, timeout_s=0.3))
+    answer = tmux_check.program(subject(used.root, timeout_s=0.3))
 
     assert time.monotonic() - begun < 5
     assert FAILED is answer.verdict
@@ -470,33 +470,33 @@ def socket_of(used, where=None):
 
 
 def test_a_root_that_was_never_used_has_no_socket_and_no_server(tmp_path):
-    for look in (terminal.socket_file, terminal.server, terminal.descriptors):
+    for look in (tmux_check.socket_file, tmux_check.server, tmux_check.descriptors):
         assert OK is look(subject(tmp_path)).verdict
 
 
 def test_a_root_whose_server_was_never_started_is_well(patient):
-    assert "no server has been started" in terminal.socket_file(patient).found
-    for look in (terminal.socket_file, terminal.server, terminal.descriptors):
+    assert "no server has been started" in tmux_check.socket_file(patient).found
+    for look in (tmux_check.socket_file, tmux_check.server, tmux_check.descriptors):
         assert OK is look(patient).verdict
 
 
 def test_what_root_json_does_not_tell_is_unknown(used):
     (used.root / "root.json").write_text("{}")
-    for look in (terminal.socket_file, terminal.server):
+    for look in (tmux_check.socket_file, tmux_check.server):
         answer = look(subject(used.root))
         assert (UNKNOWN, True) == (answer.verdict, "root.json" in answer.remedy)
 
 
 def test_a_path_too_long_for_a_socket_is_told(used):
     socket_of(used, used.root / ("x" * 100))
-    answer = terminal.socket_file(subject(used.root))
+    answer = tmux_check.socket_file(subject(used.root))
     assert FAILED is answer.verdict
     assert "shorter path" in answer.remedy
 
 
 def test_a_socket_whose_directory_a_cleaner_has_taken_is_told(used, short_tmp):
     socket_of(used, short_tmp / "gone" / "tmux.sock")
-    answer = terminal.socket_file(subject(used.root))
+    answer = tmux_check.socket_file(subject(used.root))
     assert WARNING is answer.verdict
     assert "orchestrator-core recover" in answer.remedy
 
@@ -507,7 +507,7 @@ def test_a_directory_of_the_socket_that_others_can_write_to_is_told(used, short_
     place.chmod(0o770)
     socket_of(used, place / "tmux.sock")
 
-    answer = terminal.socket_file(subject(used.root))
+    answer = tmux_check.socket_file(subject(used.root))
 
     assert (FAILED, f"chmod 700 {place}") == (answer.verdict, answer.remedy)
 
@@ -518,7 +518,7 @@ def test_a_directory_of_the_socket_that_is_anothers_is_told(used, short_tmp, mon
     assert looked_at.socket
     be_another_user(monkeypatch)
 
-    answer = terminal.socket_file(looked_at)
+    answer = tmux_check.socket_file(looked_at)
 
     assert FAILED is answer.verdict
     assert "not ours" in answer.found
@@ -528,7 +528,7 @@ def test_a_directory_of_the_socket_that_is_anothers_is_told(used, short_tmp, mon
 def test_a_socket_of_another_user_is_told(short_tmp, monkeypatch):
     be_another_user(monkeypatch)
     with serve(short_tmp / "tmux.sock"):
-        answer = terminal._file(short_tmp / "tmux.sock")
+        answer = tmux_check._file(short_tmp / "tmux.sock")
     assert FAILED is answer.verdict
     assert f"belongs to user {os.getuid()}" in answer.found
     assert f"ls -la {short_tmp}/tmux.sock" in answer.remedy
@@ -537,7 +537,7 @@ def test_a_socket_of_another_user_is_told(short_tmp, monkeypatch):
 def test_what_is_no_socket_is_told(used):
     path = socket_of(used)
     path.touch()
-    answer = terminal.socket_file(subject(used.root))
+    answer = tmux_check.socket_file(subject(used.root))
     assert (FAILED, True) == (answer.verdict, "is no socket" in answer.found)
 
 
@@ -545,7 +545,7 @@ def test_a_socket_that_every_user_may_talk_to_is_told(used, short_tmp):
     path = socket_of(used, short_tmp / "tmux.sock")
     with serve(path):
         path.chmod(0o666)
-        answer = terminal.socket_file(subject(used.root))
+        answer = tmux_check.socket_file(subject(used.root))
     assert (FAILED, f"chmod o-rwx {path}") == (answer.verdict, answer.remedy)
 
 
@@ -553,11 +553,11 @@ def test_a_socket_that_a_dead_server_has_left_is_stale(used, short_tmp):
     path = socket_of(used, short_tmp / "tmux.sock")
     serve(path).close()
 
-    answer = terminal.socket_file(subject(used.root))
+    answer = tmux_check.socket_file(subject(used.root))
 
     assert (WARNING, True) == (answer.verdict, "is stale" in answer.found)
     assert "orchestrator-core recover" in answer.remedy
-    assert "none runs" == terminal.server(subject(used.root)).found
+    assert "none runs" == tmux_check.server(subject(used.root)).found
 
 
 @pytest.mark.tmux
@@ -565,8 +565,8 @@ def test_who_listens_there_and_never_answers_is_named(used, short_tmp):
     """It may be a hung server, or no tmux at all: its pid is what one needs."""
     path = socket_of(used, short_tmp / "tmux.sock")
     with serve(path):
-        answer = terminal.server(subject(used.root, timeout_s=0.3))
-        assert OK is terminal.socket_file(subject(used.root)).verdict
+        answer = tmux_check.server(subject(used.root, timeout_s=0.3))
+        assert OK is tmux_check.socket_file(subject(used.root)).verdict
 
     assert FAILED is answer.verdict
     assert f"the server is pid {os.getpid()}" in answer.found
@@ -582,8 +582,8 @@ def test_a_server_that_answers_is_told_with_its_sessions_and_files(used, private
     private_tmux.begin()
     private_tmux.ask("new-session", "-d", "-s", "somebody's")
 
-    answers = terminal.server(subject(used.root))
-    files = terminal.descriptors(subject(used.root))
+    answers = tmux_check.server(subject(used.root))
+    files = tmux_check.descriptors(subject(used.root))
 
     assert OK is answers.verdict
     assert f"pid {private_tmux.pid} answers, and has 1 sessions" == answers.found
@@ -601,7 +601,7 @@ def test_a_server_that_is_stopped_is_told_with_what_continues_it(used, private_t
     pid = private_tmux.pid
     os.kill(pid, signal.SIGSTOP)
     try:
-        answer = terminal.server(subject(used.root, timeout_s=0.3))
+        answer = tmux_check.server(subject(used.root, timeout_s=0.3))
     finally:
         os.kill(pid, signal.SIGCONT)
 
@@ -618,7 +618,7 @@ def test_a_server_that_may_open_few_files_is_told_with_what_raises_it(
     private_tmux.begin()
     resource.prlimit(private_tmux.pid, resource.RLIMIT_NOFILE, (files, 8192))
     try:
-        answer = terminal.descriptors(subject(used.root))
+        answer = tmux_check.descriptors(subject(used.root))
     finally:
         resource.prlimit(private_tmux.pid, resource.RLIMIT_NOFILE, (8192, 8192))
 
@@ -631,8 +631,8 @@ def test_a_server_that_may_open_few_files_is_told_with_what_raises_it(
 def test_a_server_of_which_nothing_can_be_read_is_unknown(used, private_tmux, monkeypatch):
     socket_of(used, private_tmux.socket)
     private_tmux.begin()
-    monkeypatch.setattr(terminal.proc, "read", lambda _: b"")
-    assert UNKNOWN is terminal.descriptors(subject(used.root)).verdict
+    monkeypatch.setattr(tmux_check.proc, "read", lambda _: b"")
+    assert UNKNOWN is tmux_check.descriptors(subject(used.root)).verdict
 
 
 # --- the root -------------------------------------------------------------------------------------
@@ -656,7 +656,7 @@ def test_what_has_led_to_the_root_is_told(tmp_path, how, said):
 
 def test_a_root_that_cannot_be_made_is_told_with_who_may(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
-    answer = root.choice(subject(tmp_path / "a b" / "ws"))
+    answer = root.root_directory(subject(tmp_path / "a b" / "ws"))
     assert FAILED is answer.verdict
     assert f"chmod u+wx {tmp_path}" in answer.remedy
 
@@ -665,7 +665,7 @@ def test_a_root_that_we_cannot_write_to_is_told(tmp_path, monkeypatch):
     place = tmp_path / "my root"
     place.mkdir()
     monkeypatch.setattr(os, "access", lambda *_: False)
-    answer = root.choice(subject(place))
+    answer = root.root_directory(subject(place))
     assert FAILED is answer.verdict
     assert ["chmod", "u+rwx", str(place)] == shlex.split(answer.remedy.partition(": ")[2])
 
@@ -856,7 +856,7 @@ no mount at all
     ],
 )
 def test_a_file_system_is_named_with_what_it_means(path, verdict, said):
-    answer = mounts.meaning(mounts.mount_of(Path(path), MOUNTS))
+    answer = mounts.assess(mounts.mount_of(Path(path), MOUNTS))
     assert verdict is answer.verdict
     assert said in answer.found
     assert (verdict is OK) == (not answer.remedy)
@@ -981,12 +981,12 @@ def test_little_space_is_told(patient, monkeypatch, free, inodes, verdict, said)
 
 
 def test_a_clock_that_was_set_back_is_told(patient, monkeypatch):
-    assert OK is clock.steady(patient).verdict
+    assert OK is clock_check.clock_is_sane(patient).verdict
 
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 86400)
 
-    answer = clock.steady(patient)
+    answer = clock_check.clock_is_sane(patient)
     assert WARNING is answer.verdict
     assert "the clock was set back" in answer.found
     assert "timedatectl set-ntp true" in answer.remedy
@@ -994,27 +994,27 @@ def test_a_clock_that_was_set_back_is_told(patient, monkeypatch):
 
 def test_a_clock_that_was_never_set_is_told(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 3600.0)
-    answer = clock.steady(subject(None))
+    answer = clock_check.clock_is_sane(subject(None))
     assert (FAILED, True) == (answer.verdict, "1970-01-01T01:00" in answer.found)
 
 
 @pytest.mark.parametrize("step", [+86400.0, -86400.0])
 def test_a_clock_that_was_set_while_an_agent_lives_is_told(used, patient, monkeypatch, step):
     """The kernel says how long its supervisor has lived, the journal when it was deployed."""
-    history = clock.JournalDirectory(used.root / "sagas").history(used.lives)
+    history = clock_check.JournalDirectory(used.root / "sagas").history(used.lives)
     who = history.frame("spawn_tmux").receipt["supervisor"]
     # What the kernel would tell of the fake's supervisor: it lives, and was born just now.
-    monkeypatch.setattr(clock, "_IS_LINUX", True)
-    monkeypatch.setattr(clock, "_is_alive", lambda told: told == who)
-    monkeypatch.setattr(clock, "boot_id", lambda: who["boot_id"])
+    monkeypatch.setattr(clock_check, "_IS_LINUX", True)
+    monkeypatch.setattr(clock_check, "_is_alive", lambda told: told == who)
+    monkeypatch.setattr(clock_check, "boot_id", lambda: who["boot_id"])
     monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
     uptime_s = who["started"] / os.sysconf("SC_CLK_TCK")
     monkeypatch.setattr(time, "clock_gettime", lambda _: uptime_s)
-    assert OK is clock.steady(patient).verdict
+    assert OK is clock_check.clock_is_sane(patient).verdict
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + step)
 
-    answer = clock.steady(patient)
+    answer = clock_check.clock_is_sane(patient)
 
     assert WARNING is answer.verdict
     told = re.search(r"the clock was set by (\S+) s since (\S+) was deployed", answer.found)
@@ -1064,7 +1064,7 @@ PROC = "22 1 0:21 / /proc rw,nosuid - proc proc rw"
     ],
 )
 def test_a_proc_that_shows_too_little_is_told(mountinfo, seen, verdict, said, remedy):
-    answer = machine.proc_answer(mountinfo, **{"boot_id": True, "environ": True, **seen})
+    answer = machine.assess_procfs(mountinfo, **{"boot_id": True, "environ": True, **seen})
     assert verdict is answer.verdict
     assert said in answer.found
     assert remedy in answer.remedy
@@ -1072,9 +1072,9 @@ def test_a_proc_that_shows_too_little_is_told(mountinfo, seen, verdict, said, re
 
 def test_what_proc_shows_is_really_asked(monkeypatch):
     if not ON_LINUX:
-        assert OK is machine.proc_(subject(None)).verdict
+        assert OK is machine.procfs(subject(None)).verdict
         return
-    assert OK is machine.proc_(subject(None)).verdict
+    assert OK is machine.procfs(subject(None)).verdict
     real = machine.proc.read
     for hidden in ("mountinfo", "boot_id", "environ"):
         monkeypatch.setattr(
@@ -1082,7 +1082,7 @@ def test_what_proc_shows_is_really_asked(monkeypatch):
             "read",
             lambda path, h=hidden, **how: b"" if h in path else real(path, **how),
         )
-        assert FAILED is machine.proc_(subject(None)).verdict
+        assert FAILED is machine.procfs(subject(None)).verdict
 
 
 @pytest.mark.parametrize(("code", "verdict"), [(0, OK), (1, FAILED)])
@@ -1138,7 +1138,7 @@ def test_what_contains_agents_is_told(tmp_path, monkeypatch, asked, has_cgroup, 
 )
 def test_a_low_limit_of_open_files_is_told(monkeypatch, limit, verdict, remedy):
     monkeypatch.setattr(resource, "getrlimit", lambda _: limit)
-    answer = limits.open_files(subject(None))
+    answer = resource_limits.open_files(subject(None))
     assert (verdict, remedy) == (answer.verdict, answer.remedy)
 
 
@@ -1155,11 +1155,11 @@ def test_a_low_limit_of_file_events_is_told(monkeypatch, more, verdict, said):
     """Here are two, held by this very process; nobody else's count."""
     held = [system.inotify({"/": 0x2})[0] for _ in range(2)]
     limit = b"%d\n" % (len(held) + more)
-    monkeypatch.setattr(limits.proc, "pids", lambda: [os.getpid(), 1])
-    monkeypatch.setattr(limits, "_is_ours", lambda pid: pid == os.getpid())
-    monkeypatch.setattr(limits.proc, "read", lambda _path: limit)
+    monkeypatch.setattr(resource_limits.proc, "pids", lambda: [os.getpid(), 1])
+    monkeypatch.setattr(resource_limits, "_is_ours", lambda pid: pid == os.getpid())
+    monkeypatch.setattr(resource_limits.proc, "read", lambda _path: limit)
 
-    answer = limits.file_events(subject(None))
+    answer = resource_limits.file_events(subject(None))
 
     for fd in held:
         os.close(fd)
@@ -1180,14 +1180,16 @@ def test_a_low_limit_of_file_events_is_told(monkeypatch, more, verdict, said):
 def test_little_room_for_processes_is_told(monkeypatch, left, verdict, said):
     """Ours count by threads, and those of others not at all."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(limits.proc, "pids", lambda: [1, 2, 3])
-    monkeypatch.setattr(limits, "_is_ours", lambda pid: pid != 3)
+    monkeypatch.setattr(resource_limits.proc, "pids", lambda: [1, 2, 3])
+    monkeypatch.setattr(resource_limits, "_is_ours", lambda pid: pid != 3)
     threads = {1: b"Name: a\nThreads:\t3\n", 2: b"Threads:\t4\n", 3: b"Threads:\t1000\n"}
-    monkeypatch.setattr(limits.proc, "read", lambda path: threads.get(int(path.split("/")[2]), b""))
-    monkeypatch.setattr(limits.placing, "own_directory", lambda: None)
+    monkeypatch.setattr(
+        resource_limits.proc, "read", lambda path: threads.get(int(path.split("/")[2]), b"")
+    )
+    monkeypatch.setattr(resource_limits.placing, "own_directory", lambda: None)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (7 + left, 7 + left))
 
-    answer = limits.processes(subject(None))
+    answer = resource_limits.processes(subject(None))
 
     assert verdict is answer.verdict
     assert "has 7" in answer.found
@@ -1198,16 +1200,16 @@ def test_little_room_for_processes_is_told(monkeypatch, left, verdict, said):
 def test_a_control_group_that_is_nearly_full_is_told(monkeypatch, tmp_path):
     (tmp_path / "pids.max").write_text("100\n")
     (tmp_path / "pids.current").write_text("99\n")
-    monkeypatch.setattr(limits.placing, "own_directory", lambda: tmp_path)
+    monkeypatch.setattr(resource_limits.placing, "own_directory", lambda: tmp_path)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
 
-    answer = limits.processes(subject(None))
+    answer = resource_limits.processes(subject(None))
     assert FAILED is answer.verdict
     assert "may have 100 processes, and has 99" in answer.found
     assert f"{tmp_path}/pids.max" in answer.remedy
 
     (tmp_path / "pids.max").write_text("max\n")
-    assert OK is limits.processes(subject(None)).verdict
+    assert OK is resource_limits.processes(subject(None)).verdict
 
 
 # --- locks ----------------------------------------------------------------------------------------
@@ -1238,21 +1240,21 @@ def a_dead_pid():
 
 
 def test_locks_that_nobody_holds_are_well(patient):
-    answer = locked.locks(patient)
+    answer = lock_check.locks(patient)
     assert OK is answer.verdict
     assert "none held now" in answer.found
 
 
 def test_a_lock_that_is_held_just_now_is_told_and_no_trouble(patient, held):
     sign(held, os.getpid())
-    answer = locked.locks(patient)
+    answer = lock_check.locks(patient)
     assert OK is answer.verdict
     assert f"{held} by pid {os.getpid()}" in answer.found
 
 
 def test_a_lock_that_is_held_for_long_is_told_with_its_holder(patient, held):
     sign(held, os.getpid(), ago_s=300)
-    answer = locked.locks(patient)
+    answer = lock_check.locks(patient)
     assert FAILED is answer.verdict
     assert re.search(rf"held for 30\d s by pid {os.getpid()} \(", answer.found)
     assert answer.remedy.endswith(f"kill {os.getpid()}")
@@ -1261,16 +1263,16 @@ def test_a_lock_that_is_held_for_long_is_told_with_its_holder(patient, held):
 def test_of_a_holder_that_has_not_signed_the_kernel_tells(patient, held):
     held.write_bytes(b"-")
     who = f"pid {os.getpid()}" if ON_LINUX else "an unknown process"
-    assert f"{held} by {who}" in locked.locks(patient).found
+    assert f"{held} by {who}" in lock_check.locks(patient).found
 
 
 @pytest.mark.parametrize("pid", [0, -1])
 def test_nobody_is_told_to_kill_everything(patient, held, monkeypatch, pid):
     """As a pid, 0 is one's own group, and -1 all that one may signal."""
     sign(held, 99999999, ago_s=300)
-    monkeypatch.setattr(locked, "who_has", lambda _: pid)
+    monkeypatch.setattr(lock_check, "who_has", lambda _: pid)
 
-    answer = locked.locks(patient)
+    answer = lock_check.locks(patient)
 
     assert FAILED is answer.verdict
     assert "kill" not in answer.remedy
@@ -1281,31 +1283,31 @@ def test_a_lock_whose_holder_died_with_it_is_told(used, patient, lock_file, a_de
     sign(lock_file, a_dead_pid, ago_s=300)
     before = lock_file.read_bytes()
 
-    answer = locked.locks(patient)
+    answer = lock_check.locks(patient)
 
     assert WARNING is answer.verdict
     assert f"pid {a_dead_pid} died while it held it" in answer.found
     assert "nothing by hand" in answer.remedy
     assert before == lock_file.read_bytes()
     used.orchestrator().create_task("the next to take it")
-    assert OK is locked.locks(patient).verdict
+    assert OK is lock_check.locks(patient).verdict
 
 
 # --- what is written ------------------------------------------------------------------------------
 
 
 def test_a_root_that_is_whole_is_well(patient):
-    for look in (damage.root_file, damage.registries, damage.journals):
+    for look in (integrity.root_file, integrity.registries, integrity.journals):
         assert OK is look(patient).verdict
 
 
 def test_where_there_is_no_root_nothing_is_damaged(tmp_path):
-    for look in (damage.root_file, damage.registries, damage.journals):
+    for look in (integrity.root_file, integrity.registries, integrity.journals):
         assert OK is look(subject(tmp_path / "none")).verdict
 
 
 def test_a_root_that_was_made_and_never_used_is_well(tmp_path):
-    assert "made when the root is first used" in damage.root_file(subject(tmp_path)).found
+    assert "made when the root is first used" in integrity.root_file(subject(tmp_path)).found
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut off"])
@@ -1318,19 +1320,19 @@ def test_root_json_can_be_written_back_by_the_line_that_is_told(used, harm):
     else:
         path.write_bytes(path.read_bytes()[:20])
 
-    answer = damage.root_file(subject(used.root))
+    answer = integrity.root_file(subject(used.root))
     assert FAILED is answer.verdict
     subprocess.run(answer.remedy, shell=True, check=True)
 
     again = subject(used.root)
-    assert OK is damage.root_file(again).verdict
+    assert OK is integrity.root_file(again).verdict
     assert (known["root_id"], Path(known["tmux_socket"])) == again.fixed
 
 
 def test_a_root_json_of_a_newer_release_is_told(used):
     path = used.root / "root.json"
     path.write_bytes(path.read_bytes().replace(b'"schema_version": 1', b'"schema_version": 9'))
-    answer = damage.root_file(subject(used.root))
+    answer = integrity.root_file(subject(used.root))
     assert (FAILED, "upgrade orchestrator-core") == (answer.verdict, answer.remedy)
 
 
@@ -1338,20 +1340,20 @@ def test_a_copy_of_a_root_is_told_with_how_it_becomes_one_of_its_own(used):
     copy = used.root.parent / "copy"
     subprocess.run(["cp", "-a", used.root, copy], check=True)
 
-    answer = damage.root_file(subject(copy))
+    answer = integrity.root_file(subject(copy))
 
     assert FAILED is answer.verdict
     assert f"it is a copy of {used.root}" in answer.found
     assert f"use {used.root}; or" in answer.remedy
     subprocess.run(answer.remedy.partition("of its own: ")[2], shell=True, check=True)
-    assert OK is damage.root_file(subject(copy)).verdict
-    assert OK is damage.root_file(subject(used.root)).verdict
+    assert OK is integrity.root_file(subject(copy)).verdict
+    assert OK is integrity.root_file(subject(used.root)).verdict
 
 
 def test_a_root_that_was_moved_is_no_copy(used):
     moved = used.root.parent / "moved"
     used.root.rename(moved)
-    assert OK is damage.root_file(subject(moved)).verdict
+    assert OK is integrity.root_file(subject(moved)).verdict
 
 
 @pytest.mark.parametrize("harm", ["damaged", "gone"])
@@ -1365,7 +1367,7 @@ def test_a_registry_that_is_damaged_or_gone_is_told_with_its_repair(used, patien
     else:
         path.write_text("{")
 
-    answer = damage.registries(patient)
+    answer = integrity.registries(patient)
 
     assert FAILED is answer.verdict
     assert f"{path} is {harm}" in answer.found
@@ -1377,12 +1379,12 @@ def test_a_registry_that_was_kept_aside_is_told_until_it_is_removed(used, patien
     kept = used.root / "registry" / "GLOBAL_REGISTRY.json.damaged-20251101-101010"
     kept.touch(mode=0o600)
 
-    answer = damage.registries(patient)
+    answer = integrity.registries(patient)
     assert WARNING is answer.verdict
     assert f"rm {kept}" in answer.remedy
     subprocess.run(answer.remedy.rpartition(": ")[2], shell=True, check=True)
 
-    assert OK is damage.registries(patient).verdict
+    assert OK is integrity.registries(patient).verdict
 
 
 @pytest.mark.parametrize(
@@ -1394,7 +1396,7 @@ def test_a_summary_of_the_past_that_cannot_be_used_is_told(used, patient, text, 
     path.write_text(text)
     path.chmod(0o600)
 
-    answer = damage.registries(patient)
+    answer = integrity.registries(patient)
     assert WARNING is answer.verdict
     assert str(path) in answer.found
     assert remedy in answer.remedy
@@ -1403,17 +1405,17 @@ def test_a_summary_of_the_past_that_cannot_be_used_is_told(used, patient, text, 
     else:
         used.orchestrator().stats()
 
-    answer = damage.registries(patient)
+    answer = integrity.registries(patient)
     assert "from when it was damaged" in answer.found
     subprocess.run(answer.remedy.rpartition(": ")[2], shell=True, check=True)
-    assert OK is damage.registries(patient).verdict
+    assert OK is integrity.registries(patient).verdict
 
 
 def test_a_registry_of_a_newer_release_is_told(used, patient):
     path = Places(used.root).global_registry
     document = msgspec.json.decode(path.read_bytes())
     path.write_bytes(msgspec.json.encode({**document, "schema_version": 999}))
-    answer = damage.registries(patient)
+    answer = integrity.registries(patient)
     assert FAILED is answer.verdict
     assert "999" in answer.found
 
@@ -1430,7 +1432,7 @@ def test_a_damaged_journal_is_told_by_whether_its_agent_is_over(
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join([lines[0], b"nonsense\n", *lines[1:]]))
 
-    answer = damage.journals(patient)
+    answer = integrity.journals(patient)
 
     assert verdict is answer.verdict
     assert str(journal) in answer.found
@@ -1440,21 +1442,21 @@ def test_a_damaged_journal_is_told_by_whether_its_agent_is_over(
 def test_a_journal_that_was_kept_aside_is_told_until_it_is_removed(used, patient):
     kept = used.root / "sagas" / "a-1.jsonl.damaged-1"
     kept.touch()
-    answer = damage.journals(patient)
+    answer = integrity.journals(patient)
     assert WARNING is answer.verdict
     subprocess.run(answer.remedy.partition(": ")[2], shell=True, check=True)
-    assert OK is damage.journals(patient).verdict
+    assert OK is integrity.journals(patient).verdict
 
 
 def test_a_torn_last_line_is_the_normal_end_of_a_crash(used, patient):
     journal = next((used.root / "sagas").glob("*.jsonl"))
     with journal.open("ab") as file:
         file.write(b'{"kind":"unw')
-    assert OK is damage.journals(patient).verdict
+    assert OK is integrity.journals(patient).verdict
 
 
 def test_of_more_journals_than_there_is_time_for_the_older_are_unknown(used):
-    answer = damage.journals(subject(used.root, timeout_s=-1.0))
+    answer = integrity.journals(subject(used.root, timeout_s=-1.0))
     assert UNKNOWN is answer.verdict
     assert "only the newest 0 of 2 journals" in answer.found
     assert "orchestrator-core gc" in answer.remedy
@@ -1462,6 +1464,6 @@ def test_of_more_journals_than_there_is_time_for_the_older_are_unknown(used):
 
 def test_many_troubles_are_one_answer_with_the_worst_verdict():
     answers = [ok("a"), warning("b", "do b"), failed("c", "do c"), unknown("d", "do b")]
-    assert Answer(FAILED, "b; c; d", "do b; do c") == together(answers, well="fine")
-    assert Answer(OK, "fine") == together([ok("a")], well="fine")
-    assert "1, 2, 3 and 2 more" == some(range(1, 6))
+    assert Answer(FAILED, "b; c; d", "do b; do c") == worst_of(answers, well="fine")
+    assert Answer(OK, "fine") == worst_of([ok("a")], well="fine")
+    assert "1, 2, 3 and 2 more" == shorten_list(range(1, 6))

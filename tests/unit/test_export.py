@@ -19,7 +19,7 @@ from orchestrator_core.exceptions import (
     StorageError,
     TaskRunning,
 )
-from orchestrator_core.operations.retention import exporting, packing
+from orchestrator_core.operations.retention import exporting, tarball
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_a_target_that_is_there_is_never_replaced(fake_scene, target):
 
 def test_a_target_that_appears_meanwhile_is_not_replaced_either(fake_scene, target, monkeypatch):
     orch, task, _ = past.end_some(fake_scene)
-    original = packing.read_back
+    original = tarball.read_back
 
     def meanwhile(fd):
         target.write_text("precious")
@@ -306,13 +306,13 @@ def test_a_file_that_changes_while_it_is_packed_is_no_export(fake_scene, target,
     orch, task, _ = past.end_some(fake_scene)
     path = orch.root / task / "output" / "result"
     path.write_bytes(b"x" * 100_000)
-    original = packing._Summing.read
+    original = tarball._HashingReader.read
 
     def read(self, size=-1, /):
         os.utime(path, (1, 1))
         return original(self, size)
 
-    monkeypatch.setattr(packing._Summing, "read", read)
+    monkeypatch.setattr(tarball._HashingReader, "read", read)
     with pytest.raises(StorageError, match="changed meanwhile"):
         orch.export_task(task, target, remove=True)
     assert [] == list(target.parent.glob("*tar*"))

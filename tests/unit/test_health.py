@@ -150,7 +150,7 @@ def test_what_the_environment_says_is_taken_out_of_it(env, watchdog_s):
     """Programs that we start are not the service, and are not to speak for it."""
     left = {"PATH": "/bin", "NOTIFY_SOCKET": "/run/notify", **env}
 
-    manager = ServiceManager.of(left)
+    manager = ServiceManager.from_environment(left)
 
     assert ({"PATH": "/bin"}, "/run/notify", watchdog_s) == (
         left,
@@ -160,7 +160,7 @@ def test_what_the_environment_says_is_taken_out_of_it(env, watchdog_s):
 
 
 def test_who_does_not_listen_is_no_trouble(tmp_path):
-    ServiceManager().tell("READY=1")
-    ServiceManager(str(tmp_path / "nobody")).tell("READY=1")
-    ServiceManager("@nobody").tell("READY=1")
-    ServiceManager(f"/{'x' * 200}").tell("READY=1")
+    ServiceManager().notify("READY=1")
+    ServiceManager(str(tmp_path / "nobody")).notify("READY=1")
+    ServiceManager("@nobody").notify("READY=1")
+    ServiceManager(f"/{'x' * 200}").notify("READY=1")

@@ -12,14 +12,14 @@ from support import exposition, past
 
 from orchestrator_core.exceptions import RegistryDamaged
 from orchestrator_core.operations import metrics
-from orchestrator_core.operations.metrics import prometheus
-from orchestrator_core.operations.metrics.tally import (
+from orchestrator_core.operations.metrics.cleanup_counts import (
     OUTCOMES,
+    CleanupCounts,
     Histogram,
-    Tally,
-    outcome_of,
-    reason_of,
+    unwind_outcome,
+    unwind_reason,
 )
+from orchestrator_core.operations.metrics.exposition import METRICS, format_stats
 from orchestrator_core.reconcile.sweep.findings import (
     Finding,
     FindingKind,
@@ -32,8 +32,8 @@ from orchestrator_core.saga.encoding import encode, entry_of
 from orchestrator_core.saga.report import StepReport
 
 
-def forget(orch, *ids):
-    return metrics.forget(orch._world, orch._lifecycle.sagas, ids)
+def compact_journals(orch, *ids):
+    return metrics.compact_journals(orch._world, orch._lifecycle.sagas, ids)
 
 
 def rows(stats):
@@ -113,7 +113,7 @@ def test_a_closed_journal_that_does_not_tell_counts_as_unreadable(fake_scene):
     path.write_bytes(path.read_bytes()[:-40])
 
     assert {("unknown", "unreadable"): 1} == rows(orch.stats())
-    forget(orch, agent)
+    compact_journals(orch, agent)
     assert {("unknown", "unreadable"): 1} == rows(orch.stats())
 
 
@@ -151,7 +151,7 @@ OUTCOME_CASES = [
 def test_an_unwinding_comes_to_one_outcome(outcome, closed, step):
     report = UnwindReport("a", Unwind.terminal("over"), (step,), closed)
 
-    assert outcome == outcome_of(report)
+    assert outcome == unwind_outcome(report)
     assert outcome in OUTCOMES
 
 
@@ -166,7 +166,7 @@ def test_an_unwinding_comes_to_one_outcome(outcome, closed, step):
     ],
 )
 def test_a_reason_is_a_short_word(reason, why):
-    assert reason == reason_of(why)
+    assert reason == unwind_reason(why)
 
 
 # --- durations ------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def test_strange_durations_find_a_bucket():
         histogram.add(ms)
 
     assert 4 == histogram.count
-    assert 3 == histogram.at_most(0)
+    assert 3 == histogram.cumulative(0)
 
 
 def test_bounds_of_a_power_of_two_are_exact():
@@ -200,7 +200,7 @@ def test_bounds_of_a_power_of_two_are_exact():
     for ms in (1.0, 1.0001, 2.0, 2.0001, 4.0):
         histogram.add(ms)
 
-    assert [1, 3, 5] == [histogram.at_most(doubling) for doubling in range(3)]
+    assert [1, 3, 5] == [histogram.cumulative(doubling) for doubling in range(3)]
 
 
 def test_tallies_add_up_to_the_tally_of_all():
@@ -208,7 +208,7 @@ def test_tallies_add_up_to_the_tally_of_all():
         UnwindReport("a", Unwind.terminal("", by="exit"), (), closed=True, duration_ms=ms)
         for ms in (1, 5, 9, 100)
     ]
-    first, second, whole = Tally(), Tally(), Tally()
+    first, second, whole = CleanupCounts(), CleanupCounts(), CleanupCounts()
     for index, report in enumerate(reports):
         (first if index % 2 else second).add(report)
         whole.add(report)
@@ -225,7 +225,7 @@ def test_what_is_forgotten_is_counted_still(fake_scene):
     orch, _, ids = past.end_some(fake_scene, 4)
     before = orch.stats()
 
-    freed = forget(orch, *ids[:3]).bytes_freed
+    freed = compact_journals(orch, *ids[:3]).bytes_freed
 
     assert attrs.evolve(before, since="") == attrs.evolve(orch.stats(), since="")
     assert freed > 0
@@ -234,8 +234,8 @@ def test_what_is_forgotten_is_counted_still(fake_scene):
 
 def test_forgetting_twice_counts_once(fake_scene):
     orch, _, ids = past.end_some(fake_scene, 2)
-    forget(orch, *ids)
-    forget(orch, *ids, *ids)
+    compact_journals(orch, *ids)
+    compact_journals(orch, *ids, *ids)
 
     assert 2 == orch.stats().total
 
@@ -244,7 +244,7 @@ def test_an_open_saga_is_not_forgotten(fake_scene):
     orch, task, _ = past.end_some(fake_scene)
     agent = orch.deploy(task, fake_scene.spec())
 
-    assert () == forget(orch, agent.id, "nobody-000000-000000").sagas
+    assert () == compact_journals(orch, agent.id, "nobody-000000-000000").sagas
     assert 1 == orch.stats().sagas["committed"]
 
 
@@ -252,14 +252,14 @@ def test_a_journal_that_is_counted_and_still_there_is_not_counted_again(fake_sce
     """As a crash between the two leaves it: the next one to forget removes it."""
     orch, _, ids = past.end_some(fake_scene, 2)
     kept = (orch.root / "sagas" / "closed" / f"{ids[0]}.jsonl").read_bytes()
-    forget(orch, ids[0])
+    compact_journals(orch, ids[0])
     (orch.root / "sagas" / "closed" / f"{ids[0]}.jsonl").write_bytes(kept)
     path = orch.root / "registry" / "STATS.json"
     told = json.loads(path.read_text()) | {"pending": [ids[0]]}
     path.write_text(json.dumps(told))
 
     assert 2 == orch.stats().total
-    forget(orch)
+    compact_journals(orch)
     assert ids[1:] == past.journals(orch.root)
     assert 2 == orch.stats().total
     assert [] == past.summary(orch.root)["pending"]
@@ -267,7 +267,7 @@ def test_a_journal_that_is_counted_and_still_there_is_not_counted_again(fake_sce
 
 def test_a_summary_that_is_damaged_is_kept_aside_once_and_told_of(fake_scene):
     orch, _, ids = past.end_some(fake_scene, 2)
-    forget(orch, ids[0])
+    compact_journals(orch, ids[0])
     (orch.root / "registry" / "STATS.json").write_bytes(b'{"pending": [')
 
     assert 1 == orch.stats().total  # What is left to count.
@@ -278,7 +278,7 @@ def test_a_summary_that_is_damaged_is_kept_aside_once_and_told_of(fake_scene):
 
 def test_a_summary_that_somebody_has_edited_is_refused_by_name(fake_scene):
     orch, _, ids = past.end_some(fake_scene)
-    forget(orch, *ids)
+    compact_journals(orch, *ids)
     path = orch.root / "registry" / "STATS.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"bytes_freed": "much"}))
 
@@ -288,11 +288,11 @@ def test_a_summary_that_somebody_has_edited_is_refused_by_name(fake_scene):
 
 def test_fields_that_nobody_knows_stay_in_the_summary(fake_scene):
     orch, _, ids = past.end_some(fake_scene, 2)
-    forget(orch, ids[0])
+    compact_journals(orch, ids[0])
     path = orch.root / "registry" / "STATS.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"of": "a later release"}))
 
-    forget(orch, ids[1])
+    compact_journals(orch, ids[1])
 
     assert "a later release" == past.summary(orch.root)["of"]
 
@@ -307,7 +307,7 @@ def test_the_sum_is_that_of_one_moment_while_journals_are_forgotten(fake_scene, 
     def meanwhile(summary, sagas):
         agent = next(left, None)
         if agent is not None:
-            forget(orch, agent)
+            compact_journals(orch, agent)
         return original(summary, sagas)
 
     monkeypatch.setattr(metrics, "_counted", meanwhile)
@@ -373,7 +373,7 @@ def test_the_exposition_says_what_the_statistics_say(fake_scene):
     orch.terminate(orch.deploy(task, fake_scene.spec("unkillable")).id)
     stats = orch.stats()
 
-    told = exposition.read(prometheus.exposition(stats))
+    told = exposition.read(format_stats(stats))
 
     name = "orchestrator_core_cleanups_total"
     assert [3.0] == exposition.values(told, name, reason="terminate", outcome="clean")
@@ -383,7 +383,7 @@ def test_the_exposition_says_what_the_statistics_say(fake_scene):
     histogram = told["orchestrator_core_cleanup_duration_seconds"]
     assert "histogram" == histogram["type"]
     assert [3.0] == exposition.values(told, "orchestrator_core_cleanup_duration_seconds", le="+Inf")
-    assert {f"orchestrator_core_{name}" for name in prometheus.METRICS} == set(told)
+    assert {f"orchestrator_core_{name}" for name in METRICS} == set(told)
 
 
 def test_labels_are_escaped(fake_scene):
@@ -394,13 +394,13 @@ def test_labels_are_escaped(fake_scene):
         agent.id, Unwind.terminal("", by=hostile, status="terminated"), timeout_s=1
     )
 
-    told = exposition.read(prometheus.exposition(orch.stats()))
+    told = exposition.read(format_stats(orch.stats()))
 
     assert [1.0] == exposition.values(told, "orchestrator_core_cleanups_total", reason=hostile)
 
 
 def test_a_root_where_nothing_has_happened_has_an_exposition(fake_scene):
-    told = exposition.read(prometheus.exposition(fake_scene.orchestrator().stats()))
+    told = exposition.read(format_stats(fake_scene.orchestrator().stats()))
 
     assert [0.0] == exposition.values(told, "orchestrator_core_agents_live")
     assert [] == exposition.values(told, "orchestrator_core_cleanup_success_ratio")
@@ -413,5 +413,5 @@ def test_what_cannot_be_asked_is_left_out(fake_scene):
     stats = orch.stats()
 
     assert stats.agents_live is None
-    told = exposition.read(prometheus.exposition(stats))
+    told = exposition.read(format_stats(stats))
     assert [] == exposition.values(told, "orchestrator_core_agents_live")

@@ -13,8 +13,8 @@ from orchestrator_core.cli import commands
 from orchestrator_core.cli.arguments import parser
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model.spec import PRESETS
-from orchestrator_core.operations.doctor import agents as check
-from orchestrator_core.operations.doctor.answers import Subject, Verdict
+from orchestrator_core.operations.doctor import agent_programs
+from orchestrator_core.operations.doctor.check import Environment, Verdict
 from orchestrator_core.presets import PROGRAMS
 from orchestrator_core.presets.options import SpecOptions
 
@@ -147,7 +147,7 @@ def test_the_doctor_tells_which_programs_are_there(tmp_path):
     """One that is missing is no trouble, and the remedy says how one comes by it."""
     env = on_path(tmp_path, "claude", "gemini")
 
-    answer = check.programs(Subject(None, "", "", env, 1.0))
+    answer = agent_programs.programs(Environment(None, "", "", env, 1.0))
 
     assert Verdict.OK is answer.verdict
     assert f"claude at {tmp_path}/claude, gemini at {tmp_path}/gemini, no codex" == answer.found
@@ -158,7 +158,7 @@ def test_with_all_programs_there_is_nothing_to_do(tmp_path):
     """No remedy for what needs none."""
     env = on_path(tmp_path, *PROGRAMS)
 
-    assert "" == check.programs(Subject(None, "", "", env, 1.0)).remedy
+    assert "" == agent_programs.programs(Environment(None, "", "", env, 1.0)).remedy
 
 
 # --- on the command line -----------------------------------------------------------------------

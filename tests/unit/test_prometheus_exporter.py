@@ -20,7 +20,7 @@ from support.fakes import a_fake_scene
 from orchestrator_core import InvalidInput
 from orchestrator_core.cli import main
 from orchestrator_core.operations import metrics
-from orchestrator_core.operations.metrics import prometheus
+from orchestrator_core.operations.metrics.exposition import METRICS, PREFIX
 from orchestrator_core.prometheus import StatsCollector
 
 TOP = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def test_a_scrape_says_what_the_command_line_says(make, fake_scene, capsys):
 def test_it_has_every_metric_and_no_other(fake_scene):
     told = scraped(registry_of(an_eventful_past(fake_scene)))
 
-    assert {f"{prometheus.PREFIX}{name}" for name in prometheus.METRICS} == set(told)
+    assert {f"{PREFIX}{name}" for name in METRICS} == set(told)
     assert [] == [name for name, family in told.items() if not family["samples"]]
 
 
@@ -111,7 +111,7 @@ def test_it_can_be_had_as_openmetrics(fake_scene):
 
     families = list(text_string_to_metric_families(openmetrics.generate_latest(registry).decode()))
 
-    assert len(prometheus.METRICS) == len(families)
+    assert len(METRICS) == len(families)
 
 
 # --- several roots ----------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_a_root_that_cannot_be_counted_takes_nobody_elses_metrics_along(
 ):
     """It is missing, which can be alerted on, rather than false; the reason is logged."""
     broken, _, ids = past.end_some(fake_scene, 2)
-    metrics.forget(broken._world, broken._lifecycle.sagas, ids[:1])
+    metrics.compact_journals(broken._world, broken._lifecycle.sagas, ids[:1])
     summary = broken.root / "registry" / "STATS.json"
     summary.write_text(
         summary.read_text().replace('"bytes_freed": ', '"bytes_freed": "much", "x": ')

@@ -17,9 +17,9 @@ from support import past
 from orchestrator_core.deployment.steps import LogReceipt
 from orchestrator_core.exceptions import InvalidInput, LockTimeout
 from orchestrator_core.model.settings import Retention
-from orchestrator_core.operations.retention import collecting, folder, names
-from orchestrator_core.operations.retention.choosing import DAY_S, Archived, choose
-from orchestrator_core.operations.retention.folder import Seen
+from orchestrator_core.operations.retention import collect, file_names, safe_dir
+from orchestrator_core.operations.retention.policy import DAY_S, ArchivedFile, choose
+from orchestrator_core.operations.retention.safe_dir import FileState
 from orchestrator_core.system import locks
 
 LONG = b"the agent says a line\n" * 1000
@@ -32,7 +32,7 @@ NOW = 1_000_000_000.0
 
 def a_file(name, *, days=0.0, size=1, task="TASK-1"):
     since = NOW - days * DAY_S
-    return Archived(task, Seen(name, size, int(since * 1e9), 1), since)
+    return ArchivedFile(task, FileState(name, size, int(since * 1e9), 1), since)
 
 
 def gone(given, /, **bounds):
@@ -132,7 +132,7 @@ def test_what_is_left_is_within_all_bounds_and_no_more_went_than_had_to(told, n,
     ],
 )
 def test_a_name_that_an_end_gives_is_known(name, agent):
-    assert agent == names.agent_of(name)
+    assert agent == file_names.agent_of(name)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_name_that_an_end_gives_is_known(name, agent):
     ],
 )
 def test_a_name_that_no_end_gives_is_not(name):
-    assert names.agent_of(name) is None
+    assert file_names.agent_of(name) is None
 
 
 # --- a collection ---------------------------------------------------------------------------------
@@ -392,13 +392,13 @@ def test_a_file_that_changes_between_the_look_and_its_removal_stays(fake_scene, 
     past.age(orch.root, 8)
     [log] = orch.root.glob("TASK-*/archive/*_stream.jsonl")
 
-    def look(*args, **how):
+    def take_inventory(*args, **how):
         seen = original(*args, **how)
         log.write_bytes(b"new")
         return seen
 
-    original = collecting.look
-    monkeypatch.setattr(collecting, "look", look)
+    original = collect.take_inventory
+    monkeypatch.setattr(collect, "take_inventory", take_inventory)
     report = orch.gc()
 
     assert ([log.name], True) == (past.archives(orch.root), log.exists())
@@ -416,8 +416,8 @@ def test_a_log_that_grows_while_it_is_compressed_loses_nothing(fake_scene, monke
         with log.open("ab") as file:
             file.write(b"one more line\n")
 
-    original = folder._pack
-    monkeypatch.setattr(folder, "_pack", pack)
+    original = safe_dir._pack
+    monkeypatch.setattr(safe_dir, "_pack", pack)
     report = orch.gc()
 
     assert LONG + b"one more line\n" == log.read_bytes()

@@ -610,7 +610,7 @@ def tell():
 
 with Scene() as scene:
     sweeper = Sweeper(scene.orchestrator(), interval_s=1000, on_sweep=lambda _: swept.set())
-    with sweeper.ended_by(signal.SIGTERM):
+    with sweeper.stop_on_signals(signal.SIGTERM):
         threading.Thread(target=tell, daemon=True).start()
         sweeper.run()
     print("ended")

@@ -28,7 +28,7 @@ import attrs
 from orchestrator_core import __version__
 from orchestrator_core.exceptions import OrchestratorError, SagaNotFound
 from orchestrator_core.model.layout import Places
-from orchestrator_core.operations.daemon import events, heartbeat
+from orchestrator_core.operations.daemon import heartbeat, log_events
 from orchestrator_core.operations.daemon.file_events import Changes
 from orchestrator_core.operations.daemon.heartbeat import Heartbeat, LastSweep
 from orchestrator_core.operations.daemon.jobs import Chores
@@ -123,8 +123,8 @@ class Watch:
                 self._open_eyes()
                 self._safely(self._look_around)
                 self._beat()
-                self._manager.tell("READY=1")
-                events.started(len(self._roster))
+                self._manager.notify("READY=1")
+                log_events.started(len(self._roster))
                 ready()
                 while stop not in (readable := self._wait(stop)):
                     self._safely(functools.partial(self._go_on, readable))
@@ -157,7 +157,7 @@ class Watch:
             self._hear(self._changes)
 
     def _end(self) -> None:
-        self._manager.tell("STOPPING=1")
+        self._manager.notify("STOPPING=1")
         until = time.monotonic() + _GRACE_S
         while self._chores.names and time.monotonic() < until:
             identity.wait_readable([self._chores.fd], until)
@@ -169,7 +169,7 @@ class Watch:
         self._close_eyes()
         self._is_stopped = True
         self._beat()
-        events.stopped(left)
+        log_events.stopped(left)
 
     def _safely(self, do: Callable[[], object]) -> None:
         """Survive what goes wrong in the watch itself, and not in a hurry: the sweeps go on."""
@@ -187,7 +187,7 @@ class Watch:
             self._changes = Changes(*directories)
         except OSError as error:
             if not self._was_blind:
-                events.has_no_file_events(error)
+                log_events.has_no_file_events(error)
             self._was_blind = True
         else:
             self._was_blind = False
@@ -282,7 +282,7 @@ class Watch:
             self._fail(chore.name, "; ".join(report.failed.values()))
         else:
             unwound = bool(report and report.unwound)
-            events.reacted(chore.name, unwound=unwound, duration_ms=chore.duration_ms)
+            log_events.reacted(chore.name, unwound=unwound, duration_ms=chore.duration_ms)
         self._again.pop(chore.name, None)
         if self._roster.look(chore.name) is Seen.DUE:
             self._left.add(chore.name)  # It could not be settled now.
@@ -331,14 +331,14 @@ class Watch:
         told = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
         self._tally.errors += 1
         self._tally.last_error = f"{what}: {told}"
-        events.failed(what, told)
+        log_events.failed(what, told)
 
     # --- the heart ----------------------------------------------------------------------------
 
     def _beat(self) -> None:
         now, hung = time.monotonic(), self._chores.hung()
         for what in hung.keys() - self._tally.hung.keys():
-            events.hung(what, hung[what])
+            log_events.hung(what, hung[what])
         self._tally.hung = hung
         self._beat_at = now + self._beat_s
         try:
@@ -346,7 +346,7 @@ class Watch:
         except OrchestratorError as error:
             self._fail("heartbeat", error)
         if not hung:  # Else we are to be started anew: a hung thread cannot be ended.
-            self._manager.tell("WATCHDOG=1", f"STATUS=watching {len(self._roster)} agents")
+            self._manager.notify("WATCHDOG=1", f"STATUS=watching {len(self._roster)} agents")
 
     def _heartbeat(self, now: float) -> Heartbeat:
         return Heartbeat(

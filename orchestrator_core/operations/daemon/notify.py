@@ -25,7 +25,7 @@ class ServiceManager:
     watchdog_s: float | None = None  #: It takes us for hung if it hears nothing for so long.
 
     @classmethod
-    def of(cls, env: MutableMapping[str, str]) -> Self:
+    def from_environment(cls, env: MutableMapping[str, str]) -> Self:
         """Take it from an environment, which programs that we start are not to have it from."""
         address, usec, pid = (
             env.pop(name, "") for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
@@ -33,7 +33,7 @@ class ServiceManager:
         ours = usec.isdecimal() and pid in ("", str(os.getpid()))
         return cls(address, int(usec) / 1e6 if ours and int(usec) else None)
 
-    def tell(self, *words: str) -> None:
+    def notify(self, *words: str) -> None:
         """Say so. Who does not listen is none of our business."""
         if not self.address:
             return

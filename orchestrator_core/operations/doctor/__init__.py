@@ -19,23 +19,23 @@ from typing import TYPE_CHECKING
 from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.model.layout import find_root
 from orchestrator_core.operations.doctor import (
-    agents,
-    clock,
-    damage,
+    agent_programs,
+    clock_check,
     filesystem,
-    limits,
-    locked,
+    integrity,
+    lock_check,
     machine,
+    resource_limits,
     root,
     software,
-    terminal,
+    tmux_check,
 )
-from orchestrator_core.operations.doctor.answers import (
+from orchestrator_core.operations.doctor.check import (
     Answer,
     Check,
-    Subject,
+    Environment,
     Verdict,
-    refused,
+    from_error,
     unknown,
 )
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    Look = Callable[[Subject], Answer]
+    Look = Callable[[Environment], Answer]
 
 __all__ = ["CHECKS", "Check", "Verdict", "examine"]
 
@@ -52,29 +52,29 @@ CHECKS: dict[str, Look] = {
     "libraries": software.libraries,
     "locale": software.locale,
     "environment": software.environment,
-    "agents": agents.programs,
-    "tmux": terminal.program,
-    "tmux socket": terminal.socket_file,
-    "tmux server": terminal.server,
-    "tmux server's files": terminal.descriptors,
-    "root": root.choice,
+    "agents": agent_programs.programs,
+    "tmux": tmux_check.program,
+    "tmux socket": tmux_check.socket_file,
+    "tmux server": tmux_check.server,
+    "tmux server's files": tmux_check.descriptors,
+    "root": root.root_directory,
     "permissions": root.permissions,
     "settings": root.settings_file,
     "file system": filesystem.kind,
     "file operations": filesystem.operations,
     "space": filesystem.space,
-    "clock": clock.steady,
+    "clock": clock_check.clock_is_sane,
     "pidfd": machine.pidfd,
-    "/proc": machine.proc_,
+    "/proc": machine.procfs,
     "subreaper": machine.subreaper,
     "containment": machine.containment,
-    "open files": limits.open_files,
-    "file events": limits.file_events,
-    "processes": limits.processes,
-    "locks": locked.locks,
-    "root.json": damage.root_file,
-    "registries": damage.registries,
-    "journals": damage.journals,
+    "open files": resource_limits.open_files,
+    "file events": resource_limits.file_events,
+    "processes": resource_limits.processes,
+    "locks": lock_check.locks,
+    "root.json": integrity.root_file,
+    "registries": integrity.registries,
+    "journals": integrity.journals,
 }
 """All checks, in the order in which they are told."""
 
@@ -106,19 +106,19 @@ def _subject(
     env: Mapping[str, str] | None,
     cwd: Path | None,
     timeout_s: float,
-) -> Subject:
+) -> Environment:
     env = os.environ if env is None else env
-    found: list[Subject] = []
+    found: list[Environment] = []
 
     def find() -> None:
         try:
             place, chosen_by = find_root(root, env=env, cwd=cwd)
-            found.append(Subject(place, chosen_by, "", env, timeout_s))
+            found.append(Environment(place, chosen_by, "", env, timeout_s))
         except OSError as error:  # Our working directory is gone.
             trouble = f"no root can be found from the working directory: {error}"
-            found.append(Subject(None, "", trouble, env, timeout_s))
+            found.append(Environment(None, "", trouble, env, timeout_s))
         except Exception as error:  # noqa: BLE001 - whatever it is, the checks tell it
-            found.append(Subject(None, "", str(error), env, timeout_s))
+            found.append(Environment(None, "", str(error), env, timeout_s))
 
     # Symlinks are followed for it, which asks the disk, and so may hang.
     thread = threading.Thread(target=find, name="doctor: the root", daemon=True)
@@ -126,7 +126,7 @@ def _subject(
         thread.join(timeout_s)
     else:
         find()
-    late = Subject(None, "", "where the root is was not found out in time", env, timeout_s)
+    late = Environment(None, "", "where the root is was not found out in time", env, timeout_s)
     return (found or [late])[0]
 
 
@@ -142,7 +142,7 @@ def _begin(thread: threading.Thread) -> bool:
 class _Run:
     """One check at work, in a thread that nobody has to wait for."""
 
-    def __init__(self, name: str, look: Look, subject: Subject) -> None:
+    def __init__(self, name: str, look: Look, subject: Environment) -> None:
         self._name = name
         self._answers: list[Answer] = []
         self._thread = threading.Thread(
@@ -153,13 +153,13 @@ class _Run:
             # Nobody else can be asked to: better late than not at all.
             self._look(look, subject)
 
-    def _look(self, look: Look, subject: Subject) -> None:
+    def _look(self, look: Look, subject: Environment) -> None:
         try:
             answer = look(subject)
         except subprocess.TimeoutExpired as error:
             answer = unknown(f"no answer in time: {error}", "try again when less is going on")
         except (OSError, OrchestratorError) as error:
-            answer = refused(error)
+            answer = from_error(error)
         except Exception as error:  # noqa: BLE001 - one check takes no other with it
             answer = unknown(
                 f"the check itself failed: {error!r}", "that is a defect of ours: please report it"

@@ -15,16 +15,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator_core.operations.doctor.answers import (
+from orchestrator_core.operations.doctor.check import (
     Answer,
-    Subject,
+    Environment,
     failed,
     ok,
-    together,
     unknown,
     warning,
+    worst_of,
 )
-from orchestrator_core.operations.doctor.mounts import meaning, mount_of
+from orchestrator_core.operations.doctor.mounts import assess, mount_of
 from orchestrator_core.operations.doctor.root import existing_above
 from orchestrator_core.supervisor import procfs as proc
 
@@ -37,7 +37,7 @@ _LOW_SPACE, _NO_SPACE = 200 << 20, 20 << 20
 _LOW_INODES, _NO_INODES = 10_000, 1_000
 
 
-def kind(subject: Subject) -> Answer:
+def kind(subject: Environment) -> Answer:
     """Tell on what kind of file system the root is, or will be, and what that means."""
     if subject.root is None:
         return unknown("there is no root", "name one: --root DIR")
@@ -45,10 +45,10 @@ def kind(subject: Subject) -> Answer:
     mount = mount_of(existing_above(subject.root).resolve(), text)
     if mount is None:
         return unknown("it cannot be told here", "see what `mount` says of it")
-    return meaning(mount)
+    return assess(mount)
 
 
-def space(subject: Subject) -> Answer:
+def space(subject: Environment) -> Answer:
     """See whether there is room for logs, journals and registries."""
     if subject.root is None:
         return unknown("there is no root", "name one: --root DIR")
@@ -64,7 +64,7 @@ def space(subject: Subject) -> Answer:
             _enough(seen.f_favail, _LOW_INODES, _NO_INODES, f"{seen.f_favail} inodes are free")
         )
         told += f" and {seen.f_favail} inodes"
-    return together(answers, well=f"{told} are free")
+    return worst_of(answers, well=f"{told} are free")
 
 
 def _enough(free: int, low: int, none: int, found: str) -> Answer:
@@ -77,7 +77,7 @@ def _enough(free: int, low: int, none: int, found: str) -> Answer:
 # --- what it does ---------------------------------------------------------------------------------
 
 
-def operations(subject: Subject) -> Answer:
+def operations(subject: Environment) -> Answer:
     """Try in the root, in a private directory, all that we need of a file system."""
     if subject.places is None:
         return ok("not tried: there is no root yet")
@@ -92,7 +92,7 @@ def operations(subject: Subject) -> Answer:
         answers = [_tried(name, trial, Path(place)) for name, trial in _TRIALS.items()]
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    return together(answers, well=f"it does what we need: {', '.join(_TRIALS)}")
+    return worst_of(answers, well=f"it does what we need: {', '.join(_TRIALS)}")
 
 
 def _tried(name: str, trial: Callable[[Path], str], place: Path) -> Answer:

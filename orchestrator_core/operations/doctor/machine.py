@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.operations.doctor.answers import Answer, Subject, failed, ok, warning
+from orchestrator_core.operations.doctor.check import Answer, Environment, failed, ok, warning
 from orchestrator_core.supervisor import procfs as proc
 from orchestrator_core.system.processes import LocalProcesses
 from orchestrator_core.system.processes import cgroups as placing
@@ -19,7 +19,7 @@ _IS_LINUX = sys.platform == "linux"
 _PACKAGE = str(Path(__file__).parents[3])
 
 
-def pidfd(_subject: Subject) -> Answer:
+def pidfd(_subject: Environment) -> Answer:
     """See whether processes can be held on to, so that no signal ever hits a stranger."""
     if not _IS_LINUX:
         return ok("not needed here: kqueue tells of a process's end")
@@ -47,7 +47,7 @@ def pidfd(_subject: Subject) -> Answer:
     return ok("processes can be held on to")
 
 
-def proc_answer(mountinfo: str, *, boot_id: bool, environ: bool) -> Answer:
+def assess_procfs(mountinfo: str, *, boot_id: bool, environ: bool) -> Answer:
     """Say what a ``/proc`` mounted so, and of which so much can be read, is good for."""
     mount = next((line for line in mountinfo.splitlines() if " - proc " in line), "")
     if not mount or not boot_id:
@@ -71,11 +71,11 @@ def proc_answer(mountinfo: str, *, boot_id: bool, environ: bool) -> Answer:
     return ok(f"/proc is mounted with {hidden[0]}: it hides other users' processes, not ours")
 
 
-def proc_(_subject: Subject) -> Answer:
+def procfs(_subject: Environment) -> Answer:
     """See whether ``/proc`` shows what our own processes are."""
     if not _IS_LINUX:
         return ok("not needed here: psutil asks the system")
-    return proc_answer(
+    return assess_procfs(
         os.fsdecode(proc.read("/proc/self/mountinfo")),
         boot_id=bool(proc.read("/proc/sys/kernel/random/boot_id")),
         environ=_shows_environment(),
@@ -103,7 +103,7 @@ sys.exit(not become_subreaper())
 """
 
 
-def subreaper(_subject: Subject) -> Answer:
+def subreaper(_subject: Environment) -> Answer:
     """See whether a process can become the parent of all orphans below it."""
     if not _IS_LINUX:
         return ok("there is none on this system; processes are scanned instead")
@@ -125,7 +125,7 @@ def subreaper(_subject: Subject) -> Answer:
 # --- containment ------------------------------------------------------------------------------
 
 
-def containment(subject: Subject) -> Answer:
+def containment(subject: Environment) -> Answer:
     """Tell what will contain agents, and how far their end can be proved."""
     asked = subject.env.get("ORCHESTRATOR_CONTAINMENT") or "auto"
     try:

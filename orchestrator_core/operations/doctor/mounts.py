@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from orchestrator_core.operations.doctor.answers import Answer, failed, ok, warning
+from orchestrator_core.operations.doctor.check import Answer, failed, ok, warning
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +85,7 @@ _UNABLE = frozenset({"vfat", "msdos", "exfat", "fat", "hfs", "udf", "iso9660"})
 _CARELESS = frozenset({"nobarrier", "barrier=0", "eatmydata", "volatile"})
 
 
-def meaning(mount: Mount) -> Answer:
+def assess(mount: Mount) -> Answer:
     """Tell what a root on such a file system has to expect."""
     found = f"{mount.kind} at {mount.point}"
     if "ro" in mount.options:

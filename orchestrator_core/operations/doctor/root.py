@@ -13,15 +13,15 @@ import attrs
 
 from orchestrator_core.model import settings
 from orchestrator_core.operations import alerts
-from orchestrator_core.operations.doctor.answers import (
+from orchestrator_core.operations.doctor.check import (
     Answer,
-    Subject,
+    Environment,
     failed,
     ok,
-    some,
-    together,
+    shorten_list,
     unknown,
     warning,
+    worst_of,
 )
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _AGENTS_OWN = frozenset({"output"})
 # --- which one --------------------------------------------------------------------------------
 
 
-def choice(subject: Subject) -> Answer:
+def root_directory(subject: Environment) -> Answer:
     """Tell which root it is and what says so, and see whether it can be used, or made."""
     root = subject.root
     if root is None:
@@ -68,7 +68,7 @@ def existing_above(path: Path) -> Path:
 # --- who may do what in it ----------------------------------------------------------------------
 
 
-def permissions(subject: Subject) -> Answer:
+def permissions(subject: Environment) -> Answer:
     """Look through the root for what is not ours, leads out of it, or is open to others."""
     if subject.places is None:
         return ok("there is nothing yet")
@@ -83,7 +83,7 @@ def permissions(subject: Subject) -> Answer:
         answers.append(
             unknown(f"only the first {_MOST} files were looked at", "orchestrator-core gc")
         )
-    return together(answers, well=f"{len(seen)} files and directories are ours, and private")
+    return worst_of(answers, well=f"{len(seen)} files and directories are ours, and private")
 
 
 @attrs.frozen
@@ -164,7 +164,7 @@ def _kind_of(status: os.stat_result | None) -> _Kind | None:
 
 
 def _answer(kind: _Kind, paths: list[str]) -> Answer:
-    found = f"{kind.what}: {some(paths)}"
+    found = f"{kind.what}: {shorten_list(paths)}"
     remedy = kind.remedy.format(shlex.join(paths[:10]), user=os.geteuid())
     if len(paths) > 10:  # noqa: PLR2004 - more than anybody wants to read
         remedy += f" and so on: there are {len(paths)}"
@@ -174,7 +174,7 @@ def _answer(kind: _Kind, paths: list[str]) -> Answer:
 # --- what it was told -----------------------------------------------------------------------------
 
 
-def settings_file(subject: Subject) -> Answer:
+def settings_file(subject: Environment) -> Answer:
     """See whether the root's settings, if it has any, can be read."""
     if subject.places is None:
         return ok("there is no root yet")

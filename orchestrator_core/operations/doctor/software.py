@@ -11,13 +11,13 @@ from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model.environment import ENV_AGENT, ENV_TASK, HIDDEN_ENV, RESERVED_ENV
 from orchestrator_core.model.layout import ENVIRONMENT
 from orchestrator_core.model.limits import VARIABLES, Limits
-from orchestrator_core.operations.doctor.answers import (
+from orchestrator_core.operations.doctor.check import (
     Answer,
-    Subject,
+    Environment,
     failed,
     ok,
-    together,
     warning,
+    worst_of,
 )
 
 OLDEST_PYTHON = (3, 11)
@@ -38,7 +38,7 @@ KNOWN = frozenset({*ENVIRONMENT, *RESERVED_ENV, *VARIABLES.values(), "ORCHESTRAT
 _PREFIXES = ("ORCHESTRATOR_", "CLAUDE_ORCHESTRATOR_")
 
 
-def python(_subject: Subject) -> Answer:
+def python(_subject: Environment) -> Answer:
     """See whether this Python is one that we support."""
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] < OLDEST_PYTHON:
@@ -47,10 +47,10 @@ def python(_subject: Subject) -> Answer:
     return ok(f"Python {version} at {sys.executable}")
 
 
-def libraries(_subject: Subject) -> Answer:
+def libraries(_subject: Environment) -> Answer:
     """See whether the libraries that we need are there, in versions that we know."""
     answers = [_library(name, *bounds) for name, bounds in SUPPORTED.items()]
-    return together(answers, well=", ".join(answer.found for answer in answers))
+    return worst_of(answers, well=", ".join(answer.found for answer in answers))
 
 
 def _library(name: str, first: str, before: str | None) -> Answer:
@@ -71,7 +71,7 @@ def _number(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)[:3]))
 
 
-def locale(subject: Subject) -> Answer:
+def locale(subject: Environment) -> Answer:
     """Tell the locale: any will do, none as well."""
     names = ("LC_ALL", "LC_CTYPE", "LANG")
     chosen = next((subject.env[name] for name in names if subject.env.get(name)), "none")
@@ -79,16 +79,16 @@ def locale(subject: Subject) -> Answer:
     return ok(f"{chosen} ({encoding}); C or none is as good: tmux is always asked in UTF-8")
 
 
-def environment(subject: Subject) -> Answer:
+def environment(subject: Environment) -> Answer:
     """Look for variables that mean something else than their setter may think."""
     # That is how most people work, and no agent gets to see it.
     inside = "we are inside tmux; agents are not, they run on a server of their own"
     is_inside = HIDDEN_ENV & subject.env.keys()
     well = inside if is_inside else "nothing in it that could surprise"
-    return together(_leftovers(subject), well=well)
+    return worst_of(_leftovers(subject), well=well)
 
 
-def _leftovers(subject: Subject) -> list[Answer]:
+def _leftovers(subject: Environment) -> list[Answer]:
     env = subject.env
     found = []
     ours, theirs = (env.get(name) for name in ENVIRONMENT)

@@ -24,25 +24,25 @@ from orchestrator_core.exceptions import (
     StorageError,
 )
 from orchestrator_core.model.status import is_active
-from orchestrator_core.operations.metrics.summary import (
-    Cleanups,
-    Forgotten,
-    Leftovers,
-    count_leftovers,
-    forget,
-    read,
-    rows_of,
-    statistics,
-)
-from orchestrator_core.operations.metrics.summary import Summary as _Summary
-from orchestrator_core.operations.metrics.tally import (
+from orchestrator_core.operations.metrics.cleanup_counts import (
     STUCK,
     SUCCESSES,
     UNKNOWN,
+    CleanupCounts,
     Histogram,
-    Tally,
-    reason_of,
+    unwind_reason,
 )
+from orchestrator_core.operations.metrics.summary import (
+    Cleanups,
+    CompactionResult,
+    Leftovers,
+    compact_journals,
+    read,
+    record_findings,
+    statistics,
+    to_rows,
+)
+from orchestrator_core.operations.metrics.summary import Summary as _Summary
 from orchestrator_core.saga import State
 from orchestrator_core.saga.closed_journals import Closed
 from orchestrator_core.system import log as logs
@@ -54,10 +54,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cleanups",
-    "Forgotten",
+    "CompactionResult",
     "Leftovers",
     "Stats",
-    "forget",
+    "compact_journals",
     "record_sweep",
     "stats",
 ]
@@ -111,7 +111,7 @@ def stats(world: World, sagas: Sagas) -> Stats:
     return Stats(
         root=str(world.places.root),
         root_id=world.root_id,
-        cleanups=rows_of(tally),
+        cleanups=to_rows(tally),
         total=total,
         success_rate=round(good / total, 6) if total else None,
         bytes_freed=tally.bytes_freed,
@@ -154,7 +154,7 @@ def _living(sagas: Sagas) -> _Living:
             continue  # On its way to where the closed ones are.
         states[history.state.value] += 1
         if history.state is State.STUCK:
-            reason = UNKNOWN if history.why is None else reason_of(history.why)
+            reason = UNKNOWN if history.why is None else unwind_reason(history.why)
             found.stuck[saga_id] = (reason, STUCK)
     return found
 
@@ -169,7 +169,7 @@ def _agents_live(world: World) -> int | None:
 # --- the past -----------------------------------------------------------------------------------
 
 
-def _past(world: World, sagas: Sagas) -> tuple[_Summary, Tally]:
+def _past(world: World, sagas: Sagas) -> tuple[_Summary, CleanupCounts]:
     """
     Return what is remembered, and it and the closed journals counted together.
 
@@ -181,7 +181,7 @@ def _past(world: World, sagas: Sagas) -> tuple[_Summary, Tally]:
         tally = _counted(summary, sagas)
         if read(world) == summary:
             return summary, tally
-    found: list[tuple[_Summary, Tally]] = []
+    found: list[tuple[_Summary, CleanupCounts]] = []
 
     def look(document: dict[str, Any]) -> None:
         summary = _Summary.of(document)
@@ -191,7 +191,7 @@ def _past(world: World, sagas: Sagas) -> tuple[_Summary, Tally]:
     return found[0]
 
 
-def _counted(summary: _Summary, sagas: Sagas) -> Tally:
+def _counted(summary: _Summary, sagas: Sagas) -> CleanupCounts:
     closed, tally = Closed.of(sagas.journals), summary.tally()
     pending = set(summary.pending)
     for saga_id in closed.ids():
@@ -220,7 +220,7 @@ def record_sweep(world: World, report: SweepReport) -> tuple[Finding, ...]:
         return ()
     left = {finding.key for finding in report.left}
     try:
-        fresh = count_leftovers(
+        fresh = record_findings(
             world,
             found={_name(finding): finding.kind.value for finding in report.findings},
             reaped=[one.finding.kind.value for one in report.reaped if one.success],

@@ -23,7 +23,7 @@ from orchestrator_core.exceptions import (
     RegistryDamaged,
     StorageError,
 )
-from orchestrator_core.operations.metrics.tally import Histogram, Tally
+from orchestrator_core.operations.metrics.cleanup_counts import CleanupCounts, Histogram
 from orchestrator_core.registry import Registry
 from orchestrator_core.registry.document import Kind
 from orchestrator_core.saga.closed_journals import Closed
@@ -93,34 +93,34 @@ class Summary:
             ) from error
         return summary
 
-    def put_into(self, document: dict[str, Any]) -> None:
+    def write_to(self, document: dict[str, Any]) -> None:
         """Write it into a document, whose other fields stay."""
         document.update(msgspec.to_builtins(self))
 
-    def tally(self) -> Tally:
+    def tally(self) -> CleanupCounts:
         """Return what it has counted."""
         written = self.durations
         buckets = {int(number): count for number, count in written.buckets.items()}
-        return Tally(
+        return CleanupCounts(
             Counter({(row.reason, row.outcome): row.count for row in self.cleanups}),
             self.bytes_freed,
             Histogram(buckets, written.sum_ms, written.max_ms),
         )
 
-    def with_tally(self, tally: Tally) -> Summary:
+    def with_tally(self, tally: CleanupCounts) -> Summary:
         """Return it with another count."""
         times = tally.durations
         buckets = {str(number): times.buckets[number] for number in sorted(times.buckets)}
         return attrs.evolve(
             self,
             since=self.since or timestamp(),
-            cleanups=rows_of(tally),
+            cleanups=to_rows(tally),
             bytes_freed=tally.bytes_freed,
             durations=Durations(buckets=buckets, sum_ms=times.sum_ms, max_ms=times.max_ms),
         )
 
 
-def rows_of(tally: Tally) -> tuple[Cleanups, ...]:
+def to_rows(tally: CleanupCounts) -> tuple[Cleanups, ...]:
     """Return the counts as rows, in the order of their names."""
     return tuple(
         Cleanups(reason=reason, outcome=outcome, count=count)
@@ -163,7 +163,7 @@ def read(world: World) -> Summary:
 
 
 @attrs.frozen(kw_only=True)
-class Forgotten:
+class CompactionResult:
     """What became of journals that were to be forgotten."""
 
     sagas: tuple[str, ...] = ()  #: Counted, and gone.
@@ -171,7 +171,7 @@ class Forgotten:
     failed: dict[str, str] = attrs.field(factory=dict)  #: Why not, by saga id.
 
 
-def forget(world: World, sagas: Sagas, saga_ids: Iterable[str]) -> Forgotten:
+def compact_journals(world: World, sagas: Sagas, saga_ids: Iterable[str]) -> CompactionResult:
     """
     Count closed journals in the summary, durably, and remove them.
 
@@ -186,13 +186,13 @@ def forget(world: World, sagas: Sagas, saga_ids: Iterable[str]) -> Forgotten:
     registry = statistics(world)
     wanted = list(dict.fromkeys(saga_ids))
     if not wanted and not read(world).pending:
-        return Forgotten()
+        return CompactionResult()
     registry.create({})
     failed: dict[str, str] = {}
     pending = registry.update(lambda document: _count(document, closed, wanted, failed))
     gone, freed = _remove(closed, pending, failed)
     registry.update(lambda document: _settle(document, gone))
-    return Forgotten(sagas=tuple(gone), bytes_freed=freed, failed=failed)
+    return CompactionResult(sagas=tuple(gone), bytes_freed=freed, failed=failed)
 
 
 def _count(
@@ -216,7 +216,7 @@ def _count(
             failed[saga_id] = str(error)
             continue
         pending.append(saga_id)
-    attrs.evolve(summary.with_tally(tally), pending=tuple(pending)).put_into(document)
+    attrs.evolve(summary.with_tally(tally), pending=tuple(pending)).write_to(document)
     return tuple(pending)
 
 
@@ -238,10 +238,10 @@ def _settle(document: dict[str, Any], gone: Iterable[str]) -> None:
     summary = Summary.of(document)
     left = set(summary.pending) - set(gone)
     kept = tuple(saga_id for saga_id in summary.pending if saga_id in left)
-    attrs.evolve(summary, pending=kept).put_into(document)
+    attrs.evolve(summary, pending=kept).write_to(document)
 
 
-def count_leftovers(
+def record_findings(
     world: World, *, found: Mapping[str, str], reaped: Iterable[str], left: Iterable[str]
 ) -> set[str]:
     """
@@ -251,7 +251,7 @@ def count_leftovers(
     reaped. What is *left* the next sweep finds again, and does not count again.
 
     Raises:
-        OrchestratorError: See :func:`forget`.
+        OrchestratorError: See :func:`compact_journals`.
     """
     reaped, standing = Counter(reaped), tuple(sorted(set(left)))
     if not found and not read(world).standing:
@@ -274,7 +274,7 @@ def count_leftovers(
             since=summary.since or timestamp(),
             leftovers=tuple(rows[kind] for kind in sorted(rows)),
             standing=standing,
-        ).put_into(document)
+        ).write_to(document)
         return fresh
 
     return registry.update(enter)

@@ -26,9 +26,9 @@ from orchestrator_core.exceptions import (
     TaskRunning,
 )
 from orchestrator_core.model.status import is_active
-from orchestrator_core.operations.retention import leaving
-from orchestrator_core.operations.retention.packing import Mark, marks_of, pack, read_back
-from orchestrator_core.operations.retention.report import ExportReport
+from orchestrator_core.operations.retention import remove_task as removal
+from orchestrator_core.operations.retention.retention_report import ExportReport
+from orchestrator_core.operations.retention.tarball import FileStamp, pack, read_back, stamp_tree
 from orchestrator_core.registry import TASK, Registry
 from orchestrator_core.saga.closed_journals import Closed
 from orchestrator_core.system import durable as _files
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from orchestrator_core.deployment.context import World
-    from orchestrator_core.operations.retention.packing import Packing
+    from orchestrator_core.operations.retention.tarball import Packing
     from orchestrator_core.registry.document import Document
     from orchestrator_core.saga import Sagas
 
@@ -55,18 +55,18 @@ def export(
     """Do what :meth:`Orchestrator.export_task` promises."""
     start = time.monotonic()
     tasks.sweep_unfinished(world.places.root)
-    leaving.finish_all(world, sagas)
+    removal.finish_removals(world, sagas)
     task = world.places.task(task_id)
     _insist_on_finished(sagas, task_id, world.task_registry(task_id).read())
     place = _checked(target, task)
-    marks = marks_of(task)
-    journals = leaving.journals_of(sagas, task_id)
+    marks = stamp_tree(task)
+    journals = removal.journals_of(sagas, task_id)
 
     def fill(packing: Packing) -> None:
         packing.add_tree(task, task_id, marks)
         for saga_id in journals:
             path = Closed.of(sagas.journals).file(saga_id)
-            mark = Mark.of(os.lstat(path))
+            mark = FileStamp.of(os.lstat(path))
             packing.add(path, str(path.relative_to(world.places.root)), mark)
 
     with _new_file(place) as fd:
@@ -82,7 +82,7 @@ def export(
         skipped=tuple(packed.skipped),
     )
     if remove:
-        left = leaving.take_away(
+        left = removal.remove_task(
             world,
             sagas,
             task_id,
@@ -124,13 +124,15 @@ def _is_of(sagas: Sagas, saga_id: str, task_id: str, agents: Document) -> bool:
         return True  # Whose it is cannot be told: it is left alone.
 
 
-def _insist_on_the_same(sagas: Sagas, task_id: str, path: Path, marks: dict[str, Mark]) -> None:
+def _insist_on_the_same(
+    sagas: Sagas, task_id: str, path: Path, marks: dict[str, FileStamp]
+) -> None:
     """See that what is about to be removed is what was packed; it has another name by now."""
     document = Registry(path / "AGENT_REGISTRY.json", kind=TASK).peek()
     if document is None:
         raise StorageError(f"the registry of task {task_id!r} cannot be read any more")
     _insist_on_finished(sagas, task_id, document)
-    if marks_of(path) != marks:
+    if stamp_tree(path) != marks:
         raise StorageError(
             f"task {task_id!r} has changed while it was exported",
             hint="it was not removed, and the file lacks the change; export it again",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from orchestrator_core.operations.metrics.tally import STUCK
+from orchestrator_core.operations.metrics.cleanup_counts import STUCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,9 +46,9 @@ class Sample:
     suffix: str = ""  #: Of its name: a histogram has samples of three names.
 
 
-def exposition(stats: Stats) -> str:
+def format_stats(stats: Stats) -> str:
     """Return the statistics in the exposition format."""
-    samples = samples_of(stats)
+    samples = to_samples(stats)
     return "".join(
         line
         for name, (kind, about) in METRICS.items()
@@ -56,7 +56,7 @@ def exposition(stats: Stats) -> str:
     )
 
 
-def samples_of(stats: Stats) -> dict[str, list[Sample]]:
+def to_samples(stats: Stats) -> dict[str, list[Sample]]:
     """Return the samples of every metric, by its name without the prefix, with their root's id."""
     return {
         name: [attrs.evolve(one, labels={"root": stats.root_id, **one.labels}) for one in samples]
@@ -90,7 +90,7 @@ def _samples(stats: Stats) -> dict[str, list[Sample]]:
 def _histogram(stats: Stats) -> list[Sample]:
     times = stats.durations
     bounded = [
-        Sample(times.at_most(doubling), {"le": _number(2**doubling / 1000)}, "_bucket")
+        Sample(times.cumulative(doubling), {"le": _number(2**doubling / 1000)}, "_bucket")
         for doubling in _DOUBLINGS
     ]
     return [

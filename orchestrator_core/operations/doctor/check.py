@@ -1,4 +1,4 @@
-"""What a check is told about (:class:`Subject`), and what it has to say (:class:`Answer`)."""
+"""What a check is told about (:class:`Environment`), and what it has to say (:class:`Answer`)."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def failed(found: str, remedy: str) -> Answer:
     return Answer(Verdict.FAILED, found, remedy)
 
 
-def refused(error: Exception) -> Answer:
+def from_error(error: Exception) -> Answer:
     """Something that we need raised."""
     hint = error.hint if isinstance(error, OrchestratorError) else ""
     return failed(str(error) or type(error).__name__, hint or "see what the message names")
 
 
-def together(answers: Iterable[Answer], *, well: str) -> Answer:
+def worst_of(answers: Iterable[Answer], *, well: str) -> Answer:
     """Return one answer for many: the worst verdict, all that is not well; *well* if all is."""
     troubles = [answer for answer in answers if answer.verdict is not Verdict.OK]
     if not troubles:
@@ -86,7 +86,7 @@ def together(answers: Iterable[Answer], *, well: str) -> Answer:
     return Answer(worst, "; ".join(each.found for each in troubles), "; ".join(remedies))
 
 
-def some(things: Iterable[object], *, shown: int = 3) -> str:
+def shorten_list(things: Iterable[object], *, shown: int = 3) -> str:
     """Return the first of many in words, and how many more there are."""
     names = [str(thing) for thing in things]
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
@@ -94,7 +94,7 @@ def some(things: Iterable[object], *, shown: int = 3) -> str:
 
 
 @attrs.define
-class Subject:
+class Environment:
     """What is examined. Nothing here makes or changes anything."""
 
     root: Path | None  #: None: it cannot even be told where it would be.

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import SagaError, StorageError
-from orchestrator_core.operations.doctor.answers import (
+from orchestrator_core.operations.doctor.check import (
     Answer,
-    Subject,
+    Environment,
     failed,
-    some,
-    together,
+    shorten_list,
     warning,
+    worst_of,
 )
 from orchestrator_core.saga.store import SUFFIX, JournalDirectory
 from orchestrator_core.system.boot import boot_id
@@ -31,7 +31,7 @@ _BEFORE_US = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
 _SET_CLOCK = "set the clock: timedatectl set-ntp true"
 
 
-def steady(subject: Subject) -> Answer:
+def clock_is_sane(subject: Environment) -> Answer:
     """See whether the clock is later than what was written, and was not set meanwhile."""
     now = time.time()
     answers = []
@@ -48,7 +48,7 @@ def steady(subject: Subject) -> Answer:
                 )
             )
         answers += _steps(subject.places.sagas)
-    return together(answers, well=f"it is {_at(now)}, and nothing here is later")
+    return worst_of(answers, well=f"it is {_at(now)}, and nothing here is later")
 
 
 def _at(seconds: float) -> str:
@@ -89,7 +89,7 @@ def _steps(sagas: Path) -> list[Answer]:
     step_s = max(stepped.values(), key=abs)
     return [
         warning(
-            f"the clock was set by {step_s:+.0f} s since {some(stepped)} was deployed",
+            f"the clock was set by {step_s:+.0f} s since {shorten_list(stepped)} was deployed",
             f"{_SET_CLOCK}; deadlines of such agents are off by as much",
         )
     ]

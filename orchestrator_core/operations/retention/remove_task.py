@@ -46,7 +46,7 @@ _GONE = ".gone-"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def take_away(
+def remove_task(
     world: World, sagas: Sagas, task_id: str, *, insist: Callable[[Path], None]
 ) -> list[str]:
     """
@@ -95,7 +95,7 @@ def _leave(known: Document, task_id: str) -> None:
 def _finish(world: World, sagas: Sagas, task_id: str, gone: Path) -> list[str]:
     """Count and remove its journals, then what is left of its directory."""
     try:
-        forgotten = metrics.forget(world, sagas, journals_of(sagas, task_id))
+        forgotten = metrics.compact_journals(world, sagas, journals_of(sagas, task_id))
         failed = [f"journal {name}: {why}" for name, why in forgotten.failed.items()]
         with _files.refusals("remove", gone):
             shutil.rmtree(gone)
@@ -116,7 +116,7 @@ def journals_of(sagas: Sagas, task_id: str) -> list[str]:
     return sorted(found)
 
 
-def finish_all(world: World, sagas: Sagas) -> list[str]:
+def finish_removals(world: World, sagas: Sagas) -> list[str]:
     """Finish what killed removers have begun; return what could not be finished."""
     failed: list[str] = []
     for left in sorted(world.places.root.glob(f"{_GONE}*")):

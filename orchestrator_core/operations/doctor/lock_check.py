@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.operations.doctor.answers import (
+from orchestrator_core.operations.doctor.check import (
     Answer,
-    Subject,
+    Environment,
     failed,
     ok,
-    some,
-    together,
+    shorten_list,
     warning,
+    worst_of,
 )
 from orchestrator_core.system import locks as kernel
 from orchestrator_core.system.lock_owner import Holder, last_holder, who_has
@@ -46,15 +46,19 @@ class _Lock:
         return time.time() - signed.timestamp()
 
 
-def locks(subject: Subject) -> Answer:
+def locks(subject: Environment) -> Answer:
     """Look at the lock files of all documents; a journal is its own, and recover tells of those."""
     if subject.places is None:
         return ok("there is nothing yet")
     found = list(_found(subject.places.root))
     held = [lock for lock in found if lock.is_held]
-    told = f", held now: {some(f'{each.path} by {_holder(each)}' for each in held)}" if held else ""
+    told = (
+        f", held now: {shorten_list(f'{each.path} by {_holder(each)}' for each in held)}"
+        if held
+        else ""
+    )
     answers = [answer for lock in found if (answer := _answer(lock)) is not None]
-    return together(answers, well=f"{len(found)} lock files{told or ', none held now'}")
+    return worst_of(answers, well=f"{len(found)} lock files{told or ', none held now'}")
 
 
 def _found(root: Path) -> Iterator[_Lock]:

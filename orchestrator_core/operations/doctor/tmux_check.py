@@ -11,12 +11,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import TerminalError, TerminalTimeout
-from orchestrator_core.operations.doctor.answers import (
+from orchestrator_core.operations.doctor.check import (
     Answer,
-    Subject,
+    Environment,
     failed,
+    from_error,
     ok,
-    refused,
     unknown,
     warning,
 )
@@ -31,18 +31,18 @@ _FILES_LEFT = 50
 _NO_ROOT = "a root that was used once has a socket; see: root, root.json"
 
 
-def program(subject: Subject) -> Answer:
+def program(subject: Environment) -> Answer:
     """See whether there is a tmux that we can use, and where."""
     try:
         terminal = _terminal(subject, None)
         return ok(f"{terminal.check()} at {terminal.binary()}")
     except TerminalError as error:
-        return refused(error)
+        return from_error(error)
     except ImportError as error:
         return failed(f"tmux cannot be asked: {error}", "see: libraries")
 
 
-def _terminal(subject: Subject, at: Path | None) -> Any:  # noqa: ANN401 - imported only here
+def _terminal(subject: Environment, at: Path | None) -> Any:  # noqa: ANN401 - imported only here
     from orchestrator_core.system.tmux import TmuxTerminal  # noqa: PLC0415 - libtmux may be missing
 
     return TmuxTerminal(at, timeout_s=subject.timeout_s)
@@ -51,7 +51,7 @@ def _terminal(subject: Subject, at: Path | None) -> Any:  # noqa: ANN401 - impor
 # --- the socket ---------------------------------------------------------------------------------
 
 
-def socket_file(subject: Subject) -> Answer:
+def socket_file(subject: Environment) -> Answer:
     """See whether a server can have its socket where the root says, and who has one there."""
     path = subject.socket
     if path is None:
@@ -65,7 +65,7 @@ def socket_file(subject: Subject) -> Answer:
     return _place(path) or _file(path)
 
 
-def _nowhere(subject: Subject) -> Answer:
+def _nowhere(subject: Environment) -> Answer:
     if subject.places is None or subject.fixed is None:
         return ok("none yet: its place is chosen when the root is first used")
     return unknown("root.json does not tell where it is", _NO_ROOT)
@@ -136,7 +136,7 @@ def listener(path: Path, timeout_s: float = 2.0) -> int | None:
 # --- the server -----------------------------------------------------------------------------------
 
 
-def server(subject: Subject) -> Answer:
+def server(subject: Environment) -> Answer:
     """See whether the server answers, if one runs."""
     path = subject.socket
     if path is None:
@@ -148,7 +148,7 @@ def server(subject: Subject) -> Answer:
     except TerminalTimeout as timeout:
         return _hangs(path, str(timeout))
     except TerminalError as error:
-        return refused(error)
+        return from_error(error)
     pid = listener(path)
     if pid is None:
         return ok("none runs")
@@ -168,7 +168,7 @@ def _hangs(path: Path, said: str) -> Answer:
     )
 
 
-def descriptors(subject: Subject) -> Answer:
+def descriptors(subject: Environment) -> Answer:
     """See how many files the server may open, and how many it has open."""
     path = subject.socket
     pid = listener(path) if path is not None else None

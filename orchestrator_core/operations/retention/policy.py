@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from orchestrator_core.model.settings import Retention
-    from orchestrator_core.operations.retention.folder import Seen
+    from orchestrator_core.operations.retention.safe_dir import FileState
 
 DAY_S = 86400.0
 _WORTH_IT = 4096  #: Bytes: what is smaller takes one block of the disk, compressed or not.
 
 
 @attrs.frozen
-class Archived:
+class ArchivedFile:
     """An archived file that may be chosen."""
 
     task_id: str
-    seen: Seen
+    seen: FileState
     since: float  #: What its age counts from; seconds since 1970.
 
     @property
@@ -46,14 +46,14 @@ class Archived:
 
 
 @attrs.frozen
-class Choice:
+class Selection:
     """What is to become of archived files."""
 
-    remove: tuple[tuple[Archived, str], ...]  #: With why: age, count or size.
-    compress: tuple[Archived, ...]
+    remove: tuple[tuple[ArchivedFile, str], ...]  #: With why: age, count or size.
+    compress: tuple[ArchivedFile, ...]
 
 
-def choose(files: Iterable[Archived], bounds: Retention, *, now: float) -> Choice:
+def choose(files: Iterable[ArchivedFile], bounds: Retention, *, now: float) -> Selection:
     """
     Choose what goes: what is too old, then the oldest of what is too many or too much.
 
@@ -61,9 +61,9 @@ def choose(files: Iterable[Archived], bounds: Retention, *, now: float) -> Choic
     tells what will be done.
     """
     kept = sorted(files, key=lambda file: (file.since, file.path))
-    doomed: dict[str, tuple[Archived, str]] = {}
+    doomed: dict[str, tuple[ArchivedFile, str]] = {}
 
-    def doom(chosen: Iterable[tuple[Archived, str]]) -> None:
+    def doom(chosen: Iterable[tuple[ArchivedFile, str]]) -> None:
         doomed.update({file.path: (file, why) for file, why in chosen})
         kept[:] = [file for file in kept if file.path not in doomed]
 
@@ -78,7 +78,7 @@ def choose(files: Iterable[Archived], bounds: Retention, *, now: float) -> Choic
         and file.seen.size >= _WORTH_IT
         and not file.seen.name.endswith(GZ)
     )
-    return Choice(tuple(doomed.values()), tuple(compress))
+    return Selection(tuple(doomed.values()), tuple(compress))
 
 
 def is_older(since: float, days: float | None, *, now: float) -> bool:
@@ -86,16 +86,16 @@ def is_older(since: float, days: float | None, *, now: float) -> bool:
     return days is not None and now - since > days * DAY_S
 
 
-def _by_task(files: Iterable[Archived]) -> list[list[Archived]]:
-    tasks: dict[str, list[Archived]] = defaultdict(list)
+def _by_task(files: Iterable[ArchivedFile]) -> list[list[ArchivedFile]]:
+    tasks: dict[str, list[ArchivedFile]] = defaultdict(list)
     for file in files:
         tasks[file.task_id].append(file)
     return list(tasks.values())
 
 
 def _excess(
-    oldest_first: list[Archived], count: int | None, size: int | None
-) -> Iterator[tuple[Archived, str]]:
+    oldest_first: list[ArchivedFile], count: int | None, size: int | None
+) -> Iterator[tuple[ArchivedFile, str]]:
     """Yield the oldest, until no more than *count* with no more than *size* bytes are left."""
     left, bytes_left = len(oldest_first), sum(file.seen.size for file in oldest_first)
     for file in oldest_first:

@@ -6,13 +6,13 @@ import os
 import re
 import resource
 
-from orchestrator_core.operations.doctor.answers import (
+from orchestrator_core.operations.doctor.check import (
     Answer,
-    Subject,
+    Environment,
     failed,
     ok,
-    together,
     warning,
+    worst_of,
 )
 from orchestrator_core.supervisor import procfs as proc
 from orchestrator_core.system.processes import cgroups as placing
@@ -23,7 +23,7 @@ _FEW_WATCHES = 32
 _AGENT = 4  #: Processes that an agent has at least: a supervisor, itself, and what it runs.
 
 
-def open_files(_subject: Subject) -> Answer:
+def open_files(_subject: Environment) -> Answer:
     """See how many files a process of ours may open: what we start inherits that."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
@@ -39,7 +39,7 @@ def _allows(limit: int, number: int) -> bool:
     return limit == resource.RLIM_INFINITY or limit >= number
 
 
-def file_events(_subject: Subject) -> Answer:
+def file_events(_subject: Environment) -> Answer:
     """See how many more may hear of changed files: each supervisor does, and the sweeper."""
     limit = proc.read("/proc/sys/fs/inotify/max_user_instances").strip()
     if not limit.isdigit():
@@ -75,10 +75,10 @@ def _leads_to(link: str) -> str:
         return ""
 
 
-def processes(_subject: Subject) -> Answer:
+def processes(_subject: Environment) -> Answer:
     """See how many processes there may be, ours and those of our control group."""
     answers = [_of_user(), _of_group()]
-    return together(answers, well="; ".join(answer.found for answer in answers))
+    return worst_of(answers, well="; ".join(answer.found for answer in answers))
 
 
 def _of_user() -> Answer:

@@ -32,7 +32,7 @@ _GZIP = 31  #: What zlib calls the gzip format, with its checksum.
 
 
 @attrs.frozen
-class Seen:
+class FileState:
     """A regular file of ours, as it was when it was looked at."""
 
     name: str
@@ -47,7 +47,7 @@ class Seen:
 
 
 @attrs.frozen
-class Folder:
+class SafeDir:
     """One directory, held open."""
 
     path: Path
@@ -55,7 +55,7 @@ class Folder:
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, root: Path, *parts: str) -> Iterator[Self]:
+    def open(cls, root: Path, *parts: str) -> Iterator[Self]:
         """
         Hold the directory that *parts* lead to from *root*.
 
@@ -73,7 +73,7 @@ class Folder:
                     raise StorageError(f"{path} is another user's", hint="it is left alone")
             yield cls(path, fd)
 
-    def files(self) -> list[Seen]:
+    def files(self) -> list[FileState]:
         """Return the regular files of ours in it; all else is passed over."""
         found = []
         with _files.refusals("list", self.path), os.scandir(self.fd) as entries:
@@ -83,7 +83,7 @@ class Folder:
                 except FileNotFoundError:
                     continue
                 if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
-                    found.append(Seen.of(entry.name, status))
+                    found.append(FileState.of(entry.name, status))
         return found
 
     def has(self, name: str) -> bool:
@@ -94,7 +94,7 @@ class Folder:
             return False
         return True
 
-    def remove(self, seen: Seen) -> int:
+    def remove(self, seen: FileState) -> int:
         """
         Remove a file, and return its bytes. :meth:`settle` makes it durable.
 
@@ -112,13 +112,13 @@ class Folder:
         with _files.refusals("sync directory", self.path):
             _files.fsync(self.fd)
 
-    def _insist(self, seen: Seen) -> None:
-        if Seen.of(seen.name, os.lstat(seen.name, dir_fd=self.fd)) != seen:
+    def _insist(self, seen: FileState) -> None:
+        if FileState.of(seen.name, os.lstat(seen.name, dir_fd=self.fd)) != seen:
             raise StorageError(f"{self.path / seen.name} has changed meanwhile")
 
     # --- compressing ---------------------------------------------------------------------------
 
-    def compress(self, seen: Seen) -> int:
+    def compress(self, seen: FileState) -> int:
         """
         Put a compressed file, of the same time, in the place of *seen*; return how much was won.
 
@@ -160,7 +160,7 @@ class Folder:
         _files.fsync(self.fd)  # Its name may not be durable yet.
         return candidate
 
-    def _packed(self, seen: Seen, source: int) -> str:
+    def _packed(self, seen: FileState, source: int) -> str:
         temporary = f".{seen.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(temporary, flags, 0o600, dir_fd=self.fd)

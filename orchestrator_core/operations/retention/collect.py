@@ -18,11 +18,11 @@ import attrs
 from orchestrator_core.deployment import tasks
 from orchestrator_core.exceptions import LockTimeout, OrchestratorError, StorageError
 from orchestrator_core.operations import metrics
-from orchestrator_core.operations.retention import leaving
-from orchestrator_core.operations.retention.choosing import choose, is_older
-from orchestrator_core.operations.retention.folder import Folder
-from orchestrator_core.operations.retention.looking import look
-from orchestrator_core.operations.retention.report import GcItem, GcReport
+from orchestrator_core.operations.retention import remove_task as removal
+from orchestrator_core.operations.retention.inventory import take_inventory
+from orchestrator_core.operations.retention.policy import choose, is_older
+from orchestrator_core.operations.retention.retention_report import GcItem, GcReport
+from orchestrator_core.operations.retention.safe_dir import SafeDir
 from orchestrator_core.system import durable as _files
 from orchestrator_core.system import locks
 from orchestrator_core.system.clock import ms_since
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from orchestrator_core.deployment.context import World
-    from orchestrator_core.operations.retention.choosing import Archived
-    from orchestrator_core.operations.retention.folder import Seen
-    from orchestrator_core.operations.retention.looking import Loose, Past
+    from orchestrator_core.operations.retention.inventory import Inventory, StaleFile
+    from orchestrator_core.operations.retention.policy import ArchivedFile
+    from orchestrator_core.operations.retention.safe_dir import FileState
     from orchestrator_core.saga import Sagas
 
-    File = Archived | Loose
+    File = ArchivedFile | StaleFile
 
 _AT_ONCE = 500  #: Journals that are counted under one lock.
 
@@ -50,7 +50,7 @@ def collect(
     now = time.time() if now is None else now
     with contextlib.nullcontext() if dry_run else _alone(world):
         unfinished = [] if dry_run else _finish_what_others_began(world, sagas)
-        past = look(world, sagas, bounds, now=now)
+        past = take_inventory(world, sagas, bounds, now=now)
         choice = choose(past.archived, bounds, now=now)
         old = [
             saga_id
@@ -85,7 +85,7 @@ def _alone(world: World) -> Iterator[None]:
 def _finish_what_others_began(world: World, sagas: Sagas) -> list[str]:
     """Finish what killed ones have left half-way; return what could not be."""
     tasks.sweep_unfinished(world.places.root)
-    return leaving.finish_all(world, sagas)
+    return removal.finish_removals(world, sagas)
 
 
 @attrs.define
@@ -94,7 +94,7 @@ class _Collection:
 
     world: World
     sagas: Sagas
-    past: Past
+    past: Inventory
     dry_run: bool = attrs.field(kw_only=True)
     removed: list[GcItem] = attrs.field(factory=list)
     compressed: list[GcItem] = attrs.field(factory=list)
@@ -126,13 +126,13 @@ class _Collection:
             self.compressed += self._each(chosen, lambda folder, seen: folder.compress(seen))
 
     def _each(
-        self, files: Iterable[tuple[File, str]], act: Callable[[Folder, Seen], int]
+        self, files: Iterable[tuple[File, str]], act: Callable[[SafeDir, FileState], int]
     ) -> Iterator[GcItem]:
         """Act on each file, directory by directory, and yield what came of those that it did."""
         in_order = sorted(files, key=lambda one: one[0].parts)
         for parts, group in itertools.groupby(in_order, key=lambda one: one[0].parts):
             try:
-                with Folder.opened(self.world.places.root, *parts) as folder:
+                with SafeDir.open(self.world.places.root, *parts) as folder:
                     for file, why in group:
                         yield from self._one(folder, file, why, act)
                     folder.settle()
@@ -142,7 +142,7 @@ class _Collection:
                 self.failed.append(str(error))
 
     def _one(
-        self, folder: Folder, file: File, why: str, act: Callable[[Folder, Seen], int]
+        self, folder: SafeDir, file: File, why: str, act: Callable[[SafeDir, FileState], int]
     ) -> Iterator[GcItem]:
         try:
             yield _item(file, why, act(folder, file.seen))
@@ -159,7 +159,7 @@ class _Collection:
         for first in range(0, max(1, len(saga_ids)), _AT_ONCE):
             try:
                 batch = saga_ids[first : first + _AT_ONCE]
-                forgotten = metrics.forget(self.world, self.sagas, batch)
+                forgotten = metrics.compact_journals(self.world, self.sagas, batch)
             except OrchestratorError as error:
                 self.failed.append(f"journals: {error}")
                 return

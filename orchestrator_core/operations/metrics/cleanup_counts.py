@@ -37,14 +37,14 @@ _PER_DOUBLING = 8
 _LOWEST, _HIGHEST = -80, 320  #: A microsecond; 35 years.
 
 
-def reason_of(why: Unwind) -> str:
+def unwind_reason(why: Unwind) -> str:
     """Return why something was cleaned up: by whom or what it ended, ``rollback``, ``recovery``."""
     if why.reason is not Reason.TERMINAL:
         return str(why.reason.value)
     return str(why.detail.get("by") or why.reason.value)[:_LONGEST_REASON]
 
 
-def outcome_of(report: UnwindReport) -> str:
+def unwind_outcome(report: UnwindReport) -> str:
     """Return what an unwinding came to, as one of :data:`OUTCOMES`."""
     if not report.closed:
         return STUCK
@@ -70,7 +70,7 @@ class Histogram:
 
     def add(self, ms: float) -> None:
         """Take one more."""
-        number = bucket_of(ms)
+        number = bucket_index(ms)
         self.buckets[number] = self.buckets.get(number, 0) + 1
         self.sum_ms = round(self.sum_ms + ms, 3)  # Whole microseconds, in whatever order.
         self.max_ms = max(self.max_ms, ms)
@@ -92,12 +92,12 @@ class Histogram:
                 return round(min(_middle_of(number), self.max_ms), 3)
         return None
 
-    def at_most(self, doubling: int) -> int:
+    def cumulative(self, doubling: int) -> int:
         """Return how many took up to 2 ** *doubling* milliseconds; it is a bucket's bound."""
         return sum(n for number, n in self.buckets.items() if number <= doubling * _PER_DOUBLING)
 
 
-def bucket_of(ms: float) -> int:
+def bucket_index(ms: float) -> int:
     """Return the number of the bucket that a duration falls into."""
     if ms <= 0:
         return _LOWEST
@@ -109,7 +109,7 @@ def _middle_of(number: int) -> float:
 
 
 @attrs.define
-class Tally:
+class CleanupCounts:
     """Cleanups, counted."""
 
     cleanups: Counter[tuple[str, str]] = attrs.field(factory=Counter)  #: By reason and outcome.
@@ -118,7 +118,7 @@ class Tally:
 
     def add(self, report: UnwindReport) -> None:
         """Count one cleanup."""
-        self.cleanups[reason_of(report.why), outcome_of(report)] += 1
+        self.cleanups[unwind_reason(report.why), unwind_outcome(report)] += 1
         self.bytes_freed += sum(_bytes_in(step.detail) for step in report.steps)
         self.durations.add(report.duration_ms)
 
@@ -126,7 +126,7 @@ class Tally:
         """Count one cleanup of which nothing is known but that it was."""
         self.cleanups[UNKNOWN, UNREADABLE] += 1
 
-    def update(self, other: Tally) -> None:
+    def update(self, other: CleanupCounts) -> None:
         """Count all that another has counted."""
         self.cleanups.update(other.cleanups)
         self.bytes_freed += other.bytes_freed

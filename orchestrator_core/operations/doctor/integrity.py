@@ -16,15 +16,15 @@ from orchestrator_core.exceptions import (
     StorageError,
 )
 from orchestrator_core.model.layout import SCHEMA_VERSION
-from orchestrator_core.operations.doctor.answers import (
+from orchestrator_core.operations.doctor.check import (
     Answer,
-    Subject,
+    Environment,
     failed,
     ok,
-    some,
-    together,
+    shorten_list,
     unknown,
     warning,
+    worst_of,
 )
 from orchestrator_core.operations.metrics.summary import Summary
 from orchestrator_core.registry import global_registry, task_registry
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 # --- root.json --------------------------------------------------------------------------------
 
 
-def root_file(subject: Subject) -> Answer:
+def root_file(subject: Environment) -> Answer:
     """See whether the root's id and its socket are known: they lead to living agents."""
     places = subject.places
     if places is None:
@@ -101,7 +101,7 @@ def _bytes(path: Path) -> bytes:
 # --- registries -------------------------------------------------------------------------------
 
 
-def registries(subject: Subject) -> Answer:
+def registries(subject: Environment) -> Answer:
     """See whether each registry can be used."""
     places = subject.places
     if places is None:
@@ -113,7 +113,7 @@ def registries(subject: Subject) -> Answer:
     if places.global_registry.parent.is_dir():
         answers += _registry(global_registry(places), "--global")
         answers += _statistics(places.statistics)
-    return together(answers, well=f"{len(task_ids)} tasks' and the global one can be used")
+    return worst_of(answers, well=f"{len(task_ids)} tasks' and the global one can be used")
 
 
 def _registry(registry: Registry, which: str) -> Iterator[Answer]:
@@ -129,7 +129,7 @@ def _registry(registry: Registry, which: str) -> Iterator[Answer]:
     if kept:
         names = " ".join(shlex.quote(str(path)) for path in kept)
         yield warning(
-            f"{some(kept)} is kept, from when it was damaged",
+            f"{shorten_list(kept)} is kept, from when it was damaged",
             f"orchestrator-core repair {which}; if that finds nothing: rm {names}",
         )
 
@@ -152,14 +152,14 @@ def _statistics(path: Path) -> Iterator[Answer]:
     if kept:
         names = shlex.join(map(str, kept))
         yield warning(
-            f"{some(kept)} is kept, from when it was damaged", f"when looked at: rm {names}"
+            f"{shorten_list(kept)} is kept, from when it was damaged", f"when looked at: rm {names}"
         )
 
 
 # --- journals ---------------------------------------------------------------------------------
 
 
-def journals(subject: Subject) -> Answer:
+def journals(subject: Environment) -> Answer:
     """See whether the journals are whole; the newest first, as many as there is time for."""
     places = subject.places
     if places is None or not places.sagas.is_dir():
@@ -183,10 +183,11 @@ def journals(subject: Subject) -> Answer:
         names = " ".join(shlex.quote(str(path)) for path in kept)
         answers.append(
             warning(
-                f"{some(kept)} is kept, from when it was damaged", f"when looked at: rm {names}"
+                f"{shorten_list(kept)} is kept, from when it was damaged",
+                f"when looked at: rm {names}",
             )
         )
-    return together(answers, well=f"{len(by_age)} can be read")
+    return worst_of(answers, well=f"{len(by_age)} can be read")
 
 
 def _journals(sagas: Path) -> Iterator[tuple[float, Path]]:

@@ -20,7 +20,7 @@ class GcItem:
 
 
 @attrs.frozen(kw_only=True)
-class TaskShare:
+class TaskTotals:
     """What of it was one task's."""
 
     removed: int = 0
@@ -38,7 +38,7 @@ class GcReport:
     """
 
     dry_run: bool
-    removed: tuple[GcItem, ...] = ()  #: Archived files, and what crashes and damage have left.
+    removed: tuple[GcItem, ...] = ()  #: ArchivedFile files, and what crashes and damage have left.
     compressed: tuple[GcItem, ...] = ()
     journals: tuple[GcItem, ...] = ()  #: Of agents that have ended: counted, then removed.
     failed: tuple[str, ...] = ()
@@ -52,9 +52,9 @@ class GcReport:
         return sum(item.freed for item in items)
 
     @property
-    def tasks(self) -> dict[str, TaskShare]:
+    def tasks(self) -> dict[str, TaskTotals]:
         """What of it was each task's, by its id."""
-        shares: dict[str, TaskShare] = {}
+        shares: dict[str, TaskTotals] = {}
         for name, items in (("removed", self.removed), ("compressed", self.compressed)):
             for item in items:
                 if item.task_id is not None:
@@ -71,8 +71,8 @@ class GcReport:
         }
 
 
-def _with(share: TaskShare | None, name: str, freed: int) -> TaskShare:
-    share = share or TaskShare()
+def _with(share: TaskTotals | None, name: str, freed: int) -> TaskTotals:
+    share = share or TaskTotals()
     more = {name: getattr(share, name) + 1, "bytes_freed": share.bytes_freed + freed}
     return attrs.evolve(share, **more)
 

@@ -28,7 +28,7 @@ _PIECE = 1 << 20
 
 
 @attrs.frozen
-class Mark:
+class FileStamp:
     """By which it is known that nobody has touched a file since."""
 
     kind: int  #: As ``stat`` has it.
@@ -37,7 +37,7 @@ class Mark:
     inode: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> Mark:
+    def of(cls, status: os.stat_result) -> FileStamp:
         """Return the mark of a file's status."""
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFDIR:  # The names in it are marked themselves.
@@ -45,7 +45,7 @@ class Mark:
         return cls(kind, status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-def marks_of(top: Path) -> dict[str, Mark]:
+def stamp_tree(top: Path) -> dict[str, FileStamp]:
     """
     Return the marks of a directory, as ``.``, and of all in it, by their paths below it.
 
@@ -53,11 +53,11 @@ def marks_of(top: Path) -> dict[str, Mark]:
         StorageError: A directory cannot be read.
     """
     with _files.refusals("read", top):
-        found = {".": Mark.of(os.lstat(top))}
+        found = {".": FileStamp.of(os.lstat(top))}
         for place, directories, files in os.walk(top, onerror=_raise):
             for name in (*directories, *files):
                 path = f"{place}/{name}"
-                found[os.path.relpath(path, top)] = Mark.of(os.lstat(path))
+                found[os.path.relpath(path, top)] = FileStamp.of(os.lstat(path))
     return found
 
 
@@ -90,7 +90,7 @@ class Packing:
     members: list[Member] = attrs.field(factory=list)
     skipped: list[str] = attrs.field(factory=list)  #: Sockets, which no tar file can hold.
 
-    def add_tree(self, top: Path, name: str, marks: Mapping[str, Mark]) -> None:
+    def add_tree(self, top: Path, name: str, marks: Mapping[str, FileStamp]) -> None:
         """
         Pack all that is marked of a directory, under *name*.
 
@@ -101,7 +101,7 @@ class Packing:
             below = "" if relative == "." else f"/{relative}"
             self.add(top / relative, f"{name}{below}", marks[relative])
 
-    def add(self, path: Path, name: str, mark: Mark) -> None:
+    def add(self, path: Path, name: str, mark: FileStamp) -> None:
         """Pack one file, link or directory under *name*; raises as :meth:`add_tree`."""
         with _files.refusals("pack", path):
             if mark.kind == stat.S_IFREG:
@@ -109,12 +109,12 @@ class Packing:
             else:
                 self._add_other(path, name, mark)
 
-    def _add_file(self, path: Path, name: str, mark: Mark) -> None:
+    def _add_file(self, path: Path, name: str, mark: FileStamp) -> None:
         with open(path, "rb", opener=lambda p, _: os.open(p, _READING)) as file:
             _insist(path, mark, os.fstat(file.fileno()))
             info = self.tar.gettarinfo(arcname=name, fileobj=file)
             if info.isreg():
-                summing = _Summing(file)
+                summing = _HashingReader(file)
                 self.tar.addfile(info, summing)
                 self.members.append(Member.of(info, summing.digest()))
             else:  # Another name of a file that is in it by now.
@@ -122,7 +122,7 @@ class Packing:
                 self.members.append(Member.of(info))
             _insist(path, mark, os.fstat(file.fileno()))
 
-    def _add_other(self, path: Path, name: str, mark: Mark) -> None:
+    def _add_other(self, path: Path, name: str, mark: FileStamp) -> None:
         _insist(path, mark, os.lstat(path))
         info = self.tar.gettarinfo(path, arcname=name)
         if info is None:
@@ -132,8 +132,8 @@ class Packing:
         self.members.append(Member.of(info))
 
 
-def _insist(path: Path, mark: Mark, status: os.stat_result) -> None:
-    if Mark.of(status) != mark:
+def _insist(path: Path, mark: FileStamp, status: os.stat_result) -> None:
+    if FileStamp.of(status) != mark:
         raise StorageError(f"{path} has changed meanwhile", hint="try again when nobody uses it")
 
 
@@ -141,7 +141,7 @@ class _Readable(Protocol):
     def read(self, size: int = ..., /) -> bytes: ...
 
 
-class _Summing:
+class _HashingReader:
     """A file that is summed up while it is read."""
 
     def __init__(self, file: _Readable) -> None:
@@ -157,7 +157,7 @@ class _Summing:
         return self._sum.hexdigest()
 
 
-class Writing:
+class FdWriter:
     """The end of a tar file that leads to the disk."""
 
     def __init__(self, fd: int) -> None:
@@ -179,7 +179,7 @@ def pack(fd: int, fill: Callable[[Packing], None], *, compressed: bool) -> Packi
     """
     mode = "w|gz" if compressed else "w|"
     with tarfile.open(  # type: ignore[call-overload]  # a stream needs no more than write
-        mode=mode, fileobj=Writing(fd), format=tarfile.PAX_FORMAT, bufsize=_PIECE
+        mode=mode, fileobj=FdWriter(fd), format=tarfile.PAX_FORMAT, bufsize=_PIECE
     ) as tar:
         packing = Packing(tar)
         fill(packing)
@@ -207,7 +207,7 @@ def read_back(fd: int) -> list[Member]:
 
 
 def _digest(content: _Readable) -> str:
-    summing = _Summing(content)
+    summing = _HashingReader(content)
     while summing.read(_PIECE):
         pass
     return summing.digest()

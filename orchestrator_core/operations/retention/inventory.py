@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from orchestrator_core.exceptions import JournalDamaged, SagaNotFound, StorageError
-from orchestrator_core.operations.retention import names
-from orchestrator_core.operations.retention.choosing import Archived, is_older
-from orchestrator_core.operations.retention.folder import Folder, Seen
+from orchestrator_core.operations.retention import file_names
+from orchestrator_core.operations.retention.policy import ArchivedFile, is_older
+from orchestrator_core.operations.retention.safe_dir import FileState, SafeDir
 from orchestrator_core.saga.closed_journals import Closed
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ _STALE_DAYS = 1.0  #: A writer's temporary file lives for milliseconds.
 
 
 @attrs.frozen
-class Loose:
+class StaleFile:
     """A file that a crash, or some damage, has left."""
 
     parts: tuple[str, ...]  #: The directory it is in, below the root.
-    seen: Seen
+    seen: FileState
     why: str  #: damaged or leftover
     task_id: str | None = None  #: Whose it is.
 
@@ -49,17 +49,17 @@ class Loose:
 
 
 @attrs.frozen
-class Past:
+class Inventory:
     """What there is."""
 
-    archived: tuple[Archived, ...]  #: Archived files that nobody holds.
+    archived: tuple[ArchivedFile, ...]  #: ArchivedFile files that nobody holds.
     held: int  #: How many archived files somebody does.
     journals: Ages  #: The closed ones that no open saga names, by saga id.
-    loose: tuple[Loose, ...]  #: Those that are old enough to go.
+    loose: tuple[StaleFile, ...]  #: Those that are old enough to go.
     failed: tuple[str, ...]  #: What could not be looked at.
 
 
-def look(world: World, sagas: Sagas, bounds: Retention, *, now: float) -> Past:
+def take_inventory(world: World, sagas: Sagas, bounds: Retention, *, now: float) -> Inventory:
     """
     Look, and change nothing.
 
@@ -72,16 +72,16 @@ def look(world: World, sagas: Sagas, bounds: Retention, *, now: float) -> Past:
         (task_id, seen, agent_id)
         for task_id in tasks
         for seen in shelves.files(task_id, "archive")
-        if (agent_id := names.agent_of(seen.name)) is not None
+        if (agent_id := file_names.agent_of(seen.name)) is not None
     ]
     held = _held(sagas)
     ages = Closed.of(sagas.journals).ended()
     free = [
-        Archived(task_id, seen, _since(seen, agent_id, ages))
+        ArchivedFile(task_id, seen, _since(seen, agent_id, ages))
         for task_id, seen, agent_id in files
         if agent_id not in held
     ]
-    return Past(
+    return Inventory(
         archived=tuple(free),
         held=len(files) - len(free),
         journals={saga_id: age for saga_id, age in ages.items() if saga_id not in held},
@@ -99,18 +99,18 @@ class _Shelves:
 
     def __init__(self, world: World) -> None:
         self._root = world.places.root
-        self._listed: dict[tuple[str, ...], list[Seen]] = {}
+        self._listed: dict[tuple[str, ...], list[FileState]] = {}
         self.failed: list[str] = []
 
-    def files(self, *parts: str) -> list[Seen]:
+    def files(self, *parts: str) -> list[FileState]:
         """Return the files of ours in a directory; none if it cannot be listed."""
         if parts not in self._listed:
             self._listed[parts] = self._list(parts)
         return self._listed[parts]
 
-    def _list(self, parts: tuple[str, ...]) -> list[Seen]:
+    def _list(self, parts: tuple[str, ...]) -> list[FileState]:
         try:
-            with Folder.opened(self._root, *parts) as folder:
+            with SafeDir.open(self._root, *parts) as folder:
                 return folder.files()
         except FileNotFoundError:
             return []
@@ -119,7 +119,7 @@ class _Shelves:
             return []
 
 
-def _since(seen: Seen, agent_id: str, ages: Ages) -> float:
+def _since(seen: FileState, agent_id: str, ages: Ages) -> float:
     """Return what a file's age counts from; see :mod:`.choosing`."""
     written = seen.mtime_ns / 1e9
     closed = ages.get(agent_id)
@@ -140,7 +140,7 @@ def _held(sagas: Sagas) -> set[str]:
             continue  # Closed by now; or nothing to read, and recovery sees to it.
         for entry in reading.entries:
             for text in _texts(entry.data.get("receipt")):
-                held.add(names.agent_of(text.rpartition("/")[2]) or text)
+                held.add(file_names.agent_of(text.rpartition("/")[2]) or text)
     return held
 
 
@@ -158,45 +158,45 @@ def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON
 # --- what crashes and damage have left ------------------------------------------------------------
 
 
-def _leftovers(shelves: _Shelves, tasks: list[str], *, now: float) -> Iterator[Loose]:
+def _leftovers(shelves: _Shelves, tasks: list[str], *, now: float) -> Iterator[StaleFile]:
     # In an archive only collections write, one at a time: what is there is a dead one's.
     for task_id in tasks:
         for seen in shelves.files(task_id, "archive"):
-            if names.is_temporary(seen.name):
-                yield Loose((task_id, "archive"), seen, "leftover", task_id)
+            if file_names.is_temporary(seen.name):
+                yield StaleFile((task_id, "archive"), seen, "leftover", task_id)
     for parts in ((), ("registry",), *((task_id,) for task_id in tasks)):
         for seen in shelves.files(*parts):
             stale = is_older(seen.mtime_ns / 1e9, _STALE_DAYS, now=now)
-            if stale and names.is_temporary(seen.name):
-                yield Loose(parts, seen, "leftover", _task_in(parts))
+            if stale and file_names.is_temporary(seen.name):
+                yield StaleFile(parts, seen, "leftover", _task_in(parts))
 
 
 def _damaged_journals(
     shelves: _Shelves, held: set[str], ages: Ages, bounds: Retention, *, now: float
-) -> Iterator[Loose]:
+) -> Iterator[StaleFile]:
     for seen in shelves.files("sagas"):
-        saga_id = names.saga_of(seen.name)
+        saga_id = file_names.saga_of(seen.name)
         if saga_id is None or saga_id in held:
             continue
         if is_older(_since(seen, saga_id, ages), bounds.days, now=now):
-            yield Loose(("sagas",), seen, "damaged")
+            yield StaleFile(("sagas",), seen, "damaged")
 
 
 def _damaged_registries(
     shelves: _Shelves, tasks: list[str], bounds: Retention, *, now: float
-) -> Iterator[Loose]:
+) -> Iterator[StaleFile]:
     for parts in (("registry",), *((task_id,) for task_id in tasks)):
         files = shelves.files(*parts)
         there = {seen.name for seen in files}
         for seen in files:
-            kept = names.registry_of(seen.name)
+            kept = file_names.registry_of(seen.name)
             # While nothing has taken its place, it is all there is.
             if kept is None or kept[0] not in there:
                 continue
             aside = datetime.strptime(kept[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
             since = max(seen.mtime_ns / 1e9, aside.timestamp())
             if is_older(since, bounds.days, now=now):
-                yield Loose(parts, seen, "damaged", _task_in(parts))
+                yield StaleFile(parts, seen, "damaged", _task_in(parts))
 
 
 def _task_in(parts: tuple[str, ...]) -> str | None:

@@ -6,14 +6,14 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from orchestrator_core.operations.doctor.answers import Answer, Verdict
+from orchestrator_core.operations.doctor.check import Answer, Verdict
 from orchestrator_core.presets import PROGRAMS
 
 if TYPE_CHECKING:
-    from orchestrator_core.operations.doctor.answers import Subject
+    from orchestrator_core.operations.doctor.check import Environment
 
 
-def programs(subject: Subject) -> Answer:
+def programs(subject: Environment) -> Answer:
     """Tell which presets find their program, and how one comes by the others."""
     path = subject.env.get("PATH", os.defpath)
     found = {name: shutil.which(program.name, path=path) for name, program in PROGRAMS.items()}
