@@ -34,7 +34,7 @@ from orchestrator_core.model.layout import Places  # noqa: E402 - as above
 from orchestrator_core.model.status import TRANSITIONS, Status  # noqa: E402 - as above
 from orchestrator_core.operations import doctor  # noqa: E402 - as above
 from orchestrator_core.operations.metrics import exposition  # noqa: E402 - as above
-from orchestrator_core.reconcile.sweep.findings import KINDS  # noqa: E402 - as above
+from orchestrator_core.reconcile.sweep.findings import FINDINGS  # noqa: E402 - as above
 from orchestrator_core.saga import states  # noqa: E402 - as above
 from orchestrator_core.saga.engine import step_name  # noqa: E402 - as above
 
@@ -248,11 +248,11 @@ def findings() -> str:
     rows = [
         (
             f"`{kind.value}`",
-            about.means,
-            _sentence(about.reaping) or "It is never reaped",
-            about.advice,
+            about.meaning,
+            _sentence(about.reap_action) or "It is never reaped",
+            about.remedy,
         )
-        for kind, about in KINDS.items()
+        for kind, about in FINDINGS.items()
     ]
     return table(("kind", "means", "reaping", "what to do"), rows)
 

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from orchestrator_core.reconcile.sweep.findings import (
         Finding,
         FindingKind,
-        Reaped,
+        ReapResult,
         SweepReport,
     )
     from orchestrator_core.system.processes.protocol import Patience
@@ -104,10 +104,11 @@ _HOMES = {
     "orchestrator_core.reconcile.sweep.findings": (
         "Finding",
         "FindingKind",
-        "Reaped",
+        "ReapResult",
         "SweepReport",
     ),
 }
+_RENAMED = {"Reaped": "ReapResult"}
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -132,7 +133,7 @@ __all__ = [
     "Orchestrator",
     "OrchestratorError",
     "Patience",
-    "Reaped",
+    "ReapResult",
     "RegistryDamaged",
     "RegistryError",
     "RegistryTooNew",
@@ -159,6 +160,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name in _RENAMED:
+        from orchestrator_core.system.deprecation import warn_renamed  # noqa: PLC0415 - for the first use of an old name only
+
+        new_name = _RENAMED[name]
+        warn_renamed(f"{__name__}.{name}", f"{__name__}.{new_name}")
+        return __getattr__(new_name)
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

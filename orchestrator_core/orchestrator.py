@@ -503,7 +503,7 @@ class Orchestrator:
         for one in report.reaped:
             # A saga that got STUCK has told of itself.
             if not one.success and one.end is None and one.finding in fresh:
-                self._alerts.reaping_failed(one.finding.subject, one.said)
+                self._alerts.reaping_failed(one.finding.subject, one.message)
         return report
 
     # --- keeping the past within bounds --------------------------------------------------------

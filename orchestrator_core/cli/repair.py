@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Mapping
 
-    from orchestrator_core.reconcile.repair import Difference, Mended, RepairReport
+    from orchestrator_core.reconcile.repair import Difference, RegistryRepair, RepairReport
 
 _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 
@@ -27,10 +27,10 @@ def run(arguments: argparse.Namespace) -> Result:
 
 
 def _told(report: RepairReport) -> Iterator[str]:
-    wrong = [one for one in report.mended if not one.is_right]
+    wrong = [one for one in report.repairs if not one.is_consistent]
     for one in wrong:
         yield from _registry(one)
-    right = len(report.mended) - len(wrong)
+    right = len(report.repairs) - len(wrong)
     if not wrong:
         yield f"nothing to repair: {right} registries say what is known"
     elif report.dry_run:
@@ -40,7 +40,7 @@ def _told(report: RepairReport) -> Iterator[str]:
         yield f"{len(wrong) - failed} repaired, {failed} not, {right} were right"
 
 
-def _registry(one: Mended) -> Iterator[str]:
+def _registry(one: RegistryRepair) -> Iterator[str]:
     state = "it can be read, and is wrong" if one.state == "whole" else one.state
     yield f"{printable(one.registry)}: {state}" + (f", {printable(one.why)}" * bool(one.why))
     if one.kept:

@@ -51,7 +51,7 @@ def _told(report: SweepReport) -> Iterator[str]:
         yield from (f"  proof: {printable(proof)}" for proof in finding.proofs)
         done = reaped.get(finding.key)
         if done is not None:
-            yield f"  {'reaped' if done.success else 'NOT reaped'}: {printable(done.said)}"
+            yield f"  {'reaped' if done.success else 'NOT reaped'}: {printable(done.message)}"
         else:
             yield f"  {_would_be(finding)}"
     yield from (f"unknown: {printable(what)}" for what in report.unknown)

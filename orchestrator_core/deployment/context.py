@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orchestrator_core.model.layout import Root
     from orchestrator_core.model.outcome import EndReport
     from orchestrator_core.model.settings import Settings
-    from orchestrator_core.reconcile.legacy.server import OldServer
+    from orchestrator_core.reconcile.legacy.server_protocol import LegacyServer
     from orchestrator_core.registry import Aside
     from orchestrator_core.registry.snapshot import Glances
     from orchestrator_core.saga import Unwind
@@ -72,9 +72,9 @@ class World:
         return TmuxTerminal(self.socket, timeout_s=self._terminal_timeout_s)
 
     @functools.cached_property
-    def old_server(self) -> OldServer:
+    def old_server(self) -> LegacyServer:
         """Where the sessions of the system are that this one replaces. A fake brings its own."""
-        given: OldServer | None = getattr(self._terminal, "old_server", None)
+        given: LegacyServer | None = getattr(self._terminal, "old_server", None)
         if given is not None:
             return given
         from orchestrator_core.reconcile.legacy.default_server import DefaultServer  # noqa: PLC0415 - as above

@@ -31,7 +31,7 @@ from orchestrator_core.exceptions import (
     StorageError,
 )
 from orchestrator_core.model import deadlines, ids
-from orchestrator_core.reconcile.legacy.counting import counting_the_living
+from orchestrator_core.reconcile.legacy.ended_entries import retry_without_ended
 from orchestrator_core.registry.operations import (
     KeyTaken,
     check_global_limits,
@@ -148,7 +148,7 @@ class Deployer:
         spec.directory()
         document = self._world.task_registry(task_id).read()
         everyone, limits = self._world.global_registry.read(), self._world.limits
-        counting_the_living(
+        retry_without_ended(
             self._world,
             lambda over: check_global_limits(everyone, spec.key, limits, over=over),
         )

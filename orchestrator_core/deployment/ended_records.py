@@ -14,7 +14,7 @@ import attrs
 import msgspec
 
 from orchestrator_core.model.outcome import EndReport
-from orchestrator_core.reconcile.legacy.reading import is_old
+from orchestrator_core.reconcile.legacy.agent import is_legacy
 from orchestrator_core.registry.operations import find_agent, is_over
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def remembered(world: World, agent_id: str) -> EndReport | None:
     for task_id in world.places.task_ids():
         record = find_agent(world.task_registry(task_id).peek() or {}, agent_id)
         if record is not None:
-            return _told(record) if is_over(record) and not is_old(record) else None
+            return _told(record) if is_over(record) and not is_legacy(record) else None
     return None
 
 

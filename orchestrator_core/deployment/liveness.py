@@ -15,7 +15,7 @@ import attrs
 
 from orchestrator_core.exceptions import JournalDamaged, NotFound, SagaNotFound
 from orchestrator_core.model.outcome import cascades, verdict
-from orchestrator_core.reconcile.legacy.session import OldSessionReceipt
+from orchestrator_core.reconcile.legacy.session_step import LegacySessionReceipt
 from orchestrator_core.registry.operations import descendants_of, is_over
 from orchestrator_core.saga import State, Unwind
 from orchestrator_core.system import durable as _files
@@ -56,8 +56,8 @@ class Judge:
     def of_the_dead(self, history: History) -> Unwind:
         """Say how a dead agent has ended."""
         recorded = None
-        if isinstance(session_of(history), OldSessionReceipt) and history.request is None:
-            from orchestrator_core.reconcile.legacy.adopting import recorded_end  # noqa: PLC0415 - seldom needed
+        if isinstance(session_of(history), LegacySessionReceipt) and history.request is None:
+            from orchestrator_core.reconcile.legacy.adoption import recorded_end  # noqa: PLC0415 - seldom needed
 
             recorded = recorded_end(self.world, history)
         return recorded or verdict(history, self.witnessed(history))
@@ -107,7 +107,7 @@ def task_of(history: History) -> str:
     return str(task_id)
 
 
-def session_of(history: History) -> SessionReceipt | OldSessionReceipt:
+def session_of(history: History) -> SessionReceipt | LegacySessionReceipt:
     """
     Return the receipt of an agent's session, ours or the old system's.
 
@@ -117,5 +117,5 @@ def session_of(history: History) -> SessionReceipt | OldSessionReceipt:
     frame = history.frame("spawn_tmux") or history.frame("legacy_session")
     if frame is None:
         raise NotFound(f"{history.saga_id!r} is no agent")
-    receipt: SessionReceipt | OldSessionReceipt = frame.load()
+    receipt: SessionReceipt | LegacySessionReceipt = frame.load()
     return receipt

@@ -155,10 +155,10 @@ class Reporter:
         except NotFound:
             from orchestrator_core.deployment.queries import Reader  # noqa: PLC0415 - the same
             from orchestrator_core.model.outcome import EndReport  # noqa: PLC0415 - see __init__
-            from orchestrator_core.reconcile.legacy import reading  # noqa: PLC0415 - the same
+            from orchestrator_core.reconcile.legacy import agent as reading  # noqa: PLC0415 - the same
 
             agent = Reader(self._world, self.task_of).agent(agent_id)
-            if reading.is_old(agent.record):
+            if reading.is_legacy(agent.record):
                 return reading.report_of(agent)
             return EndReport(
                 agent_id=agent_id, status=agent.status, reason=agent.end_reason, handed_over=True

@@ -36,7 +36,7 @@ from orchestrator_core.exceptions import (
 from orchestrator_core.model import deadlines
 from orchestrator_core.model.outcome import EndReport, cleanup_of, ended, verdict
 from orchestrator_core.model.status import Status
-from orchestrator_core.reconcile.legacy.session import EndOldSession, OldSessionReceipt
+from orchestrator_core.reconcile.legacy.session_step import EndLegacySession, LegacySessionReceipt
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.resources.known import KnownSteps
 from orchestrator_core.saga import Reason, Sagas, State, Unwind
@@ -58,7 +58,7 @@ class Lifecycle:
     def __init__(self, world: World, *, observer: Observer | None = None) -> None:
         self.world = world
         self.steps = KnownSteps(
-            [*undoing_steps(world), EndOldSession(world)],
+            [*undoing_steps(world), EndLegacySession(world)],
             modules=lambda: world.settings.steps.modules,
         )
         self.sagas = Sagas(
@@ -95,12 +95,14 @@ class Lifecycle:
         try:
             return self.history(agent_id)
         except NotFound:
-            from orchestrator_core.reconcile.legacy.adopting import take_up  # noqa: PLC0415 - seldom needed
+            from orchestrator_core.reconcile.legacy.adoption import adopt_if_needed  # noqa: PLC0415 - seldom needed
 
             told = self._remembered(agent_id)
             if told is not None:
                 return told
-            return take_up(self.world, self.sagas, agent_id, why=why) or self.history(agent_id)
+            return adopt_if_needed(self.world, self.sagas, agent_id, why=why) or self.history(
+                agent_id
+            )
 
     def end(
         self,
@@ -220,10 +222,10 @@ class Lifecycle:
     def _tell_supervisor(self, history: History) -> None:
         """Wake the supervisor of an agent whose end was asked for; it looks at the journal."""
         session = session_of(history)
-        if isinstance(session, OldSessionReceipt):
-            from orchestrator_core.reconcile.legacy.adopting import send_heir  # noqa: PLC0415 - as below
+        if isinstance(session, LegacySessionReceipt):
+            from orchestrator_core.reconcile.legacy.adoption import spawn_unwinder  # noqa: PLC0415 - as below
 
-            send_heir(self.world, history.saga_id)  # It has no supervisor.
+            spawn_unwinder(self.world, history.saga_id)  # It has no supervisor.
         elif session.supervisor is not None:
             self.world.processes.signal(session.supervisor, signal.SIGUSR1)
 
@@ -251,7 +253,7 @@ class Lifecycle:
         """Let an agent that has no supervisor to do so leave by itself, for a moment."""
         with contextlib.suppress(SagaNotFound, JournalDamaged):
             session = session_of(self.sagas.history(agent_id))
-            if isinstance(session, OldSessionReceipt) and session.supervisor is not None:
+            if isinstance(session, LegacySessionReceipt) and session.supervisor is not None:
                 linger_s = self.world.patience.linger_s
                 self.world.processes.watch(session.supervisor, timeout_s=linger_s)
 
@@ -369,9 +371,9 @@ class Lifecycle:
 
     def _replan(self, agent_id: str, labels: Any) -> dict[str, Any]:  # noqa: ANN401 - a mapping
         """Return the receipts an agent's id leads to, for a journal that has lost its own."""
-        from orchestrator_core.reconcile.rebuild import replanned  # noqa: PLC0415 - for disasters only
+        from orchestrator_core.reconcile.rebuild import derive_receipts  # noqa: PLC0415 - for disasters only
 
-        return replanned(self.world, agent_id, labels)
+        return derive_receipts(self.world, agent_id, labels)
 
     def rebuild_task(self, task_id: str) -> dict[str, Any]:
         """Return a task's registry from all that is known, for one that was damaged."""

@@ -352,7 +352,7 @@ class Tools:
                         "proofs": list(finding.proofs),
                         "action": finding.action,
                         "reaped": finding.key in reaped and reaped[finding.key].success,
-                        "said": reaped[finding.key].said if finding.key in reaped else "",
+                        "said": reaped[finding.key].message if finding.key in reaped else "",
                     }
                     for finding in report.findings
                 ],

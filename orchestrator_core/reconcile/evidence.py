@@ -32,23 +32,23 @@ if TYPE_CHECKING:
     from orchestrator_core.saga.encoding import Reading
 
 
-class Fate(enum.Enum):
+class LifeState(enum.Enum):
     """What a journal says of its agent's life."""
 
     ALIVE = "alive"  #: It was committed, and nobody has begun to end it.
     ENDING = "ending"  #: It lived, and is being ended.
     ENDED = "ended"  #: It lived, and was ended.
-    NEVER = "never"  #: It never came to be.
-    UNSURE = "unsure"  #: It is being deployed or rolled back, or its journal is damaged.
+    ROLLED_BACK = "never"  #: It never came to be.
+    UNKNOWN = "unsure"  #: It is being deployed or rolled back, or its journal is damaged.
 
 
 @attrs.frozen(kw_only=True)
-class Testimony:
+class Evidence:
     """All that is said of one agent, apart from its registries."""
 
     agent_id: str
     task_id: str
-    fate: Fate
+    fate: LifeState
     record: dict[str, Any]  #: As it was first written.
     entry: dict[str, Any]  #: The same, in the global registry.
     end: dict[str, Any] = attrs.field(factory=dict)  #: What a record says of its end.
@@ -58,7 +58,7 @@ class Testimony:
     entry_is_over: bool = False  #: Its entry was taken out.
 
 
-class Testimonies:
+class EvidenceStore:
     """
     The testimonies of a root's agents, by task; a closed journal is read once.
 
@@ -68,10 +68,10 @@ class Testimonies:
     def __init__(self, world: World, sagas: Sagas) -> None:
         self._world = world
         self._sagas = sagas
-        self._closed: dict[str, Testimony | None] = {}
+        self._closed: dict[str, Evidence | None] = {}
         self._task_of: dict[str, str] = {}
 
-    def of(self, task_id: str | None = None) -> dict[str, Testimony]:
+    def of(self, task_id: str | None = None) -> dict[str, Evidence]:
         """Return the testimonies of one task's agents, or of all, by their ids."""
         found = (self._hear(saga_id, task_id) for saga_id in self._ids())
         return {
@@ -85,7 +85,7 @@ class Testimonies:
         # Open ones first: one that is closed meanwhile is met twice rather than missed.
         yield from dict.fromkeys((*journals.ids(), *journals.closed_ids()))
 
-    def _hear(self, saga_id: str, task_id: str | None) -> Testimony | None:
+    def _hear(self, saga_id: str, task_id: str | None) -> Evidence | None:
         if saga_id in self._closed:
             return self._closed[saga_id]
         if task_id is not None and self._task_of.get(saga_id, task_id) != task_id:
@@ -97,13 +97,13 @@ class Testimonies:
         heard = _heard(saga_id, reading)
         if heard is not None:
             self._task_of[saga_id] = heard.task_id
-        if heard is None or heard.fate in (Fate.ENDED, Fate.NEVER):
+        if heard is None or heard.fate in (LifeState.ENDED, LifeState.ROLLED_BACK):
             self._closed[saga_id] = heard
             return heard
         return attrs.evolve(heard, reported=reported(self._world, heard.task_id, saga_id))
 
 
-def _heard(saga_id: str, reading: Reading) -> Testimony | None:
+def _heard(saga_id: str, reading: Reading) -> Evidence | None:
     try:
         history = history_of(reading, saga_id)
     except JournalDamaged:
@@ -113,7 +113,7 @@ def _heard(saga_id: str, reading: Reading) -> Testimony | None:
     task, entry = history.frame("register_task"), history.frame("register_global")
     if task is None or history.labels.get("agent_id", saga_id) != saga_id:
         return None  # It is no agent's; or it adopted what an agent had left that has its own.
-    return Testimony(
+    return Evidence(
         agent_id=saga_id,
         task_id=str(task.receipt.get("task_id")),
         fate=_fate(history),
@@ -126,7 +126,7 @@ def _heard(saga_id: str, reading: Reading) -> Testimony | None:
     )
 
 
-def _heard_in_part(saga_id: str, reading: Reading) -> Testimony | None:
+def _heard_in_part(saga_id: str, reading: Reading) -> Evidence | None:
     """Hear a damaged journal as far as its lines check: they tell who the agent is."""
     plans = {
         each.data.get("type"): each.data.get("receipt") or {}
@@ -136,25 +136,25 @@ def _heard_in_part(saga_id: str, reading: Reading) -> Testimony | None:
     task = plans.get("register_task")
     if task is None or task.get("agent_id") != saga_id:
         return None
-    return Testimony(
+    return Evidence(
         agent_id=saga_id,
         task_id=str(task.get("task_id")),
-        fate=Fate.UNSURE,
+        fate=LifeState.UNKNOWN,
         record=dict(task.get("record") or {}),
         entry=dict((plans.get("register_global") or {}).get("entry") or {}),
         is_coming=not any(each.kind == "unwind" for each in reading.entries),
     )
 
 
-def _fate(history: History) -> Fate:
+def _fate(history: History) -> LifeState:
     if history.state is State.COMMITTED:
-        return Fate.ALIVE
+        return LifeState.ALIVE
     is_closed = history.state is State.CLOSED
     if history.why is None:
-        return Fate.NEVER if is_closed else Fate.UNSURE
+        return LifeState.ROLLED_BACK if is_closed else LifeState.UNKNOWN
     if history.why.leaves_nothing:
-        return Fate.NEVER if is_closed else Fate.UNSURE
-    return Fate.ENDED if is_closed else Fate.ENDING
+        return LifeState.ROLLED_BACK if is_closed else LifeState.UNKNOWN
+    return LifeState.ENDED if is_closed else LifeState.ENDING
 
 
 def _end(history: History, lines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

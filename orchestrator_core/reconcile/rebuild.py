@@ -17,9 +17,9 @@ from orchestrator_core.exceptions import NotFound, StorageError
 from orchestrator_core.model import ids
 from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.model.status import Status
-from orchestrator_core.reconcile.evidence import Testimonies
-from orchestrator_core.reconcile.legacy.remnants import remnants
-from orchestrator_core.reconcile.merge import mended_global, mended_task
+from orchestrator_core.reconcile.evidence import EvidenceStore
+from orchestrator_core.reconcile.legacy.reconstruct import reconstruct_from_files
+from orchestrator_core.reconcile.merge import merge_global, merge_task
 from orchestrator_core.registry import new_global
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.registry.partial_parse import left_of
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from orchestrator_core.saga import Sagas
 
 
-def replanned(world: World, agent_id: str, labels: Mapping[str, Any]) -> dict[str, Any]:
+def derive_receipts(world: World, agent_id: str, labels: Mapping[str, Any]) -> dict[str, Any]:
     """
     Return the receipts that an agent's id leads to, by step name.
 
@@ -75,7 +75,7 @@ def task_document(
     *,
     present: Document | None = None,
     damaged: bytes | None = None,
-    heard: Testimonies | None = None,
+    heard: EvidenceStore | None = None,
 ) -> Document:
     """
     Return a task's registry from all that is known: its journals, its older copies.
@@ -97,11 +97,11 @@ def task_document(
         "max_depth": world.limits.max_depth,
         "max_concurrent": world.limits.max_concurrent,
     }
-    told = (heard or Testimonies(world, sagas)).of(task_id)
-    older = older_copies(registry, damaged)
+    told = (heard or EvidenceStore(world, sagas)).of(task_id)
+    older = previous_versions(registry, damaged)
     if present is None:
-        older.append(remnants(world, task_id, told))
-    return mended_task(present, older, told, otherwise=otherwise)
+        older.append(reconstruct_from_files(world, task_id, told))
+    return merge_task(present, older, told, otherwise=otherwise)
 
 
 def global_document(
@@ -110,19 +110,19 @@ def global_document(
     *,
     present: Document | None = None,
     damaged: bytes | None = None,
-    heard: Testimonies | None = None,
+    heard: EvidenceStore | None = None,
 ) -> Document:
     """Return the global registry from all that is known; see :func:`task_document`."""
-    return mended_global(
+    return merge_global(
         present,
-        older_copies(world.global_registry, damaged),
-        (heard or Testimonies(world, sagas)).of(),
+        previous_versions(world.global_registry, damaged),
+        (heard or EvidenceStore(world, sagas)).of(),
         fresh=new_global(),
         tasks={task_id: world.task_registry(task_id).peek() for task_id in world.places.task_ids()},
     )
 
 
-def older_copies(registry: Registry, damaged: bytes | None = None) -> list[Document]:
+def previous_versions(registry: Registry, damaged: bytes | None = None) -> list[Document]:
     """Return what can be read of a registry's damaged and superseded copies, the newest first."""
     copies = [] if damaged is None else [left_of(damaged, registry.kind)]
     for path in registry.kept():

@@ -17,11 +17,12 @@ import attrs
 import msgspec
 
 from orchestrator_core.exceptions import NotFound, OrchestratorError, StorageError
-from orchestrator_core.reconcile.evidence import Testimonies
+from orchestrator_core.reconcile.evidence import EvidenceStore
 from orchestrator_core.reconcile.rebuild import global_document, task_document
 from orchestrator_core.registry.partial_parse import agent_of, left_of
 from orchestrator_core.registry.snapshot import glance
 from orchestrator_core.system import durable as _files
+from orchestrator_core.system.deprecation import warn_renamed
 from orchestrator_core.system.names import check_id, is_id
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Difference:
 
 
 @attrs.frozen(kw_only=True)
-class Mended:
+class RegistryRepair:
     """One registry: what is wrong with it, or was."""
 
     registry: str  #: Its path.
@@ -62,41 +63,53 @@ class Mended:
     error: str = ""  #: Why it was not repaired.
 
     @property
-    def is_right(self) -> bool:
+    def is_consistent(self) -> bool:
         """Whether there is nothing to be repaired."""
         return self.state == "whole" and not self.differences
+
+    @property
+    def is_right(self) -> bool:
+        """The old name of :attr:`is_consistent`."""
+        warn_renamed("RegistryRepair.is_right", "RegistryRepair.is_consistent")
+        return self.is_consistent
 
 
 @attrs.frozen(kw_only=True)
 class RepairReport:
     """What is wrong with a root's registries; and with ``dry_run`` off, what was."""
 
-    mended: tuple[Mended, ...]
+    repairs: tuple[RegistryRepair, ...]
     dry_run: bool
+
+    @property
+    def mended(self) -> tuple[RegistryRepair, ...]:
+        """The old name of :attr:`repairs`."""
+        warn_renamed("RepairReport.mended", "RepairReport.repairs")
+        return self.repairs
 
     @property
     def clean(self) -> bool:
         """Whether nothing is wrong, or is wrong any more."""
         if self.dry_run:
-            return all(one.is_right for one in self.mended)
-        return not any(one.error for one in self.mended)
+            return all(one.is_consistent for one in self.repairs)
+        return not any(one.error for one in self.repairs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-safe values."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return {"clean": self.clean, **plain}
+        repairs: list[dict[str, Any]] = msgspec.to_builtins(self.repairs)
+        return {"clean": self.clean, "mended": repairs, "dry_run": self.dry_run}
 
 
 def repair(
     world: World, sagas: Sagas, *, task_id: str | None, only_global: bool, dry_run: bool
 ) -> RepairReport:
     """Repair one task's registry, or the global one, or all; see :meth:`Orchestrator.repair`."""
-    heard = Testimonies(world, sagas)
-    mended: list[Mended] = []
+    heard = EvidenceStore(world, sagas)
+    mended: list[RegistryRepair] = []
     for name in _wanted(world, task_id, only_global=only_global):
         registry, make = _maker(world, sagas, heard, name)
         mended.append(_mended(registry, name, make, dry_run=dry_run))
-    return RepairReport(mended=tuple(mended), dry_run=dry_run)
+    return RepairReport(repairs=tuple(mended), dry_run=dry_run)
 
 
 def _wanted(world: World, task_id: str | None, *, only_global: bool) -> Iterator[str | None]:
@@ -120,7 +133,7 @@ def _without_registry(world: World) -> Iterator[str]:
 
 
 def _maker(
-    world: World, sagas: Sagas, heard: Testimonies, task_id: str | None
+    world: World, sagas: Sagas, heard: EvidenceStore, task_id: str | None
 ) -> tuple[Registry, Make]:
     def make(present: Document | None, damaged: bytes | None) -> Document:
         how: dict[str, Any] = {"present": present, "damaged": damaged, "heard": heard}
@@ -131,21 +144,25 @@ def _maker(
     return (world.global_registry if task_id is None else world.task_registry(task_id)), make
 
 
-def _mended(registry: Registry, task_id: str | None, make: Make, *, dry_run: bool) -> Mended:
+def _mended(
+    registry: Registry, task_id: str | None, make: Make, *, dry_run: bool
+) -> RegistryRepair:
     try:
         seen = _seen(registry, task_id, make)
-        if dry_run or seen.is_right or seen.state == "unknown":
+        if dry_run or seen.is_consistent or seen.state == "unknown":
             return seen
         return _applied(registry, seen, make)
     except OrchestratorError as error:  # One that cannot be repaired strands no other.
         return _unknown(registry, task_id, str(error))
 
 
-def _unknown(registry: Registry, task_id: str | None, why: str) -> Mended:
-    return Mended(registry=str(registry.path), task_id=task_id, state="unknown", why=why, error=why)
+def _unknown(registry: Registry, task_id: str | None, why: str) -> RegistryRepair:
+    return RegistryRepair(
+        registry=str(registry.path), task_id=task_id, state="unknown", why=why, error=why
+    )
 
 
-def _seen(registry: Registry, task_id: str | None, make: Make) -> Mended:
+def _seen(registry: Registry, task_id: str | None, make: Make) -> RegistryRepair:
     """Compare without a lock, and without changing anything."""
     found = glance(registry)
     if found.refused:
@@ -154,7 +171,7 @@ def _seen(registry: Registry, task_id: str | None, make: Make) -> Mended:
     wanted = make(copy.deepcopy(found.document), data)
     registry.kind.derive(wanted)
     before = found.document if data is None else left_of(data, registry.kind)
-    return Mended(
+    return RegistryRepair(
         registry=str(registry.path),
         task_id=task_id,
         state="damaged" if found.damage else "missing" if found.missing else "whole",
@@ -163,7 +180,7 @@ def _seen(registry: Registry, task_id: str | None, make: Make) -> Mended:
     )
 
 
-def _applied(registry: Registry, seen: Mended, make: Make) -> Mended:
+def _applied(registry: Registry, seen: RegistryRepair, make: Make) -> RegistryRepair:
     """Write it, and return what was really done: something may have changed since the look."""
     found: list[Document | None] = []
     damaged = _bytes(registry) if seen.state == "damaged" else None

@@ -14,7 +14,7 @@ from orchestrator_core.exceptions import (
     TerminalError,
     TerminalTimeout,
 )
-from orchestrator_core.reconcile.legacy.server import NoServer
+from orchestrator_core.reconcile.legacy.server_protocol import NullServer
 from orchestrator_core.system.presence import Presence
 from orchestrator_core.system.terminal import (
     Session,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from orchestrator_core.reconcile.legacy.server import OldServer
+    from orchestrator_core.reconcile.legacy.server_protocol import LegacyServer
 
 _SUPERVISOR = "orchestrator_core.supervisor"  # in the argv of every supervisor, and of nobody else
 
@@ -60,7 +60,7 @@ class FakeTerminal:
         self.default = default or Runs()
         self.heir = heir
         self.timeout_s = timeout_s
-        self.old_server: OldServer = NoServer()  #: The old system was never in this world.
+        self.old_server: LegacyServer = NullServer()  #: The old system was never in this world.
         self._world = World()
         self._in_flight: list[Callable[[], object]] = []
         self.processes = FakeProcesses(self._world)

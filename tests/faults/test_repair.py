@@ -83,7 +83,9 @@ class Root:
         """Return what repair would change."""
         report = self.orch.repair(dry_run=True)
         return [
-            (one.registry, one.state, one.differences) for one in report.mended if not one.is_right
+            (one.registry, one.state, one.differences)
+            for one in report.repairs
+            if not one.is_consistent
         ]
 
 
@@ -122,7 +124,7 @@ def test_what_is_right_is_left_as_it_is(root):
     report = root.orch.repair()
 
     assert report.clean
-    assert all(one.is_right for one in report.mended)
+    assert all(one.is_consistent for one in report.repairs)
     assert before == root.scene.world.snapshot()
 
 
@@ -133,7 +135,7 @@ def test_a_dry_run_changes_nothing_whatever_it_finds(root):
 
     report = root.orch.repair(dry_run=True)
 
-    assert ["damaged", "damaged"] == [one.state for one in report.mended]
+    assert ["damaged", "damaged"] == [one.state for one in report.repairs]
     assert not report.clean
     assert before == root.scene.world.snapshot()
 
@@ -245,7 +247,7 @@ def test_a_registry_that_is_gone_is_made_again(root):
     root.registry.unlink()
     root.everything.unlink()
 
-    [task, everything] = root.scene.orchestrator().repair().mended
+    [task, everything] = root.scene.orchestrator().repair().repairs
 
     assert ("missing", root.task) == (task.state, task.task_id)
     found = by_agent(root.document())
@@ -260,7 +262,7 @@ def test_a_directory_in_its_place_is_moved_away(root):
     root.registry.mkdir()
     (root.registry / "something").touch()
 
-    [mended] = root.orch.repair(root.task).mended
+    [mended] = root.orch.repair(root.task).repairs
 
     assert mended.kept is not None
     assert {root.lives, root.reports, root.ended, root.child} <= root.status().keys()
@@ -286,7 +288,7 @@ def test_a_record_is_known_by_its_session_when_its_id_was_hit(root):
     name = root.lives.encode()
     root.registry.write_bytes(data.replace(b'"id": "' + name, b'"id": "x' + name[1:]))
 
-    [mended] = root.orch.repair(root.task).mended
+    [mended] = root.orch.repair(root.task).repairs
 
     assert "whole" == mended.state
     assert root.lives in root.status()
@@ -311,7 +313,7 @@ def test_the_dead_and_the_living_are_as_their_journals_say(root):
     root.edit(confuse)
     report = root.orch.repair(root.task)
 
-    told = {each.agent_id: each for each in report.mended[0].differences}
+    told = {each.agent_id: each for each in report.repairs[0].differences}
     assert {root.reports, root.ended} == told.keys()  # One more, one less: the counters are right.
     assert {"status": "completed", "completed_at": "never", "end_reason": "I said so"} == (
         told[root.reports].was
@@ -340,7 +342,7 @@ def test_who_never_came_to_be_has_no_record(root):
     ghost = {"id": never, "type": "a", "status": "running", "parent": "orchestrator"}
     root.edit(lambda document: document["agents"].append(ghost))
 
-    [mended] = root.orch.repair(root.task).mended
+    [mended] = root.orch.repair(root.task).repairs
 
     assert ("removed", never) == (mended.differences[-1].kind, mended.differences[-1].agent_id)
     assert never not in root.status()
@@ -386,7 +388,7 @@ def test_the_global_registry_lists_who_lives_and_counts_who_ended(root):
     root.edit(confuse, root.everything)
     report = root.orch.repair(only_global=True)
 
-    assert {"added", "removed", "changed"} == {each.kind for each in report.mended[0].differences}
+    assert {"added", "removed", "changed"} == {each.kind for each in report.repairs[0].differences}
     found = root.document(root.everything)
     assert 1 == found.pop("theirs")
     assert expected == found | {

@@ -37,7 +37,7 @@ from orchestrator_core.operations import alerts
 from orchestrator_core.operations.daemon import heartbeat
 from orchestrator_core.operations.sweeper import Sweeper
 from orchestrator_core.orchestrator import Orchestrator
-from orchestrator_core.reconcile.sweep.findings import Reaped
+from orchestrator_core.reconcile.sweep.findings import ReapResult
 from orchestrator_core.system.processes import identity
 
 TOP = Path(__file__).parents[2]
@@ -801,7 +801,7 @@ def test_what_a_sweep_could_not_reap_is_told_when_it_is_new(
     """The next sweep finds it again; that is no news, and nobody is told."""
 
     def fail(_, findings, **__):
-        return [Reaped(finding=each, success=False, said="no disk") for each in findings]
+        return [ReapResult(finding=each, success=False, message="no disk") for each in findings]
 
     monkeypatch.setattr("orchestrator_core.reconcile.sweep.run.reap", fail)
     past.settle(line.root, witness.command(witness.writes))

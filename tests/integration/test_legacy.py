@@ -22,7 +22,7 @@ from support.world import wait_for_deaths
 from orchestrator_core import CouldNotAsk, NotFound, TerminalTimeout, WaitTimeout
 from orchestrator_core.deployment.steps import RegisterTask, TeeLog, WritePrompt
 from orchestrator_core.reconcile.legacy.default_server import DefaultServer
-from orchestrator_core.reconcile.legacy.session import EndOldSession
+from orchestrator_core.reconcile.legacy.session_step import EndLegacySession
 from orchestrator_core.reconcile.sweep import legacy_agents as old_system
 
 pytestmark = pytest.mark.tmux
@@ -296,7 +296,7 @@ def test_a_session_whose_name_only_begins_with_its_name_is_another(scene):
 def test_a_session_made_anew_under_the_name_while_it_is_being_ended_is_not_touched(scene):
     """The server compares, and only then kills."""
     orch, _, agent = scene.running()
-    real = EndOldSession._end_session
+    real = EndLegacySession._end_session
 
     def late(step, receipt):
         wait_for_deaths(scene.old.panes(receipt.session), timeout_s=10)
@@ -304,7 +304,7 @@ def test_a_session_made_anew_under_the_name_while_it_is_being_ended_is_not_touch
         return real(step, receipt)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EndOldSession, "_end_session", late)
+        patch.setattr(EndLegacySession, "_end_session", late)
         end = orch.terminate(agent)
     assert end.success
     assert [f"agent_{agent}"] == scene.old.sessions()
@@ -422,7 +422,7 @@ def test_a_server_that_hangs_in_the_middle_leaves_it_stuck_and_later_it_is_finis
         raise TerminalTimeout("it hangs")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EndOldSession, "_end_session", hang)
+        patch.setattr(EndLegacySession, "_end_session", hang)
         end = orch.terminate(agent)
     assert (False, "terminated") == (end.success, scene.old.record(task, agent)["status"])
     orch.recover(force=True)
@@ -441,7 +441,7 @@ def test_when_its_server_was_killed_what_lives_on_is_found_by_the_log_it_writes(
     assert "started\nlast words\n" == scene.archived(task, agent)
 
 
-@pytest.mark.parametrize("step", [EndOldSession, TeeLog, WritePrompt, RegisterTask])
+@pytest.mark.parametrize("step", [EndLegacySession, TeeLog, WritePrompt, RegisterTask])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_whenever_who_ends_it_is_killed_the_next_recovery_finishes(scene, step, when):
     orch, task, agent = scene.running()

@@ -212,7 +212,7 @@ def test_a_session_with_our_mark_and_no_saga_is_ended(scene, orch, task):
     (scene.root / "sagas" / f"{agent}.jsonl").unlink()
 
     report = orch.sweep()
-    assert FindingKind.STRAY_SESSION.value in kinds(report)
+    assert FindingKind.ORPHAN_SESSION.value in kinds(report)
     assert {agent} == {finding.agent_id for finding in report.findings}
 
     assert () == orch.sweep(reap=True).left

@@ -9,7 +9,7 @@ from orchestrator_core.cli.show import tell_recovery
 from orchestrator_core.operations.daemon.service import Service
 from orchestrator_core.operations.doctor import root
 from orchestrator_core.operations.doctor.check import Environment
-from orchestrator_core.reconcile.repair import Difference, Mended, RepairReport
+from orchestrator_core.reconcile.repair import Difference, RegistryRepair, RepairReport
 from orchestrator_core.saga import RecoveryReport, Unwind
 from orchestrator_core.saga.report import UnwindReport
 
@@ -26,13 +26,13 @@ def test_what_got_stuck_is_not_told_as_recovered():
 
 
 def test_a_registry_that_can_be_read_and_is_wrong_is_not_called_whole():
-    wrong = Mended(
+    wrong = RegistryRepair(
         registry="R",
         task_id=None,
         state="whole",
         differences=(Difference(kind="added", agent_id="a-1"),),
     )
-    first = next(iter(told_of_repair(RepairReport(mended=(wrong,), dry_run=True))))
+    first = next(iter(told_of_repair(RepairReport(repairs=(wrong,), dry_run=True))))
     assert "R: it can be read, and is wrong" == first
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator_core.model.layout import Places
-from orchestrator_core.reconcile.legacy.proving import _is_another_time, _is_birth
-from orchestrator_core.reconcile.legacy.reading import moment, old_agents, report_of
-from orchestrator_core.reconcile.legacy.server import condition, parse
+from orchestrator_core.reconcile.legacy.agent import legacy_agents, moment, report_of
+from orchestrator_core.reconcile.legacy.proof import _differs_in_any_timezone, _matches_start
+from orchestrator_core.reconcile.legacy.server_protocol import match_format, parse
 from orchestrator_core.system.processes import Claim, LocalProcesses, Patience
 from orchestrator_core.system.processes import open_files as holding
 from orchestrator_core.system.processes.protocol import FileId
@@ -29,7 +29,7 @@ class World:
 
 
 def agents_of(root, *records, **document):
-    return list(old_agents(World(root), {"agents": list(records), **document}, "TASK-1"))
+    return list(legacy_agents(World(root), {"agents": list(records), **document}, "TASK-1"))
 
 
 # --- records --------------------------------------------------------------------------------------
@@ -133,8 +133,11 @@ def test_a_time_without_a_zone_is_local_and_what_is_none_is_not_known(monkeypatc
 )
 def test_two_times_are_one_or_surely_two_or_a_time_zone_apart(apart_s, birth, another):
     at = 1760000000.0
-    assert (birth, another) == (_is_birth(at + apart_s, at), _is_another_time(at + apart_s, at))
-    assert (False, False) == (_is_birth(at, None), _is_another_time(at, None))
+    assert (birth, another) == (
+        _matches_start(at + apart_s, at),
+        _differs_in_any_timezone(at + apart_s, at),
+    )
+    assert (False, False) == (_matches_start(at, None), _differs_in_any_timezone(at, None))
 
 
 # --- listings -------------------------------------------------------------------------------------
@@ -150,7 +153,7 @@ def test_a_listing_is_read_session_by_session_its_oldest_pane_first():
         session.server_pid,
         session.created,
     )
-    assert all(fact in condition(session) for fact in ("4242", "$3", "1760000000", "<30>"))
+    assert all(fact in match_format(session) for fact in ("4242", "$3", "1760000000", "<30>"))
 
 
 # --- who has a file open ----------------------------------------------------------------------

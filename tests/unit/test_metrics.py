@@ -23,7 +23,7 @@ from orchestrator_core.operations.metrics.exposition import METRICS, format_stat
 from orchestrator_core.reconcile.sweep.findings import (
     Finding,
     FindingKind,
-    Reaped,
+    ReapResult,
     SweepReport,
 )
 from orchestrator_core.saga import Unwind, UnwindReport
@@ -322,7 +322,7 @@ def test_the_sum_is_that_of_one_moment_while_journals_are_forgotten(fake_scene, 
 def swept(*findings, reaped=(), dry_run=False):
     return SweepReport(
         findings=findings,
-        reaped=tuple(Reaped(finding=one, success=True) for one in reaped),
+        reaped=tuple(ReapResult(finding=one, success=True) for one in reaped),
         dry_run=dry_run,
     )
 
@@ -333,7 +333,7 @@ def found(kind, subject):
 
 def test_leftovers_are_counted_once_however_often_they_are_found(fake_scene):
     orch = fake_scene.orchestrator()
-    stray = found(FindingKind.STRAY_SESSION, "session agent_x")
+    stray = found(FindingKind.ORPHAN_SESSION, "session agent_x")
     silent = found(FindingKind.SILENT, "agent y")
 
     fresh = [metrics.record_sweep(orch._world, swept(stray, silent, reaped=[stray]))]
@@ -348,7 +348,7 @@ def test_leftovers_are_counted_once_however_often_they_are_found(fake_scene):
 
 def test_a_dry_run_counts_for_nothing(fake_scene):
     orch = fake_scene.orchestrator()
-    stray = found(FindingKind.STRAY_SESSION, "session agent_x")
+    stray = found(FindingKind.ORPHAN_SESSION, "session agent_x")
 
     metrics.record_sweep(orch._world, swept(stray, dry_run=True))
 
@@ -360,7 +360,7 @@ def test_a_sweep_that_cannot_be_recorded_is_no_failure(fake_scene):
     (orch.root / "registry" / "STATS.json").mkdir()
     (orch.root / "registry" / "STATS.json" / "x").mkdir()
     (orch.root / "registry" / "STATS.json.lock").mkdir()
-    stray = found(FindingKind.STRAY_SESSION, "session agent_x")
+    stray = found(FindingKind.ORPHAN_SESSION, "session agent_x")
 
     assert (stray,) == metrics.record_sweep(orch._world, swept(stray))
 

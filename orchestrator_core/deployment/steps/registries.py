@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator_core.deployment.steps.base import DeploymentStep, names
 from orchestrator_core.exceptions import CouldNotAsk, NotFound
 from orchestrator_core.model.status import Status
-from orchestrator_core.reconcile.legacy.counting import counting_the_living
+from orchestrator_core.reconcile.legacy.ended_entries import retry_without_ended
 from orchestrator_core.registry.operations import (
     add_agent,
     end_agent,
@@ -122,7 +122,7 @@ class RegisterGlobal(DeploymentStep):
                 lambda doc: enter_agent(doc, own, receipt.entry, limits, over=over)
             )
 
-        counting_the_living(self.world, enter)
+        retry_without_ended(self.world, enter)
         return receipt
 
     def undo(self, receipt: GlobalReceipt, why: Unwind) -> Outcome:

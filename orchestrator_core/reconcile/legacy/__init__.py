@@ -16,6 +16,6 @@ its is touched by reading it. To end it:
 
 from __future__ import annotations
 
-from orchestrator_core.reconcile.legacy.reading import OldAgent, is_old, old_agents
+from orchestrator_core.reconcile.legacy.agent import LegacyAgent, is_legacy, legacy_agents
 
-__all__ = ["OldAgent", "is_old", "old_agents"]
+__all__ = ["LegacyAgent", "is_legacy", "legacy_agents"]

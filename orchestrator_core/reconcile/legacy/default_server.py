@@ -6,18 +6,18 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from orchestrator_core.exceptions import TerminalError
-from orchestrator_core.reconcile.legacy import server
+from orchestrator_core.reconcile.legacy import server_protocol as server
 from orchestrator_core.saga import Presence
 from orchestrator_core.system.terminal import check_name
 from orchestrator_core.system.tmux import NOTHING_THERE, TmuxTerminal, Trouble, kill_if
 
 if TYPE_CHECKING:
-    from orchestrator_core.reconcile.legacy.server import OldSession
+    from orchestrator_core.reconcile.legacy.server_protocol import LegacySession
 
 
 class DefaultServer:
     """
-    The server that a plain ``tmux`` talks to; see :class:`~.server.OldServer`.
+    The server that a plain ``tmux`` talks to; see :class:`~.server.LegacyServer`.
 
     ``TMUX_TMPDIR`` in our environment moves it, as it does for tmux.
     """
@@ -25,7 +25,7 @@ class DefaultServer:
     def __init__(self, *, timeout_s: float = 10.0) -> None:
         self._timeout_s = timeout_s
 
-    def sessions(self) -> tuple[OldSession, ...]:
+    def sessions(self) -> tuple[LegacySession, ...]:
         """Return all of its sessions, by one call; none if it does not run."""
         reply = self._at(None).ask("list-panes", "-a", "-F", server.LISTING)
         if reply.returncode == 0:
@@ -34,9 +34,9 @@ class DefaultServer:
             return ()
         raise _refusal("list the sessions of", reply.stderr)
 
-    def end(self, session: OldSession) -> Presence:
+    def end(self, session: LegacySession) -> Presence:
         """End exactly this session; the server itself compares and kills."""
-        ours = server.condition(session)
+        ours = server.match_format(session)
         reply = self._at(session.socket).ask(*kill_if(check_name(session.name), ours))
         with contextlib.suppress(ValueError, IndexError):
             return Presence(reply.stdout[-1])

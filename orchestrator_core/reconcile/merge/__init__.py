@@ -11,7 +11,7 @@ whatever can be read. What only one of them knows is kept: nothing is lost.
 
 from __future__ import annotations
 
-from orchestrator_core.reconcile.merge.global_registry import mended_global
-from orchestrator_core.reconcile.merge.task_registry import mended_task
+from orchestrator_core.reconcile.merge.global_registry import merge_global
+from orchestrator_core.reconcile.merge.task_registry import merge_task
 
-__all__ = ["mended_global", "mended_task"]
+__all__ = ["merge_global", "merge_task"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.reconcile.evidence import Fate
+from orchestrator_core.reconcile.evidence import LifeState
 from orchestrator_core.registry import fields
 from orchestrator_core.registry.schema import entry_of_agent, entry_of_task, is_live
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from orchestrator_core.reconcile.evidence import Testimony
+    from orchestrator_core.reconcile.evidence import Evidence
     from orchestrator_core.registry import Document
 
     Record = dict[str, Any]
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 _OWN = fields.GLOBAL_CONTENT | fields.COPY  #: Not carried over from an older copy.
 
 
-def mended_global(
+def merge_global(
     present: Document | None,
     older: Sequence[Document],
-    told: Mapping[str, Testimony],
+    told: Mapping[str, Evidence],
     *,
     fresh: Document,
     tasks: Tasks,
@@ -56,7 +56,7 @@ def mended_global(
 def _entries(
     present: Document | None,
     older: Sequence[Document],
-    told: Mapping[str, Testimony],
+    told: Mapping[str, Evidence],
     records: Mapping[str, tuple[str, Record]],
     tasks: Tasks,
 ) -> dict[str, Record]:
@@ -90,18 +90,18 @@ def _merged(copies: Sequence[Record]) -> Record:
     return merged
 
 
-def _is_entered(testimony: Testimony, *, is_known: bool) -> bool:
+def _is_entered(testimony: Evidence, *, is_known: bool) -> bool:
     """Tell whether an agent is among the living."""
-    if testimony.fate is Fate.ALIVE:
+    if testimony.fate is LifeState.ALIVE:
         return True
-    if testimony.fate is Fate.ENDING:
+    if testimony.fate is LifeState.ENDING:
         return not testimony.entry_is_over
-    return testimony.fate is Fate.UNSURE and is_known
+    return testimony.fate is LifeState.UNKNOWN and is_known
 
 
 def _tallies(
     sources: Sequence[Document],
-    told: Mapping[str, Testimony],
+    told: Mapping[str, Evidence],
     records: Mapping[str, tuple[str, Record]],
 ) -> dict[str, int]:
     """
@@ -114,7 +114,7 @@ def _tallies(
         testimony = told.get(agent_id)
         _, record = records.get(agent_id, ("", None))
         if testimony is not None:
-            over = testimony.fate is Fate.ENDED or testimony.entry_is_over
+            over = testimony.fate is LifeState.ENDED or testimony.entry_is_over
             if over and testimony.end:
                 counted[testimony.end["status"]] += 1
         elif record is not None and not is_live(record):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.model.status import Status
-from orchestrator_core.reconcile.evidence import Fate
+from orchestrator_core.reconcile.evidence import LifeState
 from orchestrator_core.registry import fields
 from orchestrator_core.registry.partial_parse import agent_of
 from orchestrator_core.registry.schema import is_live
@@ -15,7 +15,7 @@ from orchestrator_core.system.names import is_id
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from orchestrator_core.reconcile.evidence import Testimony
+    from orchestrator_core.reconcile.evidence import Evidence
     from orchestrator_core.registry import Document
 
     Record = dict[str, Any]
@@ -25,10 +25,10 @@ _TIMES = frozenset({"completed_at", "last_update", "terminated_at", "auto_cleanu
 _STATUSES = frozenset(status.value for status in Status)
 
 
-def mended_task(
+def merge_task(
     present: Document | None,
     older: Sequence[Document],
-    told: Mapping[str, Testimony],
+    told: Mapping[str, Evidence],
     *,
     otherwise: Mapping[str, Any],
 ) -> Document:
@@ -52,11 +52,13 @@ def mended_task(
             record = _corrected(_filled(copies), testimony)
         else:
             record = _corrected(_remade(testimony, copies), testimony)
-            if testimony.fate is Fate.ENDED:
+            if testimony.fate is LifeState.ENDED:
                 # Whole, as its report was. Times were written a moment later.
                 end = {k: v for k, v in testimony.end.items() if not (k in _TIMES and k in record)}
                 record |= end
-            if testimony.fate is Fate.ALIVE and _has_ended(told.get(str(record.get("parent")))):
+            if testimony.fate is LifeState.ALIVE and _has_ended(
+                told.get(str(record.get("parent")))
+            ):
                 record["parent"] = ORCHESTRATOR  # It was let live, or it would have ended first.
             if not any("depth" in copy for copy in copies):
                 without_depth.add(agent_id)
@@ -71,8 +73,8 @@ def mended_task(
     return document
 
 
-def _has_ended(testimony: Testimony | None) -> bool:
-    return testimony is not None and testimony.fate is Fate.ENDED
+def _has_ended(testimony: Evidence | None) -> bool:
+    return testimony is not None and testimony.fate is LifeState.ENDED
 
 
 def _insert(records: list[Record], record: Record) -> None:
@@ -102,7 +104,7 @@ def _says_less(value: object, other: object) -> bool:
     return value == "" and isinstance(other, str) and other != ""
 
 
-def _by_agent(document: Document, told: Mapping[str, Testimony]) -> dict[str, list[Record]]:
+def _by_agent(document: Document, told: Mapping[str, Evidence]) -> dict[str, list[Record]]:
     """Return a document's records by the agents that they are of."""
     found: dict[str, list[Record]] = {}
     for record in document.get("agents", ()):
@@ -112,25 +114,25 @@ def _by_agent(document: Document, told: Mapping[str, Testimony]) -> dict[str, li
     return found
 
 
-def _owner(record: Record, told: Mapping[str, Testimony]) -> str | None:
+def _owner(record: Record, told: Mapping[str, Evidence]) -> str | None:
     """Return whose record it is: if its id is nobody's, its session's name may tell."""
     agent_id = agent_of(record)
     session = agent_of({"tmux_session": record.get("tmux_session")})
     return session if agent_id not in told and session in told else agent_id
 
 
-def _belongs(testimony: Testimony | None, *, is_rebuilt: bool, is_known: bool) -> bool:
+def _belongs(testimony: Evidence | None, *, is_rebuilt: bool, is_known: bool) -> bool:
     """Tell whether an agent has a record at all."""
     if testimony is None:
         return True  # Its journal is gone, or it never had one: the record is all there is.
-    if testimony.fate is Fate.NEVER:
+    if testimony.fate is LifeState.ROLLED_BACK:
         return False
     if is_known:
-        return not (is_rebuilt and testimony.fate is Fate.UNSURE and not testimony.is_coming)
+        return not (is_rebuilt and testimony.fate is LifeState.UNKNOWN and not testimony.is_coming)
     if "started_at" not in testimony.record:
         return False  # It was ended without a record; nothing says what it was.
     # Who is being deployed enters its record by itself, unless what it entered was lost.
-    return testimony.is_coming and is_rebuilt if testimony.fate is Fate.UNSURE else True
+    return testimony.is_coming and is_rebuilt if testimony.fate is LifeState.UNKNOWN else True
 
 
 def _filled(copies: Sequence[Record]) -> Record:
@@ -144,7 +146,7 @@ def _filled(copies: Sequence[Record]) -> Record:
     return record
 
 
-def _remade(testimony: Testimony, copies: Sequence[Record]) -> Record:
+def _remade(testimony: Evidence, copies: Sequence[Record]) -> Record:
     """Return a record as it was first written, with what can be read of what became of it."""
     record = dict(testimony.record)
     for copy in reversed(copies):
@@ -162,18 +164,20 @@ def _fits(value: object, known: object) -> bool:
     return known is None or type(value) is type(known)
 
 
-def _corrected(record: Record, testimony: Testimony | None) -> Record:
+def _corrected(record: Record, testimony: Evidence | None) -> Record:
     """Return a record as its agent's journal, and its own reports, say that it is."""
     if testimony is None:
         return record
     for name, value in testimony.record.items():
         if name in fields.FIXED or name not in record:
             record = {**record, name: value}
-    if testimony.fate is Fate.ENDED or (testimony.fate is Fate.ENDING and testimony.record_is_over):
+    if testimony.fate is LifeState.ENDED or (
+        testimony.fate is LifeState.ENDING and testimony.record_is_over
+    ):
         if record.get("status") != testimony.end["status"]:
             return record | testimony.end
         return record | {name: v for name, v in testimony.end.items() if name not in record}
-    if testimony.fate is not Fate.ALIVE:
+    if testimony.fate is not LifeState.ALIVE:
         return record
     if not is_live(record):
         record = {name: value for name, value in record.items() if name not in fields.END}
@@ -197,7 +201,7 @@ def _set_depths(records: Sequence[Record], wanted: set[str]) -> None:
 
 
 def _hierarchy(
-    documents: Sequence[Document], records: Sequence[Record], told: Mapping[str, Testimony]
+    documents: Sequence[Document], records: Sequence[Record], told: Mapping[str, Evidence]
 ) -> dict[str, list[str]]:
     """Return who deployed whom: as the records say, and for agents without one as it was said."""
     parent_of = {
@@ -222,7 +226,7 @@ def _hierarchy(
     return {parent: children for parent, children in hierarchy.items() if children}
 
 
-def _is_nobodys(child: str, parent_of: Mapping[str, str], told: Mapping[str, Testimony]) -> bool:
+def _is_nobodys(child: str, parent_of: Mapping[str, str], told: Mapping[str, Evidence]) -> bool:
     """Tell whether no journal says that there was no such agent."""
     return child in parent_of or child not in told
 

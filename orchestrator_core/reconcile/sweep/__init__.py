@@ -17,12 +17,12 @@ is unwound.
 from __future__ import annotations
 
 from orchestrator_core.reconcile.sweep.findings import (
-    KINDS,
+    FINDINGS,
     Finding,
+    FindingInfo,
     FindingKind,
-    Kind,
-    Reaped,
+    ReapResult,
     SweepReport,
 )
 
-__all__ = ["KINDS", "Finding", "FindingKind", "Kind", "Reaped", "SweepReport"]
+__all__ = ["FINDINGS", "Finding", "FindingInfo", "FindingKind", "ReapResult", "SweepReport"]

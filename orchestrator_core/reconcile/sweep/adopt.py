@@ -23,7 +23,7 @@ from orchestrator_core.exceptions import NotFound, SagaBusy, SagaError, SagaExis
 from orchestrator_core.model import ids
 from orchestrator_core.model.outcome import ended
 from orchestrator_core.model.status import Status
-from orchestrator_core.reconcile.rebuild import replanned
+from orchestrator_core.reconcile.rebuild import derive_receipts
 from orchestrator_core.reconcile.sweep.registry_entries import shows_living
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.saga import State, Unwind
@@ -101,7 +101,7 @@ def _receipts(
         # Nothing leads to a task: there are a session and processes, and their marks.
         planned: dict[str, Any] = {"spawn_tmux": _session_of(world, agent_id)}
     else:
-        planned = replanned(world, agent_id, {"task_id": task_id})
+        planned = derive_receipts(world, agent_id, {"task_id": task_id})
     planned |= _kept(past)
     session = planned["spawn_tmux"]
     if isinstance(session, SessionReceipt):

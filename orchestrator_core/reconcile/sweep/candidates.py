@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from orchestrator_core.reconcile.sweep.findings import KINDS, Finding, FindingKind
+from orchestrator_core.reconcile.sweep.findings import FINDINGS, Finding, FindingKind
 
 if TYPE_CHECKING:
     from orchestrator_core.reconcile.sweep.saga_snapshot import Seen
@@ -33,7 +33,7 @@ class Candidate:
     doubts: frozenset[Source] = frozenset()  #: A second look at these must show it, too.
 
 
-def of_saga(
+def saga_candidate(
     kind: FindingKind,
     seen: Seen,
     *,
@@ -51,6 +51,6 @@ def of_saga(
         subject=subject or f"agent {seen.agent_id}",
         what=what,
         proofs=proofs,
-        action=KINDS[kind].reaping,
+        action=FINDINGS[kind].reap_action,
     )
     return Candidate(finding, doubts)

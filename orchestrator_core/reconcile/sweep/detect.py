@@ -20,14 +20,14 @@ import attrs
 
 from orchestrator_core.reconcile.sweep import mismatches as disagreements
 from orchestrator_core.reconcile.sweep import orphans as strays
-from orchestrator_core.reconcile.sweep.candidates import Candidate, Source, of_saga
-from orchestrator_core.reconcile.sweep.findings import KINDS, Finding, FindingKind
+from orchestrator_core.reconcile.sweep.candidates import Candidate, Source, saga_candidate
+from orchestrator_core.reconcile.sweep.findings import FINDINGS, Finding, FindingKind
 from orchestrator_core.saga import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from orchestrator_core.reconcile.sweep.legacy_agents import OldRecord
+    from orchestrator_core.reconcile.sweep.legacy_agents import LegacyRecord
     from orchestrator_core.reconcile.sweep.saga_snapshot import Seen
     from orchestrator_core.reconcile.sweep.snapshot import Look
     from orchestrator_core.registry.snapshot import Glance
@@ -41,7 +41,7 @@ class Comparison:
     candidates: tuple[Candidate, ...] = ()
     alive: tuple[str, ...] = ()
     busy: tuple[str, ...] = ()
-    old: tuple[OldRecord, ...] = ()  #: The old system's agents, for their own code.
+    old: tuple[LegacyRecord, ...] = ()  #: The old system's agents, for their own code.
 
 
 def compare(look: Look, *, silent_after_s: float, now: float) -> Comparison:
@@ -96,8 +96,8 @@ def _ownerless(seen: Seen) -> Candidate:
         State.UNWINDING: "its unwinding was left half-way",
         State.CLOSED: "it was unwound, and its journal not put away",
     }
-    return of_saga(
-        FindingKind.OWNERLESS,
+    return saga_candidate(
+        FindingKind.ABANDONED,
         seen,
         what=f"{told[seen.history.state]}: who was at it has died",
         proofs=(_journal(seen), _NO_OWNER),
@@ -107,7 +107,7 @@ def _ownerless(seen: Seen) -> Candidate:
 def _stuck(seen: Seen) -> Candidate:
     assert seen.history is not None  # noqa: S101 - see the caller
     failures = "; ".join(f"{step}: {error}" for step, error in seen.history.failures.items())
-    return of_saga(
+    return saga_candidate(
         FindingKind.STUCK,
         seen,
         what=f"it could not be unwound in {seen.history.tries} tries: {failures}",
@@ -117,13 +117,13 @@ def _stuck(seen: Seen) -> Candidate:
 
 def _dead(seen: Seen, look: Look) -> Candidate:
     if seen.witnessed is not None:
-        return of_saga(
+        return saga_candidate(
             FindingKind.ENDED,
             seen,
             what=f"{_told(seen.witnessed)}, and nobody has unwound it",
             proofs=(_journal(seen), "its supervisor, which is gone, has witnessed its end"),
         )
-    return of_saga(
+    return saga_candidate(
         FindingKind.LOST,
         seen,
         what=_how_lost(seen, look),
@@ -166,7 +166,7 @@ def _how_lost(seen: Seen, look: Look) -> str:
 
 def _overdue(seen: Seen) -> Candidate:
     assert seen.receipt is not None  # noqa: S101 - no saga without an agent has a deadline
-    return of_saga(
+    return saga_candidate(
         FindingKind.OVERDUE,
         seen,
         what="it lives past its deadline, and its supervisor has not ended it",
@@ -198,7 +198,7 @@ def _has_session(seen: Seen, look: Look) -> bool:
 
 
 def _without_session(seen: Seen) -> Candidate:
-    return of_saga(
+    return saga_candidate(
         FindingKind.LOST,
         seen,
         what="its session is gone; its supervisor lives, and has not noticed, or is at it",
@@ -220,7 +220,7 @@ def _silent(look: Look, silent_after_s: float, now: float) -> Iterator[Candidate
         record = look.records.get(seen.task_id or "", {}).get(seen.agent_id, {})
         silent_s = now - _last_sign(seen, record, now)
         if silent_s > limit_s:
-            yield of_saga(
+            yield saga_candidate(
                 FindingKind.SILENT,
                 seen,
                 what=f"it has neither written nor reported for {_duration(silent_s)}; "
@@ -256,7 +256,7 @@ def _duration(seconds: float) -> str:
 
 
 def _damaged_journal(seen: Seen) -> Candidate:
-    return of_saga(
+    return saga_candidate(
         FindingKind.DAMAGED,
         seen,
         subject=f"journal {seen.saga_id}",
@@ -297,5 +297,5 @@ def _damaged_registry(task_id: str | None, damage: str) -> Finding:
             "its name is that of a registry of this root",
             "it was replaced as a whole, as all of ours are, and is no such document",
         ),
-        action=KINDS[FindingKind.DAMAGED].reaping,
+        action=FINDINGS[FindingKind.DAMAGED].reap_action,
     )

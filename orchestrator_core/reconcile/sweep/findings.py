@@ -3,7 +3,7 @@ What a sweep can find: each kind, with what it means and what becomes of it, in 
 
 A finding says by what it is known to be ours. It is reaped on two proofs that do
 not lean on each other; on one it is only told. The documentation is drawn from
-:data:`KINDS`.
+:data:`FINDINGS`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import msgspec
+
+from orchestrator_core.system.deprecation import renamed, warn_renamed
 
 if TYPE_CHECKING:
     from orchestrator_core.model.outcome import EndReport
@@ -27,99 +29,107 @@ class FindingKind(enum.Enum):
     LOST = "lost"
     OVERDUE = "overdue"
     SILENT = "silent"
-    OWNERLESS = "ownerless"
+    ABANDONED = "ownerless"
     STUCK = "stuck"
-    STRAY_SESSION = "stray_session"
-    STRAY_PROCESS = "stray_process"
-    STRAY_FILE = "stray_file"
-    STRAY_RECORD = "stray_record"
-    DISAGREEMENT = "disagreement"
+    ORPHAN_SESSION = "stray_session"
+    ORPHAN_PROCESS = "stray_process"
+    ORPHAN_FILE = "stray_file"
+    ORPHAN_RECORD = "stray_record"
+    MISMATCH = "disagreement"
     DAMAGED = "damaged"
+
+    # The old names, for one release.
+    OWNERLESS = ABANDONED
+    STRAY_SESSION = ORPHAN_SESSION
+    STRAY_PROCESS = ORPHAN_PROCESS
+    STRAY_FILE = ORPHAN_FILE
+    STRAY_RECORD = ORPHAN_RECORD
+    DISAGREEMENT = MISMATCH
 
 
 @attrs.frozen(kw_only=True)
-class Kind:
+class FindingInfo:
     """What there is to know of one kind of finding."""
 
-    means: str
-    reaping: str  #: What reaping does; empty if it is never reaped.
-    advice: str  #: What a person is to do about it.
+    meaning: str
+    reap_action: str  #: What reaping does; empty if it is never reaped.
+    remedy: str  #: What a person is to do about it.
 
 
-KINDS: dict[FindingKind, Kind] = {
-    FindingKind.ENDED: Kind(
-        means="An agent has ended, as its supervisor has witnessed, and was not unwound.",
-        reaping="unwinds it, with the end that was witnessed",
-        advice="Reap it. If it comes often: do the supervisors' unwinders start? "
+FINDINGS: dict[FindingKind, FindingInfo] = {
+    FindingKind.ENDED: FindingInfo(
+        meaning="An agent has ended, as its supervisor has witnessed, and was not unwound.",
+        reap_action="unwinds it, with the end that was witnessed",
+        remedy="Reap it. If it comes often: do the supervisors' unwinders start? "
         "Run one by hand: `orchestrator-core recover AGENT`.",
     ),
-    FindingKind.LOST: Kind(
-        means="An agent is gone without a witness: its supervisor was killed, its tmux server, "
+    FindingKind.LOST: FindingInfo(
+        meaning="An agent is gone without a witness: its supervisor was killed, its tmux server, "
         "or the machine.",
-        reaping="ends what of it lives on, and unwinds it with the status `error`",
-        advice="Reap it. Its log, up to the last byte it wrote, is in the archive then.",
+        reap_action="ends what of it lives on, and unwinds it with the status `error`",
+        remedy="Reap it. Its log, up to the last byte it wrote, is in the archive then.",
     ),
-    FindingKind.OVERDUE: Kind(
-        means="An agent lives past its deadline: its supervisor, which keeps it, is stopped or "
+    FindingKind.OVERDUE: FindingInfo(
+        meaning="An agent lives past its deadline: its supervisor, which keeps it, is stopped or "
         "hangs.",
-        reaping="ends it, with the status `terminated`",
-        advice="Reap it, unless you want to see first what it hangs at.",
+        reap_action="ends it, with the status `terminated`",
+        remedy="Reap it, unless you want to see first what it hangs at.",
     ),
-    FindingKind.SILENT: Kind(
-        means="An agent lives, and has neither written to its log nor reported for longer than "
+    FindingKind.SILENT: FindingInfo(
+        meaning="An agent lives, and has neither written to its log nor reported for longer than "
         "its limit.",
-        reaping="",
-        advice="Look at it: `orchestrator-core show AGENT`. It may be thinking. End it with "
+        reap_action="",
+        remedy="Look at it: `orchestrator-core show AGENT`. It may be thinking. End it with "
         "`orchestrator-core kill AGENT`, or give such agents a longer limit: `silent_after_s`.",
     ),
-    FindingKind.OWNERLESS: Kind(
-        means="A deployment or an unwinding was left half-way: who was at it has died.",
-        reaping="finishes the unwinding; a deployment that never committed is undone",
-        advice="Reap it, or open the root with any command: recovery does the same.",
+    FindingKind.ABANDONED: FindingInfo(
+        meaning="A deployment or an unwinding was left half-way: who was at it has died.",
+        reap_action="finishes the unwinding; a deployment that never committed is undone",
+        remedy="Reap it, or open the root with any command: recovery does the same.",
     ),
-    FindingKind.STUCK: Kind(
-        means="An agent could not be unwound: a step's undo failed, and is to be tried again.",
-        reaping="tries again, now",
-        advice="Mend what the finding names, then reap it. What can never be undone is given "
+    FindingKind.STUCK: FindingInfo(
+        meaning="An agent could not be unwound: a step's undo failed, and is to be tried again.",
+        reap_action="tries again, now",
+        remedy="Mend what the finding names, then reap it. What can never be undone is given "
         "up by hand: `orchestrator-core recover AGENT --abandon STEP --reason TEXT`.",
     ),
-    FindingKind.STRAY_SESSION: Kind(
-        means="A tmux session carries our mark, and no saga accounts for it.",
-        reaping="a saga adopts all that its agent's id leads to, and is unwound",
-        advice="Reap it. To see first what runs there: `tmux -S SOCKET attach -t =SESSION`.",
+    FindingKind.ORPHAN_SESSION: FindingInfo(
+        meaning="A tmux session carries our mark, and no saga accounts for it.",
+        reap_action="a saga adopts all that its agent's id leads to, and is unwound",
+        remedy="Reap it. To see first what runs there: `tmux -S SOCKET attach -t =SESSION`.",
     ),
-    FindingKind.STRAY_PROCESS: Kind(
-        means="A process carries our cookie in its environment, and no saga accounts for it: "
+    FindingKind.ORPHAN_PROCESS: FindingInfo(
+        meaning="A process carries our cookie in its environment, and no saga accounts for it: "
         "it outlived its agent.",
-        reaping="a saga adopts all that its agent's id leads to, and is unwound",
-        advice="Reap it. One that cannot be ended waits for the kernel: look at its state.",
+        reap_action="a saga adopts all that its agent's id leads to, and is unwound",
+        remedy="Reap it. One that cannot be ended waits for the kernel: look at its state.",
     ),
-    FindingKind.STRAY_FILE: Kind(
-        means="A file, a run directory or a cgroup is named after an agent, and no saga accounts "
+    FindingKind.ORPHAN_FILE: FindingInfo(
+        meaning="A file, a run directory or a cgroup is named after an agent, and no saga accounts "
         "for it.",
-        reaping="a saga adopts all that its agent's id leads to, and is unwound: what is worth "
+        reap_action="a saga adopts all that its agent's id leads to, and is unwound: what is worth "
         "keeping goes to the archive, under a name that overwrites nothing",
-        advice="Reap it. One that is not reaped, for want of a second proof, is somebody's own: "
+        remedy="Reap it. One that is not reaped, for want of a second proof, is somebody's own: "
         "move it out of the task's directory.",
     ),
-    FindingKind.STRAY_RECORD: Kind(
-        means="A registry holds a living agent that never had a saga, or whose journal is gone.",
-        reaping="a saga adopts all that its agent's id leads to, and is unwound: the record "
+    FindingKind.ORPHAN_RECORD: FindingInfo(
+        meaning="A registry holds a living agent that never had a saga, or whose journal is gone.",
+        reap_action="a saga adopts all that its agent's id leads to, and is unwound: the record "
         "gets the status `error`",
-        advice="Was a journal removed by hand, or a record added? Put it right, or reap it. One "
+        remedy="Was a journal removed by hand, or a record added? Put it right, or reap it. One "
         "that is not reaped, for want of a second proof, is to be ended in the file, by hand.",
     ),
-    FindingKind.DISAGREEMENT: Kind(
-        means="A registry and a journal tell different stories: an agent lives, and is not "
+    FindingKind.MISMATCH: FindingInfo(
+        meaning="A registry and a journal tell different stories: an agent lives, and is not "
         "entered as living; or it has ended, and is.",
-        reaping="the journal counts: the registry is made to say what it says",
-        advice="Reap it. Who edits the registries by hand?",
+        reap_action="the journal counts: the registry is made to say what it says",
+        remedy="Reap it. Who edits the registries by hand?",
     ),
-    FindingKind.DAMAGED: Kind(
-        means="A journal or a registry cannot be used, or one that could not was kept aside.",
-        reaping="keeps it aside, and writes it anew from all else that is known; what was kept "
+    FindingKind.DAMAGED: FindingInfo(
+        meaning="A journal or a registry cannot be used, or one that could not was kept aside.",
+        reap_action="keeps it aside, and writes it anew from all else that is known; what was kept "
         "aside stays",
-        advice="Look at the file that was kept aside, and remove it when it is of no more use.",
+        remedy="Look at the file that was kept aside, and remove it when it is of no more use.",
     ),
 }
 
@@ -159,20 +169,26 @@ class Finding:
 
 
 @attrs.frozen(kw_only=True)
-class Reaped:
+class ReapResult:
     """What became of a finding that was to be reaped."""
 
     finding: Finding
     success: bool  #: Nothing of it is left.
-    said: str = ""  #: How it went, in one line; for a failure, why.
+    message: str = ""  #: How it went, in one line; for a failure, why.
     end: EndReport | None = None  #: Of the agent, if one was unwound.
+
+    @property
+    def said(self) -> str:
+        """The old name of :attr:`message`."""
+        warn_renamed("ReapResult.said", "ReapResult.message")
+        return self.message
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-safe values."""
         return {
             "finding": self.finding.to_dict(),
             "success": self.success,
-            "said": self.said,
+            "said": self.message,
             "end": None if self.end is None else self.end.to_dict(),
         }
 
@@ -183,7 +199,7 @@ class SweepReport:
 
     findings: tuple[Finding, ...] = ()
     unknown: tuple[str, ...] = ()  #: What could not be asked, and why. It was left alone.
-    reaped: tuple[Reaped, ...] = ()
+    reaped: tuple[ReapResult, ...] = ()
     dry_run: bool = True
     duration_ms: float = 0.0
     alive: tuple[str, ...] = ()  #: The agents that are alive, and as they should be.
@@ -213,3 +229,6 @@ class SweepReport:
             "busy": list(self.busy),
             "duration_ms": self.duration_ms,
         }
+
+
+__getattr__ = renamed(__name__, {"Reaped": "ReapResult"})

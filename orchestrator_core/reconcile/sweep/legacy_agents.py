@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from orchestrator_core.model.outcome import EndReport
-from orchestrator_core.reconcile.legacy.proving import Life, Standing, standings
-from orchestrator_core.reconcile.legacy.reading import OldAgent, old_agent, was_ended_by_us
-from orchestrator_core.reconcile.sweep.findings import KINDS, Finding, FindingKind, Reaped
+from orchestrator_core.reconcile.legacy.agent import LegacyAgent, legacy_agent, was_ended_by_us
+from orchestrator_core.reconcile.legacy.proof import LegacyState, LegacyStatus, inspect_all
+from orchestrator_core.reconcile.sweep.findings import FINDINGS, Finding, FindingKind, ReapResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(kw_only=True)
-class OldRecord:
+class LegacyRecord:
     """An agent of the old system, as its records show it."""
 
     agent_id: str
@@ -49,47 +49,47 @@ class Judged:
     unknown: tuple[str, ...] = ()
 
 
-def judge(world: World, look: Look, records: Sequence[OldRecord]) -> Judged:
+def judge(world: World, look: Look, records: Sequence[LegacyRecord]) -> Judged:
     """Look at the old system's agents, all at once, and say how each of them stands."""
     asked = [one for one in records if one.record is None or not was_ended_by_us(one.record)]
     agents = {one.agent_id: _agent(world, look, one) for one in asked}
-    known = standings(world, [agent for agent in agents.values() if agent is not None])
+    known = inspect_all(world, [agent for agent in agents.values() if agent is not None])
     told = [_told(one, agents[one.agent_id], known.get(one.agent_id)) for one in asked]
     return Judged(
         findings=tuple(one for one in told if isinstance(one, Finding)),
         alive=tuple(
             one.agent_id
             for one in asked
-            if one.lives and one.agent_id in known and known[one.agent_id].life is Life.ALIVE
+            if one.lives and one.agent_id in known and known[one.agent_id].life is LegacyState.ALIVE
         ),
         unknown=tuple(one for one in told if isinstance(one, str)),
     )
 
 
-def _agent(world: World, look: Look, one: OldRecord) -> OldAgent | None:
+def _agent(world: World, look: Look, one: LegacyRecord) -> LegacyAgent | None:
     registry = (look.tasks or {}).get(one.task_id)
     if one.record is None or registry is None or registry.document is None:
         return None
-    return old_agent(world, registry.document, one.task_id, one.record)
+    return legacy_agent(world, registry.document, one.task_id, one.record)
 
 
 def _told(
-    one: OldRecord, agent: OldAgent | None, standing: Standing | None
+    one: LegacyRecord, agent: LegacyAgent | None, standing: LegacyStatus | None
 ) -> Finding | str | None:
     """Return a finding, or what could not be found out, or None if all is well."""
     if agent is None or standing is None:
         return _nameless(one)
-    if standing.life is Life.UNKNOWN:
+    if standing.life is LegacyState.UNKNOWN:
         return f"agent {one.agent_id} of the old system: {standing.why}"
     if one.lives:
-        return None if standing.life is Life.ALIVE else _lost(one, agent, standing)
+        return None if standing.life is LegacyState.ALIVE else _lost(one, agent, standing)
     return _ended(one, agent, standing)
 
 
-def _nameless(one: OldRecord) -> Finding | str | None:
+def _nameless(one: LegacyRecord) -> Finding | str | None:
     if one.record is None:
         return Finding(
-            kind=FindingKind.STRAY_RECORD,
+            kind=FindingKind.ORPHAN_RECORD,
             is_old=True,
             agent_id=one.agent_id,
             task_id=one.task_id,
@@ -102,7 +102,7 @@ def _nameless(one: OldRecord) -> Finding | str | None:
     return f"agent {one.agent_id} of the old system: under its names nothing can be asked for"
 
 
-def _lost(one: OldRecord, agent: OldAgent, standing: Standing) -> Finding:
+def _lost(one: LegacyRecord, agent: LegacyAgent, standing: LegacyStatus) -> Finding:
     return _finding(
         FindingKind.LOST,
         one,
@@ -111,9 +111,9 @@ def _lost(one: OldRecord, agent: OldAgent, standing: Standing) -> Finding:
     )
 
 
-def _ended(one: OldRecord, agent: OldAgent, standing: Standing) -> Finding | None:
+def _ended(one: LegacyRecord, agent: LegacyAgent, standing: LegacyStatus) -> Finding | None:
     left = []
-    if standing.life is Life.ALIVE:
+    if standing.life is LegacyState.ALIVE:
         left.append("it lives on")
     if agent.files.present:
         left.append(f"{len(agent.files.present)} of its files are where they were")
@@ -125,7 +125,7 @@ def _ended(one: OldRecord, agent: OldAgent, standing: Standing) -> Finding | Non
     return _finding(FindingKind.ENDED, one, standing, what=what)
 
 
-def _finding(kind: FindingKind, one: OldRecord, standing: Standing, *, what: str) -> Finding:
+def _finding(kind: FindingKind, one: LegacyRecord, standing: LegacyStatus, *, what: str) -> Finding:
     return Finding(
         kind=kind,
         is_old=True,
@@ -134,20 +134,20 @@ def _finding(kind: FindingKind, one: OldRecord, standing: Standing, *, what: str
         subject=f"agent {one.agent_id} of the old system",
         what=what,
         proofs=standing.proofs,
-        action=KINDS[kind].reaping,
+        action=FINDINGS[kind].reap_action,
     )
 
 
-def reap(lifecycle: Lifecycle, finding: Finding) -> Reaped:
+def reap(lifecycle: Lifecycle, finding: Finding) -> ReapResult:
     """End what :func:`judge` has found, if it still is as it was found."""
     agent_id = str(finding.agent_id)
     past = lifecycle.past(agent_id)
     if isinstance(past, EndReport):
-        return Reaped(finding=finding, success=True, said="nothing of it was left", end=past)
+        return ReapResult(finding=finding, success=True, message="nothing of it was left", end=past)
     report = lifecycle.recover(only=agent_id, force=True)
     if agent_id in report.unwound:
         end = EndReport.of(report.unwound[agent_id])
-        said = end.reason if end.success else "; ".join(end.errors)
-        return Reaped(finding=finding, success=end.success, said=said, end=end)
-    said = report.failed.get(agent_id) or "it lives, or somebody else is at it"
-    return Reaped(finding=finding, success=False, said=said)
+        message = end.reason if end.success else "; ".join(end.errors)
+        return ReapResult(finding=finding, success=end.success, message=message, end=end)
+    message = report.failed.get(agent_id) or "it lives, or somebody else is at it"
+    return ReapResult(finding=finding, success=False, message=message)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator_core.reconcile.sweep.candidates import Candidate, Source, of_saga
-from orchestrator_core.reconcile.sweep.findings import KINDS, Finding, FindingKind
+from orchestrator_core.reconcile.sweep.candidates import Candidate, Source, saga_candidate
+from orchestrator_core.reconcile.sweep.findings import FINDINGS, Finding, FindingKind
 from orchestrator_core.reconcile.sweep.registry_entries import shows_living
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def _unlisted(seen: Seen, look: Look, entries: dict[str, Entered]) -> Iterator[C
 
 
 def _living(seen: Seen, subject: str, told: str) -> Candidate:
-    return of_saga(
-        FindingKind.DISAGREEMENT,
+    return saga_candidate(
+        FindingKind.MISMATCH,
         seen,
         subject=subject,
         what=f"{told}, and the agent lives",
@@ -78,7 +78,7 @@ def _living(seen: Seen, subject: str, told: str) -> Candidate:
 
 def _ended(entered: Entered, subject: str) -> Candidate:
     finding = Finding(
-        kind=FindingKind.DISAGREEMENT,
+        kind=FindingKind.MISMATCH,
         agent_id=entered.agent_id,
         task_id=entered.task_id,
         subject=subject,
@@ -87,6 +87,6 @@ def _ended(entered: Entered, subject: str) -> Candidate:
             f"the closed journal sagas/closed/{entered.agent_id}.jsonl tells of its end",
             "the registry is one of this root, and names that agent",
         ),
-        action=KINDS[FindingKind.DISAGREEMENT].reaping,
+        action=FINDINGS[FindingKind.MISMATCH].reap_action,
     )
     return Candidate(finding, _DOUBTS)

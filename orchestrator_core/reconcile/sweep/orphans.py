@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeGuard
 
-from orchestrator_core.reconcile.legacy import is_old
+from orchestrator_core.reconcile.legacy import is_legacy
 from orchestrator_core.reconcile.sweep.candidates import Candidate, Source
-from orchestrator_core.reconcile.sweep.findings import KINDS, Finding, FindingKind
-from orchestrator_core.reconcile.sweep.legacy_agents import OldRecord
+from orchestrator_core.reconcile.sweep.findings import FINDINGS, Finding, FindingKind
+from orchestrator_core.reconcile.sweep.legacy_agents import LegacyRecord
 from orchestrator_core.reconcile.sweep.registry_entries import shows_living
 from orchestrator_core.system.names import is_id
 
@@ -75,7 +75,7 @@ def _entries(look: Look, proofs: _Proofs, is_stray: IsStray) -> Iterator[Candida
             yield _record(entered.agent_id, entered.task_id, where, "entry", proofs)
 
 
-def old_records(look: Look) -> dict[str, OldRecord]:
+def old_records(look: Look) -> dict[str, LegacyRecord]:
     """Return the agents that only the old system can have recorded, living and ended."""
     known = look.accounted | look.closed
     entries = {entered.agent_id: entered for entered in look.listed}
@@ -83,9 +83,9 @@ def old_records(look: Look) -> dict[str, OldRecord]:
     for task_id, agents in look.present.items():
         for agent_id, record in agents.items():
             # Most records are of ended agents of ours: this is asked first, and says so.
-            if is_old(record) and agent_id not in known:
+            if is_legacy(record) and agent_id not in known:
                 entry = entries.get(agent_id)
-                found[agent_id] = OldRecord(
+                found[agent_id] = LegacyRecord(
                     agent_id=agent_id,
                     task_id=task_id,
                     record=record,
@@ -93,10 +93,10 @@ def old_records(look: Look) -> dict[str, OldRecord]:
                     lives=shows_living(record),
                 )
     for agent_id, entered in entries.items():
-        if agent_id not in found and agent_id not in known and is_old(entered.record):
+        if agent_id not in found and agent_id not in known and is_legacy(entered.record):
             if agent_id in look.records.get(entered.task_id, {}):
                 continue  # A record of ours: its entry is no less so.
-            found[agent_id] = OldRecord(
+            found[agent_id] = LegacyRecord(
                 agent_id=agent_id, task_id=entered.task_id, entry=entered.record, lives=True
             )
     return found
@@ -135,16 +135,16 @@ def _stray(
         subject=subject,
         what=what,
         proofs=tuple(proofs),
-        action=KINDS[kind].reaping if ours else "",
+        action=FINDINGS[kind].reap_action if ours else "",
     )
     return Candidate(finding, _DOUBTS[kind])
 
 
 _DOUBTS = {
-    FindingKind.STRAY_SESSION: frozenset({Source.SESSIONS}),
-    FindingKind.STRAY_PROCESS: frozenset({Source.PROCESSES}),
-    FindingKind.STRAY_FILE: frozenset({Source.FILES, Source.REGISTRIES}),
-    FindingKind.STRAY_RECORD: frozenset({Source.REGISTRIES}),
+    FindingKind.ORPHAN_SESSION: frozenset({Source.SESSIONS}),
+    FindingKind.ORPHAN_PROCESS: frozenset({Source.PROCESSES}),
+    FindingKind.ORPHAN_FILE: frozenset({Source.FILES, Source.REGISTRIES}),
+    FindingKind.ORPHAN_RECORD: frozenset({Source.REGISTRIES}),
 }
 
 
@@ -152,7 +152,7 @@ def _session(session: Session, agent_id: str, proofs: _Proofs) -> Candidate:
     named_so = session.name == f"agent_{agent_id}"
     name = [f"it has exactly the name of the session of {agent_id}"] if named_so else []
     return _stray(
-        FindingKind.STRAY_SESSION,
+        FindingKind.ORPHAN_SESSION,
         agent_id,
         proofs.task_of(agent_id),
         f"session {session.name}",
@@ -165,7 +165,7 @@ def _session(session: Session, agent_id: str, proofs: _Proofs) -> Candidate:
 def _process(marked: Marked, agent_id: str, proofs: _Proofs) -> Candidate:
     cookie = f"its environment has the cookie {marked.cookie}"
     return _stray(
-        FindingKind.STRAY_PROCESS,
+        FindingKind.ORPHAN_PROCESS,
         agent_id,
         proofs.task_of(agent_id),
         f"process {marked.who.pid} ({marked.name})",
@@ -181,7 +181,7 @@ def _trace(trace: Trace, look: Look, proofs: _Proofs) -> Candidate:
         mine.append("its content names that agent, too")
     source = "cgroup" if trace.what == "cgroup" else "name"
     return _stray(
-        FindingKind.STRAY_FILE,
+        FindingKind.ORPHAN_FILE,
         trace.agent_id,
         trace.task_id or proofs.task_of(trace.agent_id),
         trace.path,
@@ -193,7 +193,7 @@ def _trace(trace: Trace, look: Look, proofs: _Proofs) -> Candidate:
 
 def _record(agent_id: str, task_id: str, where: str, source: str, proofs: _Proofs) -> Candidate:
     return _stray(
-        FindingKind.STRAY_RECORD,
+        FindingKind.ORPHAN_RECORD,
         agent_id,
         task_id,
         where,

@@ -25,7 +25,7 @@ from orchestrator_core.model.status import Status
 from orchestrator_core.reconcile.repair import repair
 from orchestrator_core.reconcile.sweep import legacy_agents as old_system
 from orchestrator_core.reconcile.sweep.adopt import adopt
-from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind, Reaped
+from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind, ReapResult
 from orchestrator_core.registry.batcher import Crowd
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 _STRAYS = frozenset(
     {
-        FindingKind.STRAY_SESSION,
-        FindingKind.STRAY_PROCESS,
-        FindingKind.STRAY_FILE,
-        FindingKind.STRAY_RECORD,
+        FindingKind.ORPHAN_SESSION,
+        FindingKind.ORPHAN_PROCESS,
+        FindingKind.ORPHAN_FILE,
+        FindingKind.ORPHAN_RECORD,
     }
 )
 _AT_WORK = 2  #: At a time. More would only take turns at Python, which costs time itself.
@@ -48,7 +48,9 @@ _LOOK_S = 0.05  #: How often it is looked whether they work or wait.
 _TOLD = 5  #: So many things are named in the journal of the saga that adopts them.
 
 
-def reap(lifecycle: Lifecycle, findings: Iterable[Finding], *, timeout_s: float) -> list[Reaped]:
+def reap(
+    lifecycle: Lifecycle, findings: Iterable[Finding], *, timeout_s: float
+) -> list[ReapResult]:
     """
     Reap those of *findings* that may be; one that cannot be reaped strands no other.
 
@@ -62,7 +64,7 @@ class _Reaping:
     lifecycle: Lifecycle
     timeout_s: float
 
-    def of(self, findings: list[Finding]) -> list[Reaped]:
+    def of(self, findings: list[Finding]) -> list[ReapResult]:
         """
         Reap many at once: few as long as they work, and more when they are seen to wait.
 
@@ -70,7 +72,7 @@ class _Reaping:
         """
         crowd, stopped = Crowd(_AT_WORK), threading.Event()
 
-        def reap(job: Callable[[], list[Reaped]]) -> list[Reaped]:
+        def reap(job: Callable[[], list[ReapResult]]) -> list[ReapResult]:
             with crowd.joined():
                 return [] if stopped.is_set() else job()
 
@@ -91,7 +93,7 @@ class _Reaping:
                 raise
             return [one for several in reaped for one in several.result()]
 
-    def _jobs(self, findings: list[Finding]) -> Iterator[Callable[[], list[Reaped]]]:
+    def _jobs(self, findings: list[Finding]) -> Iterator[Callable[[], list[ReapResult]]]:
         """Yield what is to be done, so that no two are about the same agent."""
         strays: dict[str, list[Finding]] = {}
         of_sagas: dict[str, list[Finding]] = {}
@@ -99,7 +101,7 @@ class _Reaping:
         for finding in findings:
             if finding.is_old:
                 of_sagas.setdefault(f"old {finding.agent_id}", []).append(finding)
-            elif finding.kind is FindingKind.DISAGREEMENT or finding.saga_id is None:
+            elif finding.kind is FindingKind.MISMATCH or finding.saga_id is None:
                 if finding.kind in _STRAYS and finding.agent_id is not None:
                     strays.setdefault(finding.agent_id, []).append(finding)
                 else:
@@ -113,29 +115,29 @@ class _Reaping:
         for family in strays.values():
             yield functools.partial(self._family, family)
 
-    def _one_by_one(self, findings: list[Finding]) -> list[Reaped]:
+    def _one_by_one(self, findings: list[Finding]) -> list[ReapResult]:
         return [self._guarded(finding, self._reaped) for finding in findings]
 
-    def _family(self, family: list[Finding]) -> list[Reaped]:
+    def _family(self, family: list[Finding]) -> list[ReapResult]:
         first = self._guarded(family[0], lambda _: self._adopted(family))
         return [attrs.evolve(first, finding=finding) for finding in family]
 
-    def _reaped(self, finding: Finding) -> Reaped:
+    def _reaped(self, finding: Finding) -> ReapResult:
         if finding.is_old:
             return old_system.reap(self.lifecycle, finding)
-        if finding.kind is FindingKind.DISAGREEMENT or finding.saga_id is None:
+        if finding.kind is FindingKind.MISMATCH or finding.saga_id is None:
             return self._repaired(finding)
         return self._recovered(finding)
 
-    def _guarded(self, finding: Finding, reap: Callable[[Finding], Reaped]) -> Reaped:
+    def _guarded(self, finding: Finding, reap: Callable[[Finding], ReapResult]) -> ReapResult:
         try:
             return reap(finding)
         except OrchestratorError as error:
-            return Reaped(finding=finding, success=False, said=f"{error.code}: {error}")
+            return ReapResult(finding=finding, success=False, message=f"{error.code}: {error}")
 
     # --- an open saga --------------------------------------------------------------------------
 
-    def _recovered(self, finding: Finding) -> Reaped:
+    def _recovered(self, finding: Finding) -> ReapResult:
         saga_id = str(finding.saga_id)
         for is_last in (False, True):
             try:
@@ -158,32 +160,34 @@ class _Reaping:
         why = ended(Status.TERMINATED, "its tmux session was killed", by="hangup")
         return self.lifecycle.end(str(finding.agent_id), why, timeout_s=self.timeout_s)
 
-    def _of_recovery(self, finding: Finding, report: RecoveryReport) -> Reaped:
+    def _of_recovery(self, finding: Finding, report: RecoveryReport) -> ReapResult:
         saga_id = str(finding.saga_id)
         if saga_id in report.unwound:
             return self._told(finding, EndReport.of(report.unwound[saga_id]))
         if saga_id in report.failed:
-            return Reaped(finding=finding, success=False, said=report.failed[saga_id])
+            return ReapResult(finding=finding, success=False, message=report.failed[saga_id])
         if saga_id in report.busy:
-            return Reaped(finding=finding, success=False, said="somebody else has to end it")
+            return ReapResult(finding=finding, success=False, message="somebody else has to end it")
         if saga_id in report.damaged:
             kept = f"it was kept as {report.damaged[saga_id]}, and written anew"
-            return Reaped(finding=finding, success=True, said=kept)
+            return ReapResult(finding=finding, success=True, message=kept)
         return self._was_ended(finding)
 
-    def _was_ended(self, finding: Finding) -> Reaped:
+    def _was_ended(self, finding: Finding) -> ReapResult:
         end = None
         with contextlib.suppress(NotFound):
             end = self.lifecycle.report(str(finding.saga_id))
-        return Reaped(finding=finding, success=True, said="somebody else has seen to it", end=end)
+        return ReapResult(
+            finding=finding, success=True, message="somebody else has seen to it", end=end
+        )
 
-    def _told(self, finding: Finding, end: EndReport) -> Reaped:
-        said = end.reason if end.success else "; ".join(end.errors) or "it is not over yet"
-        return Reaped(finding=finding, success=end.success, said=said, end=end)
+    def _told(self, finding: Finding, end: EndReport) -> ReapResult:
+        message = end.reason if end.success else "; ".join(end.errors) or "it is not over yet"
+        return ReapResult(finding=finding, success=end.success, message=message, end=end)
 
     # --- what no saga accounts for ---------------------------------------------------------------
 
-    def _adopted(self, family: list[Finding]) -> Reaped:
+    def _adopted(self, family: list[Finding]) -> ReapResult:
         first = family[0]
         cgroups = [one.subject for one in family if one.subject.startswith("/sys/")]
         task_ids = [one.task_id for one in family if one.task_id is not None]
@@ -200,7 +204,7 @@ class _Reaping:
 
     # --- registries -------------------------------------------------------------------------------
 
-    def _repaired(self, finding: Finding) -> Reaped:
+    def _repaired(self, finding: Finding) -> ReapResult:
         is_global = finding.subject.endswith("the global registry")
         report = repair(
             self.lifecycle.world,
@@ -209,6 +213,6 @@ class _Reaping:
             only_global=is_global,
             dry_run=False,
         )
-        errors = [one.error for one in report.mended if one.error]
-        said = "; ".join(errors) or "the registry says what the journals say"
-        return Reaped(finding=finding, success=not errors, said=said)
+        errors = [one.error for one in report.repairs if one.error]
+        message = "; ".join(errors) or "the registry says what the journals say"
+        return ReapResult(finding=finding, success=not errors, message=message)

@@ -29,7 +29,7 @@ from orchestrator_core.system.processes.exit_record import read_exit
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from orchestrator_core.reconcile.legacy.session import OldSessionReceipt
+    from orchestrator_core.reconcile.legacy.session_step import LegacySessionReceipt
     from orchestrator_core.saga import History
     from orchestrator_core.saga.open_journals import Opened
     from orchestrator_core.system.processes.protocol import Exit, Identity, Processes
@@ -41,7 +41,7 @@ class Seen:
 
     saga_id: str
     history: History | None = None  #: None if it is damaged, or could not be read.
-    receipt: SessionReceipt | OldSessionReceipt | None = None  #: Of its session, if it has one.
+    receipt: SessionReceipt | LegacySessionReceipt | None = None  #: Of its session, if it has one.
     damage: str = ""  #: Why its journal cannot be used.
     unknown: str = ""  #: What could not be asked of it, and why.
     owned: bool = False  #: Somebody alive is at it, deploying or ending it.
@@ -141,7 +141,7 @@ def _seen(
 
 def _of(history: History, *, wrote_at: float | None = None) -> Seen:
     frame = history.frame("spawn_tmux") or history.frame("legacy_session")
-    receipt: SessionReceipt | OldSessionReceipt | None = None if frame is None else frame.load()
+    receipt: SessionReceipt | LegacySessionReceipt | None = None if frame is None else frame.load()
     return Seen(saga_id=history.saga_id, history=history, receipt=receipt, wrote_at=wrote_at)
 
 
@@ -169,7 +169,7 @@ def _suspicious(
     return attrs.evolve(seen, dead=True, witnessed=read_exit(seen.receipt.exit_file))
 
 
-def _is_alive(receipt: SessionReceipt | OldSessionReceipt, processes: Processes) -> bool:
+def _is_alive(receipt: SessionReceipt | LegacySessionReceipt, processes: Processes) -> bool:
     return receipt.supervisor is not None and processes.is_alive(receipt.supervisor)
 
 

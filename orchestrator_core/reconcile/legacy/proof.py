@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator_core.deployment.context import World
-    from orchestrator_core.reconcile.legacy.reading import OldAgent
-    from orchestrator_core.reconcile.legacy.server import OldSession
+    from orchestrator_core.reconcile.legacy.agent import LegacyAgent
+    from orchestrator_core.reconcile.legacy.server_protocol import LegacySession
     from orchestrator_core.system.processes.protocol import Holder, Identity, Processes
 
 _BIRTH_S = 60.0  #: From a session's start to its agent's record, at most.
@@ -44,7 +44,7 @@ _ZONE_S = 900.0  #: Time zones differ by multiples of this; the records have non
 _ZONES_S = 26 * 3600.0
 
 
-class Life(enum.Enum):
+class LegacyState(enum.Enum):
     """What is known of an old agent's life."""
 
     ALIVE = "alive"
@@ -53,24 +53,24 @@ class Life(enum.Enum):
 
 
 @attrs.frozen(kw_only=True)
-class Standing:
+class LegacyStatus:
     """How an old agent stands, and what says so."""
 
-    life: Life
+    life: LegacyState
     proofs: tuple[str, ...] = ()
     why: str = ""  #: For UNKNOWN: what is missing.
-    session: OldSession | None = None  #: The agent's, if it is alive and has one.
+    session: LegacySession | None = None  #: The agent's, if it is alive and has one.
     roots: tuple[Identity, ...] = ()  #: Processes that are the agent's: all below them is.
 
 
-def standings(world: World, agents: Sequence[OldAgent]) -> dict[str, Standing]:
+def inspect_all(world: World, agents: Sequence[LegacyAgent]) -> dict[str, LegacyStatus]:
     """Look at the world once, and return how each of *agents* stands, by its id."""
     if not agents:
         return {}
     try:
-        look = _Look(world, agents)
+        look = _LegacySnapshot(world, agents)
     except (TerminalError, CouldNotAsk) as error:
-        unknown = Standing(life=Life.UNKNOWN, why=str(error))
+        unknown = LegacyStatus(life=LegacyState.UNKNOWN, why=str(error))
         return {agent.id: unknown for agent in agents}
     return {agent.id: look.standing(agent) for agent in agents}
 
@@ -81,14 +81,14 @@ def writers_of(processes: Processes, logs: Iterable[Path], born: float | None) -
     return [
         holder
         for holder in processes.holders(files)
-        if holder.writes and _is_birth(_started_at(processes, holder.who), born)
+        if holder.writes and _matches_start(_started_at(processes, holder.who), born)
     ]
 
 
-class _Look:
+class _LegacySnapshot:
     """One look at the default server and at who has which file open."""
 
-    def __init__(self, world: World, agents: Sequence[OldAgent]) -> None:
+    def __init__(self, world: World, agents: Sequence[LegacyAgent]) -> None:
         self._processes = world.processes
         self._sessions = {session.name: session for session in world.old_server.sessions()}
         self._logs = {agent.id: set(_files(agent.logs)) for agent in agents}
@@ -96,7 +96,7 @@ class _Look:
         every = set().union(*self._logs.values(), *self._prompts.values())
         self._holders = world.processes.holders(every)
 
-    def standing(self, agent: OldAgent) -> Standing:
+    def standing(self, agent: LegacyAgent) -> LegacyStatus:
         """Return how one agent stands."""
         recorded = f"{agent.session!r} is recorded for it in {agent.task_id}"
         session = self._sessions.get(agent.session)
@@ -105,23 +105,23 @@ class _Look:
         seen = self._proofs(agent, session)
         if seen:
             panes = tuple(seen)
-            return Standing(
-                life=Life.ALIVE,
+            return LegacyStatus(
+                life=LegacyState.ALIVE,
                 proofs=(recorded, *dict.fromkeys(seen.values())),
                 session=attrs.evolve(session, panes=tuple(pane.pid for pane in panes)),
                 roots=panes,
             )
-        if _is_another_time(session.created, agent.started_at):
+        if _differs_in_any_timezone(session.created, agent.started_at):
             stranger = "the session of that name was made at another time: it is somebody else's"
             return self._without_session(agent, recorded, stranger)
-        return Standing(
-            life=Life.UNKNOWN,
+        return LegacyStatus(
+            life=LegacyState.UNKNOWN,
             proofs=(recorded,),
             why=f"there is a session {agent.session!r}, and only its name says that it is "
             f"{agent.id}'s",
         )
 
-    def _proofs(self, agent: OldAgent, session: OldSession) -> dict[Identity, str]:
+    def _proofs(self, agent: LegacyAgent, session: LegacySession) -> dict[Identity, str]:
         """
         Return which panes of a session are the agent's, and what proves it of each.
 
@@ -129,12 +129,12 @@ class _Look:
         """
         panes = [who for who in map(self._processes.identify, session.panes) if who is not None]
         proofs = {
-            pane: self._use_of_files(agent, pane) or self._birth(agent, session, pane)
+            pane: self._use_of_files(agent, pane) or self._start_time_proof(agent, session, pane)
             for pane in panes
         }
         return {pane: proof for pane, proof in proofs.items() if proof}
 
-    def _use_of_files(self, agent: OldAgent, pane: Identity) -> str:
+    def _use_of_files(self, agent: LegacyAgent, pane: Identity) -> str:
         for holder in self._holders:
             if not _is_in(holder, pane):
                 continue
@@ -144,16 +144,16 @@ class _Look:
                 return f"process {holder.who.pid} ({holder.name}) in it reads the agent's prompt"
         return ""
 
-    def _birth(self, agent: OldAgent, session: OldSession, pane: Identity) -> str:
+    def _start_time_proof(self, agent: LegacyAgent, session: LegacySession, pane: Identity) -> str:
         births = (session.created, _started_at(self._processes, pane))
-        if not all(_is_birth(birth, agent.started_at) for birth in births):
+        if not all(_matches_start(birth, agent.started_at) for birth in births):
             return ""
         directory = self._processes.directory(pane)
         if directory is None or not any(map(directory.is_relative_to, agent.places)):
             return ""
         return f"it was made when the agent was started, and works in {directory}"
 
-    def _without_session(self, agent: OldAgent, recorded: str, absent: str) -> Standing:
+    def _without_session(self, agent: LegacyAgent, recorded: str, absent: str) -> LegacyStatus:
         """Return how an agent stands that has no session: what writes its log is alive."""
         using = [
             holder
@@ -165,24 +165,24 @@ class _Look:
             proofs = [recorded, absent]
             if self._logs[agent.id]:
                 proofs.append("nobody has its log open for writing")
-            return Standing(life=Life.GONE, proofs=tuple(proofs))
+            return LegacyStatus(life=LegacyState.GONE, proofs=tuple(proofs))
         born = [
             holder
             for holder in using
             if holder.writes
-            and _is_birth(_started_at(self._processes, holder.who), agent.started_at)
+            and _matches_start(_started_at(self._processes, holder.who), agent.started_at)
         ]
         if not born:
             first = using[0]
-            return Standing(
-                life=Life.UNKNOWN,
+            return LegacyStatus(
+                life=LegacyState.UNKNOWN,
                 proofs=(recorded,),
                 why=f"process {first.who.pid} ({first.name}) has a file of {agent.id} open, "
                 "and nothing else says that it is the agent's",
             )
         writer = f"process {born[0].who.pid} ({born[0].name})"
-        return Standing(
-            life=Life.ALIVE,
+        return LegacyStatus(
+            life=LegacyState.ALIVE,
             proofs=(
                 f"{writer} writes the log recorded for it in {agent.task_id}",
                 f"{writer} was started when the agent was",
@@ -222,11 +222,11 @@ def _started_at(processes: Processes, who: Identity) -> float:
     return time.time() - processes.age_s(who)
 
 
-def _is_birth(began: float, recorded: float | None) -> bool:
+def _matches_start(began: float, recorded: float | None) -> bool:
     return recorded is not None and abs(began - recorded) <= _BIRTH_S
 
 
-def _is_another_time(began: float, recorded: float | None) -> bool:
+def _differs_in_any_timezone(began: float, recorded: float | None) -> bool:
     """Tell whether it is certain that the two are different moments, in whatever zone."""
     if recorded is None:
         return False

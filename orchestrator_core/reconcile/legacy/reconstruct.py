@@ -32,7 +32,7 @@ _FILES = (
 _EXCERPT = 200
 
 
-def remnants(world: World, task_id: str, known: Container[str]) -> Document:
+def reconstruct_from_files(world: World, task_id: str, known: Container[str]) -> Document:
     """Return a document of the agents that are not *known*, as far as anything tells of them."""
     entries = (world.global_registry.peek() or {}).get("agents", {})
     listed = {name: entry for name, entry in entries.items() if entry.get("task_id") == task_id}

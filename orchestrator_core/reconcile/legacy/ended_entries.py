@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator_core.exceptions import InvalidId, LimitReached
 from orchestrator_core.model.status import is_active
-from orchestrator_core.reconcile.legacy.reading import is_old
+from orchestrator_core.reconcile.legacy.agent import is_legacy
 from orchestrator_core.registry.operations import find_agent
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def counting_the_living(world: World, check: Callable[[Container[str]], T]) -> T:
+def retry_without_ended(world: World, check: Callable[[Container[str]], T]) -> T:
     """
     Return what *check* does, which gets the agents that do not count: none, then all such.
 
@@ -42,7 +42,7 @@ def counting_the_living(world: World, check: Callable[[Container[str]], T]) -> T
 
 def _over(world: World) -> frozenset[str]:
     entries = (world.global_registry.peek() or {}).get("agents", {})
-    old = {name: entry for name, entry in entries.items() if is_old(entry)}
+    old = {name: entry for name, entry in entries.items() if is_legacy(entry)}
     tasks = {str(entry.get("task_id")) for entry in old.values()}
     documents = {task_id: _document(world, task_id) for task_id in tasks}
     return frozenset(

@@ -38,7 +38,7 @@ BY = "old system"  #: Who has ended an agent that was found ended.
 _OURS = ("key", "deadline_at")
 
 
-def is_old(record: Mapping[str, Any]) -> bool:
+def is_legacy(record: Mapping[str, Any]) -> bool:
     """Tell whether the old system wrote this record."""
     return not any(name in record for name in _OURS)
 
@@ -68,7 +68,7 @@ class Files:
 
 
 @attrs.frozen(kw_only=True)
-class OldAgent:
+class LegacyAgent:
     """One of the old system's agents, as its record tells."""
 
     id: str
@@ -92,23 +92,23 @@ class OldAgent:
         return self.files.log, self.files.archive / self.files.log.name
 
 
-def old_agents(world: World, document: Mapping[str, Any], task_id: str) -> Iterator[OldAgent]:
+def legacy_agents(world: World, document: Mapping[str, Any], task_id: str) -> Iterator[LegacyAgent]:
     """
     Return the old agents of a task's registry.
 
     Those whose id or session could mean something else than itself are left
     out: no file and no session can be asked for under such a name.
     """
-    records = [record for record in document.get("agents", ()) if is_old(record)]
+    records = [record for record in document.get("agents", ()) if is_legacy(record)]
     for record in records:
-        found = old_agent(world, document, task_id, record)
+        found = legacy_agent(world, document, task_id, record)
         if found is not None:
             yield found
 
 
-def old_agent(
+def legacy_agent(
     world: World, document: Mapping[str, Any], task_id: str, record: Mapping[str, Any]
-) -> OldAgent | None:
+) -> LegacyAgent | None:
     """Return one, or None if its names cannot be used."""
     agent_id = record.get("id")
     session = record.get("tmux_session") or f"agent_{agent_id}"
@@ -118,7 +118,7 @@ def old_agent(
     except InvalidId:
         return None
     recorded = record.get("tracked_files")
-    return OldAgent(
+    return LegacyAgent(
         id=str(agent_id),
         task_id=task_id,
         parent=str(record.get("parent") or ORCHESTRATOR),
@@ -200,7 +200,7 @@ def _vetted(recorded: object, task: Path, agent_id: str) -> Path | None:
 # --- ends -------------------------------------------------------------------------------------
 
 
-def report_of(agent: Agent | OldAgent) -> EndReport:
+def report_of(agent: Agent | LegacyAgent) -> EndReport:
     """Return how an agent ended, as far as the old system wrote it down."""
     told = agent.record.get("auto_cleanup_result")
     cleanup: Mapping[str, Any] = told if isinstance(told, dict) else {}

@@ -21,8 +21,8 @@ import attrs
 
 from orchestrator_core.exceptions import Survivors, TerminalError
 from orchestrator_core.model import ids
-from orchestrator_core.reconcile.legacy.proving import roots_of, writers_of
-from orchestrator_core.reconcile.legacy.server import OldSession  # noqa: TC001 - msgspec reads it
+from orchestrator_core.reconcile.legacy.proof import roots_of, writers_of
+from orchestrator_core.reconcile.legacy.server_protocol import LegacySession  # noqa: TC001 - msgspec reads it
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
 from orchestrator_core.system.processes.protocol import Claim, Identity
 
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 @receipt("legacy_session")
 @attrs.frozen(kw_only=True)
-class OldSessionReceipt:
+class LegacySessionReceipt:
     """The session of an agent that the old system started, and what proves that it is its."""
 
     session: str
     cookie: str  #: What its processes would carry if we had started them. None does.
-    seen: OldSession | None = None
+    seen: LegacySession | None = None
     roots: tuple[Identity, ...] = ()
     logs: tuple[str, ...] = ()  #: Who writes these is the agent's, if it is as old.
     born: float | None = None  #: When the agent was started.
@@ -66,25 +66,25 @@ class OldSessionReceipt:
 
 
 @attrs.frozen
-class EndOldSession:
+class EndLegacySession:
     """Nothing to do: the session was there before us."""
 
     world: World
 
-    receipt_type = OldSessionReceipt
+    receipt_type = LegacySessionReceipt
 
-    def plan(self, ctx: Context) -> OldSessionReceipt:
+    def plan(self, ctx: Context) -> LegacySessionReceipt:
         """Name the session; nothing of it is known."""
-        return OldSessionReceipt(
+        return LegacySessionReceipt(
             session=ids.session_of(ctx.saga_id),
             cookie=ids.cookie_of(self.world.root_id, ctx.saga_id),
         )
 
-    def do(self, receipt: OldSessionReceipt) -> OldSessionReceipt:
+    def do(self, receipt: LegacySessionReceipt) -> LegacySessionReceipt:
         """Refuse: an agent of the old system is adopted, and never deployed."""
         raise RuntimeError(f"nobody deploys {receipt.session!r} with a step that only ends it")
 
-    def undo(self, receipt: OldSessionReceipt, _why: Unwind) -> Outcome:
+    def undo(self, receipt: LegacySessionReceipt, _why: Unwind) -> Outcome:
         """End every process of the agent, then its session."""
         processes = self.world.processes
         if processes.is_inside(receipt.claim):
@@ -111,7 +111,7 @@ class EndOldSession:
         return Outcome.left(**facts) if found is Presence.FOREIGN else Outcome.absent(**facts)
 
     def _end_the_agent(
-        self, receipt: OldSessionReceipt, every: Iterable[Identity], last: set[Identity]
+        self, receipt: LegacySessionReceipt, every: Iterable[Identity], last: set[Identity]
     ) -> Ending | None:
         """End all but *last*, and give those that write the log the time to write its end."""
         first = [who for who in every if who not in last]
@@ -124,20 +124,20 @@ class EndOldSession:
             self.world.processes.watch(who, timeout_s=left_s)
         return ending
 
-    def _end_session(self, receipt: OldSessionReceipt) -> Presence:
+    def _end_session(self, receipt: LegacySessionReceipt) -> Presence:
         if receipt.seen is None:
             return Presence.ABSENT
         return self.world.old_server.end(receipt.seen)
 
-    def _claim(self, receipt: OldSessionReceipt, known: Iterable[Identity]) -> Claim:
+    def _claim(self, receipt: LegacySessionReceipt, known: Iterable[Identity]) -> Claim:
         return Claim(cookie=receipt.cookie, known=tuple(known))
 
-    def _is_of_another_boot(self, receipt: OldSessionReceipt) -> bool:
+    def _is_of_another_boot(self, receipt: LegacySessionReceipt) -> bool:
         """Tell whether the machine has been started anew since: nothing outlives that."""
         us = self.world.processes.identify(os.getpid())
         return bool(receipt.roots) and us is not None and us.boot_id != receipt.roots[0].boot_id
 
-    def probe(self, receipt: OldSessionReceipt) -> Presence:
+    def probe(self, receipt: LegacySessionReceipt) -> Presence:
         """Look for the session."""
         try:
             there = {session.name: session for session in self.world.old_server.sessions()}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(kw_only=True)
-class OldSession:
+class LegacySession:
     """One session of the server, for as long as it lives: no two share all of this."""
 
     name: str
@@ -32,10 +32,10 @@ class OldSession:
     panes: tuple[int, ...]  #: The pids of its panes' own processes; of the agent's, once proved.
 
 
-class OldServer(Protocol):
+class LegacyServer(Protocol):
     """The user's default tmux server."""
 
-    def sessions(self) -> tuple[OldSession, ...]:
+    def sessions(self) -> tuple[LegacySession, ...]:
         """
         Return all of its sessions, by one call; none if it does not run.
 
@@ -44,7 +44,7 @@ class OldServer(Protocol):
         """
         ...
 
-    def end(self, session: OldSession) -> Presence:
+    def end(self, session: LegacySession) -> Presence:
         """
         End exactly this session, if it still has the first of its panes; tell what was found.
 
@@ -57,14 +57,14 @@ class OldServer(Protocol):
         ...
 
 
-class NoServer:
+class NullServer:
     """None: for a world that the old system was never in."""
 
-    def sessions(self) -> tuple[OldSession, ...]:
+    def sessions(self) -> tuple[LegacySession, ...]:
         """Return none."""
         return ()
 
-    def end(self, session: OldSession) -> Presence:  # noqa: ARG002 - the protocol's
+    def end(self, session: LegacySession) -> Presence:  # noqa: ARG002 - the protocol's
         """Find nothing."""
         return Presence.ABSENT
 
@@ -80,7 +80,7 @@ _LISTED = re.compile(
 )
 
 
-def parse(lines: Iterable[str]) -> tuple[OldSession, ...]:
+def parse(lines: Iterable[str]) -> tuple[LegacySession, ...]:
     """Return the sessions of a listing of panes; what is no line of it is not looked at."""
     panes: dict[tuple[int, str, int, int, str], dict[int, int]] = {}
     for line in lines:
@@ -91,7 +91,7 @@ def parse(lines: Iterable[str]) -> tuple[OldSession, ...]:
             own = (server, found["name"], number, created, found["socket"])
             panes.setdefault(own, {})[pane] = pid
     return tuple(
-        OldSession(
+        LegacySession(
             name=name,
             socket=socket,
             server_pid=server,
@@ -103,7 +103,7 @@ def parse(lines: Iterable[str]) -> tuple[OldSession, ...]:
     )
 
 
-def condition(session: OldSession) -> str:
+def match_format(session: LegacySession) -> str:
     """Return the tmux format that is true of this session only, while its first pane lives."""
     facts = (
         f"#{{==:#{{pid}},{session.server_pid}}}",

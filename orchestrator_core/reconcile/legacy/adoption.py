@@ -22,9 +22,9 @@ from orchestrator_core.deployment.steps import PromptReceipt, undoing_steps
 from orchestrator_core.exceptions import CouldNotAsk, NotFound, RegistryError, SagaExists
 from orchestrator_core.model import ids
 from orchestrator_core.model.status import is_active
-from orchestrator_core.reconcile.legacy.proving import Life, Standing, standings
-from orchestrator_core.reconcile.legacy.reading import BY, is_old, old_agent, report_of
-from orchestrator_core.reconcile.legacy.session import OldSessionReceipt
+from orchestrator_core.reconcile.legacy.agent import BY, is_legacy, legacy_agent, report_of
+from orchestrator_core.reconcile.legacy.proof import LegacyState, LegacyStatus, inspect_all
+from orchestrator_core.reconcile.legacy.session_step import LegacySessionReceipt
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.saga import Context, Unwind, step_name
 from orchestrator_core.system.names import check_id
@@ -32,11 +32,11 @@ from orchestrator_core.system.names import check_id
 if TYPE_CHECKING:
     from orchestrator_core.deployment.context import World
     from orchestrator_core.model.outcome import EndReport
-    from orchestrator_core.reconcile.legacy.reading import OldAgent
+    from orchestrator_core.reconcile.legacy.agent import LegacyAgent
     from orchestrator_core.saga import History, Sagas
 
 
-def take_up(
+def adopt_if_needed(
     world: World, sagas: Sagas, agent_id: str, *, why: Unwind | None = None
 ) -> EndReport | None:
     """
@@ -47,22 +47,22 @@ def take_up(
         CouldNotAsk: Whether it lives, or what is its, is unknown. Nothing was changed.
     """
     agent = find(world, agent_id)
-    standing = standings(world, [agent])[agent.id]
-    if standing.life is Life.UNKNOWN:
+    standing = inspect_all(world, [agent])[agent.id]
+    if standing.life is LegacyState.UNKNOWN:
         raise CouldNotAsk(
             f"agent {agent.id!r}, recorded by the old system, was left alone: {standing.why}",
             hint=_how_to_end_by_hand(agent),
         )
     if agent.is_active:
         adopt(world, sagas, agent, standing)
-    elif standing.life is Life.ALIVE or agent.files.present or _is_entered(world, agent):
+    elif standing.life is LegacyState.ALIVE or agent.files.present or _is_entered(world, agent):
         adopt(world, sagas, agent, standing, why=_as_recorded(agent, why))
     else:
         return report_of(agent)
     return None
 
 
-def find(world: World, agent_id: str) -> OldAgent:
+def find(world: World, agent_id: str) -> LegacyAgent:
     """
     Return what the registries say of an old agent.
 
@@ -73,8 +73,8 @@ def find(world: World, agent_id: str) -> OldAgent:
     for task_id in world.places.task_ids():
         document = _document(world, task_id)
         record = find_agent(document, agent_id)
-        if record is not None and is_old(record):
-            found = old_agent(world, document, task_id, record)
+        if record is not None and is_legacy(record):
+            found = legacy_agent(world, document, task_id, record)
             if found is not None:
                 return found
             raise NotFound(
@@ -99,8 +99,8 @@ def _document(world: World, task_id: str) -> dict[str, Any]:
 def adopt(
     world: World,
     sagas: Sagas,
-    agent: OldAgent,
-    standing: Standing,
+    agent: LegacyAgent,
+    standing: LegacyStatus,
     *,
     why: Unwind | None = None,
 ) -> None:
@@ -119,7 +119,7 @@ def adopt(
         return
 
 
-def receipts_of(world: World, agent: OldAgent, standing: Standing) -> dict[str, Any]:
+def receipts_of(world: World, agent: LegacyAgent, standing: LegacyStatus) -> dict[str, Any]:
     """Return what an old agent holds: by its names, and by what a look has proved."""
     entries = (world.global_registry.peek() or {}).get("agents", {})
     entry = entries.get(agent.id, {"task_id": agent.task_id})
@@ -145,8 +145,8 @@ def receipts_of(world: World, agent: OldAgent, standing: Standing) -> dict[str, 
     return receipts
 
 
-def _session_of(world: World, agent: OldAgent, standing: Standing) -> OldSessionReceipt:
-    return OldSessionReceipt(
+def _session_of(world: World, agent: LegacyAgent, standing: LegacyStatus) -> LegacySessionReceipt:
+    return LegacySessionReceipt(
         session=agent.session,
         cookie=ids.cookie_of(world.root_id, agent.id),
         seen=standing.session,
@@ -157,12 +157,12 @@ def _session_of(world: World, agent: OldAgent, standing: Standing) -> OldSession
     )
 
 
-def _is_entered(world: World, agent: OldAgent) -> bool:
+def _is_entered(world: World, agent: LegacyAgent) -> bool:
     """Tell whether an agent that has ended is among the living of the global registry."""
     return agent.id in (world.global_registry.peek() or {}).get("agents", {})
 
 
-def _as_recorded(agent: OldAgent, why: Unwind | None) -> Unwind:
+def _as_recorded(agent: LegacyAgent, why: Unwind | None) -> Unwind:
     asked = {} if why is None else why.detail
     return Unwind.terminal(report_of(agent).reason, **{**asked, "status": agent.status, "by": BY})
 
@@ -173,11 +173,11 @@ def recorded_end(world: World, history: History) -> Unwind | None:
     record = find_agent(document, history.saga_id)
     if record is None or is_active(record.get("status")):
         return None
-    agent = old_agent(world, document, str(history.labels.get("task_id")), record)
+    agent = legacy_agent(world, document, str(history.labels.get("task_id")), record)
     return None if agent is None else _as_recorded(agent, None)
 
 
-def _how_to_end_by_hand(agent: OldAgent) -> str:
+def _how_to_end_by_hand(agent: LegacyAgent) -> str:
     return (
         f"if that session is the agent's, end it: tmux kill-session -t '={agent.session}'; "
         "if it is yours, rename it; then try again"
@@ -187,7 +187,7 @@ def _how_to_end_by_hand(agent: OldAgent) -> str:
 # --- an end from inside -------------------------------------------------------------------------
 
 
-def send_heir(world: World, agent_id: str) -> None:
+def spawn_unwinder(world: World, agent_id: str) -> None:
     """
     Let a process that is no part of an old agent end it.
 
