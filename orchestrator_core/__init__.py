@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from orchestrator_core.operations.retention import ExportReport, GcReport
     from orchestrator_core.operations.sweeper import Health, Sweeper
     from orchestrator_core.orchestrator import Orchestrator
-    from orchestrator_core.presets.streams import AgentResult, TokenUsage
+    from orchestrator_core.presets.result import AgentResult, TokenUsage
     from orchestrator_core.reconcile.sweep.findings import (
         Finding,
         FindingKind,
@@ -99,7 +99,7 @@ _HOMES = {
     "orchestrator_core.operations.retention": ("ExportReport", "GcReport"),
     "orchestrator_core.model.spec": ("AgentSpec",),
     "orchestrator_core.model.status": ("Status",),
-    "orchestrator_core.presets.streams": ("AgentResult", "TokenUsage"),
+    "orchestrator_core.presets.result": ("AgentResult", "TokenUsage"),
     "orchestrator_core.operations.sweeper": ("Health", "Sweeper"),
     "orchestrator_core.reconcile.sweep.findings": (
         "Finding",

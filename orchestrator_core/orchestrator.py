@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from orchestrator_core.operations.alerts import Alerts, OnFailedCleanup
     from orchestrator_core.operations.metrics import Stats
     from orchestrator_core.operations.retention import ExportReport, GcReport
-    from orchestrator_core.presets.streams import AgentResult
+    from orchestrator_core.presets.result import AgentResult
     from orchestrator_core.reconcile.repair import RepairReport
     from orchestrator_core.reconcile.sweep.findings import SweepReport
     from orchestrator_core.saga import History, Observer, RecoveryReport, Step, Unwind

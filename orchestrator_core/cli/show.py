@@ -11,7 +11,7 @@ from orchestrator_core.exceptions import NotFound
 
 if TYPE_CHECKING:
     from orchestrator_core.orchestrator import Orchestrator
-    from orchestrator_core.presets.streams import AgentResult
+    from orchestrator_core.presets.result import AgentResult
     from orchestrator_core.saga import Frame, History, RecoveryReport
 
 _SHOWN = 2000  #: Characters of a result; all of it is in --json.

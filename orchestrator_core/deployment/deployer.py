@@ -37,7 +37,7 @@ from orchestrator_core.registry.operations import (
     check_global_limits,
     check_task_limits,
 )
-from orchestrator_core.resources.provision import handing
+from orchestrator_core.resources.provision import wrap_steps
 from orchestrator_core.saga import Reason, State, Unwind, UnwindReport
 from orchestrator_core.saga.unwinding import describe
 from orchestrator_core.system.event_reader import News
@@ -87,7 +87,7 @@ class Deployer:
         if not 0 <= grace_s < math.inf:
             raise InvalidInput(f"a grace of {grace_s} s is no time")
         for step in extra_steps:
-            self._lifecycle.steps.insist_on(step)
+            self._lifecycle.steps.require_known(step)
         once = functools.partial(
             self._deploy_once, task_id, spec, grace_s=grace_s, extra_steps=extra_steps
         )
@@ -113,7 +113,7 @@ class Deployer:
         steps = deployment_steps(self._world, deployment)
         if provided is not None:
             # First, and so undone last: when nothing of the agent runs that could use them.
-            steps = [*handing(extra_steps, provided), *steps]
+            steps = [*wrap_steps(extra_steps, provided), *steps]
         self._deploy(task_id, agent_id, spec, descent, deployment, steps, grace_s=grace_s)
         return agent_id
 

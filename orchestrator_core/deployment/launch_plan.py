@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
     from orchestrator_core.deployment.context import World
     from orchestrator_core.model.spec import AgentSpec
-    from orchestrator_core.resources.provision import Provided
+    from orchestrator_core.resources.provision import ProvisionCollector
 
 
 def prepare(
-    world: World, task_id: str, agent_id: str, spec: AgentSpec, provided: Provided | None = None
+    world: World,
+    task_id: str,
+    agent_id: str,
+    spec: AgentSpec,
+    provided: ProvisionCollector | None = None,
 ) -> Deployment:
     """
     Return what the steps need to deploy an agent, its prompt and its environment included.
@@ -40,23 +44,23 @@ def prepare(
     )
 
 
-def provided_to(spec: AgentSpec) -> Provided:
+def provided_to(spec: AgentSpec) -> ProvisionCollector:
     """Return what steps of one's own have handed on to an agent so far: nothing."""
-    from orchestrator_core.resources.provision import Provided  # noqa: PLC0415 - few have any
+    from orchestrator_core.resources.provision import ProvisionCollector  # noqa: PLC0415 - few have any
 
-    return Provided(
-        refused=inside.RESERVED_ENV | inside.HIDDEN_ENV | spec.env.keys(),
-        meant=frozenset(PLACEHOLDERS),
+    return ProvisionCollector(
+        reserved_variables=inside.RESERVED_ENV | inside.HIDDEN_ENV | spec.env.keys(),
+        reserved_placeholders=frozenset(PLACEHOLDERS),
     )
 
 
 def _launch(
-    world: World, task_id: str, agent_id: str, spec: AgentSpec, provided: Provided | None
+    world: World, task_id: str, agent_id: str, spec: AgentSpec, provided: ProvisionCollector | None
 ) -> Launch:
     places = world.places
     run = places.run(task_id, agent_id)
     prompt = places.prompt(task_id, agent_id)
-    more = provided.whole if provided is not None else None
+    more = provided.merged if provided is not None else None
     values = {
         **(more.placeholders if more is not None else {}),
         "prompt_file": str(prompt),
@@ -85,9 +89,9 @@ def _launch(
         kill_s=world.patience.kill_s,
         linger_s=world.patience.linger_s,
         deadline_s=spec.deadline_s,
-        resident=str(places.sweeper_lock),
-        heir=heir(places.root, agent_id),
-        heir_env=heir_environment(),
+        sweeper_lock=str(places.sweeper_lock),
+        unwinder_argv=heir(places.root, agent_id),
+        unwinder_env=heir_environment(),
     )
 
 

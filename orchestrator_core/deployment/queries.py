@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from orchestrator_core.deployment.context import World
-    from orchestrator_core.presets.streams import AgentResult
+    from orchestrator_core.presets.result import AgentResult
 
 
 class Reader:
@@ -71,7 +71,8 @@ class Reader:
 
     def result(self, agent_id: str) -> AgentResult:
         """Return what an agent's output says of its result."""
-        from orchestrator_core.presets.streams import AgentResult, read_stream  # noqa: PLC0415 - few read them
+        from orchestrator_core.presets.log_reader import read_stream  # noqa: PLC0415 - few read them
+        from orchestrator_core.presets.result import AgentResult  # noqa: PLC0415 - few read them
 
         agent = self.agent(agent_id)
         for path in self._logs(agent.task_id, agent_id):

@@ -38,7 +38,7 @@ from orchestrator_core.model.outcome import EndReport, cleanup_of, ended, verdic
 from orchestrator_core.model.status import Status
 from orchestrator_core.reconcile.legacy.session_step import EndLegacySession, LegacySessionReceipt
 from orchestrator_core.registry.operations import find_agent
-from orchestrator_core.resources.known import KnownSteps
+from orchestrator_core.resources.step_registry import StepRegistry
 from orchestrator_core.saga import Reason, Sagas, State, Unwind
 from orchestrator_core.system.clock import timestamp
 
@@ -57,7 +57,7 @@ class Lifecycle:
 
     def __init__(self, world: World, *, observer: Observer | None = None) -> None:
         self.world = world
-        self.steps = KnownSteps(
+        self.steps = StepRegistry(
             [*undoing_steps(world), EndLegacySession(world)],
             modules=lambda: world.settings.steps.modules,
         )

@@ -21,6 +21,7 @@ import attrs
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model import ids
 from orchestrator_core.model.environment import HIDDEN_ENV, RESERVED_ENV
+from orchestrator_core.model.programs import PROGRAMS
 from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
@@ -203,8 +204,6 @@ class AgentSpec:
 
     def _install(self) -> str:
         """Return how one comes by the preset's program, if that is what it runs."""
-        from orchestrator_core.presets import PROGRAMS  # noqa: PLC0415 - for an error alone
-
         program = PROGRAMS.get(self.preset or "")
         is_it = program is not None and program.name == self.command[0]
         return f"; if it is not installed: {program.install}" if program and is_it else ""

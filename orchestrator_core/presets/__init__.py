@@ -1,30 +1,18 @@
 """
-Presets: specs for the agents that people run, with the flags their makers document.
+Presets: the agents that people run, with the flags and streams that their makers document.
 
-Each is a module with one function, which :class:`~orchestrator_core.AgentSpec` has
-as well: ``AgentSpec.claude(prompt="…")``. Its docstring says which published page
-each flag is from, and when that was read. A preset knows a command line and
-nothing else: what it returns is a spec like any other.
+Each preset is one module with one public function, which
+:class:`~orchestrator_core.AgentSpec` has as well: ``AgentSpec.claude(prompt="…")``. The
+function returns a spec like any other. The module's docstring names the published page of
+every flag and the date on which it was read. Beside the function stands the parser of the
+JSON lines that the tool writes: :mod:`.log_reader` applies it to an agent's log and
+returns an :class:`~orchestrator_core.AgentResult`.
 
-:data:`PROGRAMS` is what the doctor looks for.
+:data:`PROGRAMS` names the program of each preset and how it is installed.
 """
 
 from __future__ import annotations
 
-import attrs
+from orchestrator_core.model.programs import PROGRAMS, Program
 
-
-@attrs.frozen
-class Program:
-    """What a preset runs, and how one comes by it."""
-
-    name: str
-    install: str  #: From the tool's own README.
-
-
-PROGRAMS = {
-    "claude": Program("claude", "npm install -g @anthropic-ai/claude-code"),
-    "codex": Program("codex", "npm install -g @openai/codex"),
-    "gemini": Program("gemini", "npm install -g @google/gemini-cli"),
-}
-"""What presets run that a machine may lack. Every POSIX machine has ``sh``."""
+__all__ = ["PROGRAMS", "Program"]

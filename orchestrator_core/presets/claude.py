@@ -1,7 +1,7 @@
 """
-Claude Code, headless.
+Claude Code, headless: its command line, and its ``stream-json``.
 
-Where its flags are from (read in October 2026):
+Sources of the flags (read in October 2026):
 
 - ``-p``, ``--output-format stream-json``, ``--verbose``, ``--model``,
   ``--permission-mode``, ``--resume``: https://code.claude.com/docs/en/cli-reference
@@ -12,17 +12,37 @@ Where its flags are from (read in October 2026):
   program itself: "Input must be provided either through stdin or as a prompt
   argument when using --print".
 - The permission modes: https://code.claude.com/docs/en/permission-modes
+
+The stream's lines are the messages of the Agent SDK: a ``system`` message of subtype
+``init``, then ``assistant`` and ``user`` messages, and at last a ``result``. Sources:
+https://code.claude.com/docs/en/agent-sdk/typescript#message-types and, field by field,
+src/claude_agent_sdk/_internal/message_parser.py of
+github.com/anthropics/claude-agent-sdk-python at 008e361d. Its input tokens do not include
+the cache's: https://platform.claude.com/docs/en/build-with-claude/prompt-caching
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
 from orchestrator_core.model.spec import AgentSpec
 from orchestrator_core.presets.options import SpecOptions, flag
+from orchestrator_core.presets.stream_parser import (
+    Event,
+    StreamParser,
+    integer,
+    mapping,
+    number,
+    text,
+    usage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from orchestrator_core.presets.result import TokenUsage
+
+_TYPES = frozenset({"system", "assistant", "user", "result", "stream_event"})
 
 
 def claude(
@@ -37,16 +57,16 @@ def claude(
     **options: Unpack[SpecOptions],
 ) -> AgentSpec:
     """
-    Return a spec for Claude Code: it reads the prompt from standard input, and writes JSON lines.
+    Return a spec for Claude Code: it reads the prompt from standard input and writes JSON lines.
 
     *model* is an alias or a full name. *permission_mode* is ``default`` (``manual``),
-    ``acceptEdits``, ``plan``, ``auto``, ``dontAsk`` or ``bypassPermissions``, and
-    whatever else its version knows; nobody is there to be asked, so what a mode would
-    ask for is denied. *resume* is a session's id or name. *arguments* are put last,
-    verbatim: ``["--allowedTools", "Read", "Bash(git diff *)"]``.
+    ``acceptEdits``, ``plan``, ``auto``, ``dontAsk``, ``bypassPermissions``, or another mode
+    of the installed version. A headless Claude Code cannot ask: it denies what the mode
+    would ask for. *resume* is a session's id or name. *arguments* follow last, verbatim:
+    ``["--allowedTools", "Read", "Bash(git diff *)"]``.
 
     Raises:
-        InvalidInput: A value that no agent could be run with.
+        InvalidInput: A value is one that no agent can be run with.
     """
     command = (
         *(program, "-p", "--output-format", "stream-json", "--verbose"),
@@ -56,3 +76,67 @@ def claude(
         *arguments,
     )
     return AgentSpec(type=type, prompt=prompt, command=command, preset="claude", **options)
+
+
+class ClaudeStream(StreamParser):
+    """The parser of Claude Code's events."""
+
+    format: ClassVar[str] = "claude"
+
+    @classmethod
+    def recognizes(cls, event: Event) -> bool:
+        """Return whether an event is of this format."""
+        return event["type"] in _TYPES and text(event.get("session_id")) is not None
+
+    def feed(self, event: Event) -> None:
+        """Add an older event."""
+        self.set_if_missing(session_id=self.session_id(event))
+        kind = event["type"]
+        if kind == "result" and "is_error" not in self.known:
+            self._feed_result(event)
+        elif kind == "assistant" and event.get("parent_tool_use_id") is None:
+            # A message with a parent is a subagent's.
+            self.set_if_missing(last_message=_message(event))
+        is_init = kind == "system" and event.get("subtype") == "init"
+        self.is_complete = is_init or "last_message" in self.known
+
+    def _feed_result(self, event: Event) -> None:
+        is_error = event.get("is_error")
+        self.set_if_missing(
+            is_error=is_error if isinstance(is_error, bool) else None,
+            result=text(event.get("result")),
+            error=_error(event) if is_error else None,
+            cost_usd=number(event.get("total_cost_usd")),
+            usage=_usage(mapping(event.get("usage"))),
+            turns=integer(event.get("num_turns")),
+            duration_ms=number(event.get("duration_ms")),
+        )
+
+    @staticmethod
+    def session_id(event: Event) -> str | None:
+        """Return the session's id, which every event contains."""
+        return text(event.get("session_id"))
+
+
+def _message(event: Event) -> str | None:
+    content = mapping(event.get("message")).get("content")
+    blocks = [mapping(block) for block in content] if isinstance(content, list) else []
+    texts = [text(block.get("text")) for block in blocks if block.get("type") == "text"]
+    return "".join(filter(None, texts)) or None
+
+
+def _error(event: Event) -> str | None:
+    errors = event.get("errors")
+    texts = filter(None, map(text, errors)) if isinstance(errors, list) else ()
+    return "; ".join(texts) or text(event.get("result")) or text(event.get("subtype"))
+
+
+def _usage(counts: Event) -> TokenUsage | None:
+    fresh = integer(counts.get("input_tokens"))
+    written = integer(counts.get("cache_creation_input_tokens"))
+    cached = integer(counts.get("cache_read_input_tokens"))
+    return usage(
+        all_input=None if fresh is None else fresh + (written or 0) + (cached or 0),
+        cached=cached,
+        output=integer(counts.get("output_tokens")),
+    )

@@ -1,7 +1,7 @@
 """
-Codex, headless.
+Codex, headless: its command line, and the stream of ``codex exec --json``.
 
-Where its flags are from (read in October 2026):
+Sources of the flags (read in October 2026):
 
 - ``exec --json``, ``--sandbox`` and its three modes, ``--skip-git-repo-check``,
   ``resume``: https://developers.openai.com/codex/noninteractive (as of 2026-05-14) and
@@ -14,17 +14,39 @@ Where its flags are from (read in October 2026):
 There is no flag for approvals: ``codex exec`` never asks, and refuses
 ``--ask-for-approval`` (github.com/openai/codex issue 13614). ``--full-auto`` is
 deprecated there in favour of ``--sandbox workspace-write``.
+
+In the stream a thread starts, a turn starts, items start and are completed, and the turn is
+completed or fails. Sources: https://developers.openai.com/codex/noninteractive (as of
+2026-05-14), docs/exec.md, and codex-rs/exec/src/exec_events.rs of github.com/openai/codex
+at 08a1f30c. It contains token counts, but no cost and no duration.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
 from orchestrator_core.model.spec import AgentSpec
-from orchestrator_core.presets.options import SpecOptions, flag, plain
+from orchestrator_core.presets.options import SpecOptions, check_not_flag, flag
+from orchestrator_core.presets.stream_parser import (
+    Event,
+    StreamParser,
+    integer,
+    mapping,
+    text,
+    usage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from orchestrator_core.presets.result import TokenUsage
+
+_TYPES = frozenset(
+    {
+        *("thread.started", "turn.started", "turn.completed", "turn.failed"),
+        *("item.started", "item.updated", "item.completed", "error"),
+    }
+)
 
 
 def codex(
@@ -40,23 +62,80 @@ def codex(
     **options: Unpack[SpecOptions],
 ) -> AgentSpec:
     """
-    Return a spec for Codex: it reads the prompt from standard input, and writes JSON lines.
+    Return a spec for Codex: it reads the prompt from standard input and writes JSON lines.
 
-    *sandbox* is ``read-only`` (its default), ``workspace-write`` or
-    ``danger-full-access``. It runs in Git repositories only, unless
+    *sandbox* is ``read-only`` (Codex's default), ``workspace-write`` or
+    ``danger-full-access``. Codex runs in Git repositories only, unless
     *skip_git_repo_check*. *resume* is a session's id. *arguments* follow ``exec``,
     verbatim: ``["--add-dir", "../lib", "-c", "model_reasoning_effort=high"]``.
 
     Raises:
-        InvalidInput: A value that no agent could be run with.
+        InvalidInput: A value is one that no agent can be run with.
     """
     command = (
-        # Whatever they are, --json ends them: a list of files would else go on to the "-".
+        # --json ends the arguments: a list of files among them would else include the "-".
         *(program, "exec", *arguments, "--json"),
         *flag("--model", model),
         *flag("--sandbox", sandbox),
         *(("--skip-git-repo-check",) if skip_git_repo_check else ()),
-        *(() if resume is None else ("resume", plain("resume", resume))),
+        *(() if resume is None else ("resume", check_not_flag("resume", resume))),
         "-",
     )
     return AgentSpec(type=type, prompt=prompt, command=command, preset="codex", **options)
+
+
+class CodexStream(StreamParser):
+    """The parser of Codex's events."""
+
+    format: ClassVar[str] = "codex"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._turn_is_read = False  #: All further events are older than the last turn.
+
+    @classmethod
+    def recognizes(cls, event: Event) -> bool:
+        """Return whether an event is of this format; Gemini's ``error`` has a timestamp."""
+        return event["type"] in _TYPES and "timestamp" not in event
+
+    def feed(self, event: Event) -> None:
+        """Add an older event."""
+        self.set_if_missing(session_id=self.session_id(event))
+        if not self._turn_is_read:
+            self._feed_turn(event)
+        is_known = "last_message" in self.known and "is_error" in self.known
+        self._turn_is_read = self._turn_is_read or event["type"] == "turn.started" or is_known
+        self.is_complete = self._turn_is_read and "session_id" in self.known
+
+    def _feed_turn(self, event: Event) -> None:
+        kind = event["type"]
+        if kind == "turn.completed":
+            self.set_if_missing(is_error=False, usage=_usage(mapping(event.get("usage"))))
+        elif kind == "turn.failed":
+            error = text(mapping(event.get("error")).get("message"))
+            self.set_if_missing(is_error=True, error=error)
+        elif kind == "error" and not self.matched_any:
+            # Codex has recovered from an error that has an event after it.
+            self.set_if_missing(is_error=True, error=text(event.get("message")))
+        elif kind == "item.completed":
+            self._feed_item(mapping(event.get("item")))
+
+    def _feed_item(self, item: Event) -> None:
+        if item.get("type") == "agent_message" and "last_message" not in self.known:
+            message = text(item.get("text"))
+            self.set_if_missing(last_message=message)
+            if self.known.get("is_error") is False:
+                self.set_if_missing(result=message)
+
+    @staticmethod
+    def session_id(event: Event) -> str | None:
+        """Return the thread's id, which ``thread.started`` contains."""
+        return text(event.get("thread_id"))
+
+
+def _usage(counts: Event) -> TokenUsage | None:
+    return usage(
+        all_input=integer(counts.get("input_tokens")),
+        cached=integer(counts.get("cached_input_tokens")),
+        output=integer(counts.get("output_tokens")),
+    )

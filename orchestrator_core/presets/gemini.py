@@ -1,7 +1,7 @@
 """
-Gemini CLI, headless.
+Gemini CLI, headless: its command line, and its ``stream-json``.
 
-Where its flags are from (read in October 2026), in github.com/google-gemini/gemini-cli:
+Sources of the flags (read in October 2026), in github.com/google-gemini/gemini-cli:
 
 - The prompt on standard input, which by itself makes it headless ("Non-TTY
   environment"), and ``--output-format stream-json``: docs/cli/headless.md at 0e5aa965,
@@ -9,19 +9,38 @@ Where its flags are from (read in October 2026), in github.com/google-gemini/gem
 - ``--model``, ``--approval-mode`` and its four modes, ``--sandbox``, ``--resume``:
   docs/cli/cli-reference.md at 01ebea3b; ``--resume`` with a session's id:
   docs/cli/session-management.md at 1aa84971. ``--yolo`` is deprecated there.
-- A folder that is not trusted ends it at once, where that feature is on; then
-  ``--skip-trust`` is the way: docs/cli/trusted-folders.md at 2afe2c11.
+- Gemini exits at once in a folder that is not trusted, where that feature is on; then
+  ``--skip-trust`` is the remedy: docs/cli/trusted-folders.md at 2afe2c11.
+
+The stream has ``init``, then ``message``, ``tool_use``, ``tool_result`` and ``error``, and
+at last ``result``. A message of the model is in pieces, marked ``delta``. Sources:
+https://geminicli.com/docs/cli/headless and, field by field,
+packages/core/src/output/types.ts of the repository at 04fbf507. It contains token counts,
+but no cost.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
 from orchestrator_core.model.spec import AgentSpec
 from orchestrator_core.presets.options import SpecOptions, flag
+from orchestrator_core.presets.stream_parser import (
+    Event,
+    StreamParser,
+    integer,
+    mapping,
+    number,
+    text,
+    usage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from orchestrator_core.presets.result import AgentResult
+
+_TYPES = frozenset({"init", "message", "tool_use", "tool_result", "error", "result"})
 
 
 def gemini(
@@ -37,14 +56,14 @@ def gemini(
     **options: Unpack[SpecOptions],
 ) -> AgentSpec:
     """
-    Return a spec for Gemini CLI: it reads the prompt from standard input, and writes JSON lines.
+    Return a spec for Gemini CLI: it reads the prompt from standard input and writes JSON lines.
 
     *approval_mode* is ``default``, ``auto_edit``, ``yolo`` or ``plan``. *resume* is a
-    session's id, its number, or ``latest``. *arguments* are put last, verbatim:
+    session's id, its number, or ``latest``. *arguments* follow last, verbatim:
     ``["--include-directories", "../lib"]``.
 
     Raises:
-        InvalidInput: A value that no agent could be run with.
+        InvalidInput: A value is one that no agent can be run with.
     """
     command = (
         *(program, "--output-format", "stream-json"),
@@ -55,3 +74,66 @@ def gemini(
         *arguments,
     )
     return AgentSpec(type=type, prompt=prompt, command=command, preset="gemini", **options)
+
+
+class GeminiStream(StreamParser):
+    """The parser of Gemini CLI's events."""
+
+    format: ClassVar[str] = "gemini"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pieces: list[str] = []  #: The pieces of the last message, newest first.
+        self._is_whole = False  #: The last message has no further pieces.
+
+    @classmethod
+    def recognizes(cls, event: Event) -> bool:
+        """Return whether an event is of this format."""
+        has_timestamp = text(event.get("timestamp")) is not None
+        # Other tools write results with a timestamp, but call the session's id "sessionId".
+        return event["type"] in _TYPES and has_timestamp and "sessionId" not in event
+
+    def feed(self, event: Event) -> None:
+        """Add an older event."""
+        self.set_if_missing(session_id=self.session_id(event))
+        kind = event["type"]
+        if kind == "result" and "is_error" not in self.known:
+            self._feed_result(event)
+        elif kind == "message" and event.get("role") == "assistant":
+            self._feed_message(event)
+        elif kind != "error":  # A warning may stand between two pieces.
+            self._is_whole = bool(self._pieces)
+        self.is_complete = kind == "init"
+
+    def _feed_message(self, event: Event) -> None:
+        is_piece = event.get("delta") is True
+        if not self._is_whole and (is_piece or not self._pieces):
+            self._pieces.append(text(event.get("content")) or "")
+        self._is_whole = self._is_whole or not is_piece
+
+    def _feed_result(self, event: Event) -> None:
+        stats = mapping(event.get("stats"))
+        error = mapping(event.get("error"))
+        self.set_if_missing(
+            is_error={"success": False, "error": True}.get(str(event.get("status"))),
+            error=text(error.get("message")) or text(error.get("type")),
+            usage=usage(
+                all_input=integer(stats.get("input_tokens")),
+                cached=integer(stats.get("cached")),
+                output=integer(stats.get("output_tokens")),
+            ),
+            duration_ms=number(stats.get("duration_ms")),
+        )
+
+    def result(self) -> AgentResult:
+        """Return the result from all events so far."""
+        message = "".join(reversed(self._pieces)) or None
+        self.set_if_missing(last_message=message)
+        if self.known.get("is_error") is False:
+            self.set_if_missing(result=message)
+        return super().result()
+
+    @staticmethod
+    def session_id(event: Event) -> str | None:
+        """Return the session's id, which ``init`` contains."""
+        return text(event.get("session_id"))

@@ -1,4 +1,4 @@
-"""What all presets take, and how an option becomes arguments."""
+"""The options that every preset takes, and how an option becomes arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class SpecOptions(TypedDict, total=False):
-    """What a preset hands on to :class:`~orchestrator_core.AgentSpec` as it is."""
+    """The options that a preset passes to :class:`~orchestrator_core.AgentSpec` unchanged."""
 
     cwd: str | os.PathLike[str] | None
     env: Mapping[str, str]
@@ -26,23 +26,20 @@ def flag(name: str, value: str | None) -> tuple[str, ...]:
     """
     Return a flag and its value; nothing for None.
 
-    A value never is a flag itself: the model's name, say, may come from somebody
-    who is not to choose the permissions.
+    Raises:
+        InvalidInput: The value is empty, or the program would read it as a flag.
+    """
+    return () if value is None else (name, check_not_flag(name, value))
+
+
+def check_not_flag(name: str, value: str) -> str:
+    """
+    Return *value*, which its program cannot read as a flag.
+
+    A caller that may choose a model's name, for example, cannot choose permissions with it.
 
     Raises:
-        InvalidInput: It is empty, or would be read as a flag.
-    """
-    if value is None:
-        return ()
-    return name, plain(name, value)
-
-
-def plain(name: str, value: str) -> str:
-    """
-    Return a value that its program cannot take for a flag.
-
-    Raises:
-        InvalidInput: It is empty, or begins with a dash.
+        InvalidInput: The value is empty, or starts with a dash.
     """
     if not value or value.startswith("-"):
         raise InvalidInput(

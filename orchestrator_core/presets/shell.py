@@ -1,7 +1,7 @@
 """
-A shell script as an agent: its prompt is the script.
+A shell script as an agent: the prompt is the script.
 
-``sh FILE ARGUMENT…`` is as POSIX has it: IEEE Std 1003.1-2024, Shell & Utilities, "sh",
+Source of ``sh FILE ARGUMENT…``: POSIX, IEEE Std 1003.1-2024, Shell & Utilities, "sh",
 https://pubs.opengroup.org/onlinepubs/9799919799/utilities/sh.html
 """
 
@@ -26,13 +26,13 @@ def shell(
     **options: Unpack[SpecOptions],
 ) -> AgentSpec:
     """
-    Return a spec for a shell script, which is the *prompt*.
+    Return a spec for a shell script: the *prompt* is the script.
 
-    The script is read from the prompt's file, so that ``ps`` does not show it; its
-    standard input is empty. *arguments* are its ``$1``, ``$2``, …
+    The shell reads the script from the prompt's file, so ``ps`` does not show it. Its
+    standard input is empty. *arguments* are the script's ``$1``, ``$2``, …
 
     Raises:
-        InvalidInput: A value that no agent could be run with.
+        InvalidInput: A value is one that no agent can be run with.
     """
     command = (program, "{prompt_file}", *arguments)
     return AgentSpec(

@@ -43,9 +43,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from orchestrator_core.resources.directory import TempDirectory
     from orchestrator_core.resources.env_file import EnvFile
-    from orchestrator_core.resources.helper import Subprocess
     from orchestrator_core.resources.port import ReservedPort
     from orchestrator_core.resources.provision import Provision
+    from orchestrator_core.resources.subprocess_step import Subprocess
     from orchestrator_core.resources.worktree import GitWorktree
 
 __all__ = [
@@ -58,16 +58,16 @@ __all__ = [
 ]
 
 #: Where each is, by the type that its receipts have in journals.
-HOMES = {
+STEP_TYPES = {
     "git_worktree": ("orchestrator_core.resources.worktree", "GitWorktree"),
     "reserved_port": ("orchestrator_core.resources.port", "ReservedPort"),
     "temp_directory": ("orchestrator_core.resources.directory", "TempDirectory"),
     "env_file": ("orchestrator_core.resources.env_file", "EnvFile"),
-    "subprocess": ("orchestrator_core.resources.helper", "Subprocess"),
+    "subprocess": ("orchestrator_core.resources.subprocess_step", "Subprocess"),
 }
 _HOME = {
     "Provision": "orchestrator_core.resources.provision",
-    **{name: home for home, name in HOMES.values()},
+    **{name: home for home, name in STEP_TYPES.values()},
 }
 
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from orchestrator_core.resources.place import (
+from orchestrator_core.resources.private_dir import (
     check_name,
     is_directory,
     is_there,
-    leave,
     make_private,
-    place_of,
+    remove_if_empty,
     remove_tree,
+    saga_dir,
 )
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Outcome, Presence, receipt
@@ -53,7 +53,7 @@ class TempDirectory:
 
     def plan(self, ctx: Context) -> TempDirectoryReceipt:
         """Name it."""
-        return TempDirectoryReceipt(str(place_of(ctx, self.directory) / (self.name or "tmp")))
+        return TempDirectoryReceipt(str(saga_dir(ctx, self.directory) / (self.name or "tmp")))
 
     def do(self, receipt: TempDirectoryReceipt) -> TempDirectoryReceipt:
         """Make it."""
@@ -74,10 +74,10 @@ class TempDirectory:
         """Remove it, read-only files and all."""
         path = Path(receipt.path)
         if not is_directory(path):
-            leave(path.parent)
+            remove_if_empty(path.parent)
             return Outcome.absent()
         freed = remove_tree(path)
-        leave(path.parent)
+        remove_if_empty(path.parent)
         return Outcome.undone(bytes_freed=freed)
 
     def probe(self, receipt: TempDirectoryReceipt) -> Presence:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.resources.place import (
+from orchestrator_core.resources.private_dir import (
     check_name,
     is_there,
-    leave,
     make_private,
-    place_of,
+    remove_if_empty,
+    saga_dir,
 )
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Outcome, Presence, receipt
@@ -68,7 +68,7 @@ class EnvFile:
 
     def plan(self, ctx: Context) -> EnvFileReceipt:
         """Name the file."""
-        place = place_of(ctx, self.directory)
+        place = saga_dir(ctx, self.directory)
         return EnvFileReceipt(str(place / f"{self.name or 'env_file'}.env"), tuple(self.values))
 
     def do(self, receipt: EnvFileReceipt) -> EnvFileReceipt:
@@ -91,7 +91,7 @@ class EnvFile:
         path = Path(receipt.path)
         was_there = is_there(path)
         path.unlink(missing_ok=True)
-        leave(path.parent)
+        remove_if_empty(path.parent)
         return Outcome.undone() if was_there else Outcome.absent()
 
     def probe(self, receipt: EnvFileReceipt) -> Presence:

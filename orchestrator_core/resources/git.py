@@ -34,7 +34,7 @@ _LEADING_ELSEWHERE = (
 )
 
 
-class GitRefused(OrchestratorError):
+class GitError(OrchestratorError):
     """Git did not do what was asked of it; the message has its own words."""
 
     code = "git-refused"
@@ -52,7 +52,7 @@ class Git:
         Run git, and return what it says.
 
         Raises:
-            GitRefused: It failed, is not installed, or did not end in time.
+            GitError: It failed, is not installed, or did not end in time.
         """
         try:
             ran = subprocess.run(  # noqa: S603 - an argv of ours
@@ -66,17 +66,17 @@ class Git:
                 check=False,
             )
         except FileNotFoundError as error:
-            raise GitRefused(f"git cannot be run: {error}", hint="is git installed?") from error
+            raise GitError(f"git cannot be run: {error}", hint="is git installed?") from error
         except subprocess.TimeoutExpired as error:
-            raise GitRefused(f"{_told(arguments)} did not end in {self.timeout_s:g} s") from error
+            raise GitError(f"{_told(arguments)} did not end in {self.timeout_s:g} s") from error
         if ran.returncode:
             said = os.fsdecode(ran.stderr).strip() or f"exit status {ran.returncode}"
-            raise GitRefused(f"{_told(arguments)}: {said}")
+            raise GitError(f"{_told(arguments)}: {said}")
         return os.fsdecode(ran.stdout)
 
     def asks(self, *arguments: str, cwd: str | os.PathLike[str] | None = None) -> str | None:
         """Run git, and return what it says, in one line; None if it refuses."""
-        with contextlib.suppress(GitRefused):
+        with contextlib.suppress(GitError):
             return self(*arguments, cwd=cwd).strip()
         return None
 

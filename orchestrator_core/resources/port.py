@@ -25,7 +25,12 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError
-from orchestrator_core.resources.place import check_name, leave, make_private, place_of
+from orchestrator_core.resources.private_dir import (
+    check_name,
+    make_private,
+    remove_if_empty,
+    saga_dir,
+)
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Outcome, Presence, receipt
 from orchestrator_core.system import locks
@@ -80,7 +85,7 @@ class ReservedPort:
         if not numbers or not 0 < min(numbers) <= max(numbers) <= _LARGEST:
             raise InvalidInput(f"there is no TCP port {self.number or self.within}")
         claims = self.claims or f"/tmp/orchestrator-core-{os.geteuid()}-ports"  # noqa: S108 - made private
-        holder = place_of(ctx, self.directory) / f"{self.name or 'port'}.port"
+        holder = saga_dir(ctx, self.directory) / f"{self.name or 'port'}.port"
         return ReservedPortReceipt(str(Path(claims).absolute()), str(holder))
 
     def do(self, receipt: ReservedPortReceipt) -> ReservedPortReceipt:
@@ -120,7 +125,7 @@ class ReservedPort:
                     claim.unlink()
         was_there = holder.exists() or bool(ours)
         holder.unlink(missing_ok=True)  # Last: a claim whose holder is gone is anybody's.
-        leave(holder.parent)
+        remove_if_empty(holder.parent)
         ports = [int(claim.name) for claim in ours]
         return Outcome.undone(ports=ports) if was_there else Outcome.absent()
 
@@ -161,10 +166,10 @@ def _claims_of(receipt: ReservedPortReceipt) -> list[Path]:
         named = [claims / str(receipt.number)]
     else:  # A crash may have come before it was known.
         named = [claim for claim in claims.iterdir() if claim.name.isdecimal()]
-    return [claim for claim in named if _leads_to(claim) == receipt.holder]
+    return [claim for claim in named if _link_target(claim) == receipt.holder]
 
 
-def _leads_to(claim: Path) -> str | None:
+def _link_target(claim: Path) -> str | None:
     try:
         return str(claim.readlink())
     except OSError:
@@ -201,12 +206,12 @@ def _can_be_bound(family: socket.AddressFamily, number: int) -> bool:
 
 def _shuffled(numbers: range) -> list[int]:
     """Return the numbers in no order, without those that the kernel may give to anybody."""
-    first, last = _chosen_by_the_kernel()
+    first, last = _ephemeral_range()
     ours = [number for number in numbers if not first <= number <= last]
     return random.sample(ours or numbers, len(ours or numbers))
 
 
-def _chosen_by_the_kernel() -> tuple[int, int]:
+def _ephemeral_range() -> tuple[int, int]:
     try:
         told = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
         first, last = map(int, told.split())

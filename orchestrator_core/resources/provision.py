@@ -25,7 +25,7 @@ When it plans, a step of a deployment finds in its context, beside the agent's i
               needs it makes it, and whoever leaves it empty removes it
 ============= ========================================================================
 
-A name that two provide, or that the spec or this library gives a meaning, is refused.
+A name that two provide, or that the spec or this library gives a meaning, is reserved_variables.
 """
 
 from __future__ import annotations
@@ -81,12 +81,14 @@ class DoesWith(Protocol[R]):
 
 
 @attrs.define
-class Provided:
+class ProvisionCollector:
     """What has been handed on so far, in one deployment."""
 
-    refused: frozenset[str] = frozenset()  #: Variables that are not a step's to set.
-    meant: frozenset[str] = frozenset()  #: Placeholders that mean something already.
-    whole: Provision = attrs.field(factory=Provision)
+    reserved_variables: frozenset[str] = frozenset()  #: Variables that are not a step's to set.
+    reserved_placeholders: frozenset[str] = (
+        frozenset()
+    )  #: Placeholders that mean something already.
+    merged: Provision = attrs.field(factory=Provision)
 
     def add(self, step: str, more: Provision) -> None:
         """
@@ -95,12 +97,17 @@ class Provided:
         Raises:
             InvalidInput: A name is taken, or a value cannot be passed to a process.
         """
-        before = self.whole
-        _refuse(step, "variable", more.environment, {*self.refused, *before.environment})
-        _refuse(step, "placeholder", more.placeholders, {*self.meant, *before.placeholders})
+        before = self.merged
+        _refuse(step, "variable", more.environment, {*self.reserved_variables, *before.environment})
+        _refuse(
+            step,
+            "placeholder",
+            more.placeholders,
+            {*self.reserved_placeholders, *before.placeholders},
+        )
         if more.cwd is not None and before.cwd is not None:
             raise InvalidInput(f"step {step!r} is not the only one to say where the agent runs")
-        self.whole = Provision(
+        self.merged = Provision(
             environment={**before.environment, **more.environment},
             placeholders={**before.placeholders, **more.placeholders},
             cwd=more.cwd or before.cwd,
@@ -119,17 +126,17 @@ def _refuse(step: str, kind: str, values: Mapping[str, str], taken: set[str]) ->
             raise InvalidInput(f"step {step!r}: the {kind} {name!r:.80} cannot be passed on")
 
 
-def handing(steps: Iterable[Step[Any]], provided: Provided) -> list[Step[Any]]:
+def wrap_steps(steps: Iterable[Step[Any]], provided: ProvisionCollector) -> list[Step[Any]]:
     """Return *steps* as a deployment takes them: what they hand on is added to *provided*."""
-    return [_Handing(step, provided) for step in steps]
+    return [_ProvisioningStep(step, provided) for step in steps]
 
 
 @attrs.frozen
-class _Handing:
+class _ProvisioningStep:
     """A step, with what it hands on passed to a deployment. The engine sees a step like any."""
 
     step: Step[Any]
-    provided: Provided
+    provided: ProvisionCollector
 
     @property
     def name(self) -> str:
@@ -148,7 +155,7 @@ class _Handing:
     def do(self, receipt: Any) -> Any:  # noqa: ANN401 - as above
         """Let the step be done, with what it is given; take on what it provides."""
         if isinstance(self.step, DoesWith):
-            held = self.step.do_with(receipt, self.provided.whole)
+            held = self.step.do_with(receipt, self.provided.merged)
         else:
             held = self.step.do(receipt)
         if isinstance(self.step, Provides):

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.resources.git import Git, GitRefused, alone
-from orchestrator_core.resources.place import (
+from orchestrator_core.resources.git import Git, GitError, alone
+from orchestrator_core.resources.private_dir import (
     check_name,
     is_directory,
     is_there,
-    leave,
     make_private,
-    place_of,
+    remove_if_empty,
     remove_tree,
+    saga_dir,
 )
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Outcome, Presence, receipt
@@ -118,7 +118,7 @@ class GitWorktree:
                 f"{self.base}^{{commit}}",
                 cwd=where,
             )
-        except (GitRefused, OSError) as error:
+        except (GitError, OSError) as error:
             raise InvalidInput(
                 f"no worktree can be made of {where} at {self.base!r:.80}: {error}",
                 hint="is it a git repository, with a commit of that name?",
@@ -126,7 +126,7 @@ class GitWorktree:
         own = "-".join(filter(None, (ctx.saga_id, self.name)))
         return GitWorktreeReceipt(
             repository=common.rstrip("\n"),
-            path=str(place_of(ctx, self.directory) / own),
+            path=str(saga_dir(ctx, self.directory) / own),
             branch=f"{self.prefix}{own}",
             base=base.strip(),
             shared=self.prefix,
@@ -153,9 +153,9 @@ class GitWorktree:
     def undo(self, receipt: GitWorktreeReceipt, _why: Unwind) -> Outcome:
         """Remove both, or keep what would be lost, and say where it is."""
         with alone(receipt.lock, timeout_s=receipt.timeout_s) as git:
-            outcome = _Removal(receipt, git).carry_out()
+            outcome = _Removal(receipt, git).run()
         receipt.lock.unlink(missing_ok=True)  # Nobody of ours is left who could wait for it.
-        leave(receipt.lock.parent)
+        remove_if_empty(receipt.lock.parent)
         return outcome
 
     def probe(self, receipt: GitWorktreeReceipt) -> Presence:
@@ -172,12 +172,12 @@ class _Removal:
         self._ref = f"refs/heads/{receipt.branch}"
         self._run = git
 
-    def carry_out(self) -> Outcome:
+    def run(self) -> Outcome:
         tree = self._tree
         if not is_directory(Path(tree.repository).resolve()):
             return self._without_repository()
         was_there = is_there(self._path) or is_there(tree.entry)
-        work = self._work() if tree.made and is_directory(self._path) else ""
+        work = self._unsaved_work() if tree.made and is_directory(self._path) else ""
         if work:
             return Outcome.left(
                 kept=f"worktree {tree.path} on branch {tree.branch}: {work}",
@@ -209,7 +209,7 @@ class _Removal:
 
     # --- what would be lost ---------------------------------------------------------------------
 
-    def _work(self) -> str:
+    def _unsaved_work(self) -> str:
         """Return what is in the worktree and nowhere else, in words; empty if nothing is."""
         return "; ".join(self._reasons_to_keep())
 
@@ -220,7 +220,7 @@ class _Removal:
                 yield f"{len(changes.splitlines())} changes that are not committed"
             if self._unmerged(self._inside("rev-parse", "HEAD").strip(), own=True):
                 yield "commits on no branch"
-        except GitRefused as error:
+        except GitError as error:
             yield f"git cannot read it ({error})"
         modules = self._tree.entry / "modules"
         if modules.is_dir() and any(modules.iterdir()):
@@ -248,7 +248,7 @@ class _Removal:
         """Remove the directory, and what the repository knows of it, be it whole or half made."""
         freed = remove_tree(self._path) if is_directory(self._path) else 0
         if is_there(self._tree.entry):
-            with contextlib.suppress(GitRefused):  # Half made, it is none that git would know.
+            with contextlib.suppress(GitError):  # Half made, it is none that git would know.
                 self._git("worktree", "remove", "--force", "--force", str(self._path))
             if is_there(self._tree.entry):
                 shutil.rmtree(self._tree.entry)

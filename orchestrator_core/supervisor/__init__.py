@@ -8,7 +8,7 @@ becomes, by exec, the unwinder of its own agent.
 
 This package is a program of its own: it starts with ``python -I -S`` in a few
 milliseconds, so it imports nothing but small parts of the standard library.
-Read :mod:`.launch` (what it is told), :mod:`.gate`, then :mod:`.life`.
+Read :mod:`.launch` (what it is config), :mod:`.gate`, then :mod:`.life`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import sys
 
-_BOOT = (
+_BOOTSTRAP = (
     "import sys; sys.path.append(sys.argv[1]); "
     "from orchestrator_core.supervisor import main; main(sys.argv[2])"
 )
@@ -30,7 +30,7 @@ def command(launch_path: str) -> list[str]:
     """
     package = os.path.dirname(os.path.abspath(__file__))
     home = os.path.dirname(os.path.dirname(package))
-    return [sys.executable, "-I", "-S", "-c", _BOOT, home, launch_path]
+    return [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, home, launch_path]
 
 
 def main(launch_path: str) -> None:
@@ -42,18 +42,18 @@ def main(launch_path: str) -> None:
         signals,
     )
 
-    signals.all_default()
+    signals.reset_handlers()
     try:
-        told = launch.read(launch_path)
+        config = launch.read(launch_path)
     except FileNotFoundError:
         sys.exit(0)  # The deployment was undone before we came to be.
-    journal = gate.pass_through(told.journal)
-    if journal is None or not _forget(launch_path):
+    journal = gate.wait_for_commit(config.journal)
+    if journal is None or not _delete_launch_file(launch_path):
         sys.exit(0)
-    sys.exit(main_loop.supervise(told, journal))
+    sys.exit(main_loop.supervise(config, journal))
 
 
-def _forget(launch_path: str) -> bool:
+def _delete_launch_file(launch_path: str) -> bool:
     """Remove the file: it holds the agent's environment, secrets included. False if it is gone."""
     try:
         os.unlink(launch_path)

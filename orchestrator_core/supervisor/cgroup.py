@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
-from orchestrator_core.supervisor import procfs as proc
+from orchestrator_core.supervisor import procfs
 
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV)  #: The last: it was removed while open.
 
@@ -51,7 +51,7 @@ class Cgroup:
 
     def members(self) -> list[int]:
         """Return the pids in it and in those below it; a zombie may be among them."""
-        lists = [proc.read(f"{path}/cgroup.procs") for path, _, _ in os.walk(self.path)]
+        lists = [procfs.read(f"{path}/cgroup.procs") for path, _, _ in os.walk(self.path)]
         return [int(pid) for listed in lists for pid in listed.split()]
 
     def kill(self) -> bool:

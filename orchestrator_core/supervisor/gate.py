@@ -18,7 +18,7 @@ import fcntl
 import os
 
 
-def pass_through(path: str) -> int | None:
+def wait_for_commit(path: str) -> int | None:
     """
     Wait until the journal at *path* is free.
 
@@ -43,15 +43,15 @@ def is_committed(journal: int) -> bool:
 
 def is_unwinding(journal: int, path: str | None = None) -> bool:
     """Tell whether somebody has begun to unwind the saga."""
-    return bool(_kinds_by_now(journal, path) & {b"unwind", b"close"})
+    return bool(_current_kinds(journal, path) & {b"unwind", b"close"})
 
 
-def is_asked_to_end(journal: int, path: str | None = None) -> bool:
+def end_requested(journal: int, path: str | None = None) -> bool:
     """Tell whether the agent's end was asked for from inside."""
-    return b"request" in _kinds_by_now(journal, path)
+    return b"request" in _current_kinds(journal, path)
 
 
-def _kinds_by_now(journal: int, path: str | None) -> set[bytes]:
+def _current_kinds(journal: int, path: str | None) -> set[bytes]:
     """
     Return the kinds of lines in *journal*, and in what is at its *path* by now.
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 import fcntl
 import os
 
-PATIENCE_S = 1.0  #: What a sweeper takes, many times over.
+HANDOFF_TIMEOUT_S = 1.0  #: What a sweeper takes, many times over.
 
 
-def is_expected(lock: str | None) -> bool:
+def sweeper_is_running(lock: str | None) -> bool:
     """Tell whether a sweeper holds its *lock*: then it is alive, and awake for all we know."""
     if lock is None:
         return False
@@ -33,7 +33,7 @@ def is_expected(lock: str | None) -> bool:
         os.close(fd)
 
 
-def call(journal: str) -> None:
+def notify_sweeper(journal: str) -> None:
     """Have the journal looked at: to close it after writing is an event, and changes nothing."""
     try:
         os.close(os.open(journal, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 
-_END = b"\0end=\0"  #: Without its last entry a file is not whole.
+_TRAILER = b"\0end=\0"  #: Without its last entry a file is not whole.
 
 
 class Launch:
@@ -36,9 +36,9 @@ class Launch:
         kill_s: From SIGKILL until survivors are admitted.
         linger_s: How long it may go on after it asked for its own end.
         deadline_s: How long it may live at all; None for ever.
-        resident: The file that a resident sweeper locks while it is awake.
-        heir: The argv of the unwinder to become.
-        heir_env: The unwinder's whole environment.
+        sweeper_lock: The file that a resident sweeper locks while it is awake.
+        unwinder_argv: The argv of the unwinder to become.
+        unwinder_env: The unwinder's whole environment.
     """
 
     def __init__(  # noqa: PLR0913 - each is an entry of the file
@@ -57,9 +57,9 @@ class Launch:
         kill_s: float = 2.0,
         linger_s: float = 1.0,
         deadline_s: float | None = None,
-        resident: str | None = None,
-        heir: Sequence[str] = (),
-        heir_env: Mapping[str, str] | None = None,
+        sweeper_lock: str | None = None,
+        unwinder_argv: Sequence[str] = (),
+        unwinder_env: Mapping[str, str] | None = None,
     ) -> None:
         self.journal = journal
         self.log = log
@@ -74,9 +74,9 @@ class Launch:
         self.kill_s = kill_s
         self.linger_s = linger_s
         self.deadline_s = deadline_s
-        self.resident = resident
-        self.heir = list(heir)
-        self.heir_env = dict(heir_env or {})
+        self.sweeper_lock = sweeper_lock
+        self.unwinder_argv = list(unwinder_argv)
+        self.unwinder_env = dict(unwinder_env or {})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Launch) and vars(self) == vars(other)
@@ -120,7 +120,7 @@ def encode(launch: Launch) -> bytes:
     if whole.count("\0") >= len(entries):
         name, _, value = next(entry for entry in entries if "\0" in entry).partition("=")
         raise ValueError(f"a NUL in {name} cannot reach a process: {value[:80]!r}")
-    return os.fsencode(whole) + _END
+    return os.fsencode(whole) + _TRAILER
 
 
 def decode(data: bytes) -> Launch:
@@ -131,9 +131,9 @@ def decode(data: bytes) -> Launch:
         ValueError: Something is missing, or is not an entry.
     """
     found: dict[str, list[str]] = {}
-    if not data.endswith(_END):
+    if not data.endswith(_TRAILER):
         raise ValueError("the launch file is cut short")
-    for entry in os.fsdecode(data[: -len(_END)]).split("\0"):
+    for entry in os.fsdecode(data[: -len(_TRAILER)]).split("\0"):
         name, equals, value = entry.partition("=")
         if not equals:
             raise ValueError(f"not an entry of a launch file: {name[:80]!r}")
@@ -145,7 +145,7 @@ def decode(data: bytes) -> Launch:
             exit_file=found["exit"][-1],
             events=found["events"][-1],
             argv=found["arg"],
-            env=_pairs(found.get("env", [])),
+            env=_parse_env(found.get("env", [])),
             cwd=found["cwd"][-1],
             stdin=found["stdin"][-1],
             cgroup=found.get("cgroup", [None])[-1],
@@ -153,9 +153,9 @@ def decode(data: bytes) -> Launch:
             kill_s=float(found["kill_s"][-1]),
             linger_s=float(found["linger_s"][-1]),
             deadline_s=float(found["deadline_s"][-1]) if "deadline_s" in found else None,
-            resident=found.get("resident", [None])[-1],
-            heir=found.get("heir", []),
-            heir_env=_pairs(found.get("heirenv", [])),
+            sweeper_lock=found.get("resident", [None])[-1],
+            unwinder_argv=found.get("heir", []),
+            unwinder_env=_parse_env(found.get("heirenv", [])),
         )
     except KeyError as missing:
         raise ValueError(f"the launch file has no {missing.args[0]!r}") from None
@@ -177,12 +177,12 @@ def _entries(launch: Launch) -> list[str]:
         entries.append(f"cgroup={launch.cgroup}")
     if launch.deadline_s is not None:
         entries.append(f"deadline_s={float(launch.deadline_s)!r}")
-    if launch.resident is not None:
-        entries.append(f"resident={launch.resident}")
+    if launch.sweeper_lock is not None:
+        entries.append(f"resident={launch.sweeper_lock}")
     entries += [f"arg={value}" for value in launch.argv]
     entries += [f"env={name}={value}" for name, value in _checked(launch.env).items()]
-    entries += [f"heir={value}" for value in launch.heir]
-    entries += [f"heirenv={name}={value}" for name, value in _checked(launch.heir_env).items()]
+    entries += [f"heir={value}" for value in launch.unwinder_argv]
+    entries += [f"heirenv={name}={value}" for name, value in _checked(launch.unwinder_env).items()]
     return entries
 
 
@@ -193,5 +193,5 @@ def _checked(env: Mapping[str, str]) -> Mapping[str, str]:
     return env
 
 
-def _pairs(assignments: Iterable[str]) -> dict[str, str]:
+def _parse_env(assignments: Iterable[str]) -> dict[str, str]:
     return dict([assignment.split("=", 1) for assignment in assignments])  # One is always there.

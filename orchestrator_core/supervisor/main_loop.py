@@ -1,18 +1,18 @@
 """
-A supervisor's life, from the open gate to the heir.
+A supervisor's loop, from the open gate to the heir.
 
 ::
 
-    LIVING ------ agent exits, SIGTERM, deadline, terminal gone ------> LEAVING
+    RUNNING ------ agent exits, SIGTERM, deadline, terminal gone ------> TERMINATING
        |                                                                |     |
-       +-- request (SIGUSR1) --> LINGERING -- exits, or linger_s -------+  term_s
+       +-- request (SIGUSR1) --> END_REQUESTED -- exits, or linger_s -------+  term_s
                                                                         |     |
-    OVER <------------------- nothing is left below us -----------------+   FORCING
+    DONE <------------------- nothing is left below us -----------------+   KILLING
        ^                                                                      |
        +-------------------- nothing is left, or kill_s ----------------------+
 
 One loop waits for whatever comes first: a signal, a dead child, the log, the
-terminal, or the phase's own deadline. When it is OVER we become the unwinder of
+terminal, or the phase's own deadline. When it is DONE we become the unwinder of
 our own agent, unless somebody else is at it already.
 """
 
@@ -22,159 +22,157 @@ import os
 import select
 import time
 
-from orchestrator_core.supervisor import gate, signals
-from orchestrator_core.supervisor import handoff as relief
-from orchestrator_core.supervisor import spawn as agent
-from orchestrator_core.supervisor.exit_record import Witness
-from orchestrator_core.supervisor.log_tail import Mirror
-from orchestrator_core.supervisor.process_tree import Below
+from orchestrator_core.supervisor import gate, handoff, signals, spawn
+from orchestrator_core.supervisor.exit_recorder import ExitRecorder
+from orchestrator_core.supervisor.log_tail import PaneTail
+from orchestrator_core.supervisor.process_tree import ProcessTree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from orchestrator_core.supervisor.launch import Launch
 
-LIVING = "living"  #: The agent does its work.
-LINGERING = "lingering"  #: It has asked for its end, and may leave by itself.
-LEAVING = "leaving"  #: All have had SIGTERM.
-FORCING = "forcing"  #: All are getting SIGKILL.
-OVER = "over"
+RUNNING = "living"  #: The agent does its work.
+END_REQUESTED = "lingering"  #: It has asked for its end, and may leave by itself.
+TERMINATING = "leaving"  #: All have had SIGTERM.
+KILLING = "forcing"  #: All are getting SIGKILL.
+DONE = "over"
 
-_UNDISTURBED = (LIVING, LINGERING)
+_BEFORE_SHUTDOWN = (RUNNING, END_REQUESTED)
 
 
 def supervise(launch: Launch, journal: int) -> int:
     """Run the agent to its end, and contain it. Returns an exit status, or becomes the heir."""
-    life = Life(launch, journal)
+    loop = MainLoop(launch, journal)
     try:
-        life.begin()
-        while life.phase != OVER:
-            life.wait()
-            life.go_on()
-        life.finish()
-        life.await_relief()
+        loop.start_agent()
+        while loop.phase != DONE:
+            loop.wait()
+            loop.step()
+        loop.write_exit_record()
+        loop.offer_handoff()
     except BaseException:
-        life.end_all()  # A defect of ours must not leave the agent without a supervisor.
+        loop.kill_all()  # A defect of ours must not leave the agent without a supervisor.
         raise
-    return _inherit(launch, journal)
+    return _exec_unwinder(launch, journal)
 
 
-class Life:
-    """One agent's life, as its supervisor lives it."""
+class MainLoop:
+    """One agent's loop, as its supervisor lives it."""
 
     def __init__(self, launch: Launch, journal: int) -> None:
-        self.phase = LIVING
+        self.phase = RUNNING
         self._launch = launch
         self._journal = journal
         self._deadline: float | None = None
-        self._inbox = signals.Inbox()
-        self._below = Below()
-        self._mirror = Mirror(launch.log)
-        self._witness = Witness(launch.exit_file, launch.events)
+        self._signals = signals.SignalQueue()
+        self._tree = ProcessTree()
+        self._tail = PaneTail(launch.log)
+        self._recorder = ExitRecorder(launch.exit_file, launch.events)
         self._began = time.monotonic()
 
-    def begin(self) -> None:
+    def start_agent(self) -> None:
         """Start the agent, or say why it could not be started."""
-        started = agent.start(self._launch)
-        self._below.began(started.pid, self._launch.cgroup if started.in_cgroup else None)
+        started = spawn.start(self._launch)
+        self._tree.attach(started.pid, self._launch.cgroup if started.in_cgroup else None)
         if self._launch.deadline_s is not None:
-            self._enter(LIVING, self._launch.deadline_s)
+            self._enter(RUNNING, self._launch.deadline_s)
         if started.refused is not None:
-            self._witness.refused(started.refused)
+            self._recorder.spawn_failed(started.refused)
         elif started.pid is not None:
-            self._witness.started(started.pid, in_cgroup=started.in_cgroup)
+            self._recorder.started(started.pid, in_cgroup=started.in_cgroup)
         if started.pid is None:
-            self.phase = OVER
+            self.phase = DONE
 
     def wait(self) -> None:
         """Wait until there is something to do."""
         poll = select.poll()
-        poll.register(self._inbox.fd, select.POLLIN)
-        for fd, events in self._mirror.interests() + self._below.interests():
+        poll.register(self._signals.fd, select.POLLIN)
+        for fd, events in self._tail.poll_fds() + self._tree.poll_fds():
             poll.register(fd, events)
         poll.poll(self._left_ms())
 
-    def go_on(self) -> None:
+    def step(self) -> None:
         """Take in what has happened, and do what the phase makes of it."""
-        came = self._inbox.take()
-        self._mirror.show()
-        self._below.look()
-        self._bury()
-        if self._mirror.is_gone():
-            self._mirror.forget_terminal()
-            came.add(signals.HUP)
+        received = self._signals.drain()
+        self._tail.copy_new()
+        self._tree.drain_cgroup_events()
+        self._reap()
+        if self._tail.hung_up():
+            self._tail.detach()
+            received.add(signals.HUP)
         else:
-            came.discard(signals.HUP)  # Somebody's joke: our terminal is still there.
-        if self.phase != LIVING and self._below.is_empty():
-            self.phase = OVER
-        elif self.phase in _UNDISTURBED:
-            self._live_on(came)
-        elif self.phase == FORCING:
-            self._below.kill()
-        self._mind_the_time()
+            received.discard(signals.HUP)  # Somebody's joke: our terminal is still there.
+        if self.phase != RUNNING and self._tree.is_empty():
+            self.phase = DONE
+        elif self.phase in _BEFORE_SHUTDOWN:
+            self._handle_signals(received)
+        elif self.phase == KILLING:
+            self._tree.kill()
+        self._check_deadline()
 
-    def finish(self) -> None:
+    def write_exit_record(self) -> None:
         """Leave the account of the end, the last thing that is about the agent."""
-        self._mirror.show()
-        self._witness.over(contained=self._below.is_proven_empty(), forced=self._below.forced)
+        self._tail.copy_new()
+        self._recorder.all_exited(tree_empty=self._tree.is_proven_empty(), forced=self._tree.forced)
 
-    def await_relief(self) -> None:
+    def offer_handoff(self) -> None:
         """Let a resident sweeper take over, if one is awake: a SIGTERM says that it has."""
-        if not relief.is_expected(self._launch.resident):
+        if not handoff.sweeper_is_running(self._launch.sweeper_lock):
             return
-        relief.call(self._launch.journal)
+        handoff.notify_sweeper(self._launch.journal)
         poll = select.poll()
-        poll.register(self._inbox.fd, select.POLLIN)
-        self._enter(OVER, relief.PATIENCE_S)
-        while self._left_ms() and signals.TERM not in self._inbox.take():
+        poll.register(self._signals.fd, select.POLLIN)
+        self._enter(DONE, handoff.HANDOFF_TIMEOUT_S)
+        while self._left_ms() and signals.TERM not in self._signals.drain():
             poll.poll(self._left_ms())
 
-    def end_all(self) -> None:
+    def kill_all(self) -> None:
         """End by force whatever is there, at once."""
-        self._below.kill()
+        self._tree.kill()
 
-    def _bury(self) -> None:
-        had_ended = self._below.status is not None
-        self._below.reap()
-        if self._below.status is not None and not had_ended:
-            self._witness.exited(self._below.status, time.monotonic() - self._began)
-            if self.phase in _UNDISTURBED:
-                self._leave(self._witness.cause)
+    def _reap(self) -> None:
+        had_ended = self._tree.status is not None
+        self._tree.reap()
+        if self._tree.status is not None and not had_ended:
+            self._recorder.exited(self._tree.status, time.monotonic() - self._began)
+            if self.phase in _BEFORE_SHUTDOWN:
+                self._begin_shutdown(self._recorder.cause)
 
-    def _live_on(self, came: set[int]) -> None:
-        if signals.TERM in came:
-            self._leave("term")
-        elif signals.HUP in came:
-            self._leave("hangup")
-        elif signals.USR1 in came and self.phase == LIVING and self._is_asked_to_end():
-            self._witness.cause = "request"
-            self._enter(LINGERING, self._launch.linger_s)
-        elif signals.INT in came:
-            self._below.interrupt()
+    def _handle_signals(self, received: set[int]) -> None:
+        if signals.TERM in received:
+            self._begin_shutdown("term")
+        elif signals.HUP in received:
+            self._begin_shutdown("hangup")
+        elif signals.USR1 in received and self.phase == RUNNING and self._end_requested():
+            self._recorder.cause = "request"
+            self._enter(END_REQUESTED, self._launch.linger_s)
+        elif signals.INT in received:
+            self._tree.interrupt()
 
-    def _is_asked_to_end(self) -> bool:
-        return gate.is_asked_to_end(self._journal, self._launch.journal)
+    def _end_requested(self) -> bool:
+        return gate.end_requested(self._journal, self._launch.journal)
 
-    def _leave(self, cause: str) -> None:
-        if self._witness.cause == "exit":
-            self._witness.cause = cause
-        if self._below.is_empty():
-            self.phase = OVER
+    def _begin_shutdown(self, cause: str) -> None:
+        if self._recorder.cause == "exit":
+            self._recorder.cause = cause
+        if self._tree.is_empty():
+            self.phase = DONE
             return
-        self._enter(LEAVING, self._launch.term_s)
-        self._below.ask_to_leave()
+        self._enter(TERMINATING, self._launch.term_s)
+        self._tree.terminate()
 
-    def _mind_the_time(self) -> None:
+    def _check_deadline(self) -> None:
         if self._deadline is None or time.monotonic() < self._deadline:
             return
-        if self.phase == LIVING:
-            self._leave("deadline")
-        elif self.phase == LINGERING:
-            self._leave("request")
-        elif self.phase == LEAVING:
-            self._enter(FORCING, self._launch.kill_s)
-            self._below.kill()
-        elif self.phase == FORCING:
-            self.phase = OVER
+        if self.phase == RUNNING:
+            self._begin_shutdown("deadline")
+        elif self.phase == END_REQUESTED:
+            self._begin_shutdown("request")
+        elif self.phase == TERMINATING:
+            self._enter(KILLING, self._launch.kill_s)
+            self._tree.kill()
+        elif self.phase == KILLING:
+            self.phase = DONE
 
     def _enter(self, phase: str, time_s: float) -> None:
         self.phase = phase
@@ -186,21 +184,21 @@ class Life:
         return max(0.0, self._deadline - time.monotonic()) * 1000
 
 
-def _inherit(launch: Launch, journal: int) -> int:
+def _exec_unwinder(launch: Launch, journal: int) -> int:
     """
     Become the unwinder, unless somebody is unwinding.
 
     A SIGTERM from who takes over meanwhile is not lost: it is held first, then
     the journal is read, and what comes after that the heir finds pending.
     """
-    signals.hold_term()
-    if not launch.heir or gate.is_unwinding(journal, launch.journal):
+    signals.block_sigterm()
+    if not launch.unwinder_argv or gate.is_unwinding(journal, launch.journal):
         return 0
-    signals.deaf_to_the_terminal()
+    signals.ignore_terminal_signals()
     nothing = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(nothing, fd)
     try:
-        os.execve(launch.heir[0], launch.heir, launch.heir_env)  # noqa: S606 - no shell
+        os.execve(launch.unwinder_argv[0], launch.unwinder_argv, launch.unwinder_env)  # noqa: S606 - no shell
     except OSError:
         return 1  # Recovery does it.

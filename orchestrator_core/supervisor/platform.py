@@ -41,10 +41,10 @@ if sys.platform == "linux":
         Raises:
             OSError: A path is not there, or the system has no more watches to give.
         """
-        fd = _refused(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        fd = _check(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
         try:
             numbers = {
-                _refused(_libc.inotify_add_watch(fd, os.fsencode(path), mask)): path
+                _check(_libc.inotify_add_watch(fd, os.fsencode(path), mask)): path
                 for path, mask in watches.items()
             }
         except OSError:
@@ -52,13 +52,13 @@ if sys.platform == "linux":
             raise
         return fd, numbers
 
-    def _refused(answer: int) -> int:
+    def _check(answer: int) -> int:
         if answer < 0:
             number = ctypes.get_errno()
             raise OSError(number, f"inotify: {os.strerror(number)}")
         return answer
 
-    class Growth:
+    class FileGrowthWatch:
         """
         News of a file's growth.
 
@@ -69,7 +69,7 @@ if sys.platform == "linux":
         def __init__(self, path: str, _fd: int) -> None:
             self.fd, _ = inotify({path: _IN_MODIFY})
 
-        def forget(self) -> None:
+        def drain(self) -> None:
             """Take the news, so that *fd* is readable again only for later ones."""
             try:
                 os.read(self.fd, 65536)
@@ -78,7 +78,7 @@ if sys.platform == "linux":
 
 else:
 
-    class Growth:
+    class FileGrowthWatch:
         """News of a file's growth."""
 
         def __init__(self, _path: str, fd: int) -> None:
@@ -92,6 +92,6 @@ else:
             )
             self._queue.control([change], 0)
 
-        def forget(self) -> None:
+        def drain(self) -> None:
             """Take the news, so that *fd* is readable again only for later ones."""
             self._queue.control(None, 8, 0)

@@ -12,13 +12,11 @@ from __future__ import annotations
 import os
 import select
 
-from orchestrator_core.supervisor import platform as system
-from orchestrator_core.supervisor import procfs as proc
-from orchestrator_core.supervisor import signals
+from orchestrator_core.supervisor import platform, procfs, signals
 from orchestrator_core.supervisor.cgroup import Cgroup
 
 
-class Below:
+class ProcessTree:
     """
     The agent's main process and all its descendants.
 
@@ -29,7 +27,7 @@ class Below:
     """
 
     def __init__(self) -> None:
-        self._is_proof = system.become_subreaper()
+        self._is_subreaper = platform.become_subreaper()
         self._cgroup: Cgroup | None = None
         self._cgroup_fd: int | None = None
         self._has_children = True
@@ -38,7 +36,7 @@ class Below:
         self.status: int | None = None
         self.forced = False
 
-    def began(self, main: int | None, cgroup: str | None) -> None:
+    def attach(self, main: int | None, cgroup: str | None) -> None:
         """Take charge of *main*, if there is one, and of the cgroup it is in."""
         self.main = main
         self._has_children = main is not None
@@ -66,13 +64,13 @@ class Below:
 
     def is_proven_empty(self) -> bool:
         """Tell whether nothing is left at all."""
-        return self._is_proof and self.is_empty()
+        return self._is_subreaper and self.is_empty()
 
-    def interests(self) -> list[tuple[int, int]]:
+    def poll_fds(self) -> list[tuple[int, int]]:
         """Return what to poll for, while the end is awaited."""
         return [] if self._cgroup_fd is None else [(self._cgroup_fd, select.POLLPRI)]
 
-    def look(self) -> None:
+    def drain_cgroup_events(self) -> None:
         """Take the cgroup's news, so that it polls for the next."""
         if self._cgroup_fd is not None:
             try:
@@ -80,11 +78,11 @@ class Below:
             except OSError:
                 self._cgroup_fd = None  # It has been removed: it was empty.
 
-    def ask_to_leave(self) -> None:
+    def terminate(self) -> None:
         """Send SIGTERM to everything, the stopped included."""
         for seen in self._all():
-            _strike(seen, signals.TERM)
-            _strike(seen, signals.CONT)
+            _signal_verified(seen, signals.TERM)
+            _signal_verified(seen, signals.CONT)
         self._signal_group_without_proc(signals.TERM)
 
     def kill(self) -> None:
@@ -98,12 +96,12 @@ class Below:
             self._cgroup.kill()
         # Our own children first and fast: they keep their pids until we reap
         # them, and each that dies hands us its own.
-        while fresh := set(proc.children()) - self._killed:
+        while fresh := set(procfs.children()) - self._killed:
             for pid in fresh:
                 signals.send_to_child(pid, signals.KILL)
             self._killed |= fresh
         for seen in self._all():
-            _strike(seen, signals.KILL)
+            _signal_verified(seen, signals.KILL)
         self._signal_group_without_proc(signals.KILL)
 
     def interrupt(self) -> None:
@@ -113,26 +111,26 @@ class Below:
 
     def _signal_group_without_proc(self, number: int) -> None:
         """Signal what can be known where nothing else is: macOS. The heir's scan does the rest."""
-        if not self._is_proof and self.main is not None:
+        if not self._is_subreaper and self.main is not None:
             signals.send_to_child(-self.main, number)
 
-    def _all(self) -> list[proc.Stat]:
-        found = {seen.pid: seen for seen in proc.descendants(os.getpid())}
+    def _all(self) -> list[procfs.Stat]:
+        found = {seen.pid: seen for seen in procfs.descendants(os.getpid())}
         for pid in self._cgroup.members() if self._cgroup else ():
-            seen = proc.stat(pid)
+            seen = procfs.stat(pid)
             if seen is not None and pid not in found:
                 found[pid] = seen
         return list(found.values())
 
 
-def _strike(seen: proc.Stat, number: int) -> None:
+def _signal_verified(seen: procfs.Stat, number: int) -> None:
     """Signal the process that was seen, and nobody who has been given its pid since."""
     try:
         pidfd = os.pidfd_open(seen.pid)
     except OSError:
         return
     try:
-        now = proc.stat(seen.pid)
+        now = procfs.stat(seen.pid)
         if now is not None and now.started == seen.started:
             signals.send(pidfd, number)
     finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-_MUCH = 65536
+_BUFFER = 65536
 _PF_FORKNOEXEC = 0x40  #: Of the flags in ``/proc/PID/stat``: include/linux/sched.h.
 
 
@@ -40,20 +40,20 @@ class Stat:
 
 def stat(pid: int) -> Stat | None:
     """Return what is known about *pid*, which may be a zombie; None if there is no such process."""
-    data = read(f"/proc/{pid}/stat", at_once=True)
+    data = read(f"/proc/{pid}/stat", single_read=True)
     return Stat(data) if data else None
 
 
 def environ(pid: int) -> bytes:
     """Return the environment a process was started with; empty if we may not, or it is in exec."""
-    return read(f"/proc/{pid}/environ", at_once=True)
+    return read(f"/proc/{pid}/environ", single_read=True)
 
 
-def read(path: str, *, at_once: bool = False) -> bytes:
+def read(path: str, *, single_read: bool = False) -> bytes:
     """
     Return a small file of ``/proc`` or of a cgroup; empty if it cannot be read.
 
-    *at_once*: it is one of those that give all they have, or as much as is asked for.
+    *single_read*: it is one of those that give all they have, or as much as is asked for.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -61,9 +61,9 @@ def read(path: str, *, at_once: bool = False) -> bytes:
         return b""
     try:
         parts = []
-        while part := os.read(fd, _MUCH):
+        while part := os.read(fd, _BUFFER):
             parts.append(part)
-            if at_once and len(part) < _MUCH:
+            if single_read and len(part) < _BUFFER:
                 break
         return b"".join(parts)
     except OSError:

@@ -20,16 +20,16 @@ else:
 TERM, KILL, CONT = signal.SIGTERM, signal.SIGKILL, signal.SIGCONT
 HUP, INT, USR1, CHLD = signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD
 
-_NOTED = (TERM, HUP, INT, USR1, CHLD)
+_HANDLED = (TERM, HUP, INT, USR1, CHLD)
 _CANNOT_BE_IGNORED: set[int] = {signal.SIGKILL, signal.SIGSTOP}
 _FROM_THE_TERMINAL: set[int] = {HUP, INT, USR1, signal.SIGQUIT, signal.SIGTSTP}
 _FROM_THE_TERMINAL |= {signal.SIGTTIN, signal.SIGTTOU}
 _FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
 _FAULTS |= {signal.SIGTRAP, signal.SIGSYS}
-_LEFT_ALONE = {CONT, signal.SIGWINCH, *_NOTED, *_FAULTS, *_CANNOT_BE_IGNORED}
+_UNCHANGED = {CONT, signal.SIGWINCH, *_HANDLED, *_FAULTS, *_CANNOT_BE_IGNORED}
 
 
-class Inbox:
+class SignalQueue:
     """
     The signals that have come since the last look.
 
@@ -43,16 +43,16 @@ class Inbox:
         os.set_blocking(self.fd, False)
         os.set_blocking(wake, False)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        for noted in _NOTED:
-            signal.signal(noted, self._note)
+        for noted in _HANDLED:
+            signal.signal(noted, self._on_signal)
         for number in range(1, signal.NSIG):
-            if number not in _LEFT_ALONE:
+            if number not in _UNCHANGED:
                 _set(number, signal.SIG_IGN)
 
-    def _note(self, number: int, _frame: object) -> None:
+    def _on_signal(self, number: int, _frame: object) -> None:
         self._noted.add(number)
 
-    def take(self) -> set[int]:
+    def drain(self) -> set[int]:
         """Return what came since the last look, and forget it."""
         try:
             os.read(self.fd, 4096)
@@ -62,18 +62,18 @@ class Inbox:
         return came
 
 
-def all_default() -> None:
+def reset_handlers() -> None:
     """Give every signal its default effect, and block none."""
     _default_but(_CANNOT_BE_IGNORED)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def hold_term() -> None:
+def block_sigterm() -> None:
     """Keep every SIGTERM from now on pending, across exec too, until it is unblocked."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [TERM])
 
 
-def deaf_to_the_terminal() -> None:
+def ignore_terminal_signals() -> None:
     """Ignore, across exec too, what a terminal sends, and late requests; nothing else."""
     for number in _FROM_THE_TERMINAL:
         _set(number, signal.SIG_IGN)

@@ -25,7 +25,7 @@ _REFUSED = b"!"  #: It could not become the agent; the reason follows.
 _ANSWER_FD = 3
 
 
-class Started:
+class SpawnResult:
     """
     What became of a start.
 
@@ -42,7 +42,7 @@ class Started:
         self.refused = why.decode(errors="replace") if no else None
 
 
-def start(launch: Launch) -> Started:
+def start(launch: Launch) -> SpawnResult:
     """Start the agent and wait until it runs, or could not."""
     answer, tell = os.pipe()
     try:
@@ -50,50 +50,50 @@ def start(launch: Launch) -> Started:
     except OSError as error:
         os.close(answer)
         os.close(tell)
-        return Started(None, _REFUSED + f"no process can be started: {error.strerror}".encode())
+        return SpawnResult(None, _REFUSED + f"no process can be started: {error.strerror}".encode())
     if pid == 0:
-        _become(launch, tell)
+        _child_main(launch, tell)
     os.close(tell)
     with open(answer, "rb", buffering=0) as file:
-        return Started(pid, file.readall())  # Ends when exec closes the other end.
+        return SpawnResult(pid, file.readall())  # Ends when exec closes the other end.
 
 
-def _become(launch: Launch, tell: int) -> None:
+def _child_main(launch: Launch, tell: int) -> None:
     try:
-        signals.all_default()  # First: our handlers write to a descriptor that is closed next.
-        _keep_only(tell)
+        signals.reset_handlers()  # First: our handlers write to a descriptor that is closed next.
+        _close_other_fds(tell)
         os.setsid()
-        _enter(launch.cgroup)
-        _wire(launch)
+        _join_cgroup(launch.cgroup)
+        _redirect_stdio(launch)
         _exec(launch.argv, launch.env)
-    except _Refused as refused:
-        _answer(str(refused))
+    except _SpawnError as refused:
+        _report_failure(str(refused))
     except BaseException as error:  # noqa: BLE001 - the child must not live on as a second us
-        _answer(f"the agent could not be started: {error!r}")
+        _report_failure(f"the agent could not be started: {error!r}")
     finally:
         os._exit(127)
 
 
-def _answer(why: str) -> None:
+def _report_failure(why: str) -> None:
     line = " ".join(why.split())
     os.write(_ANSWER_FD, _REFUSED + line.encode(errors="replace")[:4000])
 
 
-class _Refused(Exception):
+class _SpawnError(Exception):
     """The operating system refused something the agent needs."""
 
     def __init__(self, what: str, error: OSError) -> None:
         super().__init__(f"{what}: {error.strerror}")
 
 
-def _keep_only(tell: int) -> None:
+def _close_other_fds(tell: int) -> None:
     """Close every descriptor but 0, 1, 2 and the one to answer on, which exec closes."""
     if tell != _ANSWER_FD:
         os.dup2(tell, _ANSWER_FD, inheritable=False)
     os.closerange(_ANSWER_FD + 1, os.sysconf("SC_OPEN_MAX"))
 
 
-def _enter(cgroup: str | None) -> None:
+def _join_cgroup(cgroup: str | None) -> None:
     if cgroup is None:
         return
     try:
@@ -105,7 +105,7 @@ def _enter(cgroup: str | None) -> None:
     os.write(_ANSWER_FD, _IN_CGROUP)
 
 
-def _wire(launch: Launch) -> None:
+def _redirect_stdio(launch: Launch) -> None:
     """Connect 0, 1 and 2, and go where the agent runs."""
     stdin = _opened("standard input", launch.stdin, os.O_RDONLY)
     log = _opened("log", launch.log, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
@@ -115,20 +115,20 @@ def _wire(launch: Launch) -> None:
     try:
         os.chdir(launch.cwd)
     except OSError as error:
-        raise _Refused(f"the working directory {launch.cwd!r} cannot be used", error) from None
+        raise _SpawnError(f"the working directory {launch.cwd!r} cannot be used", error) from None
 
 
 def _opened(what: str, path: str, flags: int) -> int:
     try:
         return os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
-        raise _Refused(f"the {what} {path!r} cannot be opened", error) from None
+        raise _SpawnError(f"the {what} {path!r} cannot be opened", error) from None
 
 
 def _exec(argv: list[str], env: dict[str, str]) -> None:
     """Run *argv* as a shell would find it, by the agent's own PATH."""
     reason = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-    for path in _places(argv[0], env.get("PATH", os.defpath)):
+    for path in _candidates(argv[0], env.get("PATH", os.defpath)):
         try:
             os.execve(path, argv, env)  # noqa: S606 - no shell is the point
         except (FileNotFoundError, NotADirectoryError):
@@ -137,10 +137,10 @@ def _exec(argv: list[str], env: dict[str, str]) -> None:
             reason = error
             if error.errno != errno.EACCES:
                 break  # It is there; looking further would run another program.
-    raise _Refused(f"the command {argv[0]!r} cannot be run", reason)
+    raise _SpawnError(f"the command {argv[0]!r} cannot be run", reason)
 
 
-def _places(name: str, path: str) -> Iterator[str]:
+def _candidates(name: str, path: str) -> Iterator[str]:
     if "/" in name:
         yield name
     else:

@@ -6,7 +6,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from orchestrator_core.supervisor.exit_record import Witness
+from orchestrator_core.supervisor.exit_recorder import ExitRecorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,7 @@ class FakeJournal:
     __del__ = close  # A world that a test has dropped must not keep descriptors.
 
 
-class FakeWitness(Witness):
+class FakeWitness(ExitRecorder):
     """
     The real witness, of processes that ``/proc`` does not know.
 
@@ -70,11 +70,11 @@ class FakeWitness(Witness):
 
     def introduce(self, agent: FakeProcess) -> None:
         """Tell that the agent runs, and who it is, as ``started`` does of a real one."""
-        self._introduce(agent.pid, agent.started, self._boot_id, in_cgroup=False)
+        self._write_start_record(agent.pid, agent.started, self._boot_id, in_cgroup=False)
 
-    def _write(self, *, contained: bool, forced: bool) -> None:
+    def _write(self, *, tree_empty: bool, forced: bool) -> None:
         if not self.silent:
-            super()._write(contained=contained, forced=forced)
+            super()._write(tree_empty=tree_empty, forced=forced)
 
     def close(self) -> None:
         """Leave no descriptor open. Idempotent."""

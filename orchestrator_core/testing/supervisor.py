@@ -129,7 +129,7 @@ class Supervisor:
         self._since = self._world.now
         refusal = self._cannot_start(script)
         if refusal is not None:
-            self._of_witness.refused(refusal)
+            self._of_witness.spawn_failed(refusal)
             self._contain("refused")
             return
         self._agent = spawn_scripted(
@@ -177,7 +177,7 @@ class Supervisor:
         elif (
             signum == signal.SIGUSR1
             and self._stage is Stage.RUNNING
-            and self._journal.says_by_now(gate.is_asked_to_end)
+            and self._journal.says_by_now(gate.end_requested)
         ):
             self._stage = Stage.LINGERING
             self._of_witness.cause = "request"
@@ -218,9 +218,9 @@ class Supervisor:
         if self._stage is not Stage.CONTAINING:
             return
         self._notice(last=True)
-        self._of_witness.over(contained=not self._below(), forced=self._forced)
+        self._of_witness.all_exited(tree_empty=not self._below(), forced=self._forced)
         unwinding = self._journal.says_by_now(gate.is_unwinding)
-        if self._heir() is None or not self._launch.heir or unwinding:
+        if self._heir() is None or not self._launch.unwinder_argv or unwinding:
             self._world.bury(self._process)
         else:
             self._stage = Stage.WAITING
@@ -231,7 +231,7 @@ class Supervisor:
         try:
             if heir is not None:
                 with self._world.as_process(self._process):
-                    heir(self._launch.heir)
+                    heir(self._launch.unwinder_argv)
         except Exception as error:  # noqa: BLE001 - as a program of its own, it would only exit 1
             self._world.errors.append(error)
         finally:

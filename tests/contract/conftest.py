@@ -91,8 +91,8 @@ class Stage:
             term_s=self.patience.term_s,
             kill_s=self.patience.kill_s,
             linger_s=self.patience.linger_s,
-            heir=["/bin/sh", "-c", f"echo ran >> {self.heir_ran}"] if heir else [],
-            heir_env={"PATH": os.environ["PATH"]},
+            unwinder_argv=["/bin/sh", "-c", f"echo ran >> {self.heir_ran}"] if heir else [],
+            unwinder_env={"PATH": os.environ["PATH"]},
         )
 
     def program(self, agent):

@@ -105,7 +105,7 @@ class Stage:
 
     # --- before the gate
 
-    def begin(self, *argv, terminal=False, heir=None, inherited=(), **told):
+    def begin(self, *argv, terminal=False, unwinder_argv=None, inherited=(), **told):
         """Take the lock, write all that a deployer writes but the commit, start the supervisor."""
         self.journal.write_text('{"kind":"begin","crc":"00000000"}\n')
         self.take_lock()
@@ -124,8 +124,8 @@ class Stage:
             "term_s": self.patience.term_s,
             "kill_s": self.patience.kill_s,
             "linger_s": self.patience.linger_s,
-            "heir": heir or ["/bin/sh", "-c", f"echo ran > {self.heir_ran}"],
-            "heir_env": {"PATH": os.environ["PATH"]},
+            "unwinder_argv": unwinder_argv or ["/bin/sh", "-c", f"echo ran > {self.heir_ran}"],
+            "unwinder_env": {"PATH": os.environ["PATH"]},
         }
         launch.write(str(self.run / "launch"), launch.Launch(**said | told))
         self._start(terminal=terminal, inherited=inherited)

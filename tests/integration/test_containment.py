@@ -428,7 +428,7 @@ def test_the_supervisor_become_unwinder_is_outside_and_ends_the_rest(stage):
         " file=open(sys.argv[4], 'w'))"
     )
     heir = [sys.executable, "-c", script, str(Path.cwd()), stage.cookie, f"{stage.run}/exit"]
-    stage.deploy("true", heir=[*heir, str(result)])
+    stage.deploy("true", unwinder_argv=[*heir, str(result)])
 
     assert 0 == stage.until_over()
 

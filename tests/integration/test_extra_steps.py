@@ -22,7 +22,7 @@ from orchestrator_core.resources import (
     TempDirectory,
     helper,
 )
-from orchestrator_core.resources.helper import SubprocessReceipt
+from orchestrator_core.resources.subprocess_step import SubprocessReceipt
 from orchestrator_core.saga import Context, Unwind
 from orchestrator_core.system.processes import Identity, LocalProcesses
 
@@ -344,7 +344,7 @@ def test_a_helper_that_is_still_to_come_when_it_is_undone_never_runs(scene, monk
         late.append(argv)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("orchestrator_core.resources.helper._start_apart", die)
+    monkeypatch.setattr("orchestrator_core.resources.subprocess_step._spawn_detached", die)
     with pytest.raises(KeyboardInterrupt):
         step.do(planned)
 

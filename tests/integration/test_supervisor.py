@@ -512,7 +512,7 @@ def test_at_the_end_it_becomes_the_unwinder(stage):
         "import os, sys; out = open(sys.argv[1], 'w'); assert not sys.stdin.read();"
         "print(os.getpid(), sorted(os.environ), *open('/proc/self/status'), sep='\\n', file=out)"
     )
-    stage.deploy("true", heir=[sys.executable, "-c", script, str(report)])
+    stage.deploy("true", unwinder_argv=[sys.executable, "-c", script, str(report)])
 
     assert 0 == stage.until_over()
 
@@ -534,7 +534,7 @@ def test_a_term_in_the_gap_before_the_heir_is_not_lost(stage):
         "import signal, sys; open(sys.argv[1]).read(); print(signal.sigpending())"
         "; signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])"
     )
-    stage.deploy("true", heir=[sys.executable, "-c", script, str(go)])
+    stage.deploy("true", unwinder_argv=[sys.executable, "-c", script, str(go)])
     assert "exited" == stage.next_line()
     with go.open("w"):  # Opens when the heir has: exec is behind us.
         stage.signal(signal.SIGTERM)
@@ -555,7 +555,7 @@ def test_while_somebody_unwinds_there_is_no_heir(stage, kind):
 
 
 def test_an_heir_that_cannot_be_run_leaves_it_to_recovery(stage):
-    stage.deploy("true", heir=["/no/such/heir"])
+    stage.deploy("true", unwinder_argv=["/no/such/heir"])
 
     assert 1 == stage.until_over()
     assert stage.exit()["contained"]

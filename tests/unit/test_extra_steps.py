@@ -17,8 +17,14 @@ from support.fakes import fast_place
 
 from orchestrator_core import AgentSpec, DeploymentError, InvalidInput, Orchestrator
 from orchestrator_core.exceptions import OrchestratorError, UnknownStep
-from orchestrator_core.resources import EnvFile, GitWorktree, ReservedPort, TempDirectory, known
-from orchestrator_core.resources.provision import Provided, Provision
+from orchestrator_core.resources import (
+    EnvFile,
+    GitWorktree,
+    ReservedPort,
+    TempDirectory,
+    step_registry,
+)
+from orchestrator_core.resources.provision import Provision, ProvisionCollector
 from orchestrator_core.saga import Outcome, Presence, Sagas, Unwind, receipt
 from orchestrator_core.saga.journal_repair import salvage
 from orchestrator_core.saga.planning import begin_of, intent_of
@@ -190,10 +196,10 @@ def test_a_name_with_a_meaning_is_no_steps_to_give(orch, task, own, named):
 
 
 def test_placeholders_are_replaced_once_and_other_braces_stay():
-    given = Provided()
+    given = ProvisionCollector()
     given.add("one", Provision(placeholders={"a": "{b}", "b": "B"}))
 
-    assert "{b} B {c} {" == given.whole.replaced("{a} {b} {c} {")
+    assert "{b} B {c} {" == given.merged.replaced("{a} {b} {c} {")
 
 
 # --- who knows them ---------------------------------------------------------------------------
@@ -259,13 +265,13 @@ def test_a_damaged_journal_gives_them_back_last_all_the_same(lost):
 
 def test_an_entry_point_makes_a_step_known(monkeypatch):
     """Of the type's name, in our group; a class is called without arguments."""
-    steps = known.KnownSteps([])
-    point = EntryPoint("tests.flag", f"{__name__}:RaiseFlag", known.GROUP)
+    steps = step_registry.StepRegistry([])
+    point = EntryPoint("tests.flag", f"{__name__}:RaiseFlag", step_registry.GROUP)
     asked = []
 
     def entry_points(**which):
         asked.append(which)
-        return [point] if which == {"group": known.GROUP, "name": "tests.flag"} else []
+        return [point] if which == {"group": step_registry.GROUP, "name": "tests.flag"} else []
 
     monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
 
@@ -288,11 +294,11 @@ class EntryPoint:
 def test_ours_are_known_to_everybody_and_imported_when_a_journal_asks():
     code = """
 import sys
-from orchestrator_core.resources import HOMES
-from orchestrator_core.resources.known import KnownSteps
-steps = KnownSteps([])
-assert not [name for name, _ in HOMES.values() if name in sys.modules]
-for kind in HOMES:
+from orchestrator_core.resources import STEP_TYPES
+from orchestrator_core.resources.step_registry import StepRegistry
+steps = StepRegistry([])
+assert not [name for name, _ in STEP_TYPES.values() if name in sys.modules]
+for kind in STEP_TYPES:
     assert steps[kind].receipt_type is not None
 assert "orchestrator_core.system.tmux" not in sys.modules
 assert "orchestrator_core.orchestrator" not in sys.modules
@@ -316,11 +322,11 @@ def test_they_are_written_with_what_anybody_has():
                 found.setdefault(parts[0], set()).add(path.stem)
 
     assert {} == {name: where for name, where in found.items() if name not in allowed}
-    assert {"helper"} == found["supervisor"] | found["model"]
+    assert {"subprocess_step"} == found["supervisor"] | found["model"]
 
 
 def _top():
-    return Path(known.__file__).parents[2]
+    return Path(step_registry.__file__).parents[2]
 
 
 # --- directories and secrets ------------------------------------------------------------------
@@ -333,7 +339,7 @@ def sagas(tmp_path):
     begun = []
 
     def begin(*steps, saga_id="s", **values):
-        made = Sagas(tmp_path / "sagas", steps=known.KnownSteps([]))
+        made = Sagas(tmp_path / "sagas", steps=step_registry.StepRegistry([]))
         values = {"held": str(tmp_path / "held"), **values}
         begun.append(made.begin(saga_id, steps, values=values))
         return begun[-1]
@@ -476,9 +482,7 @@ def test_only_ones_own_claim_is_given_back(sagas, port, tmp_path):
 
 def test_the_kernels_own_choice_is_left_to_the_kernel(sagas, port, monkeypatch):
     """Whoever binds port 0 gets none of ours, and we none of theirs."""
-    monkeypatch.setattr(
-        "orchestrator_core.resources.port._chosen_by_the_kernel", lambda: (20041, 20049)
-    )
+    monkeypatch.setattr("orchestrator_core.resources.port._ephemeral_range", lambda: (20041, 20049))
 
     _, made = held(sagas, port(within=(20040, 20049)))
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator_core.supervisor import command, launch
 from orchestrator_core.supervisor import spawn as agent
-from orchestrator_core.supervisor.gate import is_asked_to_end, is_committed, is_unwinding
+from orchestrator_core.supervisor.gate import end_requested, is_committed, is_unwinding
 from orchestrator_core.supervisor.launch import Launch
 
 REQUIRED = {
@@ -44,8 +44,8 @@ launches = st.builds(
     kill_s=seconds,
     linger_s=seconds,
     deadline_s=st.none() | seconds,
-    heir=st.lists(words, max_size=5),
-    heir_env=environments,
+    unwinder_argv=st.lists(words, max_size=5),
+    unwinder_env=environments,
 )
 
 
@@ -114,7 +114,7 @@ def test_a_journal_is_understood_by_the_kinds_of_its_lines(
     path.write_text("".join(f'{{"kind":"{kind}","crc":"0"}}\n' for kind in kinds))
     fd = os.open(path, os.O_RDONLY)
 
-    told = (is_committed(fd), is_unwinding(fd), is_asked_to_end(fd))
+    told = (is_committed(fd), is_unwinding(fd), end_requested(fd))
 
     os.close(fd)
     assert (committed, unwinding, asked) == told

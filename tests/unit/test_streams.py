@@ -9,7 +9,9 @@ import tracemalloc
 import pytest
 
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.presets.streams import AgentResult, TokenUsage, log, read_stream
+from orchestrator_core.presets import log_reader
+from orchestrator_core.presets.log_reader import read_stream
+from orchestrator_core.presets.result import AgentResult, TokenUsage
 
 # Claude Code. The shapes are those of SDKMessage in the Agent SDK's reference
 # (code.claude.com/docs/en/agent-sdk/typescript, October 2026) and of its Python parser
@@ -391,7 +393,7 @@ def noise(size):
 @pytest.mark.parametrize("name", STREAMS)
 def test_the_ends_of_a_huge_log_are_enough(tmp_path, name, monkeypatch):
     """The session is told at its start, the rest at its end; the middle is never read."""
-    monkeypatch.setattr(log, "LOOK_BACK", 1 << 20)
+    monkeypatch.setattr(log_reader, "LOOK_BACK", 1 << 20)
     first, *others = STREAMS[name]
     path = tmp_path / "log"
     with path.open("wb") as file:
@@ -418,7 +420,7 @@ def test_reading_a_large_log_takes_little_memory(tmp_path):
     tracemalloc.stop()
 
     assert (False, CLAUDE_ID) == (told.is_error, told.session_id)
-    assert peak < 3 * log.LONGEST
+    assert peak < 3 * log_reader.LONGEST
 
 
 def test_a_line_is_put_together_from_its_pieces(read):
@@ -443,7 +445,7 @@ def test_a_line_of_any_bearable_length_is_read(read):
 def test_a_line_that_is_cut_where_reading_ends_is_none(read, monkeypatch):
     """Half a line may look like a whole one."""
     half = lines(CLAUDE_RESULT)
-    monkeypatch.setattr(log, "LOOK_BACK", len(half))
+    monkeypatch.setattr(log_reader, "LOOK_BACK", len(half))
 
     assert read(CLAUDE_INIT, b"not so: " + half).is_error is None
     assert read(CLAUDE_INIT, half).is_error is None  # It cannot know, and looks no further.
@@ -464,7 +466,7 @@ def test_a_compressed_log_says_the_same(tmp_path, name):
 
 def test_a_compressed_log_is_never_held_whole(tmp_path, monkeypatch):
     """Of what is unpacked, only the ends are kept."""
-    monkeypatch.setattr(log, "LOOK_BACK", 1 << 20)
+    monkeypatch.setattr(log_reader, "LOOK_BACK", 1 << 20)
     path = tmp_path / "log"
     with gzip.open(tmp_path / "log.gz", "wb", compresslevel=1) as file:
         file.write(lines(CLAUDE_INIT) + noise(40 << 20) + lines(CLAUDE[3], CLAUDE_RESULT))

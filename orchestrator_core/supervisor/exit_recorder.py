@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 
-from orchestrator_core.supervisor import procfs as proc
+from orchestrator_core.supervisor import procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class Witness:
+class ExitRecorder:
     """
     What is known of one agent's life, told as it becomes known.
 
@@ -41,20 +41,22 @@ class Witness:
 
     def started(self, pid: int, *, in_cgroup: bool) -> None:
         """Tell that the agent runs, and who it is."""
-        seen = proc.stat(pid)
-        boot_id = proc.read("/proc/sys/kernel/random/boot_id").decode().strip()
-        self._introduce(pid, seen.started if seen else None, boot_id, in_cgroup=in_cgroup)
+        seen = procfs.stat(pid)
+        boot_id = procfs.read("/proc/sys/kernel/random/boot_id").decode().strip()
+        self._write_start_record(pid, seen.started if seen else None, boot_id, in_cgroup=in_cgroup)
 
-    def _introduce(self, pid: int, started: int | None, boot_id: str, *, in_cgroup: bool) -> None:
+    def _write_start_record(
+        self, pid: int, started: int | None, boot_id: str, *, in_cgroup: bool
+    ) -> None:
         self._in_cgroup = in_cgroup
         facts = {"boot_id": boot_id, "pid": pid, "started": started, "cgroup": in_cgroup}
         _replace(self._started_file, facts)
-        self._tell(f"started {pid}")
+        self._send_event(f"started {pid}")
 
-    def refused(self, why: str) -> None:
+    def spawn_failed(self, why: str) -> None:
         """Tell that the agent never ran, and why."""
         self.cause, self._error = "refused", why
-        self._tell(f"refused {why}")
+        self._send_event(f"refused {why}")
 
     def exited(self, wait_status: int, ran_s: float) -> None:
         """Tell how the agent's main process ended; what it started may live on."""
@@ -63,27 +65,27 @@ class Witness:
         code = os.waitstatus_to_exitcode(wait_status)
         self._code, self._signal = (code, None) if code >= 0 else (None, -code)
         self._ran_s = ran_s
-        self._write(contained=False, forced=False)
+        self._write(tree_empty=False, forced=False)
 
-    def over(self, *, contained: bool, forced: bool) -> None:
+    def all_exited(self, *, tree_empty: bool, forced: bool) -> None:
         """All that could be ended has ended."""
-        self._write(contained=contained, forced=forced)
-        self._tell("exited")
+        self._write(tree_empty=tree_empty, forced=forced)
+        self._send_event("exited")
 
-    def _write(self, *, contained: bool, forced: bool) -> None:
+    def _write(self, *, tree_empty: bool, forced: bool) -> None:
         facts = {
             "code": self._code,
             "signal": self._signal,
             "ran_s": round(self._ran_s, 6),
             "error": self._error,
             "cause": self.cause,
-            "contained": contained,
+            "contained": tree_empty,
             "forced": forced,
             "cgroup": self._in_cgroup,
         }
         _replace(self._exit_file, facts)
 
-    def _tell(self, line: str) -> None:
+    def _send_event(self, line: str) -> None:
         if self._events is None:
             return
         try:

@@ -23,14 +23,14 @@ import attrs
 from orchestrator_core import supervisor
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError, Survivors
 from orchestrator_core.model.environment import HIDDEN_ENV, RESERVED_ENV
-from orchestrator_core.resources.place import (
+from orchestrator_core.resources.private_dir import (
     check_name,
     is_directory,
     is_there,
-    leave,
     make_private,
-    place_of,
+    remove_if_empty,
     remove_tree,
+    saga_dir,
 )
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Outcome, Presence, receipt
@@ -112,7 +112,7 @@ class Subprocess:
         root = ctx.values.get("root_id") or os.urandom(8).hex()
         own = self.name or "subprocess"
         return SubprocessReceipt(
-            run=str(place_of(ctx, self.directory) / own),
+            run=str(saga_dir(ctx, self.directory) / own),
             # Not like an agent's: no sweep takes it for one that no saga accounts for.
             cookie=f"och_{root}_{ctx.saga_id}_{own}",
             term_s=self.term_s,
@@ -139,8 +139,8 @@ class Subprocess:
         launching.write(str(run / "launch"), launch)
         _write_new(run / "journal", _COMMITTED)  # Last: without it nothing can start.
         with News(launch.events, launch.log) as news:
-            who = _start_apart(supervisor.command(str(run / "launch")), receipt.cookie)
-            self._see_it_start(receipt, news, who)
+            who = _spawn_detached(supervisor.command(str(run / "launch")), receipt.cookie)
+            self._wait_until_started(receipt, news, who)
         return attrs.evolve(receipt, supervisor=who)
 
     def undo(self, receipt: SubprocessReceipt, _why: Unwind) -> Outcome:
@@ -152,9 +152,9 @@ class Subprocess:
         """
         run = Path(receipt.run)
         if not is_directory(run) and receipt.supervisor is None:
-            leave(run.parent)
+            remove_if_empty(run.parent)
             return Outcome.absent()
-        never_ran = _shut_gate(run)
+        never_ran = _prevent_start(run)
         patience = Patience(term_s=receipt.term_s, kill_s=receipt.kill_s)
         witnessed = read_exit(receipt.claim.exit_file)
         ending = LocalProcesses().end(receipt.claim, patience)
@@ -164,7 +164,7 @@ class Subprocess:
         was_there = is_directory(run)
         if was_there:
             remove_tree(run)
-        leave(run.parent)
+        remove_if_empty(run.parent)
         facts = {
             "method": ending.method,
             "proven": ending.proven or never_ran,
@@ -196,7 +196,9 @@ class Subprocess:
             kill_s=receipt.kill_s,
         )
 
-    def _see_it_start(self, receipt: SubprocessReceipt, news: News, who: Identity | None) -> None:
+    def _wait_until_started(
+        self, receipt: SubprocessReceipt, news: News, who: Identity | None
+    ) -> None:
         first_of = {"processes": LocalProcesses(), "supervisor": who, "timeout_s": _START_S}
         heard = news.first_of({"started", "refused"}, **first_of)  # type: ignore[arg-type]  # each is of its own type
         if heard == "started":
@@ -214,7 +216,7 @@ class HelperFailed(OrchestratorError):
     code = "helper-failed"
 
 
-def _start_apart(argv: list[str], cookie: str) -> Identity | None:
+def _spawn_detached(argv: list[str], cookie: str) -> Identity | None:
     """
     Start a program that is nobody's child, in a POSIX session without a terminal.
 
@@ -233,7 +235,7 @@ def _start_apart(argv: list[str], cookie: str) -> Identity | None:
     return LocalProcesses().identify(int(said.stdout))
 
 
-def _shut_gate(run: Path) -> bool:
+def _prevent_start(run: Path) -> bool:
     """Let no supervisor start anything any more; tell whether it is certain that none has."""
     try:
         (run / "launch").unlink()

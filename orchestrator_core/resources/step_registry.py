@@ -33,7 +33,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError, UnknownStep
-from orchestrator_core.resources import HOMES
+from orchestrator_core.resources import STEP_TYPES
 from orchestrator_core.saga import catalogue
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ GROUP = "orchestrator_core.steps"  #: The group of entry points.
 LIST = "STEPS"  #: What a declared module calls the list of its steps.
 
 
-class KnownSteps(Mapping[str, "Step[Any]"]):
+class StepRegistry(Mapping[str, "Step[Any]"]):
     """
     The steps that can be undone here, by the type of their receipts.
 
@@ -53,10 +53,10 @@ class KnownSteps(Mapping[str, "Step[Any]"]):
     """
 
     def __init__(
-        self, at_hand: Iterable[Step[Any]], *, modules: Callable[[], Iterable[str]] = tuple
+        self, builtin: Iterable[Step[Any]], *, modules: Callable[[], Iterable[str]] = tuple
     ) -> None:
-        """Begin with the steps *at_hand*; *modules* returns the names that are declared."""
-        self._found = catalogue(at_hand)
+        """Begin with the steps *builtin*; *modules* returns the names that are declared."""
+        self._found = catalogue(builtin)
         self._modules = modules
 
     def __getitem__(self, kind: str) -> Step[Any]:
@@ -79,7 +79,7 @@ class KnownSteps(Mapping[str, "Step[Any]"]):
         """Count those."""
         return len(self._found)
 
-    def insist_on(self, step: Step[Any]) -> None:
+    def require_known(self, step: Step[Any]) -> None:
         """
         See that other processes can undo *step*.
 
@@ -96,7 +96,7 @@ class KnownSteps(Mapping[str, "Step[Any]"]):
 
     def _look_for(self, kind: str) -> Step[Any]:
         failures: list[str] = []
-        for source in (_ours, *map(_in_module, self._declared(failures)), _in_entry_points):
+        for source in (_builtin, *map(_in_module, self._declared(failures)), _in_entry_points):
             try:
                 found = source(kind)
             except Exception as error:  # noqa: BLE001 - others' code; and others may know the step
@@ -119,10 +119,10 @@ class KnownSteps(Mapping[str, "Step[Any]"]):
             return ()
 
 
-def _ours(kind: str) -> Step[Any] | None:
-    if kind not in HOMES:
+def _builtin(kind: str) -> Step[Any] | None:
+    if kind not in STEP_TYPES:
         return None
-    home, name = HOMES[kind]
+    home, name = STEP_TYPES[kind]
     return _step(getattr(importlib.import_module(home), name))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
-def place_of(ctx: Context, directory: str | os.PathLike[str] | None) -> Path:
+def saga_dir(ctx: Context, directory: str | os.PathLike[str] | None) -> Path:
     """
     Return the saga's own directory: in *directory*, or where a deployment says.
 
@@ -95,7 +95,7 @@ def _status(path: str | os.PathLike[str]) -> os.stat_result | None:
         return None
 
 
-def leave(place: Path) -> None:
+def remove_if_empty(place: Path) -> None:
     """Remove *place*, unless something is left in it."""
     with contextlib.suppress(OSError):
         place.rmdir()
@@ -113,10 +113,10 @@ def remove_tree(path: Path) -> int:
     import shutil  # noqa: PLC0415 - for ends only
 
     freed = 0
-    _open_up(path)
+    _make_writable(path)
     for here, directories, files in os.walk(path):
         for name in directories:
-            _open_up(Path(here, name))
+            _make_writable(Path(here, name))
         for name in files:
             with contextlib.suppress(FileNotFoundError):
                 freed += Path(here, name).lstat().st_size
@@ -124,7 +124,7 @@ def remove_tree(path: Path) -> int:
     return freed
 
 
-def _open_up(directory: Path) -> None:
+def _make_writable(directory: Path) -> None:
     """Let a directory be emptied: one that its owner cannot write to keeps what is in it."""
     mode = directory.lstat().st_mode
     if stat.S_ISDIR(mode) and mode & stat.S_IRWXU != stat.S_IRWXU:

@@ -1,0 +1,193 @@
+"""
+Read an agent's result from its log, if the log's lines are a tool's JSON lines.
+
+A log may hold gigabytes, may grow during the read, and contains the lines of standard
+error as well. The reader therefore starts at the end and stops as soon as the parser is
+complete, at the latest after :data:`LOOK_BACK` bytes. It skips every line that is not an
+event of the format. Memory use is bounded.
+
+The log may be compressed (``NAME.gz``). gzip cannot be read backwards: the reader unpacks
+the file from the start and keeps only the two ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import itertools
+import os
+import zlib
+from collections import deque
+from typing import TYPE_CHECKING
+
+import attrs
+
+from orchestrator_core.exceptions import StorageError
+from orchestrator_core.presets.claude import ClaudeStream
+from orchestrator_core.presets.codex import CodexStream
+from orchestrator_core.presets.gemini import GeminiStream
+from orchestrator_core.presets.result import AgentResult
+from orchestrator_core.presets.stream_parser import Event, StreamParser, parse_event
+from orchestrator_core.system import durable as _files
+from orchestrator_core.system.gzip_read import GZ
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+LOOK_BACK = 16 << 20  #: The most bytes that are read from the end.
+LOOK_AHEAD = 256 << 10  #: The bytes that are read from the start.
+LONGEST = 4 << 20  #: A longer line is skipped.
+_CHUNK = 64 << 10
+
+_PARSERS: dict[str, type[StreamParser]] = {
+    parser.format: parser for parser in (ClaudeStream, CodexStream, GeminiStream)
+}
+
+
+def read_stream(path: Path, format_: object = None) -> AgentResult:
+    """
+    Return the agent's result from the log at *path*.
+
+    *format_* is the preset that wrote the log; without one, the format is recognized from
+    the lines. If no line is of a known format, every field of the result is None.
+
+    Raises:
+        FileNotFoundError: There is no log, compressed or not.
+        StorageError: The log cannot be read.
+    """
+    with open_log(path) as log:
+        parser = _PARSERS.get(str(format_)) or _recognize(log)
+        return AgentResult() if parser is None else _parse(parser(), log)
+
+
+def _recognize(log: Log) -> type[StreamParser] | None:
+    for event in _events(itertools.chain(log.first_lines(), log.newest_first())):
+        for parser in _PARSERS.values():
+            if parser.recognizes(event):
+                return parser
+    return None
+
+
+def _parse(parser: StreamParser, log: Log) -> AgentResult:
+    for event in filter(parser.recognizes, _events(log.newest_first())):
+        parser.feed(event)
+        parser.matched_any = True
+        if parser.is_complete:
+            break
+    if "session_id" not in parser.known:
+        events = filter(parser.recognizes, _events(log.first_lines()))
+        parser.set_if_missing(session_id=next(filter(None, map(parser.session_id, events)), None))
+    return parser.result()
+
+
+def _events(lines: Iterable[bytes]) -> Iterator[Event]:
+    return (event for line in lines if (event := parse_event(line)) is not None)
+
+
+@attrs.frozen
+class Log:
+    """An open log. Bytes that are appended after the opening are not read."""
+
+    _read: Callable[[int, int], bytes]  #: (count, offset)
+    _size: int
+    _tail_start: int = 0  #: Between the start and this offset nothing can be read.
+
+    def first_lines(self) -> Iterator[bytes]:
+        """Yield the complete lines at the start, oldest first."""
+        start = self._read(LOOK_AHEAD, 0)
+        yield from start[: start.rfind(b"\n") + 1].split(b"\n")
+
+    def newest_first(self) -> Iterator[bytes]:
+        """Yield lines from the end backwards. The newest may be torn: the agent may write now."""
+        floor = max(self._tail_start, self._size - LOOK_BACK)
+        line = _Line()
+        for chunk in self._chunks(floor):
+            first, *others = chunk.split(b"\n")
+            if others:
+                *whole, last = others
+                line.prepend(last)
+                yield from line.pop()
+                yield from filter(None, reversed(whole))
+            line.prepend(first)
+        if floor == 0:
+            yield from line.pop()
+
+    def _chunks(self, floor: int) -> Iterator[bytes]:
+        end = self._size
+        while end > floor:
+            start = max(floor, end - _CHUNK)
+            chunk = self._read(end - start, start)
+            if len(chunk) < end - start:
+                return  # The log was truncated meanwhile.
+            yield chunk
+            end = start
+
+
+@attrs.define
+class _Line:
+    """A line that is assembled from its end. A line longer than :data:`LONGEST` is dropped."""
+
+    _pieces: list[bytes] = attrs.field(factory=list)
+    _length: int = 0
+
+    def prepend(self, piece: bytes) -> None:
+        self._length += len(piece)
+        if self._length > LONGEST:
+            self._pieces.clear()
+        else:
+            self._pieces.append(piece)
+
+    def pop(self) -> Iterator[bytes]:
+        """Yield the line unless it is empty, and start another."""
+        line = b"".join(reversed(self._pieces))
+        self._pieces, self._length = [], 0
+        if line:
+            yield line
+
+
+@contextlib.contextmanager
+def open_log(path: Path) -> Iterator[Log]:
+    """
+    Open the log at *path*, or its compressed version beside it.
+
+    Raises:
+        FileNotFoundError: There is neither.
+        StorageError: The log cannot be read, or the compressed version is damaged.
+    """
+    try:
+        fd = _files.open_private(path, os.O_RDONLY)
+    except FileNotFoundError:
+        packed = path.with_name(path.name + GZ)
+        yield _unpacked(packed, _files.open_private(packed, os.O_RDONLY))
+        return
+    try:
+        with _files.refusals("read", path):
+            yield Log(lambda count, offset: os.pread(fd, count, offset), os.fstat(fd).st_size)
+    finally:
+        os.close(fd)
+
+
+def _unpacked(path: Path, fd: int) -> Log:
+    start, size = b"", 0
+    chunks: deque[bytes] = deque()
+    kept = 0
+    try:
+        with open(fd, "rb") as file, gzip.GzipFile(fileobj=file) as unpacked:
+            while chunk := unpacked.read(LOOK_AHEAD):
+                start = start or chunk
+                size += len(chunk)
+                chunks.append(chunk)
+                kept += len(chunk)
+                while kept - len(chunks[0]) >= LOOK_BACK:
+                    kept -= len(chunks.popleft())
+    except (EOFError, OSError, zlib.error) as error:
+        raise StorageError(f"{path} is damaged: {error}", hint="try: gzip -dc") from error
+    tail, tail_start = b"".join(chunks), size - kept
+
+    def read(count: int, offset: int) -> bytes:
+        if offset < tail_start:
+            return start[offset : offset + count]
+        return tail[offset - tail_start : offset - tail_start + count]
+
+    return Log(read, size, tail_start)
