@@ -20,7 +20,7 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
-from orchestrator_core.deployment.cancellation import Underway
+from orchestrator_core.deployment.cancellation import CallScope
 from orchestrator_core.exceptions import (
     DeploymentError,
     InvalidInput,
@@ -148,28 +148,28 @@ class _Followed(_Call[T]):
 
     def __init__(self, orch: Orchestrator, work: Callable[[], T]) -> None:
         super().__init__(orch, work)
-        self.underway = Underway()
+        self.scope = CallScope()
 
     def run(self) -> T:
-        with self.underway.followed():
+        with self.scope.activate():
             return super().run()
 
     def close(self) -> None:
-        self.underway.close()
+        self.scope.close()
 
 
 class _Wait(_Followed[T]):
     """A wait, which ends when nobody waits any more."""
 
     def stop(self) -> None:
-        self.underway.stop()
+        self.scope.stop()
 
 
 class _Deployment(_Followed[T]):
     """A deployment, whose agent is ended when nobody wants it any more."""
 
     def withdraw(self) -> None:
-        agent_id = self.underway.whom_to_end()
+        agent_id = self.scope.wait_for_agent()
         if agent_id is None:
             return  # It failed, or found an agent that somebody else has deployed.
         try:

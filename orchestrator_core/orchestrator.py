@@ -6,7 +6,7 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any, Self
 
-from orchestrator_core.deployment.context import World
+from orchestrator_core.deployment.context import RootContext
 from orchestrator_core.deployment.reports import Reporter, ReportReceipt
 from orchestrator_core.exceptions import InvalidInput, NotFound
 from orchestrator_core.model.environment import ENV_AGENT
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from orchestrator_core.deployment.deployer import Deployer
-    from orchestrator_core.deployment.queries import Reader
+    from orchestrator_core.deployment.queries import Queries
     from orchestrator_core.deployment.report_reader import ReportedFinding, ReportedProgress
-    from orchestrator_core.deployment.termination import Lifecycle
+    from orchestrator_core.deployment.terminator import Terminator
     from orchestrator_core.model.limits import Limits
     from orchestrator_core.model.outcome import EndReport
     from orchestrator_core.model.records import Agent, Task
@@ -83,7 +83,7 @@ class Orchestrator:
             StorageError: The root cannot be used; the message says why.
         """
         found = open_root(root)
-        self._world = World(
+        self._context = RootContext(
             found,
             terminal=terminal,
             processes=processes,
@@ -93,17 +93,19 @@ class Orchestrator:
             terminal_timeout_s=terminal_timeout_s,
         )
         self._timeout_s = timeout_s
-        self._world.rebuild_task = self._rebuild_task
-        self._world.rebuild_global = self._rebuild_global
+        self._context.rebuild_task = self._rebuild_task
+        self._context.rebuild_global = self._rebuild_global
         self._observer = observer
         self._on_failed_cleanup = on_failed_cleanup
-        self._reporter = Reporter(self._world, lambda: self._lifecycle)
+        self._reporter = Reporter(self._context, lambda: self._terminator)
         self.root = found.places.root
         self.chosen_by = found.chosen_by  #: What led to this root.
         if not found.places.global_registry.exists():
             # There may be tasks already: the old system kept it elsewhere once, or lost it.
             has_past = bool(found.places.task_ids())
-            self._world.global_registry.create(self._rebuild_global() if has_past else new_global())
+            self._context.global_registry.create(
+                self._rebuild_global() if has_past else new_global()
+            )
         self.recovery: RecoveryReport | None = None  #: What opening has recovered.
         if recover:
             self.recovery = self.recover()
@@ -113,44 +115,44 @@ class Orchestrator:
         """The registries found damaged since this was opened: which, where it is kept, and why."""
         return [
             {"registry": str(aside.registry), "kept": str(aside.kept), "why": aside.why}
-            for aside in self._world.damaged
+            for aside in self._context.quarantined
         ]
 
     @functools.cached_property
-    def _lifecycle(self) -> Lifecycle:
+    def _terminator(self) -> Terminator:
         # Made when first used: an agent's progress report needs none of it, and is not to
         # pay for its import.
-        from orchestrator_core.deployment.termination import Lifecycle  # noqa: PLC0415 - see above
+        from orchestrator_core.deployment.terminator import Terminator  # noqa: PLC0415 - see above
         from orchestrator_core.saga.logging_observer import LoggingObserver  # noqa: PLC0415 - see above
         from orchestrator_core.saga.observer import together  # noqa: PLC0415 - see above
 
         given = () if self._observer is None else (self._observer,)
         watching = together(LoggingObserver(), *given, self._alerts)
-        return Lifecycle(self._world, observer=watching)
+        return Terminator(self._context, observer=watching)
 
     @functools.cached_property
-    def _reader(self) -> Reader:
-        from orchestrator_core.deployment.queries import Reader  # noqa: PLC0415 - as the lifecycle
+    def _queries(self) -> Queries:
+        from orchestrator_core.deployment.queries import Queries  # noqa: PLC0415 - as the lifecycle
 
-        return Reader(self._world, self._reporter.task_of)
+        return Queries(self._context, self._reporter.task_of)
 
     @functools.cached_property
     def _alerts(self) -> Alerts:
         from orchestrator_core.operations.alerts import Alerts  # noqa: PLC0415 - as the lifecycle
 
-        return Alerts(self._world, self._on_failed_cleanup)
+        return Alerts(self._context, self._on_failed_cleanup)
 
     def _rebuild_task(self, task_id: str) -> dict[str, Any]:
-        return self._lifecycle.rebuild_task(task_id)
+        return self._terminator.rebuild_task(task_id)
 
     def _rebuild_global(self) -> dict[str, Any]:
-        return self._lifecycle.rebuild_global()
+        return self._terminator.rebuild_global()
 
     @functools.cached_property
     def _deployer(self) -> Deployer:
         from orchestrator_core.deployment.deployer import Deployer  # noqa: PLC0415 - as the lifecycle
 
-        return Deployer(self._world, self._lifecycle, timeout_s=self._timeout_s)
+        return Deployer(self._context, self._terminator, timeout_s=self._timeout_s)
 
     # --- deploying ---------------------------------------------------------------------------
 
@@ -173,7 +175,7 @@ class Orchestrator:
         from orchestrator_core.deployment.tasks import create_task  # noqa: PLC0415 - as the lifecycle
 
         return create_task(
-            self._world, description, priority=priority, client_cwd=client_cwd, key=key
+            self._context, description, priority=priority, client_cwd=client_cwd, key=key
         )
 
     def deploy(
@@ -206,7 +208,7 @@ class Orchestrator:
         check_id("task", task_id)
         deployed = self._deployer.deploy(task_id, spec, grace_s=grace_s, extra_steps=extra_steps)
         try:
-            return self._reader.agent(deployed, likely=task_id)
+            return self._queries.agent(deployed, task_hint=task_id)
         except BaseException:
             if spec.key is None:  # Else it may be one that lived before.
                 self.terminate(deployed, reason="its deployer was interrupted")
@@ -238,24 +240,26 @@ class Orchestrator:
         meant = status_of(status)
 
         def record() -> ReportReceipt:
-            return self._reporter.progress(agent_id, meant, message=message, progress=progress)
+            return self._reporter.write_progress(
+                agent_id, meant, message=message, progress=progress
+            )
 
         if not meant.is_terminal:
             return record()
         from orchestrator_core.model.outcome import ended  # noqa: PLC0415 - for ends only
 
         why = ended(meant, message or f"it reported {meant.value!r}", by="report")
-        return self._end_with(agent_id, why, record)
+        return self._record_and_end(agent_id, why, record)
 
-    def _end_with(
+    def _record_and_end(
         self, agent_id: str, why: Unwind, record: Callable[[], ReportReceipt]
     ) -> ReportReceipt:
         receipts: list[ReportReceipt] = []
-        end = self._lifecycle.end(
+        end = self._terminator.terminate(
             agent_id,
             why,
             timeout_s=self._timeout_s,
-            before=lambda: receipts.append(record()),
+            on_first=lambda: receipts.append(record()),
         )
         if receipts:
             return receipts[0]._replace(end=end)
@@ -279,7 +283,7 @@ class Orchestrator:
             InvalidInput: No such severity, or data that JSON cannot hold.
             NotFound: No such agent.
         """
-        return self._reporter.finding(
+        return self._reporter.write_finding(
             _agent_id(agent_id), message, finding_type=finding_type, severity=severity, data=data
         )
 
@@ -290,7 +294,7 @@ class Orchestrator:
         Raises:
             NotFound: There is none of that id.
         """
-        return self._reader.agent(_agent_id(agent_id))
+        return self._queries.agent(_agent_id(agent_id))
 
     def agents(self, *, task_id: str | None = None, status: str | None = None) -> list[Agent]:
         """Return the agents of one task or of all; those with a status, or all ``active`` ones."""
@@ -298,7 +302,7 @@ class Orchestrator:
             check_id("task", task_id)
         if status not in (None, "active"):
             status_of(str(status))
-        return self._reader.agents(task_id=task_id, status=status)
+        return self._queries.agents(task_id=task_id, status=status)
 
     def task(self, task_id: str) -> Task:
         """
@@ -307,11 +311,11 @@ class Orchestrator:
         Raises:
             NotFound: There is none of that id.
         """
-        return self._reader.task(check_id("task", task_id))
+        return self._queries.task(check_id("task", task_id))
 
     def tasks(self) -> list[Task]:
         """Return all tasks, oldest first."""
-        return self._reader.tasks()
+        return self._queries.tasks()
 
     def read_output(self, agent_id: str | None = None, *, tail: int | None = None) -> str:
         """
@@ -322,7 +326,7 @@ class Orchestrator:
         Raises:
             NotFound: There is no such agent.
         """
-        return self._reader.output(_agent_id(agent_id), tail=tail)
+        return self._queries.output(_agent_id(agent_id), tail=tail)
 
     def read_findings(
         self,
@@ -342,8 +346,8 @@ class Orchestrator:
         """
         from orchestrator_core.deployment import report_reader as reported  # noqa: PLC0415 - few read them
 
-        where, whose = self._whose(agent_id, task_id)
-        return reported.findings(self._world.places, where, whose, last=last)
+        where, whose = self._resolve_task_and_agent(agent_id, task_id)
+        return reported.read_findings(self._context.places, where, whose, last=last)
 
     def read_progress(
         self,
@@ -362,10 +366,12 @@ class Orchestrator:
         """
         from orchestrator_core.deployment import report_reader as reported  # noqa: PLC0415 - as above
 
-        where, whose = self._whose(agent_id, task_id)
-        return reported.progress(self._world.places, where, whose, last=last)
+        where, whose = self._resolve_task_and_agent(agent_id, task_id)
+        return reported.read_progress(self._context.places, where, whose, last=last)
 
-    def _whose(self, agent_id: str | None, task_id: str | None) -> tuple[str, str | None]:
+    def _resolve_task_and_agent(
+        self, agent_id: str | None, task_id: str | None
+    ) -> tuple[str, str | None]:
         """Return whose reports are meant: a task, and one of its agents or all."""
         if agent_id is None and task_id is not None:
             return self.task(task_id).id, None
@@ -386,7 +392,7 @@ class Orchestrator:
             NotFound: There is no such agent.
             StorageError: Its log cannot be read.
         """
-        return self._reader.result(_agent_id(agent_id))
+        return self._queries.result(_agent_id(agent_id))
 
     # --- ending ----------------------------------------------------------------------------
 
@@ -415,7 +421,7 @@ class Orchestrator:
         from orchestrator_core.model.outcome import ended  # noqa: PLC0415 - as above
 
         why = ended(Status.TERMINATED, reason, by="terminate", keep_logs=keep_logs, cascade=cascade)
-        return self._lifecycle.end(_agent_id(agent_id), why, timeout_s=self._timeout_s)
+        return self._terminator.terminate(_agent_id(agent_id), why, timeout_s=self._timeout_s)
 
     def wait(self, agent_id: str | None = None, *, timeout_s: float) -> EndReport:
         """
@@ -425,7 +431,7 @@ class Orchestrator:
             WaitTimeout: It lives on after *timeout_s*.
             NotFound: There is no such agent.
         """
-        return self._lifecycle.wait(_agent_id(agent_id), timeout_s=timeout_s)
+        return self._terminator.wait(_agent_id(agent_id), timeout_s=timeout_s)
 
     def recover(self, agent_id: str | None = None, *, force: bool = False) -> RecoveryReport:
         """
@@ -438,7 +444,7 @@ class Orchestrator:
             SagaNotFound: The one that was asked for is not there, or is closed.
         """
         only = None if agent_id is None else check_id("agent", agent_id)
-        return self._lifecycle.recover(only=only, force=force)
+        return self._terminator.recover(only=only, force=force)
 
     def abandon(self, agent_id: str, step: str, *, reason: str) -> None:
         """
@@ -451,7 +457,7 @@ class Orchestrator:
             SagaNotFound: There is no open saga of that agent.
             SagaError: It is not stuck, or has no such step.
         """
-        self._lifecycle.abandon(check_id("agent", agent_id), step, reason=reason)
+        self._terminator.abandon(check_id("agent", agent_id), step, reason=reason)
 
     def history(self, agent_id: str | None = None) -> History:
         """
@@ -460,7 +466,7 @@ class Orchestrator:
         Raises:
             NotFound: There is no such agent.
         """
-        return self._lifecycle.history(_agent_id(agent_id))
+        return self._terminator.history(_agent_id(agent_id))
 
     def finish(self, agent_id: str, *, taken: Callable[[], object] | None = None) -> EndReport:
         """
@@ -469,8 +475,8 @@ class Orchestrator:
         For its supervisor, which calls this when it has become the unwinder. *taken*
         is called as soon as the agent is ours alone to end.
         """
-        return self._lifecycle.finish(
-            check_id("agent", agent_id), timeout_s=_HEIR_PATIENCE_S, taken=taken
+        return self._terminator.unwind_after_exit(
+            check_id("agent", agent_id), timeout_s=_UNWINDER_TIMEOUT_S, on_acquired=taken
         )
 
     # --- looking after the root -----------------------------------------------------------------
@@ -492,14 +498,14 @@ class Orchestrator:
         from orchestrator_core.reconcile.sweep.run import sweep  # noqa: PLC0415 - as above
 
         if silent_after_s is None:
-            silent_after_s = self._world.settings.sweep.silent_after_s
+            silent_after_s = self._context.settings.sweep.silent_after_s
         report = sweep(
-            self._lifecycle,
+            self._terminator,
             reaping=reap,
             silent_after_s=silent_after_s,
             timeout_s=self._timeout_s,
         )
-        fresh = set(metrics.record_sweep(self._world, report))
+        fresh = set(metrics.record_sweep(self._context, report))
         for one in report.reaped:
             # A saga that got STUCK has told of itself.
             if not one.success and one.end is None and one.finding in fresh:
@@ -517,7 +523,7 @@ class Orchestrator:
         """
         from orchestrator_core.operations import metrics  # noqa: PLC0415 - as the lifecycle
 
-        return metrics.stats(self._world, self._lifecycle.sagas)
+        return metrics.stats(self._context, self._terminator.sagas)
 
     def gc(self, *, dry_run: bool = False) -> GcReport:
         """
@@ -534,7 +540,7 @@ class Orchestrator:
         """
         from orchestrator_core.operations.retention.collect import collect  # noqa: PLC0415 - as above
 
-        return collect(self._world, self._lifecycle.sagas, dry_run=dry_run)
+        return collect(self._context, self._terminator.sagas, dry_run=dry_run)
 
     def export_task(
         self, task_id: str, target: str | os.PathLike[str], *, remove: bool = False
@@ -553,8 +559,8 @@ class Orchestrator:
         from orchestrator_core.operations.retention.exporting import export  # noqa: PLC0415 - as above
 
         return export(
-            self._world,
-            self._lifecycle.sagas,
+            self._context,
+            self._terminator.sagas,
             check_id("task", task_id),
             target,
             remove=remove,
@@ -577,8 +583,8 @@ class Orchestrator:
         from orchestrator_core.reconcile.repair import repair  # noqa: PLC0415 - as the lifecycle
 
         return repair(
-            self._world,
-            self._lifecycle.sagas,
+            self._context,
+            self._terminator.sagas,
             task_id=task_id,
             only_global=only_global,
             dry_run=dry_run,
@@ -596,7 +602,7 @@ class Orchestrator:
         """Nothing to do: agents live on, and whoever opens the root next finds them."""
 
 
-_HEIR_PATIENCE_S = 600.0  #: It has nothing else to do, and whom it waits for may end it.
+_UNWINDER_TIMEOUT_S = 600.0  #: It has nothing else to do, and whom it waits for may end it.
 
 
 def _agent_id(given: str | None) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Underway:
+class CallScope:
     """
     One call, followed from another thread.
 
@@ -28,50 +28,50 @@ class Underway:
 
     def __init__(self) -> None:
         self.agent_id: str | None = None
-        self.wake, self._told = os.pipe()
-        self._known = threading.Event()
+        self.cancelled_fd, self._cancel_fd = os.pipe()
+        self._agent_known = threading.Event()
         self._lock = threading.Lock()
 
-    def committed(self, agent_id: str) -> None:
+    def set_agent(self, agent_id: str) -> None:
         """Tell the follower whom to end, should it come to that."""
         self.agent_id = agent_id
-        self._known.set()
+        self._agent_known.set()
 
-    def whom_to_end(self) -> str | None:
+    def wait_for_agent(self) -> str | None:
         """Wait until a deployment is past its commit, or over; return whom it has committed."""
-        self._known.wait()
+        self._agent_known.wait()
         return self.agent_id
 
     def stop(self) -> None:
         """Let the call end as soon as it can. Idempotent, and never too late."""
         with self._lock:
-            if self._told >= 0:
-                os.close(self._told)
-                self._told = -1
+            if self._cancel_fd >= 0:
+                os.close(self._cancel_fd)
+                self._cancel_fd = -1
 
     def close(self) -> None:
         """Leave no descriptor open, and nobody waiting: it is over. Idempotent."""
         self.stop()
-        self._known.set()
+        self._agent_known.set()
         with self._lock:
-            if self.wake >= 0:
-                os.close(self.wake)
-                self.wake = -1
+            if self.cancelled_fd >= 0:
+                os.close(self.cancelled_fd)
+                self.cancelled_fd = -1
 
     @contextlib.contextmanager
-    def followed(self) -> Iterator[None]:
+    def activate(self) -> Iterator[None]:
         """Let the call that this thread makes in the block be this one."""
-        _here.call = self
+        _local.call = self
         try:
             yield
         finally:
-            _here.call = None
+            _local.call = None
 
 
-def current() -> Underway | None:
+def current() -> CallScope | None:
     """Return the call that the calling thread is in, if somebody follows it."""
-    call: Underway | None = getattr(_here, "call", None)
+    call: CallScope | None = getattr(_local, "call", None)
     return call
 
 
-_here = threading.local()
+_local = threading.local()

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from orchestrator_core.system.processes.protocol import Patience, Processes
     from orchestrator_core.system.terminal import Terminal
 
-_KNOWN = 100  #: Of so many tasks the registry is kept at hand.
+_CACHE_SIZE = 100  #: Of so many tasks the registry is kept at hand.
 
 
-class World:
+class RootContext:
     """All of it, for one root."""
 
     def __init__(
@@ -49,7 +49,7 @@ class World:
         self.socket = root.tmux_socket
         self.limits = limits or Limits.from_environment()
         self.lock_timeout_s = lock_timeout_s
-        self.damaged: list[Aside] = []  #: Registries that were set aside since we were opened.
+        self.quarantined: list[Aside] = []  #: Registries that were set aside since we were opened.
         self._terminal = terminal
         self._processes = processes
         self._patience = patience
@@ -72,9 +72,9 @@ class World:
         return TmuxTerminal(self.socket, timeout_s=self._terminal_timeout_s)
 
     @functools.cached_property
-    def old_server(self) -> LegacyServer:
+    def legacy_server(self) -> LegacyServer:
         """Where the sessions of the system are that this one replaces. A fake brings its own."""
-        given: LegacyServer | None = getattr(self._terminal, "old_server", None)
+        given: LegacyServer | None = getattr(self._terminal, "legacy_server", None)
         if given is not None:
             return given
         from orchestrator_core.reconcile.legacy.default_server import DefaultServer  # noqa: PLC0415 - as above
@@ -106,7 +106,7 @@ class World:
         return settings.read(self.places.root)
 
     @functools.cached_property
-    def glances(self) -> Glances:
+    def snapshots(self) -> Glances:
         """What was seen of the tasks at the last sweep."""
         from orchestrator_core.registry.snapshot import Glances  # noqa: PLC0415 - as above
 
@@ -118,7 +118,7 @@ class World:
         return global_registry(
             self.places,
             rebuild=self.rebuild_global,
-            on_damage=self.damaged.append,
+            on_damage=self.quarantined.append,
             lock_timeout_s=self.lock_timeout_s,
         )
 
@@ -126,7 +126,7 @@ class World:
         """Return the document of one task."""
         known = self._registries.get(task_id)
         if known is None:
-            if len(self._registries) >= _KNOWN:
+            if len(self._registries) >= _CACHE_SIZE:
                 self._registries.clear()
             known = self._registries[task_id] = self._task_registry(task_id)
         return known
@@ -137,6 +137,6 @@ class World:
             self.places,
             task_id,
             rebuild=None if rebuild is None else functools.partial(rebuild, task_id),
-            on_damage=self.damaged.append,
+            on_damage=self.quarantined.append,
             lock_timeout_s=self.lock_timeout_s,
         )

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core.deployment import cancellation as underway
-from orchestrator_core.deployment.documents import entry_of, record_of
-from orchestrator_core.deployment.launch_plan import prepare, provided_to
-from orchestrator_core.deployment.lineage import descent_of
+from orchestrator_core.deployment import cancellation
+from orchestrator_core.deployment.documents import new_entry, new_record
+from orchestrator_core.deployment.launch_plan import build_inputs, new_provisions
+from orchestrator_core.deployment.lineage import resolve_lineage
 from orchestrator_core.deployment.steps import LogReceipt, SessionReceipt, deployment_steps
 from orchestrator_core.exceptions import (
     DeploymentError,
@@ -45,10 +45,10 @@ from orchestrator_core.system.event_reader import News
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator_core.deployment.context import World
-    from orchestrator_core.deployment.lineage import Descent
-    from orchestrator_core.deployment.steps import Deployment
-    from orchestrator_core.deployment.termination import Lifecycle
+    from orchestrator_core.deployment.context import RootContext
+    from orchestrator_core.deployment.lineage import Lineage
+    from orchestrator_core.deployment.steps.base import DeploymentInputs
+    from orchestrator_core.deployment.terminator import Terminator
     from orchestrator_core.model.spec import AgentSpec
     from orchestrator_core.saga import Saga, Step
     from orchestrator_core.system.processes.protocol import Identity
@@ -70,9 +70,9 @@ _RESOURCES = {
 class Deployer:
     """Deploys agents below one root."""
 
-    def __init__(self, world: World, lifecycle: Lifecycle, *, timeout_s: float) -> None:
-        self._world = world
-        self._lifecycle = lifecycle
+    def __init__(self, context: RootContext, terminator: Terminator, *, timeout_s: float) -> None:
+        self._context = context
+        self._terminator = terminator
         self._timeout_s = timeout_s
 
     def deploy(
@@ -87,54 +87,54 @@ class Deployer:
         if not 0 <= grace_s < math.inf:
             raise InvalidInput(f"a grace of {grace_s} s is no time")
         for step in extra_steps:
-            self._lifecycle.steps.require_known(step)
+            self._terminator.steps.require_known(step)
         once = functools.partial(
-            self._deploy_once, task_id, spec, grace_s=grace_s, extra_steps=extra_steps
+            self._attempt, task_id, spec, grace_s=grace_s, extra_steps=extra_steps
         )
         for _ in range(_TRIES):
             try:
                 return once()
-            except KeyTaken as taken:
-                if self._lives(taken.agent_id):
-                    return taken.agent_id
+            except KeyTaken as step_names:
+                if self._key_holder_is_alive(step_names.agent_id):
+                    return step_names.agent_id
             except SagaExists:
                 pass  # Of all ids it was given one that was used before; nothing was taken.
         return once()
 
-    def _deploy_once(
+    def _attempt(
         self, task_id: str, spec: AgentSpec, *, grace_s: float, extra_steps: Sequence[Step[Any]]
     ) -> str:
-        descent = descent_of(self._world, task_id, spec)
+        lineage = resolve_lineage(self._context, task_id, spec)
         agent_id = ids.new_agent_id(spec.type)
-        spec = attrs.evolve(spec, parent=descent.parent)
-        provided = provided_to(spec) if extra_steps else None
-        deployment = prepare(self._world, task_id, agent_id, spec, provided)
-        self._refuse_early(task_id, spec, descent)
-        steps = deployment_steps(self._world, deployment)
+        spec = attrs.evolve(spec, parent=lineage.parent)
+        provided = new_provisions(spec) if extra_steps else None
+        inputs = build_inputs(self._context, task_id, agent_id, spec, provided)
+        self._precheck(task_id, spec, lineage)
+        steps = deployment_steps(self._context, inputs)
         if provided is not None:
             # First, and so undone last: when nothing of the agent runs that could use them.
             steps = [*wrap_steps(extra_steps, provided), *steps]
-        self._deploy(task_id, agent_id, spec, descent, deployment, steps, grace_s=grace_s)
+        self._run_saga(task_id, agent_id, spec, lineage, inputs, steps, grace_s=grace_s)
         return agent_id
 
-    def _lives(self, agent_id: str) -> bool:
+    def _key_holder_is_alive(self, agent_id: str) -> bool:
         """
         Tell whether the holder of a key lives; wait for one that is being deployed.
 
         One whose deployer died is recovered, which frees the key.
         """
         try:
-            with self._lifecycle.sagas.open(agent_id, timeout_s=self._timeout_s) as saga:
+            with self._terminator.sagas.open(agent_id, timeout_s=self._timeout_s) as saga:
                 if saga.state is State.COMMITTED:
                     return True
-            self._lifecycle.recover(only=agent_id)
+            self._terminator.recover(only=agent_id)
         except SagaNotFound:
             pass  # It is over.
         return False
 
     # --- before anything is taken --------------------------------------------------------------
 
-    def _refuse_early(self, task_id: str, spec: AgentSpec, descent: Descent) -> None:
+    def _precheck(self, task_id: str, spec: AgentSpec, lineage: Lineage) -> None:
         """
         Refuse what can be refused now. A missing program was, when the deployment was prepared.
 
@@ -146,24 +146,26 @@ class Deployer:
             InvalidInput, NotFound, LimitReached, TerminalUnavailable: See deploy.
         """
         spec.directory()
-        document = self._world.task_registry(task_id).read()
-        everyone, limits = self._world.global_registry.read(), self._world.limits
+        document = self._context.task_registry(task_id).read()
+        everyone, limits = self._context.global_registry.read(), self._context.limits
         retry_without_ended(
-            self._world,
+            self._context,
             lambda over: check_global_limits(everyone, spec.key, limits, over=over),
         )
-        check_task_limits(document, descent.parent, self._world.limits, at_least=descent.at_least)
-        self._world.terminal.check()
+        check_task_limits(
+            document, lineage.parent, self._context.limits, at_least=lineage.min_depth
+        )
+        self._context.terminal.check()
 
     # --- the saga --------------------------------------------------------------------------------
 
-    def _deploy(
+    def _run_saga(
         self,
         task_id: str,
         agent_id: str,
         spec: AgentSpec,
-        descent: Descent,
-        deployment: Deployment,
+        lineage: Lineage,
+        inputs: DeploymentInputs,
         steps: Sequence[Step[Any]],
         *,
         grace_s: float,
@@ -176,42 +178,42 @@ class Deployer:
             "silent_after_s": spec.silent_after_s,
             **deadlines.labels(spec.deadline_s),
         }
-        record = record_of(agent_id, task_id, spec, self._world, labels)
+        record = new_record(agent_id, task_id, spec, self._context, labels)
         values = {
             "task_id": task_id,
-            "record": {**record, "depth": descent.at_least},
-            "entry": entry_of(agent_id, task_id, spec, labels),
-            "root_id": self._world.root_id,
-            "workspace": str(self._world.places.task(task_id)),
-            "held": str(self._world.places.held(agent_id)),
+            "record": {**record, "depth": lineage.min_depth},
+            "entry": new_entry(agent_id, task_id, spec, labels),
+            "root_id": self._context.root_id,
+            "workspace": str(self._context.places.task(task_id)),
+            "held": str(self._context.places.held(agent_id)),
         }
         try:
-            saga = self._lifecycle.sagas.begin(agent_id, steps, values=values, labels=labels)
+            saga = self._terminator.sagas.begin(agent_id, steps, values=values, labels=labels)
         except StorageError as error:
             nothing = UnwindReport(agent_id, Unwind.rollback(describe(error)), (), closed=True)
-            raise _failure(error, agent_id, nothing, ()) from error
+            raise _to_error(error, agent_id, nothing, ()) from error
         try:
             with saga:
                 saga.run()
-                news = News(deployment.events, saga.receipt(LogReceipt).log)
+                news = News(inputs.events, saga.receipt(LogReceipt).log)
                 with news:
                     saga.commit()
                     saga.release()
-                    if (call := underway.current()) is not None:
-                        call.committed(agent_id)
+                    if (call := cancellation.current()) is not None:
+                        call.set_agent(agent_id)
                     supervisor = saga.receipt(SessionReceipt).supervisor
-                    self._see_it_start(agent_id, supervisor, news, grace_s=grace_s)
+                    self._wait_until_started(agent_id, supervisor, news, grace_s=grace_s)
         except BaseException as error:
             report = saga.report or self._roll_back(saga, error)
-            taken = [frame.name for frame in saga.history.stack]
-            failure = _failure(error, agent_id, report, taken)
+            step_names = [frame.name for frame in saga.history.stack]
+            failure = _to_error(error, agent_id, report, step_names)
             if failure is error:
                 raise
             raise failure from error
 
     # --- after the commit ------------------------------------------------------------------------
 
-    def _see_it_start(
+    def _wait_until_started(
         self, agent_id: str, supervisor: Identity | None, news: News, *, grace_s: float
     ) -> None:
         """
@@ -222,7 +224,7 @@ class Deployer:
             _Early: It never ran, or died early, and has been undone.
         """
         first_of = functools.partial(
-            news.first_of, processes=self._world.processes, supervisor=supervisor
+            news.first_of, processes=self._context.processes, supervisor=supervisor
         )
         heard = first_of({"started", "refused"}, timeout_s=_START_S)
         if heard is None:
@@ -236,23 +238,23 @@ class Deployer:
             heard = first_of({"exited"}, timeout_s=_START_S)
         if heard == "gone":
             raise DeploymentError("the agent's supervisor was killed")
-        report = self._lifecycle.settle(agent_id, timeout_s=self._timeout_s)
+        report = self._terminator.decide_grace(agent_id, timeout_s=self._timeout_s)
         if report is not None and report.why.reason is not Reason.TERMINAL:
-            raise _Early(report, news.output())
+            raise _DiedInGrace(report, news.output())
 
     def _roll_back(self, saga: Saga, error: BaseException) -> UnwindReport | None:
         """Undo a deployment that failed after its commit; None if that could not be done."""
-        if isinstance(error, _Early):
+        if isinstance(error, _DiedInGrace):
             return error.report
         why = Unwind.rollback(describe(error), error=type(error).__name__)
         try:
-            return self._lifecycle.sagas.unwind(saga.saga_id, why, timeout_s=self._timeout_s)
+            return self._terminator.sagas.unwind(saga.saga_id, why, timeout_s=self._timeout_s)
         except OrchestratorError as trouble:
             error.add_note(f"and it could not be undone: {trouble}")
             return None
 
 
-class _Early(Exception):
+class _DiedInGrace(Exception):
     """The agent never ran, or died within its grace; it has been undone."""
 
     def __init__(self, report: UnwindReport, output: str) -> None:
@@ -261,15 +263,15 @@ class _Early(Exception):
         self.output = output
 
 
-def _failure(
-    error: BaseException, agent_id: str, report: UnwindReport | None, taken: Sequence[str]
+def _to_error(
+    error: BaseException, agent_id: str, report: UnwindReport | None, step_names: Sequence[str]
 ) -> BaseException:
     """Return what the caller is to see: his own interrupt, or an error that tells what is left."""
     if not isinstance(error, Exception):
         return error
     if isinstance(error, KeyTaken) and report is not None and report.closed:
         return error
-    cleaned, leaked = _account(report, taken)
+    cleaned, leaked = _cleaned_and_leaked(report, step_names)
     kind = LimitReached if isinstance(error, LimitReached) else DeploymentError
     return kind(
         f"agent {agent_id!r} was not deployed: {error}",
@@ -282,12 +284,12 @@ def _failure(
     )
 
 
-def _account(
-    report: UnwindReport | None, taken: Sequence[str]
+def _cleaned_and_leaked(
+    report: UnwindReport | None, step_names: Sequence[str]
 ) -> tuple[dict[str, bool], list[str]]:
     """Return what was given back, and what may still be there, of the steps in *taken*."""
     if report is None:
-        return {}, [_RESOURCES.get(step, step) for step in taken]
+        return {}, [_RESOURCES.get(step, step) for step in step_names]
     names = {step.step: _RESOURCES.get(step.step, step.step) for step in report.steps}
     cleaned = {names[step.step]: not step.failed for step in report.steps}
     return cleaned, [f"{names[step.step]}: {step.error}" for step in report.failed]

@@ -12,17 +12,17 @@ from orchestrator_core.system.clock import timestamp
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.model.spec import AgentSpec
 
 _EXCERPT = 200  #: Characters of the prompt that its record shows.
 
 
-def record_of(
-    agent_id: str, task_id: str, spec: AgentSpec, world: World, labels: Mapping[str, Any]
+def new_record(
+    agent_id: str, task_id: str, spec: AgentSpec, context: RootContext, labels: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return an agent's record, as its task's registry is to have it first."""
-    places, now = world.places, timestamp()
+    places, now = context.places, timestamp()
     return {
         "id": agent_id,
         "type": spec.type,
@@ -47,7 +47,7 @@ def record_of(
     }
 
 
-def entry_of(
+def new_entry(
     agent_id: str, task_id: str, spec: AgentSpec, labels: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return its entry among the living of its root."""
@@ -62,8 +62,8 @@ def entry_of(
     }
 
 
-def deploy_log_of(
-    agent_id: str, task_id: str, spec: AgentSpec, world: World, *, provided: bool
+def new_deploy_log(
+    agent_id: str, task_id: str, spec: AgentSpec, context: RootContext, *, provided: bool
 ) -> dict[str, Any]:
     """
     Return how it was deployed, without its prompt, its arguments and its environment.
@@ -77,7 +77,7 @@ def deploy_log_of(
         "parent": spec.parent,
         "deployed_at": timestamp(),
         "tmux_session": ids.session_of(agent_id),
-        "tmux_socket": str(world.socket),
+        "tmux_socket": str(context.socket),
         "program": spec.program(provided=provided),
         "arguments": len(spec.command) - 1,
         "cwd": "",

@@ -20,21 +20,21 @@ from orchestrator_core.registry.operations import find_agent, is_over
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
 
 _NAMES = {field.name for field in attrs.fields(EndReport)} - {"steps", "children"}
 
 
-def remembered(world: World, agent_id: str) -> EndReport | None:
+def report_from_record(context: RootContext, agent_id: str) -> EndReport | None:
     """Return how an agent ended, by its record; None if that does not tell. Changes nothing."""
-    for task_id in world.places.task_ids():
-        record = find_agent(world.task_registry(task_id).peek() or {}, agent_id)
+    for task_id in context.places.task_ids():
+        record = find_agent(context.task_registry(task_id).peek() or {}, agent_id)
         if record is not None:
-            return _told(record) if is_over(record) and not is_legacy(record) else None
+            return _parse_result(record) if is_over(record) and not is_legacy(record) else None
     return None
 
 
-def _told(record: Mapping[str, Any]) -> EndReport | None:
+def _parse_result(record: Mapping[str, Any]) -> EndReport | None:
     result = record["auto_cleanup_result"]
     if not isinstance(result, dict):
         return None

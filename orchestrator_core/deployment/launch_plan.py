@@ -6,8 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from orchestrator_core.deployment.documents import deploy_log_of
-from orchestrator_core.deployment.steps import Deployment
+from orchestrator_core.deployment.documents import new_deploy_log
+from orchestrator_core.deployment.steps.base import DeploymentInputs
 from orchestrator_core.model import environment as inside
 from orchestrator_core.model import ids
 from orchestrator_core.model.spec import PLACEHOLDERS
@@ -16,35 +16,35 @@ from orchestrator_core.supervisor.launch import Launch
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.model.spec import AgentSpec
     from orchestrator_core.resources.provision import ProvisionCollector
 
 
-def prepare(
-    world: World,
+def build_inputs(
+    context: RootContext,
     task_id: str,
     agent_id: str,
     spec: AgentSpec,
     provided: ProvisionCollector | None = None,
-) -> Deployment:
+) -> DeploymentInputs:
     """
     Return what the steps need to deploy an agent, its prompt and its environment included.
 
     *provided* is what steps of one's own hand on to it, when they have been done; None if
     there are none.
     """
-    run = world.places.run(task_id, agent_id)
-    return Deployment(
+    run = context.places.run(task_id, agent_id)
+    return DeploymentInputs(
         prompt=spec.prompt,
         events=f"{run}/events",
         launch_file=f"{run}/launch",
-        launch=lambda: _launch(world, task_id, agent_id, spec, provided),
-        deploy_log=deploy_log_of(agent_id, task_id, spec, world, provided=provided is not None),
+        launch=lambda: _launch(context, task_id, agent_id, spec, provided),
+        deploy_log=new_deploy_log(agent_id, task_id, spec, context, provided=provided is not None),
     )
 
 
-def provided_to(spec: AgentSpec) -> ProvisionCollector:
+def new_provisions(spec: AgentSpec) -> ProvisionCollector:
     """Return what steps of one's own have handed on to an agent so far: nothing."""
     from orchestrator_core.resources.provision import ProvisionCollector  # noqa: PLC0415 - few have any
 
@@ -55,14 +55,18 @@ def provided_to(spec: AgentSpec) -> ProvisionCollector:
 
 
 def _launch(
-    world: World, task_id: str, agent_id: str, spec: AgentSpec, provided: ProvisionCollector | None
+    context: RootContext,
+    task_id: str,
+    agent_id: str,
+    spec: AgentSpec,
+    provided: ProvisionCollector | None,
 ) -> Launch:
-    places = world.places
+    places = context.places
     run = places.run(task_id, agent_id)
     prompt = places.prompt(task_id, agent_id)
-    more = provided.merged if provided is not None else None
+    provision = provided.merged if provided is not None else None
     values = {
-        **(more.placeholders if more is not None else {}),
+        **(provision.placeholders if provision is not None else {}),
         "prompt_file": str(prompt),
         "agent_id": agent_id,
         "task_id": task_id,
@@ -72,35 +76,35 @@ def _launch(
         inside.ENV_ROOT: str(places.root),
         inside.ENV_AGENT: agent_id,
         inside.ENV_TASK: task_id,
-        inside.ENV_COOKIE: ids.cookie_of(world.root_id, agent_id),
+        inside.ENV_COOKIE: ids.cookie_of(context.root_id, agent_id),
     }
-    cwd = more.cwd if more is not None and spec.cwd is None else None
+    cwd = provision.cwd if provision is not None and spec.cwd is None else None
     return Launch(
         journal=str(places.journal(agent_id)),
         log=str(places.log(task_id, agent_id)),
         exit_file=f"{run}/exit",
         events=f"{run}/events",
         argv=spec.argv(values),
-        env=spec.environment({**(more.environment if more is not None else {}), **own}),
+        env=spec.environment({**(provision.environment if provision is not None else {}), **own}),
         cwd=cwd or str(spec.directory()),
         stdin=str(prompt) if spec.stdin else os.devnull,
-        cgroup=world.processes.containment(ids.cgroup_of(world.root_id, agent_id)),
-        term_s=world.patience.term_s,
-        kill_s=world.patience.kill_s,
-        linger_s=world.patience.linger_s,
+        cgroup=context.processes.containment(ids.cgroup_of(context.root_id, agent_id)),
+        term_s=context.patience.term_s,
+        kill_s=context.patience.kill_s,
+        linger_s=context.patience.linger_s,
         deadline_s=spec.deadline_s,
         sweeper_lock=str(places.sweeper_lock),
-        unwinder_argv=heir(places.root, agent_id),
-        unwinder_env=heir_environment(),
+        unwinder_argv=unwinder_argv(places.root, agent_id),
+        unwinder_env=unwinder_env(),
     )
 
 
-def heir(root: Path, agent_id: str) -> list[str]:
+def unwinder_argv(root: Path, agent_id: str) -> list[str]:
     """Return the command of the unwinder that the supervisor becomes."""
     return [sys.executable, "-m", "orchestrator_core", "--root", str(root), "unwind", agent_id]
 
 
-def heir_environment() -> dict[str, str]:
+def unwinder_env() -> dict[str, str]:
     """Return what the unwinder needs of our environment; no secret is among it."""
     kept = (
         *("HOME", "LANG", "LC_ALL", "PATH", "USER", "VIRTUAL_ENV"),

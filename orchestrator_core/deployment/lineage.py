@@ -22,51 +22,51 @@ from orchestrator_core.system import paths as _paths
 from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.model.spec import AgentSpec
 
 
 @attrs.frozen
-class Descent:
+class Lineage:
     """Where an agent that is to be deployed comes from."""
 
     parent: str
-    at_least: int = 1  #: Its depth, unless its parent is deeper: one below who deploys it.
+    min_depth: int = 1  #: Its depth, unless its parent is deeper: one below who deploys it.
 
 
-def descent_of(world: World, task_id: str, spec: AgentSpec) -> Descent:
+def resolve_lineage(context: RootContext, task_id: str, spec: AgentSpec) -> Lineage:
     """
     Return where an agent comes from that this process deploys for a task.
 
     Raises:
         NotFound: We are inside an agent, by our environment, that its task does not know.
     """
-    inside = _inside_of(world)
+    inside = _current_agent(context)
     if inside is None:
-        return Descent(spec.parent or ORCHESTRATOR)
+        return Lineage(spec.parent or ORCHESTRATOR)
     own_task, own_id = inside
     # A hierarchy is within one task: another task's agent has none of ours for a parent.
     own = own_id if own_task == task_id else ORCHESTRATOR
-    return Descent(spec.parent or own, at_least=_depth(world, own_task, own_id) + 1)
+    return Lineage(spec.parent or own, min_depth=_depth(context, own_task, own_id) + 1)
 
 
-def _inside_of(world: World) -> tuple[str, str] | None:
+def _current_agent(context: RootContext) -> tuple[str, str] | None:
     """Return the task and the id of the agent of this root that we are inside of, if we are."""
     root, task_id, agent_id = map(os.environ.get, (ENV_ROOT, ENV_TASK, ENV_AGENT))
-    if not (root and task_id and agent_id) or not _leads_to(root, world.places.root):
+    if not (root and task_id and agent_id) or not _same_root(root, context.places.root):
         return None
     return check_id("task", task_id), check_id("agent", agent_id)
 
 
-def _leads_to(root: str, place: Path) -> bool:
+def _same_root(root: str, place: Path) -> bool:
     try:
         return _paths.resolved(Path(root)) == place
     except OSError:
         return False
 
 
-def _depth(world: World, task_id: str, agent_id: str) -> int:
-    record = find_agent(world.task_registry(task_id).read(), agent_id)
+def _depth(context: RootContext, task_id: str, agent_id: str) -> int:
+    record = find_agent(context.task_registry(task_id).read(), agent_id)
     if record is None:
         raise NotFound(
             f"we are inside the agent {agent_id!r}, says the environment, "

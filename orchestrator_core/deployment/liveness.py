@@ -24,7 +24,7 @@ from orchestrator_core.system.processes.exit_record import read_exit
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.deployment.steps import SessionReceipt
     from orchestrator_core.registry.operations import Document
     from orchestrator_core.saga import History, Sagas
@@ -32,52 +32,52 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class Judge:
+class Liveness:
     """Looks at the agents of one root, and changes nothing."""
 
-    world: World
+    context: RootContext
     sagas: Sagas
-    _peeked: dict[str, tuple[_files.Edition, Document]] = attrs.field(factory=dict, repr=False)
+    _cache: dict[str, tuple[_files.Edition, Document]] = attrs.field(factory=dict, repr=False)
 
-    def is_over(self, history: History) -> bool:
+    def is_dead(self, history: History) -> bool:
         """Whether the agent is dead: its supervisor says so, or is dead, and outlived it."""
-        supervisor = session_of(history).supervisor
-        if supervisor is None or not self.world.processes.is_alive(supervisor):
+        supervisor = session_receipt(history).supervisor
+        if supervisor is None or not self.context.processes.is_alive(supervisor):
             return True
-        witnessed = self.witnessed(history)
-        return witnessed is not None and witnessed.contained
+        exited = self.exit_record(history)
+        return exited is not None and exited.contained
 
-    def why(self, history: History) -> Unwind:
+    def unwind_reason(self, history: History) -> Unwind:
         """Say why a saga that is to be unwound is."""
         if history.state is State.COMMITTED:
-            return self.of_the_dead(history)
+            return self.end_reason(history)
         return history.why or Unwind.recovery("its owner died before the commit")
 
-    def of_the_dead(self, history: History) -> Unwind:
+    def end_reason(self, history: History) -> Unwind:
         """Say how a dead agent has ended."""
         recorded = None
-        if isinstance(session_of(history), LegacySessionReceipt) and history.request is None:
+        if isinstance(session_receipt(history), LegacySessionReceipt) and history.request is None:
             from orchestrator_core.reconcile.legacy.adoption import recorded_end  # noqa: PLC0415 - seldom needed
 
-            recorded = recorded_end(self.world, history)
-        return recorded or verdict(history, self.witnessed(history))
+            recorded = recorded_end(self.context, history)
+        return recorded or verdict(history, self.exit_record(history))
 
-    def witnessed(self, history: History) -> Exit | None:
+    def exit_record(self, history: History) -> Exit | None:
         """Return how the agent has ended, if its supervisor has seen it."""
-        return read_exit(session_of(history).exit_file)
+        return read_exit(session_receipt(history).exit_file)
 
-    def is_inside(self, history: History, why: Unwind | None = None) -> bool:
+    def includes_self(self, history: History, why: Unwind | None = None) -> bool:
         """Tell whether to end an agent is to end us, who are in it, or below it."""
-        is_inside = self.world.processes.is_inside
-        if is_inside(session_of(history).claim):
+        is_inside = self.context.processes.is_inside
+        if is_inside(session_receipt(history).claim):
             return True
         if why is not None and not cascades(why):
             return False
-        return any(is_inside(session_of(below).claim) for below in self._descendants(history))
+        return any(is_inside(session_receipt(below).claim) for below in self._descendants(history))
 
     def _descendants(self, history: History) -> Iterator[History]:
         """Yield the pasts of the agents that end with an agent."""
-        document = self._peek(task_of(history))
+        document = self._peek(task_id_of(history))
         for record in descendants_of(document, history.saga_id):
             if not is_over(record):
                 with contextlib.suppress(SagaNotFound, JournalDamaged):
@@ -89,25 +89,25 @@ class Judge:
 
         Who is below us was so before; and many are asked about in one task.
         """
-        registry = self.world.task_registry(task_id)
-        edition, known = _files.edition_at(registry.path), self._peeked.get(task_id)
+        registry = self.context.task_registry(task_id)
+        edition, known = _files.edition_at(registry.path), self._cache.get(task_id)
         if known is not None and known[0] == edition:
             return known[1]
         document = registry.peek() or {}
-        self._peeked.clear()
+        self._cache.clear()
         if edition is not None:
-            self._peeked[task_id] = edition, document
+            self._cache[task_id] = edition, document
         return document
 
 
-def task_of(history: History) -> str:
+def task_id_of(history: History) -> str:
     """Return the id of an agent's task; a journal that was damaged may have lost its labels."""
     frame = history.frame("accept_children")
     task_id = history.labels.get("task_id") or (frame and frame.load().task_id)
     return str(task_id)
 
 
-def session_of(history: History) -> SessionReceipt | LegacySessionReceipt:
+def session_receipt(history: History) -> SessionReceipt | LegacySessionReceipt:
     """
     Return the receipt of an agent's session, ours or the old system's.
 

@@ -14,24 +14,24 @@ from orchestrator_core.system.gzip_read import read_kept
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.presets.result import AgentResult
 
 
-class Reader:
+class Queries:
     """Reads what there is below one root; *task_of* tells an agent's task."""
 
-    def __init__(self, world: World, task_of: Callable[[str], str]) -> None:
-        self._world = world
+    def __init__(self, context: RootContext, task_of: Callable[[str], str]) -> None:
+        self._context = context
         self._task_of = task_of
 
-    def agent(self, agent_id: str, *, likely: str | None = None) -> Agent:
+    def agent(self, agent_id: str, *, task_hint: str | None = None) -> Agent:
         """Return one agent; it is looked for first in the task that is *likely* its own."""
-        task_id = likely or self._task_of(agent_id)
-        record = find_agent(self._world.task_registry(task_id).read(), agent_id)
+        task_id = task_hint or self._task_of(agent_id)
+        record = find_agent(self._context.task_registry(task_id).read(), agent_id)
         if record is not None:
             return Agent.from_record(task_id, record)
-        if likely is not None:
+        if task_hint is not None:
             return self.agent(agent_id)
         raise NotFound(f"there is no agent {agent_id!r}")
 
@@ -52,11 +52,13 @@ class Reader:
 
     def task(self, task_id: str) -> Task:
         """Return one task."""
-        return Task.from_document({"task_id": task_id, **self._world.task_registry(task_id).read()})
+        return Task.from_document(
+            {"task_id": task_id, **self._context.task_registry(task_id).read()}
+        )
 
     def _documents(self, task_id: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name in self._world.places.task_ids() if task_id is None else [task_id]:
-            yield name, {"task_id": name, **self._world.task_registry(name).read()}
+        for name in self._context.places.task_ids() if task_id is None else [task_id]:
+            yield name, {"task_id": name, **self._context.task_registry(name).read()}
 
     def output(self, agent_id: str, *, tail: int | None) -> str:
         """Return what an agent wrote, wherever its log is by now."""
@@ -84,18 +86,18 @@ class Reader:
 
     def _logs(self, task_id: str, agent_id: str) -> Iterator[Path]:
         """Yield where the log may be: in its place, where the report says, in the archive."""
-        log = self._world.places.log(task_id, agent_id)
+        log = self._context.places.log(task_id, agent_id)
         yield log
-        record = find_agent(self._world.task_registry(task_id).read(), agent_id) or {}
+        record = find_agent(self._context.task_registry(task_id).read(), agent_id) or {}
         # Its name may have been taken there, and it was given the next: a_stream.1.jsonl.
-        told = _told_files(record, self._world.places.task(task_id))
+        told = _recorded_files(record, self._context.places.task(task_id))
         yield from (path for path in told if path.name.startswith(f"{log.stem}."))
-        yield self._world.places.archive(task_id) / log.name
+        yield self._context.places.archive(task_id) / log.name
         # Moved there between our first look and now, perhaps; or never archived.
         yield log
 
 
-def _told_files(record: dict[str, Any], task: Path) -> Iterator[Path]:
+def _recorded_files(record: dict[str, Any], task: Path) -> Iterator[Path]:
     """Yield the log and the archived files that a record names, if they are within its task."""
     tracked, result = record.get("tracked_files"), record.get("auto_cleanup_result")
     names = [tracked.get("log_file")] if isinstance(tracked, dict) else []

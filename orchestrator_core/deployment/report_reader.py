@@ -9,7 +9,6 @@ killed, is passed over.
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import heapq
 import itertools
 import os
@@ -19,6 +18,7 @@ import attrs
 import msgspec
 
 from orchestrator_core.exceptions import StorageError
+from orchestrator_core.system.clock import parse_timestamp
 from orchestrator_core.system.gzip_read import GZ, read_kept
 
 if TYPE_CHECKING:
@@ -63,26 +63,18 @@ class ReportedProgress:
         return attrs.asdict(self, recurse=False)
 
 
-def findings(
+def read_findings(
     places: Places, task_id: str, agent_id: str | None, *, last: int | None
 ) -> list[ReportedFinding]:
     """Return what was found, oldest first; see :meth:`Orchestrator.read_findings`."""
     return _reported(places, task_id, agent_id, "findings", _finding, last)
 
 
-def progress(
+def read_progress(
     places: Places, task_id: str, agent_id: str | None, *, last: int | None
 ) -> list[ReportedProgress]:
     """Return the reports of progress, oldest first; see :meth:`Orchestrator.read_progress`."""
     return _reported(places, task_id, agent_id, "progress", _progress, last)
-
-
-def moment(timestamp: str) -> float:
-    """Return when that was, in seconds since 1970; the old system wrote local time."""
-    try:
-        return dt.datetime.fromisoformat(timestamp).timestamp()
-    except ValueError:
-        return 0.0
 
 
 def _finding(line: dict[str, Any]) -> ReportedFinding:
@@ -112,7 +104,7 @@ def _reported(
     task_id: str,
     agent_id: str | None,
     kind: str,
-    made: Callable[[dict[str, Any]], T],
+    build: Callable[[dict[str, Any]], T],
     last: int | None,
 ) -> list[T]:
     files = list(_files(places.task(task_id), kind, agent_id))
@@ -124,16 +116,16 @@ def _reported(
         if last is not None and len(newest) >= last and _is_older(file, newest):
             break  # So are all after it.
         for line in _lines(file.path):
-            one = made(line)
+            one = build(line)
             if agent_id in (None, one.agent_id):
-                at = moment(one.timestamp)
+                at = parse_timestamp(one.timestamp) or 0.0
                 found.append(((at, file.written, file.number), one))
-                _count(newest, at, last)
+                _keep_newest(newest, at, last)
     found.sort(key=lambda each: each[0])
     return [one for _, one in (found if last is None else found[max(len(found) - last, 0) :])]
 
 
-def _count(newest: list[float], at: float, last: int | None) -> None:
+def _keep_newest(newest: list[float], at: float, last: int | None) -> None:
     if last is not None and last > 0:
         heapq.heappush(newest, at)
         if len(newest) > last:

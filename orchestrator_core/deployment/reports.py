@@ -27,11 +27,11 @@ from orchestrator_core.system.names import check_id
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator_core.deployment.context import World
-    from orchestrator_core.deployment.termination import Lifecycle
+    from orchestrator_core.deployment.context import RootContext
+    from orchestrator_core.deployment.terminator import Terminator
     from orchestrator_core.model.outcome import EndReport
 
-_KNOWN = 1000  #: Of so many agents the task is kept in mind.
+_CACHE_SIZE = 1000  #: Of so many agents the task is kept in mind.
 SEVERITIES = ("low", "medium", "high", "critical", "info")
 
 
@@ -57,12 +57,12 @@ class ReportReceipt(NamedTuple):
 class Reporter:
     """Writes what the agents of one root report."""
 
-    def __init__(self, world: World, lifecycle: Callable[[], Lifecycle]) -> None:
-        self._world = world
-        self._lifecycle = lifecycle  #: Made when first called: most reports need no ends.
+    def __init__(self, context: RootContext, terminator: Callable[[], Terminator]) -> None:
+        self._context = context
+        self._terminator = terminator  #: Made when first called: most reports need no ends.
         self._tasks: dict[str, str] = {}  #: Whose task is known: an agent never changes it.
 
-    def progress(
+    def write_progress(
         self, agent_id: str, status: Status, *, message: str, progress: int | None
     ) -> ReportReceipt:
         """Record an agent's progress; its status too, unless it is a terminal one."""
@@ -86,7 +86,7 @@ class Reporter:
 
         return self._report(agent_id, line, "progress", change)
 
-    def finding(
+    def write_finding(
         self,
         agent_id: str,
         message: str,
@@ -122,7 +122,7 @@ class Reporter:
         change: Callable[[dict[str, Any]], None],
     ) -> ReportReceipt:
         task_id = self.task_of(agent_id)
-        places = self._world.places
+        places = self._context.places
         path = {"progress": places.progress, "findings": places.findings}[kind](task_id, agent_id)
         try:
             encoded = msgspec.json.encode(line)
@@ -142,22 +142,22 @@ class Reporter:
             change(record)
             return True
 
-        if self._world.task_registry(task_id).update(enter):
+        if self._context.task_registry(task_id).update(enter):
             return ReportReceipt(agent_id=agent_id, recorded=True, line=line)
         return ReportReceipt(
-            agent_id=agent_id, recorded=False, line=line, end=self._end_of(agent_id)
+            agent_id=agent_id, recorded=False, line=line, end=self._end_report(agent_id)
         )
 
-    def _end_of(self, agent_id: str) -> EndReport:
+    def _end_report(self, agent_id: str) -> EndReport:
         """Return the report of an end, which may still be under way."""
         try:
-            return self._lifecycle().report(agent_id)
+            return self._terminator().report(agent_id)
         except NotFound:
-            from orchestrator_core.deployment.queries import Reader  # noqa: PLC0415 - the same
+            from orchestrator_core.deployment.queries import Queries  # noqa: PLC0415 - the same
             from orchestrator_core.model.outcome import EndReport  # noqa: PLC0415 - see __init__
             from orchestrator_core.reconcile.legacy import agent as reading  # noqa: PLC0415 - the same
 
-            agent = Reader(self._world, self.task_of).agent(agent_id)
+            agent = Queries(self._context, self.task_of).agent(agent_id)
             if reading.is_legacy(agent.record):
                 return reading.report_of(agent)
             return EndReport(
@@ -174,17 +174,17 @@ class Reporter:
         if agent_id == os.environ.get(ENV_AGENT) and ENV_TASK in os.environ:
             return check_id("task", os.environ[ENV_TASK])
         known = self._tasks.get(agent_id)
-        if known is not None and self._world.places.task_registry(known).is_file():
+        if known is not None and self._context.places.task_registry(known).is_file():
             return known
         try:
-            task_id = self._lifecycle().history(agent_id).labels.get("task_id")
+            task_id = self._terminator().history(agent_id).labels.get("task_id")
         except NotFound:
             task_id = None
         # An agent of the old system has no journal; one that was damaged has lost its labels.
         task_id = task_id or self._search(agent_id)
         if task_id is None:
             raise NotFound(f"there is no agent {agent_id!r}")
-        if len(self._tasks) >= _KNOWN:
+        if len(self._tasks) >= _CACHE_SIZE:
             self._tasks.clear()
         self._tasks[agent_id] = str(task_id)
         return str(task_id)
@@ -194,8 +194,8 @@ class Reporter:
         return next(
             (
                 task_id
-                for task_id in self._world.places.task_ids()
-                if find_agent(self._world.task_registry(task_id).read(), agent_id) is not None
+                for task_id in self._context.places.task_ids()
+                if find_agent(self._context.task_registry(task_id).read(), agent_id) is not None
             ),
             None,
         )

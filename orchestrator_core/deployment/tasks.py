@@ -27,36 +27,43 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
 
-_UNFINISHED = ".new-"
-LEAVING = ".leaving-"  #: See :mod:`orchestrator_core.operations.retention.remove_task`.
+_BUILDING_PREFIX = ".new-"
+EXPORTING_PREFIX = ".leaving-"  #: See :mod:`orchestrator_core.operations.retention.remove_task`.
 _DIRECTORIES = ("logs", "progress", "findings", "archive", "output", "run")
 
 
 def create_task(
-    world: World, description: str, *, priority: str, client_cwd: str | None, key: str | None
+    context: RootContext,
+    description: str,
+    *,
+    priority: str,
+    client_cwd: str | None,
+    key: str | None,
 ) -> Task:
     """Make a task, or return the one with the same *key*; durable when this returns."""
     if not description.strip():
         raise InvalidInput("the task's description is empty", hint="say what is to be done")
     if key is not None:
         check_id("key", key)
-        known = _with_key(world.global_registry.read(), key)
-        if known is not None and os.path.lexists(world.places.task_registry(known)):
-            return _read(world, known)
-    document = _document(world, ids.new_task_id(), description, priority, client_cwd, key)
+        known = _find_by_key(context.global_registry.read(), key)
+        if known is not None and os.path.lexists(context.places.task_registry(known)):
+            return _read(context, known)
+    document = _document(context, ids.new_task_id(), description, priority, client_cwd, key)
     if key is None:
-        _make(world, document)
-        world.global_registry.update(lambda known: _enter(known, document))
+        _make(context, document)
+        context.global_registry.update(lambda known: _register(known, document))
         return Task.from_document(document)
     # The key first: who dies after that leaves a task that the next caller makes.
-    winner = world.global_registry.update(lambda known: _enter(known, document))
-    return _made(world, _document(world, winner, description, priority, client_cwd, key))
+    winner = context.global_registry.update(lambda known: _register(known, document))
+    return _ensure_created(
+        context, _document(context, winner, description, priority, client_cwd, key)
+    )
 
 
 def _document(
-    world: World,
+    context: RootContext,
     task_id: str,
     description: str,
     priority: str,
@@ -67,49 +74,49 @@ def _document(
         "task_id": task_id,
         "task_description": description,
         "created_at": timestamp(),
-        "workspace": str(world.places.task(task_id)),
-        "workspace_base": str(world.places.root),
+        "workspace": str(context.places.task(task_id)),
+        "workspace_base": str(context.places.root),
         "client_cwd": client_cwd,
         "status": "INITIALIZED",
         "priority": priority,
         "key": key,
         "agents": [],
         "agent_hierarchy": {},
-        "max_agents": world.limits.max_agents,
-        "max_depth": world.limits.max_depth,
-        "max_concurrent": world.limits.max_concurrent,
+        "max_agents": context.limits.max_agents,
+        "max_depth": context.limits.max_depth,
+        "max_concurrent": context.limits.max_concurrent,
         "total_spawned": 0,
         "active_count": 0,
         "completed_count": 0,
     }
 
 
-def _made(world: World, document: dict[str, Any]) -> Task:
+def _ensure_created(context: RootContext, document: dict[str, Any]) -> Task:
     """Return a task that has been entered; make it, if nobody has by now."""
     task_id = document["task_id"]
-    if not os.path.lexists(world.places.task_registry(task_id)):
+    if not os.path.lexists(context.places.task_registry(task_id)):
         try:
-            _make(world, document)
+            _make(context, document)
         except StorageError:
-            if not os.path.lexists(world.places.task_registry(task_id)):
+            if not os.path.lexists(context.places.task_registry(task_id)):
                 raise
-    return _read(world, task_id)
+    return _read(context, task_id)
 
 
-def _read(world: World, task_id: str) -> Task:
-    return Task.from_document(world.task_registry(task_id).read())
+def _read(context: RootContext, task_id: str) -> Task:
+    return Task.from_document(context.task_registry(task_id).read())
 
 
-def _with_key(known: dict[str, Any], key: str | None) -> str | None:
+def _find_by_key(known: dict[str, Any], key: str | None) -> str | None:
     tasks: dict[str, Any] = known["tasks"]
     if key is None:
         return None
     return next((name for name, entry in tasks.items() if entry.get("key") == key), None)
 
 
-def _enter(known: dict[str, Any], document: dict[str, Any]) -> str:
+def _register(known: dict[str, Any], document: dict[str, Any]) -> str:
     task_id: str = document["task_id"]
-    holder = _with_key(known, document["key"])
+    holder = _find_by_key(known, document["key"])
     if holder is not None:
         return holder
     known["tasks"][task_id] = {
@@ -121,18 +128,18 @@ def _enter(known: dict[str, Any], document: dict[str, Any]) -> str:
     return task_id
 
 
-def _make(world: World, document: dict[str, Any]) -> None:
-    root, task_id = world.places.root, document["task_id"]
-    sweep_unfinished(root)
-    building, fd = _begin(root, task_id)
+def _make(context: RootContext, document: dict[str, Any]) -> None:
+    root, task_id = context.places.root, document["task_id"]
+    clean_temp_dirs(root)
+    building, fd = _create_building_dir(root, task_id)
     try:
         with _files.refusals("make task", building):
             for name in _DIRECTORIES:
                 os.mkdir(building / name, 0o700)  # noqa: PTH102 - see _files
-        Registry(building / world.places.task_registry(task_id).name, kind=TASK).create(document)
+        Registry(building / context.places.task_registry(task_id).name, kind=TASK).create(document)
         _files.fsync_directory(building)
         with _files.refusals("make task", building):
-            os.rename(building, world.places.task(task_id))  # noqa: PTH104 - see _files
+            os.rename(building, context.places.task(task_id))  # noqa: PTH104 - see _files
         _files.fsync_directory(root)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
@@ -141,10 +148,10 @@ def _make(world: World, document: dict[str, Any]) -> None:
         os.close(fd)
 
 
-def _begin(root: Path, task_id: str) -> tuple[Path, int]:
+def _create_building_dir(root: Path, task_id: str) -> tuple[Path, int]:
     """Make a directory under a name that no task has; return it with the descriptor of its lock."""
     for number in itertools.count():
-        building = root / f"{_UNFINISHED}{task_id}{f'-{number}' * bool(number)}"
+        building = root / f"{_BUILDING_PREFIX}{task_id}{f'-{number}' * bool(number)}"
         try:
             with _files.refusals("make task", building, answers=(FileExistsError,)):
                 os.mkdir(building, 0o700)  # noqa: PTH102 - see _files
@@ -160,15 +167,15 @@ def _begin(root: Path, task_id: str) -> tuple[Path, int]:
     raise AssertionError("there is always a next number")
 
 
-def sweep_unfinished(root: Path) -> None:
+def clean_temp_dirs(root: Path) -> None:
     """Remove what makers that died have left, and put back what dying removers had taken."""
-    for left in root.glob(f"{_UNFINISHED}*"):
-        _unless_locked(left, lambda path: shutil.rmtree(path, ignore_errors=True))
-    for left in root.glob(f"{LEAVING}*"):
-        _unless_locked(left, _put_back)
+    for left in root.glob(f"{_BUILDING_PREFIX}*"):
+        _if_unlocked(left, lambda path: shutil.rmtree(path, ignore_errors=True))
+    for left in root.glob(f"{EXPORTING_PREFIX}*"):
+        _if_unlocked(left, _restore)
 
 
-def _unless_locked(left: Path, act: Callable[[Path], None]) -> None:
+def _if_unlocked(left: Path, act: Callable[[Path], None]) -> None:
     try:
         fd = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -180,8 +187,8 @@ def _unless_locked(left: Path, act: Callable[[Path], None]) -> None:
         os.close(fd)
 
 
-def _put_back(left: Path) -> None:
-    place = left.with_name(left.name.removeprefix(LEAVING))
+def _restore(left: Path) -> None:
+    place = left.with_name(left.name.removeprefix(EXPORTING_PREFIX))
     if os.path.lexists(left) and not os.path.lexists(place):
         with contextlib.suppress(OSError):  # The next one tries again.
             os.rename(left, place)  # noqa: PTH104 - see _files

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.deployment.report_reader import moment
 from orchestrator_core.exceptions import JournalDamaged, NotFound
+from orchestrator_core.system.clock import parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ def timeline(orch: Orchestrator, agent: Agent) -> schemas.TimelineResult:
         "agent_id": agent.id,
         "task_id": agent.task_id,
         "status": agent.status,
-        "events": sorted(events, key=lambda event: moment(event["timestamp"])),
+        "events": sorted(events, key=lambda event: parse_timestamp(event["timestamp"]) or 0.0),
     }
 
 

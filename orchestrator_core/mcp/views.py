@@ -153,7 +153,7 @@ def _hierarchy(agents: Iterable[Agent]) -> dict[str, list[str]]:
 
 def _findings(orch: Orchestrator, task_id: str, count: int) -> list[schemas.AgentFinding]:
     """Return the last findings of a task's agents, oldest first."""
-    found = reported.findings(Places(orch.root), task_id, None, last=count)
+    found = reported.read_findings(Places(orch.root), task_id, None, last=count)
     return [finding(one.to_dict()) for one in found]
 
 

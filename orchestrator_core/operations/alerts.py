@@ -36,7 +36,7 @@ from orchestrator_core.system.clock import timestamp
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.saga import UnwindReport
 
     OnFailedCleanup = Callable[["FailedCleanup"], object]
@@ -67,8 +67,10 @@ class FailedCleanup:
 class Alerts(Observer):
     """Tells of cleanups that fail: as an observer of sagas, and when a sweep asks it to."""
 
-    def __init__(self, world: World, on_failed_cleanup: OnFailedCleanup | None = None) -> None:
-        self._world = world
+    def __init__(
+        self, context: RootContext, on_failed_cleanup: OnFailedCleanup | None = None
+    ) -> None:
+        self._context = context
         self._on_failed_cleanup = on_failed_cleanup
 
     def saga_stuck(self, saga_id: str, report: UnwindReport) -> None:
@@ -78,7 +80,7 @@ class Alerts(Observer):
             FailedCleanup(
                 what="stuck",
                 subject=saga_id,
-                root=str(self._world.places.root),
+                root=str(self._context.places.root),
                 at=timestamp(),
                 errors=end.errors,
                 survivors=end.survivors,
@@ -93,7 +95,7 @@ class Alerts(Observer):
             FailedCleanup(
                 what="reaping",
                 subject=subject,
-                root=str(self._world.places.root),
+                root=str(self._context.places.root),
                 at=timestamp(),
                 errors=(error,),
             )
@@ -104,7 +106,7 @@ class Alerts(Observer):
         if self._on_failed_cleanup is not None:
             _call(self._on_failed_cleanup, failed)
         try:
-            settled = self._world.settings.alerts
+            settled = self._context.settings.alerts
             if settled.command:
                 start(
                     settled.command,

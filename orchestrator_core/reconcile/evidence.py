@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.saga import Sagas
     from orchestrator_core.saga.encoding import Reading
 
@@ -65,8 +65,8 @@ class EvidenceStore:
     Made for one repair: it remembers what cannot change any more.
     """
 
-    def __init__(self, world: World, sagas: Sagas) -> None:
-        self._world = world
+    def __init__(self, context: RootContext, sagas: Sagas) -> None:
+        self._context = context
         self._sagas = sagas
         self._closed: dict[str, Evidence | None] = {}
         self._task_of: dict[str, str] = {}
@@ -100,7 +100,7 @@ class EvidenceStore:
         if heard is None or heard.fate in (LifeState.ENDED, LifeState.ROLLED_BACK):
             self._closed[saga_id] = heard
             return heard
-        return attrs.evolve(heard, reported=reported(self._world, heard.task_id, saga_id))
+        return attrs.evolve(heard, reported=reported(self._context, heard.task_id, saga_id))
 
 
 def _heard(saga_id: str, reading: Reading) -> Evidence | None:
@@ -174,11 +174,11 @@ def _end(history: History, lines: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 # --- what it said of itself ----------------------------------------------------------------------
 
 
-def reported(world: World, task_id: str, agent_id: str) -> dict[str, Any]:
+def reported(context: RootContext, task_id: str, agent_id: str) -> dict[str, Any]:
     """Return what a living agent's files say that its record says: what it last reported."""
     try:
-        lines = _lines(world.places.progress(task_id, agent_id))
-        found = _lines(world.places.findings(task_id, agent_id))
+        lines = _lines(context.places.progress(task_id, agent_id))
+        found = _lines(context.places.findings(task_id, agent_id))
     except InvalidId:
         return {}  # One of the old system's, which has no files of ours.
     said: dict[str, Any] = {}

@@ -30,30 +30,32 @@ from orchestrator_core.system.clock import timestamp
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.registry import Document, Registry
     from orchestrator_core.saga import Sagas
 
 
-def derive_receipts(world: World, agent_id: str, labels: Mapping[str, Any]) -> dict[str, Any]:
+def derive_receipts(
+    context: RootContext, agent_id: str, labels: Mapping[str, Any]
+) -> dict[str, Any]:
     """
     Return the receipts that an agent's id leads to, by step name.
 
     Raises:
         NotFound: No task is known to have had such an agent.
     """
-    task_id = labels.get("task_id") or _task_with(world, agent_id)
-    document = world.task_registry(task_id).peek() or {}
+    task_id = labels.get("task_id") or _task_with(context, agent_id)
+    document = context.task_registry(task_id).peek() or {}
     record = find_agent(document, agent_id) or _unknown_record(agent_id)
     values = {"task_id": task_id, "record": record, "entry": {"task_id": task_id}}
-    context = Context(agent_id, values)
-    return {step_name(step): step.plan(context) for step in undoing_steps(world)}
+    ids_only = Context(agent_id, values)
+    return {step_name(step): step.plan(ids_only) for step in undoing_steps(context)}
 
 
-def _task_with(world: World, agent_id: str) -> str:
-    for task_id in world.places.task_ids():
-        document = world.task_registry(task_id).peek() or {}
-        if find_agent(document, agent_id) or world.places.run(task_id, agent_id).exists():
+def _task_with(context: RootContext, agent_id: str) -> str:
+    for task_id in context.places.task_ids():
+        document = context.task_registry(task_id).peek() or {}
+        if find_agent(document, agent_id) or context.places.run(task_id, agent_id).exists():
             return task_id
     raise NotFound(f"no task is known to have had the agent {agent_id!r}")
 
@@ -69,7 +71,7 @@ def _unknown_record(agent_id: str) -> dict[str, Any]:
 
 
 def task_document(
-    world: World,
+    context: RootContext,
     sagas: Sagas,
     task_id: str,
     *,
@@ -83,29 +85,29 @@ def task_document(
     *present* is the document as it is, if it can be used, and *damaged* its bytes
     if not, and if they are not among the kept ones yet.
     """
-    registry = world.task_registry(task_id)
-    listed = (world.global_registry.peek() or {}).get("tasks", {}).get(task_id, {})
+    registry = context.task_registry(task_id)
+    listed = (context.global_registry.peek() or {}).get("tasks", {}).get(task_id, {})
     otherwise = {
         "task_id": task_id,
         "task_description": listed.get("description", ""),
         "created_at": listed.get("created_at") or timestamp(),
-        "workspace": str(world.places.task(task_id)),
-        "workspace_base": str(world.places.root),
+        "workspace": str(context.places.task(task_id)),
+        "workspace_base": str(context.places.root),
         "status": listed.get("status", "INITIALIZED"),
         "key": listed.get("key"),
-        "max_agents": world.limits.max_agents,
-        "max_depth": world.limits.max_depth,
-        "max_concurrent": world.limits.max_concurrent,
+        "max_agents": context.limits.max_agents,
+        "max_depth": context.limits.max_depth,
+        "max_concurrent": context.limits.max_concurrent,
     }
-    told = (heard or EvidenceStore(world, sagas)).of(task_id)
+    told = (heard or EvidenceStore(context, sagas)).of(task_id)
     older = previous_versions(registry, damaged)
     if present is None:
-        older.append(reconstruct_from_files(world, task_id, told))
+        older.append(reconstruct_from_files(context, task_id, told))
     return merge_task(present, older, told, otherwise=otherwise)
 
 
 def global_document(
-    world: World,
+    context: RootContext,
     sagas: Sagas,
     *,
     present: Document | None = None,
@@ -115,10 +117,12 @@ def global_document(
     """Return the global registry from all that is known; see :func:`task_document`."""
     return merge_global(
         present,
-        previous_versions(world.global_registry, damaged),
-        (heard or EvidenceStore(world, sagas)).of(),
+        previous_versions(context.global_registry, damaged),
+        (heard or EvidenceStore(context, sagas)).of(),
         fresh=new_global(),
-        tasks={task_id: world.task_registry(task_id).peek() for task_id in world.places.task_ids()},
+        tasks={
+            task_id: context.task_registry(task_id).peek() for task_id in context.places.task_ids()
+        },
     )
 
 

@@ -28,7 +28,7 @@ from orchestrator_core.system.names import check_id, is_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.registry import Document, Registry
     from orchestrator_core.saga import Sagas
 
@@ -101,47 +101,49 @@ class RepairReport:
 
 
 def repair(
-    world: World, sagas: Sagas, *, task_id: str | None, only_global: bool, dry_run: bool
+    context: RootContext, sagas: Sagas, *, task_id: str | None, only_global: bool, dry_run: bool
 ) -> RepairReport:
     """Repair one task's registry, or the global one, or all; see :meth:`Orchestrator.repair`."""
-    heard = EvidenceStore(world, sagas)
+    heard = EvidenceStore(context, sagas)
     mended: list[RegistryRepair] = []
-    for name in _wanted(world, task_id, only_global=only_global):
-        registry, make = _maker(world, sagas, heard, name)
+    for name in _wanted(context, task_id, only_global=only_global):
+        registry, make = _maker(context, sagas, heard, name)
         mended.append(_mended(registry, name, make, dry_run=dry_run))
     return RepairReport(repairs=tuple(mended), dry_run=dry_run)
 
 
-def _wanted(world: World, task_id: str | None, *, only_global: bool) -> Iterator[str | None]:
+def _wanted(
+    context: RootContext, task_id: str | None, *, only_global: bool
+) -> Iterator[str | None]:
     """Yield the tasks whose registries are meant, and None for the global one: it counts them."""
     if only_global:
         yield None
     elif task_id is not None:
-        if not world.places.task(check_id("task", task_id)).is_dir():
+        if not context.places.task(check_id("task", task_id)).is_dir():
             raise NotFound(f"there is no task {task_id!r}")
         yield task_id
     else:
-        yield from sorted({*world.places.task_ids(), *_without_registry(world)})
+        yield from sorted({*context.places.task_ids(), *_without_registry(context)})
         yield None
 
 
-def _without_registry(world: World) -> Iterator[str]:
+def _without_registry(context: RootContext) -> Iterator[str]:
     """Yield the tasks whose registry is gone, without a trace but for their directories."""
-    for path in world.places.root.glob("TASK-*/logs"):
+    for path in context.places.root.glob("TASK-*/logs"):
         if is_id(path.parent.name):
             yield path.parent.name
 
 
 def _maker(
-    world: World, sagas: Sagas, heard: EvidenceStore, task_id: str | None
+    context: RootContext, sagas: Sagas, heard: EvidenceStore, task_id: str | None
 ) -> tuple[Registry, Make]:
     def make(present: Document | None, damaged: bytes | None) -> Document:
         how: dict[str, Any] = {"present": present, "damaged": damaged, "heard": heard}
         if task_id is None:
-            return global_document(world, sagas, **how)
-        return task_document(world, sagas, task_id, **how)
+            return global_document(context, sagas, **how)
+        return task_document(context, sagas, task_id, **how)
 
-    return (world.global_registry if task_id is None else world.task_registry(task_id)), make
+    return (context.global_registry if task_id is None else context.task_registry(task_id)), make
 
 
 def _mended(

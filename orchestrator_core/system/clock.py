@@ -26,3 +26,17 @@ def timestamp() -> str:
 def ms_since(start: float) -> float:
     """Return the milliseconds since *start*, a reading of ``time.monotonic()``."""
     return round((time.monotonic() - start) * 1000, 3)
+
+
+def parse_timestamp(text: object) -> float | None:
+    """
+    Return a written time in seconds since 1970, or None if *text* is not an ISO 8601 time.
+
+    A time without a zone is local time: the legacy system wrote such times.
+    """
+    if not isinstance(text, str):
+        return None
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.orchestrator import Orchestrator
 
 #: The files of a root in which nobody lives, relative to it.
@@ -32,13 +32,13 @@ def leaks(orch: Orchestrator) -> list[str]:
     A session, a process, a saga that is not closed, a file of theirs outside of the
     archive; on real tmux and this machine's processes as well as on a fake.
     """
-    world = orch._world  # noqa: SLF001 - to be asked as it asks, without a word in between
+    context = orch._context  # noqa: SLF001 - to be asked as it asks, without a word in between
     looks = (_sagas, _sessions, _processes, _files)
-    return [sentence for look in looks for sentence in look(orch, world)]
+    return [sentence for look in looks for sentence in look(orch, context)]
 
 
-def _sagas(orch: Orchestrator, world: World) -> Iterator[str]:
-    for path in sorted(world.places.sagas.glob("*.jsonl")):
+def _sagas(orch: Orchestrator, context: RootContext) -> Iterator[str]:
+    for path in sorted(context.places.sagas.glob("*.jsonl")):
         try:
             state = orch.history(path.stem).state.value
         except OrchestratorError as error:
@@ -46,24 +46,24 @@ def _sagas(orch: Orchestrator, world: World) -> Iterator[str]:
         yield f"saga {path.stem}: {state}"
 
 
-def _sessions(_: Orchestrator, world: World) -> Iterator[str]:
-    own = ids.cookie_of(world.root_id, "x")[:-1]
-    for session in world.terminal.sessions():
+def _sessions(_: Orchestrator, context: RootContext) -> Iterator[str]:
+    own = ids.cookie_of(context.root_id, "x")[:-1]
+    for session in context.terminal.sessions():
         if (session.owner or "").startswith(own):
             yield f"session {session.name}"
 
 
-def _processes(_: Orchestrator, world: World) -> Iterator[str]:
-    own = ids.cookie_of(world.root_id, "x")[:-1]
-    for process in world.processes.marked(own):
+def _processes(_: Orchestrator, context: RootContext) -> Iterator[str]:
+    own = ids.cookie_of(context.root_id, "x")[:-1]
+    for process in context.processes.marked(own):
         yield f"process {process.who.pid} ({process.name}) of {process.cookie.removeprefix(own)}"
 
 
-def _files(_: Orchestrator, world: World) -> Iterator[str]:
-    root = world.places.root
+def _files(_: Orchestrator, context: RootContext) -> Iterator[str]:
+    root = context.places.root
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
-        is_saga = path.parent == world.places.sagas and path.suffix == ".jsonl"  # told of above
+        is_saga = path.parent == context.places.sagas and path.suffix == ".jsonl"  # told of above
         if not (path.is_dir() or is_saga or _KEPT.fullmatch(name)):
             yield f"file {name}"
 

@@ -60,7 +60,7 @@ class FakeTerminal:
         self.default = default or Runs()
         self.heir = heir
         self.timeout_s = timeout_s
-        self.old_server: LegacyServer = NullServer()  #: The old system was never in this world.
+        self.legacy_server: LegacyServer = NullServer()  #: The old system was never in this world.
         self._world = World()
         self._in_flight: list[Callable[[], object]] = []
         self.processes = FakeProcesses(self._world)

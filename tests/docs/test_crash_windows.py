@@ -224,11 +224,11 @@ def heir_killed(play):
     # /bin/true stands for a heir that is killed before it has done anything.
     play.deployed(command=["sh", "-c", "exit 3"], heir=["/bin/true"])
     supervisor = play.orch.history(play.agent).frame("spawn_tmux").load().supervisor
-    play.orch._world.processes.watch(supervisor, timeout_s=30)
+    play.orch._context.processes.watch(supervisor, timeout_s=30)
 
 
 def asker_killed(play):
-    with play.orch._lifecycle.sagas.open(play.deployed()) as saga:
+    with play.orch._terminator.sagas.open(play.deployed()) as saga:
         saga.request_end(Unwind.terminal("all done", status="completed", by="report"))
 
 

@@ -219,7 +219,7 @@ def test_a_deadline_that_a_stopped_supervisor_does_not_keep_is_kept(scene, orch,
     agent = orch.deploy(task, scene.spec(deadline_s=0.3)).id
     [supervisor] = scene.world.panes(agent)
     os.kill(supervisor, signal.SIGSTOP)
-    orch._lifecycle.world.processes.watch(None, timeout_s=0.4)
+    orch._terminator.context.processes.watch(None, timeout_s=0.4)
 
     report = orch.sweep(reap=True)
 

@@ -94,7 +94,7 @@ def test_a_cancelled_wait_leaves_no_thread_that_waits(backend, scene):
     orch = scene.orchestrator()
     agent = orch.deploy(orch.create_task("tried").id, scene.spec())
     watched, left = threading.Event(), threading.Event()
-    watch = orch._world.processes.watch
+    watch = orch._context.processes.watch
 
     def seen(who, **how):
         watched.set()
@@ -103,7 +103,7 @@ def test_a_cancelled_wait_leaves_no_thread_that_waits(backend, scene):
         finally:
             left.set()
 
-    orch._world.processes.watch = seen
+    orch._context.processes.watch = seen
 
     async def wait():
         twin = AsyncOrchestrator.wrapping(orch)

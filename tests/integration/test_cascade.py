@@ -15,7 +15,7 @@ from support.fakes import a_fake_scene
 
 from orchestrator_core import Status
 from orchestrator_core.deployment import steps
-from orchestrator_core.deployment.steps import AcceptChildren, RegisterTask
+from orchestrator_core.deployment.steps import OwnChildren, RegisterTask
 from orchestrator_core.exceptions import DeploymentError, WaitTimeout
 from orchestrator_core.model.outcome import ended
 from orchestrator_core.saga import Observer
@@ -327,7 +327,7 @@ def test_a_record_that_no_saga_accounts_for_holds_nobody_up(scene, family):
 def test_a_child_that_ends_by_itself_just_then_has_its_own_end(scene, family):
     """Whoever ends it holds its lock: its parent's end waits, and takes its report."""
     with (
-        family.orch._lifecycle.sagas.open(family.second) as held,
+        family.orch._terminator.sagas.open(family.second) as held,
         _meanwhile(family, until_closed=family.first) as ends,
     ):
         assert [] == ends
@@ -391,7 +391,7 @@ def test_a_circle_written_into_a_registry_ends_nobody_twice_and_blocks_nobody(sc
 
 def test_an_agent_from_before_there_was_this_step_ends_as_it_did_then(scene, monkeypatch):
     """Its journal knows of no children: it is undone by what it knows."""
-    kinds = tuple(kind for kind in steps._KINDS if kind is not AcceptChildren)
+    kinds = tuple(kind for kind in steps._KINDS if kind is not OwnChildren)
     monkeypatch.setattr(steps, "_KINDS", kinds)
     family = Family(scene)
     monkeypatch.undo()
@@ -462,7 +462,7 @@ def test_a_lost_parent_is_left_by_its_children_to_somebody_else(scene, family):
 
 def test_an_end_half_done_is_left_by_the_children_to_somebody_else(scene, family):
     """The same, when its owner has died while he unwound it."""
-    with family.orch._lifecycle.sagas.open(family.parent) as saga:
+    with family.orch._terminator.sagas.open(family.parent) as saga:
         # As it is when he dies just then.
         saga._write(entry_of("unwind", why=ended(Status.FAILED, "it crashed", by="exit")))
     with scene.fake.inside(f"agent_{family.first}"):

@@ -123,7 +123,7 @@ def test_a_caller_killed_at_any_moment_has_asked_or_has_not(delay, scene, orch):
 def test_who_waits_tells_a_supervisor_that_was_not_told(scene, orch):
     """The caller died between its durable request and the signal: waiting is enough to end it."""
     agent = deploy(scene, orch, "sleep 1000")
-    with orch._lifecycle.sagas.open(agent.id) as saga:
+    with orch._terminator.sagas.open(agent.id) as saga:
         saga.request_end(ended(Status.COMPLETED, "done", by="report"))
 
     end = orch.wait(agent.id, timeout_s=20)
@@ -154,7 +154,7 @@ def test_the_supervisor_killed_as_heir_is_made_up_for(scene, orch):
     agent = deploy(scene, orch, "read go < go; exit 0")
     [supervisor] = scene.world.panes(agent.id)
     [events] = scene.root.glob(f"TASK-*/run/{agent.id}/events")
-    with orch._lifecycle.sagas.open(agent.id, timeout_s=10):
+    with orch._terminator.sagas.open(agent.id, timeout_s=10):
         with scene.until_closed(events):  # By the exec with which it becomes the unwinder.
             scene.let_go("go")
         os.kill(supervisor, signal.SIGKILL)

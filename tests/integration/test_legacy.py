@@ -20,7 +20,7 @@ from support.old_system import LIVES, an_old_scene, now
 from support.world import wait_for_deaths
 
 from orchestrator_core import CouldNotAsk, NotFound, TerminalTimeout, WaitTimeout
-from orchestrator_core.deployment.steps import RegisterTask, TeeLog, WritePrompt
+from orchestrator_core.deployment.steps import OpenLog, RegisterTask, WritePrompt
 from orchestrator_core.reconcile.legacy.default_server import DefaultServer
 from orchestrator_core.reconcile.legacy.session_step import EndLegacySession
 from orchestrator_core.reconcile.sweep import legacy_agents as old_system
@@ -441,7 +441,7 @@ def test_when_its_server_was_killed_what_lives_on_is_found_by_the_log_it_writes(
     assert "started\nlast words\n" == scene.archived(task, agent)
 
 
-@pytest.mark.parametrize("step", [EndLegacySession, TeeLog, WritePrompt, RegisterTask])
+@pytest.mark.parametrize("step", [EndLegacySession, OpenLog, WritePrompt, RegisterTask])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_whenever_who_ends_it_is_killed_the_next_recovery_finishes(scene, step, when):
     orch, task, agent = scene.running()
@@ -574,11 +574,11 @@ def test_who_came_back_between_the_look_and_the_reaping_lives(scene):
     agent = scene.old.agent(task)
     real = old_system.reap
 
-    def late(lifecycle, finding):
+    def late(terminator, finding):
         log = scene.root / task / "logs" / f"{agent}_stream.jsonl"
         scene.old.start(f"agent_{agent}", LIVES, log)
         scene.follow(log, until=b"started")
-        return real(lifecycle, finding)
+        return real(terminator, finding)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(old_system, "reap", late)

@@ -15,7 +15,7 @@ from support.effects import editions_from_now
 from support.fakes import a_fake_scene
 
 from orchestrator_core import FindingKind
-from orchestrator_core.deployment.termination import Lifecycle
+from orchestrator_core.deployment.terminator import Terminator
 from orchestrator_core.exceptions import CouldNotAsk, TerminalError
 from orchestrator_core.reconcile.sweep import reap as reaping
 from orchestrator_core.registry import batcher as crowd
@@ -456,7 +456,7 @@ def test_an_interrupted_reaping_ends_what_it_has_begun_and_begins_no_more(
         orch.deploy(task, scene.spec())
     scene.fake.reboot()
     begun, at_work = [], threading.Event()
-    real = Lifecycle.recover
+    real = Terminator.recover
 
     def recover(self, **how):
         begun.append(how)
@@ -468,7 +468,7 @@ def test_an_interrupted_reaping_ends_what_it_has_begun_and_begins_no_more(
         assert at_work.wait(20)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Lifecycle, "recover", recover)
+    monkeypatch.setattr(Terminator, "recover", recover)
     monkeypatch.setattr(reaping, "wait", interrupted)
 
     with pytest.raises(KeyboardInterrupt):

@@ -88,7 +88,7 @@ def declare(orch, *modules):
     """Name modules in the root's settings, and open the root again."""
     path = orch.root / "orchestrator.toml"
     path.write_text(f"[steps]\nmodules = {json.dumps(modules)}\n")
-    return Orchestrator(orch.root, terminal=orch._world._terminal, recover=False)
+    return Orchestrator(orch.root, terminal=orch._context._terminal, recover=False)
 
 
 def links(claims):
@@ -219,7 +219,7 @@ def test_a_declared_step_is_undone_by_others(orch, task, flags):
     agent = orch.deploy(task, SPEC, extra_steps=[RaiseFlag()])
     assert [agent.id] == [path.name for path in flags.iterdir()]
 
-    other = Orchestrator(orch.root, terminal=orch._world._terminal, recover=False)
+    other = Orchestrator(orch.root, terminal=orch._context._terminal, recover=False)
     end = other.terminate(agent.id)
 
     assert "tests.flag" == end.steps[-1]["step"]

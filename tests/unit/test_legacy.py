@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator_core.model.layout import Places
-from orchestrator_core.reconcile.legacy.agent import legacy_agents, moment, report_of
+from orchestrator_core.reconcile.legacy.agent import legacy_agents, report_of
 from orchestrator_core.reconcile.legacy.proof import _differs_in_any_timezone, _matches_start
 from orchestrator_core.reconcile.legacy.server_protocol import match_format, parse
+from orchestrator_core.system.clock import parse_timestamp
 from orchestrator_core.system.processes import Claim, LocalProcesses, Patience
 from orchestrator_core.system.processes import open_files as holding
 from orchestrator_core.system.processes.protocol import FileId
@@ -109,12 +110,14 @@ def test_a_time_without_a_zone_is_local_and_what_is_none_is_not_known(monkeypatc
     monkeypatch.setenv("TZ", "Asia/Kolkata")
     time.tzset()
     try:
-        assert 1760000000.5 == moment("2025-10-09T14:23:20.500000")
-        assert 1760000000.0 == moment("2025-10-09T08:53:20+00:00")
+        assert 1760000000.5 == parse_timestamp("2025-10-09T14:23:20.500000")
+        assert 1760000000.0 == parse_timestamp("2025-10-09T08:53:20+00:00")
     finally:
         monkeypatch.undo()
         time.tzset()
-    assert [None] * 4 == [moment(each) for each in (None, 7, "yesterday", "0001-01-01T00:00:00")]
+    assert [None] * 4 == [
+        parse_timestamp(each) for each in (None, 7, "yesterday", "0001-01-01T00:00:00")
+    ]
 
 
 @pytest.mark.parametrize(

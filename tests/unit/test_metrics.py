@@ -33,7 +33,7 @@ from orchestrator_core.saga.report import StepReport
 
 
 def compact_journals(orch, *ids):
-    return metrics.compact_journals(orch._world, orch._lifecycle.sagas, ids)
+    return metrics.compact_journals(orch._context, orch._terminator.sagas, ids)
 
 
 def rows(stats):
@@ -124,12 +124,12 @@ def test_only_the_last_line_of_a_closed_journal_is_read(fake_scene):
     path.write_bytes(b"x" * 1_000_000 + b"\n" + path.read_bytes().splitlines(keepends=True)[-1])
 
     assert 1 == orch.stats().total
-    assert agent == Closed.of(orch._lifecycle.sagas.journals).report(agent).saga_id
+    assert agent == Closed.of(orch._terminator.sagas.journals).report(agent).saga_id
 
 
 def test_a_last_line_longer_than_the_first_look_is_found(fake_scene):
     orch, _, [agent] = past.end_some(fake_scene)
-    closed = Closed.of(orch._lifecycle.sagas.journals)
+    closed = Closed.of(orch._terminator.sagas.journals)
     report = closed.report(agent)
     long = attrs.evolve(report, why=attrs.evolve(report.why, message="m" * 100_000))
     path = closed.file(agent)
@@ -336,10 +336,10 @@ def test_leftovers_are_counted_once_however_often_they_are_found(fake_scene):
     stray = found(FindingKind.ORPHAN_SESSION, "session agent_x")
     silent = found(FindingKind.SILENT, "agent y")
 
-    fresh = [metrics.record_sweep(orch._world, swept(stray, silent, reaped=[stray]))]
-    fresh.append(metrics.record_sweep(orch._world, swept(silent)))
-    fresh.append(metrics.record_sweep(orch._world, swept()))
-    fresh.append(metrics.record_sweep(orch._world, swept(silent)))  # Anew.
+    fresh = [metrics.record_sweep(orch._context, swept(stray, silent, reaped=[stray]))]
+    fresh.append(metrics.record_sweep(orch._context, swept(silent)))
+    fresh.append(metrics.record_sweep(orch._context, swept()))
+    fresh.append(metrics.record_sweep(orch._context, swept(silent)))  # Anew.
 
     told = {row.kind: (row.found, row.reaped) for row in orch.stats().leftovers}
     assert {"stray_session": (1, 1), "silent": (2, 0)} == told
@@ -350,7 +350,7 @@ def test_a_dry_run_counts_for_nothing(fake_scene):
     orch = fake_scene.orchestrator()
     stray = found(FindingKind.ORPHAN_SESSION, "session agent_x")
 
-    metrics.record_sweep(orch._world, swept(stray, dry_run=True))
+    metrics.record_sweep(orch._context, swept(stray, dry_run=True))
 
     assert () == orch.stats().leftovers
 
@@ -362,7 +362,7 @@ def test_a_sweep_that_cannot_be_recorded_is_no_failure(fake_scene):
     (orch.root / "registry" / "STATS.json.lock").mkdir()
     stray = found(FindingKind.ORPHAN_SESSION, "session agent_x")
 
-    assert (stray,) == metrics.record_sweep(orch._world, swept(stray))
+    assert (stray,) == metrics.record_sweep(orch._context, swept(stray))
 
 
 # --- for Prometheus -----------------------------------------------------------------------------
@@ -390,7 +390,7 @@ def test_labels_are_escaped(fake_scene):
     hostile = 'a"b\\c\nd{e}=,f'
     orch, task, _ = past.end_some(fake_scene)
     agent = orch.deploy(task, fake_scene.spec())
-    orch._lifecycle.sagas.unwind(
+    orch._terminator.sagas.unwind(
         agent.id, Unwind.terminal("", by=hostile, status="terminated"), timeout_s=1
     )
 

@@ -123,7 +123,7 @@ def test_several_roots_share_the_metrics_each_under_its_id(fake_scene, other_sce
     told = scraped(registry_of(first, second))
 
     for orch in (first, second):
-        root = "root", orch._world.root_id
+        root = "root", orch._context.root_id
         for name, alone in scraped(registry_of(orch)).items():
             samples = told[name]["samples"].items()
             assert alone["samples"] == {key: n for key, n in samples if root in key[1]}
@@ -134,7 +134,7 @@ def test_a_root_that_cannot_be_counted_takes_nobody_elses_metrics_along(
 ):
     """It is missing, which can be alerted on, rather than false; the reason is logged."""
     broken, _, ids = past.end_some(fake_scene, 2)
-    metrics.compact_journals(broken._world, broken._lifecycle.sagas, ids[:1])
+    metrics.compact_journals(broken._context, broken._terminator.sagas, ids[:1])
     summary = broken.root / "registry" / "STATS.json"
     summary.write_text(
         summary.read_text().replace('"bytes_freed": ', '"bytes_freed": "much", "x": ')

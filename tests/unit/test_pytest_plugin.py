@@ -234,7 +234,7 @@ def test_each_thing_that_is_left_is_found_by_itself(suite, left, told):
 def test_it(orchestrator, fake_terminal, no_leaks):
     agent = deploy(orchestrator)
     orchestrator.terminate(agent.id)
-    cookie = "oc_" + orchestrator._world.root_id + "_" + agent.id
+    cookie = "oc_" + orchestrator._context.root_id + "_" + agent.id
     if {left!r} == "stray":
         fake_terminal._world.spawn("sleep-stray", cookie=cookie)
     elif {left!r} == "file":

@@ -317,7 +317,7 @@ def test_files_of_an_agent_that_is_not_over_are_held(fake_scene):
 
 def test_files_that_an_adopted_saga_names_are_held_though_its_id_is_another(fake_scene):
     orch, task, [agent] = past.end_some(fake_scene)
-    places = orch._world.places
+    places = orch._context.places
     receipt = LogReceipt(
         log=str(places.log(task, agent)),
         deploy_log=str(places.deploy_log(task, agent)),
@@ -326,7 +326,7 @@ def test_files_that_an_adopted_saga_names_are_held_though_its_id_is_another(fake
         run=str(places.run(task, agent)),
         archive=str(places.archive(task)),
     )
-    with orch._lifecycle.sagas.adopt("swept-1", {"tee_log": receipt}, labels={}):
+    with orch._terminator.sagas.adopt("swept-1", {"tee_log": receipt}, labels={}):
         pass
     past.age(orch.root, 99)
 

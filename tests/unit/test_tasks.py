@@ -27,7 +27,7 @@ def test_a_maker_that_another_takes_for_dead_begins_again(call, orch, monkeypatc
         result = original(path, *args, **how)
         if ".new-" in str(path) and not str(path).endswith(".tmp") and not swept:
             swept.append(path)
-            tasks.sweep_unfinished(orch.root)
+            tasks.clean_temp_dirs(orch.root)
         return result
 
     monkeypatch.setattr(os, call, sweeping)

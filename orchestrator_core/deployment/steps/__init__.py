@@ -27,12 +27,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.deployment.steps.base import Deployment
-from orchestrator_core.deployment.steps.children import AcceptChildren, ChildrenReceipt
+from orchestrator_core.deployment.steps.children import ChildrenReceipt, OwnChildren
 from orchestrator_core.deployment.steps.files import (
     LogReceipt,
+    OpenLog,
     PromptReceipt,
-    TeeLog,
     WritePrompt,
 )
 from orchestrator_core.deployment.steps.registries import (
@@ -45,7 +44,8 @@ from orchestrator_core.deployment.steps.registries import (
 from orchestrator_core.deployment.steps.session import SessionReceipt, SpawnTmux
 
 if TYPE_CHECKING:
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
+    from orchestrator_core.deployment.steps.base import DeploymentInputs
     from orchestrator_core.saga import Step
 
 __all__ = [
@@ -67,14 +67,14 @@ __all__ = [
     "undoing_steps",
 ]
 
-_KINDS = (WritePrompt, TeeLog, SpawnTmux, AcceptChildren, RegisterTask, RegisterGlobal)
+_KINDS = (WritePrompt, OpenLog, SpawnTmux, OwnChildren, RegisterTask, RegisterGlobal)
 
 
-def deployment_steps(world: World, deployment: Deployment) -> list[Step[Any]]:
+def deployment_steps(context: RootContext, deployment: DeploymentInputs) -> list[Step[Any]]:
     """Return the steps that deploy one agent, in order."""
-    return [kind(world, deployment) for kind in _KINDS]
+    return [kind(context, deployment) for kind in _KINDS]
 
 
-def undoing_steps(world: World) -> list[Step[Any]]:
+def undoing_steps(context: RootContext) -> list[Step[Any]]:
     """Return steps that can undo and probe any agent of this root, and deploy none."""
-    return [kind(world) for kind in _KINDS]
+    return [kind(context) for kind in _KINDS]

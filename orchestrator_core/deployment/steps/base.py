@@ -12,13 +12,13 @@ from orchestrator_core.system import durable as _files
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.saga import Context
     from orchestrator_core.supervisor.launch import Launch
 
 
 @attrs.frozen(kw_only=True)
-class Deployment:
+class DeploymentInputs:
     """What one deployment brings to its steps, and no journal ever holds."""
 
     prompt: str = attrs.field(repr=False)
@@ -38,18 +38,18 @@ class DeploymentStep:
     agent's id, which is the saga's. ``do`` needs the deployment as well.
     """
 
-    world: World
-    deployment: Deployment | None = None
+    context: RootContext
+    deployment: DeploymentInputs | None = None
 
     @property
-    def given(self) -> Deployment:
+    def inputs(self) -> DeploymentInputs:
         """The deployment to do; undoing needs none."""
         if self.deployment is None:
             raise RuntimeError(f"{type(self).__name__} was made to undo, not to do")
         return self.deployment
 
 
-def names(ctx: Context) -> tuple[str, str]:
+def task_and_agent(ctx: Context) -> tuple[str, str]:
     """Return the ids of the task and of the agent, which all names are made of."""
     return ctx.values["task_id"], ctx.saga_id
 

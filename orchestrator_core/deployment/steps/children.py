@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core.deployment.steps.base import DeploymentStep, names
+from orchestrator_core.deployment.steps.base import DeploymentStep, task_and_agent
 from orchestrator_core.deployment.steps.registries import end_record
 from orchestrator_core.exceptions import (
     ChildrenLeft,
@@ -42,7 +42,7 @@ class ChildrenReceipt:
     agent_id: str
 
 
-class AcceptChildren(DeploymentStep):
+class OwnChildren(DeploymentStep):
     """
     Take on whatever is deployed with the agent as its parent.
 
@@ -55,7 +55,7 @@ class AcceptChildren(DeploymentStep):
 
     def plan(self, ctx: Context) -> ChildrenReceipt:
         """Name the agent."""
-        task_id, agent_id = names(ctx)
+        task_id, agent_id = task_and_agent(ctx)
         return ChildrenReceipt(task_id=task_id, agent_id=agent_id)
 
     def do(self, receipt: ChildrenReceipt) -> ChildrenReceipt:
@@ -64,7 +64,7 @@ class AcceptChildren(DeploymentStep):
 
     def undo(self, receipt: ChildrenReceipt, why: Unwind) -> Outcome:
         """End its children, theirs first; or let them live on as the orchestrator's."""
-        registry = self.world.task_registry(receipt.task_id)
+        registry = self.context.task_registry(receipt.task_id)
         try:
             document = registry.read()
             own = find_agent(document, receipt.agent_id)
@@ -76,34 +76,36 @@ class AcceptChildren(DeploymentStep):
                 raise OrchestratorError(
                     f"{receipt.agent_id!r} is active again in its registry: more children may come"
                 )
-            ending = self._end_all if cascades(why) else self._let_go
+            ending = self._end_all if cascades(why) else self._release_children
             return ending(receipt, document, why)
         except NotFound:
             return Outcome.absent(registry="gone")
 
     def _end_all(self, receipt: ChildrenReceipt, document: Document, why: Unwind) -> Outcome:
-        family = _Family(receipt.agent_id, why, self._end_child)
+        family = _ChildTermination(receipt.agent_id, why, self._end_child)
         for record in children_of(document, receipt.agent_id):
             family.end(record)
         return family.outcome()
 
     def _end_child(self, agent_id: str, why: Unwind) -> EndReport:
-        if self.world.end_child is None:
+        if self.context.end_child is None:
             raise RuntimeError("a step undone without a lifecycle cannot end children")
-        return self.world.end_child(agent_id, why)
+        return self.context.end_child(agent_id, why)
 
-    def _let_go(self, receipt: ChildrenReceipt, _document: Document, _why: Unwind) -> Outcome:
+    def _release_children(
+        self, receipt: ChildrenReceipt, _document: Document, _why: Unwind
+    ) -> Outcome:
         own = receipt.agent_id
-        adopted = self.world.task_registry(receipt.task_id).update(
+        adopted = self.context.task_registry(receipt.task_id).update(
             lambda document: adopt_children(document, own)
         )
-        self.world.global_registry.update(lambda document: adopt_entries(document, own))
+        self.context.global_registry.update(lambda document: adopt_entries(document, own))
         return Outcome.left(adopted=adopted) if adopted else Outcome.absent()
 
     def probe(self, receipt: ChildrenReceipt) -> Presence:
         """Look for children that are not over."""
         try:
-            document = self.world.task_registry(receipt.task_id).read()
+            document = self.context.task_registry(receipt.task_id).read()
         except NotFound:
             return Presence.ABSENT
         except CouldNotAsk:
@@ -113,18 +115,18 @@ class AcceptChildren(DeploymentStep):
 
 
 @attrs.define
-class _Family:
+class _ChildTermination:
     """The children of one agent, being ended one after another."""
 
     parent: str
     why: Unwind
     end_child: Callable[[str, Unwind], EndReport]
-    told: list[dict[str, Any]] = attrs.field(factory=list)  #: What became of each, in short.
-    was_busy: bool = False
+    results: list[dict[str, Any]] = attrs.field(factory=list)  #: What became of each, in short.
+    any_busy: bool = False
 
     def end(self, record: dict[str, Any]) -> None:
         """End one child; that it cannot be ended strands no other."""
-        if is_over(record) and not _fell_with_its_parent(record):
+        if is_over(record) and not _ended_by_parent(record):
             return
         child = record["id"]
         why = ended(
@@ -138,10 +140,10 @@ class _Family:
         except NotFound:
             return  # No saga accounts for it: it is the sweeper's to find.
         except Exception as error:  # noqa: BLE001 - one that cannot be ended strands no other
-            self.was_busy = self.was_busy or isinstance(error, SagaBusy)
-            self.told.append({"agent_id": child, "success": False, "errors": [str(error)]})
+            self.any_busy = self.any_busy or isinstance(error, SagaBusy)
+            self.results.append({"agent_id": child, "success": False, "errors": [str(error)]})
         else:
-            self.told.append(
+            self.results.append(
                 {
                     "agent_id": child,
                     "status": report.status,
@@ -160,20 +162,20 @@ class _Family:
             ChildrenLeft: Some are not over.
         """
         left = {
-            one["agent_id"]: "; ".join(one["errors"]) for one in self.told if not one["success"]
+            one["agent_id"]: "; ".join(one["errors"]) for one in self.results if not one["success"]
         }
         if left:
             raise ChildrenLeft(
                 "not ended: " + "; ".join(f"{child} ({error})" for child, error in left.items()),
                 leaked=left,
-                detail={"children": self.told},
+                detail={"children": self.results},
                 # Who held one may be a process of the agent itself, which is ended next; but
                 # to try each level twice would take twice as long with every generation.
-                retry_at_once=self.was_busy,
+                retry_at_once=self.any_busy,
             )
-        return Outcome.undone(children=self.told) if self.told else Outcome.absent()
+        return Outcome.undone(children=self.results) if self.results else Outcome.absent()
 
 
-def _fell_with_its_parent(record: dict[str, Any]) -> bool:
+def _ended_by_parent(record: dict[str, Any]) -> bool:
     """Tell whether a child was ended by an earlier try: it belongs into the report of this one."""
     return bool((record.get("auto_cleanup_result") or {}).get("by") == "parent")

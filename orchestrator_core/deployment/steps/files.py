@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orchestrator_core.deployment.steps.base import DeploymentStep, names, presence
+from orchestrator_core.deployment.steps.base import DeploymentStep, presence, task_and_agent
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
-from orchestrator_core.supervisor import launch as launching
+from orchestrator_core.supervisor import launch as launch_file
 from orchestrator_core.system import durable as _files
 from orchestrator_core.system import move as _moves
 
@@ -32,11 +32,11 @@ class WritePrompt(DeploymentStep):
 
     def plan(self, ctx: Context) -> PromptReceipt:
         """Name the file."""
-        return PromptReceipt(str(self.world.places.prompt(*names(ctx))))
+        return PromptReceipt(str(self.context.places.prompt(*task_and_agent(ctx))))
 
     def do(self, receipt: PromptReceipt) -> PromptReceipt:
         """Write it."""
-        _files.create(receipt.path, self.given.prompt.encode(), durable=False)
+        _files.create(receipt.path, self.inputs.prompt.encode(), durable=False)
         return receipt
 
     def undo(self, receipt: PromptReceipt, _why: Unwind) -> Outcome:
@@ -65,12 +65,12 @@ class LogReceipt:
     archive: str
 
     @property
-    def kept(self) -> tuple[str, ...]:
+    def archived_files(self) -> tuple[str, ...]:
         """The files that are worth keeping when a life has ended."""
         return self.log, self.deploy_log, self.progress, self.findings
 
 
-class TeeLog(DeploymentStep):
+class OpenLog(DeploymentStep):
     """
     Open the log, and lay out what the supervisor is to read.
 
@@ -82,7 +82,7 @@ class TeeLog(DeploymentStep):
 
     def plan(self, ctx: Context) -> LogReceipt:
         """Name the files."""
-        places, own = self.world.places, names(ctx)
+        places, own = self.context.places, task_and_agent(ctx)
         return LogReceipt(
             log=str(places.log(*own)),
             deploy_log=str(places.deploy_log(*own)),
@@ -98,19 +98,19 @@ class TeeLog(DeploymentStep):
             _files.make_directory(_files.parent_of(name))
         _files.make_directory(receipt.archive)
         _files.create(receipt.log, b"", durable=False)
-        given, launch = self.given, self.given.launch()
-        told = {**given.deploy_log, "cwd": launch.cwd}
+        inputs, launch = self.inputs, self.inputs.launch()
+        told = {**inputs.deploy_log, "cwd": launch.cwd}
         deploy_log = msgspec.json.format(msgspec.json.encode(told))
         _files.create(receipt.deploy_log, deploy_log + b"\n", durable=False)
         with _files.refusals("make", receipt.run):
             os.mkdir(receipt.run, 0o700)
-            os.mkfifo(given.events, 0o600)
-            launching.write(given.launch_file, launch)
+            os.mkfifo(inputs.events, 0o600)
+            launch_file.write(inputs.launch_file, launch)
         return receipt
 
     def undo(self, receipt: LogReceipt, why: Unwind) -> Outcome:
         """Archive the log and what was reported; or delete it all, as *why* has it."""
-        there = [path for path in receipt.kept if _files.is_there(path)]
+        there = [path for path in receipt.archived_files if _files.is_there(path)]
         if not there and not _files.is_there(receipt.run):
             return Outcome.absent()
         archived: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.deployment.steps.base import DeploymentStep, names
+from orchestrator_core.deployment.steps.base import DeploymentStep, task_and_agent
 from orchestrator_core.exceptions import CouldNotAsk, NotFound
 from orchestrator_core.model.status import Status
 from orchestrator_core.reconcile.legacy.ended_entries import retry_without_ended
@@ -43,18 +43,18 @@ class RegisterTask(DeploymentStep):
 
     def plan(self, ctx: Context) -> TaskReceipt:
         """Fix the record."""
-        task_id, agent_id = names(ctx)
+        task_id, agent_id = task_and_agent(ctx)
         return TaskReceipt(task_id=task_id, agent_id=agent_id, record=ctx.values["record"])
 
     def do(self, receipt: TaskReceipt) -> TaskReceipt:
         """Write it."""
-        registry = self.world.task_registry(receipt.task_id)
-        registry.update(lambda document: add_agent(document, receipt.record, self.world.limits))
+        registry = self.context.task_registry(receipt.task_id)
+        registry.update(lambda document: add_agent(document, receipt.record, self.context.limits))
         return receipt
 
     def undo(self, receipt: TaskReceipt, why: Unwind) -> Outcome:
         """Give it its final status; or take it out, if it never came to be."""
-        registry = self.world.task_registry(receipt.task_id)
+        registry = self.context.task_registry(receipt.task_id)
         try:
             changed = registry.update(lambda doc: end_record(doc, receipt.agent_id, why))
         except NotFound:
@@ -63,8 +63,8 @@ class RegisterTask(DeploymentStep):
 
     def probe(self, receipt: TaskReceipt) -> Presence:
         """Look for the record."""
-        return _entered(
-            self.world.task_registry(receipt.task_id),
+        return _presence_of(
+            self.context.task_registry(receipt.task_id),
             lambda doc: any(entry.get("id") == receipt.agent_id for entry in doc["agents"]),
         )
 
@@ -117,19 +117,19 @@ class RegisterGlobal(DeploymentStep):
         """Write it."""
 
         def enter(over: Container[str]) -> None:
-            own, limits = receipt.agent_id, self.world.limits
-            self.world.global_registry.update(
+            own, limits = receipt.agent_id, self.context.limits
+            self.context.global_registry.update(
                 lambda doc: enter_agent(doc, own, receipt.entry, limits, over=over)
             )
 
-        retry_without_ended(self.world, enter)
+        retry_without_ended(self.context, enter)
         return receipt
 
     def undo(self, receipt: GlobalReceipt, why: Unwind) -> Outcome:
         """Take it out, and count the end of a life that was one."""
         status = None if why.leaves_nothing else str(why.detail["status"])
         with contextlib.suppress(NotFound):
-            if self.world.global_registry.update(
+            if self.context.global_registry.update(
                 lambda doc: leave_agent(doc, receipt.agent_id, status)
             ):
                 return Outcome.undone()
@@ -137,12 +137,12 @@ class RegisterGlobal(DeploymentStep):
 
     def probe(self, receipt: GlobalReceipt) -> Presence:
         """Look for the entry."""
-        return _entered(
-            self.world.global_registry, lambda doc: receipt.agent_id in doc.get("agents", {})
+        return _presence_of(
+            self.context.global_registry, lambda doc: receipt.agent_id in doc.get("agents", {})
         )
 
 
-def _entered(registry: Registry, holds: Callable[[dict[str, Any]], bool]) -> Presence:
+def _presence_of(registry: Registry, holds: Callable[[dict[str, Any]], bool]) -> Presence:
     try:
         return Presence.OURS if holds(registry.read()) else Presence.ABSENT
     except NotFound:

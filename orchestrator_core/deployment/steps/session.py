@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from orchestrator_core import supervisor
-from orchestrator_core.deployment.steps.base import DeploymentStep, names
+from orchestrator_core.deployment.steps.base import DeploymentStep, task_and_agent
 from orchestrator_core.exceptions import Survivors
 from orchestrator_core.model import ids
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
@@ -47,32 +47,32 @@ class SpawnTmux(DeploymentStep):
 
     def plan(self, ctx: Context) -> SessionReceipt:
         """Name the session, and the cgroup if one can be had."""
-        cookie = ids.cookie_of(self.world.root_id, ctx.saga_id)
-        cgroup = ids.cgroup_of(self.world.root_id, ctx.saga_id)
+        cookie = ids.cookie_of(self.context.root_id, ctx.saga_id)
+        cgroup = ids.cgroup_of(self.context.root_id, ctx.saga_id)
         return SessionReceipt(
             session=ids.session_of(ctx.saga_id),
             cookie=cookie,
-            exit_file=f"{self.world.places.run(*names(ctx))}/exit",
-            cgroup=self.world.processes.containment(cgroup),
+            exit_file=f"{self.context.places.run(*task_and_agent(ctx))}/exit",
+            cgroup=self.context.processes.containment(cgroup),
         )
 
     def do(self, receipt: SessionReceipt) -> SessionReceipt:
         """Start it: one call, under a name that no other saga can hold."""
         if receipt.cgroup is not None:
-            self.world.processes.make_containment(receipt.cgroup)
-        session = self.world.terminal.start(
+            self.context.processes.make_containment(receipt.cgroup)
+        session = self.context.terminal.start(
             receipt.session,
             owner=receipt.cookie,
-            argv=supervisor.command(self.given.launch_file),
+            argv=supervisor.command(self.inputs.launch_file),
         )
-        return attrs.evolve(receipt, supervisor=self.world.processes.identify(session.pane_pid))
+        return attrs.evolve(receipt, supervisor=self.context.processes.identify(session.pane_pid))
 
     def undo(self, receipt: SessionReceipt, _why: Unwind) -> Outcome:
         """End every process of the agent, then its session, and prove it."""
         claim = self._claim(receipt)
-        ending = self.world.processes.end(claim, self.world.patience)
+        ending = self.context.processes.end(claim, self.context.patience)
         # Processes first: they could be ended even if tmux hangs, and raises here.
-        found = self.world.terminal.end(
+        found = self.context.terminal.end(
             receipt.session, owner=receipt.cookie, gone_since=ending.dead_since
         )
         if ending.survivors:
@@ -92,15 +92,15 @@ class SpawnTmux(DeploymentStep):
         # A crash may have come before the pid was known; the name still finds it.
         if receipt.supervisor is not None:
             return receipt.claim
-        sighting = self.world.terminal.look(receipt.session, owner=receipt.cookie)
+        sighting = self.context.terminal.look(receipt.session, owner=receipt.cookie)
         if sighting.presence is not Presence.OURS or sighting.session is None:
             return receipt.claim
-        found = self.world.processes.identify(sighting.session.pane_pid)
+        found = self.context.processes.identify(sighting.session.pane_pid)
         return attrs.evolve(receipt.claim, supervisor=found)
 
     def probe(self, receipt: SessionReceipt) -> Presence:
         """Look for the session."""
-        return self.world.terminal.look(receipt.session, owner=receipt.cookie).presence
+        return self.context.terminal.look(receipt.session, owner=receipt.cookie).presence
 
 
 def _facts(ending: Ending) -> dict[str, Any]:

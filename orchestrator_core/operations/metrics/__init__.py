@@ -48,7 +48,7 @@ from orchestrator_core.saga.closed_journals import Closed
 from orchestrator_core.system import log as logs
 
 if TYPE_CHECKING:
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.reconcile.sweep.findings import Finding, SweepReport
     from orchestrator_core.saga import Sagas
 
@@ -94,7 +94,7 @@ class Stats:
         return plain
 
 
-def stats(world: World, sagas: Sagas) -> Stats:
+def stats(context: RootContext, sagas: Sagas) -> Stats:
     """
     Count. Ten thousand closed journals take about half a second; nothing is changed.
 
@@ -103,14 +103,14 @@ def stats(world: World, sagas: Sagas) -> Stats:
         RegistryDamaged, RegistryTooNew: The summary cannot.
     """
     living = _living(sagas)
-    summary, tally = _past(world, sagas)
+    summary, tally = _past(context, sagas)
     tally.cleanups.update(living.stuck.values())
     times = tally.durations
     total = tally.cleanups.total()
     good = sum(n for (_, outcome), n in tally.cleanups.items() if outcome in SUCCESSES)
     return Stats(
-        root=str(world.places.root),
-        root_id=world.root_id,
+        root=str(context.places.root),
+        root_id=context.root_id,
         cleanups=to_rows(tally),
         total=total,
         success_rate=round(good / total, 6) if total else None,
@@ -122,7 +122,7 @@ def stats(world: World, sagas: Sagas) -> Stats:
         leftovers=summary.leftovers,
         stuck=tuple(living.stuck),
         sagas=living.states,
-        agents_live=_agents_live(world),
+        agents_live=_agents_live(context),
         unreadable=tuple(living.unreadable),
         since=summary.since,
         durations=times,
@@ -159,8 +159,8 @@ def _living(sagas: Sagas) -> _Living:
     return found
 
 
-def _agents_live(world: World) -> int | None:
-    document = world.global_registry.peek()
+def _agents_live(context: RootContext) -> int | None:
+    document = context.global_registry.peek()
     if document is None:
         return None
     return sum(1 for entry in document["agents"].values() if is_active(entry.get("status")))
@@ -169,7 +169,7 @@ def _agents_live(world: World) -> int | None:
 # --- the past -----------------------------------------------------------------------------------
 
 
-def _past(world: World, sagas: Sagas) -> tuple[_Summary, CleanupCounts]:
+def _past(context: RootContext, sagas: Sagas) -> tuple[_Summary, CleanupCounts]:
     """
     Return what is remembered, and it and the closed journals counted together.
 
@@ -177,9 +177,9 @@ def _past(world: World, sagas: Sagas) -> tuple[_Summary, CleanupCounts]:
     same before and after is the sum that of one moment.
     """
     for _ in range(_TRIES):
-        summary = read(world)
+        summary = read(context)
         tally = _counted(summary, sagas)
-        if read(world) == summary:
+        if read(context) == summary:
             return summary, tally
     found: list[tuple[_Summary, CleanupCounts]] = []
 
@@ -187,7 +187,7 @@ def _past(world: World, sagas: Sagas) -> tuple[_Summary, CleanupCounts]:
         summary = _Summary.of(document)
         found.append((summary, _counted(summary, sagas)))
 
-    statistics(world).update(look)
+    statistics(context).update(look)
     return found[0]
 
 
@@ -209,7 +209,7 @@ def _counted(summary: _Summary, sagas: Sagas) -> CleanupCounts:
 # --- what sweeps find -----------------------------------------------------------------------------
 
 
-def record_sweep(world: World, report: SweepReport) -> tuple[Finding, ...]:
+def record_sweep(context: RootContext, report: SweepReport) -> tuple[Finding, ...]:
     """
     Count what a reaping sweep has found and reaped, and return what the last one had not found.
 
@@ -221,7 +221,7 @@ def record_sweep(world: World, report: SweepReport) -> tuple[Finding, ...]:
     left = {finding.key for finding in report.left}
     try:
         fresh = record_findings(
-            world,
+            context,
             found={_name(finding): finding.kind.value for finding in report.findings},
             reaped=[one.finding.kind.value for one in report.reaped if one.success],
             left=[_name(finding) for finding in report.findings if finding.key in left],

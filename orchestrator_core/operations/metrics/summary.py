@@ -32,7 +32,7 @@ from orchestrator_core.system.clock import timestamp
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.saga import Sagas
 
 
@@ -140,20 +140,20 @@ _KIND = Kind(
 )
 
 
-def statistics(world: World) -> Registry:
+def statistics(context: RootContext) -> Registry:
     """Return the document on disk. Damaged, it is kept aside, and counting begins anew."""
     return Registry(
-        world.places.statistics,
+        context.places.statistics,
         kind=_KIND,
         rebuild=dict,
-        on_damage=world.damaged.append,
-        lock_timeout_s=world.lock_timeout_s,
+        on_damage=context.quarantined.append,
+        lock_timeout_s=context.lock_timeout_s,
     )
 
 
-def read(world: World) -> Summary:
+def read(context: RootContext) -> Summary:
     """Return what is remembered; nothing, and no file is made, if nothing was forgotten yet."""
-    registry = statistics(world)
+    registry = statistics(context)
     if not os.path.lexists(registry.path):
         return Summary()
     try:
@@ -171,7 +171,9 @@ class CompactionResult:
     failed: dict[str, str] = attrs.field(factory=dict)  #: Why not, by saga id.
 
 
-def compact_journals(world: World, sagas: Sagas, saga_ids: Iterable[str]) -> CompactionResult:
+def compact_journals(
+    context: RootContext, sagas: Sagas, saga_ids: Iterable[str]
+) -> CompactionResult:
     """
     Count closed journals in the summary, durably, and remove them.
 
@@ -183,9 +185,9 @@ def compact_journals(world: World, sagas: Sagas, saga_ids: Iterable[str]) -> Com
         RegistryDamaged, RegistryTooNew: It cannot be read.
     """
     closed = Closed.of(sagas.journals)
-    registry = statistics(world)
+    registry = statistics(context)
     wanted = list(dict.fromkeys(saga_ids))
-    if not wanted and not read(world).pending:
+    if not wanted and not read(context).pending:
         return CompactionResult()
     registry.create({})
     failed: dict[str, str] = {}
@@ -242,7 +244,7 @@ def _settle(document: dict[str, Any], gone: Iterable[str]) -> None:
 
 
 def record_findings(
-    world: World, *, found: Mapping[str, str], reaped: Iterable[str], left: Iterable[str]
+    context: RootContext, *, found: Mapping[str, str], reaped: Iterable[str], left: Iterable[str]
 ) -> set[str]:
     """
     Count what a sweep has found, durably; return the names of what is new.
@@ -254,9 +256,9 @@ def record_findings(
         OrchestratorError: See :func:`compact_journals`.
     """
     reaped, standing = Counter(reaped), tuple(sorted(set(left)))
-    if not found and not read(world).standing:
+    if not found and not read(context).standing:
         return set()
-    registry = statistics(world)
+    registry = statistics(context)
     registry.create({})
 
     def enter(document: dict[str, Any]) -> set[str]:

@@ -30,7 +30,7 @@ from orchestrator_core.system.clock import ms_since
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.operations.retention.inventory import Inventory, StaleFile
     from orchestrator_core.operations.retention.policy import ArchivedFile
     from orchestrator_core.operations.retention.safe_dir import FileState
@@ -42,22 +42,22 @@ _AT_ONCE = 500  #: Journals that are counted under one lock.
 
 
 def collect(
-    world: World, sagas: Sagas, *, dry_run: bool = False, now: float | None = None
+    context: RootContext, sagas: Sagas, *, dry_run: bool = False, now: float | None = None
 ) -> GcReport:
     """Do what :meth:`Orchestrator.gc` promises; *now* stands in for the clock."""
     start = time.monotonic()
-    bounds = world.settings.retention
+    bounds = context.settings.retention
     now = time.time() if now is None else now
-    with contextlib.nullcontext() if dry_run else _alone(world):
-        unfinished = [] if dry_run else _finish_what_others_began(world, sagas)
-        past = take_inventory(world, sagas, bounds, now=now)
+    with contextlib.nullcontext() if dry_run else _alone(context):
+        unfinished = [] if dry_run else _finish_what_others_began(context, sagas)
+        past = take_inventory(context, sagas, bounds, now=now)
         choice = choose(past.archived, bounds, now=now)
         old = [
             saga_id
             for saga_id, age in past.journals.items()
             if is_older(age.st_mtime, bounds.days, now=now)
         ]
-        collection = _Collection(world, sagas, past, dry_run=dry_run)
+        collection = _Collection(context, sagas, past, dry_run=dry_run)
         collection.failed += [*unfinished, *past.failed]
         collection.remove([*choice.remove, *((loose, loose.why) for loose in past.loose)])
         collection.forget(old)
@@ -66,15 +66,15 @@ def collect(
 
 
 @contextlib.contextmanager
-def _alone(world: World) -> Iterator[None]:
+def _alone(context: RootContext) -> Iterator[None]:
     """Be the only collection at work: by a lock on the registries' directory, which is no leaf."""
-    directory = world.places.global_registry.parent
+    directory = context.places.global_registry.parent
     with _files.refusals("lock", directory):
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if not locks.try_lock(fd):
             raise LockTimeout(
-                f"somebody else is collecting what is old in {world.places.root}",
+                f"somebody else is collecting what is old in {context.places.root}",
                 hint="what is to go goes without us",
             )
         yield
@@ -82,17 +82,17 @@ def _alone(world: World) -> Iterator[None]:
         os.close(fd)
 
 
-def _finish_what_others_began(world: World, sagas: Sagas) -> list[str]:
+def _finish_what_others_began(context: RootContext, sagas: Sagas) -> list[str]:
     """Finish what killed ones have left half-way; return what could not be."""
-    tasks.sweep_unfinished(world.places.root)
-    return removal.finish_removals(world, sagas)
+    tasks.clean_temp_dirs(context.places.root)
+    return removal.finish_removals(context, sagas)
 
 
 @attrs.define
 class _Collection:
     """One collection, under way."""
 
-    world: World
+    context: RootContext
     sagas: Sagas
     past: Inventory
     dry_run: bool = attrs.field(kw_only=True)
@@ -132,7 +132,7 @@ class _Collection:
         in_order = sorted(files, key=lambda one: one[0].parts)
         for parts, group in itertools.groupby(in_order, key=lambda one: one[0].parts):
             try:
-                with SafeDir.open(self.world.places.root, *parts) as folder:
+                with SafeDir.open(self.context.places.root, *parts) as folder:
                     for file, why in group:
                         yield from self._one(folder, file, why, act)
                     folder.settle()
@@ -159,7 +159,7 @@ class _Collection:
         for first in range(0, max(1, len(saga_ids)), _AT_ONCE):
             try:
                 batch = saga_ids[first : first + _AT_ONCE]
-                forgotten = metrics.compact_journals(self.world, self.sagas, batch)
+                forgotten = metrics.compact_journals(self.context, self.sagas, batch)
             except OrchestratorError as error:
                 self.failed.append(f"journals: {error}")
                 return

@@ -38,14 +38,14 @@ from orchestrator_core.system.clock import ms_since
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.operations.retention.tarball import Packing
     from orchestrator_core.registry.document import Document
     from orchestrator_core.saga import Sagas
 
 
 def export(
-    world: World,
+    context: RootContext,
     sagas: Sagas,
     task_id: str,
     target: str | os.PathLike[str],
@@ -54,10 +54,10 @@ def export(
 ) -> ExportReport:
     """Do what :meth:`Orchestrator.export_task` promises."""
     start = time.monotonic()
-    tasks.sweep_unfinished(world.places.root)
-    removal.finish_removals(world, sagas)
-    task = world.places.task(task_id)
-    _insist_on_finished(sagas, task_id, world.task_registry(task_id).read())
+    tasks.clean_temp_dirs(context.places.root)
+    removal.finish_removals(context, sagas)
+    task = context.places.task(task_id)
+    _insist_on_finished(sagas, task_id, context.task_registry(task_id).read())
     place = _checked(target, task)
     marks = stamp_tree(task)
     journals = removal.journals_of(sagas, task_id)
@@ -67,7 +67,7 @@ def export(
         for saga_id in journals:
             path = Closed.of(sagas.journals).file(saga_id)
             mark = FileStamp.of(os.lstat(path))
-            packing.add(path, str(path.relative_to(world.places.root)), mark)
+            packing.add(path, str(path.relative_to(context.places.root)), mark)
 
     with _new_file(place) as fd:
         packed = _pack(fd, fill, place)
@@ -83,7 +83,7 @@ def export(
     )
     if remove:
         left = removal.remove_task(
-            world,
+            context,
             sagas,
             task_id,
             insist=lambda path: _insist_on_the_same(sagas, task_id, path, marks),

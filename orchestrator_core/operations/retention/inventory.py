@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.model.settings import Retention
     from orchestrator_core.saga import Sagas
 
@@ -59,15 +59,17 @@ class Inventory:
     failed: tuple[str, ...]  #: What could not be looked at.
 
 
-def take_inventory(world: World, sagas: Sagas, bounds: Retention, *, now: float) -> Inventory:
+def take_inventory(
+    context: RootContext, sagas: Sagas, bounds: Retention, *, now: float
+) -> Inventory:
     """
     Look, and change nothing.
 
     Raises:
         StorageError: It cannot be told what open sagas hold.
     """
-    shelves = _Shelves(world)
-    tasks = world.places.task_ids()
+    shelves = _Shelves(context)
+    tasks = context.places.task_ids()
     files = [
         (task_id, seen, agent_id)
         for task_id in tasks
@@ -97,8 +99,8 @@ def take_inventory(world: World, sagas: Sagas, bounds: Retention, *, now: float)
 class _Shelves:
     """The directories of a root, each listed once."""
 
-    def __init__(self, world: World) -> None:
-        self._root = world.places.root
+    def __init__(self, context: RootContext) -> None:
+        self._root = context.places.root
         self._listed: dict[tuple[str, ...], list[FileState]] = {}
         self.failed: list[str] = []
 

@@ -21,7 +21,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from orchestrator_core.deployment.tasks import LEAVING
+from orchestrator_core.deployment.tasks import EXPORTING_PREFIX
 from orchestrator_core.exceptions import (
     InvalidId,
     JournalDamaged,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.registry.document import Document
     from orchestrator_core.saga import Sagas
 
@@ -47,7 +47,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove_task(
-    world: World, sagas: Sagas, task_id: str, *, insist: Callable[[Path], None]
+    context: RootContext, sagas: Sagas, task_id: str, *, insist: Callable[[Path], None]
 ) -> list[str]:
     """
     Take a task out of its root; return what of it could not be removed, and will be later.
@@ -59,8 +59,8 @@ def remove_task(
         FileNotFoundError: There is no such task.
         StorageError: Refused; the task is there as it was.
     """
-    root, task = world.places.root, world.places.task(task_id)
-    leaving, gone = root / f"{LEAVING}{task_id}", root / f"{_GONE}{task_id}"
+    root, task = context.places.root, context.places.task(task_id)
+    leaving, gone = root / f"{EXPORTING_PREFIX}{task_id}", root / f"{_GONE}{task_id}"
     with _files.refusals("remove", task, answers=(FileNotFoundError,)):
         fd = os.open(task, _DIRECTORY)
     try:
@@ -69,13 +69,13 @@ def remove_task(
         try:
             _rename(task, leaving)
             insist(leaving)
-            world.global_registry.update(lambda known: _leave(known, task_id))
+            context.global_registry.update(lambda known: _leave(known, task_id))
             _rename(leaving, gone)
         except BaseException:
             if os.path.lexists(leaving):
                 _rename(leaving, task)
             raise
-        return _finish(world, sagas, task_id, gone)
+        return _finish(context, sagas, task_id, gone)
     finally:
         os.close(fd)
 
@@ -92,10 +92,10 @@ def _leave(known: Document, task_id: str) -> None:
         known["past_tasks"] = int(known.get("past_tasks") or 0) + 1
 
 
-def _finish(world: World, sagas: Sagas, task_id: str, gone: Path) -> list[str]:
+def _finish(context: RootContext, sagas: Sagas, task_id: str, gone: Path) -> list[str]:
     """Count and remove its journals, then what is left of its directory."""
     try:
-        forgotten = metrics.compact_journals(world, sagas, journals_of(sagas, task_id))
+        forgotten = metrics.compact_journals(context, sagas, journals_of(sagas, task_id))
         failed = [f"journal {name}: {why}" for name, why in forgotten.failed.items()]
         with _files.refusals("remove", gone):
             shutil.rmtree(gone)
@@ -116,10 +116,10 @@ def journals_of(sagas: Sagas, task_id: str) -> list[str]:
     return sorted(found)
 
 
-def finish_removals(world: World, sagas: Sagas) -> list[str]:
+def finish_removals(context: RootContext, sagas: Sagas) -> list[str]:
     """Finish what killed removers have begun; return what could not be finished."""
     failed: list[str] = []
-    for left in sorted(world.places.root.glob(f"{_GONE}*")):
+    for left in sorted(context.places.root.glob(f"{_GONE}*")):
         try:
             task_id = check_id("task", left.name.removeprefix(_GONE))
             fd = os.open(left, _DIRECTORY)
@@ -127,7 +127,7 @@ def finish_removals(world: World, sagas: Sagas) -> list[str]:
             continue  # It is none of ours.
         try:
             if locks.try_lock(fd):
-                failed += _finish(world, sagas, task_id, left)
+                failed += _finish(context, sagas, task_id, left)
         finally:
             os.close(fd)
     return failed

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core.deployment.launch_plan import heir, heir_environment
+from orchestrator_core.deployment.launch_plan import unwinder_argv, unwinder_env
 from orchestrator_core.deployment.steps import PromptReceipt, undoing_steps
 from orchestrator_core.exceptions import CouldNotAsk, NotFound, RegistryError, SagaExists
 from orchestrator_core.model import ids
@@ -30,14 +30,14 @@ from orchestrator_core.saga import Context, Unwind, step_name
 from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.model.outcome import EndReport
     from orchestrator_core.reconcile.legacy.agent import LegacyAgent
     from orchestrator_core.saga import History, Sagas
 
 
 def adopt_if_needed(
-    world: World, sagas: Sagas, agent_id: str, *, why: Unwind | None = None
+    context: RootContext, sagas: Sagas, agent_id: str, *, why: Unwind | None = None
 ) -> EndReport | None:
     """
     See that an old agent has a journal, or return how it ended if it holds nothing more.
@@ -46,23 +46,23 @@ def adopt_if_needed(
         NotFound: The old system has recorded no such agent.
         CouldNotAsk: Whether it lives, or what is its, is unknown. Nothing was changed.
     """
-    agent = find(world, agent_id)
-    standing = inspect_all(world, [agent])[agent.id]
+    agent = find(context, agent_id)
+    standing = inspect_all(context, [agent])[agent.id]
     if standing.life is LegacyState.UNKNOWN:
         raise CouldNotAsk(
             f"agent {agent.id!r}, recorded by the old system, was left alone: {standing.why}",
             hint=_how_to_end_by_hand(agent),
         )
     if agent.is_active:
-        adopt(world, sagas, agent, standing)
-    elif standing.life is LegacyState.ALIVE or agent.files.present or _is_entered(world, agent):
-        adopt(world, sagas, agent, standing, why=_as_recorded(agent, why))
+        adopt(context, sagas, agent, standing)
+    elif standing.life is LegacyState.ALIVE or agent.files.present or _is_entered(context, agent):
+        adopt(context, sagas, agent, standing, why=_as_recorded(agent, why))
     else:
         return report_of(agent)
     return None
 
 
-def find(world: World, agent_id: str) -> LegacyAgent:
+def find(context: RootContext, agent_id: str) -> LegacyAgent:
     """
     Return what the registries say of an old agent.
 
@@ -70,11 +70,11 @@ def find(world: World, agent_id: str) -> LegacyAgent:
         NotFound: None of them has such an agent, or it is not an old one.
     """
     check_id("agent", agent_id)
-    for task_id in world.places.task_ids():
-        document = _document(world, task_id)
+    for task_id in context.places.task_ids():
+        document = _document(context, task_id)
         record = find_agent(document, agent_id)
         if record is not None and is_legacy(record):
-            found = legacy_agent(world, document, task_id, record)
+            found = legacy_agent(context, document, task_id, record)
             if found is not None:
                 return found
             raise NotFound(
@@ -85,8 +85,8 @@ def find(world: World, agent_id: str) -> LegacyAgent:
     raise NotFound(f"there is no agent {agent_id!r}")
 
 
-def _document(world: World, task_id: str) -> dict[str, Any]:
-    registry = world.task_registry(task_id)
+def _document(context: RootContext, task_id: str) -> dict[str, Any]:
+    registry = context.task_registry(task_id)
     document = registry.peek()
     if document is not None:
         return document
@@ -97,7 +97,7 @@ def _document(world: World, task_id: str) -> dict[str, Any]:
 
 
 def adopt(
-    world: World,
+    context: RootContext,
     sagas: Sagas,
     agent: LegacyAgent,
     standing: LegacyStatus,
@@ -113,42 +113,44 @@ def adopt(
         "deadline_at": None,
     }
     try:
-        with sagas.adopt(agent.id, receipts_of(world, agent, standing), labels=labels, why=why):
+        with sagas.adopt(agent.id, receipts_of(context, agent, standing), labels=labels, why=why):
             pass  # Whoever ends it takes it up.
     except SagaExists:
         return
 
 
-def receipts_of(world: World, agent: LegacyAgent, standing: LegacyStatus) -> dict[str, Any]:
+def receipts_of(context: RootContext, agent: LegacyAgent, standing: LegacyStatus) -> dict[str, Any]:
     """Return what an old agent holds: by its names, and by what a look has proved."""
-    entries = (world.global_registry.peek() or {}).get("agents", {})
+    entries = (context.global_registry.peek() or {}).get("agents", {})
     entry = entries.get(agent.id, {"task_id": agent.task_id})
     values = {"task_id": agent.task_id, "record": dict(agent.record), "entry": entry}
-    context = Context(agent.id, values)
+    ids_only = Context(agent.id, values)
     receipts: dict[str, Any] = {}
-    for step in undoing_steps(world):
+    for step in undoing_steps(context):
         name = step_name(step)
         if name == "spawn_tmux":
-            receipts[name] = _session_of(world, agent, standing)
+            receipts[name] = _session_of(context, agent, standing)
         elif name == "write_prompt":
             receipts[name] = PromptReceipt(str(agent.files.prompt))
         elif name == "tee_log":
             receipts[name] = attrs.evolve(
-                step.plan(context),
+                step.plan(ids_only),
                 log=str(agent.files.log),
                 deploy_log=str(agent.files.deploy_log),
                 progress=str(agent.files.progress),
                 findings=str(agent.files.findings),
             )
         else:
-            receipts[name] = step.plan(context)
+            receipts[name] = step.plan(ids_only)
     return receipts
 
 
-def _session_of(world: World, agent: LegacyAgent, standing: LegacyStatus) -> LegacySessionReceipt:
+def _session_of(
+    context: RootContext, agent: LegacyAgent, standing: LegacyStatus
+) -> LegacySessionReceipt:
     return LegacySessionReceipt(
         session=agent.session,
-        cookie=ids.cookie_of(world.root_id, agent.id),
+        cookie=ids.cookie_of(context.root_id, agent.id),
         seen=standing.session,
         roots=standing.roots,
         logs=tuple(map(str, agent.logs)),
@@ -157,9 +159,9 @@ def _session_of(world: World, agent: LegacyAgent, standing: LegacyStatus) -> Leg
     )
 
 
-def _is_entered(world: World, agent: LegacyAgent) -> bool:
+def _is_entered(context: RootContext, agent: LegacyAgent) -> bool:
     """Tell whether an agent that has ended is among the living of the global registry."""
-    return agent.id in (world.global_registry.peek() or {}).get("agents", {})
+    return agent.id in (context.global_registry.peek() or {}).get("agents", {})
 
 
 def _as_recorded(agent: LegacyAgent, why: Unwind | None) -> Unwind:
@@ -167,13 +169,13 @@ def _as_recorded(agent: LegacyAgent, why: Unwind | None) -> Unwind:
     return Unwind.terminal(report_of(agent).reason, **{**asked, "status": agent.status, "by": BY})
 
 
-def recorded_end(world: World, history: History) -> Unwind | None:
+def recorded_end(context: RootContext, history: History) -> Unwind | None:
     """Return the end that the old system has recorded for an agent since it was adopted."""
-    document = world.task_registry(str(history.labels.get("task_id"))).peek() or {}
+    document = context.task_registry(str(history.labels.get("task_id"))).peek() or {}
     record = find_agent(document, history.saga_id)
     if record is None or is_active(record.get("status")):
         return None
-    agent = legacy_agent(world, document, str(history.labels.get("task_id")), record)
+    agent = legacy_agent(context, document, str(history.labels.get("task_id")), record)
     return None if agent is None else _as_recorded(agent, None)
 
 
@@ -187,18 +189,18 @@ def _how_to_end_by_hand(agent: LegacyAgent) -> str:
 # --- an end from inside -------------------------------------------------------------------------
 
 
-def spawn_unwinder(world: World, agent_id: str) -> None:
+def spawn_unwinder(context: RootContext, agent_id: str) -> None:
     """
     Let a process that is no part of an old agent end it.
 
     There is no supervisor that could become the unwinder. So one is started that
     leaves the agent's process tree and its POSIX session at once.
     """
-    environment = heir_environment()
+    environment = unwinder_env()
     subprocess.run(  # noqa: S603 - an argv of ours; the shell only starts it, and leaves
         [
             *("/bin/sh", "-c", '"$@" </dev/null >/dev/null 2>&1 &', "sh"),
-            *heir(world.places.root, agent_id),
+            *unwinder_argv(context.places.root, agent_id),
         ],
         cwd="/",
         env=environment,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +21,14 @@ from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.model.outcome import EndReport
 from orchestrator_core.model.status import is_active
 from orchestrator_core.system import paths as _paths
+from orchestrator_core.system.clock import parse_timestamp
 from orchestrator_core.system.names import check_id
 from orchestrator_core.system.terminal import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.model.layout import Places
     from orchestrator_core.model.records import Agent
 
@@ -92,7 +92,9 @@ class LegacyAgent:
         return self.files.log, self.files.archive / self.files.log.name
 
 
-def legacy_agents(world: World, document: Mapping[str, Any], task_id: str) -> Iterator[LegacyAgent]:
+def legacy_agents(
+    context: RootContext, document: Mapping[str, Any], task_id: str
+) -> Iterator[LegacyAgent]:
     """
     Return the old agents of a task's registry.
 
@@ -101,13 +103,13 @@ def legacy_agents(world: World, document: Mapping[str, Any], task_id: str) -> It
     """
     records = [record for record in document.get("agents", ()) if is_legacy(record)]
     for record in records:
-        found = legacy_agent(world, document, task_id, record)
+        found = legacy_agent(context, document, task_id, record)
         if found is not None:
             yield found
 
 
 def legacy_agent(
-    world: World, document: Mapping[str, Any], task_id: str, record: Mapping[str, Any]
+    context: RootContext, document: Mapping[str, Any], task_id: str, record: Mapping[str, Any]
 ) -> LegacyAgent | None:
     """Return one, or None if its names cannot be used."""
     agent_id = record.get("id")
@@ -124,23 +126,13 @@ def legacy_agent(
         parent=str(record.get("parent") or ORCHESTRATOR),
         status=str(record.get("status") or "running"),
         session=str(session),
-        started_at=moment(record.get("started_at")),
-        places=_starting_places(world.places, document),
+        started_at=parse_timestamp(record.get("started_at")),
+        places=_starting_places(context.places, document),
         files=_files_of(
-            world.places, task_id, str(agent_id), recorded if isinstance(recorded, dict) else {}
+            context.places, task_id, str(agent_id), recorded if isinstance(recorded, dict) else {}
         ),
         record=record,
     )
-
-
-def moment(text: object) -> float | None:
-    """Return a time as the old system wrote it, local and without a zone, or as we do."""
-    if not isinstance(text, str):
-        return None
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError):
-        return None
 
 
 def _starting_places(places: Places, document: Mapping[str, Any]) -> tuple[Path, ...]:

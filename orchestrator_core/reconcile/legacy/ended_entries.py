@@ -18,13 +18,13 @@ from orchestrator_core.registry.operations import find_agent
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.registry import Document
 
 T = TypeVar("T")
 
 
-def retry_without_ended(world: World, check: Callable[[Container[str]], T]) -> T:
+def retry_without_ended(context: RootContext, check: Callable[[Container[str]], T]) -> T:
     """
     Return what *check* does, which gets the agents that do not count: none, then all such.
 
@@ -34,17 +34,17 @@ def retry_without_ended(world: World, check: Callable[[Container[str]], T]) -> T
     try:
         return check(())
     except LimitReached:
-        over = _over(world)
+        over = _over(context)
         if not over:
             raise
         return check(over)
 
 
-def _over(world: World) -> frozenset[str]:
-    entries = (world.global_registry.peek() or {}).get("agents", {})
+def _over(context: RootContext) -> frozenset[str]:
+    entries = (context.global_registry.peek() or {}).get("agents", {})
     old = {name: entry for name, entry in entries.items() if is_legacy(entry)}
     tasks = {str(entry.get("task_id")) for entry in old.values()}
-    documents = {task_id: _document(world, task_id) for task_id in tasks}
+    documents = {task_id: _document(context, task_id) for task_id in tasks}
     return frozenset(
         name
         for name, entry in old.items()
@@ -52,13 +52,13 @@ def _over(world: World) -> frozenset[str]:
     )
 
 
-def _document(world: World, task_id: str) -> Document | None:
+def _document(context: RootContext, task_id: str) -> Document | None:
     """Return a task's registry; one without agents if it is gone; None if it is unknown."""
     try:
-        path = world.places.task_registry(task_id)
+        path = context.places.task_registry(task_id)
     except InvalidId:
         return {}
-    return world.task_registry(task_id).peek() if path.parent.is_dir() else {}
+    return context.task_registry(task_id).peek() if path.parent.is_dir() else {}
 
 
 def _has_ended(document: Document | None, agent_id: str) -> bool:

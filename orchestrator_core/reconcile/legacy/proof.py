@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.reconcile.legacy.agent import LegacyAgent
     from orchestrator_core.reconcile.legacy.server_protocol import LegacySession
     from orchestrator_core.system.processes.protocol import Holder, Identity, Processes
@@ -63,12 +63,12 @@ class LegacyStatus:
     roots: tuple[Identity, ...] = ()  #: Processes that are the agent's: all below them is.
 
 
-def inspect_all(world: World, agents: Sequence[LegacyAgent]) -> dict[str, LegacyStatus]:
+def inspect_all(context: RootContext, agents: Sequence[LegacyAgent]) -> dict[str, LegacyStatus]:
     """Look at the world once, and return how each of *agents* stands, by its id."""
     if not agents:
         return {}
     try:
-        look = _LegacySnapshot(world, agents)
+        look = _LegacySnapshot(context, agents)
     except (TerminalError, CouldNotAsk) as error:
         unknown = LegacyStatus(life=LegacyState.UNKNOWN, why=str(error))
         return {agent.id: unknown for agent in agents}
@@ -88,13 +88,13 @@ def writers_of(processes: Processes, logs: Iterable[Path], born: float | None) -
 class _LegacySnapshot:
     """One look at the default server and at who has which file open."""
 
-    def __init__(self, world: World, agents: Sequence[LegacyAgent]) -> None:
-        self._processes = world.processes
-        self._sessions = {session.name: session for session in world.old_server.sessions()}
+    def __init__(self, context: RootContext, agents: Sequence[LegacyAgent]) -> None:
+        self._processes = context.processes
+        self._sessions = {session.name: session for session in context.legacy_server.sessions()}
         self._logs = {agent.id: set(_files(agent.logs)) for agent in agents}
         self._prompts = {agent.id: set(_files([agent.files.prompt])) for agent in agents}
         every = set().union(*self._logs.values(), *self._prompts.values())
-        self._holders = world.processes.holders(every)
+        self._holders = context.processes.holders(every)
 
     def standing(self, agent: LegacyAgent) -> LegacyStatus:
         """Return how one agent stands."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator
     from pathlib import Path
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.registry import Document
 
 _FILES = (
@@ -32,13 +32,13 @@ _FILES = (
 _EXCERPT = 200
 
 
-def reconstruct_from_files(world: World, task_id: str, known: Container[str]) -> Document:
+def reconstruct_from_files(context: RootContext, task_id: str, known: Container[str]) -> Document:
     """Return a document of the agents that are not *known*, as far as anything tells of them."""
-    entries = (world.global_registry.peek() or {}).get("agents", {})
+    entries = (context.global_registry.peek() or {}).get("agents", {})
     listed = {name: entry for name, entry in entries.items() if entry.get("task_id") == task_id}
-    names = dict.fromkeys((*listed, *_named(world.places.task(task_id))))
+    names = dict.fromkeys((*listed, *_named(context.places.task(task_id))))
     records = [
-        _record(world, task_id, name, listed.get(name, {}))
+        _record(context, task_id, name, listed.get(name, {}))
         for name in names
         if name not in known and is_id(name)
     ]
@@ -53,8 +53,10 @@ def _named(task: Path) -> Iterator[str]:
                 yield found[1]
 
 
-def _record(world: World, task_id: str, agent_id: str, entry: dict[str, Any]) -> dict[str, Any]:
-    prompt = world.places.prompt(task_id, agent_id)
+def _record(
+    context: RootContext, task_id: str, agent_id: str, entry: dict[str, Any]
+) -> dict[str, Any]:
+    prompt = context.places.prompt(task_id, agent_id)
     told = {name: value for name, value in entry.items() if name != "task_id"}
     return {
         "id": agent_id,
@@ -65,7 +67,7 @@ def _record(world: World, task_id: str, agent_id: str, entry: dict[str, Any]) ->
         "status": Status.RUNNING.value,
         **_written(prompt),
         **told,
-        **_last_said(world.places.progress(task_id, agent_id)),
+        **_last_said(context.places.progress(task_id, agent_id)),
     }
 
 

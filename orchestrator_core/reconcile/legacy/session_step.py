@@ -29,7 +29,7 @@ from orchestrator_core.system.processes.protocol import Claim, Identity
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.saga import Context
     from orchestrator_core.system.processes.protocol import Ending
 
@@ -69,7 +69,7 @@ class LegacySessionReceipt:
 class EndLegacySession:
     """Nothing to do: the session was there before us."""
 
-    world: World
+    context: RootContext
 
     receipt_type = LegacySessionReceipt
 
@@ -77,7 +77,7 @@ class EndLegacySession:
         """Name the session; nothing of it is known."""
         return LegacySessionReceipt(
             session=ids.session_of(ctx.saga_id),
-            cookie=ids.cookie_of(self.world.root_id, ctx.saga_id),
+            cookie=ids.cookie_of(self.context.root_id, ctx.saga_id),
         )
 
     def do(self, receipt: LegacySessionReceipt) -> LegacySessionReceipt:
@@ -86,7 +86,7 @@ class EndLegacySession:
 
     def undo(self, receipt: LegacySessionReceipt, _why: Unwind) -> Outcome:
         """End every process of the agent, then its session."""
-        processes = self.world.processes
+        processes = self.context.processes
         if processes.is_inside(receipt.claim):
             raise Survivors("we are part of what is to be ended", leaked=[receipt.session])
         writers = writers_of(processes, map(Path, receipt.logs), receipt.born)
@@ -94,7 +94,7 @@ class EndLegacySession:
         every = processes.covered(self._claim(receipt, roots))
         ended = self._end_the_agent(receipt, every, {*roots, *(one.who for one in writers)})
         found = self._end_session(receipt)
-        ending = processes.end(self._claim(receipt, every), self.world.patience)
+        ending = processes.end(self._claim(receipt, every), self.context.patience)
         if ending.survivors:
             names = [f"{one.pid} ({one.name})" for one in ending.survivors]
             raise Survivors(f"still alive after SIGKILL: {', '.join(names)}", leaked=names)
@@ -117,30 +117,30 @@ class EndLegacySession:
         first = [who for who in every if who not in last]
         if not first:
             return None
-        ending = self.world.processes.end(self._claim(receipt, first), self.world.patience)
-        until = time.monotonic() + self.world.patience.linger_s
+        ending = self.context.processes.end(self._claim(receipt, first), self.context.patience)
+        until = time.monotonic() + self.context.patience.linger_s
         for who in last:
             left_s = max(0.0, until - time.monotonic())
-            self.world.processes.watch(who, timeout_s=left_s)
+            self.context.processes.watch(who, timeout_s=left_s)
         return ending
 
     def _end_session(self, receipt: LegacySessionReceipt) -> Presence:
         if receipt.seen is None:
             return Presence.ABSENT
-        return self.world.old_server.end(receipt.seen)
+        return self.context.legacy_server.end(receipt.seen)
 
     def _claim(self, receipt: LegacySessionReceipt, known: Iterable[Identity]) -> Claim:
         return Claim(cookie=receipt.cookie, known=tuple(known))
 
     def _is_of_another_boot(self, receipt: LegacySessionReceipt) -> bool:
         """Tell whether the machine has been started anew since: nothing outlives that."""
-        us = self.world.processes.identify(os.getpid())
+        us = self.context.processes.identify(os.getpid())
         return bool(receipt.roots) and us is not None and us.boot_id != receipt.roots[0].boot_id
 
     def probe(self, receipt: LegacySessionReceipt) -> Presence:
         """Look for the session."""
         try:
-            there = {session.name: session for session in self.world.old_server.sessions()}
+            there = {session.name: session for session in self.context.legacy_server.sessions()}
         except TerminalError:
             return Presence.UNKNOWN
         found = there.get(receipt.session)

@@ -29,15 +29,15 @@ from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.saga import State, Unwind
 
 if TYPE_CHECKING:
-    from orchestrator_core.deployment.context import World
-    from orchestrator_core.deployment.termination import Lifecycle
+    from orchestrator_core.deployment.context import RootContext
+    from orchestrator_core.deployment.terminator import Terminator
     from orchestrator_core.saga import History, Saga, Sagas
 
 BY = "sweep"  #: Who ends what was adopted.
 
 
 def adopt(
-    lifecycle: Lifecycle,
+    terminator: Terminator,
     agent_id: str,
     *,
     task_id: str | None,
@@ -51,11 +51,11 @@ def adopt(
         SagaBusy: Somebody else is at it.
         StorageError: It could not be written down, so nothing is touched.
     """
-    world, sagas = lifecycle.world, lifecycle.sagas
+    context, sagas = terminator.context, terminator.sagas
     past = _past(sagas, agent_id)
     task_id = _task_of(past) or task_id
-    receipts = _receipts(world, agent_id, task_id, past, cgroup)
-    why = _why(world, agent_id, task_id, past, what)
+    receipts = _receipts(context, agent_id, task_id, past, cgroup)
+    why = _why(context, agent_id, task_id, past, what)
     labels = {"task_id": task_id, "agent_id": agent_id, "adopted": what}
     saga_id = _free_id(sagas, agent_id)
     try:
@@ -95,13 +95,17 @@ def _free_id(sagas: Sagas, agent_id: str) -> str:
 
 
 def _receipts(
-    world: World, agent_id: str, task_id: str | None, past: History | None, cgroup: str | None
+    context: RootContext,
+    agent_id: str,
+    task_id: str | None,
+    past: History | None,
+    cgroup: str | None,
 ) -> dict[str, Any]:
     if task_id is None:
         # Nothing leads to a task: there are a session and processes, and their marks.
-        planned: dict[str, Any] = {"spawn_tmux": _session_of(world, agent_id)}
+        planned: dict[str, Any] = {"spawn_tmux": _session_of(context, agent_id)}
     else:
-        planned = derive_receipts(world, agent_id, {"task_id": task_id})
+        planned = derive_receipts(context, agent_id, {"task_id": task_id})
     planned |= _kept(past)
     session = planned["spawn_tmux"]
     if isinstance(session, SessionReceipt):
@@ -109,12 +113,12 @@ def _receipts(
     return planned
 
 
-def _session_of(world: World, agent_id: str) -> SessionReceipt:
+def _session_of(context: RootContext, agent_id: str) -> SessionReceipt:
     return SessionReceipt(
         session=ids.session_of(agent_id),
-        cookie=ids.cookie_of(world.root_id, agent_id),
+        cookie=ids.cookie_of(context.root_id, agent_id),
         exit_file=None,
-        cgroup=world.processes.containment(ids.cgroup_of(world.root_id, agent_id)),
+        cgroup=context.processes.containment(ids.cgroup_of(context.root_id, agent_id)),
     )
 
 
@@ -141,7 +145,7 @@ def _as_found(session: SessionReceipt, cgroup: str | None) -> SessionReceipt:
 
 
 def _why(
-    world: World, agent_id: str, task_id: str | None, past: History | None, what: str
+    context: RootContext, agent_id: str, task_id: str | None, past: History | None, what: str
 ) -> Unwind:
     """Return why what was left is given back: for the end that its agent has had, if it had one."""
     message = f"swept up: {what}"
@@ -151,15 +155,15 @@ def _why(
         # Its children ended with it, or were spared: that is settled.
         why = _terminal(message, agent_id, str(past.why.detail.get("status")))
         return attrs.evolve(why, detail={**why.detail, "cascade": False})
-    return _terminal(message, agent_id, _recorded(world, agent_id, task_id))
+    return _terminal(message, agent_id, _recorded(context, agent_id, task_id))
 
 
-def _recorded(world: World, agent_id: str, task_id: str | None) -> str:
+def _recorded(context: RootContext, agent_id: str, task_id: str | None) -> str:
     """Return the status that an agent's record has, if that is one of an end."""
     if task_id is None:
         return Status.ERROR.value
     try:
-        record = find_agent(world.task_registry(task_id).peek() or {}, agent_id) or {}
+        record = find_agent(context.task_registry(task_id).peek() or {}, agent_id) or {}
     except NotFound:
         record = {}
     return Status.ERROR.value if shows_living(record) else str(record["status"])

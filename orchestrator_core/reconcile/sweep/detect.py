@@ -13,7 +13,6 @@ disagreements   registries that tell another story than the journals
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -23,6 +22,7 @@ from orchestrator_core.reconcile.sweep import orphans as strays
 from orchestrator_core.reconcile.sweep.candidates import Candidate, Source, saga_candidate
 from orchestrator_core.reconcile.sweep.findings import FINDINGS, Finding, FindingKind
 from orchestrator_core.saga import State
+from orchestrator_core.system.clock import parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -232,16 +232,13 @@ def _silent(look: Look, silent_after_s: float, now: float) -> Iterator[Candidate
 def _last_sign(seen: Seen, record: Mapping[str, Any], now: float) -> float:
     """Return when it last gave a sign of life. One from the future was given just now."""
     assert seen.history is not None  # noqa: S101 - it lives
-    signs = (seen.wrote_at, _moment(record.get("last_update")), _moment(seen.history.begun_at))
+    signs = (
+        seen.wrote_at,
+        parse_timestamp(record.get("last_update")),
+        parse_timestamp(seen.history.begun_at),
+    )
     known = [min(sign, now) for sign in signs if sign is not None]
     return max(known, default=now)
-
-
-def _moment(written: object) -> float | None:
-    try:
-        return datetime.fromisoformat(str(written)).timestamp()
-    except ValueError:
-        return None
 
 
 def _duration(seconds: float) -> str:

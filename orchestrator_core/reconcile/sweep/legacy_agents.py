@@ -24,8 +24,8 @@ from orchestrator_core.reconcile.sweep.findings import FINDINGS, Finding, Findin
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from orchestrator_core.deployment.context import World
-    from orchestrator_core.deployment.termination import Lifecycle
+    from orchestrator_core.deployment.context import RootContext
+    from orchestrator_core.deployment.terminator import Terminator
     from orchestrator_core.reconcile.sweep.snapshot import Look
 
 
@@ -49,11 +49,11 @@ class Judged:
     unknown: tuple[str, ...] = ()
 
 
-def judge(world: World, look: Look, records: Sequence[LegacyRecord]) -> Judged:
+def judge(context: RootContext, look: Look, records: Sequence[LegacyRecord]) -> Judged:
     """Look at the old system's agents, all at once, and say how each of them stands."""
     asked = [one for one in records if one.record is None or not was_ended_by_us(one.record)]
-    agents = {one.agent_id: _agent(world, look, one) for one in asked}
-    known = inspect_all(world, [agent for agent in agents.values() if agent is not None])
+    agents = {one.agent_id: _agent(context, look, one) for one in asked}
+    known = inspect_all(context, [agent for agent in agents.values() if agent is not None])
     told = [_told(one, agents[one.agent_id], known.get(one.agent_id)) for one in asked]
     return Judged(
         findings=tuple(one for one in told if isinstance(one, Finding)),
@@ -66,11 +66,11 @@ def judge(world: World, look: Look, records: Sequence[LegacyRecord]) -> Judged:
     )
 
 
-def _agent(world: World, look: Look, one: LegacyRecord) -> LegacyAgent | None:
+def _agent(context: RootContext, look: Look, one: LegacyRecord) -> LegacyAgent | None:
     registry = (look.tasks or {}).get(one.task_id)
     if one.record is None or registry is None or registry.document is None:
         return None
-    return legacy_agent(world, registry.document, one.task_id, one.record)
+    return legacy_agent(context, registry.document, one.task_id, one.record)
 
 
 def _told(
@@ -138,13 +138,13 @@ def _finding(kind: FindingKind, one: LegacyRecord, standing: LegacyStatus, *, wh
     )
 
 
-def reap(lifecycle: Lifecycle, finding: Finding) -> ReapResult:
+def reap(terminator: Terminator, finding: Finding) -> ReapResult:
     """End what :func:`judge` has found, if it still is as it was found."""
     agent_id = str(finding.agent_id)
-    past = lifecycle.past(agent_id)
+    past = terminator.history_or_report(agent_id)
     if isinstance(past, EndReport):
         return ReapResult(finding=finding, success=True, message="nothing of it was left", end=past)
-    report = lifecycle.recover(only=agent_id, force=True)
+    report = terminator.recover(only=agent_id, force=True)
     if agent_id in report.unwound:
         end = EndReport.of(report.unwound[agent_id])
         message = end.reason if end.success else "; ".join(end.errors)

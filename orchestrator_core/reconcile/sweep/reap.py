@@ -31,7 +31,7 @@ from orchestrator_core.registry.batcher import Crowd
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from orchestrator_core.deployment.termination import Lifecycle
+    from orchestrator_core.deployment.terminator import Terminator
     from orchestrator_core.saga import RecoveryReport
 
 _STRAYS = frozenset(
@@ -49,19 +49,19 @@ _TOLD = 5  #: So many things are named in the journal of the saga that adopts th
 
 
 def reap(
-    lifecycle: Lifecycle, findings: Iterable[Finding], *, timeout_s: float
+    terminator: Terminator, findings: Iterable[Finding], *, timeout_s: float
 ) -> list[ReapResult]:
     """
     Reap those of *findings* that may be; one that cannot be reaped strands no other.
 
     *timeout_s* bounds the wait for somebody else who is ending the same agent.
     """
-    return _Reaping(lifecycle, timeout_s).of([one for one in findings if one.reapable])
+    return _Reaping(terminator, timeout_s).of([one for one in findings if one.reapable])
 
 
 @attrs.frozen
 class _Reaping:
-    lifecycle: Lifecycle
+    terminator: Terminator
     timeout_s: float
 
     def of(self, findings: list[Finding]) -> list[ReapResult]:
@@ -124,7 +124,7 @@ class _Reaping:
 
     def _reaped(self, finding: Finding) -> ReapResult:
         if finding.is_old:
-            return old_system.reap(self.lifecycle, finding)
+            return old_system.reap(self.terminator, finding)
         if finding.kind is FindingKind.MISMATCH or finding.saga_id is None:
             return self._repaired(finding)
         return self._recovered(finding)
@@ -141,14 +141,14 @@ class _Reaping:
         saga_id = str(finding.saga_id)
         for is_last in (False, True):
             try:
-                report = self.lifecycle.recover(only=saga_id, force=True)
+                report = self.terminator.recover(only=saga_id, force=True)
             except SagaNotFound:
                 return self._was_ended(finding)
             if saga_id not in report.busy or is_last:
                 break
             with (
                 contextlib.suppress(SagaNotFound),
-                self.lifecycle.sagas.open(saga_id, timeout_s=self.timeout_s),
+                self.terminator.sagas.open(saga_id, timeout_s=self.timeout_s),
             ):
                 pass  # Whoever was at it has let go.
         if saga_id in report.alive and finding.kind is FindingKind.LOST:
@@ -158,7 +158,7 @@ class _Reaping:
     def _hung_up(self, finding: Finding) -> EndReport:
         """End an agent that lives without its session, as its supervisor would have."""
         why = ended(Status.TERMINATED, "its tmux session was killed", by="hangup")
-        return self.lifecycle.end(str(finding.agent_id), why, timeout_s=self.timeout_s)
+        return self.terminator.terminate(str(finding.agent_id), why, timeout_s=self.timeout_s)
 
     def _of_recovery(self, finding: Finding, report: RecoveryReport) -> ReapResult:
         saga_id = str(finding.saga_id)
@@ -176,7 +176,7 @@ class _Reaping:
     def _was_ended(self, finding: Finding) -> ReapResult:
         end = None
         with contextlib.suppress(NotFound):
-            end = self.lifecycle.report(str(finding.saga_id))
+            end = self.terminator.report(str(finding.saga_id))
         return ReapResult(
             finding=finding, success=True, message="somebody else has seen to it", end=end
         )
@@ -192,7 +192,7 @@ class _Reaping:
         cgroups = [one.subject for one in family if one.subject.startswith("/sys/")]
         task_ids = [one.task_id for one in family if one.task_id is not None]
         with adopt(
-            self.lifecycle,
+            self.terminator,
             str(first.agent_id),
             task_id=next(iter(task_ids), None),
             what=", ".join(one.subject for one in family[:_TOLD]),
@@ -207,8 +207,8 @@ class _Reaping:
     def _repaired(self, finding: Finding) -> ReapResult:
         is_global = finding.subject.endswith("the global registry")
         report = repair(
-            self.lifecycle.world,
-            self.lifecycle.sagas,
+            self.terminator.context,
+            self.terminator.sagas,
             task_id=None if is_global else finding.task_id,
             only_global=is_global,
             dry_run=False,

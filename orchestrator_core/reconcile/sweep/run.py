@@ -15,29 +15,29 @@ from orchestrator_core.reconcile.sweep.snapshot import look
 from orchestrator_core.system.clock import ms_since
 
 if TYPE_CHECKING:
-    from orchestrator_core.deployment.termination import Lifecycle
+    from orchestrator_core.deployment.terminator import Terminator
     from orchestrator_core.reconcile.sweep.candidates import Candidate, Source
 
 
 def sweep(
-    lifecycle: Lifecycle, *, reaping: bool, silent_after_s: float, timeout_s: float
+    terminator: Terminator, *, reaping: bool, silent_after_s: float, timeout_s: float
 ) -> SweepReport:
     """Find what is left, and reap it if that is wanted; see :meth:`Orchestrator.sweep`."""
     begun = time.monotonic()
     compared = functools.partial(compare, silent_after_s=silent_after_s, now=time.time())
-    seen = look(lifecycle.world, lifecycle.sagas)
+    seen = look(terminator.context, terminator.sagas)
     first = compared(seen)
     unknown = list(seen.unknown)
 
     def again(sources: frozenset[Source]) -> tuple[Candidate, ...]:
-        more = look(lifecycle.world, lifecycle.sagas, sources)
+        more = look(terminator.context, terminator.sagas, sources)
         unknown.extend(more.unknown)
         return compared(more).candidates
 
-    old = old_system.judge(lifecycle.world, seen, first.old)
+    old = old_system.judge(terminator.context, seen, first.old)
     unknown.extend(old.unknown)
     findings = [*settled(first.candidates, again), *old.findings]
-    reaped = reap(lifecycle, findings, timeout_s=timeout_s) if reaping else []
+    reaped = reap(terminator, findings, timeout_s=timeout_s) if reaping else []
     return SweepReport(
         findings=tuple(findings),
         unknown=tuple(dict.fromkeys(unknown)),

@@ -35,7 +35,7 @@ from orchestrator_core.registry.snapshot import Glance, glance
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.reconcile.sweep.named_files import Trace
     from orchestrator_core.reconcile.sweep.registry_entries import Entered, Records
     from orchestrator_core.reconcile.sweep.saga_snapshot import Seen
@@ -111,19 +111,19 @@ def prefix_of(root_id: str) -> str:
     return cookie_of(root_id, "x")[:-1]
 
 
-def look(world: World, sagas: Sagas, sources: Collection[Source] = EVERYTHING) -> Look:
+def look(context: RootContext, sagas: Sagas, sources: Collection[Source] = EVERYTHING) -> Look:
     """Look at the world, as far as *sources* go, and at the journals."""
-    return _Looking(world, sagas).at(sources)
+    return _Looking(context, sagas).at(sources)
 
 
 class _Looking:
     """One look under way."""
 
-    def __init__(self, world: World, sagas: Sagas) -> None:
-        self._world = world
+    def __init__(self, context: RootContext, sagas: Sagas) -> None:
+        self._context = context
         self._opened = sagas.opened
         self._closed = sagas.journals.closed
-        self._prefix = prefix_of(world.root_id)
+        self._prefix = prefix_of(context.root_id)
         self._unknown: list[str] = []
         self._kept_aside: list[str] = []
 
@@ -131,12 +131,12 @@ class _Looking:
         def if_asked(source: Source, what: str, ask: Callable[[], T]) -> T | None:
             return self._ask(what, ask) if source in sources else None
 
-        world = self._world
-        sessions = if_asked(Source.SESSIONS, "the sessions", world.terminal.sessions)
+        context = self._context
+        sessions = if_asked(Source.SESSIONS, "the sessions", context.terminal.sessions)
         processes = if_asked(
-            Source.PROCESSES, "the processes", lambda: world.processes.marked(self._prefix)
+            Source.PROCESSES, "the processes", lambda: context.processes.marked(self._prefix)
         )
-        task_ids = self._ask("the tasks", world.places.task_ids) if sources else None
+        task_ids = self._ask("the tasks", context.places.task_ids) if sources else None
         named = if_asked(Source.FILES, "the files", lambda: self._traces(task_ids or []))
         living = if_asked(Source.REGISTRIES, "the registries", self._living)
         tasks = if_asked(Source.REGISTRIES, "the registries", lambda: self._tasks(task_ids))
@@ -144,7 +144,7 @@ class _Looking:
         if opened is not None and named is not None:
             named += self._ask("the cgroups", lambda: self._cgroups(opened.values())) or []
         seen = Look(
-            root_id=world.root_id,
+            root_id=context.root_id,
             boot_id=self._ask("the machine", self._boot_id),
             sagas=opened,
             sessions=sessions,
@@ -177,30 +177,30 @@ class _Looking:
         for task_id in task_ids:
             below = self._ask(
                 f"the files of {task_id}",
-                lambda task_id=task_id: traces.of_task(self._world.places, task_id),  # type: ignore[misc]  # it is the loop's
+                lambda task_id=task_id: traces.of_task(self._context.places, task_id),  # type: ignore[misc]  # it is the loop's
             )
             if below is not None:
                 found += below.traces
                 self._kept_aside += below.kept_aside
-        places = self._world.places
+        places = self._context.places
         self._kept_aside += traces.damaged_below(places.sagas, ".damaged")
         self._kept_aside += traces.damaged_below(places.global_registry.parent, ".json.damaged-")
         return found
 
     def _cgroups(self, opened: Iterable[Seen]) -> list[Trace]:
-        here = self._world.processes.containment(f"{self._prefix}x")
+        here = self._context.processes.containment(f"{self._prefix}x")
         known = {seen.session.cgroup for seen in opened if seen.session is not None}
         parents = {os.path.dirname(path) for path in (*known, here) if path is not None}  # noqa: PTH120 - strings
         return traces.cgroups(parents, self._prefix)
 
     def _living(self) -> Glance:
-        return self._told(glance(self._world.global_registry), "the global registry")
+        return self._told(glance(self._context.global_registry), "the global registry")
 
     def _tasks(self, task_ids: Iterable[str] | None) -> dict[str, Glance] | None:
         if task_ids is None:
             return None
-        registries = {task_id: self._world.task_registry(task_id) for task_id in task_ids}
-        found = self._world.glances.at(registries)
+        registries = {task_id: self._context.task_registry(task_id) for task_id in task_ids}
+        found = self._context.snapshots.at(registries)
         return {
             task_id: self._told(seen, f"the registry of {task_id}")
             for task_id, seen in found.items()
@@ -218,7 +218,7 @@ class _Looking:
     ) -> dict[str, Seen]:
         running = None if processes is None else frozenset(marked.who for marked in processes)
         named = None if sessions is None else frozenset(session.name for session in sessions)
-        found = journals.read(self._opened, self._world.processes, running, named)
+        found = journals.read(self._opened, self._context.processes, running, named)
         self._unknown += [seen.unknown for seen in found.values() if seen.unknown]
         return found
 
@@ -233,7 +233,7 @@ class _Looking:
         )
 
     def _boot_id(self) -> str | None:
-        who = self._world.processes.identify(os.getpid())
+        who = self._context.processes.identify(os.getpid())
         return None if who is None else who.boot_id
 
 

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core.deployment import cancellation as underway
-from orchestrator_core.deployment.liveness import Judge, session_of, task_of
+from orchestrator_core.deployment import cancellation
+from orchestrator_core.deployment.liveness import Liveness, session_receipt, task_id_of
 from orchestrator_core.deployment.steps import undoing_steps
 from orchestrator_core.exceptions import (
     JournalDamaged,
@@ -45,30 +45,30 @@ from orchestrator_core.system.clock import timestamp
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator_core.deployment.context import World
+    from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.saga import History, Observer, RecoveryReport, UnwindReport
 
 
-_CHILD_PATIENCE_S = 30.0  #: For somebody else who ends the same child, or deploys it.
+_CHILD_LOCK_TIMEOUT_S = 30.0  #: For somebody else who ends the same child, or deploys it.
 
 
-class Lifecycle:
+class Terminator:
     """The ends of all agents of one root."""
 
-    def __init__(self, world: World, *, observer: Observer | None = None) -> None:
-        self.world = world
+    def __init__(self, context: RootContext, *, observer: Observer | None = None) -> None:
+        self.context = context
         self.steps = StepRegistry(
-            [*undoing_steps(world), EndLegacySession(world)],
-            modules=lambda: world.settings.steps.modules,
+            [*undoing_steps(context), EndLegacySession(context)],
+            modules=lambda: context.settings.steps.modules,
         )
         self.sagas = Sagas(
-            world.places.sagas,
+            context.places.sagas,
             steps=self.steps,
-            epilogue=self._enter_result,
+            epilogue=self._write_cleanup_result,
             observer=observer,
         )
-        self.judge = Judge(world, self.sagas)
-        world.end_child = self.end_child
+        self.liveness = Liveness(context, self.sagas)
+        context.end_child = self.end_child
 
     def history(self, agent_id: str) -> History:
         """
@@ -82,7 +82,7 @@ class Lifecycle:
         except SagaNotFound:
             raise NotFound(f"there is no agent {agent_id!r}") from None
 
-    def past(self, agent_id: str, why: Unwind | None = None) -> History | EndReport:
+    def history_or_report(self, agent_id: str, why: Unwind | None = None) -> History | EndReport:
         """
         Return what has happened to an agent that is to be ended, or its report.
 
@@ -97,20 +97,20 @@ class Lifecycle:
         except NotFound:
             from orchestrator_core.reconcile.legacy.adoption import adopt_if_needed  # noqa: PLC0415 - seldom needed
 
-            told = self._remembered(agent_id)
+            told = self._report_from_record(agent_id)
             if told is not None:
                 return told
-            return adopt_if_needed(self.world, self.sagas, agent_id, why=why) or self.history(
+            return adopt_if_needed(self.context, self.sagas, agent_id, why=why) or self.history(
                 agent_id
             )
 
-    def end(
+    def terminate(
         self,
         agent_id: str,
         why: Unwind,
         *,
         timeout_s: float,
-        before: Callable[[], object] | None = None,
+        on_first: Callable[[], object] | None = None,
     ) -> EndReport:
         """
         End an agent, once; whoever comes later gets the report of the first end.
@@ -122,31 +122,37 @@ class Lifecycle:
             NotFound: There never was such an agent.
             SagaBusy: Somebody else is at it, and was not done within *timeout_s*.
         """
-        end = functools.partial(self._end, agent_id, why, timeout_s=timeout_s, before=before)
-        return self._end_or_report(agent_id, why, end)
+        end = functools.partial(
+            self._terminate_open, agent_id, why, timeout_s=timeout_s, on_first=on_first
+        )
+        return self._or_stored_report(agent_id, why, end)
 
-    def _end(
+    def _terminate_open(
         self,
         agent_id: str,
         why: Unwind,
         *,
         timeout_s: float,
-        before: Callable[[], object] | None,
+        on_first: Callable[[], object] | None,
     ) -> EndReport:
         with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
             history = saga.history
             is_first = saga.state is State.COMMITTED and history.request is None
             if saga.state is State.CLOSED:
                 return self.report(agent_id)
-            if not self.judge.is_inside(history, why):
-                if is_first and before is not None:
-                    before()
-                return self._told(saga.unwind(why if is_first else self.judge.why(history)))
-            if saga.state is State.COMMITTED and saga.request_end(why) and before is not None:
-                before()
-        return self._handed_over(history, why)
+            if not self.liveness.includes_self(history, why):
+                if is_first and on_first is not None:
+                    on_first()
+                return self._full_report(
+                    saga.unwind(why if is_first else self.liveness.unwind_reason(history))
+                )
+            if saga.state is State.COMMITTED and saga.request_end(why) and on_first is not None:
+                on_first()
+        return self._request_from_inside(history, why)
 
-    def _end_or_report(self, agent_id: str, why: Unwind, end: Callable[[], EndReport]) -> EndReport:
+    def _or_stored_report(
+        self, agent_id: str, why: Unwind, end: Callable[[], EndReport]
+    ) -> EndReport:
         """
         Call *end*, which takes up an open saga, or report how the agent has ended.
 
@@ -161,7 +167,7 @@ class Lifecycle:
             if self.history(agent_id).state is not State.CLOSED:
                 raise
             return self.report(agent_id)
-        past = self.past(agent_id, why)
+        past = self.history_or_report(agent_id, why)
         if isinstance(past, EndReport):
             return past
         with contextlib.suppress(SagaNotFound):
@@ -178,38 +184,42 @@ class Lifecycle:
             SagaBusy: Somebody else is at it, and was not done in time.
         """
         end = functools.partial(self._end_child, agent_id, why)
-        return self._end_or_report(agent_id, why, end)
+        return self._or_stored_report(agent_id, why, end)
 
     def _end_child(self, agent_id: str, why: Unwind) -> EndReport:
-        with self.sagas.open(agent_id, timeout_s=_CHILD_PATIENCE_S) as saga:
+        with self.sagas.open(agent_id, timeout_s=_CHILD_LOCK_TIMEOUT_S) as saga:
             if saga.state is State.CLOSED:
                 return self.report(agent_id)
-            own = None if self._is_well(saga.history) else self.judge.why(saga.history)
-            return self._told(saga.unwind(own or why))
+            own = (
+                None
+                if self._is_running_normally(saga.history)
+                else self.liveness.unwind_reason(saga.history)
+            )
+            return self._full_report(saga.unwind(own or why))
 
-    def _is_well(self, history: History) -> bool:
+    def _is_running_normally(self, history: History) -> bool:
         """Whether nothing but the end of its parent ends an agent."""
         return (
             history.state is State.COMMITTED
             and history.request is None
-            and self.judge.witnessed(history) is None
-            and not self.judge.is_over(history)
+            and self.liveness.exit_record(history) is None
+            and not self.liveness.is_dead(history)
         )
 
-    def _told(self, report: UnwindReport) -> EndReport:
+    def _full_report(self, report: UnwindReport) -> EndReport:
         """Return the report of an end, with the whole of its children's."""
         end = EndReport.of(report)
-        return attrs.evolve(end, children=tuple(map(self._told_of_child, end.children)))
+        return attrs.evolve(end, children=tuple(map(self._child_report, end.children)))
 
-    def _told_of_child(self, in_short: EndReport) -> EndReport:
+    def _child_report(self, in_short: EndReport) -> EndReport:
         try:
             return self.report(in_short.agent_id)
         except (NotFound, JournalDamaged):
             return in_short
 
-    def _handed_over(self, history: History, why: Unwind) -> EndReport:
+    def _request_from_inside(self, history: History, why: Unwind) -> EndReport:
         """Tell the supervisor of an end that was asked for, and live until it comes."""
-        self._tell_supervisor(history)
+        self._notify_supervisor(history)
         chosen = history.request or history.why or why
         return EndReport(
             agent_id=history.saga_id,
@@ -219,18 +229,18 @@ class Lifecycle:
             handed_over=True,
         )
 
-    def _tell_supervisor(self, history: History) -> None:
+    def _notify_supervisor(self, history: History) -> None:
         """Wake the supervisor of an agent whose end was asked for; it looks at the journal."""
-        session = session_of(history)
+        session = session_receipt(history)
         if isinstance(session, LegacySessionReceipt):
             from orchestrator_core.reconcile.legacy.adoption import spawn_unwinder  # noqa: PLC0415 - as below
 
-            spawn_unwinder(self.world, history.saga_id)  # It has no supervisor.
+            spawn_unwinder(self.context, history.saga_id)  # It has no supervisor.
         elif session.supervisor is not None:
-            self.world.processes.signal(session.supervisor, signal.SIGUSR1)
+            self.context.processes.signal(session.supervisor, signal.SIGUSR1)
 
-    def finish(
-        self, agent_id: str, *, timeout_s: float, taken: Callable[[], object] | None = None
+    def unwind_after_exit(
+        self, agent_id: str, *, timeout_s: float, on_acquired: Callable[[], object] | None = None
     ) -> EndReport:
         """
         End an agent whose process is over: what its supervisor, become the unwinder, does.
@@ -240,24 +250,24 @@ class Lifecycle:
         Raises:
             SagaBusy: Somebody else is at it, and was not done within *timeout_s*.
         """
-        self._let_linger(agent_id)
+        self._wait_linger(agent_id)
         try:
             with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
-                if taken is not None:
-                    taken()
-                return self._told(saga.unwind(self.judge.why(saga.history)))
+                if on_acquired is not None:
+                    on_acquired()
+                return self._full_report(saga.unwind(self.liveness.unwind_reason(saga.history)))
         except SagaNotFound:
             return self.report(agent_id)
 
-    def _let_linger(self, agent_id: str) -> None:
+    def _wait_linger(self, agent_id: str) -> None:
         """Let an agent that has no supervisor to do so leave by itself, for a moment."""
         with contextlib.suppress(SagaNotFound, JournalDamaged):
-            session = session_of(self.sagas.history(agent_id))
+            session = session_receipt(self.sagas.history(agent_id))
             if isinstance(session, LegacySessionReceipt) and session.supervisor is not None:
-                linger_s = self.world.patience.linger_s
-                self.world.processes.watch(session.supervisor, timeout_s=linger_s)
+                linger_s = self.context.patience.linger_s
+                self.context.processes.watch(session.supervisor, timeout_s=linger_s)
 
-    def settle(self, agent_id: str, *, timeout_s: float) -> UnwindReport | None:
+    def decide_grace(self, agent_id: str, *, timeout_s: float) -> UnwindReport | None:
         """
         Decide a deployment's grace: from now on a failure is an end, not a failed deployment.
 
@@ -267,12 +277,12 @@ class Lifecycle:
         try:
             with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
                 if saga.state is not State.COMMITTED:
-                    return saga.unwind(self.judge.why(saga.history))
-                witnessed = self.judge.witnessed(saga.history)
-                if witnessed is None and not self.judge.is_over(saga.history):
+                    return saga.unwind(self.liveness.unwind_reason(saga.history))
+                exited = self.liveness.exit_record(saga.history)
+                if exited is None and not self.liveness.is_dead(saga.history):
                     saga.note("settled")
                     return None
-                why = verdict(saga.history, witnessed)
+                why = verdict(saga.history, exited)
                 return saga.unwind(why) if why.leaves_nothing else None
         except SagaNotFound:
             return self.sagas.report(agent_id)
@@ -288,31 +298,31 @@ class Lifecycle:
             NotFound: There never was such an agent.
         """
         deadline = time.monotonic() + timeout_s
-        history = self.past(agent_id)
+        history = self.history_or_report(agent_id)
         if isinstance(history, EndReport):
             return history
         if history.state is State.CLOSED:
             return self.report(agent_id)
-        supervisor = session_of(history).supervisor
+        supervisor = session_receipt(history).supervisor
         if history.request is not None:
             # Who asked may have died before it told the supervisor; to be told twice is no harm.
-            self._tell_supervisor(history)
+            self._notify_supervisor(history)
         if supervisor is not None:
-            call = underway.current()
-            wake = None if call is None else call.wake
-            seen = self.world.processes.watch(supervisor, timeout_s=timeout_s, fd=wake)
+            call = cancellation.current()
+            wake = None if call is None else call.cancelled_fd
+            seen = self.context.processes.watch(supervisor, timeout_s=timeout_s, fd=wake)
             if not seen.gone:  # Its time is over, or nobody wants to know any more.
                 raise WaitTimeout(f"agent {agent_id!r} was still alive after {timeout_s:g} s")
-        return self._reap(agent_id, timeout_s=max(deadline - time.monotonic(), 0.0))
+        return self._unwind_dead(agent_id, timeout_s=max(deadline - time.monotonic(), 0.0))
 
-    def _reap(self, agent_id: str, *, timeout_s: float) -> EndReport:
+    def _unwind_dead(self, agent_id: str, *, timeout_s: float) -> EndReport:
         try:
             with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
-                if self.judge.is_inside(saga.history):
+                if self.liveness.includes_self(saga.history):
                     raise WaitTimeout(
                         f"agent {agent_id!r} is dead, and somebody else has to end it"
                     )
-                return self._told(saga.unwind(self.judge.why(saga.history)))
+                return self._full_report(saga.unwind(self.liveness.unwind_reason(saga.history)))
         except SagaNotFound:
             return self.report(agent_id)
 
@@ -324,28 +334,28 @@ class Lifecycle:
             NotFound: It has not been ended, or never was.
         """
         try:
-            return self._told(self.sagas.report(agent_id))
+            return self._full_report(self.sagas.report(agent_id))
         except SagaNotFound:
-            told = self._remembered(agent_id)
+            told = self._report_from_record(agent_id)
             if told is None:
                 raise NotFound(f"agent {agent_id!r} has not ended") from None
             return told
 
-    def _remembered(self, agent_id: str) -> EndReport | None:
+    def _report_from_record(self, agent_id: str) -> EndReport | None:
         """Return how an agent ended whose journal retention has removed."""
-        from orchestrator_core.deployment.ended_records import remembered  # noqa: PLC0415 - seldom needed
+        from orchestrator_core.deployment.ended_records import report_from_record  # noqa: PLC0415 - seldom needed
 
-        end = remembered(self.world, agent_id)
+        end = report_from_record(self.context, agent_id)
         if end is None:
             return None
-        return attrs.evolve(end, children=tuple(map(self._told_of_child, end.children)))
+        return attrs.evolve(end, children=tuple(map(self._child_report, end.children)))
 
     def recover(self, *, only: str | None = None, force: bool = False) -> RecoveryReport:
         """Finish what dead owners left, and end the agents that are dead or past their deadline."""
         return self.sagas.recover(
-            verdict=self._verdict,
-            replan=self._replan,
-            spared=self.judge.is_inside,
+            verdict=self._decide_end,
+            replan=self._derive_receipts,
+            spared=self.liveness.includes_self,
             only=only,
             force=force,
         )
@@ -354,46 +364,46 @@ class Lifecycle:
         """Give up a step of a stuck saga; see :meth:`Orchestrator.abandon`."""
         import getpass  # noqa: PLC0415 - for one rare act
 
-        with self.sagas.open(agent_id, timeout_s=self.world.lock_timeout_s) as saga:
+        with self.sagas.open(agent_id, timeout_s=self.context.lock_timeout_s) as saga:
             saga.abandon(step, by=f"{getpass.getuser()} (pid {os.getpid()})", reason=reason)
 
     # --- whose life is over, and why -----------------------------------------------------------
 
-    def _verdict(self, history: History) -> Unwind | None:
-        if self.judge.is_over(history):
-            return self.judge.of_the_dead(history)
+    def _decide_end(self, history: History) -> Unwind | None:
+        if self.liveness.is_dead(history):
+            return self.liveness.end_reason(history)
         if history.request is not None:
-            self._tell_supervisor(history)  # As in wait.
+            self._notify_supervisor(history)  # As in wait.
             return None
         if deadlines.is_over(history.labels):
             return ended(Status.TERMINATED, "its deadline passed", by="deadline")
         return None
 
-    def _replan(self, agent_id: str, labels: Any) -> dict[str, Any]:  # noqa: ANN401 - a mapping
+    def _derive_receipts(self, agent_id: str, labels: Any) -> dict[str, Any]:  # noqa: ANN401 - a mapping
         """Return the receipts an agent's id leads to, for a journal that has lost its own."""
         from orchestrator_core.reconcile.rebuild import derive_receipts  # noqa: PLC0415 - for disasters only
 
-        return derive_receipts(self.world, agent_id, labels)
+        return derive_receipts(self.context, agent_id, labels)
 
     def rebuild_task(self, task_id: str) -> dict[str, Any]:
         """Return a task's registry from all that is known, for one that was damaged."""
         from orchestrator_core.reconcile.rebuild import task_document  # noqa: PLC0415 - as above
 
-        return task_document(self.world, self.sagas, task_id)
+        return task_document(self.context, self.sagas, task_id)
 
     def rebuild_global(self) -> dict[str, Any]:
         """Return the global registry from all that is known, for one that was damaged."""
         from orchestrator_core.reconcile.rebuild import global_document  # noqa: PLC0415 - as above
 
-        return global_document(self.world, self.sagas)
+        return global_document(self.context, self.sagas)
 
     # --- what the record keeps of it -------------------------------------------------------------
 
-    def _enter_result(self, report: UnwindReport, history: History) -> None:
+    def _write_cleanup_result(self, report: UnwindReport, history: History) -> None:
         """Write what became of an agent into its record, when all of it is known."""
         if report.why.reason is not Reason.TERMINAL:
             return
-        task_id = task_of(history)
+        task_id = task_id_of(history)
         cleanup = cleanup_of(report, timestamp())
         agent_id = cleanup["auto_cleanup_result"]["agent_id"]
 
@@ -408,6 +418,6 @@ class Lifecycle:
                 swept[report.saga_id] = cleanup["auto_cleanup_result"]
 
         try:
-            self.world.task_registry(task_id).update(enter)
+            self.context.task_registry(task_id).update(enter)
         except NotFound:
             return  # The task is gone, and its records with it.
