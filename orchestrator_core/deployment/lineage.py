@@ -18,7 +18,7 @@ import attrs
 from orchestrator_core.exceptions import NotFound
 from orchestrator_core.model.environment import ENV_AGENT, ENV_ROOT, ENV_TASK, ORCHESTRATOR
 from orchestrator_core.registry.operations import depth_of, find_agent
-from orchestrator_core.system import paths as _paths
+from orchestrator_core.system import paths
 from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _current_agent(context: RootContext) -> tuple[str, str] | None:
 
 def _same_root(root: str, place: Path) -> bool:
     try:
-        return _paths.resolved(Path(root)) == place
+        return paths.resolve(Path(root)) == place
     except OSError:
         return False
 

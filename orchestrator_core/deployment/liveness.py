@@ -18,7 +18,7 @@ from orchestrator_core.model.outcome import cascades, verdict
 from orchestrator_core.reconcile.legacy.session_step import LegacySessionReceipt
 from orchestrator_core.registry.operations import descendants_of, is_over
 from orchestrator_core.saga import State, Unwind
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
 from orchestrator_core.system.processes.exit_record import read_exit
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Liveness:
 
     context: RootContext
     sagas: Sagas
-    _cache: dict[str, tuple[_files.Edition, Document]] = attrs.field(factory=dict, repr=False)
+    _cache: dict[str, tuple[durable.Fingerprint, Document]] = attrs.field(factory=dict, repr=False)
 
     def is_dead(self, history: History) -> bool:
         """Whether the agent is dead: its supervisor says so, or is dead, and outlived it."""
@@ -90,7 +90,7 @@ class Liveness:
         Who is below us was so before; and many are asked about in one task.
         """
         registry = self.context.task_registry(task_id)
-        edition, known = _files.edition_at(registry.path), self._cache.get(task_id)
+        edition, known = durable.fingerprint_at(registry.path), self._cache.get(task_id)
         if known is not None and known[0] == edition:
             return known[1]
         document = registry.peek() or {}

@@ -20,7 +20,7 @@ from orchestrator_core.exceptions import InvalidInput, NotFound
 from orchestrator_core.model.environment import ENV_AGENT, ENV_TASK
 from orchestrator_core.model.status import Status, is_active
 from orchestrator_core.registry.operations import find_agent
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
 from orchestrator_core.system.clock import timestamp
 from orchestrator_core.system.names import check_id
 
@@ -137,8 +137,8 @@ class Reporter:
             if not is_active(record.get("status")):
                 return False
             if not path.parent.is_dir():
-                _files.make_directory(path.parent)  # A task of the old system may lack it.
-            _files.append_line(path, spaced)
+                durable.make_directory(path.parent)  # A task of the old system may lack it.
+            durable.append_line(path, spaced)
             change(record)
             return True
 

@@ -18,10 +18,10 @@ from orchestrator_core.exceptions import InvalidInput, StorageError
 from orchestrator_core.model import ids
 from orchestrator_core.model.records import Task
 from orchestrator_core.registry import TASK, Registry
-from orchestrator_core.system import durable as _files
-from orchestrator_core.system import locks
+from orchestrator_core.system import durable, locks
 from orchestrator_core.system.clock import timestamp
 from orchestrator_core.system.names import check_id
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,14 +133,14 @@ def _make(context: RootContext, document: dict[str, Any]) -> None:
     clean_temp_dirs(root)
     building, fd = _create_building_dir(root, task_id)
     try:
-        with _files.refusals("make task", building):
+        with storage_errors("make task", building):
             for name in _DIRECTORIES:
-                os.mkdir(building / name, 0o700)  # noqa: PTH102 - see _files
+                os.mkdir(building / name, 0o700)  # noqa: PTH102 - see durable
         Registry(building / context.places.task_registry(task_id).name, kind=TASK).create(document)
-        _files.fsync_directory(building)
-        with _files.refusals("make task", building):
-            os.rename(building, context.places.task(task_id))  # noqa: PTH104 - see _files
-        _files.fsync_directory(root)
+        durable.fsync_directory(building)
+        with storage_errors("make task", building):
+            os.rename(building, context.places.task(task_id))  # noqa: PTH104 - see durable
+        durable.fsync_directory(root)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
@@ -153,13 +153,13 @@ def _create_building_dir(root: Path, task_id: str) -> tuple[Path, int]:
     for number in itertools.count():
         building = root / f"{_BUILDING_PREFIX}{task_id}{f'-{number}' * bool(number)}"
         try:
-            with _files.refusals("make task", building, answers=(FileExistsError,)):
-                os.mkdir(building, 0o700)  # noqa: PTH102 - see _files
+            with storage_errors("make task", building, allow=(FileExistsError,)):
+                os.mkdir(building, 0o700)  # noqa: PTH102 - see durable
         except FileExistsError:
             continue  # Somebody makes the same one, of the same key.
         # Until we have its lock, another maker may take it for a dead one's, and sweep it away.
         gone = (FileNotFoundError,)
-        with contextlib.suppress(*gone), _files.refusals("make task", building, answers=gone):
+        with contextlib.suppress(*gone), storage_errors("make task", building, allow=gone):
             fd = os.open(building, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             if locks.try_lock(fd) and os.path.lexists(building):
                 return building, fd
@@ -191,5 +191,5 @@ def _restore(left: Path) -> None:
     place = left.with_name(left.name.removeprefix(EXPORTING_PREFIX))
     if os.path.lexists(left) and not os.path.lexists(place):
         with contextlib.suppress(OSError):  # The next one tries again.
-            os.rename(left, place)  # noqa: PTH104 - see _files
-            _files.fsync_directory(left.parent)
+            os.rename(left, place)  # noqa: PTH104 - see durable
+            durable.fsync_directory(left.parent)

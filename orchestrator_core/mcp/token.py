@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from mcp.server.auth.provider import AccessToken
 
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,8 +37,8 @@ def token_in(path: Path) -> str:
 
 
 def _read(path: Path) -> str:
-    token = _files.read(path).decode("ascii", errors="replace").strip()
-    with _files.refusals("look at", path):
+    token = durable.read(path).decode("ascii", errors="replace").strip()
+    with storage_errors("look at", path):
         mode = path.stat().st_mode
     if mode & 0o077:
         raise StorageError(f"{path} holds a token, and is open to others", hint=f"chmod 600 {path}")
@@ -51,17 +52,17 @@ def _read(path: Path) -> str:
 
 def _make(path: Path) -> None:
     whole = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with _files.refusals("make", path):
-        _files.create(whole, secrets.token_urlsafe(32).encode() + b"\n")
+    with storage_errors("make", path):
+        durable.create(whole, secrets.token_urlsafe(32).encode() + b"\n")
     try:
         # A link has the name in one instant, and never another's: the first one's token is all's.
         with (
             contextlib.suppress(FileExistsError),
-            _files.refusals("make", path, answers=(FileExistsError,)),
+            storage_errors("make", path, allow=(FileExistsError,)),
         ):
             os.link(whole, path)
     finally:
-        _files.remove(whole)
+        durable.remove(whole)
 
 
 class StaticTokenVerifier:

@@ -21,11 +21,10 @@ import msgspec
 
 from orchestrator_core.exceptions import RegistryDamaged, RegistryTooNew, StorageError
 from orchestrator_core.model import ids
-from orchestrator_core.system import durable as _files
-from orchestrator_core.system import locks
-from orchestrator_core.system import paths as _paths
+from orchestrator_core.system import durable, locks, paths
 from orchestrator_core.system.clock import timestamp
 from orchestrator_core.system.names import check_id, is_id
+from orchestrator_core.system.os_errors import storage_errors
 from orchestrator_core.system.paths import SOCKET_PATH_MAX
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ class Places(NamedTuple):
         return sorted(self._tasks())
 
     def _tasks(self) -> Iterator[str]:
-        with _files.refusals("list", self.root), os.scandir(self.root) as entries:
+        with storage_errors("list", self.root), os.scandir(self.root) as entries:
             for entry in entries:
                 # A copy that somebody made, TASK-….bak, is not one of them.
                 is_named = entry.name.startswith("TASK-") and is_id(entry.name)
@@ -131,9 +130,9 @@ class Places(NamedTuple):
     def make_task(self, task_id: str) -> None:
         """Make a task's directories, durably. Those that are there stay as they are."""
         task = self.task(task_id)
-        _files.make_directory(task)
+        durable.make_directory(task)
         for name in ("logs", "progress", "findings", "archive", "output", "run"):
-            _files.make_directory(task / name)
+            durable.make_directory(task / name)
 
 
 # One deployment asks for the same dozen places again and again, and pathlib is slow.
@@ -250,19 +249,19 @@ def _from(cwd: Path | None, path: str | os.PathLike[str]) -> Path:
 def _absolute(path: Path) -> Path:
     """Follow the symlinks on the way to a root, once; inside it, none is followed."""
     try:
-        return _paths.resolved(path)
+        return paths.resolve(path)
     except (OSError, ValueError) as error:
         raise StorageError(f"{path} leads nowhere: {error}", hint="is the root right?") from error
 
 
 def _make_root(places: Places) -> None:
-    _files.make_directory(places.root)
+    durable.make_directory(places.root)
     if places.root.stat().st_mode & stat.S_IWOTH:
         raise StorageError("every user can write to it", hint=f"chmod o-w {places.root}")
     if not os.access(places.root, os.R_OK | os.W_OK | os.X_OK):
         raise StorageError("we cannot write to it", hint=f"chmod u+rwx {places.root}")
     for directory in (places.global_registry.parent, places.sagas, places.sagas / "closed"):
-        _files.make_directory(directory)
+        durable.make_directory(directory)
 
 
 def fixed(places: Places) -> tuple[str, Path] | None:
@@ -274,7 +273,7 @@ def fixed(places: Places) -> tuple[str, Path] | None:
     """
     path = places.root_file
     try:
-        data = _files.read(path)
+        data = durable.read(path)
     except FileNotFoundError:
         return None
     try:
@@ -326,10 +325,10 @@ def _fix(places: Places) -> tuple[str, Path]:
     with locks.locked(path, timeout_s=_OPEN_TIMEOUT_S, what="the root's first use"):
         chosen = fixed(places)
         if chosen is None:
-            _files.clear_leftovers(path)
+            durable.remove_stale_temps(path)
             root_id = ids.new_root_id()
             chosen = root_id, _choose_socket(places.root, root_id)
-            _files.replace(path, _encode(places.root, *chosen))
+            durable.replace(path, _encode(places.root, *chosen))
     return chosen
 
 
@@ -381,10 +380,10 @@ def _try_address(path: Path) -> None:
     import socket  # noqa: PLC0415 - once in a root's life
 
     trial = path.with_name(path.name[:-1])  # no longer than the real one
-    _files.remove(trial, durable=False)
+    durable.remove(trial, durable=False)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.fspath(trial))
-    _files.remove(trial, durable=False)
+    durable.remove(trial, durable=False)
 
 
 def _make_private(directory: Path) -> None:
@@ -394,8 +393,8 @@ def _make_private(directory: Path) -> None:
     Raises:
         StorageError: It is a symlink, another user's, or open to others.
     """
-    _files.make_directory(directory)
-    with _files.refusals("look at", directory):
+    durable.make_directory(directory)
+    with storage_errors("look at", directory):
         mode = os.lstat(directory).st_mode
     if mode & 0o077:
         raise StorageError(f"{directory} is open to others", hint=f"chmod 700 {directory}")

@@ -16,7 +16,8 @@ import attrs
 import msgspec
 
 from orchestrator_core.exceptions import InvalidInput, StorageError
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,10 +110,10 @@ def read(root: Path) -> Settings:
     """
     path = root / NAME
     try:
-        data = _files.read(path)
+        data = durable.read(path)
     except FileNotFoundError:
         return Settings()
-    with _files.refusals("look at", path):
+    with storage_errors("look at", path):
         mode = path.stat().st_mode
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise StorageError(f"{path} can be written by others", hint=f"chmod go-w {path}")

@@ -29,8 +29,7 @@ import msgspec
 
 from orchestrator_core.model.outcome import EndReport
 from orchestrator_core.saga.observer import Observer
-from orchestrator_core.system import durable as _files
-from orchestrator_core.system import log as logs
+from orchestrator_core.system import durable, log
 from orchestrator_core.system.clock import timestamp
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ class Alerts(Observer):
 
 def _log_failure(subject: str, error: BaseException) -> None:
     """An alert could not be given."""
-    logs.emit(logging.ERROR, "alert.failed", subject=subject, error=repr(error))
+    log.emit(logging.ERROR, "alert.failed", subject=subject, error=repr(error))
 
 
 # --- a callable ---------------------------------------------------------------------------------
@@ -202,7 +201,7 @@ def start(command: Sequence[str], report: object, *, timeout_s: float, root: str
     env = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     paper = _paper()
     try:
-        _files.write_all(paper, msgspec.json.encode(report) + b"\n")
+        durable.write_all(paper, msgspec.json.encode(report) + b"\n")
         os.lseek(paper, 0, os.SEEK_SET)
         subprocess.run(  # noqa: S603 - the root's owner named it
             ["/bin/sh", "-c", _DETACH, "alert", *watchdog],

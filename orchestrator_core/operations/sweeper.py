@@ -23,9 +23,9 @@ from orchestrator_core.operations.daemon import heartbeat
 from orchestrator_core.operations.daemon.event_loop import Watch
 from orchestrator_core.operations.daemon.health import Health, health
 from orchestrator_core.operations.daemon.notify import ServiceManager
-from orchestrator_core.system import durable as _files
-from orchestrator_core.system import locks
+from orchestrator_core.system import durable, locks
 from orchestrator_core.system.deprecation import warn_renamed
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -211,13 +211,13 @@ class Sweeper:
         """Hold the root for as long as this one runs."""
         root = self._orchestrator.root
         lock = Places(root).sweeper_lock
-        fd = _files.open_private(lock, os.O_RDWR | os.O_CREAT)
+        fd = durable.open_private(lock, os.O_RDWR | os.O_CREAT)
         try:
-            with _files.refusals("lock", lock):
+            with storage_errors("lock", lock):
                 # A supervisor that looks whether we are awake holds it for an instant.
                 if not locks.lock_within(fd, _GLANCE_S):
                     _tell_who_runs(root)
-            _files.clear_leftovers(heartbeat.file_of(root))
+            durable.remove_stale_temps(heartbeat.file_of(root))
             yield
             locks.unlock(fd)  # Also for processes that were forked meanwhile.
         finally:

@@ -28,8 +28,9 @@ from orchestrator_core.presets.codex import CodexStream
 from orchestrator_core.presets.gemini import GeminiStream
 from orchestrator_core.presets.result import AgentResult
 from orchestrator_core.presets.stream_parser import Event, StreamParser, parse_event
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
 from orchestrator_core.system.gzip_read import GZ
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -156,13 +157,13 @@ def open_log(path: Path) -> Iterator[Log]:
         StorageError: The log cannot be read, or the compressed version is damaged.
     """
     try:
-        fd = _files.open_private(path, os.O_RDONLY)
+        fd = durable.open_private(path, os.O_RDONLY)
     except FileNotFoundError:
         packed = path.with_name(path.name + GZ)
-        yield _unpacked(packed, _files.open_private(packed, os.O_RDONLY))
+        yield _unpacked(packed, durable.open_private(packed, os.O_RDONLY))
         return
     try:
-        with _files.refusals("read", path):
+        with storage_errors("read", path):
             yield Log(lambda count, offset: os.pread(fd, count, offset), os.fstat(fd).st_size)
     finally:
         os.close(fd)

@@ -21,7 +21,7 @@ from orchestrator_core.model.status import Status, is_active
 from orchestrator_core.saga import State
 from orchestrator_core.saga.history import History, history_of
 from orchestrator_core.saga.report import UnwindReport
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -195,7 +195,7 @@ def reported(context: RootContext, task_id: str, agent_id: str) -> dict[str, Any
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     try:
-        data = _files.read(path)
+        data = durable.read(path)
     except (FileNotFoundError, StorageError):
         return []
     found: list[dict[str, Any]] = []

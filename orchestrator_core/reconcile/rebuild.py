@@ -24,7 +24,7 @@ from orchestrator_core.registry import new_global
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.registry.partial_parse import left_of
 from orchestrator_core.saga import Context, step_name
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
 from orchestrator_core.system.clock import timestamp
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def previous_versions(registry: Registry, damaged: bytes | None = None) -> list[
     copies = [] if damaged is None else [left_of(damaged, registry.kind)]
     for path in registry.kept():
         try:
-            copies.append(left_of(_files.read(path), registry.kind))
+            copies.append(left_of(durable.read(path), registry.kind))
         except (FileNotFoundError, StorageError):
             continue  # A directory was in its place; or it is gone by now.
     return copies

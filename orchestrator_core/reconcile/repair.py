@@ -21,7 +21,7 @@ from orchestrator_core.reconcile.evidence import EvidenceStore
 from orchestrator_core.reconcile.rebuild import global_document, task_document
 from orchestrator_core.registry.partial_parse import agent_of, left_of
 from orchestrator_core.registry.snapshot import glance
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
 from orchestrator_core.system.deprecation import warn_renamed
 from orchestrator_core.system.names import check_id, is_id
 
@@ -204,7 +204,7 @@ def _applied(registry: Registry, seen: RegistryRepair, make: Make) -> RegistryRe
 
 def _bytes(registry: Registry) -> bytes | None:
     try:
-        return _files.read(registry.path)
+        return durable.read(registry.path)
     except (FileNotFoundError, StorageError):
         return None  # A directory, perhaps; or gone by now.
 

@@ -13,8 +13,8 @@ import os
 from typing import TYPE_CHECKING
 
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.system import durable as _files
-from orchestrator_core.system import locks
+from orchestrator_core.system import durable, locks
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,11 +30,11 @@ def read_when_written(path: Path) -> bytes:
         FileNotFoundError: There is none.
         StorageError: Somebody holds the lock for too long, or refused.
     """
-    fd = _files.open_private(path, os.O_RDONLY)
+    fd = durable.open_private(path, os.O_RDONLY)
     try:
-        with _files.refusals("lock", path):
+        with storage_errors("lock", path):
             if locks.lock_within(fd, _PATIENCE_S):
-                return _files.read_all(fd)
+                return durable.read_all(fd)
     finally:
         os.close(fd)
     raise StorageError(

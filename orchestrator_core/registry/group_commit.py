@@ -42,15 +42,15 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from orchestrator_core.exceptions import StorageError
 from orchestrator_core.registry.staging import Slots
-from orchestrator_core.system import durable as _files
-from orchestrator_core.system import locks
+from orchestrator_core.system import durable, locks
+from orchestrator_core.system.os_errors import storage_error, storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
     from types import TracebackType
 
-    from orchestrator_core.system.locks import Take
+    from orchestrator_core.system.locks import Acquire
 
 UNKNOWN = "whether it reached the disk is unknown: read it again before going on"
 _RIDES = 3  #: So often it waits for others to settle for it, then it sees to it itself.
@@ -88,7 +88,7 @@ class Revision:
         self._writing = locks.LockFile(editions.path, what=editions.what)
         self._settling = locks.LockFile(editions.path, what=editions.what, name="settle.lock")
         self._queue = locks.LockFile(
-            editions.path, what=editions.what, name="queue.lock", behind="settle.lock"
+            editions.path, what=editions.what, name="queue.lock", wait_target="settle.lock"
         )
         self._numbers = _Numbers(0, 0, 0, 0)  #: As they were when the lock was taken.
         self._has_waited = False
@@ -109,9 +109,9 @@ class Revision:
 
     def pause(self) -> None:
         """Let go of whatever is held; who goes on, in whatever thread, finds the files open."""
-        self._writing.drop()
-        self._settling.drop()
-        self._queue.drop()
+        self._writing.abandon()
+        self._settling.abandon()
+        self._queue.abandon()
 
     def close(self) -> None:
         """Let go of whatever is held, and close the files."""
@@ -121,26 +121,26 @@ class Revision:
 
     # --- writing -----------------------------------------------------------------------------
 
-    def lock(self, take: Take) -> None:
+    def lock(self, take: Acquire) -> None:
         """
         Take the document's lock.
 
         Raises:
             FileNotFoundError: The registry's directory is not there.
         """
-        self._writing.take(take)
-        self._has_waited = take is not locks.at_once
-        if self._writing.interrupted:
-            _files.clear_leftovers(self._path)
+        self._writing.acquire(take)
+        self._has_waited = take is not locks.nonblocking
+        if self._writing.previous_owner_died:
+            durable.remove_stale_temps(self._path)
         self.unsettled = self._newest()
 
     def unlock(self) -> None:
         """Let the document's lock go, having got to our end."""
-        self._writing.let_go()
+        self._writing.release()
 
-    def lock_alone(self, take: Take) -> None:
+    def lock_alone(self, take: Acquire) -> None:
         """Take both locks: nobody writes or settles anything meanwhile."""
-        self._settling.take(take)
+        self._settling.acquire(take)
         self.lock(take)
 
     def pending(self) -> Edition | None:
@@ -159,13 +159,13 @@ class Revision:
             StorageError: The disk refused; the document is as it was.
         """
         if self.unsettled is None and self._settles_alone():
-            _files.swap(self._path, data)
+            durable.replace_unsynced(self._path, data)
             self._has_replaced = True
             return None
         numbers = self._numbers
         edition = Edition(max(numbers.written, numbers.settled) + 1, numbers.drops)
         self._editions.slots.write(edition.number, data)
-        with _files.refusals("write", self._path):
+        with storage_errors("write", self._path):
             self._set(_WRITTEN, edition.number)  # With this it is there.
         return edition
 
@@ -174,8 +174,8 @@ class Revision:
         if self._has_waited:
             return False
         try:
-            self._settling.take(locks.at_once, sign=False)
-        except locks.Contended:
+            self._settling.acquire(locks.nonblocking, sign=False)
+        except locks.WouldBlock:
             return False
         return True
 
@@ -188,16 +188,16 @@ class Revision:
 
     def _read(self) -> _Numbers:
         try:
-            return _Numbers.read(self._writing.opened())
+            return _Numbers.read(self._writing.fileno())
         except OSError as error:
-            raise _files.refusal("read", self._path, error) from error
+            raise storage_error("read", self._path, error) from error
 
     def _set(self, place: int, *numbers: int) -> None:
-        _Numbers.write(self._writing.opened(), place, numbers)
+        _Numbers.write(self._writing.fileno(), place, numbers)
 
     # --- settling ----------------------------------------------------------------------------
 
-    def settle(self, edition: Edition | None, take: Take) -> None:
+    def settle(self, edition: Edition | None, take: Acquire) -> None:
         """
         See to it that what was written is on the disk, whoever has done it.
 
@@ -209,43 +209,43 @@ class Revision:
         """
         if edition is None:
             # Without a change: who wrote what stands there may be settling it just now.
-            self._settling.take(take, sign=False)
-            if self._has_replaced or take is not locks.at_once:
-                _files.settle(self._path)
-            self._settling.let_go()
+            self._settling.acquire(take, sign=False)
+            if self._has_replaced or take is not locks.nonblocking:
+                durable.sync_name(self._path)
+            self._settling.release()
             return
         try:
-            with _files.refusals("settle", self._path):
+            with storage_errors("settle", self._path):
                 # Who has the settle lock already waits for nobody who waits for it.
                 if not self._settling.is_held and self._goes_with_another(edition, take):
                     return
-                self._settling.take(take, sign=False)
-                self._queue.drop()
+                self._settling.acquire(take, sign=False)
+                self._queue.abandon()
                 if not self._is_settled(edition):
                     self._settle_newest(take)
-                self._settling.let_go()
+                self._settling.release()
         except _Dropped as dropped:
             raise dropped.error from dropped.error.__cause__
         except StorageError as error:
             raise StorageError(str(error), hint=UNKNOWN) from error.__cause__
 
-    def _goes_with_another(self, edition: Edition, take: Take) -> bool:
+    def _goes_with_another(self, edition: Edition, take: Acquire) -> bool:
         """Wait while others settle; if that is not settled then, have the queue's lock."""
         for _ in range(_RIDES):
             try:
-                self._queue.take(locks.at_once, sign=False)
-            except locks.Contended:
-                if take is locks.at_once:
+                self._queue.acquire(locks.nonblocking, sign=False)
+            except locks.WouldBlock:
+                if take is locks.nonblocking:
                     raise
             else:
                 return False
-            self._queue.pass_by(take)
-            self._settling.take(take, shared=True)
+            self._queue.wait_until_free(take)
+            self._settling.acquire(take, shared=True)
             is_settled = self._is_settled(edition)
-            self._settling.let_go()
+            self._settling.release()
             if is_settled:
                 return True
-        self._queue.take(take, sign=False)
+        self._queue.acquire(take, sign=False)
         return False
 
     def _is_settled(self, edition: Edition) -> bool:
@@ -259,21 +259,21 @@ class Revision:
             raise _Dropped(error)
         return True
 
-    def _settle_newest(self, take: Take) -> None:
-        self._writing.take(take, sign=False)
+    def _settle_newest(self, take: Acquire) -> None:
+        self._writing.acquire(take, sign=False)
         newest, written = self._newest(), self._numbers.written
         self.unlock()
         if newest is None:
             raise StorageError(f"{self._path}: what was to be settled is gone")
         self._publish(newest)
-        _files.settle(self._path)
+        durable.sync_name(self._path)
         # If this is refused, the others settle once more what is settled.
         with contextlib.suppress(OSError):
             self._set(_SETTLED, written)
 
     def _publish(self, newest: bytes) -> None:
         try:
-            _files.swap(self._path, newest, by=self._editions.settling)
+            durable.replace_unsynced(self._path, newest, temp_path=self._editions.settling)
         except StorageError as error:
             if self._is_published(newest):  # By one who died before saying so.
                 return
@@ -282,15 +282,15 @@ class Revision:
 
     def _is_published(self, newest: bytes) -> bool:
         try:
-            return _files.read(self._path) == newest
+            return durable.read(self._path) == newest
         except (FileNotFoundError, StorageError):
             return False
 
     def _drop_pending(self) -> None:
         """Drop all that is not settled, and let those who wait for it know."""
-        self.lock(locks.within(_DROP_S))
+        self.lock(locks.blocking(_DROP_S))
         numbers = self._numbers
-        with _files.refusals("write", self._path):
+        with storage_errors("write", self._path):
             # All or nothing: whoever was told of a drop must not find it in the next edition.
             self._set(_SETTLED, numbers.written, numbers.drops + 1, numbers.settled)
         self.unlock()

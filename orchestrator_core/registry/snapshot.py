@@ -13,7 +13,7 @@ import msgspec
 from orchestrator_core.exceptions import RegistryTooNew, StorageError
 from orchestrator_core.model.status import is_active
 from orchestrator_core.registry.document import Damage, decode
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
 from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Glances:
     """Glances in short at a root's tasks: what is past, and as it was, is not read again."""
 
     def __init__(self) -> None:
-        self._past: dict[str, tuple[_files.Edition | None, Glance]] = {}
+        self._past: dict[str, tuple[durable.Fingerprint | None, Glance]] = {}
 
     def at(self, registries: Mapping[str, Registry]) -> dict[str, Glance]:
         """Glance at all tasks of a root: their registries, by task id."""
@@ -57,7 +57,7 @@ class Glances:
         return {task_id: self._at(task_id, registry) for task_id, registry in registries.items()}
 
     def _at(self, task_id: str, registry: Registry) -> Glance:
-        edition = _files.edition_at(
+        edition = durable.fingerprint_at(
             registry.path
         )  # Before it is read: it may be replaced meanwhile.
         known = self._past.get(task_id)
@@ -80,7 +80,7 @@ def glance(registry: Registry, *, in_short: bool = False) -> Glance:
     key, the deadline, and that it was ended here, with success.
     """
     try:
-        data = _files.read(registry.path)
+        data = durable.read(registry.path)
         past = _past(data, registry.kind.version) if in_short else None
         if past is not None:
             return Glance(document=past, version=registry.kind.version, is_past=True)

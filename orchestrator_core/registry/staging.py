@@ -19,8 +19,9 @@ import os
 import zlib
 from typing import TYPE_CHECKING
 
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
 from orchestrator_core.system.boot import boot_id
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,10 +45,10 @@ class Slots:
             StorageError: Refused; the one before it stays.
         """
         slot = self._file(number)
-        with _files.refusals("write", slot):
-            fd = _files.open_private(slot, os.O_WRONLY | os.O_CREAT)
+        with storage_errors("write", slot):
+            fd = durable.open_private(slot, os.O_WRONLY | os.O_CREAT)
             try:
-                _files.write_all(fd, _head(number, data) + data)
+                durable.write_all(fd, _head(number, data) + data)
             finally:
                 os.close(fd)
 
@@ -59,7 +60,7 @@ class Slots:
             StorageError: Refused.
         """
         try:
-            found = _files.read(self._file(number))
+            found = durable.read(self._file(number))
         except FileNotFoundError:
             return None
         head, _, rest = found.partition(b"\n")

@@ -28,8 +28,8 @@ from orchestrator_core.registry.batcher import of_this_thread
 from orchestrator_core.registry.document import Damage, check, decode, encode
 from orchestrator_core.registry.foreign_writer import read_when_written
 from orchestrator_core.registry.group_commit import UNKNOWN, Editions, Revision
-from orchestrator_core.system import durable as _files
-from orchestrator_core.system import locks
+from orchestrator_core.system import durable, locks
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from orchestrator_core.registry.document import Document, Kind
     from orchestrator_core.registry.group_commit import Edition
-    from orchestrator_core.system.locks import Take
+    from orchestrator_core.system.locks import Acquire
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ class Registry:
             if not self.path.parent.is_dir():
                 raise self._not_found() from None
 
-        def mend(take: Take, told: list[Aside]) -> None:
+        def mend(take: Acquire, told: list[Aside]) -> None:
             with Revision(self._editions) as revision:
                 self._mend(revision, take, told)
 
@@ -158,7 +158,7 @@ class Registry:
 
     def create(self, initial: Document) -> bool:
         """Write the first document, durably; False if there is one, which stays as it is."""
-        _files.make_directory(self.path.parent)
+        durable.make_directory(self.path.parent)
         created: list[bool] = []
 
         def make(revision: Revision, loaded: _Loaded | None) -> Edition | None:
@@ -187,7 +187,7 @@ class Registry:
         """
         asides: list[Aside] = []
 
-        def work(take: Take, told: list[Aside]) -> None:
+        def work(take: Acquire, told: list[Aside]) -> None:
             with Revision(self._editions) as revision:
                 revision.lock_alone(take)
                 loaded: _Loaded | None = None
@@ -243,7 +243,7 @@ class Registry:
     def _load(self, path: Path | None = None) -> _Loaded:
         path = path or self.path
         try:
-            data = _files.read(path)
+            data = durable.read(path)
         except StorageError:
             if _is_directory(path):
                 raise Damage("it is a directory") from None
@@ -280,7 +280,7 @@ class Registry:
         written: list[Edition | None] = []
         revision = Revision(self._editions)
 
-        def work(take: Take, told: list[Aside]) -> None:
+        def work(take: Acquire, told: list[Aside]) -> None:
             comes_again = False
             try:
                 if not written:
@@ -288,7 +288,7 @@ class Registry:
                         self._write(revise, revision, take, told, may_be_missing=may_be_missing)
                     )
                 revision.settle(written[0], take)
-            except locks.Contended:
+            except locks.WouldBlock:
                 revision.pause()
                 comes_again = True  # To wait; then it finds its files open.
                 raise
@@ -307,7 +307,7 @@ class Registry:
         self,
         revise: Callable[[Revision, _Loaded | None], Edition | None],
         revision: Revision,
-        take: Take,
+        take: Acquire,
         told: list[Aside],
         *,
         may_be_missing: bool,
@@ -353,14 +353,14 @@ class Registry:
         """Let the document as it was before a migration keep a name of its own."""
         place = self.path.with_name(f"{self.path.name}.v{version}")
         with (
-            _files.refusals("keep", place, answers=(FileExistsError,)),
+            storage_errors("keep", place, allow=(FileExistsError,)),
             contextlib.suppress(FileExistsError),
         ):
             os.link(self.path, place)
 
     # --- damage ----------------------------------------------------------------------------
 
-    def _mend(self, revision: Revision, take: Take, told: list[Aside]) -> None:
+    def _mend(self, revision: Revision, take: Acquire, told: list[Aside]) -> None:
         """See to it that there is a document that can be used, and that it is settled."""
         revision.lock_alone(take)
         try:
@@ -379,17 +379,17 @@ class Registry:
     def _set_aside(self, why: str) -> Aside:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         kept = self.path.with_name(f"{self.path.name}.damaged-{stamp}")
-        with _files.refusals("set aside", self.path):
+        with storage_errors("set aside", self.path):
             # One rename, so that it is never under both names. The name is free:
             # we hold the lock, and time has passed since the last.
-            os.rename(self.path, kept)  # noqa: PTH104 - see _files
-        _files.fsync_directory(self.path.parent)
+            os.rename(self.path, kept)  # noqa: PTH104 - see durable
+        durable.fsync_directory(self.path.parent)
         return Aside(self.path, kept, why)
 
     def _kept(self) -> list[str]:
         """Return the names of the documents set aside, oldest first."""
         prefix = f"{self.path.name}.damaged-"
-        with _files.refusals("list", self.path.parent):
+        with storage_errors("list", self.path.parent):
             return sorted(n for n in os.listdir(self.path.parent) if n.startswith(prefix))  # noqa: PTH208 - names are enough
 
     def _rebuilt(self) -> bytes:
@@ -410,11 +410,11 @@ class Registry:
 
     # --- the locks ----------------------------------------------------------------------------
 
-    def _in_turn(self, work: Callable[[Take, list[Aside]], None]) -> None:
+    def _in_turn(self, work: Callable[[Acquire, list[Aside]], None]) -> None:
         """Do *work*, which needs locks; afterwards, tell of what was set aside meanwhile."""
         told: list[Aside] = []
         try:
-            locks.in_turn(lambda take: work(take, told), timeout_s=self._lock_timeout_s)
+            locks.run_with_lock(lambda take: work(take, told), timeout_s=self._lock_timeout_s)
         except FileNotFoundError:
             raise self._not_found() from None
         finally:
@@ -425,10 +425,10 @@ class Registry:
         """A registry could not be used. It was kept aside, and made anew if that is known how."""
         import logging  # noqa: PLC0415 - seldom needed, and slow to import
 
-        from orchestrator_core.system import log as logs  # noqa: PLC0415 - the same
+        from orchestrator_core.system import log  # noqa: PLC0415 - the same
 
         registry, kept = str(aside.registry), str(aside.kept)
-        logs.emit(logging.ERROR, "registry.damaged", registry=registry, kept=kept, why=aside.why)
+        log.emit(logging.ERROR, "registry.damaged", registry=registry, kept=kept, why=aside.why)
         if self._on_damage is not None:
             self._on_damage(aside)
 

@@ -18,8 +18,9 @@ import msgspec
 from orchestrator_core.exceptions import InvalidId, JournalDamaged
 from orchestrator_core.saga.encoding import decode
 from orchestrator_core.saga.report import UnwindReport
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
 from orchestrator_core.system.names import check_id
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +65,7 @@ class Closed:
         return found
 
     def _entries(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        with _files.refusals("list", self.path), os.scandir(self.path) as entries:
+        with storage_errors("list", self.path), os.scandir(self.path) as entries:
             for entry in entries:
                 saga_id = entry.name.removesuffix(_SUFFIX)
                 if saga_id != entry.name and _is_id(saga_id):
@@ -97,9 +98,9 @@ class Closed:
 
     def _entry(self, saga_id: str, line_of: Any) -> Entry:  # noqa: ANN401 - one of two below
         path = self._file(saga_id)
-        fd = _files.open_private(path, os.O_RDONLY)
+        fd = durable.open_private(path, os.O_RDONLY)
         try:
-            with _files.refusals("read", path):
+            with storage_errors("read", path):
                 line = line_of(fd)
         finally:
             os.close(fd)
@@ -110,11 +111,11 @@ class Closed:
 
     def remove(self, saga_id: str) -> int:
         """Remove a journal, and return its bytes; 0 if there was none. Durable: see settle."""
-        return _files.remove(self.file(saga_id), durable=False)
+        return durable.remove(self.file(saga_id), durable=False)
 
     def settle(self) -> None:
         """See all removals to the disk."""
-        _files.fsync_directory(self.path)
+        durable.fsync_directory(self.path)
 
 
 def _is_id(text: str) -> bool:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from orchestrator_core.exceptions import StorageError
 from orchestrator_core.saga.encoding import encode
-from orchestrator_core.system import durable as _files
 from orchestrator_core.system import locks
 from orchestrator_core.system.clock import timestamp
+from orchestrator_core.system.durable import fsync, write_all
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from orchestrator_core.saga.encoding import Entry, Reading
@@ -58,12 +59,12 @@ class Journal:
             if self._unclean:
                 self._cut()
             self._unclean = True  # Until all of it is there, whatever interrupts us.
-            _files.write_all(self._fd, data, offset=self._end)
+            write_all(self._fd, data, offset=self._end)
             if durable:
-                _files.fsync(self._fd)
+                fsync(self._fd)
         except OSError:
             self._cut_if_possible()
-            with _files.refusals("write journal", self.path):
+            with storage_errors("write journal", self.path):
                 raise
         self._end += len(data)
         self._unclean = False

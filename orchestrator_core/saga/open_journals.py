@@ -18,9 +18,9 @@ from orchestrator_core.exceptions import JournalDamaged, SagaNotFound, StorageEr
 from orchestrator_core.saga.encoding import parse
 from orchestrator_core.saga.history import history_of
 from orchestrator_core.saga.preallocation import is_at
-from orchestrator_core.system import durable as _files
-from orchestrator_core.system import locks
+from orchestrator_core.system import durable, locks
 from orchestrator_core.system.names import check_id, is_id
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from orchestrator_core.saga.history import History
@@ -34,7 +34,9 @@ class Opened:
     """The open journals of one directory. Whoever reads them owns nothing."""
 
     path: Path
-    _read_before: dict[str, tuple[_files.Edition, History]] = attrs.field(factory=dict, repr=False)
+    _read_before: dict[str, tuple[durable.Fingerprint, History]] = attrs.field(
+        factory=dict, repr=False
+    )
 
     @classmethod
     def of(cls, journals: JournalDirectory) -> Self:
@@ -52,7 +54,7 @@ class Opened:
         Raises:
             StorageError: The directory cannot be listed.
         """
-        with _files.refusals("list", self.path):
+        with storage_errors("list", self.path):
             names = os.listdir(self.path)  # noqa: PTH208 - names are enough
         found = sorted(
             name.removesuffix(_SUFFIX)
@@ -81,7 +83,7 @@ class Opened:
         path = self.file(saga_id)
         fd = _open(path, saga_id)
         try:
-            edition = _files.edition(os.fstat(fd))  # Before it is read: it may grow meanwhile.
+            edition = durable.fingerprint(os.fstat(fd))  # Before it is read: it may grow meanwhile.
             history = _read(fd, path, saga_id)
         finally:
             os.close(fd)
@@ -90,9 +92,9 @@ class Opened:
 
     def seen_before(self, saga_id: str) -> History | None:
         """Return what :meth:`history` would, if it need not be read; None if it must be."""
-        return self._known(saga_id, _files.edition_at(self.file(saga_id)))
+        return self._known(saga_id, durable.fingerprint_at(self.file(saga_id)))
 
-    def _known(self, saga_id: str, edition: _files.Edition | None) -> History | None:
+    def _known(self, saga_id: str, edition: durable.Fingerprint | None) -> History | None:
         known = self._read_before.get(saga_id)
         return known[1] if known is not None and known[0] == edition else None
 
@@ -109,14 +111,14 @@ class Opened:
         path = self.file(saga_id)
         fd = _open(path, saga_id)
         try:
-            with _files.refusals("lock", path):
-                if not locks.try_share(fd):
+            with storage_errors("lock", path):
+                if not locks.try_lock_shared(fd):
                     return None
             try:
-                with _files.refusals("look at", path):
+                with storage_errors("look at", path):
                     if not is_at(fd, path):
                         raise SagaNotFound(f"there is no open saga {saga_id!r} any more")
-                    edition = _files.edition(os.fstat(fd))
+                    edition = durable.fingerprint(os.fstat(fd))
                 return self._known(saga_id, edition) or _read(fd, path, saga_id)
             finally:
                 locks.unlock(fd)  # Also for processes that were forked meanwhile.
@@ -126,7 +128,7 @@ class Opened:
 
 def _open(path: str, saga_id: str) -> int:
     try:
-        return _files.open_private(path, os.O_RDONLY)
+        return durable.open_private(path, os.O_RDONLY)
     except FileNotFoundError:
         raise SagaNotFound(f"there is no open saga {saga_id!r}") from None
     except StorageError as error:
@@ -136,6 +138,6 @@ def _open(path: str, saga_id: str) -> int:
 
 
 def _read(fd: int, path: str, saga_id: str) -> History:
-    with _files.refusals("read journal", path):
-        data = _files.read_all(fd)
+    with storage_errors("read journal", path):
+        data = durable.read_all(fd)
     return history_of(parse(data), saga_id)

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.system import durable as _files
-from orchestrator_core.system import locks
+from orchestrator_core.system import durable, locks
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,7 +76,7 @@ class Spares:
         if not os.access(path, os.F_OK):  # A tenth of what it takes to be told by an exception.
             return None
         try:
-            fd = _files.open_private(path, os.O_RDWR)
+            fd = durable.open_private(path, os.O_RDWR)
         except (FileNotFoundError, StorageError):
             return None
         return fd if _owned(fd, path, _is_ready) else None
@@ -85,7 +85,7 @@ class Spares:
         """Make one for ourselves, and lay others ready by the same fsync."""
         while True:
             path = f"{self.directory}/{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
-            fd = _files.open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            fd = durable.open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             if _owned(fd, path, _is_untouched):
                 break  # Otherwise somebody tidied it away before we had locked it.
         spare = Spare(path, fd)
@@ -105,8 +105,8 @@ class Spares:
         """
         laid = [fd for fd in map(self._lay, _POOL) if fd is not None]
         try:
-            _files.fsync_directory(self.directory)
-            with _files.refusals("lay spares in", self.directory):
+            durable.fsync_directory(self.directory)
+            with storage_errors("lay spares in", self.directory):
                 for fd in laid:
                     os.fchmod(fd, _READY)
         finally:
@@ -132,7 +132,7 @@ class Spares:
 
         Each is locked by us; the caller gives it up, or closes it.
         """
-        with _files.refusals("list", self.directory), os.scandir(self.directory) as entries:
+        with storage_errors("list", self.directory), os.scandir(self.directory) as entries:
             names = [entry.name for entry in entries if entry.name.startswith(_PREFIX)]
         for name in names:
             spare = self._take_over(f"{self.directory}/{name}", lies_ready=name in _POOL)
@@ -141,7 +141,7 @@ class Spares:
 
     def _take_over(self, path: str, *, lies_ready: bool) -> Spare | None:
         try:
-            fd = _files.open_private(path, os.O_RDONLY)
+            fd = durable.open_private(path, os.O_RDONLY)
         except (FileNotFoundError, StorageError):
             return None
         if lies_ready and _is_ready(fd, path):
@@ -157,7 +157,7 @@ def _owned(fd: int, path: str, is_still: Callable[[int, str], bool]) -> bool:
             return True
     except BaseException:
         os.close(fd)
-        with _files.refusals("lock", path):
+        with storage_errors("lock", path):
             raise
     os.close(fd)
     return False

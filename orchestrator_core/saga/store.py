@@ -28,10 +28,9 @@ from orchestrator_core.saga.encoding import Reading, parse
 from orchestrator_core.saga.history import history_of
 from orchestrator_core.saga.journal import Journal
 from orchestrator_core.saga.preallocation import Spares, is_at
-from orchestrator_core.system import durable as _files
-from orchestrator_core.system import locks
-from orchestrator_core.system import move as _moves
+from orchestrator_core.system import durable, locks, move
 from orchestrator_core.system.names import check_id, is_id
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -59,7 +58,7 @@ class JournalDirectory:
             StorageError: They cannot be used.
         """
         directory = cls(Path(path))
-        _files.make_directory(directory.closed)
+        durable.make_directory(directory.closed)
         directory._adopt_left_behind()
         if directory._spares.are_missing():
             with contextlib.suppress(StorageError):  # A place to look at need not be writable.
@@ -108,7 +107,7 @@ class JournalDirectory:
         return self._names(self.closed)
 
     def _names(self, directory: Path) -> Iterator[str]:
-        with _files.refusals("list", directory), os.scandir(directory) as entries:
+        with storage_errors("list", directory), os.scandir(directory) as entries:
             for entry in entries:
                 if entry.name.endswith(SUFFIX) and not entry.name.startswith("."):
                     yield entry.name.removesuffix(SUFFIX)
@@ -175,7 +174,7 @@ class JournalDirectory:
         except FileExistsError:
             raise SagaExists(f"there is a saga {saga_id!r} already") from None
         except OSError:
-            with _files.refusals("create journal", path):
+            with storage_errors("create journal", path):
                 raise
         # Asked only now: one of that id may be closed at this very moment, and make room.
         if os.access(self._closed_file(saga_id), os.F_OK):
@@ -210,7 +209,7 @@ class JournalDirectory:
             except FileNotFoundError:
                 raise SagaNotFound(f"there is no open saga {saga_id!r}") from None
             try:
-                with _files.refusals("lock", path):
+                with storage_errors("lock", path):
                     owned = _lock(fd, deadline - time.monotonic())
                 if owned and is_at(fd, path):
                     return fd
@@ -232,7 +231,7 @@ class JournalDirectory:
         Raises:
             StorageError: The file system refused.
         """
-        with _files.refusals("retire journal", journal.path):
+        with storage_errors("retire journal", journal.path):
             name = os.path.basename(journal.path)  # noqa: PTH119 - no pathlib on this way
             os.rename(journal.path, f"{self.path}/closed/{name}")  # noqa: PTH104 - see create
         try:
@@ -251,7 +250,7 @@ class JournalDirectory:
         with contextlib.suppress(StorageError):
             for spare in self._spares.left_behind():
                 try:
-                    with _files.refusals("adopt", spare.path):
+                    with storage_errors("adopt", spare.path):
                         self._adopt(spare)
                 finally:
                     os.close(spare.fd)
@@ -265,7 +264,7 @@ class JournalDirectory:
                     os.link(spare.path, self._file(saga_id))
         elif reading.damaged:
             left = Path(spare.path)
-            _moves.move_no_clobber(left, left.with_name(f"{left.name[1:]}.damaged"))
+            move.move_no_clobber(left, left.with_name(f"{left.name[1:]}.damaged"))
             return
         os.unlink(spare.path)  # noqa: PTH108 - see create
 
@@ -283,7 +282,7 @@ class JournalDirectory:
             SagaBusy: Its owner is alive, or somebody else rebuilds it, or has.
         """
         # A journal that is no file cannot be locked, so whoever rebuilds locks the directory.
-        with _files.refusals("lock", self.path):
+        with storage_errors("lock", self.path):
             turn = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             if not locks.try_lock(turn):
@@ -306,9 +305,9 @@ class JournalDirectory:
                 journal = Journal(path, spare.fd, Reading())
                 journal.append(*entries, durable=True)
                 kept = _keep(Path(path))
-                with _files.refusals("rebuild journal", path):
+                with storage_errors("rebuild journal", path):
                     os.rename(spare.path, path)  # noqa: PTH104 - see create
-                _files.fsync_directory(self.path)
+                durable.fsync_directory(self.path)
             except BaseException:
                 spare.give_up()
                 raise
@@ -323,15 +322,15 @@ class JournalDirectory:
 
 
 def _read(fd: int, path: str) -> Reading:
-    with _files.refusals("read journal", path):
-        return parse(_files.read_all(fd))
+    with storage_errors("read journal", path):
+        return parse(durable.read_all(fd))
 
 
 def _lock(fd: int, timeout_s: float) -> bool:
     """Own the journal within *timeout_s*, or as soon as those are done who only look at it."""
     if locks.try_lock(fd):
         return True
-    if locks.try_share(fd):  # Nobody owns it.
+    if locks.try_lock_shared(fd):  # Nobody owns it.
         locks.unlock(fd)
         timeout_s = max(timeout_s, _LOOK_S)
     return locks.lock_within(fd, timeout_s)
@@ -339,7 +338,7 @@ def _lock(fd: int, timeout_s: float) -> bool:
 
 def _open_file(path: str, flags: int) -> int:
     try:
-        return _files.open_private(path, flags)
+        return durable.open_private(path, flags)
     except StorageError as error:
         if _is_file(path):
             raise
@@ -372,9 +371,9 @@ def _is_whole(reading: Reading, saga_id: str) -> bool:
 def _keep(path: Path) -> Path:
     """Give what is at *path* another name, too; a directory can have one name only."""
     target = path.with_name(f"{path.name}.damaged")
-    with _files.refusals("keep", path):
+    with storage_errors("keep", path):
         if not stat.S_ISDIR(os.lstat(path).st_mode):
-            return Path(_moves.link_no_clobber(path, target))
-        kept = next(name for name in _moves.names_from(target) if not os.path.lexists(name))
+            return Path(move.link_no_clobber(path, target))
+        kept = next(name for name in move.numbered_names(target) if not os.path.lexists(name))
         os.rename(path, kept)  # noqa: PTH104 - see JournalDirectory.create
         return Path(kept)

@@ -6,20 +6,20 @@ import time
 from datetime import UTC, datetime
 
 #: A millisecond, its second, and how both are written: many ask within one of either.
-_last = (0, 0, "1970-01-01T00:00:00", "1970-01-01T00:00:00.000+00:00")
+_cache = (0, 0, "1970-01-01T00:00:00", "1970-01-01T00:00:00.000+00:00")
 
 
 def timestamp() -> str:
     """Return the time of day, with its zone, to the millisecond."""
-    global _last  # noqa: PLW0603 - replaced whole, so that threads need no lock
+    global _cache  # noqa: PLW0603 - replaced whole, so that threads need no lock
     ms = time.time_ns() // 1_000_000
-    known_ms, known, text, whole = _last
+    known_ms, known, text, whole = _cache
     if ms != known_ms:
         seconds = ms // 1000
         if seconds != known:
             text = datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
         whole = f"{text}.{ms - seconds * 1000:03}+00:00"
-        _last = (ms, seconds, text, whole)
+        _cache = (ms, seconds, text, whole)
     return whole
 
 

@@ -22,18 +22,17 @@ import sys
 from typing import TYPE_CHECKING
 
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.system.os_errors import refusal as refusal  # noqa: PLC0414 - said to be public
-from orchestrator_core.system.os_errors import refusals as refusals  # noqa: PLC0414 - the same
+from orchestrator_core.system.os_errors import storage_error, storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     StrPath = str | os.PathLike[str]
-    Edition = tuple[int, int, int, int]
+    Fingerprint = tuple[int, int, int, int]
 
-_PIECE = 1 << 14  #: Most files of ours are read by one call, and the end is found by the next.
-_UNKNOWN = "whether it reached the disk is unknown: read it again before going on"
+_CHUNK = 1 << 14  #: Most files of ours are read by one call, and the end is found by the next.
+_STATE_UNKNOWN = "whether it reached the disk is unknown: read it again before going on"
 
 # --- reading and creating ------------------------------------------------------------------
 
@@ -54,14 +53,14 @@ def open_private(path: StrPath, flags: int) -> int:
     try:
         fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
         try:
-            _insist_on_ours(path, os.fstat(fd), stat.S_ISREG, "a regular file")
+            _check_owner(path, os.fstat(fd), stat.S_ISREG, "a regular file")
         except BaseException:
             os.close(fd)
             raise
     except (FileNotFoundError, FileExistsError):
         raise
     except OSError as error:
-        raise refusal("open", path, error) from error
+        raise storage_error("open", path, error) from error
     return fd
 
 
@@ -77,23 +76,23 @@ def read(path: StrPath) -> bytes:
     try:
         return read_all(fd)
     except OSError as error:
-        raise refusal("read", path, error) from error
+        raise storage_error("read", path, error) from error
     finally:
         os.close(fd)
 
 
 def read_all(fd: int) -> bytes:
     """Return what is left to read of *fd*, however the kernel portions it."""
-    pieces = [os.read(fd, _PIECE)]
-    if len(pieces[0]) == _PIECE:
+    pieces = [os.read(fd, _CHUNK)]
+    if len(pieces[0]) == _CHUNK:
         # As much as it seems to have, and a byte more: then the next read is the last.
-        pieces.append(os.read(fd, max(os.fstat(fd).st_size - _PIECE, 0) + 1))
+        pieces.append(os.read(fd, max(os.fstat(fd).st_size - _CHUNK, 0) + 1))
     while pieces[-1]:
         pieces.append(os.read(fd, 1 << 16))
     return b"".join(pieces)
 
 
-def is_there(path: StrPath) -> bool:
+def exists(path: StrPath) -> bool:
     """
     Tell whether anything has that name, be it a symlink that leads nowhere.
 
@@ -105,19 +104,19 @@ def is_there(path: StrPath) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise refusal("look for", path, error) from error
+        raise storage_error("look for", path, error) from error
     return True
 
 
-def edition(status: os.stat_result) -> Edition:
+def fingerprint(status: os.stat_result) -> Fingerprint:
     """Return what tells one content of a file from every other, as far as its status can."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def edition_at(path: StrPath) -> Edition | None:
+def fingerprint_at(path: StrPath) -> Fingerprint | None:
     """Return which one is at *path*; None if nothing is, or it cannot be told."""
     try:
-        return edition(os.lstat(path))
+        return fingerprint(os.lstat(path))
     except OSError:
         return None
 
@@ -134,9 +133,9 @@ def create(path: StrPath, data: bytes, *, durable: bool = True) -> None:
     """
     fd = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
-        _fill(fd, data, path, durable=durable)
+        _write_and_close(fd, data, path, durable=durable)
     except BaseException:
-        _discard(path)
+        _unlink_quietly(path)
         raise
     if durable:
         fsync_directory(parent_of(path))
@@ -155,50 +154,52 @@ def replace(path: StrPath, data: bytes, *, mode: int = 0o600) -> None:
     Raises:
         StorageError: *path* is not a regular file of ours, or the disk refused.
     """
-    swap(path, data, mode=mode)
-    settle(path)
+    replace_unsynced(path, data, mode=mode)
+    sync_name(path)
 
 
-def swap(
+def replace_unsynced(
     path: StrPath,
     data: bytes,
     *,
     mode: int = 0o600,
-    by: StrPath | None = None,
+    temp_path: StrPath | None = None,
     durable: bool = True,
 ) -> None:
     """
     Do the first half of :func:`replace`: all but seeing the new name to the disk.
 
     From now on everybody reads the new content; it is whole on the disk already.
-    Until :func:`settle`, a power failure may bring the old one back. It is written
-    beside *path* under a name that nobody has; with *by*, under that name, whatever
+    Until :func:`sync_name`, a power failure may bring the old one back. It is written
+    beside *path* under a name that nobody has; with *temp_path*, under that name, whatever
     was there. With ``durable=False`` its content is not seen to the disk either.
     """
     mode = _mode_of(path, default=mode)
     directory, name = os.path.split(path)
-    temporary = by or f"{directory or '.'}/.{name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
-    how = os.O_TRUNC if by else os.O_EXCL
-    with refusals("write", path):
+    temporary = temp_path or f"{directory or '.'}/.{name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    how = os.O_TRUNC if temp_path else os.O_EXCL
+    with storage_errors("write", path):
         fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | how)
     try:
-        _fill(fd, data, path, mode=mode, durable=durable)
-        with refusals("replace", path):
+        _write_and_close(fd, data, path, mode=mode, durable=durable)
+        with storage_errors("replace", path):
             os.rename(temporary, path)
     except BaseException:
-        _discard(temporary)
+        _unlink_quietly(temporary)
         raise
 
 
-def settle(path: StrPath) -> None:
+def sync_name(path: StrPath) -> None:
     """Do the second half of :func:`replace`: once this returns, the new content stays."""
     try:
         fsync_directory(parent_of(path))
     except StorageError as error:
-        raise StorageError(f"{path} was replaced, but {error}", hint=_UNKNOWN) from error.__cause__
+        raise StorageError(
+            f"{path} was replaced, but {error}", hint=_STATE_UNKNOWN
+        ) from error.__cause__
 
 
-def clear_leftovers(path: Path) -> None:
+def remove_stale_temps(path: Path) -> None:
     """
     Remove what killed writers of *path* left beside it.
 
@@ -206,10 +207,10 @@ def clear_leftovers(path: Path) -> None:
     of a living writer would be its work in hand.
     """
     prefix = f".{path.name}."
-    with refusals("list", path.parent), os.scandir(path.parent) as entries:
+    with storage_errors("list", path.parent), os.scandir(path.parent) as entries:
         names = [e.name for e in entries if e.name.startswith(prefix) and e.name.endswith(".tmp")]
     for name in names:
-        _discard(path.parent / name)
+        _unlink_quietly(path.parent / name)
 
 
 def append_line(path: StrPath, line: bytes) -> None:
@@ -225,10 +226,10 @@ def append_line(path: StrPath, line: bytes) -> None:
     try:
         fd, made = open_private(path, os.O_RDWR | os.O_APPEND), False
     except FileNotFoundError:
-        with refusals("create", path):
+        with storage_errors("create", path):
             fd, made = open_private(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), True
     try:
-        with refusals("append to", path):
+        with storage_errors("append to", path):
             size = os.fstat(fd).st_size
             torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
             write_all(fd, (b"\n" if torn else b"") + line.rstrip(b"\n") + b"\n")
@@ -269,7 +270,7 @@ def remove(path: StrPath, *, durable: bool = True) -> int:
     Raises:
         StorageError: A directory, or refused.
     """
-    with refusals("remove", path, answers=(FileNotFoundError,)):
+    with storage_errors("remove", path, allow=(FileNotFoundError,)):
         try:
             size = os.lstat(path).st_size
             os.unlink(path)
@@ -298,10 +299,10 @@ def make_directory(path: StrPath) -> bool:
         StorageError: Something else has the name, it is another user's, or refused.
     """
     # What cannot be looked at is refused by what follows.
-    made = not os.path.lexists(path) and _make_missing(path)
-    with refusals("use", path):
+    made = not os.path.lexists(path) and _mkdirs(path)
+    with storage_errors("use", path):
         status = os.lstat(path)
-    _insist_on_ours(path, status, stat.S_ISDIR, "a directory")
+    _check_owner(path, status, stat.S_ISDIR, "a directory")
     return made
 
 
@@ -313,22 +314,24 @@ def fsync_directory(path: StrPath) -> None:
         StorageError: The disk refused: what became of those names is unknown.
     """
     try:
-        with refusals("sync directory", path):
+        with storage_errors("sync directory", path):
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 fsync(fd)
             finally:
                 os.close(fd)
     except StorageError as error:
-        raise StorageError(str(error), hint=_UNKNOWN) from error.__cause__
+        raise StorageError(str(error), hint=_STATE_UNKNOWN) from error.__cause__
 
 
 # --- below the surface ----------------------------------------------------------------------
 
 
-def _fill(fd: int, data: bytes, path: StrPath, *, mode: int = 0o600, durable: bool = True) -> None:
+def _write_and_close(
+    fd: int, data: bytes, path: StrPath, *, mode: int = 0o600, durable: bool = True
+) -> None:
     """Write all, set the mode, see it to the disk, and close *fd*, whatever happens."""
-    with refusals("write", path):
+    with storage_errors("write", path):
         try:
             os.fchmod(fd, mode)  # exact, whatever the umask made of it
             write_all(fd, data)
@@ -354,24 +357,24 @@ def fsync(fd: int) -> None:
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
 
 
-def _discard(path: StrPath) -> None:
+def _unlink_quietly(path: StrPath) -> None:
     with contextlib.suppress(OSError):
         os.unlink(path)
 
 
 def _mode_of(path: StrPath, *, default: int) -> int:
-    with refusals("replace", path, answers=(FileNotFoundError,)):
+    with storage_errors("replace", path, allow=(FileNotFoundError,)):
         try:
             status = os.lstat(path)
         except FileNotFoundError:
             return default
-    _insist_on_ours(path, status, stat.S_ISREG, "a regular file")
+    _check_owner(path, status, stat.S_ISREG, "a regular file")
     return stat.S_IMODE(status.st_mode) & 0o777
 
 
-def _make_missing(path: StrPath) -> bool:
+def _mkdirs(path: StrPath) -> bool:
     parent = parent_of(path)
-    with refusals("make directory", path):
+    with storage_errors("make directory", path):
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
@@ -379,13 +382,13 @@ def _make_missing(path: StrPath) -> bool:
         except FileNotFoundError:
             if os.path.lexists(parent):  # A symlink that leads nowhere.
                 raise
-            _make_missing(parent)
-            return _make_missing(path)
+            _mkdirs(parent)
+            return _mkdirs(path)
     fsync_directory(parent)
     return True
 
 
-def _insist_on_ours(
+def _check_owner(
     path: StrPath, status: os.stat_result, is_kind: Callable[[int], bool], kind: str
 ) -> None:
     if stat.S_ISLNK(status.st_mode):

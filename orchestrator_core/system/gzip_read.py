@@ -7,7 +7,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,10 +24,10 @@ def read_kept(path: Path) -> bytes:
         StorageError: It cannot be read, or what was compressed is damaged.
     """
     try:
-        return _files.read(path)
+        return durable.read(path)
     except FileNotFoundError:
         packed = path.with_name(path.name + GZ)
-        data = _files.read(packed)
+        data = durable.read(packed)
     try:
         return gzip.decompress(data)
     except (EOFError, OSError, zlib.error) as error:

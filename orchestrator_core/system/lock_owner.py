@@ -13,20 +13,21 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from orchestrator_core.exceptions import LockTimeout, StorageError
-from orchestrator_core.system import clock as _clock
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import clock, durable
 
 
-class Wanted(NamedTuple):
+class LockRequest(NamedTuple):
     """The lock that is being taken, for whoever waits for it in vain."""
 
     sibling: str
     what: str  #: What it guards, in words.
-    behind: str = ""  #: For what whoever has it waits: who has that is told of. Empty: nothing.
+    wait_target: str = (
+        ""  #: For what whoever has it waits: who has that is told of. Empty: nothing.
+    )
     shared: bool = False  #: With others, who want it shared too.
 
 
-class Holder(NamedTuple):
+class LockOwner(NamedTuple):
     """Who wrote itself into a lock file, and may be holding it."""
 
     pid: int
@@ -39,38 +40,38 @@ class Holder(NamedTuple):
         return f"pid {self.pid} ({self.name}){self.since and ', since '}{self.since}"
 
 
-_NOBODY = b"-"  #: Written over the start of a signature whose holder got to its end.
+_RELEASED = b"-"  #: Written over the start of a signature whose holder got to its end.
 
 
-def sign(fd: int) -> bool:
+def write_owner(fd: int) -> bool:
     """Write into the lock file who holds it; tell whether the last one never signed off."""
     # A full disk does not matter: a lock file without a signature reads as one
     # whose holder never signed off.
     try:
-        interrupted = os.pread(fd, 1, 0) != _NOBODY
-        os.pwrite(fd, f"{os.getpid():<10} {_clock.timestamp()}\n".encode(), 0)
+        interrupted = os.pread(fd, 1, 0) != _RELEASED
+        os.pwrite(fd, f"{os.getpid():<10} {clock.timestamp()}\n".encode(), 0)
     except OSError:
         return True
     return interrupted
 
 
-def sign_off(fd: int) -> None:
+def clear_owner(fd: int) -> None:
     """Write into the lock file that nobody holds it. A write that fails is of no matter."""
     with contextlib.suppress(OSError):
-        os.pwrite(fd, _NOBODY, 0)
+        os.pwrite(fd, _RELEASED, 0)
 
 
-def last_holder(path: Path) -> Holder | None:
+def recorded_owner(path: Path) -> LockOwner | None:
     """
     Return who wrote itself into a lock file and never signed off: it holds it, or died with it.
 
     Raises:
         FileNotFoundError, StorageError: See :func:`orchestrator_core.system.durable.read`.
     """
-    return _parse(_files.read(path))
+    return _parse(durable.read(path))
 
 
-def who_has(path: Path) -> int | None:
+def kernel_owner_pid(path: Path) -> int | None:
     """
     Return the pid of who has the kernel's lock of a file; None if nobody has, or it is not told.
 
@@ -93,36 +94,36 @@ def who_has(path: Path) -> int | None:
     return None
 
 
-def _parse(signature: bytes) -> Holder | None:
+def _parse(signature: bytes) -> LockOwner | None:
     pid, _, since = signature.split(b"\n")[0].decode("ascii", "replace").strip().partition(" ")
     if not pid.isdecimal():
         return None
-    return Holder(int(pid), since.strip(), _name_of(int(pid)))
+    return LockOwner(int(pid), since.strip(), _name_of(int(pid)))
 
 
-def report(wanted: Wanted, *, waited_s: float) -> NoReturn:
+def raise_lock_timeout(request: LockRequest, *, waited_s: float) -> NoReturn:
     """
     Raise the error of a wait in vain: it names whoever wrote itself into the lock file.
 
     Of one that is held for a moment, and not signed, the kernel knows who has it.
     """
-    path = Path(wanted.behind or wanted.sibling)
+    path = Path(request.wait_target or request.sibling)
     try:
-        holder = _living_holder(path)
+        holder = _live_owner(path)
     except (OSError, StorageError):
         holder = None
-    told = f"{wanted.what}: {path} is held by {holder or 'an unknown process'}"
+    told = f"{request.what}: {path} is held by {holder or 'an unknown process'}"
     raise LockTimeout(f"{told}; waited {waited_s:.1f} s")
 
 
-def _living_holder(path: Path) -> Holder | None:
+def _live_owner(path: Path) -> LockOwner | None:
     """Return who holds a lock; somebody dead only if nobody else is known to."""
-    signed = last_holder(path)
+    signed = recorded_owner(path)
     if signed is not None and signed.name is not None:
         return signed
-    pid = who_has(path) or 0
+    pid = kernel_owner_pid(path) or 0
     name = _name_of(pid) if pid > 0 else None
-    return signed if name is None else Holder(pid, "", name)
+    return signed if name is None else LockOwner(pid, "", name)
 
 
 def _name_of(pid: int) -> str | None:

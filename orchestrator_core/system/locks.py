@@ -13,7 +13,7 @@ that holds it, and needs no cleaning up. Two kinds are built on it:
   document at most.
 
 Nothing polls. Who must wait does so in a thread that blocks in the kernel, while
-the caller waits for the thread, so that its patience can end. :func:`in_turn`
+the caller waits for the thread, so that its patience can end. :func:`run_with_lock`
 hands such a thread the whole work, so that who gets the lock goes on at once
 and wakes nobody first: in a crowd that is what the time goes into.
 
@@ -30,15 +30,14 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from orchestrator_core.system import durable as _files
-from orchestrator_core.system import lock_owner as _holders
-from orchestrator_core.system import threads as _workers
+from orchestrator_core.system import durable, lock_owner, threads
+from orchestrator_core.system.os_errors import storage_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    Take = Callable[[int, "_holders.Wanted"], None]
+    Acquire = Callable[[int, "lock_owner.LockRequest"], None]
     """How to take the lock of an open file: it is ours when this returns."""
 
 T = TypeVar("T")
@@ -56,7 +55,7 @@ def try_lock(fd: int) -> bool:
     return True
 
 
-def try_share(fd: int) -> bool:
+def try_lock_shared(fd: int) -> bool:
     """Take the shared lock of an open file; False at once if another has the exclusive one."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -83,20 +82,20 @@ def lock_within(fd: int, timeout_s: float) -> bool:
     # another file by the time the kernel answers.
     twin = os.dup(fd)
 
-    def wait(take: Take) -> None:
+    def wait(acquire: Acquire) -> None:
         try:
-            take(twin, _holders.Wanted("", ""))
+            acquire(twin, lock_owner.LockRequest("", ""))
         finally:
             os.close(twin)
 
     try:
-        turn = Turn(wait)
+        waiter = LockWaiter(wait)
     except RuntimeError:  # No more threads.
         os.close(twin)
         raise
     try:
-        turn.within(timeout_s)
-    except _GivenUp:
+        waiter.result(timeout_s)
+    except _Abandoned:
         return False
     return True
 
@@ -109,34 +108,34 @@ def unlock(fd: int) -> None:
 # --- on a sibling of a document ---------------------------------------------------------------
 
 
-class Contended(Exception):
+class WouldBlock(Exception):
     """Somebody else has the lock at this moment."""
 
 
-def at_once(fd: int, wanted: _holders.Wanted) -> None:
+def nonblocking(fd: int, request: lock_owner.LockRequest) -> None:
     """
     Take a lock that is free.
 
     Raises:
-        Contended: It is not.
+        WouldBlock: It is not.
     """
-    if not _try(fd, wanted):
-        raise Contended
+    if not _try_acquire(fd, request):
+        raise WouldBlock
 
 
-def _try(fd: int, wanted: _holders.Wanted) -> bool:
-    return try_share(fd) if wanted.shared else try_lock(fd)
+def _try_acquire(fd: int, request: lock_owner.LockRequest) -> bool:
+    return try_lock_shared(fd) if request.shared else try_lock(fd)
 
 
-def within(timeout_s: float) -> Take:
+def blocking(timeout_s: float) -> Acquire:
     """Return how to take a lock, not shared, within *timeout_s*; else it raises LockTimeout."""
     begun = time.monotonic()
 
-    def take(fd: int, wanted: _holders.Wanted) -> None:
+    def acquire(fd: int, request: lock_owner.LockRequest) -> None:
         if not lock_within(fd, begun + timeout_s - time.monotonic()):
-            _holders.report(wanted, waited_s=time.monotonic() - begun)
+            lock_owner.raise_lock_timeout(request, waited_s=time.monotonic() - begun)
 
-    return take
+    return acquire
 
 
 @contextlib.contextmanager
@@ -155,9 +154,9 @@ def locked(path: Path, *, timeout_s: float, what: str) -> Iterator[bool]:
     """
     lock = LockFile(path, what=what)
     try:
-        lock.take(within(timeout_s))
-        yield lock.interrupted
-        lock.let_go()
+        lock.acquire(blocking(timeout_s))
+        yield lock.previous_owner_died
+        lock.release()
     finally:
         lock.close()
 
@@ -171,98 +170,100 @@ class LockFile:
     """
 
     def __init__(
-        self, path: Path | str, *, what: str, name: str = "lock", behind: str = ""
+        self, path: Path | str, *, what: str, name: str = "lock", wait_target: str = ""
     ) -> None:
-        self.interrupted = False  #: The holder before us did not get to its end.
+        self.previous_owner_died = False  #: The holder before us did not get to its end.
         self.fd = -1
         self._document = str(path)
-        #: Who has it waits for the lock *behind* it: whoever has that is whom we wait for.
-        self._wanted = _holders.Wanted(f"{path}.{name}", what, behind and f"{path}.{behind}")
+        #: The holder of this lock waits for the lock *wait_target*; a timeout names its owner.
+        self._request = lock_owner.LockRequest(
+            f"{path}.{name}", what, wait_target and f"{path}.{wait_target}"
+        )
         self._owner = os.getpid()
         self.is_held = False  #: By us.
         self._is_signed = False
 
-    def take(self, take: Take, *, sign: bool = True, shared: bool = False) -> None:
+    def acquire(self, acquire: Acquire, *, sign: bool = True, shared: bool = False) -> None:
         """
-        Take the lock, as *take* gets it, and write us into the file; or hold it already.
+        Take the lock, as *acquire* gets it, and write us into the file; or hold it already.
 
         Who holds it for a moment only, and leaves nothing about, need not *sign*. If it is
         *shared*, others may hold it so too; then it cannot be signed.
 
         Raises:
-            LockTimeout, Contended: What *take* raises when it does not get it.
+            LockTimeout, WouldBlock: What *acquire* raises when it does not get it.
             FileNotFoundError, StorageError: See :func:`locked`.
         """
         if self.is_held:
             return
-        _enter_document(self._document)
+        _push_document(self._document)
         try:
-            self._take(take, self._wanted._replace(shared=True) if shared else self._wanted)
+            self._take(acquire, self._request._replace(shared=True) if shared else self._request)
             self.is_held = True
         except BaseException:
-            _leave_document()
+            _pop_document()
             raise
         self._is_signed = sign and not shared
         if self._is_signed:
-            self.interrupted = _holders.sign(self.fd)
+            self.previous_owner_died = lock_owner.write_owner(self.fd)
 
-    def _take(self, take: Take, wanted: _holders.Wanted) -> None:
-        sibling = wanted.sibling
+    def _take(self, acquire: Acquire, request: lock_owner.LockRequest) -> None:
+        sibling = request.sibling
         try:
             while True:
-                take(self.opened(), wanted)
-                if _is_still_there(self.fd, sibling):
+                acquire(self.fileno(), request)
+                if _same_file(self.fd, sibling):
                     return
                 os.close(self.fd)
                 self.fd = -1
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise _files.refusal("lock", sibling, error) from error
+            raise storage_error("lock", sibling, error) from error
 
-    def pass_by(self, take: Take) -> None:
+    def wait_until_free(self, acquire: Acquire) -> None:
         """Wait until nobody has it for itself; hold it, with others, for no longer than that."""
-        wanted = self._wanted._replace(shared=True)
+        request = self._request._replace(shared=True)
         try:
-            take(self.opened(), wanted)
+            acquire(self.fileno(), request)
             unlock(self.fd)
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise _files.refusal("lock", wanted.sibling, error) from error
+            raise storage_error("lock", request.sibling, error) from error
 
-    def opened(self) -> int:
+    def fileno(self) -> int:
         """Return the descriptor of the file, locked or not."""
         if self.fd < 0:
-            self.fd = _files.open_private(self._wanted.sibling, os.O_RDWR | os.O_CREAT)
+            self.fd = durable.open_private(self._request.sibling, os.O_RDWR | os.O_CREAT)
         return self.fd
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Let it go, having got to our end."""
         if self._is_signed:
-            _holders.sign_off(self.fd)
+            lock_owner.clear_owner(self.fd)
         self._unlock()
 
-    def drop(self) -> None:
+    def abandon(self) -> None:
         """Let it go, if it is held; the next holder is told that we broke off."""
         if self.is_held:
             self._unlock()
 
     def close(self) -> None:
         """Let it go as :meth:`drop` does, and close the file."""
-        self.drop()
+        self.abandon()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
     def _unlock(self) -> None:
         self.is_held = False
-        _leave_document()
+        _pop_document()
         if os.getpid() == self._owner:  # not a child that was forked inside
             unlock(self.fd)
 
 
-def _is_still_there(fd: int, path: str) -> bool:
+def _same_file(fd: int, path: str) -> bool:
     """Tell whether others would open the same file: someone may have removed it by hand."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
@@ -273,7 +274,7 @@ def _is_still_there(fd: int, path: str) -> bool:
 _held = threading.local()
 
 
-def _enter_document(document: str) -> None:
+def _push_document(document: str) -> None:
     """See to it that a thread locks no two documents: so no two can wait for each other."""
     documents: list[str] = _held.__dict__.setdefault("documents", [])
     if documents and documents[-1] != document:
@@ -281,19 +282,19 @@ def _enter_document(document: str) -> None:
     documents.append(document)
 
 
-def _leave_document() -> None:
+def _pop_document() -> None:
     _held.documents.pop()
 
 
 # --- waiting ----------------------------------------------------------------------------------
 
 
-def in_turn(work: Callable[[Take], T], *, timeout_s: float) -> T:
+def run_with_lock(work: Callable[[Acquire], T], *, timeout_s: float) -> T:
     """
     Do *work*, which takes locks by what it is given, and return its result.
 
     It is called here; if a lock turns out to be another's, which *work* lets out
-    as Contended, it is called again, in a thread that waits for each lock in the
+    as WouldBlock, it is called again, in a thread that waits for each lock in the
     kernel and goes on when it has it. The time it works is not limited, only
     each of its waits. An interrupt ends a wait; work under way is done first.
     What it keeps open for the second call, it closes however that ends.
@@ -303,54 +304,54 @@ def in_turn(work: Callable[[Take], T], *, timeout_s: float) -> T:
             What it was waiting for it will not do any more.
     """
     try:
-        return work(at_once)
-    except Contended:
+        return work(nonblocking)
+    except WouldBlock:
         pass
     begun = time.monotonic()
     try:
-        turn = Turn(work)
+        waiter = LockWaiter(work)
     except RuntimeError:  # No more threads.
-        with contextlib.suppress(_GivenUp):
-            work(_never)
+        with contextlib.suppress(_Abandoned):
+            work(_always_abandon)
         raise
     try:
-        return turn.within(timeout_s)
-    except _GivenUp:
-        _holders.report(turn.wanted, waited_s=time.monotonic() - begun)
+        return waiter.result(timeout_s)
+    except _Abandoned:
+        lock_owner.raise_lock_timeout(waiter.request, waited_s=time.monotonic() - begun)
 
 
-class _GivenUp(Exception):
+class _Abandoned(Exception):
     """The caller's patience ended during a wait."""
 
 
-def _never(_fd: int, _wanted: _holders.Wanted) -> None:
-    raise _GivenUp
+def _always_abandon(_fd: int, _request: lock_owner.LockRequest) -> None:
+    raise _Abandoned
 
 
-class Turn(Generic[T]):
+class LockWaiter(Generic[T]):
     """Work that waits for its turn in a thread, for a caller whose patience may end."""
 
-    def __init__(self, work: Callable[[Take], T]) -> None:
+    def __init__(self, work: Callable[[Acquire], T]) -> None:
         self._work = work
         self._ended = threading.Lock()  # released at the end: the cheapest of events
         self._ended.acquire()
-        self._verdict = threading.Lock()
+        self._state_lock = threading.Lock()
         self._waiting = True  #: It may be given up. It is not while it works.
-        self._given_up = False
+        self._abandoned = False
         self._result: Any = None
         self._error: BaseException | None = None
-        self.wanted = _holders.Wanted("", "")  #: The lock of its last wait.
-        _workers.start(self._run)
+        self.request = lock_owner.LockRequest("", "")  #: The lock of its last wait.
+        threads.run_in_thread(self._run)
 
-    def within(self, timeout_s: float) -> T:
+    def result(self, timeout_s: float) -> T:
         """
         Return what the work returns; raise what it raises.
 
         Raises:
-            _GivenUp: It has waited for *timeout_s*, and will do no more.
+            _Abandoned: It has waited for *timeout_s*, and will do no more.
         """
         if not self._await(timeout_s):
-            raise _GivenUp
+            raise _Abandoned
         if self._error is not None:
             raise self._error
         result: T = self._result
@@ -360,49 +361,49 @@ class Turn(Generic[T]):
         """Wait for the end; False if it was given up before."""
         try:
             while not self._ended.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX)):
-                if self._give_up():
+                if self._abandon():
                     return False
         except BaseException:
-            if not self._give_up():
+            if not self._abandon():
                 self._ended.acquire()
             raise
         return True
 
-    def _give_up(self) -> bool:
+    def _abandon(self) -> bool:
         """Let the thread do no more once it has the lock; False if it is at work just now."""
-        with self._verdict:
-            self._given_up = self._waiting and self._ended.locked()
-            return self._given_up
+        with self._state_lock:
+            self._abandoned = self._waiting and self._ended.locked()
+            return self._abandoned
 
     def _run(self) -> None:
         try:
             self._result = self._work(self._take)
         except BaseException as error:  # noqa: BLE001 - raised where the caller waits
             self._error = error
-        with self._verdict:
+        with self._state_lock:
             self._ended.release()
 
-    def _take(self, fd: int, wanted: _holders.Wanted) -> None:
+    def _take(self, fd: int, request: lock_owner.LockRequest) -> None:
         """Block until the lock is ours."""
-        if _try(fd, wanted):
-            self._go_on(fd)
+        if _try_acquire(fd, request):
+            self._acquired(fd)
             return
-        with self._verdict:
-            self._waiting, self.wanted = True, wanted
+        with self._state_lock:
+            self._waiting, self.request = True, request
         # Imported by those who must wait: it costs 60 ms, a free lock 2 µs. Of its lockers the
         # one that is flock whatever a host may have set, which portalocker.lock goes by.
         from portalocker import LockException, LockFlags  # noqa: PLC0415
         from portalocker.portalocker import FlockLocker  # noqa: PLC0415
 
         try:
-            FlockLocker().lock(fd, LockFlags.SHARED if wanted.shared else LockFlags.EXCLUSIVE)
+            FlockLocker().lock(fd, LockFlags.SHARED if request.shared else LockFlags.EXCLUSIVE)
         except LockException as error:
             raise OSError(f"cannot lock: {error}") from error
-        self._go_on(fd)
+        self._acquired(fd)
 
-    def _go_on(self, fd: int) -> None:
-        with self._verdict:
-            if self._given_up:
+    def _acquired(self, fd: int) -> None:
+        with self._state_lock:
+            if self._abandoned:
                 unlock(fd)
-                raise _GivenUp
+                raise _Abandoned
             self._waiting = False

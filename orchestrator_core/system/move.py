@@ -11,7 +11,8 @@ import itertools
 import os
 from typing import TYPE_CHECKING
 
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,21 +41,21 @@ def move_all_no_clobber(moves: Iterable[tuple[StrPath, StrPath]]) -> list[str]:
     places = [link_no_clobber(source, target) for source, target in moves]
     # The new names must be durable before the old ones go, or a power
     # failure in between could keep neither.
-    for directory in set(map(_files.parent_of, places)):
-        _files.fsync_directory(directory)
+    for directory in set(map(durable.parent_of, places)):
+        durable.fsync_directory(directory)
     for source, _ in moves:
-        _files.remove(source, durable=False)
-    for directory in {_files.parent_of(source) for source, _ in moves}:
-        _files.fsync_directory(directory)
+        durable.remove(source, durable=False)
+    for directory in {durable.parent_of(source) for source, _ in moves}:
+        durable.fsync_directory(directory)
     return places
 
 
 def link_no_clobber(source: StrPath, target: StrPath) -> str:
     """Give *source* a second name: *target*, or the next free one; the same one if it has it."""
-    with _files.refusals("move", source, answers=(FileNotFoundError,)):
+    with storage_errors("move", source, allow=(FileNotFoundError,)):
         inode = os.lstat(source)
-    with _files.refusals(f"move {source} to", target):
-        for place in names_from(target):
+    with storage_errors(f"move {source} to", target):
+        for place in numbered_names(target):
             try:
                 os.link(source, place, follow_symlinks=False)
             except FileExistsError:
@@ -64,7 +65,7 @@ def link_no_clobber(source: StrPath, target: StrPath) -> str:
     raise AssertionError("unreachable: there is always another name")
 
 
-def names_from(target: StrPath) -> Iterator[str]:
+def numbered_names(target: StrPath) -> Iterator[str]:
     """Return *target*, and then the names it may have if it is taken, without end."""
     yield os.fspath(target)
     stem, suffix = os.path.splitext(target)

@@ -12,26 +12,26 @@ if TYPE_CHECKING:
     StrPath = str | os.PathLike[str]
 
 
-def refusal(doing: str, path: StrPath, error: OSError) -> StorageError:
+def storage_error(action: str, path: StrPath, error: OSError) -> StorageError:
     """Return what the operating system refuses as an error of ours, to be raised from *error*."""
     reason = os.strerror(error.errno) if error.errno else str(error)
-    return StorageError(f"cannot {doing} {path}: {reason}", hint=_HINTS.get(error.errno or 0, ""))
+    return StorageError(f"cannot {action} {path}: {reason}", hint=_HINTS.get(error.errno or 0, ""))
 
 
-class refusals:  # noqa: N801 - read as a clause: with refusals("open", path)
+class storage_errors:  # noqa: N801 - read as a clause: with storage_errors("open", path)
     """
-    Raise what the operating system refuses as an error of ours; let *answers* pass.
+    Raise what the operating system refuses as an error of ours; let *allow* pass.
 
     What each update of a registry does many times has an except clause instead, which costs
     nothing as long as nothing is refused.
     """
 
-    __slots__ = ("_answers", "_doing", "_path")
+    __slots__ = ("_action", "_allow", "_path")
 
     def __init__(
-        self, doing: str, path: StrPath, *, answers: tuple[type[OSError], ...] = ()
+        self, action: str, path: StrPath, *, allow: tuple[type[OSError], ...] = ()
     ) -> None:
-        self._doing, self._path, self._answers = doing, path, answers
+        self._action, self._path, self._allow = action, path, allow
 
     def __enter__(self) -> None:
         return None
@@ -39,8 +39,8 @@ class refusals:  # noqa: N801 - read as a clause: with refusals("open", path)
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: object
     ) -> None:
-        if isinstance(error, OSError) and not isinstance(error, self._answers):
-            raise refusal(self._doing, self._path, error) from error
+        if isinstance(error, OSError) and not isinstance(error, self._allow):
+            raise storage_error(self._action, self._path, error) from error
 
 
 _HINTS = {

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SOCKET_PATH_MAX = 103 if sys.platform == "darwin" else 107  #: Bytes in the path of a Unix socket.
 
 
-def resolved(path: Path) -> Path:
+def resolve(path: Path) -> Path:
     """
     Return where a path leads, absolute; what is not there may be part of it.
 

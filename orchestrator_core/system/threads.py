@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     Work = Callable[[], None]
 
-_STAYS_S = 1.0  #: How long a thread that has done its work stays.
-_LOST_S = 60.0  #: Far longer than from being taken to being called, unless an interrupt came.
+_IDLE_TTL_S = 1.0  #: How long a thread that has done its work stays.
+_HANDOFF_TIMEOUT_S = 60.0  #: Bounds the time from being taken to being called.
 
 
-def start(work: Work) -> None:
+def run_in_thread(work: Work) -> None:
     """
     Let a thread do *work*, which may not raise.
 
@@ -40,22 +40,22 @@ class _Worker:
 
     def __init__(self, work: Work) -> None:
         self._work: Work | None = work
-        self._called = _thread.allocate_lock()
-        self._called.acquire()
+        self._wakeup = _thread.allocate_lock()
+        self._wakeup.acquire()
 
     def call(self, work: Work) -> None:
         self._work = work
-        self._called.release()
+        self._wakeup.release()
 
     def run(self) -> None:
         while self._work is not None:
             self._work()
             self._work = None  # What it holds on to is not ours to keep.
             _idle.append(self)
-            if not self._called.acquire(timeout=_STAYS_S) and not self._leaves():
-                self._called.acquire(timeout=_LOST_S)
+            if not self._wakeup.acquire(timeout=_IDLE_TTL_S) and not self._retire():
+                self._wakeup.acquire(timeout=_HANDOFF_TIMEOUT_S)
 
-    def _leaves(self) -> bool:
+    def _retire(self) -> bool:
         """Be idle no more; False if somebody has taken us from there, and is about to call."""
         try:
             _idle.remove(self)

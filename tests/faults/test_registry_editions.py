@@ -31,9 +31,7 @@ from orchestrator_core.exceptions import LockTimeout, StorageError
 from orchestrator_core.registry import TASK, Registry
 from orchestrator_core.registry import staging as slots
 from orchestrator_core.registry.group_commit import Edition, Revision
-from orchestrator_core.system import durable as _files
-from orchestrator_core.system import locks
-from orchestrator_core.system import threads as _workers
+from orchestrator_core.system import durable, locks, threads
 
 
 @pytest.fixture
@@ -58,10 +56,10 @@ class SettleLock:
         self._file = locks.LockFile(registry.path, what="it", name=self.name)
 
     def __enter__(self):
-        self._file.take(locks.at_once)
+        self._file.acquire(locks.nonblocking)
 
     def __exit__(self, *_):
-        self._file.let_go()
+        self._file.release()
         self._file.close()
 
 
@@ -320,7 +318,7 @@ def test_what_was_published_by_one_who_died_before_saying_so_is_not_said_to_be_d
         def refused(*_, **__):
             raise StorageError("no space")
 
-        monkeypatch.setattr(_files, "swap", refused)
+        monkeypatch.setattr(durable, "replace_unsynced", refused)
     threads[0].join()
 
     assert ([], ["there"]) == (errors, names(registry))
@@ -330,7 +328,7 @@ def test_who_cannot_have_a_thread_to_wait_in_leaves_no_file_open(registry, monke
     def no_more(*_):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(_workers, "start", no_more)
+    monkeypatch.setattr(threads, "run_in_thread", no_more)
     before = open_files()
     with SettleLock(registry), pytest.raises(RuntimeError):
         add(registry, "late")
@@ -372,7 +370,7 @@ def test_a_change_that_finds_itself_made_by_one_who_is_settling_it_waits_for_tha
     """All can read it, and a power failure may still take it back: nobody is told that it holds."""
     replaced, waiting, go_on = (threading.Event() for _ in range(3))
     told = []
-    settle, lock = _files.settle, FlockLocker.lock
+    settle, lock = durable.sync_name, FlockLocker.lock
 
     def slow(path):
         replaced.set()
@@ -384,7 +382,7 @@ def test_a_change_that_finds_itself_made_by_one_who_is_settling_it_waits_for_tha
         waiting.set()
         lock(*how)
 
-    monkeypatch.setattr(_files, "settle", slow)
+    monkeypatch.setattr(durable, "sync_name", slow)
     monkeypatch.setattr(FlockLocker, "lock", seen)
     threads, errors = start(lambda: add(registry, "a1"))
     assert replaced.wait(30)
@@ -406,20 +404,20 @@ def test_who_was_settled_before_a_failure_is_not_told_that_it_failed_nor_the_rev
         wait_for_written(registry, 1)
     threads[0].join()
     with Revision(registry._editions) as revision:
-        revision.lock(locks.at_once)
+        revision.lock(locks.nonblocking)
         early, late = revision.pending() or Edition(1, 0), Edition(2, 0)
         revision._drop_pending()
     add(registry, "after")
 
     with Revision(registry._editions) as revision:
-        revision.settle(early, locks.at_once)
+        revision.settle(early, locks.nonblocking)
     with Revision(registry._editions) as revision, pytest.raises(StorageError) as dropped:
-        revision.settle(late, locks.at_once)
+        revision.settle(late, locks.nonblocking)
     assert "" == dropped.value.hint
     with Revision(registry._editions) as revision:
-        revision.lock(locks.at_once)
+        revision.lock(locks.nonblocking)
         revision._drop_pending()
     with Revision(registry._editions) as revision, pytest.raises(StorageError) as forgotten:
-        revision.settle(late, locks.at_once)
+        revision.settle(late, locks.nonblocking)
     assert "unknown" in forgotten.value.hint
     assert [] == errors

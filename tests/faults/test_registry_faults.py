@@ -29,7 +29,6 @@ from under_fire import (
 
 from orchestrator_core.model.layout import open_root
 from orchestrator_core.registry import TASK, Registry
-from orchestrator_core.system import move as _moves
 
 # --- killed ---------------------------------------------------------------------------------
 
@@ -110,7 +109,7 @@ def test_a_move_killed_at_any_call_loses_and_doubles_nothing(places):
         return place
 
     def move(place):
-        _moves.move_no_clobber(place / "log", place / "kept")
+        move.move_no_clobber(place / "log", place / "kept")
 
     for crash, place in each_crash(move, logged):
         with contextlib.suppress(FileNotFoundError):

@@ -12,7 +12,7 @@ from power import Disk, outcomes
 from saga_kit import Shelf, Thing, litter, open_journals, stands
 
 from orchestrator_core.saga import Sagas, Unwind
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
 
 NAMES = ("a", "b")
 
@@ -98,14 +98,14 @@ def begun_while_spares_are_laid(recorded):
     """Another takes a spare that is there, but not durable: it must make its own."""
     for number in range(4):
         recorded.commit(f"s{number}")
-    real = _files.fsync_directory
+    real = durable.fsync_directory
 
     def begun_first(directory):
-        _files.fsync_directory = real
+        durable.fsync_directory = real
         recorded.commit("in-between")
         real(directory)
 
-    _files.fsync_directory = begun_first
+    durable.fsync_directory = begun_first
     recorded.commit("last")
 
 

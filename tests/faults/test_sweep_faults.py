@@ -22,8 +22,7 @@ from support.world import wait_for_deaths
 
 from orchestrator_core import FindingKind, Orchestrator
 from orchestrator_core.system.boot import boot_id
-from orchestrator_core.system.processes import Identity
-from orchestrator_core.system.processes import exit_record as witness
+from orchestrator_core.system.processes import Identity, exit_record
 
 pytestmark = pytest.mark.tmux
 
@@ -299,7 +298,7 @@ def test_whose_end_cannot_be_read_is_left_alone_until_it_can(scene, orch, task, 
     told.symlink_to("nowhere")
 
     with monkeypatch.context() as patch:
-        patch.setattr(witness, "_CANNOT_SAY", (errno.ELOOP,))
+        patch.setattr(exit_record, "_TRANSIENT_ERRNOS", (errno.ELOOP,))
         report = orch.sweep(reap=True)
         orch.recover()
         assert () == report.reaped

@@ -23,9 +23,9 @@ from orchestrator_core.system.processes import (
     LocalProcesses,
     Patience,
     identity,
+    ownership,
     table,
 )
-from orchestrator_core.system.processes import ownership as claims
 
 HOPPER = """
 import os, sys, time
@@ -492,10 +492,10 @@ def test_scanning_covers_the_sessions_and_children_of_the_agent(stage):
     """Seen by the table itself, before anything is ended."""
     stage.sh("echo ready >&9; env -i sleep 60 & exec sleep 60")
     stage.roll.until_ready()
-    agent = claims.witness.read_started(stage.claim.run_dir)
+    agent = ownership.exit_record.read_started(stage.claim.run_dir)
     stage.kill_supervisor()
 
-    found = {row.pid for row in claims.covered(stage.claim)}
+    found = {row.pid for row in ownership.covered(stage.claim)}
 
     theirs = {row.pid for row in table.rows() if row.sid == agent.pid}
     assert agent.pid in found

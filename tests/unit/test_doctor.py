@@ -1112,7 +1112,7 @@ def test_here_a_subreaper_can_be_had():
 def test_what_contains_agents_is_told(tmp_path, monkeypatch, asked, has_cgroup, verdict, said):
     monkeypatch.setattr(machine, "_IS_LINUX", True)
     place = str(tmp_path / "oc_doctor") if has_cgroup else None
-    monkeypatch.setattr(machine.placing, "place", lambda _: place)
+    monkeypatch.setattr(machine.cgroups, "place", lambda _: place)
 
     answer = machine.containment(subject(None, env={"ORCHESTRATOR_CONTAINMENT": asked}))
 
@@ -1186,7 +1186,7 @@ def test_little_room_for_processes_is_told(monkeypatch, left, verdict, said):
     monkeypatch.setattr(
         resource_limits.proc, "read", lambda path: threads.get(int(path.split("/")[2]), b"")
     )
-    monkeypatch.setattr(resource_limits.placing, "own_directory", lambda: None)
+    monkeypatch.setattr(resource_limits.cgroups, "own_directory", lambda: None)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (7 + left, 7 + left))
 
     answer = resource_limits.processes(subject(None))
@@ -1200,7 +1200,7 @@ def test_little_room_for_processes_is_told(monkeypatch, left, verdict, said):
 def test_a_control_group_that_is_nearly_full_is_told(monkeypatch, tmp_path):
     (tmp_path / "pids.max").write_text("100\n")
     (tmp_path / "pids.current").write_text("99\n")
-    monkeypatch.setattr(resource_limits.placing, "own_directory", lambda: tmp_path)
+    monkeypatch.setattr(resource_limits.cgroups, "own_directory", lambda: tmp_path)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
 
     answer = resource_limits.processes(subject(None))
@@ -1270,7 +1270,7 @@ def test_of_a_holder_that_has_not_signed_the_kernel_tells(patient, held):
 def test_nobody_is_told_to_kill_everything(patient, held, monkeypatch, pid):
     """As a pid, 0 is one's own group, and -1 all that one may signal."""
     sign(held, 99999999, ago_s=300)
-    monkeypatch.setattr(lock_check, "who_has", lambda _: pid)
+    monkeypatch.setattr(lock_check, "kernel_owner_pid", lambda _: pid)
 
     answer = lock_check.locks(patient)
 

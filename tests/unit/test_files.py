@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.system import durable as _files
-from orchestrator_core.system import move as _moves
+from orchestrator_core.system import durable, move
 
 
 def mode(path):
@@ -56,7 +55,7 @@ def calls(monkeypatch):
 
 def test_replaced_content_is_on_the_disk_before_it_has_the_name_and_the_name_after(tmp_path, calls):
     """Write, fsync, rename, fsync the directory: in this order, or a power failure tells."""
-    _files.replace(tmp_path / "a", b"new")
+    durable.replace(tmp_path / "a", b"new")
 
     assert ["open", "write", "fsync", "rename", "open", "fsync"] == [name for name, _ in calls]
     assert tmp_path == calls[-1][1]
@@ -64,7 +63,7 @@ def test_replaced_content_is_on_the_disk_before_it_has_the_name_and_the_name_aft
 
 @pytest.mark.usefixtures("_umask")
 def test_a_replaced_file_is_private_whatever_the_umask(tmp_path):
-    _files.replace(tmp_path / "a", b"x")
+    durable.replace(tmp_path / "a", b"x")
     assert {"a": b"x"} == content(tmp_path)
     assert 0o600 == mode(tmp_path / "a")
 
@@ -74,14 +73,14 @@ def test_replacing_keeps_the_mode_that_the_file_had(tmp_path, kept):
     file = tmp_path / "a"
     file.write_bytes(b"old")
     file.chmod(kept)
-    _files.replace(file, b"new")
+    durable.replace(file, b"new")
     assert (b"new", kept) == (file.read_bytes(), mode(file))
 
 
 def test_short_writes_are_continued(tmp_path, monkeypatch):
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:7]))
-    _files.replace(tmp_path / "a", b"0123456789" * 10)
+    durable.replace(tmp_path / "a", b"0123456789" * 10)
     assert b"0123456789" * 10 == (tmp_path / "a").read_bytes()
 
 
@@ -97,7 +96,7 @@ def test_a_failed_replace_leaves_the_old_content_and_nothing_else(
     (tmp_path / "a").write_bytes(b"old")
     failing(monkeypatch, name, number)
     with pytest.raises(StorageError) as refusal:
-        _files.replace(tmp_path / "a", b"new")
+        durable.replace(tmp_path / "a", b"new")
     monkeypatch.undo()
     assert {"a": b"old"} == content(tmp_path)
     assert number == refusal.value.__cause__.errno
@@ -108,7 +107,7 @@ def test_a_failed_replace_leaves_the_old_content_and_nothing_else(
 def test_a_failure_after_the_rename_says_that_the_outcome_is_unknown(tmp_path, monkeypatch):
     failing(monkeypatch, "fsync", errno.EIO, after=1)
     with pytest.raises(StorageError, match="was replaced, but") as refusal:
-        _files.replace(tmp_path / "a", b"new")
+        durable.replace(tmp_path / "a", b"new")
     assert "unknown" in refusal.value.hint
 
 
@@ -116,7 +115,7 @@ def test_fsync_is_never_tried_again_on_the_same_descriptor(tmp_path, monkeypatch
     """After a failure the kernel may have dropped the data, and would report success."""
     count = failing(monkeypatch, "fsync", errno.EIO)
     with pytest.raises(StorageError):
-        _files.replace(tmp_path / "a", b"new")
+        durable.replace(tmp_path / "a", b"new")
     assert 1 == count()
 
 
@@ -139,10 +138,10 @@ def test_a_symlink_in_the_place_of_a_file_is_neither_followed_nor_replaced(tmp_p
     link = tmp_path / "a"
     link.symlink_to("target")
     for touch in (
-        lambda: _files.replace(link, b"x"),
-        lambda: _files.read(link),
-        lambda: _files.append_line(link, b"x"),
-        lambda: _files.open_private(link, os.O_RDWR | os.O_CREAT),
+        lambda: durable.replace(link, b"x"),
+        lambda: durable.read(link),
+        lambda: durable.append_line(link, b"x"),
+        lambda: durable.open_private(link, os.O_RDWR | os.O_CREAT),
     ):
         with pytest.raises(StorageError, match=r"symlink|symbolic"):
             touch()
@@ -154,13 +153,13 @@ def test_a_fifo_in_the_place_of_a_file_makes_nobody_wait(tmp_path):
     os.mkfifo(tmp_path / "a")
     for flags in (os.O_RDONLY, os.O_RDWR, os.O_WRONLY):
         with pytest.raises(StorageError):
-            _files.open_private(tmp_path / "a", flags)
+            durable.open_private(tmp_path / "a", flags)
 
 
 def test_another_users_file_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(b"x")
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    for touch in (_files.read, lambda path: _files.replace(path, b"y")):
+    for touch in (durable.read, lambda path: durable.replace(path, b"y")):
         with pytest.raises(StorageError, match="belongs to user"):
             touch(tmp_path / "a")
     assert b"x" == (tmp_path / "a").read_bytes()
@@ -169,7 +168,7 @@ def test_another_users_file_is_refused(tmp_path, monkeypatch):
 def test_leftovers_of_one_file_are_cleared_and_those_of_others_stay(tmp_path):
     for name in (".a.12-0a1b2c3d.tmp", ".ab.12-0a1b2c3d.tmp", ".a.json", "a", "a.tmp"):
         (tmp_path / name).touch()
-    _files.clear_leftovers(tmp_path / "a")
+    durable.remove_stale_temps(tmp_path / "a")
     assert {".ab.12-0a1b2c3d.tmp", ".a.json", "a", "a.tmp"} == set(content(tmp_path))
 
 
@@ -178,9 +177,9 @@ def test_leftovers_of_one_file_are_cleared_and_those_of_others_stay(tmp_path):
 
 @pytest.mark.usefixtures("_umask")
 def test_creating_never_overwrites(tmp_path):
-    _files.create(tmp_path / "a", b"first")
+    durable.create(tmp_path / "a", b"first")
     with pytest.raises(FileExistsError):
-        _files.create(tmp_path / "a", b"second")
+        durable.create(tmp_path / "a", b"second")
     assert (b"first", 0o600) == ((tmp_path / "a").read_bytes(), mode(tmp_path / "a"))
 
 
@@ -188,37 +187,37 @@ def test_creating_never_overwrites(tmp_path):
 def test_a_failed_create_leaves_no_file(tmp_path, monkeypatch, name, number):
     failing(monkeypatch, name, number)
     with pytest.raises(StorageError):
-        _files.create(tmp_path / "a", b"x")
+        durable.create(tmp_path / "a", b"x")
     monkeypatch.undo()
     assert {} == content(tmp_path)
 
 
 def test_a_line_after_a_torn_line_starts_on_its_own(tmp_path):
     file = tmp_path / "a"
-    _files.append_line(file, b"one")
+    durable.append_line(file, b"one")
     with file.open("ab") as torn:
         torn.write(b"tor")
-    _files.append_line(file, b"two\n")
+    durable.append_line(file, b"two\n")
     assert b"one\ntor\ntwo\n" == file.read_bytes()
     assert 0o600 == mode(file)
 
 
 def test_removing_tells_the_size_and_removing_again_is_nothing(tmp_path):
     (tmp_path / "a").write_bytes(b"12345")
-    assert [5, 0] == [_files.remove(tmp_path / "a"), _files.remove(tmp_path / "a")]
+    assert [5, 0] == [durable.remove(tmp_path / "a"), durable.remove(tmp_path / "a")]
 
 
 def test_removing_a_symlink_leaves_its_target(tmp_path):
     (tmp_path / "target").write_bytes(b"x")
     (tmp_path / "a").symlink_to("target")
-    _files.remove(tmp_path / "a")
+    durable.remove(tmp_path / "a")
     assert {"target": b"x"} == content(tmp_path)
 
 
 def test_removing_a_directory_is_refused(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(StorageError):
-        _files.remove(tmp_path / "a")
+        durable.remove(tmp_path / "a")
 
 
 # --- moving -----------------------------------------------------------------------------------
@@ -230,7 +229,7 @@ def test_moving_never_overwrites_and_numbers_before_the_suffix(tmp_path):
     places = []
     for text in (b"1", b"2", b"3"):
         (tmp_path / "a_stream.jsonl").write_bytes(text)
-        place = _moves.move_no_clobber(tmp_path / "a_stream.jsonl", archive / "a_stream.jsonl")
+        place = move.move_no_clobber(tmp_path / "a_stream.jsonl", archive / "a_stream.jsonl")
         places.append(Path(place))
     assert ["a_stream.jsonl", "a_stream.1.jsonl", "a_stream.2.jsonl"] == [p.name for p in places]
     assert [b"1", b"2", b"3"] == [place.read_bytes() for place in places]
@@ -241,7 +240,7 @@ def test_a_move_killed_half_way_is_finished_under_the_same_name(tmp_path):
     """Both names, one file: moving again keeps the new one."""
     (tmp_path / "a").write_bytes(b"x")
     os.link(tmp_path / "a", tmp_path / "b")
-    assert str(tmp_path / "b") == _moves.move_no_clobber(tmp_path / "a", tmp_path / "b")
+    assert str(tmp_path / "b") == move.move_no_clobber(tmp_path / "a", tmp_path / "b")
     assert {"b": b"x"} == content(tmp_path)
 
 
@@ -256,13 +255,13 @@ def test_the_new_names_are_durable_before_the_old_ones_go(tmp_path, monkeypatch)
         )
     for name in "ab":
         (tmp_path / name).write_bytes(b"x")
-    _moves.move_all_no_clobber([(tmp_path / n, archive / n) for n in "ab"])
+    move.move_all_no_clobber([(tmp_path / n, archive / n) for n in "ab"])
     assert ["link", "link", "fsync", "unlink", "unlink", "fsync"] == done
 
 
 def test_moving_nothing_says_so(tmp_path):
     with pytest.raises(FileNotFoundError):
-        _moves.move_no_clobber(tmp_path / "a", tmp_path / "b")
+        move.move_no_clobber(tmp_path / "a", tmp_path / "b")
 
 
 # --- directories --------------------------------------------------------------------------------
@@ -270,9 +269,9 @@ def test_moving_nothing_says_so(tmp_path):
 
 def test_a_directory_and_its_parents_are_private_and_each_parent_is_synced(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(_files, "fsync_directory", lambda path: synced.append(Path(path)))
-    assert _files.make_directory(tmp_path / "a" / "b" / "c")
-    assert not _files.make_directory(tmp_path / "a" / "b" / "c")
+    monkeypatch.setattr(durable, "fsync_directory", lambda path: synced.append(Path(path)))
+    assert durable.make_directory(tmp_path / "a" / "b" / "c")
+    assert not durable.make_directory(tmp_path / "a" / "b" / "c")
     assert [tmp_path, tmp_path / "a", tmp_path / "a" / "b"] == synced
     assert [0o700] * 3 == [mode(tmp_path / p) for p in ("a", "a/b", "a/b/c")]
 
@@ -281,13 +280,13 @@ def test_a_directory_and_its_parents_are_private_and_each_parent_is_synced(tmp_p
 def test_what_is_no_directory_is_not_used_as_one(tmp_path, make):
     make(tmp_path / "a")
     with pytest.raises(StorageError, match=str(tmp_path / "a")):
-        _files.make_directory(tmp_path / "a")
+        durable.make_directory(tmp_path / "a")
 
 
 def test_a_slash_at_its_end_changes_nothing_of_a_directory(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(_files, "fsync_directory", synced.append)
-    assert _files.make_directory(f"{tmp_path}/a/b/")
+    monkeypatch.setattr(durable, "fsync_directory", synced.append)
+    assert durable.make_directory(f"{tmp_path}/a/b/")
     assert [str(tmp_path), f"{tmp_path}/a"] == synced
 
 
@@ -296,19 +295,19 @@ def test_where_no_directory_can_be_made_it_is_refused(tmp_path, monkeypatch, nam
     monkeypatch.chdir(tmp_path)
     Path("nowhere").symlink_to("gone")
     with pytest.raises(StorageError, match="cannot make directory"):
-        _files.make_directory(name)
+        durable.make_directory(name)
 
 
 def test_what_cannot_be_looked_for_is_neither_there_nor_gone(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").touch()
-    assert _files.is_there(tmp_path / "loop")
-    assert not _files.is_there(tmp_path / "file" / "below")
+    assert durable.exists(tmp_path / "loop")
+    assert not durable.exists(tmp_path / "file" / "below")
     with pytest.raises(StorageError, match="symbolic links"):
-        _files.is_there(tmp_path / "loop" / "below")
+        durable.exists(tmp_path / "loop" / "below")
 
 
 def test_a_directory_below_a_file_is_refused(tmp_path):
     (tmp_path / "a").touch()
     with pytest.raises(StorageError, match=r"Not a directory"):
-        _files.make_directory(tmp_path / "a" / "b")
+        durable.make_directory(tmp_path / "a" / "b")

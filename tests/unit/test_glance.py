@@ -7,7 +7,7 @@ import pytest
 from orchestrator_core.model.layout import Places
 from orchestrator_core.registry import task_registry
 from orchestrator_core.registry.snapshot import Glances
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
 
 ENDED = {
     "status": "completed",
@@ -25,8 +25,8 @@ class Tasks:
         self.registries = {}
         self.glances = Glances()
         self._read = []
-        real = _files.read
-        monkeypatch.setattr(_files, "read", lambda path: self._read.append(path) or real(path))
+        real = durable.read
+        monkeypatch.setattr(durable, "read", lambda path: self._read.append(path) or real(path))
 
     def make(self, task_id, *agents):
         registry = self.registries[task_id] = task_registry(self._places, task_id)

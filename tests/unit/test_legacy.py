@@ -15,8 +15,7 @@ from orchestrator_core.reconcile.legacy.agent import legacy_agents, report_of
 from orchestrator_core.reconcile.legacy.proof import _differs_in_any_timezone, _matches_start
 from orchestrator_core.reconcile.legacy.server_protocol import match_format, parse
 from orchestrator_core.system.clock import parse_timestamp
-from orchestrator_core.system.processes import Claim, LocalProcesses, Patience
-from orchestrator_core.system.processes import open_files as holding
+from orchestrator_core.system.processes import Claim, LocalProcesses, Patience, open_files
 from orchestrator_core.system.processes.protocol import FileId
 
 LINE = "4242:$3:1760000000:%{pane}:{pid}:{name}:/tmp/tmux-0/default"
@@ -216,7 +215,7 @@ def test_a_file_that_was_moved_is_the_same_and_one_of_its_name_is_not(held):
 
 def test_without_proc_the_same_processes_are_found(held):
     path, pids = held
-    found = {holder.who.pid for holder in holding._by_psutil({file_id(path)})}
+    found = {holder.who.pid for holder in open_files._by_psutil({file_id(path)})}
     assert set(pids.values()) == found
 
 

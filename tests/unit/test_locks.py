@@ -15,8 +15,7 @@ import psutil
 import pytest
 
 from orchestrator_core.exceptions import LockTimeout, StorageError
-from orchestrator_core.system import lock_owner as _holders
-from orchestrator_core.system import locks
+from orchestrator_core.system import lock_owner, locks
 
 
 @pytest.fixture
@@ -186,7 +185,7 @@ def test_a_timeout_names_who_has_not_signed_as_the_kernel_does(document):
     @contextlib.contextmanager
     def hold():
         with contextlib.closing(locks.LockFile(document, what="it")) as lock:
-            lock.take(locks.at_once, sign=False)
+            lock.acquire(locks.nonblocking, sign=False)
             yield
 
     with child(hold) as pid, pytest.raises(LockTimeout) as timeout:
@@ -199,7 +198,7 @@ def test_a_timeout_names_the_living_holder_and_not_one_who_died_before_it(docume
     with child(lambda: locked(document)) as pid:
         kill(pid)
     with contextlib.closing(locks.LockFile(document, what="it")) as lock:
-        lock.take(locks.at_once, sign=False)
+        lock.acquire(locks.nonblocking, sign=False)
         with pytest.raises(LockTimeout, match=f"held by pid {os.getpid()} "):
             locked(document, timeout_s=0.02).__enter__()
 
@@ -209,18 +208,18 @@ def test_a_timeout_names_who_has_the_lock_behind_the_one_that_is_waited_for(docu
 
     with child(lambda: locked(document)) as pid, contextlib.ExitStack() as closed:
         one, other = (
-            locks.LockFile(document, what="it", name="queue", behind="lock") for _ in range(2)
+            locks.LockFile(document, what="it", name="queue", wait_target="lock") for _ in range(2)
         )
         closed.callback(one.close)
         closed.callback(other.close)
-        one.take(locks.at_once)
+        one.acquire(locks.nonblocking)
         with pytest.raises(LockTimeout, match=f"DOCUMENT.json.lock is held by pid {pid} "):
-            other.take(locks.within(0.05))
+            other.acquire(locks.blocking(0.05))
 
 
 def test_a_timeout_says_when_the_holder_is_what_a_dead_process_left_behind(document, monkeypatch):
     """A process forked inside keeps the lock alive; its number is not the one in the file."""
-    monkeypatch.setattr(_holders, "who_has", lambda _: None)
+    monkeypatch.setattr(lock_owner, "kernel_owner_pid", lambda _: None)
     with child(lambda: locked(document)) as pid:
         kill(pid)
     fd = os.open(lock_of(document), os.O_RDWR)

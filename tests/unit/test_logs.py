@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from orchestrator_core.system import log as logs
+from orchestrator_core.system import log
 
 TOP = Path(__file__).parents[2]
 PACKAGE = TOP / "orchestrator_core"
@@ -235,7 +235,7 @@ orch.deploy(task.id, AgentSpec(type="a", prompt="go", command=["true"]))
 
 def test_standard_logging_finds_the_values_in_the_record(caplog):
     caplog.set_level(logging.INFO, "orchestrator_core")
-    logs.emit(logging.INFO, "step.done", saga_id="a-1", step="tee_log", duration_ms=1.5)
+    log.emit(logging.INFO, "step.done", saga_id="a-1", step="tee_log", duration_ms=1.5)
 
     [record] = caplog.records
     assert ("step.done", "orchestrator_core") == (record.getMessage(), record.name)
@@ -256,6 +256,6 @@ def test_a_processor_that_raises_disturbs_nobody_and_loses_nothing(configured, c
         raise ValueError("of the application's")
 
     configured(processors=[broken])
-    logs.emit(logging.ERROR, "alert.failed", subject="a-1", error="x")
+    log.emit(logging.ERROR, "alert.failed", subject="a-1", error="x")
 
     assert [("alert.failed", "a-1")] == [(r.getMessage(), r.subject) for r in caplog.records]

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from orchestrator_core.system import shared_scan as _passes
+from orchestrator_core.system import shared_scan
 from orchestrator_core.system.shared_scan import Passes
 
 
@@ -86,7 +86,7 @@ def test_who_is_interrupted_before_its_pass_strands_no_other(looks):
 
 
 def test_a_pass_does_not_serve_late_comers_for_ever(looks, monkeypatch):
-    monkeypatch.setattr(_passes, "_STAYS_S", 0.0)
+    monkeypatch.setattr(shared_scan, "_STAYS_S", 0.0)
     long_ago = time.monotonic()
 
     assert 1 == looks.now()

@@ -24,12 +24,12 @@ from orchestrator_core.system.processes import (
     Identity,
     LocalProcesses,
     Patience,
+    cgroups,
     identity,
+    ownership,
     read_exit,
     table,
 )
-from orchestrator_core.system.processes import cgroups as placing
-from orchestrator_core.system.processes import ownership as claims
 
 LONG_S = 20
 WITNESSED = {
@@ -279,9 +279,9 @@ def test_what_a_tmux_server_has_just_forked_is_looked_at_once_it_is_somebody(mon
 
 def test_a_lineage_with_a_gap_is_looked_at_again(monkeypatch):
     """An ancestor could not be looked at, just then: who is above it is not forgotten for it."""
-    lineage = claims._Lineage()
+    lineage = ownership._Lineage()
     whole = [row.pid for row in lineage.rows()]
-    lineage = claims._Lineage()
+    lineage = ownership._Lineage()
     with monkeypatch.context() as patched:
         real = table.row
         patched.setattr(table, "row", lambda pid: real(pid) if pid == os.getpid() else None)
@@ -360,9 +360,9 @@ def test_descendants_are_found_through_all_generations():
 @pytest.fixture
 def unmounted():
     """Where the hierarchy is, is looked for once by each process."""
-    placing._mounted.cache_clear()
+    cgroups._mounted.cache_clear()
     yield
-    placing._mounted.cache_clear()
+    cgroups._mounted.cache_clear()
 
 
 def _mountinfo(root, directory):
@@ -391,28 +391,28 @@ def test_a_cgroup_stands_beside_ours_and_never_inside_an_agents(
         "/proc/self/mountinfo": _mountinfo(root, tmp_path),
         "/proc/self/cgroup": f"4:memory:/elsewhere\n0::{own}\n".encode(),
     }
-    monkeypatch.setattr(placing.proc, "read", files.__getitem__)
+    monkeypatch.setattr(cgroups.proc, "read", files.__getitem__)
 
-    assert str(base / "oc_3_new") == placing.place("oc_3_new")
+    assert str(base / "oc_3_new") == cgroups.place("oc_3_new")
 
 
 @pytest.mark.parametrize("name", ["../oc_x", "oc_x/y", "", "other", "oc_x\n", "oc_."])
 def test_a_cgroup_has_a_name_of_ours(name):
-    assert None is placing.place(name)
+    assert None is cgroups.place(name)
 
 
 @pytest.mark.usefixtures("unmounted")
 def test_without_cgroup_version_2_there_is_none(monkeypatch):
-    real = placing.proc.read
-    monkeypatch.setattr(placing.proc, "read", lambda _path: b"")
+    real = cgroups.proc.read
+    monkeypatch.setattr(cgroups.proc, "read", lambda _path: b"")
 
-    assert None is placing.place("oc_1_agent")
-    assert not placing.is_ours("/sys/fs/cgroup/oc_1_agent")
+    assert None is cgroups.place("oc_1_agent")
+    assert not cgroups.is_ours("/sys/fs/cgroup/oc_1_agent")
 
     # It may just have been out of descriptors: it is asked again.
     shown = {"/proc/self/mountinfo": _mountinfo("/", "/sys/fs/cgroup")}
-    monkeypatch.setattr(placing.proc, "read", lambda path: shown.get(path) or real(path))
-    assert placing.is_ours("/sys/fs/cgroup/oc_1_agent")
+    monkeypatch.setattr(cgroups.proc, "read", lambda path: shown.get(path) or real(path))
+    assert cgroups.is_ours("/sys/fs/cgroup/oc_1_agent")
 
 
 # --- choices ----------------------------------------------------------------------------------

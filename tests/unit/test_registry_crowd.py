@@ -161,7 +161,7 @@ def test_what_the_disk_refuses_it_refuses_all_of_them_at_once(path, monkeypatch)
 
 def test_a_lock_that_somebody_holds_is_waited_for_once_by_all_of_them(path):
     holder = locks.LockFile(path, what="it")
-    holder.take(locks.at_once)
+    holder.acquire(locks.nonblocking)
     begun = time.monotonic()
 
     told = all_at(path, *map(add, range(6)), lock_timeout_s=1.0)
@@ -169,7 +169,7 @@ def test_a_lock_that_somebody_holds_is_waited_for_once_by_all_of_them(path):
     assert {LockTimeout} == set(map(type, told))
     assert 6 == len(set(map(id, told))), "each has an error of its own"
     assert time.monotonic() - begun < 2
-    holder.let_go()
+    holder.release()
     holder.close()
 
 

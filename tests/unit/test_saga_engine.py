@@ -29,10 +29,10 @@ from orchestrator_core.saga import (
     Sagas,
     State,
     Unwind,
+    journal,
     together,
 )
 from orchestrator_core.saga.states import allowed
-from orchestrator_core.system import durable as _files
 
 ABC = ("a", "b", "c")
 
@@ -633,7 +633,7 @@ def test_a_full_disk_does_not_keep_a_saga_from_beginning_for_what_is_carried(
 ):
     class Sender(Observer):
         def to_carry(self, _saga_id):
-            monkeypatch.setattr(_files, "write_all", full)
+            monkeypatch.setattr(journal, "write_all", full)
             return {"a": 1}
 
     def full(*_given, **_how):

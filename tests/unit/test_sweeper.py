@@ -28,8 +28,7 @@ from orchestrator_core.operations.sweeper import Sweeper
 from orchestrator_core.reconcile.sweep import saga_snapshot as journals
 from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind, SweepReport
 from orchestrator_core.saga import Outcome, Presence, Sagas, Unwind
-from orchestrator_core.system.processes import exit_record as witness
-from orchestrator_core.system.processes import identity
+from orchestrator_core.system.processes import exit_record, identity
 
 LONG_S = 20
 NEVER_S = 3600.0
@@ -627,7 +626,7 @@ def test_a_signal_that_does_not_disturb_its_wait_ends_it_too():
 
 def test_a_living_supervisor_whose_word_cannot_be_read_is_alive(tmp_path, monkeypatch):
     """A link stands for a disk that does not answer; a sweep tells that it could not ask."""
-    monkeypatch.setattr(witness, "_CANNOT_SAY", (errno.ELOOP,))
+    monkeypatch.setattr(exit_record, "_TRANSIENT_ERRNOS", (errno.ELOOP,))
     told = tmp_path / "exit"
     told.symlink_to("nowhere")
     watched = roster.Watched("a-1", -1, None, str(told), contextlib.ExitStack())

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core.system import threads as _workers
+from orchestrator_core.system import threads
 
 LONG_S = 20
 
 
 @pytest.fixture(autouse=True)
 def _nobody_idle():
-    until(lambda: [] == _workers._idle)
+    until(lambda: [] == threads._idle)
 
 
 def done():
     """Let a thread do something; return which one has done it, when it waits for more."""
     who = []
-    _workers.start(lambda: who.append(threading.get_ident()))
-    until(lambda: who and _workers._idle)
+    threads.run_in_thread(lambda: who.append(threading.get_ident()))
+    until(lambda: who and threads._idle)
     return who[0]
 
 
@@ -46,7 +46,7 @@ def test_who_is_at_work_is_not_given_more():
         let_go.wait(LONG_S)
         others.append(threading.get_ident())
 
-    _workers.start(work)
+    threads.run_in_thread(work)
     assert at_work.wait(LONG_S)
 
     mine = done()
@@ -57,35 +57,35 @@ def test_who_is_at_work_is_not_given_more():
 
 
 def test_nobody_stays_for_long(monkeypatch):
-    monkeypatch.setattr(_workers, "_STAYS_S", 0.01)
-    before, over = threads(), threading.Event()
+    monkeypatch.setattr(threads, "_IDLE_TTL_S", 0.01)
+    before, over = thread_count(), threading.Event()
 
-    _workers.start(over.set)
+    threads.run_in_thread(over.set)
 
     assert over.wait(LONG_S)
-    until(lambda: [] == _workers._idle and threads() <= before)
+    until(lambda: [] == threads._idle and thread_count() <= before)
 
 
 def test_who_is_called_as_it_is_about_to_leave_stays(monkeypatch):
     """It has waited for long enough; but somebody has just taken it from among the idle."""
-    monkeypatch.setattr(_workers, "_STAYS_S", 0.01)
+    monkeypatch.setattr(threads, "_IDLE_TTL_S", 0.01)
     leaving, called, first, who = threading.Event(), threading.Event(), [], []
-    real = _workers._Worker._leaves
+    real = threads._Worker._retire
 
     def leaves(self):
         leaving.set()
         assert called.wait(LONG_S)
         return real(self)
 
-    monkeypatch.setattr(_workers._Worker, "_leaves", leaves)
-    _workers.start(lambda: first.append(threading.get_ident()))
+    monkeypatch.setattr(threads._Worker, "_retire", leaves)
+    threads.run_in_thread(lambda: first.append(threading.get_ident()))
     assert leaving.wait(LONG_S)
-    monkeypatch.setattr(_workers, "_STAYS_S", 1.0)
+    monkeypatch.setattr(threads, "_IDLE_TTL_S", 1.0)
 
-    _workers.start(lambda: who.append(threading.get_ident()))
+    threads.run_in_thread(lambda: who.append(threading.get_ident()))
     called.set()
 
-    until(lambda: who and _workers._idle)
+    until(lambda: who and threads._idle)
     assert first * 2 == [*who, done()]
 
 
@@ -96,7 +96,7 @@ def test_a_forked_child_has_threads_of_its_own():
     child = os.fork()
     if child == 0:
         try:
-            _workers.start(lambda: os.write(writer, b"done"))
+            threads.run_in_thread(lambda: os.write(writer, b"done"))
             signal.pause()
         finally:
             os._exit(0)
@@ -109,5 +109,5 @@ def test_a_forked_child_has_threads_of_its_own():
     assert b"done" == came
 
 
-def threads():
+def thread_count():
     return len(list(Path("/proc/self/task").iterdir()))

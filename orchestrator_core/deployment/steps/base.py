@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from orchestrator_core.saga import Presence
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,4 +56,4 @@ def task_and_agent(ctx: Context) -> tuple[str, str]:
 
 def presence(path: str) -> Presence:
     """Tell whether there is anything of that name; ours, since only we use it."""
-    return Presence.OURS if _files.is_there(path) else Presence.ABSENT
+    return Presence.OURS if durable.exists(path) else Presence.ABSENT

@@ -11,8 +11,8 @@ import msgspec
 from orchestrator_core.deployment.steps.base import DeploymentStep, presence, task_and_agent
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
 from orchestrator_core.supervisor import launch as launch_file
-from orchestrator_core.system import durable as _files
-from orchestrator_core.system import move as _moves
+from orchestrator_core.system import durable, move
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from orchestrator_core.saga import Context
@@ -36,14 +36,14 @@ class WritePrompt(DeploymentStep):
 
     def do(self, receipt: PromptReceipt) -> PromptReceipt:
         """Write it."""
-        _files.create(receipt.path, self.inputs.prompt.encode(), durable=False)
+        durable.create(receipt.path, self.inputs.prompt.encode(), durable=False)
         return receipt
 
     def undo(self, receipt: PromptReceipt, _why: Unwind) -> Outcome:
         """Delete it."""
-        if not _files.is_there(receipt.path):
+        if not durable.exists(receipt.path):
             return Outcome.absent()
-        return Outcome.undone(bytes_freed=_files.remove(receipt.path))
+        return Outcome.undone(bytes_freed=durable.remove(receipt.path))
 
     def probe(self, receipt: PromptReceipt) -> Presence:
         """Look for it."""
@@ -95,14 +95,14 @@ class OpenLog(DeploymentStep):
     def do(self, receipt: LogReceipt) -> LogReceipt:
         """Make them."""
         for name in (receipt.log, receipt.progress, receipt.findings, receipt.run):
-            _files.make_directory(_files.parent_of(name))
-        _files.make_directory(receipt.archive)
-        _files.create(receipt.log, b"", durable=False)
+            durable.make_directory(durable.parent_of(name))
+        durable.make_directory(receipt.archive)
+        durable.create(receipt.log, b"", durable=False)
         inputs, launch = self.inputs, self.inputs.launch()
         told = {**inputs.deploy_log, "cwd": launch.cwd}
         deploy_log = msgspec.json.format(msgspec.json.encode(told))
-        _files.create(receipt.deploy_log, deploy_log + b"\n", durable=False)
-        with _files.refusals("make", receipt.run):
+        durable.create(receipt.deploy_log, deploy_log + b"\n", durable=False)
+        with storage_errors("make", receipt.run):
             os.mkdir(receipt.run, 0o700)
             os.mkfifo(inputs.events, 0o600)
             launch_file.write(inputs.launch_file, launch)
@@ -110,18 +110,18 @@ class OpenLog(DeploymentStep):
 
     def undo(self, receipt: LogReceipt, why: Unwind) -> Outcome:
         """Archive the log and what was reported; or delete it all, as *why* has it."""
-        there = [path for path in receipt.archived_files if _files.is_there(path)]
-        if not there and not _files.is_there(receipt.run):
+        there = [path for path in receipt.archived_files if durable.exists(path)]
+        if not there and not durable.exists(receipt.run):
             return Outcome.absent()
         archived: list[str] = []
         freed = 0
         if why.leaves_nothing or not why.detail.get("keep_logs", True):
-            freed += sum(_files.remove(path, durable=False) for path in there)
-            for directory in set(map(_files.parent_of, there)):
-                _files.fsync_directory(directory)
+            freed += sum(durable.remove(path, durable=False) for path in there)
+            for directory in set(map(durable.parent_of, there)):
+                durable.fsync_directory(directory)
         elif there:
-            _files.make_directory(receipt.archive)
-            archived = _moves.move_all_no_clobber(
+            durable.make_directory(receipt.archive)
+            archived = move.move_all_no_clobber(
                 [(path, f"{receipt.archive}/{os.path.basename(path)}") for path in there]
             )
         freed += _remove_run_directory(receipt.run)
@@ -139,6 +139,6 @@ def _remove_run_directory(run: str) -> int:
             freed = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
     except FileNotFoundError:
         return 0
-    with _files.refusals("remove", run):
+    with storage_errors("remove", run):
         shutil.rmtree(run)
     return freed

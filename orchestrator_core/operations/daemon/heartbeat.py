@@ -15,7 +15,7 @@ import attrs
 import msgspec
 
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
 from orchestrator_core.system.processes.protocol import Identity
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def write(root: Path, beat: Heartbeat) -> None:
         StorageError: Refused; they read the last one.
     """
     data = msgspec.json.format(msgspec.json.encode(beat), indent=2) + b"\n"
-    _files.swap(file_of(root), data, durable=False)
+    durable.replace_unsynced(file_of(root), data, durable=False)
 
 
 def read(root: Path) -> Heartbeat | None:
@@ -101,7 +101,7 @@ def read(root: Path) -> Heartbeat | None:
     """
     path = file_of(root)
     try:
-        return msgspec.json.decode(_files.read(path), type=Heartbeat)
+        return msgspec.json.decode(durable.read(path), type=Heartbeat)
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:

@@ -122,7 +122,7 @@ class Roster:
         except FileNotFoundError:
             return Seen.GONE
         try:
-            return Seen.DUE if locks.try_share(fd) else Seen.OWNED
+            return Seen.DUE if locks.try_lock_shared(fd) else Seen.OWNED
         finally:
             os.close(fd)
 

@@ -30,7 +30,7 @@ from orchestrator_core.operations.metrics.summary import Summary
 from orchestrator_core.registry import global_registry, task_registry
 from orchestrator_core.registry.snapshot import glance
 from orchestrator_core.saga.store import SUFFIX, JournalDirectory
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,7 +93,7 @@ def _socket(places: Places) -> str | None:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return _files.read(path)
+        return durable.read(path)
     except (FileNotFoundError, StorageError):
         return b""
 
@@ -137,7 +137,7 @@ def _registry(registry: Registry, which: str) -> Iterator[Answer]:
 def _statistics(path: Path) -> Iterator[Answer]:
     """See whether what is remembered of journals that are gone can be: no journal knows it."""
     try:
-        Summary.of(msgspec.json.decode(_files.read(path), type=dict[str, Any]))
+        Summary.of(msgspec.json.decode(durable.read(path), type=dict[str, Any]))
     except FileNotFoundError:
         pass  # Nothing has gone yet.
     except msgspec.MsgspecError as error:

@@ -21,7 +21,7 @@ from orchestrator_core.operations.doctor.check import (
     worst_of,
 )
 from orchestrator_core.system import locks as kernel
-from orchestrator_core.system.lock_owner import Holder, last_holder, who_has
+from orchestrator_core.system.lock_owner import LockOwner, kernel_owner_pid, recorded_owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ _LONG_S = 30.0  #: No lock of a document is held for so long by anyone who is we
 class _Lock:
     path: Path
     is_held: bool
-    signed: Holder | None  #: Who wrote itself in, and never signed off.
+    signed: LockOwner | None  #: Who wrote itself in, and never signed off.
 
     @property
     def since_s(self) -> float:
@@ -65,7 +65,7 @@ def _found(root: Path) -> Iterator[_Lock]:
     for pattern in ("*.json.*lock", "registry/*.json.*lock", "TASK-*/*.json.*lock"):
         for path in sorted(root.glob(pattern)):
             try:
-                signed = last_holder(path)
+                signed = recorded_owner(path)
                 yield _Lock(path, _is_held(path), signed)
             except (FileNotFoundError, StorageError):
                 continue  # That is for the check of permissions to say.
@@ -75,7 +75,7 @@ def _is_held(path: Path) -> bool:
     """Try it, for as long as it takes to ask: whoever wants it just then waits so long."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        return not kernel.try_share(fd)
+        return not kernel.try_lock_shared(fd)
     finally:
         os.close(fd)
 
@@ -109,5 +109,5 @@ def _holder(lock: _Lock) -> str:
 def _pid(lock: _Lock) -> int | None:
     """Return who holds a lock; None for a pid that would mean many processes to ``kill``."""
     signed = lock.signed if lock.signed is not None and lock.signed.name is not None else None
-    pid = signed.pid if signed is not None else who_has(lock.path)
+    pid = signed.pid if signed is not None else kernel_owner_pid(lock.path)
     return pid if pid is not None and pid > 0 else None

@@ -12,8 +12,7 @@ from pathlib import Path
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.operations.doctor.check import Answer, Environment, failed, ok, warning
 from orchestrator_core.supervisor import procfs as proc
-from orchestrator_core.system.processes import LocalProcesses
-from orchestrator_core.system.processes import cgroups as placing
+from orchestrator_core.system.processes import LocalProcesses, cgroups
 
 _IS_LINUX = sys.platform == "linux"
 _PACKAGE = str(Path(__file__).parents[3])
@@ -160,7 +159,7 @@ def _can_kill(base: Path) -> bool:
 
 
 def _why_no_cgroup() -> str:
-    own = placing.own_directory()
+    own = cgroups.own_directory()
     if own is None:
         return "there are no cgroups of version 2 here"
     if not os.access(own, os.W_OK):

@@ -15,7 +15,7 @@ from orchestrator_core.operations.doctor.check import (
     worst_of,
 )
 from orchestrator_core.supervisor import procfs as proc
-from orchestrator_core.system.processes import cgroups as placing
+from orchestrator_core.system.processes import cgroups
 
 _FEW_FILES, _NO_FILES = 1024, 128
 _FEW_PROCESSES, _NO_PROCESSES = 200, 20
@@ -103,7 +103,7 @@ def _threads(pid: int) -> int:
 
 
 def _of_group() -> Answer:
-    own = placing.own_directory()
+    own = cgroups.own_directory()
     limit = proc.read(f"{own}/pids.max").strip() if own is not None else b""
     if not limit.isdigit():
         return ok("none for our control group")

@@ -45,7 +45,7 @@ from orchestrator_core.operations.metrics.summary import (
 from orchestrator_core.operations.metrics.summary import Summary as _Summary
 from orchestrator_core.saga import State
 from orchestrator_core.saga.closed_journals import Closed
-from orchestrator_core.system import log as logs
+from orchestrator_core.system import log
 
 if TYPE_CHECKING:
     from orchestrator_core.deployment.context import RootContext
@@ -234,7 +234,7 @@ def record_sweep(context: RootContext, report: SweepReport) -> tuple[Finding, ..
 
 def _log_not_recorded(what: str, error: OrchestratorError) -> None:
     """Something could not be counted into `registry/STATS.json`; it was done all the same."""
-    logs.emit(logging.WARNING, "stats.not_recorded", what=what, error=str(error))
+    log.emit(logging.WARNING, "stats.not_recorded", what=what, error=str(error))
 
 
 def _name(finding: Finding) -> str:

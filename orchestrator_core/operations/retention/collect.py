@@ -23,9 +23,9 @@ from orchestrator_core.operations.retention.inventory import take_inventory
 from orchestrator_core.operations.retention.policy import choose, is_older
 from orchestrator_core.operations.retention.retention_report import GcItem, GcReport
 from orchestrator_core.operations.retention.safe_dir import SafeDir
-from orchestrator_core.system import durable as _files
 from orchestrator_core.system import locks
 from orchestrator_core.system.clock import ms_since
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -69,7 +69,7 @@ def collect(
 def _alone(context: RootContext) -> Iterator[None]:
     """Be the only collection at work: by a lock on the registries' directory, which is no leaf."""
     directory = context.places.global_registry.parent
-    with _files.refusals("lock", directory):
+    with storage_errors("lock", directory):
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if not locks.try_lock(fd):

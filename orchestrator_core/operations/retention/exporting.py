@@ -31,9 +31,9 @@ from orchestrator_core.operations.retention.retention_report import ExportReport
 from orchestrator_core.operations.retention.tarball import FileStamp, pack, read_back, stamp_tree
 from orchestrator_core.registry import TASK, Registry
 from orchestrator_core.saga.closed_journals import Closed
-from orchestrator_core.system import durable as _files
-from orchestrator_core.system import locks
+from orchestrator_core.system import durable, locks
 from orchestrator_core.system.clock import ms_since
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,7 +155,7 @@ def _checked(target: str | os.PathLike[str], task: Path) -> Path:
         raise InvalidInput(f"{os.fspath(target)!r} names no file")
     if not given.parent.is_dir():
         raise StorageError(f"there is no directory {given.parent}", hint="make it first")
-    with _files.refusals("use", given.parent):
+    with storage_errors("use", given.parent):
         place = given.parent.resolve(strict=True) / given.name
     if place.is_relative_to(task.resolve()):
         raise InvalidInput(f"{place} is inside of the task", hint="choose a place outside of it")
@@ -174,7 +174,7 @@ def _is_there(place: Path) -> InvalidInput:
 def _pack(fd: int, fill: Any, place: Path) -> Packing:  # noqa: ANN401 - see pack
     """Write the file, and read it back."""
     compressed = place.name.endswith((".gz", ".tgz"))
-    with _files.refusals("write", place):
+    with storage_errors("write", place):
         packed = pack(fd, fill, compressed=compressed)
         try:
             same = read_back(fd) == packed.members
@@ -193,16 +193,16 @@ def _new_file(place: Path) -> Iterator[int]:
     It is locked meanwhile, so that what a killed one has left can be told from it.
     """
     temporary = f"{place.parent}/.{place.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
-    with _files.refusals("create", temporary):
-        fd = _files.open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    with storage_errors("create", temporary):
+        fd = durable.open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
         locks.try_lock(fd)
-        with _files.refusals("write", place):
+        with storage_errors("write", place):
             os.fchmod(fd, 0o600)
         yield fd
-        with _files.refusals("name", place, answers=(FileExistsError,)):
+        with storage_errors("name", place, allow=(FileExistsError,)):
             os.link(temporary, place)
-        _files.fsync_directory(place.parent)
+        durable.fsync_directory(place.parent)
     except FileExistsError:
         raise _is_there(place) from None
     finally:
@@ -214,12 +214,12 @@ def _new_file(place: Path) -> Iterator[int]:
 def _clear_leftovers(place: Path) -> None:
     """Remove what killed exports to the same name have left."""
     prefix = f".{place.name}."
-    with _files.refusals("list", place.parent):
+    with storage_errors("list", place.parent):
         names = os.listdir(place.parent)  # noqa: PTH208 - names are enough
     for name in (name for name in names if name.startswith(prefix) and name.endswith(".tmp")):
         left = place.with_name(name)
         with contextlib.suppress(OSError, StorageError):
-            fd = _files.open_private(left, os.O_RDONLY)
+            fd = durable.open_private(left, os.O_RDONLY)
             try:
                 if locks.try_lock(fd):
                     left.unlink()

@@ -30,9 +30,9 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.operations import metrics
 from orchestrator_core.saga.closed_journals import Closed
-from orchestrator_core.system import durable as _files
-from orchestrator_core.system import locks
+from orchestrator_core.system import durable, locks
 from orchestrator_core.system.names import check_id
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +61,7 @@ def remove_task(
     """
     root, task = context.places.root, context.places.task(task_id)
     leaving, gone = root / f"{EXPORTING_PREFIX}{task_id}", root / f"{_GONE}{task_id}"
-    with _files.refusals("remove", task, answers=(FileNotFoundError,)):
+    with storage_errors("remove", task, allow=(FileNotFoundError,)):
         fd = os.open(task, _DIRECTORY)
     try:
         if not locks.try_lock(fd):
@@ -81,9 +81,9 @@ def remove_task(
 
 
 def _rename(source: Path, target: Path) -> None:
-    with _files.refusals(f"rename to {target.name}", source):
+    with storage_errors(f"rename to {target.name}", source):
         os.rename(source, target)  # noqa: PTH104 - `os` calls are where the tests break in
-    _files.fsync_directory(source.parent)
+    durable.fsync_directory(source.parent)
 
 
 def _leave(known: Document, task_id: str) -> None:
@@ -97,9 +97,9 @@ def _finish(context: RootContext, sagas: Sagas, task_id: str, gone: Path) -> lis
     try:
         forgotten = metrics.compact_journals(context, sagas, journals_of(sagas, task_id))
         failed = [f"journal {name}: {why}" for name, why in forgotten.failed.items()]
-        with _files.refusals("remove", gone):
+        with storage_errors("remove", gone):
             shutil.rmtree(gone)
-        _files.fsync_directory(gone.parent)
+        durable.fsync_directory(gone.parent)
     except OrchestratorError as error:
         return [f"{gone.name}: {error}"]
     return failed

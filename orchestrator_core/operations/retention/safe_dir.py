@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Self
 import attrs
 
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.system import durable as _files
-from orchestrator_core.system import move as _moves
+from orchestrator_core.system import durable, move
 from orchestrator_core.system.gzip_read import GZ
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +65,7 @@ class SafeDir:
         """
         path = root.joinpath(*parts)
         with contextlib.ExitStack() as stack:
-            with _files.refusals("open directory", path, answers=(FileNotFoundError,)):
+            with storage_errors("open directory", path, allow=(FileNotFoundError,)):
                 fd = _enter(stack, os.fspath(root), None)
                 for part in parts:
                     fd = _enter(stack, part, fd)
@@ -76,7 +76,7 @@ class SafeDir:
     def files(self) -> list[FileState]:
         """Return the regular files of ours in it; all else is passed over."""
         found = []
-        with _files.refusals("list", self.path), os.scandir(self.fd) as entries:
+        with storage_errors("list", self.path), os.scandir(self.fd) as entries:
             for entry in entries:
                 try:
                     status = entry.stat(follow_symlinks=False)
@@ -102,15 +102,15 @@ class SafeDir:
             FileNotFoundError: It is gone.
             StorageError: It is another by now, or refused.
         """
-        with _files.refusals("remove", self.path / seen.name, answers=(FileNotFoundError,)):
+        with storage_errors("remove", self.path / seen.name, allow=(FileNotFoundError,)):
             self._insist(seen)
             os.unlink(seen.name, dir_fd=self.fd)
         return seen.size
 
     def settle(self) -> None:
         """See all names in it to the disk."""
-        with _files.refusals("sync directory", self.path):
-            _files.fsync(self.fd)
+        with storage_errors("sync directory", self.path):
+            durable.fsync(self.fd)
 
     def _insist(self, seen: FileState) -> None:
         if FileState.of(seen.name, os.lstat(seen.name, dir_fd=self.fd)) != seen:
@@ -132,7 +132,7 @@ class SafeDir:
             StorageError: It is another by now, or refused; it is as it was.
         """
         what = self.path / seen.name
-        with _files.refusals("compress", what, answers=(FileNotFoundError,)):
+        with storage_errors("compress", what, allow=(FileNotFoundError,)):
             source = os.open(seen.name, _READING, dir_fd=self.fd)
             try:
                 self._insist(seen)
@@ -140,7 +140,7 @@ class SafeDir:
                 size = os.lstat(target, dir_fd=self.fd).st_size
                 self._insist(seen)
                 os.unlink(seen.name, dir_fd=self.fd)
-                _files.fsync(self.fd)
+                durable.fsync(self.fd)
             finally:
                 os.close(source)
         return seen.size - size
@@ -157,7 +157,7 @@ class SafeDir:
                 return None
         finally:
             os.close(fd)
-        _files.fsync(self.fd)  # Its name may not be durable yet.
+        durable.fsync(self.fd)  # Its name may not be durable yet.
         return candidate
 
     def _packed(self, seen: FileState, source: int) -> str:
@@ -172,11 +172,11 @@ class SafeDir:
                     raise StorageError(f"{self.path / seen.name} was not read back as it is")
                 status = os.fstat(source)
                 os.utime(fd, ns=(status.st_atime_ns, seen.mtime_ns))
-                _files.fsync(fd)
+                durable.fsync(fd)
             finally:
                 os.close(fd)
             target = self._named(temporary, self.path / seen.name)
-            _files.fsync(self.fd)
+            durable.fsync(self.fd)
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(temporary, dir_fd=self.fd)
@@ -184,7 +184,7 @@ class SafeDir:
 
     def _named(self, temporary: str, source: Path) -> str:
         """Give a file the name that it is to have, or the next one that is free."""
-        for place in _moves.names_from(source.name):
+        for place in move.numbered_names(source.name):
             target = place + GZ
             try:
                 os.link(temporary, target, src_dir_fd=self.fd, dst_dir_fd=self.fd)
@@ -213,8 +213,8 @@ def _pieces(fd: int) -> Iterator[bytes]:
 def _pack(source: int, target: int) -> None:
     packer = zlib.compressobj(wbits=_GZIP)
     for piece in _pieces(source):
-        _files.write_all(target, packer.compress(piece))
-    _files.write_all(target, packer.flush())
+        durable.write_all(target, packer.compress(piece))
+    durable.write_all(target, packer.flush())
 
 
 def _sum_of(fd: int) -> tuple[int, int]:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 import attrs
 
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,7 +53,7 @@ def stamp_tree(top: Path) -> dict[str, FileStamp]:
     Raises:
         StorageError: A directory cannot be read.
     """
-    with _files.refusals("read", top):
+    with storage_errors("read", top):
         found = {".": FileStamp.of(os.lstat(top))}
         for place, directories, files in os.walk(top, onerror=_raise):
             for name in (*directories, *files):
@@ -103,7 +104,7 @@ class Packing:
 
     def add(self, path: Path, name: str, mark: FileStamp) -> None:
         """Pack one file, link or directory under *name*; raises as :meth:`add_tree`."""
-        with _files.refusals("pack", path):
+        with storage_errors("pack", path):
             if mark.kind == stat.S_IFREG:
                 self._add_file(path, name, mark)
             else:
@@ -165,7 +166,7 @@ class FdWriter:
 
     def write(self, data: bytes, /) -> int:
         """Write all of it."""
-        _files.write_all(self._fd, data)
+        durable.write_all(self._fd, data)
         return len(data)
 
 
@@ -183,7 +184,7 @@ def pack(fd: int, fill: Callable[[Packing], None], *, compressed: bool) -> Packi
     ) as tar:
         packing = Packing(tar)
         fill(packing)
-    _files.fsync(fd)
+    durable.fsync(fd)
     return packing
 
 

@@ -20,7 +20,7 @@ from orchestrator_core.exceptions import InvalidId
 from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.model.outcome import EndReport
 from orchestrator_core.model.status import is_active
-from orchestrator_core.system import paths as _paths
+from orchestrator_core.system import paths
 from orchestrator_core.system.clock import parse_timestamp
 from orchestrator_core.system.names import check_id
 from orchestrator_core.system.terminal import check_name
@@ -181,7 +181,7 @@ def _vetted(recorded: object, task: Path, agent_id: str) -> Path | None:
     if not re.search(rf"(?:^|_){re.escape(agent_id)}(?:[._]|$)", path.name):
         return None
     try:
-        inside, within = _paths.resolved(path.parent), _paths.resolved(task)
+        inside, within = paths.resolve(path.parent), paths.resolve(task)
     except OSError:
         return None
     is_within = inside.is_relative_to(within)

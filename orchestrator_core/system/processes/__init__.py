@@ -1,9 +1,9 @@
 """
 Processes: whose they are, whether they live, and how all of an agent's are ended.
 
-:mod:`.port` says what is promised, :class:`LocalProcesses` keeps it on this
+:mod:`.protocol` says what is promised, :class:`LocalProcesses` keeps it on this
 machine. Below it: :mod:`.identity` (who is it), :mod:`.table` (all of them),
-:mod:`.claims` (which are the agent's), :mod:`.ending` (end them, and prove it).
+:mod:`.ownership` (which are the agent's), :mod:`.termination` (end them, and prove it).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import attrs
 import msgspec
 
 from orchestrator_core.exceptions import CouldNotAsk, StorageError
-from orchestrator_core.system import durable as _files
+from orchestrator_core.system import durable
 from orchestrator_core.system.processes.protocol import Exit, Identity
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: Of these nobody learns what is there.
-_CANNOT_SAY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
+_TRANSIENT_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 
 
 @attrs.frozen
@@ -61,7 +61,7 @@ def read_started(run_dir: str | None) -> Started | None:
 def is_gone(run_dir: str) -> bool:
     """Tell whether it is certain that there is no such run directory."""
     with contextlib.suppress(StorageError):
-        return not _files.is_there(run_dir)
+        return not durable.exists(run_dir)
     return False
 
 
@@ -83,6 +83,6 @@ def _read(path: str | Path, kind: type[T]) -> T | None:
     except msgspec.DecodeError:
         return None
     except OSError as error:
-        if error.errno in _CANNOT_SAY:
+        if error.errno in _TRANSIENT_ERRNOS:
             raise CouldNotAsk(f"{path} could not be read: {error.strerror}") from error
         return None

@@ -79,9 +79,9 @@ def directory(who: Identity) -> Path | None:
         if _HAS_PROC:
             found = Path(f"/proc/{who.pid}/cwd").readlink()
         else:
-            from orchestrator_core.system.processes import psutil_table as by_psutil  # noqa: PLC0415 - as below
+            from orchestrator_core.system.processes import psutil_table  # noqa: PLC0415 - as below
 
-            found = Path(by_psutil.directory(who.pid))
+            found = Path(psutil_table.directory(who.pid))
     except OSError:
         return None
     return found if is_alive(who) else None  # And so it was his, not another's of that number.
@@ -91,9 +91,9 @@ def _started(pid: int) -> int | None:
     if _HAS_PROC:
         seen = _stat(pid) if pid > 0 else None
         return None if seen is None or seen.is_dead else seen.started
-    from orchestrator_core.system.processes import psutil_table as by_psutil  # noqa: PLC0415 - only without /proc
+    from orchestrator_core.system.processes import psutil_table  # noqa: PLC0415 - only without /proc
 
-    return by_psutil.started(pid)
+    return psutil_table.started(pid)
 
 
 def _stat(pid: int) -> proc.Stat | None:

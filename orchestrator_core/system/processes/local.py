@@ -8,11 +8,14 @@ import time
 from typing import TYPE_CHECKING
 
 from orchestrator_core.exceptions import CouldNotAsk, InvalidInput
-from orchestrator_core.system.processes import cgroups as placing
-from orchestrator_core.system.processes import identity, table
-from orchestrator_core.system.processes import open_files as holders
-from orchestrator_core.system.processes import ownership as claims
-from orchestrator_core.system.processes import termination as ending
+from orchestrator_core.system.processes import (
+    cgroups,
+    identity,
+    open_files,
+    ownership,
+    table,
+    termination,
+)
 from orchestrator_core.system.processes.protocol import Marked, Seen
 
 if TYPE_CHECKING:
@@ -92,7 +95,7 @@ class LocalProcesses:
 
     def holders(self, files: Collection[FileId]) -> tuple[Holder, ...]:
         """Return who has one of *files* open, once for each of its descriptors, by one pass."""
-        return holders.holders(files)
+        return open_files.holders(files)
 
     def age_s(self, who: Identity) -> float:
         """Return how long ago *who* was started, whether it is alive or not, in this boot."""
@@ -104,20 +107,20 @@ class LocalProcesses:
 
     def covered(self, claim: Claim) -> tuple[Identity, ...]:
         """Return who is covered by *claim* now: whom :meth:`end` would end."""
-        return tuple(row.identity for row in claims.covered(claim))
+        return tuple(row.identity for row in ownership.covered(claim))
 
     def is_inside(self, claim: Claim) -> bool:
         """Tell whether the calling process would be ended with what *claim* covers."""
-        return claims.is_inside(claim)
+        return ownership.is_inside(claim)
 
     def containment(self, name: str) -> str | None:
         """Return the directory that a cgroup called *name* would have; None if none can be had."""
-        return placing.place(name) if "cgroup" in self._trust else None
+        return cgroups.place(name) if "cgroup" in self._trust else None
 
     def make_containment(self, directory: str) -> bool:
         """Make the cgroup that :meth:`containment` named, if it can be made."""
-        return placing.make(directory)
+        return cgroups.make(directory)
 
     def end(self, claim: Claim, patience: Patience) -> Ending:
         """End everything that *claim* covers, gently first, and prove it."""
-        return ending.end(claim, patience, trust=self._trust)
+        return termination.end(claim, patience, trust=self._trust)

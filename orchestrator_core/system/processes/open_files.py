@@ -87,9 +87,9 @@ def _writes(told: bytes) -> bool:
 
 
 def _by_psutil(files: set[FileId]) -> Iterator[Holder]:
-    from orchestrator_core.system.processes import psutil_table as by_psutil  # noqa: PLC0415 - only without /proc
+    from orchestrator_core.system.processes import psutil_table  # noqa: PLC0415 - only without /proc
 
-    for pid, started, name, path in by_psutil.open_files():
+    for pid, started, name, path in psutil_table.open_files():
         try:
             status = os.stat(path)  # noqa: PTH116 - as above
         except OSError:

@@ -19,9 +19,7 @@ import time
 from typing import TYPE_CHECKING
 
 from orchestrator_core.system.boot import boot_id
-from orchestrator_core.system.processes import cgroups as placing
-from orchestrator_core.system.processes import exit_record as witness
-from orchestrator_core.system.processes import table
+from orchestrator_core.system.processes import cgroups, exit_record, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -54,7 +52,7 @@ def is_inside(claim: Claim) -> bool:
         return False
     if os.environ.get(table.COOKIE_NAME) == claim.cookie:
         return True
-    if claim.cgroup is not None and placing.is_inside(claim.cgroup):
+    if claim.cgroup is not None and cgroups.is_inside(claim.cgroup):
         return True
     theirs = {claim.supervisor, *claim.known}
     return any(row.cookie == claim.cookie or row.identity in theirs for row in _lineage.rows())
@@ -68,7 +66,7 @@ def is_supervisor(claim: Claim) -> bool:
 
 def _roots(claim: Claim) -> set[Identity]:
     """Return the supervisor and the agent, as far as they are known."""
-    started = witness.read_started(claim.run_dir)
+    started = exit_record.read_started(claim.run_dir)
     known = (claim.supervisor, started.identity if started else None, *claim.known)
     return {who for who in known if who is not None and who.boot_id == boot_id()}
 

@@ -149,6 +149,6 @@ def _cookie_in(environ: bytes) -> str | None:
 
 def psutil_rows() -> Iterator[Row]:
     """Go through what psutil shows."""
-    from orchestrator_core.system.processes import psutil_table as by_psutil  # noqa: PLC0415 - only without /proc
+    from orchestrator_core.system.processes import psutil_table  # noqa: PLC0415 - only without /proc
 
-    return (Row(*fields) for fields in by_psutil.fields(COOKIE_NAME))
+    return (Row(*fields) for fields in psutil_table.fields(COOKIE_NAME))

@@ -17,10 +17,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator_core.supervisor.cgroup import Cgroup
 from orchestrator_core.system.boot import boot_id
-from orchestrator_core.system.processes import cgroups as placing
-from orchestrator_core.system.processes import exit_record as witness
-from orchestrator_core.system.processes import ownership as claims
-from orchestrator_core.system.processes import table
+from orchestrator_core.system.processes import cgroups, exit_record, ownership, table
 from orchestrator_core.system.processes.identity import dead_since, held, wait_readable
 from orchestrator_core.system.processes.protocol import Ending, Survivor
 
@@ -41,8 +38,8 @@ def end(claim: Claim, patience: Patience, *, trust: frozenset[str]) -> Ending:
     Called from inside of what it would end, it signals nobody and proves nothing.
     """
     began = time.monotonic()
-    if claims.is_inside(claim):
-        survivors = _named(claims.covered(claim))
+    if ownership.is_inside(claim):
+        survivors = _named(ownership.covered(claim))
         return Ending("scan", proven=False, survivors=survivors, duration_ms=_ms_since(began))
     eviction = _Eviction(claim, patience, began)
     survivors = _named(eviction.carry_out())
@@ -65,7 +62,7 @@ class _Eviction:
         self._claim = claim
         self._term_until = began + patience.term_s
         self._until = began + patience.term_s + patience.kill_s
-        ours = claim.cgroup is not None and placing.is_ours(claim.cgroup)
+        ours = claim.cgroup is not None and cgroups.is_ours(claim.cgroup)
         self.cgroup = Cgroup(claim.cgroup) if claim.cgroup is not None and ours else None
         self.signalled: set[Identity] = set()
         self.forced = False
@@ -95,7 +92,7 @@ class _Eviction:
     def _ask_supervisor(self) -> None:
         """Let the supervisor end them: it has the same patience. Without it, we have our own."""
         who = self._claim.supervisor
-        if who is None or claims.is_supervisor(self._claim):
+        if who is None or ownership.is_supervisor(self._claim):
             return
         with held(who) as supervisor:
             if supervisor is None:
@@ -112,7 +109,7 @@ class _Eviction:
         self._until = max(self._until, self._term_until + _A_LITTLE_S)
 
     def _find(self, since: float | None) -> list[Row]:
-        found = {row.pid: row for row in claims.covered(self._claim, since=since)}
+        found = {row.pid: row for row in ownership.covered(self._claim, since=since)}
         for pid in self.cgroup.members() if self.cgroup else ():
             row = table.row(pid)
             if row is not None:
@@ -159,8 +156,8 @@ class _Eviction:
 
 def _proof(claim: Claim, cgroup: Cgroup | None, trust: frozenset[str]) -> tuple[str, bool]:
     """Return the strongest method that tells of this agent's end, and whether it proves it."""
-    started = witness.read_started(claim.run_dir)
-    seen = witness.read_exit(claim.exit_file)
+    started = exit_record.read_started(claim.run_dir)
+    seen = exit_record.read_exit(claim.exit_file)
     if "cgroup" in trust and cgroup is not None and started is not None and started.cgroup:
         return "cgroup", not cgroup.is_populated()
     if "subreaper" in trust and seen is not None and seen.contained:
@@ -174,14 +171,14 @@ def _never_ran(claim: Claim) -> bool:
         return True  # The machine has been started anew since.
     if claim.run_dir is None:
         return False
-    if witness.is_gone(claim.run_dir):
+    if exit_record.is_gone(claim.run_dir):
         # It is made before the session: without it, and without a supervisor, none can start.
         return claim.supervisor is None
-    return witness.was_never_started(claim.run_dir)
+    return exit_record.was_never_started(claim.run_dir)
 
 
 def _supervisor_forced(claim: Claim) -> bool:
-    seen = witness.read_exit(claim.exit_file)
+    seen = exit_record.read_exit(claim.exit_file)
     return seen is not None and seen.forced
 
 
