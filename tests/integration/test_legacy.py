@@ -23,7 +23,7 @@ from orchestrator_core import CouldNotAsk, NotFound, TerminalTimeout, WaitTimeou
 from orchestrator_core.deployment.steps import OpenLog, RegisterTask, WritePrompt
 from orchestrator_core.reconcile.legacy.default_server import DefaultServer
 from orchestrator_core.reconcile.legacy.session_step import EndLegacySession
-from orchestrator_core.reconcile.sweep import legacy_agents as old_system
+from orchestrator_core.reconcile.sweep.reap import _Reaper
 
 pytestmark = pytest.mark.tmux
 
@@ -572,16 +572,16 @@ def test_who_came_back_between_the_look_and_the_reaping_lives(scene):
     """The sweep found its agent lost; when it comes to reap it, somebody writes its log."""
     task = scene.old.task()
     agent = scene.old.agent(task)
-    real = old_system.reap
+    real = _Reaper.end_legacy
 
-    def late(terminator, finding):
+    def late(reaper, findings):
         log = scene.root / task / "logs" / f"{agent}_stream.jsonl"
         scene.old.start(f"agent_{agent}", LIVES, log)
         scene.follow(log, until=b"started")
-        return real(terminator, finding)
+        return real(reaper, findings)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(old_system, "reap", late)
+        patch.setattr(_Reaper, "end_legacy", late)
         found, report = swept(scene.orchestrator(), reap=True)
     assert {agent: "lost"} == found
     assert [False] == [reaped.success for reaped in report.reaped]

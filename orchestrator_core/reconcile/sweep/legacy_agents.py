@@ -16,16 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core.model.outcome import EndReport
 from orchestrator_core.reconcile.legacy.agent import LegacyAgent, legacy_agent, was_ended_by_us
 from orchestrator_core.reconcile.legacy.proof import LegacyState, LegacyStatus, inspect_all
-from orchestrator_core.reconcile.sweep.findings import FINDINGS, Finding, FindingKind, ReapResult
+from orchestrator_core.reconcile.sweep.findings import FINDINGS, Finding, FindingKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orchestrator_core.deployment.context import RootContext
-    from orchestrator_core.deployment.terminator import Terminator
     from orchestrator_core.reconcile.sweep.snapshot import Look
 
 
@@ -136,18 +134,3 @@ def _finding(kind: FindingKind, one: LegacyRecord, standing: LegacyStatus, *, wh
         proofs=standing.proofs,
         action=FINDINGS[kind].reap_action,
     )
-
-
-def reap(terminator: Terminator, finding: Finding) -> ReapResult:
-    """End what :func:`judge` has found, if it still is as it was found."""
-    agent_id = str(finding.agent_id)
-    past = terminator.history_or_report(agent_id)
-    if isinstance(past, EndReport):
-        return ReapResult(finding=finding, success=True, message="nothing of it was left", end=past)
-    report = terminator.recover(only=agent_id, force=True)
-    if agent_id in report.unwound:
-        end = EndReport.of(report.unwound[agent_id])
-        message = end.reason if end.success else "; ".join(end.errors)
-        return ReapResult(finding=finding, success=end.success, message=message, end=end)
-    message = report.failed.get(agent_id) or "it lives, or somebody else is at it"
-    return ReapResult(finding=finding, success=False, message=message)
