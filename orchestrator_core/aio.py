@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from orchestrator_core.model.limits import Limits
+    from orchestrator_core.model.settings import Settings
     from orchestrator_core.operations.alerts import OnFailedCleanup
     from orchestrator_core.saga import Observer, RecoveryReport
     from orchestrator_core.system.processes.protocol import Patience, Processes
@@ -278,6 +279,11 @@ class AsyncOrchestrator:
     def chosen_by(self) -> str:
         """What led to this root."""
         return self.sync.chosen_by
+
+    @property
+    def settings(self) -> Settings:
+        """What ``orchestrator.toml`` in the root says, and the defaults for the rest."""
+        return self.sync.settings
 
     @property
     def recovery(self) -> RecoveryReport | None:

@@ -16,7 +16,7 @@ from orchestrator_core.registry import new_global
 from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from orchestrator_core.deployment.deployer import Deployer
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator_core.model.limits import Limits
     from orchestrator_core.model.outcome import EndReport
     from orchestrator_core.model.records import Agent, Task
+    from orchestrator_core.model.settings import Settings
     from orchestrator_core.model.spec import AgentSpec
     from orchestrator_core.operations.alerts import Alerts, OnFailedCleanup
     from orchestrator_core.operations.metrics import Stats
@@ -111,6 +112,11 @@ class Orchestrator:
             self.recovery = self.recover()
 
     @property
+    def settings(self) -> Settings:
+        """What ``orchestrator.toml`` in the root says, and the defaults for the rest."""
+        return self._context.settings
+
+    @property
     def damaged(self) -> list[dict[str, str]]:
         """The registries found damaged since this was opened: which, where it is kept, and why."""
         return [
@@ -163,19 +169,26 @@ class Orchestrator:
         priority: str = "P2",
         client_cwd: str | None = None,
         key: str | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> Task:
         """
         Make a task, which agents are deployed for; durable when this returns.
 
-        The same *key* makes one task: it is returned as long as it is known.
+        The same *key* makes one task: it is returned as long as it is known. *extra* are
+        further fields of its registry, JSON values; its ``record`` returns them.
 
         Raises:
-            InvalidInput: The description is empty.
+            InvalidInput: The description is empty, or *extra* has a field of every task.
         """
         from orchestrator_core.deployment.tasks import create_task  # noqa: PLC0415 - as the lifecycle
 
         return create_task(
-            self._context, description, priority=priority, client_cwd=client_cwd, key=key
+            self._context,
+            description,
+            priority=priority,
+            client_cwd=client_cwd,
+            key=key,
+            extra=extra or {},
         )
 
     def deploy(

@@ -24,7 +24,7 @@ from orchestrator_core.system.names import check_id
 from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from orchestrator_core.deployment.context import RootContext
@@ -41,6 +41,7 @@ def create_task(
     priority: str,
     client_cwd: str | None,
     key: str | None,
+    extra: Mapping[str, Any],
 ) -> Task:
     """Make a task, or return the one with the same *key*; durable when this returns."""
     if not description.strip():
@@ -50,36 +51,30 @@ def create_task(
         known = _find_by_key(context.global_registry.read(), key)
         if known is not None and os.path.lexists(context.places.task_registry(known)):
             return _read(context, known)
-    document = _document(context, ids.new_task_id(), description, priority, client_cwd, key)
+    given = {"task_description": description, "priority": priority, "client_cwd": client_cwd}
+    document = _document(context, ids.new_task_id(), {**given, "key": key}, extra)
     if key is None:
         _make(context, document)
         context.global_registry.update(lambda known: _register(known, document))
         return Task.from_document(document)
     # The key first: who dies after that leaves a task that the next caller makes.
     winner = context.global_registry.update(lambda known: _register(known, document))
-    return _ensure_created(
-        context, _document(context, winner, description, priority, client_cwd, key)
-    )
+    return _ensure_created(context, _document(context, winner, {**given, "key": key}, extra))
 
 
 def _document(
-    context: RootContext,
-    task_id: str,
-    description: str,
-    priority: str,
-    client_cwd: str | None,
-    key: str | None,
+    context: RootContext, task_id: str, given: Mapping[str, Any], extra: Mapping[str, Any]
 ) -> dict[str, Any]:
-    return {
+    document = {
         "task_id": task_id,
-        "task_description": description,
+        "task_description": given["task_description"],
         "created_at": timestamp(),
         "workspace": str(context.places.task(task_id)),
         "workspace_base": str(context.places.root),
-        "client_cwd": client_cwd,
+        "client_cwd": given["client_cwd"],
         "status": "INITIALIZED",
-        "priority": priority,
-        "key": key,
+        "priority": given["priority"],
+        "key": given["key"],
         "agents": [],
         "agent_hierarchy": {},
         "max_agents": context.limits.max_agents,
@@ -89,6 +84,11 @@ def _document(
         "active_count": 0,
         "completed_count": 0,
     }
+    if taken := document.keys() & extra.keys():
+        raise InvalidInput(
+            f"extra has {sorted(taken)}, which are fields of every task", hint="use other names"
+        )
+    return document | dict(extra)
 
 
 def _ensure_created(context: RootContext, document: dict[str, Any]) -> Task:

@@ -82,6 +82,7 @@ class Task:
     workspace: str
     status: str = "INITIALIZED"
     priority: str = "P2"
+    record: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)  #: No agents.
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Task:
@@ -93,8 +94,13 @@ class Task:
             workspace=str(document.get("workspace", "")),
             status=document.get("status", "INITIALIZED"),
             priority=document.get("priority", "P2"),
+            record={
+                name: value
+                for name, value in document.items()
+                if name not in ("agents", "agent_hierarchy")
+            },
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-safe values."""
-        return attrs.asdict(self)
+        """Return it as JSON-safe values, without its record."""
+        return attrs.asdict(self, filter=lambda field, _: field.name != "record")

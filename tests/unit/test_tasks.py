@@ -10,6 +10,7 @@ from support.fakes import a_fake_scene
 
 from orchestrator_core import Orchestrator
 from orchestrator_core.deployment import tasks
+from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.testing import FakeTerminal
 
 
@@ -37,6 +38,23 @@ def test_a_maker_that_another_takes_for_dead_begins_again(call, orch, monkeypatc
     assert swept
     assert [task] == orch.tasks()
     assert [] == list(orch.root.glob(".new-*"))
+
+
+@pytest.mark.parametrize("key", [None, "one"])
+def test_a_tasks_record_returns_its_extra_fields(orch, key):
+    """A later reader finds them, and the task's own fields beside them."""
+    made = orch.create_task("See", key=key, extra={"ticket": {"id": 7}})
+
+    record = orch.task(made.id).record
+
+    assert ({"id": 7}, "See") == (record["ticket"], record["task_description"])
+    assert record["ticket"] == made.record["ticket"]
+
+
+def test_an_extra_field_cannot_replace_a_field_of_every_task(orch):
+    with pytest.raises(InvalidInput, match="agents"):
+        orch.create_task("See", extra={"agents": []})
+    assert [] == orch.tasks()
 
 
 def test_tasks_that_are_made_at_once_are_all_made(orch):
