@@ -40,7 +40,8 @@ see_to_tmux() {
     command -v tmux >/dev/null || die "tmux is needed: apt-get install tmux, dnf install tmux, brew install tmux"
 }
 
-# Make .venv with this package in it, and the extras: "", test or dev. Quick if that is done.
+# Make .venv with this package's built wheel in it, and the extras: "", test or dev. Quick if
+# that is done. The wheel is what users install, so the tests and the demo run it, not the checkout.
 see_to_venv() {
     extras=$1
     stamp=".venv/.made-for-${extras:-use}"
@@ -48,9 +49,9 @@ see_to_venv() {
     if [ ! -x .venv/bin/python ] || [ "$(cat "$stamp" 2>/dev/null)" != "$made_for" ]; then
         make_venv "$extras"
         printf '%s\n' "$made_for" >"$stamp"
+    elif [ -n "$(find orchestrator_core README.md -newer .venv/.wheel-installed ! -name '*.pyc' ! -name __pycache__ -print)" ]; then
+        install_wheel ""
     fi
-    # Agents start us hundreds of times, perhaps where nobody may write the compiled files.
-    .venv/bin/python -m compileall -q orchestrator_core >/dev/null || true
 }
 
 make_venv() {
@@ -62,6 +63,23 @@ make_venv() {
         "$python" -m venv --clear .venv >&2 ||
             die "no virtual environment could be made: apt-get install python3-venv"
     fi
-    .venv/bin/python -m pip install -q --disable-pip-version-check -e ".${1:+[$1]}" \
-        </dev/null >&2 || die "pip could not install what is needed (see above)"
+    pip_install "hatchling>=1.27"
+    install_wheel "${1:+[$1]}"
+}
+
+# Build the wheel and install it, with extras ("[test]") or, without, alone.
+install_wheel() {
+    touch .venv/.wheel-started
+    rm -rf .venv/wheel
+    .venv/bin/python -m hatchling build -t wheel -d .venv/wheel >/dev/null 2>.venv/wheel.log ||
+        die "the wheel could not be built: $(cat .venv/wheel.log)"
+    wheel=$(echo .venv/wheel/*.whl)
+    [ -z "$1" ] || pip_install "$wheel$1"
+    pip_install --no-deps --force-reinstall "$wheel"
+    mv .venv/.wheel-started .venv/.wheel-installed
+}
+
+pip_install() {
+    .venv/bin/python -m pip install -q --disable-pip-version-check "$@" </dev/null >&2 ||
+        die "pip could not install what is needed (see above)"
 }
