@@ -76,7 +76,7 @@ class Orchestrator:
         see :mod:`orchestrator_core.testing`. *timeout_s* bounds the wait for
         somebody else who is ending the same agent, *lock_timeout_s* that for a
         registry, *terminal_timeout_s* each call to tmux. *observer* watches sagas, beside the
-        log; for several, see :func:`orchestrator_core.saga.together`. *on_failed_cleanup*
+        log; for several, see :func:`orchestrator_core.saga.combine`. *on_failed_cleanup*
         is called, in a thread of its own, when one of our own cleanups gets STUCK; for those
         that are carried out by other processes, name a command in ``orchestrator.toml``.
 
@@ -130,10 +130,10 @@ class Orchestrator:
         # pay for its import.
         from orchestrator_core.deployment.terminator import Terminator  # noqa: PLC0415 - see above
         from orchestrator_core.saga.logging_observer import LoggingObserver  # noqa: PLC0415 - see above
-        from orchestrator_core.saga.observer import together  # noqa: PLC0415 - see above
+        from orchestrator_core.saga.observer import combine  # noqa: PLC0415 - see above
 
         given = () if self._observer is None else (self._observer,)
-        watching = together(LoggingObserver(), *given, self._alerts)
+        watching = combine(LoggingObserver(), *given, self._alerts)
         return Terminator(self._context, observer=watching)
 
     @functools.cached_property

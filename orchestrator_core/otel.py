@@ -94,7 +94,7 @@ class TracingObserver(Observer):
         span = self._tracer.start_span("run saga", attributes=self._about(saga_id, labels))
         self._runs[saga_id] = _Work(self._tracer, span)
 
-    def to_carry(self, saga_id: str) -> Mapping[str, Any] | None:
+    def state_to_persist(self, saga_id: str) -> Mapping[str, Any] | None:
         """Return what a later end is linked by."""
         run = self._runs.get(saga_id)
         carrier: dict[str, str] = {}
@@ -120,7 +120,7 @@ class TracingObserver(Observer):
 
     # --- backward --------------------------------------------------------------------------------
 
-    def saga_taken_up(
+    def saga_resumed(
         self, saga_id: str, labels: Mapping[str, object], carried: Mapping[str, Any]
     ) -> None:
         """Remember what the end's span is to say, and to be linked to."""
@@ -204,7 +204,7 @@ class TracingObserver(Observer):
         span = self._tracer.start_span(
             "unwind saga",
             attributes=self._about(history.saga_id, history.labels) | _reason(report.why),
-            links=_links(history.carried),
+            links=_links(history.observer_state),
             start_time=start_ns,
         )
         told = _Work(self._tracer, span, since_ns=start_ns)

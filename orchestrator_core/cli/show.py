@@ -12,7 +12,7 @@ from orchestrator_core.exceptions import NotFound
 if TYPE_CHECKING:
     from orchestrator_core.orchestrator import Orchestrator
     from orchestrator_core.presets.result import AgentResult
-    from orchestrator_core.saga import Frame, History, RecoveryReport
+    from orchestrator_core.saga import History, RecoveryReport, StepState
 
 _SHOWN = 2000  #: Characters of a result; all of it is in --json.
 
@@ -96,7 +96,7 @@ def _steps(history: History) -> list[str]:
     return [_step(frame, history.failures.get(frame.name)) for frame in history.stack]
 
 
-def _step(frame: Frame, failure: str | None) -> str:
+def _step(frame: StepState, failure: str | None) -> str:
     undone = "" if frame.outcome is None else frame.outcome.result.value
     if frame.outcome is not None and "kept" in frame.outcome.detail:
         undone = f"{undone}: {printable(str(frame.outcome.detail['kept']))}"

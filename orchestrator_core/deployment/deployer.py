@@ -39,7 +39,7 @@ from orchestrator_core.registry.operations import (
 )
 from orchestrator_core.resources.provision import wrap_steps
 from orchestrator_core.saga import Reason, State, Unwind, UnwindReport
-from orchestrator_core.saga.unwinding import describe
+from orchestrator_core.saga.unwinding import format_error
 from orchestrator_core.system.event_reader import News
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class Deployer:
         try:
             saga = self._terminator.sagas.begin(agent_id, steps, values=values, labels=labels)
         except StorageError as error:
-            nothing = UnwindReport(agent_id, Unwind.rollback(describe(error)), (), closed=True)
+            nothing = UnwindReport(agent_id, Unwind.rollback(format_error(error)), (), closed=True)
             raise _to_error(error, agent_id, nothing, ()) from error
         try:
             with saga:
@@ -246,7 +246,7 @@ class Deployer:
         """Undo a deployment that failed after its commit; None if that could not be done."""
         if isinstance(error, _DiedInGrace):
             return error.report
-        why = Unwind.rollback(describe(error), error=type(error).__name__)
+        why = Unwind.rollback(format_error(error), error=type(error).__name__)
         try:
             return self._terminator.sagas.unwind(saga.saga_id, why, timeout_s=self._timeout_s)
         except OrchestratorError as trouble:

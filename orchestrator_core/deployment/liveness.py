@@ -56,7 +56,10 @@ class Liveness:
     def end_reason(self, history: History) -> Unwind:
         """Say how a dead agent has ended."""
         recorded = None
-        if isinstance(session_receipt(history), LegacySessionReceipt) and history.request is None:
+        if (
+            isinstance(session_receipt(history), LegacySessionReceipt)
+            and history.end_request is None
+        ):
             from orchestrator_core.reconcile.legacy.adoption import recorded_end  # noqa: PLC0415 - seldom needed
 
             recorded = recorded_end(self.context, history)

@@ -64,7 +64,7 @@ class Terminator:
         self.sagas = Sagas(
             context.places.sagas,
             steps=self.steps,
-            epilogue=self._write_cleanup_result,
+            finalizer=self._write_cleanup_result,
             observer=observer,
         )
         self.liveness = Liveness(context, self.sagas)
@@ -137,7 +137,7 @@ class Terminator:
     ) -> EndReport:
         with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
             history = saga.history
-            is_first = saga.state is State.COMMITTED and history.request is None
+            is_first = saga.state is State.COMMITTED and history.end_request is None
             if saga.state is State.CLOSED:
                 return self.report(agent_id)
             if not self.liveness.includes_self(history, why):
@@ -201,7 +201,7 @@ class Terminator:
         """Whether nothing but the end of its parent ends an agent."""
         return (
             history.state is State.COMMITTED
-            and history.request is None
+            and history.end_request is None
             and self.liveness.exit_record(history) is None
             and not self.liveness.is_dead(history)
         )
@@ -220,7 +220,7 @@ class Terminator:
     def _request_from_inside(self, history: History, why: Unwind) -> EndReport:
         """Tell the supervisor of an end that was asked for, and live until it comes."""
         self._notify_supervisor(history)
-        chosen = history.request or history.why or why
+        chosen = history.end_request or history.why or why
         return EndReport(
             agent_id=history.saga_id,
             status=chosen.detail.get("status", ""),
@@ -283,7 +283,7 @@ class Terminator:
                     saga.note("settled")
                     return None
                 why = verdict(saga.history, exited)
-                return saga.unwind(why) if why.leaves_nothing else None
+                return saga.unwind(why) if why.removes_everything else None
         except SagaNotFound:
             return self.sagas.report(agent_id)
 
@@ -304,7 +304,7 @@ class Terminator:
         if history.state is State.CLOSED:
             return self.report(agent_id)
         supervisor = session_receipt(history).supervisor
-        if history.request is not None:
+        if history.end_request is not None:
             # Who asked may have died before it told the supervisor; to be told twice is no harm.
             self._notify_supervisor(history)
         if supervisor is not None:
@@ -372,7 +372,7 @@ class Terminator:
     def _decide_end(self, history: History) -> Unwind | None:
         if self.liveness.is_dead(history):
             return self.liveness.end_reason(history)
-        if history.request is not None:
+        if history.end_request is not None:
             self._notify_supervisor(history)  # As in wait.
             return None
         if deadlines.is_over(history.labels):

@@ -42,8 +42,8 @@ def verdict(history: History, witnessed: Exit | None) -> Unwind:
     Its own request counts first, then what its supervisor witnessed. A failure
     within the deployment's grace is a deployment that failed, and leaves nothing.
     """
-    if history.request is not None:
-        return _witnessed(history.request, witnessed)
+    if history.end_request is not None:
+        return _witnessed(history.end_request, witnessed)
     if witnessed is None:
         return ended(Status.ERROR, "its session, its supervisor or the machine went", by="lost")
     if "settled" not in history.notes and _died_early(history, witnessed):

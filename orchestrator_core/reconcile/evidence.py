@@ -19,7 +19,7 @@ from orchestrator_core.exceptions import InvalidId, JournalDamaged, SagaError, S
 from orchestrator_core.model.outcome import cleanup_of
 from orchestrator_core.model.status import Status, is_active
 from orchestrator_core.saga import State
-from orchestrator_core.saga.history import History, history_of
+from orchestrator_core.saga.history import History, load_history
 from orchestrator_core.saga.report import UnwindReport
 from orchestrator_core.system import durable
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.saga import Sagas
-    from orchestrator_core.saga.encoding import Reading
+    from orchestrator_core.saga.encoding import ParsedJournal
 
 
 class LifeState(enum.Enum):
@@ -103,9 +103,9 @@ class EvidenceStore:
         return attrs.evolve(heard, reported=reported(self._context, heard.task_id, saga_id))
 
 
-def _heard(saga_id: str, reading: Reading) -> Evidence | None:
+def _heard(saga_id: str, reading: ParsedJournal) -> Evidence | None:
     try:
-        history = history_of(reading, saga_id)
+        history = load_history(reading, saga_id)
     except JournalDamaged:
         return _heard_in_part(saga_id, reading)
     except SagaError:
@@ -126,7 +126,7 @@ def _heard(saga_id: str, reading: Reading) -> Evidence | None:
     )
 
 
-def _heard_in_part(saga_id: str, reading: Reading) -> Evidence | None:
+def _heard_in_part(saga_id: str, reading: ParsedJournal) -> Evidence | None:
     """Hear a damaged journal as far as its lines check: they tell who the agent is."""
     plans = {
         each.data.get("type"): each.data.get("receipt") or {}
@@ -152,14 +152,14 @@ def _fate(history: History) -> LifeState:
     is_closed = history.state is State.CLOSED
     if history.why is None:
         return LifeState.ROLLED_BACK if is_closed else LifeState.UNKNOWN
-    if history.why.leaves_nothing:
+    if history.why.removes_everything:
         return LifeState.ROLLED_BACK if is_closed else LifeState.UNKNOWN
     return LifeState.ENDED if is_closed else LifeState.ENDING
 
 
 def _end(history: History, lines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what the record of an agent that lived says of its end, as far as it is known."""
-    if history.why is None or history.why.leaves_nothing:
+    if history.why is None or history.why.removes_everything:
         return {}
     ended_at = str(lines["unwind"].get("at", ""))
     end = final_status(history.why)

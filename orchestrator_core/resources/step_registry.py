@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError, UnknownStep
 from orchestrator_core.resources import STEP_TYPES
-from orchestrator_core.saga import catalogue
+from orchestrator_core.saga import steps_by_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -56,7 +56,7 @@ class StepRegistry(Mapping[str, "Step[Any]"]):
         self, builtin: Iterable[Step[Any]], *, modules: Callable[[], Iterable[str]] = tuple
     ) -> None:
         """Begin with the steps *builtin*; *modules* returns the names that are declared."""
-        self._found = catalogue(builtin)
+        self._found = steps_by_type(builtin)
         self._modules = modules
 
     def __getitem__(self, kind: str) -> Step[Any]:
@@ -86,7 +86,7 @@ class StepRegistry(Mapping[str, "Step[Any]"]):
         Raises:
             InvalidInput: They could not.
         """
-        [kind] = catalogue([step])
+        [kind] = steps_by_type([step])
         try:
             self[kind]
         except UnknownStep as error:
@@ -129,7 +129,7 @@ def _builtin(kind: str) -> Step[Any] | None:
 def _in_module(name: str) -> Callable[[str], Step[Any] | None]:
     def source(kind: str) -> Step[Any] | None:
         listed = getattr(importlib.import_module(name), LIST, ())
-        return catalogue(map(_step, listed)).get(kind)
+        return steps_by_type(map(_step, listed)).get(kind)
 
     return source
 
@@ -139,7 +139,7 @@ def _in_entry_points(kind: str) -> Step[Any] | None:
 
     for point in entry_points(group=GROUP, name=kind):
         found = _step(point.load())
-        if kind in catalogue([found]):
+        if kind in steps_by_type([found]):
             return found
         raise UnknownStep(
             f"the entry point {kind!r} leads to {point.value}, whose receipts have another type"

@@ -22,10 +22,10 @@ Read :mod:`~orchestrator_core.saga.step` first, then
 from __future__ import annotations
 
 from orchestrator_core.saga.engine import Saga
-from orchestrator_core.saga.history import Frame, History
+from orchestrator_core.saga.history import History, StepState
 from orchestrator_core.saga.journal import Journal
-from orchestrator_core.saga.observer import Observer, together
-from orchestrator_core.saga.planning import catalogue, step_name
+from orchestrator_core.saga.observer import Observer, combine
+from orchestrator_core.saga.planning import step_name, steps_by_type
 from orchestrator_core.saga.receipts import receipt
 from orchestrator_core.saga.recovery import Recovery, RecoveryReport
 from orchestrator_core.saga.report import StepReport, UnwindReport
@@ -39,16 +39,16 @@ from orchestrator_core.saga.step import (
     Step,
     Unwind,
 )
-from orchestrator_core.saga.store import JournalDirectory
+from orchestrator_core.saga.store import JournalStore
+from orchestrator_core.system.deprecation import renamed
 from orchestrator_core.system.presence import Presence
 
 __all__ = [
     "TRANSITIONS",
     "Context",
-    "Frame",
     "History",
     "Journal",
-    "JournalDirectory",
+    "JournalStore",
     "Observer",
     "Outcome",
     "Presence",
@@ -61,10 +61,21 @@ __all__ = [
     "State",
     "Step",
     "StepReport",
+    "StepState",
     "Unwind",
     "UnwindReport",
-    "catalogue",
+    "combine",
     "receipt",
     "step_name",
-    "together",
+    "steps_by_type",
 ]
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "Frame": "StepState",
+        "JournalDirectory": "JournalStore",
+        "catalogue": "steps_by_type",
+        "together": "combine",
+    },
+)

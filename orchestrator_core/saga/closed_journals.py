@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from orchestrator_core.saga.encoding import Entry
-    from orchestrator_core.saga.store import JournalDirectory
+    from orchestrator_core.saga.store import JournalStore
 
 _SUFFIX = ".jsonl"
 _END = 8192  #: Bytes in which a last line is looked for first.
@@ -39,7 +39,7 @@ class Closed:
     path: Path
 
     @classmethod
-    def of(cls, journals: JournalDirectory) -> Self:
+    def of(cls, journals: JournalStore) -> Self:
         """Return those of *journals*."""
         return cls(journals.closed)
 

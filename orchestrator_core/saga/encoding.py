@@ -3,8 +3,8 @@ A journal's lines: JSON objects, each with a checksum of what stands before it.
 
 A last line that is torn is the normal end of a crash: it was never
 acknowledged, and does not count. One that lacks only its newline is whole, and
-counts. A line that does not check *before* the end is damage. Reading tells
-all this apart; what to do about it is up to the reader.
+counts. A line that does not check *before* the end is damage. Parsing
+tells all this apart; what to do about it is up to the caller.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Entry:
     data: dict[str, Any]
 
 
-def entry_of(kind: str, **data: Any) -> Entry:  # noqa: ANN401 - anything msgspec can write
+def make_entry(kind: str, **data: Any) -> Entry:  # noqa: ANN401 - anything msgspec can write
     """Return an entry as a journal would give it back: of plain JSON values."""
     return Entry(kind, msgspec.to_builtins(data))
 
@@ -64,17 +64,17 @@ def decode(line: bytes) -> Entry:
 
 
 @attrs.frozen
-class Reading:
+class ParsedJournal:
     """What the bytes of a journal hold."""
 
     entries: tuple[Entry, ...] = ()
     length: int = 0  #: Bytes up to the end of the last line that counts.
     torn: bool = False  #: Whether more bytes follow, which count for nothing.
-    unended: bool = False  #: Whether the last line that counts lacks its newline.
+    missing_newline: bool = False  #: Whether the last line that counts lacks its newline.
     damaged: tuple[int, ...] = ()  #: Numbers of lines, from 1, that do not check.
 
 
-def parse(data: bytes) -> Reading:
+def parse(data: bytes) -> ParsedJournal:
     """Read the bytes of a journal."""
     entries: list[Entry] = []
     damaged: list[int] = []
@@ -84,14 +84,14 @@ def parse(data: bytes) -> Reading:
             entries.append(decode(line))
         except ValueError:
             damaged.append(number)
-    whole = _without_newline(rest)
+    whole = _last_line_without_newline(rest)
     if whole:
         entries.append(decode(whole))
     length = len(data) - len(rest) + len(whole)
-    return Reading(tuple(entries), length, length < len(data), bool(whole), tuple(damaged))
+    return ParsedJournal(tuple(entries), length, length < len(data), bool(whole), tuple(damaged))
 
 
-def _without_newline(rest: bytes) -> bytes:
+def _last_line_without_newline(rest: bytes) -> bytes:
     """Return the last line if nothing but its newline is missing, or wrong; else nothing."""
     for line in (rest, rest[:-1]) if rest else ():
         try:

@@ -29,30 +29,31 @@ from orchestrator_core.exceptions import (
     UndoFailed,
     UnknownStep,
 )
-from orchestrator_core.saga.encoding import Entry, entry_of
-from orchestrator_core.saga.history import CARRIED, fold
-from orchestrator_core.saga.observer import Observer, guarded
-from orchestrator_core.saga.planning import begin_of, intent_of, plan, step_name
+from orchestrator_core.saga.encoding import Entry, make_entry
+from orchestrator_core.saga.history import OBSERVER_STATE, fold
+from orchestrator_core.saga.observer import Observer, safe
+from orchestrator_core.saga.planning import begin_entry, intent_entry, plan, step_name
 from orchestrator_core.saga.receipts import name_of
-from orchestrator_core.saga.report import EPILOGUE, StepReport, UnwindReport
+from orchestrator_core.saga.report import FINALIZER, StepReport, UnwindReport
 from orchestrator_core.saga.states import TRANSITIONS, State
 from orchestrator_core.saga.step import Context, Outcome, Result, Unwind
-from orchestrator_core.saga.unwinding import Unwinding, describe
+from orchestrator_core.saga.unwinding import Unwinding, format_error
 from orchestrator_core.system.clock import ms_since
+from orchestrator_core.system.deprecation import renamed_attributes, renamed_keyword
 from orchestrator_core.system.presence import Presence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-    from orchestrator_core.saga.history import Frame, History
+    from orchestrator_core.saga.history import History, StepState
     from orchestrator_core.saga.journal import Journal
     from orchestrator_core.saga.step import Step
-    from orchestrator_core.saga.store import JournalDirectory
+    from orchestrator_core.saga.store import JournalStore
 
-    Epilogue = Callable[[UnwindReport, History], None]
+    Finalizer = Callable[[UnwindReport, History], None]
 
-_DOUBLINGS = 12  #: Of the wait before a stuck saga is tried again: from a second to an hour.
+_MAX_BACKOFF_EXPONENT = 12  #: A stuck saga is retried after 2**n seconds: from 1 s to 4096 s.
 
 
 class Saga:
@@ -71,44 +72,51 @@ class Saga:
     :class:`~orchestrator_core.exceptions.UndoFailed` as its ``__cause__``.
     """
 
+    if not TYPE_CHECKING:
+        __getattr__ = renamed_attributes(
+            "Saga", {"then": "add_step", "attach": "chain_undo_errors", "retire": "archive"}
+        )
+
+    @renamed_keyword("epilogue", "finalizer")
     def __init__(
         self,
-        journals: JournalDirectory,
+        journals: JournalStore,
         journal: Journal,
         history: History,
         steps: Mapping[str, Step[Any]],
         *,
-        epilogue: Epilogue | None = None,
+        finalizer: Finalizer | None = None,
         observer: Observer | None = None,
     ) -> None:
         """
         Take up a saga whose journal is ours, as recovery does.
 
-        *epilogue* is called with the report, and the saga's history, when all steps are
+        *finalizer* is called with the report, and the saga's history, when all steps are
         undone, before the saga closes; it must be idempotent, and if it raises, the saga
         is STUCK.
         """
         self._journals = journals
         self._journal = journal
         self._steps = steps
-        self._epilogue = epilogue
-        self._observer = guarded(observer)
+        self._finalizer = finalizer
+        self._observer = safe(observer)
         self._named: dict[str, Step[Any]] = {}
-        self._is_new = False
+        self._owned_since_begin = False
         self.history = history
         self.undo_errors: list[UndoFailed] = []  #: Of the last unwinding.
         self.report: UnwindReport | None = None  #: Of the last unwinding by this owner.
 
     @classmethod
+    @renamed_keyword("epilogue", "finalizer")
     def begin(
         cls,
-        journals: JournalDirectory,
+        journals: JournalStore,
         saga_id: str,
         steps: Sequence[Step[Any]],
         *,
         values: Mapping[str, Any] | None = None,
         labels: Mapping[str, Any] | None = None,
-        epilogue: Epilogue | None = None,
+        finalizer: Finalizer | None = None,
         observer: Observer | None = None,
     ) -> Self:
         """
@@ -125,23 +133,23 @@ class Saga:
         """
         receipts = plan(saga_id, steps, values or {})
         entries = [
-            begin_of(saga_id, labels or {}, receipts),
-            *(intent_of(name, receipt) for name, receipt in receipts.items()),
+            begin_entry(saga_id, labels or {}, receipts),
+            *(intent_entry(name, receipt) for name, receipt in receipts.items()),
         ]
         journal = journals.create(saga_id, entries)
-        saga = cls(journals, journal, fold(entries), {}, epilogue=epilogue, observer=observer)
-        saga._is_new = True
+        saga = cls(journals, journal, fold(entries), {}, finalizer=finalizer, observer=observer)
+        saga._owned_since_begin = True
         saga._named = dict(zip(receipts, steps, strict=True))
         for frame in saga.history.stack:
             frame.loaded = receipts[frame.name]
-        saga._tell_begun()
+        saga._notify_begun()
         return saga
 
-    def _tell_begun(self) -> None:
+    def _notify_begun(self) -> None:
         self._observer.saga_begun(self.saga_id, self.history.labels)
-        carried = self._observer.to_carry(self.saga_id)
+        carried = self._observer.state_to_persist(self.saga_id)
         if carried:
-            self._write_or_owe(entry_of("note", name=CARRIED, value=carried))
+            self._write_best_effort(make_entry("note", name=OBSERVER_STATE, value=carried))
 
     @property
     def saga_id(self) -> str:
@@ -171,29 +179,29 @@ class Saga:
             Exception: Whatever a step raised. The saga still has to be unwound,
                 which leaving its ``with`` block does.
         """
-        self._insist_on(State.RUNNING)
+        self._require_state(State.RUNNING)
         for frame in self.history.stack:
             if not frame.done:
                 self._do(frame)
 
-    def then(self, step: Step[Any], **values: Any) -> None:  # noqa: ANN401 - JSON values
+    def add_step(self, step: Step[Any], **values: Any) -> None:  # noqa: ANN401 - JSON values
         """
         Plan one more step, which may depend on what others hold by now, and do it.
 
         Its intent costs an fsync of its own. ``ctx.receipts`` holds the receipts
         of the steps before it as they are now.
         """
-        self._insist_on(State.RUNNING)
+        self._require_state(State.RUNNING)
         name = step_name(step)
         receipts = {frame.name: frame.load() for frame in self.history.stack}
         if name in receipts:
             raise SagaError(f"saga {self.saga_id!r} has a step {name!r} already")
         receipt = step.plan(Context(self.saga_id, values, receipts))
         self._named[name] = step
-        self._write(intent_of(name, receipt), durable=True)
+        self._write(intent_entry(name, receipt), durable=True)
         self.run()
 
-    def _do(self, frame: Frame) -> None:
+    def _do(self, frame: StepState) -> None:
         start = time.monotonic()
         planned = frame.load()
         try:
@@ -204,11 +212,11 @@ class Saga:
         duration_ms = ms_since(start)
         done = Entry("done", {"step": frame.name, "ms": duration_ms})
         if held is not planned and held != planned:
-            done = entry_of("done", **done.data, receipt=held)
+            done = make_entry("done", **done.data, receipt=held)
         self._write(done)
         self._observer.step_done(self.saga_id, frame.name, duration_ms)
 
-    def _step_of(self, frame: Frame) -> Step[Any]:
+    def _step_of(self, frame: StepState) -> Step[Any]:
         step = self._named.get(frame.name) or self._steps.get(frame.type)
         if step is None:
             raise UnknownStep(f"step {frame.name!r} of type {frame.type!r} is not known here")
@@ -224,7 +232,7 @@ class Saga:
             SagaError: A step has not been done, or the saga is not RUNNING.
             StorageError: It could not be recorded, and does not hold.
         """
-        self._insist_on(State.RUNNING)
+        self._require_state(State.RUNNING)
         missing = [frame.name for frame in self.history.stack if not frame.done]
         if missing:
             raise SagaError(f"saga {self.saga_id!r} cannot commit: {missing} not done")
@@ -233,7 +241,7 @@ class Saga:
 
     def note(self, name: str, *, durable: bool = False, **value: Any) -> None:  # noqa: ANN401
         """Keep a fact with the saga; the last one of a name counts."""
-        self._write(entry_of("note", name=name, value=value), durable=durable)
+        self._write(make_entry("note", name=name, value=value), durable=durable)
 
     def request_end(self, why: Unwind) -> bool:
         """
@@ -242,9 +250,9 @@ class Saga:
         For a caller who would not survive it. The first one wins; False means
         that an end was asked for, or begun, before.
         """
-        if self.history.request is not None or State.UNWINDING not in TRANSITIONS[self.state]:
+        if self.history.end_request is not None or State.UNWINDING not in TRANSITIONS[self.state]:
             return False
-        self._write(entry_of("request", why=why), durable=True)
+        self._write(make_entry("request", why=why), durable=True)
         self._observer.end_requested(self.saga_id, why)
         return True
 
@@ -266,20 +274,20 @@ class Saga:
         if self.state is State.CLOSED:
             raise SagaError(f"saga {self.saga_id!r} is closed")
         if self.state is not State.UNWINDING:
-            self._write_or_owe(Entry("unwind", {"why": why}), durable=True)
+            self._write_best_effort(Entry("unwind", {"why": why}), durable=True)
         reason = self.history.why or why
-        if not self._is_new:
+        if not self._owned_since_begin:
             history = self.history
-            self._observer.saga_taken_up(self.saga_id, history.labels, history.carried)
+            self._observer.saga_resumed(self.saga_id, history.labels, history.observer_state)
         self._observer.unwinding_begun(self.saga_id, reason)
 
         unwinding = Unwinding(self.history.stack, self._step_of, reason, self)
         steps = unwinding.undo_all()
         report = UnwindReport(self.saga_id, reason, steps, closed=True, duration_ms=ms_since(start))
-        if not unwinding.errors and self._epilogue is not None:
-            report = unwinding.finish_with(self._epilogue, report, self.history)
+        if not unwinding.errors and self._finalizer is not None:
+            report = unwinding.run_finalizer(self._finalizer, report, self.history)
         self.undo_errors = unwinding.undo_errors(self.saga_id)
-        self.report = self._get_stuck(report) if self.undo_errors else self._close(report)
+        self.report = self._mark_stuck(report) if self.undo_errors else self._close(report)
         if unwinding.interrupt is not None:
             raise unwinding.interrupt
         return self.report
@@ -287,7 +295,7 @@ class Saga:
     def undone(self, outcome: Outcome, report: StepReport) -> None:
         """Record what a step's undo came to."""
         said = {"step": report.step, "outcome": outcome, "ms": report.duration_ms}
-        self._write_or_owe(Entry("undone", said))
+        self._write_best_effort(Entry("undone", said))
         self._observer.step_undone(self.saga_id, report)
 
     def failed(self, step: str, error: BaseException) -> None:
@@ -299,16 +307,18 @@ class Saga:
         # Failing, it is only late: recovery finds nothing to undo, and closes it.
         with contextlib.suppress(StorageError):
             self._journal.append(entry, durable=True)
-            self._journals.retire(self._journal)
-        self.history.add(entry)
+            self._journals.archive(self._journal)
+        self.history.apply(entry)
         self._observer.saga_closed(self.saga_id, report)
         return report
 
-    def _get_stuck(self, report: UnwindReport) -> UnwindReport:
+    def _mark_stuck(self, report: UnwindReport) -> UnwindReport:
         tries = self.history.tries + 1
-        retry_at = time.time() + 2 ** min(tries - 1, _DOUBLINGS)
+        retry_at = time.time() + 2 ** min(tries - 1, _MAX_BACKOFF_EXPONENT)
         failures = {step.step: step.error for step in report.failed}
-        self._write_or_owe(entry_of("stuck", tries=tries, retry_at=retry_at, failures=failures))
+        self._write_best_effort(
+            make_entry("stuck", tries=tries, retry_at=retry_at, failures=failures)
+        )
         report = attrs.evolve(report, closed=False, retry_at=retry_at)
         self._observer.saga_stuck(self.saga_id, report)
         return report
@@ -319,30 +329,30 @@ class Saga:
 
         The journal keeps *by* and *reason* for ever. The next unwinding counts
         the step as dealt with. A saga whose steps are all undone may be stuck by
-        its ``epilogue``; that is given up by this name.
+        its ``finalizer``; that is given up by this name.
 
         Raises:
             SagaError: The saga is not STUCK, or not by such a step.
         """
-        self._insist_on(State.STUCK)
+        self._require_state(State.STUCK)
         stuck_by = {frame.name for frame in self.history.stack if frame.outcome is None}
-        if step not in (stuck_by or {EPILOGUE}):
+        if step not in (stuck_by or {FINALIZER}):
             raise SagaError(f"saga {self.saga_id!r} is not stuck by a step {step!r}")
         outcome = Outcome(Result.ABANDONED, {"by": by, "reason": reason})
-        self._write(entry_of("undone", step=step, outcome=outcome), durable=True)
+        self._write(make_entry("undone", step=step, outcome=outcome), durable=True)
         self._observer.step_abandoned(self.saga_id, step, by, reason)
 
     def probe(self) -> dict[str, Presence]:
         """Ask every step of the stack whether its resource is there, and ours. Changes nothing."""
         return {frame.name: self._probe(frame) for frame in self.history.stack}
 
-    def _probe(self, frame: Frame) -> Presence:
+    def _probe(self, frame: StepState) -> Presence:
         try:
             return self._step_of(frame).probe(frame.load())
         except (UnknownStep, CouldNotAsk, StorageError, OSError):
             return Presence.UNKNOWN
 
-    def _insist_on(self, state: State) -> None:
+    def _require_state(self, state: State) -> None:
         if self.state is not state:
             raise SagaError(f"saga {self.saga_id!r} is {self.state.value}, not {state.value}")
 
@@ -350,14 +360,14 @@ class Saga:
 
     def _write(self, entry: Entry, *, durable: bool = False) -> None:
         self._journal.append(entry, durable=durable)
-        self.history.add(entry)
+        self.history.apply(entry)
 
-    def _write_or_owe(self, entry: Entry, *, durable: bool = False) -> None:
+    def _write_best_effort(self, entry: Entry, *, durable: bool = False) -> None:
         """Record *entry*, if need be later: giving back must not hang on disk space."""
-        self._journal.append_or_owe(entry, durable=durable)
-        self.history.add(entry)
+        self._journal.append_or_queue(entry, durable=durable)
+        self.history.apply(entry)
 
-    def attach(self, error: BaseException) -> None:
+    def chain_undo_errors(self, error: BaseException) -> None:
         """Let the undos that failed travel with *error*, as its ``__cause__``."""
         if self.undo_errors:
             group = self._not_undone()
@@ -367,9 +377,9 @@ class Saga:
     def _not_undone(self) -> ExceptionGroup[UndoFailed]:
         return ExceptionGroup(f"saga {self.saga_id!r}: not everything was undone", self.undo_errors)
 
-    def retire(self) -> None:
+    def archive(self) -> None:
         """Put the journal of a closed saga where closed ones are, if a crash kept it from there."""
-        self._journals.retire(self._journal)
+        self._journals.archive(self._journal)
 
     def release(self) -> None:
         """Let go of the journal. Idempotent."""
@@ -386,20 +396,20 @@ class Saga:
     ) -> None:
         try:
             # Not in a process that was forked inside the block: the saga is its parent's.
-            if self._is_new and self.state is State.RUNNING and self._journal.is_ours:
+            if self._owned_since_begin and self.state is State.RUNNING and self._journal.is_owned:
                 self._roll_back(error)
         finally:
             self.release()
 
     def _roll_back(self, error: BaseException | None) -> None:
         kind = type(error).__name__ if error is not None else ""
-        message = describe(error) if error is not None else "it was left without a commit"
+        message = format_error(error) if error is not None else "it was left without a commit"
         try:
             self.unwind(Unwind.rollback(message, error=kind))
         except BaseException as interrupt:
-            self.attach(interrupt)
+            self.chain_undo_errors(interrupt)
             raise
         if error is not None:
-            self.attach(error)
+            self.chain_undo_errors(error)
         elif self.undo_errors:
             raise self._not_undone()

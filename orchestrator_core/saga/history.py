@@ -13,21 +13,22 @@ import attrs
 import msgspec
 
 from orchestrator_core.exceptions import JournalDamaged, SagaError
-from orchestrator_core.saga.receipts import from_wire
-from orchestrator_core.saga.report import EPILOGUE, UnwindReport
+from orchestrator_core.saga.receipts import deserialize
+from orchestrator_core.saga.report import FINALIZER, UnwindReport
 from orchestrator_core.saga.states import State, allowed
 from orchestrator_core.saga.step import Outcome, Unwind
+from orchestrator_core.system.deprecation import renamed_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from orchestrator_core.saga.encoding import Entry, Reading
+    from orchestrator_core.saga.encoding import Entry, ParsedJournal
 
-CARRIED = "carried"  #: The note of what observers have wanted kept.
+OBSERVER_STATE = "carried"  #: The note of what observers have wanted kept.
 
 
 @attrs.define
-class Frame:
+class StepState:
     """One step on the undo stack."""
 
     name: str  #: Its name within the saga.
@@ -46,7 +47,7 @@ class Frame:
             UnknownStep: Nobody here knows it.
         """
         if self.loaded is None:
-            self.loaded = from_wire(self.type, self.version, self.receipt)
+            self.loaded = deserialize(self.type, self.version, self.receipt)
         return self.loaded
 
 
@@ -58,39 +59,53 @@ class History:
     begun_at: str = ""
     labels: dict[str, Any] = attrs.field(factory=dict)
     state: State = State.RUNNING
-    stack: list[Frame] = attrs.field(factory=list)
+    stack: list[StepState] = attrs.field(factory=list)
     notes: dict[str, dict[str, Any]] = attrs.field(factory=dict)  #: The last one of each name.
-    request: Unwind | None = None  #: An end that was asked for, and not begun.
+    end_request: Unwind | None = None  #: An end that was asked for, and not begun.
     why: Unwind | None = None  #: Why it unwinds, or was unwound.
     tries: int = 0  #: How often unwinding got stuck.
     retry_at: float = 0.0  #: When a stuck one is to be tried again, seconds since 1970.
     failures: dict[str, str] = attrs.field(factory=dict)  #: Of the last try, by step.
-    epilogue: Outcome | None = None  #: What came of the epilogue, if it was given up.
-    told: dict[str, Any] | UnwindReport | None = None  #: The same as *report*, as it came.
+    finalizer: Outcome | None = None  #: What came of the finalizer, if it was given up.
+    raw_report: dict[str, Any] | UnwindReport | None = None  #: The same as *report*, as it came.
     closed_at: str = ""
 
+    if not TYPE_CHECKING:
+        __getattr__ = renamed_attributes(
+            "History",
+            {
+                "add": "apply",
+                "become": "transition",
+                "carried": "observer_state",
+                "epilogue": "finalizer",
+                "request": "end_request",
+                "told": "raw_report",
+            },
+        )
+
     @property
-    def carried(self) -> dict[str, Any]:
+    def observer_state(self) -> dict[str, Any]:
         """What the observers of its beginning have wanted kept for those of its end."""
-        return self.notes.get(CARRIED, {})
+        return self.notes.get(OBSERVER_STATE, {})
 
     @property
     def report(self) -> dict[str, Any] | None:
         """What the unwinding came to, once it is closed."""
-        return self.told.to_dict() if isinstance(self.told, UnwindReport) else self.told
+        report = self.raw_report
+        return report.to_dict() if isinstance(report, UnwindReport) else report
 
     @property
     def is_undone(self) -> bool:
-        """Whether every step has an outcome: only the epilogue may be missing."""
+        """Whether every step has an outcome: only the finalizer may be missing."""
         return all(frame.outcome is not None for frame in self.stack)
 
-    def frame(self, kind: str) -> Frame | None:
+    def frame(self, kind: str) -> StepState | None:
         """Return the frame of the first step with that type of receipt."""
         return next((frame for frame in self.stack if frame.type == kind), None)
 
-    def add(self, entry: Entry) -> None:
+    def apply(self, entry: Entry) -> None:
         """Take one more line into account."""
-        reader = _READERS.get(entry.kind)
+        reader = _APPLY.get(entry.kind)
         if reader is not None:  # A newer release may write more kinds; none changes what it holds.
             reader(self, entry.data)
 
@@ -105,13 +120,13 @@ class History:
         try:
             for entry in entries:
                 kind = entry.kind
-                self.add(entry)
+                self.apply(entry)
         except (KeyError, TypeError, msgspec.ValidationError) as error:
             raise JournalDamaged(
                 f"saga {self.saga_id!r}: a {kind!r} line does not fit: {error!r}"
             ) from error
 
-    def become(self, state: State) -> None:
+    def transition(self, state: State) -> None:
         """
         Change state.
 
@@ -125,7 +140,7 @@ class History:
         self.state = state
 
 
-def history_of(reading: Reading, saga_id: str) -> History:
+def load_history(reading: ParsedJournal, saga_id: str) -> History:
     """
     Return the history that the journal of *saga_id* tells.
 
@@ -168,10 +183,10 @@ def _begin(history: History, data: dict[str, Any]) -> None:
 
 
 def _intent(history: History, data: dict[str, Any]) -> None:
-    history.stack.append(Frame(data["step"], data["type"], data["version"], data["receipt"]))
+    history.stack.append(StepState(data["step"], data["type"], data["version"], data["receipt"]))
 
 
-def _frame(history: History, data: dict[str, Any]) -> Frame:
+def _frame(history: History, data: dict[str, Any]) -> StepState:
     # By name, not by place: a rebuilt journal may have lost a line above.
     name = data["step"]
     for frame in history.stack:
@@ -188,7 +203,7 @@ def _done(history: History, data: dict[str, Any]) -> None:
 
 
 def _commit(history: History, _data: dict[str, Any]) -> None:
-    history.become(State.COMMITTED)
+    history.transition(State.COMMITTED)
 
 
 def _note(history: History, data: dict[str, Any]) -> None:
@@ -196,12 +211,12 @@ def _note(history: History, data: dict[str, Any]) -> None:
 
 
 def _request(history: History, data: dict[str, Any]) -> None:
-    if history.request is None:  # The first one wins.
-        history.request = msgspec.convert(data["why"], Unwind)
+    if history.end_request is None:  # The first one wins.
+        history.end_request = msgspec.convert(data["why"], Unwind)
 
 
 def _unwind(history: History, data: dict[str, Any]) -> None:
-    history.become(State.UNWINDING)
+    history.transition(State.UNWINDING)
     if history.why is None:
         why = data["why"]
         # The engine brings it as it is; a journal, in JSON.
@@ -212,26 +227,26 @@ def _undone(history: History, data: dict[str, Any]) -> None:
     outcome = data["outcome"]
     if not isinstance(outcome, Outcome):  # As above.
         outcome = msgspec.convert(outcome, Outcome)
-    if data["step"] == EPILOGUE and history.state is State.STUCK and history.is_undone:
-        history.epilogue = outcome
+    if data["step"] == FINALIZER and history.state is State.STUCK and history.is_undone:
+        history.finalizer = outcome
     else:
         _frame(history, data).outcome = outcome
 
 
 def _stuck(history: History, data: dict[str, Any]) -> None:
-    history.become(State.STUCK)
+    history.transition(State.STUCK)
     history.tries = data["tries"]
     history.retry_at = data["retry_at"]
     history.failures = data["failures"]
 
 
 def _close(history: History, data: dict[str, Any]) -> None:
-    history.become(State.CLOSED)
-    history.told = data["report"]
+    history.transition(State.CLOSED)
+    history.raw_report = data["report"]
     history.closed_at = data.get("at", "")
 
 
-_READERS: dict[str, Callable[[History, dict[str, Any]], None]] = {
+_APPLY: dict[str, Callable[[History, dict[str, Any]], None]] = {
     "begin": _begin,
     "intent": _intent,
     "done": _done,

@@ -15,11 +15,12 @@ from orchestrator_core.exceptions import StorageError
 from orchestrator_core.saga.encoding import encode
 from orchestrator_core.system import locks
 from orchestrator_core.system.clock import timestamp
+from orchestrator_core.system.deprecation import renamed_attributes
 from orchestrator_core.system.durable import fsync, write_all
 from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
-    from orchestrator_core.saga.encoding import Entry, Reading
+    from orchestrator_core.saga.encoding import Entry, ParsedJournal
 
 
 class Journal:
@@ -30,13 +31,18 @@ class Journal:
     forked from ours does not own it.
     """
 
-    def __init__(self, path: str, fd: int, reading: Reading) -> None:
+    if not TYPE_CHECKING:
+        __getattr__ = renamed_attributes(
+            "Journal", {"append_or_owe": "append_or_queue", "is_ours": "is_owned"}
+        )
+
+    def __init__(self, path: str, fd: int, reading: ParsedJournal) -> None:
         self.path = path
         self._fd = fd
         self._end = reading.length
-        self._unclean = reading.torn  #: Bytes may follow the end, and count for nothing.
-        self._lead = b"\n" if reading.unended else b""
-        self._owed: list[Entry] = []
+        self._tail_dirty = reading.torn  #: Bytes may follow the end, and count for nothing.
+        self._prefix = b"\n" if reading.missing_newline else b""
+        self._queued: list[Entry] = []
         self._owner = os.getpid()
         self._closed = False
 
@@ -50,28 +56,28 @@ class Journal:
         Raises:
             StorageError: The file system refused, or the journal is not ours any more.
         """
-        if not self.is_ours:
+        if not self.is_owned:
             raise StorageError(f"journal {self.path} is not ours any more")
-        if self._owed:
-            entries = (*self._owed, *entries)
-        data = self._lead + encode(entries, timestamp())
+        if self._queued:
+            entries = (*self._queued, *entries)
+        data = self._prefix + encode(entries, timestamp())
         try:
-            if self._unclean:
-                self._cut()
-            self._unclean = True  # Until all of it is there, whatever interrupts us.
+            if self._tail_dirty:
+                self._truncate_tail()
+            self._tail_dirty = True  # Until all of it is there, whatever interrupts us.
             write_all(self._fd, data, offset=self._end)
             if durable:
                 fsync(self._fd)
         except OSError:
-            self._cut_if_possible()
+            self._try_truncate_tail()
             with storage_errors("write journal", self.path):
                 raise
         self._end += len(data)
-        self._unclean = False
-        self._lead = b""
-        self._owed = []
+        self._tail_dirty = False
+        self._prefix = b""
+        self._queued = []
 
-    def append_or_owe(self, entry: Entry, *, durable: bool = False) -> None:
+    def append_or_queue(self, entry: Entry, *, durable: bool = False) -> None:
         """
         Add *entry*, now or before the next one: what happens must not hang on disk space.
 
@@ -80,21 +86,21 @@ class Journal:
         try:
             self.append(entry, durable=durable)
         except StorageError:
-            self._owed.append(entry)
+            self._queued.append(entry)
 
-    def _cut(self) -> None:
+    def _truncate_tail(self) -> None:
         """Drop what a write that failed has left, or later lines would stand within it."""
         os.ftruncate(self._fd, self._end)
-        self._unclean = False
+        self._tail_dirty = False
 
-    def _cut_if_possible(self) -> None:
+    def _try_truncate_tail(self) -> None:
         try:
-            self._cut()
+            self._truncate_tail()
         except OSError:
             return  # The next append begins with it.
 
     @property
-    def is_ours(self) -> bool:
+    def is_owned(self) -> bool:
         """Whether we own it: it is open, and was opened by this process."""
         return not self._closed and os.getpid() == self._owner
 

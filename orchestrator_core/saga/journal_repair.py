@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import JournalDamaged
-from orchestrator_core.saga.encoding import entry_of
+from orchestrator_core.saga.encoding import make_entry
 from orchestrator_core.saga.history import fold
-from orchestrator_core.saga.planning import begin_of, intent_of
+from orchestrator_core.saga.planning import begin_entry, intent_entry
 from orchestrator_core.saga.states import State
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _BIRTH = {"begin", "intent"}
 
 
-def salvage(saga_id: str, entries: Iterable[Entry], replan: Replan) -> list[Entry]:
+def repair_entries(saga_id: str, entries: Iterable[Entry], replan: Replan) -> list[Entry]:
     """
     Return the entries of a whole journal, made from what is left of one.
 
@@ -41,9 +41,9 @@ def salvage(saga_id: str, entries: Iterable[Entry], replan: Replan) -> list[Entr
     planned = replan(saga_id, labels)
     told = begins[0].data.get("steps", ()) if begins else kept
     names = _in_order(planned, [name for name in told if name in planned or name in kept])
-    stack = [kept.get(name) or intent_of(name, planned[name]) for name in names]
+    stack = [kept.get(name) or intent_entry(name, planned[name]) for name in names]
     life = [entry for entry in entries if entry.kind not in _BIRTH]
-    return _fitting([begin_of(saga_id, labels, names), *stack], [*_missing_unwind(life), *life])
+    return _fitting([begin_entry(saga_id, labels, names), *stack], [*_missing_unwind(life), *life])
 
 
 def _in_order(planned: Iterable[str], told: Iterable[str]) -> list[str]:
@@ -65,7 +65,7 @@ def _in_order(planned: Iterable[str], told: Iterable[str]) -> list[str]:
 def _missing_unwind(life: list[Entry]) -> list[Entry]:
     """Return the line that says why it was unwound, if it is lost and the last line knows."""
     if life and life[-1].kind == "close" and all(entry.kind != "unwind" for entry in life):
-        return [entry_of("unwind", why=life[-1].data["report"]["why"])]
+        return [make_entry("unwind", why=life[-1].data["report"]["why"])]
     return []
 
 
@@ -79,5 +79,5 @@ def _fitting(whole: list[Entry], more: list[Entry]) -> list[Entry]:
             continue
         whole.append(entry)
     if history.state is State.RUNNING:
-        whole.append(entry_of("commit"))
+        whole.append(make_entry("commit"))
     return whole

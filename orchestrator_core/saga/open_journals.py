@@ -16,7 +16,7 @@ import attrs
 
 from orchestrator_core.exceptions import JournalDamaged, SagaNotFound, StorageError
 from orchestrator_core.saga.encoding import parse
-from orchestrator_core.saga.history import history_of
+from orchestrator_core.saga.history import load_history
 from orchestrator_core.saga.preallocation import is_at
 from orchestrator_core.system import durable, locks
 from orchestrator_core.system.names import check_id, is_id
@@ -24,7 +24,7 @@ from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from orchestrator_core.saga.history import History
-    from orchestrator_core.saga.store import JournalDirectory
+    from orchestrator_core.saga.store import JournalStore
 
 _SUFFIX = ".jsonl"
 
@@ -39,7 +39,7 @@ class Opened:
     )
 
     @classmethod
-    def of(cls, journals: JournalDirectory) -> Self:
+    def of(cls, journals: JournalStore) -> Self:
         """Return those of *journals*."""
         return cls(journals.path)
 
@@ -140,4 +140,4 @@ def _open(path: str, saga_id: str) -> int:
 def _read(fd: int, path: str, saga_id: str) -> History:
     with storage_errors("read journal", path):
         data = durable.read_all(fd)
-    return history_of(parse(data), saga_id)
+    return load_history(parse(data), saga_id)

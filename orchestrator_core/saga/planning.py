@@ -9,7 +9,7 @@ import msgspec
 
 from orchestrator_core.exceptions import SagaError
 from orchestrator_core.saga.encoding import Entry
-from orchestrator_core.saga.receipts import name_of, to_wire
+from orchestrator_core.saga.receipts import name_of, serialize
 from orchestrator_core.saga.step import Context
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from orchestrator_core.saga.step import Step
 
 
-def catalogue(steps: Iterable[Step[Any]]) -> dict[str, Step[Any]]:
+def steps_by_type(steps: Iterable[Step[Any]]) -> dict[str, Step[Any]]:
     """Return *steps* by the receipt types under which journals know them."""
     return {name_of(step.receipt_type): step for step in steps}
 
@@ -50,12 +50,12 @@ def plan(saga_id: str, steps: Sequence[Step[Any]], values: Mapping[str, Any]) ->
     return receipts
 
 
-def begin_of(saga_id: str, labels: Mapping[str, Any], steps: Iterable[str]) -> Entry:
+def begin_entry(saga_id: str, labels: Mapping[str, Any], steps: Iterable[str]) -> Entry:
     """Return a journal's first entry. It names the intents that follow: none can be missed."""
     plain = msgspec.to_builtins(dict(labels))
     return Entry("begin", {"saga": saga_id, "labels": plain, "steps": list(steps)})
 
 
-def intent_of(name: str, receipt: Any) -> Entry:  # noqa: ANN401 - any registered receipt
+def intent_entry(name: str, receipt: Any) -> Entry:  # noqa: ANN401 - any registered receipt
     """Return the entry that fixes what a step is going to take."""
-    return Entry("intent", {"step": name, **to_wire(receipt)})
+    return Entry("intent", {"step": name, **serialize(receipt)})

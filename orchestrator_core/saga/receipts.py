@@ -23,15 +23,15 @@ T = TypeVar("T")
 
 
 @attrs.frozen
-class _Kind:
+class _ReceiptType:
     name: str
     version: int
     cls: type[Any]
     upgrades: dict[int, Callable[[dict[str, Any]], dict[str, Any]]]
 
 
-_by_name: dict[str, _Kind] = {}
-_by_class: dict[type[Any], _Kind] = {}
+_by_name: dict[str, _ReceiptType] = {}
+_by_class: dict[type[Any], _ReceiptType] = {}
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
@@ -58,15 +58,16 @@ def receipt(
         is_attrs = "__attrs_attrs__" in vars(cls)  # of its own, not inherited
         frozen: Any = cls if is_attrs else attrs.frozen(cls)
         known = _by_name.get(name)
-        if known is not None and _place(known.cls) != _place(frozen):  # the same: reloaded
+        # A module that is loaded again registers the same class again.
+        if known is not None and _qualified_name(known.cls) != _qualified_name(frozen):
             raise ValueError(f"receipt {name!r} is {known.cls.__qualname__} already")
-        _by_name[name] = _by_class[frozen] = _Kind(name, version, frozen, steps)
+        _by_name[name] = _by_class[frozen] = _ReceiptType(name, version, frozen, steps)
         return cast("type[T]", frozen)
 
     return register
 
 
-def _place(cls: type[Any]) -> tuple[str, str]:
+def _qualified_name(cls: type[Any]) -> tuple[str, str]:
     return cls.__module__, cls.__qualname__
 
 
@@ -75,7 +76,7 @@ def name_of(cls: type[Any]) -> str:
     return _kind_of(cls).name
 
 
-def _kind_of(cls: type[Any]) -> _Kind:
+def _kind_of(cls: type[Any]) -> _ReceiptType:
     try:
         return _by_class[cls]
     except KeyError:
@@ -84,7 +85,7 @@ def _kind_of(cls: type[Any]) -> _Kind:
         ) from None
 
 
-def to_wire(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any registered class
+def serialize(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any registered class
     """
     Return a receipt as the journal keeps it: ``{"type", "version", "receipt"}``, of JSON values.
 
@@ -95,7 +96,7 @@ def to_wire(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any registered clas
     return {"type": kind.name, "version": kind.version, "receipt": msgspec.to_builtins(value)}
 
 
-def from_wire(name: str, version: int, value: dict[str, Any]) -> Any:  # noqa: ANN401 - see to_wire
+def deserialize(name: str, version: int, value: dict[str, Any]) -> Any:  # noqa: ANN401 - see serialize
     """
     Build the receipt again, upgraded to the version known here.
 

@@ -34,24 +34,24 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.saga.engine import Saga
 from orchestrator_core.saga.history import fold
-from orchestrator_core.saga.journal_repair import salvage
-from orchestrator_core.saga.observer import Observer, guarded
+from orchestrator_core.saga.journal_repair import repair_entries
+from orchestrator_core.saga.observer import Observer, safe
 from orchestrator_core.saga.states import State
 from orchestrator_core.saga.step import Unwind
-from orchestrator_core.saga.unwinding import describe
+from orchestrator_core.saga.unwinding import format_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from orchestrator_core.saga.encoding import Entry
-    from orchestrator_core.saga.engine import Epilogue
+    from orchestrator_core.saga.engine import Finalizer
     from orchestrator_core.saga.history import History
     from orchestrator_core.saga.journal import Journal
     from orchestrator_core.saga.journal_repair import Replan
     from orchestrator_core.saga.open_journals import Opened
     from orchestrator_core.saga.report import UnwindReport
     from orchestrator_core.saga.step import Step
-    from orchestrator_core.saga.store import JournalDirectory
+    from orchestrator_core.saga.store import JournalStore
 
     Verdict = Callable[[History], Unwind | None]
 
@@ -97,14 +97,14 @@ def _of_none(_history: History) -> bool:
 class Recovery:
     """How to recover the sagas of one directory."""
 
-    journals: JournalDirectory
+    journals: JournalStore
     opened: Opened  #: The same, to be looked at.
     steps: Mapping[str, Step[Any]]
     verdict: Verdict = _never  #: Is a committed saga's life over, and why? Must be quick.
     replan: Replan = _nothing_more  #: A damaged saga's receipts by step name, from its id.
     spared: Callable[[History], bool] = _of_none  #: Are we part of it, and would not survive it?
-    epilogue: Epilogue | None = None
-    observer: Observer = attrs.field(factory=Observer, converter=guarded)
+    finalizer: Finalizer | None = None
+    observer: Observer = attrs.field(factory=Observer, converter=safe)
 
     def run(self, *, only: str | None = None, force: bool = False) -> RecoveryReport:
         """
@@ -127,7 +127,7 @@ class Recovery:
             except OrchestratorError as error:
                 report.failed[saga_id] = f"{error.code}: {error}"
             except Exception as error:  # noqa: BLE001 - of the verdict, or the plan of what was lost
-                report.failed[saga_id] = describe(error)
+                report.failed[saga_id] = format_error(error)
             else:
                 if found is State.COMMITTED:
                     alive.append(saga_id)
@@ -138,7 +138,7 @@ class Recovery:
     def _ids(self, only: str | None) -> list[str]:
         if only is None:
             return self.journals.ids()
-        if not self.journals.has(only):
+        if not self.journals.contains(only):
             raise SagaNotFound(f"there is no open saga {only!r}")
         return [only]
 
@@ -149,10 +149,10 @@ class Recovery:
         if seen is not None and was_committed:
             if self.verdict(seen) is None:
                 return State.COMMITTED
-            self._insist_on_survival(seen)
+            self._refuse_self_unwind(seen)
         with self._take(saga_id, report) as saga:
             if saga.state is State.CLOSED:
-                saga.retire()
+                saga.archive()
                 return None
             if saga.state is State.STUCK and not (force or _is_due(saga.history)):
                 return State.STUCK
@@ -160,7 +160,7 @@ class Recovery:
             if why is None:
                 return State.COMMITTED
             if not was_committed:
-                self._insist_on_survival(saga.history)
+                self._refuse_self_unwind(saga.history)
             report.unwound[saga_id] = saga.unwind(why)
         return None
 
@@ -171,7 +171,7 @@ class Recovery:
         except JournalDamaged:
             return None
 
-    def _insist_on_survival(self, history: History) -> None:
+    def _refuse_self_unwind(self, history: History) -> None:
         # What came to it since it was looked at, we cannot be in: we are older.
         if self.spared(history):
             raise SagaBusy(
@@ -193,7 +193,7 @@ class Recovery:
             journal,
             history,
             self.steps,
-            epilogue=self.epilogue,
+            finalizer=self.finalizer,
             observer=self.observer,
         )
 
@@ -201,7 +201,7 @@ class Recovery:
         entries: list[Entry] = []
 
         def mend(left: Iterable[Entry]) -> list[Entry]:
-            entries.extend(salvage(saga_id, left, self.replan))
+            entries.extend(repair_entries(saga_id, left, self.replan))
             return entries
 
         kept, journal = self.journals.rebuild(saga_id, mend)

@@ -9,7 +9,7 @@ import msgspec
 
 from orchestrator_core.saga.step import Unwind  # noqa: TC001 - msgspec reads it at run time
 
-EPILOGUE = "epilogue"  #: What comes after the last undo is reported, and given up, by this name.
+FINALIZER = "epilogue"  #: What comes after the last undo is reported, and given up, by this name.
 
 
 @attrs.frozen

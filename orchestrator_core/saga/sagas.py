@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from orchestrator_core.exceptions import SagaNotFound
-from orchestrator_core.saga.encoding import entry_of
+from orchestrator_core.saga.encoding import make_entry
 from orchestrator_core.saga.engine import Saga
 from orchestrator_core.saga.history import fold
-from orchestrator_core.saga.observer import guarded
+from orchestrator_core.saga.observer import safe
 from orchestrator_core.saga.open_journals import Opened
-from orchestrator_core.saga.planning import begin_of, catalogue, intent_of
+from orchestrator_core.saga.planning import begin_entry, intent_entry, steps_by_type
 from orchestrator_core.saga.recovery import Recovery, RecoveryReport
 from orchestrator_core.saga.report import UnwindReport
 from orchestrator_core.saga.states import State
-from orchestrator_core.saga.store import JournalDirectory
+from orchestrator_core.saga.store import JournalStore
+from orchestrator_core.system.deprecation import renamed_attributes, renamed_keyword
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Sequence
 
-    from orchestrator_core.saga.engine import Epilogue
+    from orchestrator_core.saga.engine import Finalizer
     from orchestrator_core.saga.history import History
     from orchestrator_core.saga.journal_repair import Replan
     from orchestrator_core.saga.observer import Observer
@@ -38,12 +39,16 @@ class Sagas:
     Safe to use from several threads and processes at once.
     """
 
+    if not TYPE_CHECKING:
+        __getattr__ = renamed_attributes("Sagas", {"adopt": "create_committed"})
+
+    @renamed_keyword("epilogue", "finalizer")
     def __init__(
         self,
         directory: str | os.PathLike[str],
         *,
         steps: Iterable[Step[Any]] | Mapping[str, Step[Any]],
-        epilogue: Epilogue | None = None,
+        finalizer: Finalizer | None = None,
         observer: Observer | None = None,
     ) -> None:
         """
@@ -56,10 +61,10 @@ class Sagas:
         Raises:
             StorageError: The directory cannot be used.
         """
-        self.journals = JournalDirectory.at(directory)
+        self.journals = JournalStore.open_directory(directory)
         self.opened = Opened.of(self.journals)
-        self.steps = steps if isinstance(steps, Mapping) else catalogue(steps)
-        self._epilogue = epilogue
+        self.steps = steps if isinstance(steps, Mapping) else steps_by_type(steps)
+        self._finalizer = finalizer
         self._observer = observer
 
     def begin(
@@ -77,11 +82,11 @@ class Sagas:
             steps,
             values=values,
             labels=labels,
-            epilogue=self._epilogue,
+            finalizer=self._finalizer,
             observer=self._observer,
         )
 
-    def adopt(
+    def create_committed(
         self,
         saga_id: str,
         receipts: Mapping[str, Any],
@@ -101,10 +106,10 @@ class Sagas:
             StorageError: The journal could not be written; there is none.
         """
         entries = [
-            begin_of(saga_id, labels or {}, receipts),
-            *(intent_of(name, receipt) for name, receipt in receipts.items()),
-            entry_of("commit"),
-            *([] if why is None else [entry_of("unwind", why=why)]),
+            begin_entry(saga_id, labels or {}, receipts),
+            *(intent_entry(name, receipt) for name, receipt in receipts.items()),
+            make_entry("commit"),
+            *([] if why is None else [make_entry("unwind", why=why)]),
         ]
         journal = self.journals.create(saga_id, entries)
         saga = Saga(
@@ -112,10 +117,10 @@ class Sagas:
             journal,
             fold(entries),
             self.steps,
-            epilogue=self._epilogue,
+            finalizer=self._finalizer,
             observer=self._observer,
         )
-        observer = guarded(self._observer)
+        observer = safe(self._observer)
         observer.saga_begun(saga_id, saga.history.labels)
         observer.saga_committed(saga_id)
         return saga
@@ -135,7 +140,7 @@ class Sagas:
             journal,
             history,
             self.steps,
-            epilogue=self._epilogue,
+            finalizer=self._finalizer,
             observer=self._observer,
         )
 
@@ -202,7 +207,7 @@ class Sagas:
             journals=self.journals,
             opened=self.opened,
             steps=self.steps,
-            epilogue=self._epilogue,
+            finalizer=self._finalizer,
             **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]  # each is of its own type
         )
         return recovery.run(only=only, force=force)

@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import attrs
 
+from orchestrator_core.system.deprecation import renamed_attributes
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -51,8 +53,11 @@ class Unwind:
     message: str = ""  #: One line for people.
     detail: dict[str, Any] = attrs.field(factory=dict)  #: JSON-safe; the steps' own business.
 
+    if not TYPE_CHECKING:
+        __getattr__ = renamed_attributes("Unwind", {"leaves_nothing": "removes_everything"})
+
     @property
-    def leaves_nothing(self) -> bool:
+    def removes_everything(self) -> bool:
         """Whether all traces go: the saga never came to be."""
         return self.reason is not Reason.TERMINAL
 
@@ -77,7 +82,8 @@ class Result(enum.Enum):
 
     UNDONE = "undone"  #: It was there and is gone.
     ABSENT = "absent"  #: There was nothing to undo.
-    LEFT = "left"  #: Something is there that is not ours; it was left alone.
+    KEPT_FOREIGN = "left"  #: Something is there that is not ours; it was left alone.
+    LEFT = "left"  # noqa: PIE796 - the old name of KEPT_FOREIGN, for one release
     ABANDONED = "abandoned"  #: An operator gave the step up; what it held may remain.
 
 
@@ -101,7 +107,7 @@ class Outcome:
     @classmethod
     def left(cls, **detail: Any) -> Outcome:  # noqa: ANN401 - JSON values
         """Something is there that is not ours."""
-        return cls(Result.LEFT, detail)
+        return cls(Result.KEPT_FOREIGN, detail)
 
 
 @attrs.frozen

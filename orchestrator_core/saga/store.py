@@ -24,8 +24,8 @@ from orchestrator_core.exceptions import (
     SagaNotFound,
     StorageError,
 )
-from orchestrator_core.saga.encoding import Reading, parse
-from orchestrator_core.saga.history import history_of
+from orchestrator_core.saga.encoding import ParsedJournal, parse
+from orchestrator_core.saga.history import load_history
 from orchestrator_core.saga.journal import Journal
 from orchestrator_core.saga.preallocation import Spares, is_at
 from orchestrator_core.system import durable, locks, move
@@ -44,13 +44,13 @@ _LOOK_S = 1.0  #: Far longer than anybody looks at a journal.
 
 
 @attrs.frozen
-class JournalDirectory:
+class JournalStore:
     """A directory of journals. Any number of threads and processes may share it."""
 
     path: Path
 
     @classmethod
-    def at(cls, path: str | os.PathLike[str]) -> Self:
+    def open_directory(cls, path: str | os.PathLike[str]) -> Self:
         """
         Make the directories if they are missing, and lay spares ready.
 
@@ -93,7 +93,7 @@ class JournalDirectory:
         self._adopt_left_behind()
         return sorted(self._names(self.path))
 
-    def has(self, saga_id: str) -> bool:
+    def contains(self, saga_id: str) -> bool:
         """Tell whether there is an open saga of that id."""
         if not is_id(saga_id):
             return False
@@ -112,7 +112,7 @@ class JournalDirectory:
                 if entry.name.endswith(SUFFIX) and not entry.name.startswith("."):
                     yield entry.name.removesuffix(SUFFIX)
 
-    def read(self, saga_id: str) -> Reading:
+    def read(self, saga_id: str) -> ParsedJournal:
         """
         Read a saga's journal, open or closed, without owning it.
 
@@ -140,7 +140,7 @@ class JournalDirectory:
             SagaNotFound: There is none.
             JournalDamaged: Its journal is not whole.
         """
-        return history_of(self.read(saga_id), saga_id)
+        return load_history(self.read(saga_id), saga_id)
 
     # --- owning -----------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class JournalDirectory:
         path = self._file(saga_id)
         spare = self._spares.take()
         try:
-            journal = Journal(path, spare.fd, Reading())
+            journal = Journal(path, spare.fd, ParsedJournal())
             journal.append(*entries, durable=True)
             self._name(spare, path, saga_id)
         except BaseException:
@@ -193,15 +193,15 @@ class JournalDirectory:
             JournalDamaged: It is not whole.
         """
         path = self._file(saga_id)
-        fd = self._own(saga_id, path, timeout_s)
+        fd = self._acquire(saga_id, path, timeout_s)
         try:
             reading = _read(fd, path)
-            return Journal(path, fd, reading), history_of(reading, saga_id)
+            return Journal(path, fd, reading), load_history(reading, saga_id)
         except BaseException:
             os.close(fd)
             raise
 
-    def _own(self, saga_id: str, path: str, timeout_s: float) -> int:
+    def _acquire(self, saga_id: str, path: str, timeout_s: float) -> int:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
@@ -221,7 +221,7 @@ class JournalDirectory:
                 raise SagaBusy(f"saga {saga_id!r} is being worked on by somebody else")
             # While we waited it was closed and moved away, or rebuilt.
 
-    def retire(self, journal: Journal) -> None:
+    def archive(self, journal: Journal) -> None:
         """
         Move a closed saga's journal to ``closed/``, durably, and let go of it.
 
@@ -294,15 +294,15 @@ class JournalDirectory:
     def _rebuild(
         self, saga_id: str, path: str, mend: Callable[[tuple[Entry, ...]], list[Entry]]
     ) -> tuple[Path, Journal]:
-        damaged = self._own(saga_id, path, 0.0) if _is_file(path) else None
+        damaged = self._acquire(saga_id, path, 0.0) if _is_file(path) else None
         try:
-            reading = Reading() if damaged is None else _read(damaged, path)
+            reading = ParsedJournal() if damaged is None else _read(damaged, path)
             if damaged is not None and _is_whole(reading, saga_id):
                 raise SagaBusy(f"saga {saga_id!r} was rebuilt by somebody else just now")
             entries = mend(reading.entries)
             spare = self._spares.take()
             try:
-                journal = Journal(path, spare.fd, Reading())
+                journal = Journal(path, spare.fd, ParsedJournal())
                 journal.append(*entries, durable=True)
                 kept = _keep(Path(path))
                 with storage_errors("rebuild journal", path):
@@ -321,7 +321,7 @@ class JournalDirectory:
         return Spares(self.path)
 
 
-def _read(fd: int, path: str) -> Reading:
+def _read(fd: int, path: str) -> ParsedJournal:
     with storage_errors("read journal", path):
         return parse(durable.read_all(fd))
 
@@ -352,7 +352,7 @@ def _is_file(path: str) -> bool:
         return True  # Gone by now, or not to be asked: that is for others to say.
 
 
-def _is_of(reading: Reading) -> str | None:
+def _is_of(reading: ParsedJournal) -> str | None:
     """Return the id of the saga whose journal this is, if it is whole."""
     if not reading.entries:
         return None
@@ -360,9 +360,9 @@ def _is_of(reading: Reading) -> str | None:
     return saga_id if _is_whole(reading, saga_id) else None
 
 
-def _is_whole(reading: Reading, saga_id: str) -> bool:
+def _is_whole(reading: ParsedJournal, saga_id: str) -> bool:
     try:
-        history_of(reading, saga_id)
+        load_history(reading, saga_id)
     except SagaError:
         return False
     return True
@@ -375,5 +375,5 @@ def _keep(path: Path) -> Path:
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             return Path(move.link_no_clobber(path, target))
         kept = next(name for name in move.numbered_names(target) if not os.path.lexists(name))
-        os.rename(path, kept)  # noqa: PTH104 - see JournalDirectory.create
+        os.rename(path, kept)  # noqa: PTH104 - see JournalStore.create
         return Path(kept)

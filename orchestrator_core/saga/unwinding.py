@@ -14,19 +14,19 @@ import attrs
 import msgspec
 
 from orchestrator_core.exceptions import UndoFailed
-from orchestrator_core.saga.report import EPILOGUE, StepReport
+from orchestrator_core.saga.report import FINALIZER, StepReport
 from orchestrator_core.system.clock import ms_since
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from orchestrator_core.saga.engine import Epilogue
-    from orchestrator_core.saga.history import Frame, History
+    from orchestrator_core.saga.engine import Finalizer
+    from orchestrator_core.saga.history import History, StepState
     from orchestrator_core.saga.report import UnwindReport
     from orchestrator_core.saga.step import Outcome, Step, Unwind
 
 
-class Watcher(Protocol):
+class UndoListener(Protocol):
     """Who is told of each undo as it comes to something."""
 
     def undone(self, outcome: Outcome, report: StepReport) -> None:
@@ -42,14 +42,14 @@ class Watcher(Protocol):
 class Unwinding:
     """One unwinding of one stack."""
 
-    stack: Sequence[Frame]
-    step_of: Callable[[Frame], Step[Any]]
+    stack: Sequence[StepState]
+    step_of: Callable[[StepState], Step[Any]]
     why: Unwind
-    watcher: Watcher
+    listener: UndoListener
     reports: dict[int, StepReport] = attrs.field(factory=dict)
     errors: dict[int, BaseException] = attrs.field(factory=dict)
     interrupt: BaseException | None = None  #: The first that came. It waits until the end.
-    epilogue_error: BaseException | None = None
+    finalizer_error: BaseException | None = None
 
     def undo_all(self) -> tuple[StepReport, ...]:
         """Undo every step that has no outcome yet; return all reports, top of the stack first."""
@@ -64,19 +64,19 @@ class Unwinding:
                 self._undo(index, attempt=2)
         return tuple(self.reports[index] for index in order)
 
-    def finish_with(
-        self, epilogue: Epilogue, report: UnwindReport, history: History
+    def run_finalizer(
+        self, finalizer: Finalizer, report: UnwindReport, history: History
     ) -> UnwindReport:
         """Run what comes after the last undo; failing, it is reported as a step of its own."""
-        given_up = history.epilogue
+        given_up = history.finalizer
         if given_up is not None:
-            said = StepReport(EPILOGUE, given_up.result.value, attempts=0, detail=given_up.detail)
+            said = StepReport(FINALIZER, given_up.result.value, attempts=0, detail=given_up.detail)
             return attrs.evolve(report, steps=(*report.steps, said))
         try:
-            epilogue(report, history)
+            finalizer(report, history)
         except BaseException as error:  # noqa: BLE001 - see the module's promise
-            self.epilogue_error = error
-            failed = self._failed(EPILOGUE, error)
+            self.finalizer_error = error
+            failed = self._failed(FINALIZER, error)
             return attrs.evolve(report, steps=(*report.steps, failed))
         return report
 
@@ -86,15 +86,15 @@ class Unwinding:
             (self.stack[index].name, error)
             for index, error in sorted(self.errors.items(), reverse=True)
         ]
-        if self.epilogue_error is not None:
-            failed.append((EPILOGUE, self.epilogue_error))
+        if self.finalizer_error is not None:
+            failed.append((FINALIZER, self.finalizer_error))
         return [_undo_failed(saga_id, step, error) for step, error in failed]
 
     def _undo(self, index: int, *, attempt: int) -> None:
         frame = self.stack[index]
         start = time.monotonic()
         try:
-            report = self._undone(frame, attempt, start)
+            report = self._run_undo(frame, attempt, start)
         except BaseException as error:  # noqa: BLE001 - see the module's promise
             self.errors[index] = error
             self.reports[index] = self._failed(frame.name, error, attempt, ms_since(start))
@@ -102,12 +102,12 @@ class Unwinding:
             self.errors.pop(index, None)
             self.reports[index] = report
 
-    def _undone(self, frame: Frame, attempt: int, start: float) -> StepReport:
+    def _run_undo(self, frame: StepState, attempt: int, start: float) -> StepReport:
         if frame.outcome is not None:  # Undone before, by an unwinding that was interrupted.
             return _report(frame, frame.outcome, attempts=0)
         outcome = self.step_of(frame).undo(frame.load(), self.why)
         report = _report(frame, outcome, attempts=attempt, duration_ms=ms_since(start))
-        self.watcher.undone(outcome, report)
+        self.listener.undone(outcome, report)
         return report
 
     def _failed(
@@ -115,7 +115,7 @@ class Unwinding:
     ) -> StepReport:
         if self.interrupt is None and not isinstance(error, Exception):
             self.interrupt = error
-        self.watcher.failed(step, error)
+        self.listener.failed(step, error)
         # Whatever a step has put there, it is to be written down.
         leaked = [str(one) for one in getattr(error, "leaked", ())]
         detail = msgspec.to_builtins(getattr(error, "undo_detail", {}), enc_hook=str)
@@ -125,7 +125,7 @@ class Unwinding:
             duration_ms=duration_ms,
             attempts=attempt,
             detail={**detail, "leaked": leaked} if leaked else {**detail},
-            error=describe(error),
+            error=format_error(error),
         )
 
 
@@ -136,7 +136,7 @@ def _undo_failed(saga_id: str, step: str, error: BaseException) -> UndoFailed:
 
 
 def _report(
-    frame: Frame, outcome: Outcome, *, attempts: int, duration_ms: float = 0.0
+    frame: StepState, outcome: Outcome, *, attempts: int, duration_ms: float = 0.0
 ) -> StepReport:
     return StepReport(
         frame.name,
@@ -147,6 +147,6 @@ def _report(
     )
 
 
-def describe(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """Return an error in one line, with its kind."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -10,6 +10,9 @@ from __future__ import annotations
 TYPE_CHECKING = False  # Importing typing costs a millisecond that every agent's report pays.
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any, TypeVar
+
+    F = TypeVar("F", bound=Callable[..., Any])
 
 
 def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], object]:
@@ -44,3 +47,42 @@ def warn_renamed(old: str, new: str, *, stacklevel: int = 2) -> None:
         DeprecationWarning,
         stacklevel=stacklevel + 1,
     )
+
+
+def renamed_attributes(owner: str, names: Mapping[str, str]) -> Callable[[object, str], object]:
+    """
+    Return a ``__getattr__`` for class *owner*, by which old attribute names go on working.
+
+    *names* maps each old name to the new one. A class assigns it where the type checker
+    does not look, since a ``__getattr__`` hides misspelt names from that.
+
+    Raises:
+        AttributeError: By the returned function, for a name that is not in *names*.
+    """
+
+    def lookup(self: object, name: str) -> object:
+        new_name = names.get(name)
+        if new_name is None:
+            raise AttributeError(f"{owner!r} object has no attribute {name!r}")
+        warn_renamed(f"{owner}.{name}", f"{owner}.{new_name}", stacklevel=2)
+        return getattr(self, new_name)
+
+    return lookup
+
+
+def renamed_keyword(old: str, new: str) -> Callable[[F], F]:
+    """Return a decorator that accepts keyword argument *old* as *new*, with a warning."""
+
+    def decorate(function: F) -> F:
+        import functools  # noqa: PLC0415 - for classes with renamed parameters only
+
+        @functools.wraps(function)
+        def accept(*args: object, **kwargs: object) -> object:
+            if old in kwargs:
+                warn_renamed(f"{function.__qualname__}({old}=)", f"{new}=", stacklevel=2)
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return accept  # type: ignore[return-value]  # it has the signature of *function*
+
+    return decorate

@@ -38,7 +38,7 @@ import json, os, signal, sys
 from orchestrator_core import AgentSpec, Orchestrator
 from orchestrator_core.deployment import deployer, launch_plan
 from orchestrator_core.system import tmux
-from orchestrator_core.saga.store import JournalDirectory
+from orchestrator_core.saga.store import JournalStore
 from orchestrator_core.saga.journal import Journal
 
 root, act, told, when, line = sys.argv[1:]
@@ -63,7 +63,7 @@ def writes(*entries, **_how):
 
 Journal.append = dying(Journal.append, writes)
 if line == "journal":
-    JournalDirectory.create = dying(JournalDirectory.create, lambda *_: True)
+    JournalStore.create = dying(JournalStore.create, lambda *_: True)
 if line == "in flight":
     def in_flight(argv, **how):
         if "new-session" in argv:

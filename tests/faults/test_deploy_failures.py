@@ -26,7 +26,7 @@ from support.trials import (
 from orchestrator_core.deployment.queries import Reader
 from orchestrator_core.exceptions import DeploymentError, OrchestratorError
 from orchestrator_core.model import ids
-from orchestrator_core.saga.store import JournalDirectory
+from orchestrator_core.saga.store import JournalStore
 
 GROWS = ("open", "write", "pwrite", "mkdir", "mkfifo", "link")
 
@@ -296,7 +296,7 @@ def test_an_end_that_was_not_put_away_is_reported_though_its_journal_is_held(mon
         orch = scene.orchestrator(timeout_s=0.1)
         agent = orch.deploy(orch.create_task("tried").id, scene.spec()).id
         with monkeypatch.context() as patch:
-            patch.setattr(JournalDirectory, "retire", lambda _, journal: journal.close())
+            patch.setattr(JournalStore, "archive", lambda _, journal: journal.close())
             end = orch.terminate(agent, reason="first")
         with (scene.root / "sagas" / f"{agent}.jsonl").open() as journal:
             fcntl.flock(journal, fcntl.LOCK_EX)

@@ -19,7 +19,7 @@ from orchestrator_core.deployment.steps import OwnChildren, RegisterTask
 from orchestrator_core.exceptions import DeploymentError, WaitTimeout
 from orchestrator_core.model.outcome import ended
 from orchestrator_core.saga import Observer
-from orchestrator_core.saga.encoding import entry_of
+from orchestrator_core.saga.encoding import make_entry
 
 
 class Closings(Observer):
@@ -464,7 +464,7 @@ def test_an_end_half_done_is_left_by_the_children_to_somebody_else(scene, family
     """The same, when its owner has died while he unwound it."""
     with family.orch._terminator.sagas.open(family.parent) as saga:
         # As it is when he dies just then.
-        saga._write(entry_of("unwind", why=ended(Status.FAILED, "it crashed", by="exit")))
+        saga._write(make_entry("unwind", why=ended(Status.FAILED, "it crashed", by="exit")))
     with scene.fake.inside(f"agent_{family.first}"):
         found = scene.orchestrator().recover()
     assert ({}, (family.parent,)) == (found.unwound, found.busy)

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from orchestrator_core.system.deprecation import renamed
+from orchestrator_core.system.deprecation import renamed, renamed_attributes, renamed_keyword
 
 
 @pytest.fixture
@@ -32,3 +32,32 @@ def test_an_old_name_is_the_new_one_and_warns_where_it_is_used(module):
 def test_an_unknown_name_is_an_attribute_error_as_everywhere(module):
     with pytest.raises(AttributeError, match="module 'some_room' has no attribute 'Nothing'"):
         _ = module.Nothing
+
+
+class Thing:
+    size = 3
+    __getattr__ = renamed_attributes("Thing", {"length": "size"})
+
+    @renamed_keyword("many", "count")
+    def take(self, count=1):
+        return count
+
+
+def test_an_old_attribute_is_the_new_one_and_warns_where_it_is_used():
+    with pytest.warns(DeprecationWarning, match=r"Thing\.length is now Thing\.size") as seen:
+        length = Thing().length
+
+    assert (3, [__file__]) == (length, [each.filename for each in seen])
+
+
+def test_an_attribute_that_was_never_there_is_an_error():
+    with pytest.raises(AttributeError, match="'Thing' object has no attribute 'width'"):
+        _ = Thing().width
+
+
+def test_an_old_keyword_is_passed_as_the_new_one_and_warns_where_it_is_used():
+    with pytest.warns(DeprecationWarning, match=r"Thing\.take\(many=\) is now count=") as seen:
+        taken = Thing().take(many=2)
+
+    assert (2, [__file__]) == (taken, [each.filename for each in seen])
+    assert 4 == Thing().take(count=4)

@@ -1001,7 +1001,7 @@ def test_a_clock_that_was_never_set_is_told(monkeypatch):
 @pytest.mark.parametrize("step", [+86400.0, -86400.0])
 def test_a_clock_that_was_set_while_an_agent_lives_is_told(used, patient, monkeypatch, step):
     """The kernel says how long its supervisor has lived, the journal when it was deployed."""
-    history = clock_check.JournalDirectory(used.root / "sagas").history(used.lives)
+    history = clock_check.JournalStore(used.root / "sagas").history(used.lives)
     who = history.frame("spawn_tmux").receipt["supervisor"]
     # What the kernel would tell of the fake's supervisor: it lives, and was born just now.
     monkeypatch.setattr(clock_check, "_IS_LINUX", True)

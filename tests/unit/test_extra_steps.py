@@ -26,8 +26,8 @@ from orchestrator_core.resources import (
 )
 from orchestrator_core.resources.provision import Provision, ProvisionCollector
 from orchestrator_core.saga import Outcome, Presence, Sagas, Unwind, receipt
-from orchestrator_core.saga.journal_repair import salvage
-from orchestrator_core.saga.planning import begin_of, intent_of
+from orchestrator_core.saga.journal_repair import repair_entries
+from orchestrator_core.saga.planning import begin_entry, intent_entry
 from orchestrator_core.testing import FakeTerminal
 from orchestrator_core.testing.crashes import CrashPoints
 
@@ -255,10 +255,10 @@ def test_a_damaged_journal_gives_them_back_last_all_the_same(lost):
     """What the plan of an agent does not know stays below what it does: the agent goes first."""
     stack = ["tests.flag", "write_prompt", "tee_log", "spawn_tmux"]
     planned = {name: Flag(name) for name in stack[1:]}
-    entries = [begin_of("s", {}, stack), *(intent_of(name, Flag(name)) for name in stack)]
+    entries = [begin_entry("s", {}, stack), *(intent_entry(name, Flag(name)) for name in stack)]
     left = [e for e in entries if lost not in (e.kind, e.data.get("step"))]
 
-    whole = salvage("s", left, lambda *_: planned)
+    whole = repair_entries("s", left, lambda *_: planned)
 
     assert stack == [entry.data["step"] for entry in whole if entry.kind == "intent"]
 

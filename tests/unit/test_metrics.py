@@ -28,7 +28,7 @@ from orchestrator_core.reconcile.sweep.findings import (
 )
 from orchestrator_core.saga import Unwind, UnwindReport
 from orchestrator_core.saga.closed_journals import Closed
-from orchestrator_core.saga.encoding import encode, entry_of
+from orchestrator_core.saga.encoding import encode, make_entry
 from orchestrator_core.saga.report import StepReport
 
 
@@ -133,7 +133,7 @@ def test_a_last_line_longer_than_the_first_look_is_found(fake_scene):
     report = closed.report(agent)
     long = attrs.evolve(report, why=attrs.evolve(report.why, message="m" * 100_000))
     path = closed.file(agent)
-    path.write_bytes(path.read_bytes() + encode([entry_of("close", report=long)], "now"))
+    path.write_bytes(path.read_bytes() + encode([make_entry("close", report=long)], "now"))
 
     assert 100_000 == len(closed.report(agent).why.message)
 

@@ -326,7 +326,7 @@ def test_files_that_an_adopted_saga_names_are_held_though_its_id_is_another(fake
         run=str(places.run(task, agent)),
         archive=str(places.archive(task)),
     )
-    with orch._terminator.sagas.adopt("swept-1", {"tee_log": receipt}, labels={}):
+    with orch._terminator.sagas.create_committed("swept-1", {"tee_log": receipt}, labels={}):
         pass
     past.age(orch.root, 99)
 

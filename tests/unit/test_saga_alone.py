@@ -13,6 +13,7 @@ ALLOWED = {
     "orchestrator_core",
     "orchestrator_core.system",
     "orchestrator_core.system.clock",
+    "orchestrator_core.system.deprecation",
     "orchestrator_core.system.durable",
     "orchestrator_core.system.lock_owner",
     "orchestrator_core.system.move",

@@ -29,8 +29,8 @@ from orchestrator_core.saga import (
     Sagas,
     State,
     Unwind,
+    combine,
     journal,
-    together,
 )
 from orchestrator_core.saga.states import allowed
 
@@ -92,7 +92,7 @@ def test_a_step_may_be_added_when_others_hold_something(sagas, shelf):
 
     with sagas.begin("s", shelf.things("a")) as saga:
         saga.run()
-        saga.then(Late(shelf, "late"))
+        saga.add_step(Late(shelf, "late"))
         saga.commit()
 
     assert ["a", "late"] == list(shelf.held)
@@ -372,13 +372,13 @@ def test_whatever_a_failed_undo_says_of_what_is_left_can_be_told(sagas, shelf):
 def test_an_epilogue_that_fails_makes_the_saga_stuck_and_runs_again(tmp_path, shelf):
     seen, errors = [], [OSError("later")]
 
-    def epilogue(report, history):
+    def finalizer(report, history):
         assert "s" == history.saga_id == report.saga_id
         seen.append([step.result for step in report.steps])
         if errors:
             raise errors.pop()
 
-    sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], epilogue=epilogue)
+    sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], finalizer=finalizer)
     committed(sagas, shelf)
 
     first = sagas.unwind("s", Unwind.terminal())
@@ -389,10 +389,10 @@ def test_an_epilogue_that_fails_makes_the_saga_stuck_and_runs_again(tmp_path, sh
 
 
 def test_an_epilogue_that_can_never_be_is_abandoned_by_its_name(tmp_path, shelf):
-    def epilogue(_report, _history):
+    def finalizer(_report, _history):
         raise OSError("never")
 
-    sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], epilogue=epilogue)
+    sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], finalizer=finalizer)
     committed(sagas, shelf)
     assert not sagas.unwind("s", Unwind.terminal()).closed
     with sagas.open("s") as saga:
@@ -431,7 +431,7 @@ def test_a_request_is_kept_and_the_first_one_wins(sagas, shelf):
     with sagas.open("s") as saga:
         assert [True, False] == [saga.request_end(Unwind.terminal(w)) for w in ("one", "two")]
 
-    assert "one" == sagas.history("s").request.message
+    assert "one" == sagas.history("s").end_request.message
     assert State.COMMITTED is sagas.history("s").state
 
 
@@ -485,7 +485,7 @@ def test_there_is_no_history_of_a_saga_that_never_was(sagas):
     [
         lambda saga, _shelf: saga.run(),
         lambda saga, _shelf: saga.commit(),
-        lambda saga, shelf: saga.then(Thing(shelf, "more")),
+        lambda saga, shelf: saga.add_step(Thing(shelf, "more")),
     ],
     ids=["run", "commit", "then"],
 )
@@ -574,8 +574,8 @@ def test_an_observer_is_told_what_happened_in_order(tmp_path, shelf):
     sagas.unwind("s", Unwind.terminal())
 
     assert [
-        "saga_begun", "to_carry", "step_done", "saga_committed",
-        "saga_taken_up", "unwinding_begun", "undo_failed", "step_undone", "saga_closed",
+        "saga_begun", "state_to_persist", "step_done", "saga_committed",
+        "saga_resumed", "unwinding_begun", "undo_failed", "step_undone", "saga_closed",
     ] == [line[0] for line in diary.lines]  # fmt: skip
 
 
@@ -594,14 +594,14 @@ def test_an_observer_that_raises_changes_nothing(tmp_path, shelf, caplog):
 
 def test_what_an_observer_carries_reaches_whoever_watches_the_end(tmp_path, shelf):
     class Sender(Observer):
-        def to_carry(self, saga_id):
+        def state_to_persist(self, saga_id):
             return {"for": saga_id}
 
     class Receiver(Observer):
-        def saga_taken_up(self, *facts):
+        def saga_resumed(self, *facts):
             self.facts = facts
 
-    sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], observer=together(Sender(), Observer()))
+    sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], observer=combine(Sender(), Observer()))
     with sagas.begin("s", shelf.things("a"), labels={"kind": "x"}) as saga:
         saga.run()
         saga.commit()
@@ -618,21 +618,23 @@ def test_what_no_journal_can_hold_is_not_carried_and_changes_nothing(
     carried, tmp_path, shelf, caplog
 ):
     class Careless(Observer):
-        def to_carry(self, _saga_id):
+        def state_to_persist(self, _saga_id):
             return carried
 
     sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], observer=Careless())
     committed(sagas, shelf)
 
     assert (State.COMMITTED, {}) == (sagas.history("s").state, sagas.history("s").notes)
-    assert [("observer.failed", "to_carry")] == [(r.message, r.hook) for r in caplog.records]
+    assert [("observer.failed", "state_to_persist")] == [
+        (r.message, r.hook) for r in caplog.records
+    ]
 
 
 def test_a_full_disk_does_not_keep_a_saga_from_beginning_for_what_is_carried(
     tmp_path, shelf, monkeypatch
 ):
     class Sender(Observer):
-        def to_carry(self, _saga_id):
+        def state_to_persist(self, _saga_id):
             monkeypatch.setattr(journal, "write_all", full)
             return {"a": 1}
 

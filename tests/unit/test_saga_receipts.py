@@ -5,11 +5,11 @@ import pytest
 from saga_kit import Shelf, Thing, ThingReceipt, seal
 
 from orchestrator_core.exceptions import UnknownStep
-from orchestrator_core.saga import Frame, Outcome, Sagas, State, Unwind, receipt
+from orchestrator_core.saga import Outcome, Sagas, State, StepState, Unwind, receipt
 
 
 def frame(kind, version, value):
-    return Frame("it", kind, version, value)
+    return StepState("it", kind, version, value)
 
 
 def test_an_old_receipt_is_upgraded_step_by_step():

@@ -17,7 +17,7 @@ from support.traces import Traces, is_linked
 from orchestrator_core import AgentSpec, DeploymentError
 from orchestrator_core.deployment.steps import undoing_steps
 from orchestrator_core.exceptions import SagaError
-from orchestrator_core.saga import Observer, Sagas, Unwind, step_name, together
+from orchestrator_core.saga import Observer, Sagas, Unwind, combine, step_name
 
 TOP = Path(__file__).parents[2]
 STEPS = [step_name(step) for step in undoing_steps(None)]
@@ -199,7 +199,7 @@ def test_an_adopted_saga_is_committed_from_the_start(tmp_path, traces):
     with sagas.begin("planned", shelf.things("a")) as planned:
         receipts = {frame.name: frame.load() for frame in planned.history.stack}
     traces.memory.clear()
-    with sagas.adopt("s", receipts):
+    with sagas.create_committed("s", receipts):
         assert ["run saga"] == [span.name for span in traces.all()]
 
 
@@ -218,7 +218,7 @@ def test_the_journal_carries_the_traceparent_and_nothing_else_of_the_context(sce
     context.detach(token)
 
     [run] = traces.named("run saga")
-    carried = orch.history(agent.id).carried
+    carried = orch.history(agent.id).observer_state
     assert ["traceparent"] == list(carried)
     assert (
         f"00-{run.context.trace_id:032x}-{run.context.span_id:016x}-0"
@@ -245,11 +245,11 @@ def test_only_labels_that_are_named_leave_the_machine(tmp_path, traces):
 @pytest.mark.parametrize("traceparent", ["", "00-zz-01", 7, None, "00-" + "0" * 32 + "-x-01"])
 def test_a_traceparent_that_is_none_is_no_link(traceparent, tmp_path, traces):
     class Forges(Observer):
-        def to_carry(self, _saga_id):
+        def state_to_persist(self, _saga_id):
             return {"traceparent": traceparent}
 
     shelf = Shelf()
-    sagas = Sagas(tmp_path, steps=[Thing(shelf)], observer=together(traces.observer(), Forges()))
+    sagas = Sagas(tmp_path, steps=[Thing(shelf)], observer=combine(traces.observer(), Forges()))
     with sagas.begin("s", shelf.things("a")) as saga:
         saga.run()
         saga.commit()
@@ -273,7 +273,7 @@ before = type(trace.get_tracer_provider()).__name__
 orch = Orchestrator("ws", terminal=FakeTerminal(), observer=TracingObserver())
 task = orch.create_task("Trace")
 agent = orch.deploy(task.id, AgentSpec(type="a", prompt="go", command=["true"]))
-carried = orch.history(agent.id).carried
+carried = orch.history(agent.id).observer_state
 orch.terminate(agent.id)
 after = type(trace.get_tracer_provider()).__name__
 print(json.dumps([carried, before == after, "opentelemetry.sdk" in sys.modules]))

@@ -115,7 +115,7 @@ class OpenLog(DeploymentStep):
             return Outcome.absent()
         archived: list[str] = []
         freed = 0
-        if why.leaves_nothing or not why.detail.get("keep_logs", True):
+        if why.removes_everything or not why.detail.get("keep_logs", True):
             freed += sum(durable.remove(path, durable=False) for path in there)
             for directory in set(map(durable.parent_of, there)):
                 durable.fsync_directory(directory)

@@ -71,7 +71,7 @@ class RegisterTask(DeploymentStep):
 
 def end_record(document: Document, agent_id: str, why: Unwind) -> bool:
     """Give an agent its final status, or take it out; False if that was done already."""
-    if why.leaves_nothing:
+    if why.removes_everything:
         return remove_agent(document, agent_id)
     return end_agent(document, agent_id, final_status(why))
 
@@ -127,7 +127,7 @@ class RegisterGlobal(DeploymentStep):
 
     def undo(self, receipt: GlobalReceipt, why: Unwind) -> Outcome:
         """Take it out, and count the end of a life that was one."""
-        status = None if why.leaves_nothing else str(why.detail["status"])
+        status = None if why.removes_everything else str(why.detail["status"])
         with contextlib.suppress(NotFound):
             if self.context.global_registry.update(
                 lambda doc: leave_agent(doc, receipt.agent_id, status)

@@ -23,7 +23,7 @@ from orchestrator_core.exceptions import CouldNotAsk, JournalDamaged, SagaNotFou
 from orchestrator_core.model import deadlines
 from orchestrator_core.saga import State
 from orchestrator_core.saga.receipts import name_of
-from orchestrator_core.saga.store import SUFFIX, JournalDirectory
+from orchestrator_core.saga.store import SUFFIX, JournalStore
 from orchestrator_core.system import locks
 from orchestrator_core.system.processes.exit_record import read_exit
 from orchestrator_core.system.processes.identity import held
@@ -60,7 +60,7 @@ class Roster:
     """The open sagas of one root, as they were when last looked at."""
 
     def __init__(self, sagas: Path) -> None:
-        self._journals = JournalDirectory(sagas)
+        self._journals = JournalStore(sagas)
         self._watched: dict[str, Watched] = {}
         self._by_fd: dict[int, Watched] = {}
 

@@ -17,7 +17,7 @@ from orchestrator_core.operations.doctor.check import (
     warning,
     worst_of,
 )
-from orchestrator_core.saga.store import SUFFIX, JournalDirectory
+from orchestrator_core.saga.store import SUFFIX, JournalStore
 from orchestrator_core.system.boot import boot_id
 from orchestrator_core.system.processes import identity
 
@@ -69,7 +69,7 @@ def _steps(sagas: Path) -> list[Answer]:
     """Compare when agents say that they were born with how long their supervisors have lived."""
     if not _IS_LINUX:
         return []
-    journals = JournalDirectory(sagas)
+    journals = JournalStore(sagas)
     boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     stepped = {}
     for path in sagas.glob(f"*{SUFFIX}"):

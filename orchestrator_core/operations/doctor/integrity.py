@@ -29,7 +29,7 @@ from orchestrator_core.operations.doctor.check import (
 from orchestrator_core.operations.metrics.summary import Summary
 from orchestrator_core.registry import global_registry, task_registry
 from orchestrator_core.registry.snapshot import glance
-from orchestrator_core.saga.store import SUFFIX, JournalDirectory
+from orchestrator_core.saga.store import SUFFIX, JournalStore
 from orchestrator_core.system import durable
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def journals(subject: Environment) -> Answer:
     places = subject.places
     if places is None or not places.sagas.is_dir():
         return ok("there are none yet")
-    directory = JournalDirectory(places.sagas)
+    directory = JournalStore(places.sagas)
     by_age = sorted(_journals(places.sagas), reverse=True)
     deadline = time.monotonic() + subject.timeout_s
     answers: list[Answer] = []
@@ -199,7 +199,7 @@ def _journals(sagas: Path) -> Iterator[tuple[float, Path]]:
                 continue  # Gone by now.
 
 
-def _journal(directory: JournalDirectory, path: Path) -> Iterator[Answer]:
+def _journal(directory: JournalStore, path: Path) -> Iterator[Answer]:
     try:
         directory.history(path.name.removesuffix(SUFFIX))
     except SagaError as error:

@@ -113,7 +113,9 @@ def adopt(
         "deadline_at": None,
     }
     try:
-        with sagas.adopt(agent.id, receipts_of(context, agent, standing), labels=labels, why=why):
+        with sagas.create_committed(
+            agent.id, receipts_of(context, agent, standing), labels=labels, why=why
+        ):
             pass  # Whoever ends it takes it up.
     except SagaExists:
         return

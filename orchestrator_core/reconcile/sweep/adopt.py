@@ -59,7 +59,7 @@ def adopt(
     labels = {"task_id": task_id, "agent_id": agent_id, "adopted": what}
     saga_id = _free_id(sagas, agent_id)
     try:
-        return sagas.adopt(saga_id, receipts, labels=labels, why=why)
+        return sagas.create_committed(saga_id, receipts, labels=labels, why=why)
     except SagaExists:
         raise SagaBusy(f"somebody else is sweeping up what {agent_id!r} has left") from None
 
@@ -150,7 +150,7 @@ def _why(
     """Return why what was left is given back: for the end that its agent has had, if it had one."""
     message = f"swept up: {what}"
     if past is not None and past.why is not None:
-        if past.why.leaves_nothing:
+        if past.why.removes_everything:
             return Unwind.rollback(message, agent_id=agent_id, by=BY)
         # Its children ended with it, or were spared: that is settled.
         why = _terminal(message, agent_id, str(past.why.detail.get("status")))
