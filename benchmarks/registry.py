@@ -20,7 +20,7 @@ import portalocker  # noqa: F401 - the crowd is measured, not an import
 import registry_floor
 from _figures import Figure, median
 
-from orchestrator_core.model.layout import Places
+from orchestrator_core.model.layout import Layout
 from orchestrator_core.registry import Registry, global_registry, new_global, task_registry
 
 if TYPE_CHECKING:
@@ -99,12 +99,12 @@ def documents(tasks: int, agents: int) -> tuple[dict, list[dict]]:
 
 def build(root: Path, *, tasks: int, agents: int) -> tuple[Registry, Registry]:
     """Write them; return the global registry, and the last task's."""
-    places = Places(root)
+    layout = Layout(root)
     everything, each = documents(tasks, agents)
     for document in each:
-        registry = task_registry(places, document["task_id"])
+        registry = task_registry(layout, document["task_id"])
         registry.create(document)
-    whole = global_registry(places)
+    whole = global_registry(layout)
     whole.create(everything)
     return whole, registry
 
@@ -180,7 +180,7 @@ def crowd(directory: Path, rounds: int) -> list[Figure]:
 
 
 def member(root: Path, rounds: int, gate, answers) -> None:
-    registry = global_registry(Places(root))
+    registry = global_registry(Layout(root))
     gate.wait()
     answers.put([timed(registry, number) for number in range(rounds)])
 

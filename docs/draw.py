@@ -30,7 +30,7 @@ from orchestrator_core import saga as sagas  # noqa: E402 - as above
 from orchestrator_core.cli.arguments import parser  # noqa: E402 - as above
 from orchestrator_core.deployment.steps import undoing_steps  # noqa: E402 - as above
 from orchestrator_core.model import settings  # noqa: E402 - as above
-from orchestrator_core.model.layout import Places  # noqa: E402 - as above
+from orchestrator_core.model.layout import Layout  # noqa: E402 - as above
 from orchestrator_core.model.status import TRANSITIONS, Status  # noqa: E402 - as above
 from orchestrator_core.operations import doctor  # noqa: E402 - as above
 from orchestrator_core.operations.metrics import exposition  # noqa: E402 - as above
@@ -161,15 +161,15 @@ def saga_names() -> str:
 
 def files() -> str:
     """Return where everything of a root is."""
-    places = Places(Path("ROOT"))
+    layout = Layout(Path("ROOT"))
     rows = []
-    for name, place in vars(Places).items():
-        if name.startswith("_") or name in ("root", "task_ids", "make_task"):
+    for name, place in vars(Layout).items():
+        if name.startswith("_") or name in ("root", "task_ids"):
             continue
         is_property = isinstance(place, property)
         wanted = [] if is_property else list(inspect.signature(place).parameters)[1:]
         given = {"task_id": "TASK-x", "agent_id": "agent-x"}
-        path = getattr(places, name) if is_property else place(places, *map(given.get, wanted))
+        path = getattr(layout, name) if is_property else place(layout, *map(given.get, wanted))
         shown = (
             str(path).removeprefix("ROOT/").replace("TASK-x", "TASK-…").replace("agent-x", "AGENT")
         )

@@ -11,7 +11,7 @@ from orchestrator_core.deployment.reports import Reporter, ReportReceipt
 from orchestrator_core.exceptions import InvalidInput, NotFound
 from orchestrator_core.model.environment import ENV_AGENT
 from orchestrator_core.model.layout import open_root
-from orchestrator_core.model.status import Status, status_of
+from orchestrator_core.model.status import Status, parse_status
 from orchestrator_core.registry import new_global
 from orchestrator_core.system.names import check_id
 
@@ -99,11 +99,11 @@ class Orchestrator:
         self._observer = observer
         self._on_failed_cleanup = on_failed_cleanup
         self._reporter = Reporter(self._context, lambda: self._terminator)
-        self.root = found.places.root
+        self.root = found.layout.root
         self.chosen_by = found.chosen_by  #: What led to this root.
-        if not found.places.global_registry.exists():
+        if not found.layout.global_registry.exists():
             # There may be tasks already: the old system kept it elsewhere once, or lost it.
-            has_past = bool(found.places.task_ids())
+            has_past = bool(found.layout.task_ids())
             self._context.global_registry.create(
                 self._rebuild_global() if has_past else new_global()
             )
@@ -250,7 +250,7 @@ class Orchestrator:
             NotFound: No such agent.
         """
         agent_id = _agent_id(agent_id)
-        meant = status_of(status)
+        meant = parse_status(status)
 
         def record() -> ReportReceipt:
             return self._reporter.write_progress(
@@ -259,9 +259,9 @@ class Orchestrator:
 
         if not meant.is_terminal:
             return record()
-        from orchestrator_core.model.outcome import ended  # noqa: PLC0415 - for ends only
+        from orchestrator_core.model.outcome import terminal_reason  # noqa: PLC0415 - for ends only
 
-        why = ended(meant, message or f"it reported {meant.value!r}", by="report")
+        why = terminal_reason(meant, message or f"it reported {meant.value!r}", by="report")
         return self._record_and_end(agent_id, why, record)
 
     def _record_and_end(
@@ -314,7 +314,7 @@ class Orchestrator:
         if task_id is not None:
             check_id("task", task_id)
         if status not in (None, "active"):
-            status_of(str(status))
+            parse_status(str(status))
         return self._queries.agents(task_id=task_id, status=status)
 
     def task(self, task_id: str) -> Task:
@@ -360,7 +360,7 @@ class Orchestrator:
         from orchestrator_core.deployment import report_reader as reported  # noqa: PLC0415 - few read them
 
         where, whose = self._resolve_task_and_agent(agent_id, task_id)
-        return reported.read_findings(self._context.places, where, whose, last=last)
+        return reported.read_findings(self._context.layout, where, whose, last=last)
 
     def read_progress(
         self,
@@ -380,7 +380,7 @@ class Orchestrator:
         from orchestrator_core.deployment import report_reader as reported  # noqa: PLC0415 - as above
 
         where, whose = self._resolve_task_and_agent(agent_id, task_id)
-        return reported.read_progress(self._context.places, where, whose, last=last)
+        return reported.read_progress(self._context.layout, where, whose, last=last)
 
     def _resolve_task_and_agent(
         self, agent_id: str | None, task_id: str | None
@@ -431,9 +431,11 @@ class Orchestrator:
             NotFound: There is no such agent.
             SagaBusy: Somebody else is ending it, and is not done in time.
         """
-        from orchestrator_core.model.outcome import ended  # noqa: PLC0415 - as above
+        from orchestrator_core.model.outcome import terminal_reason  # noqa: PLC0415 - as above
 
-        why = ended(Status.TERMINATED, reason, by="terminate", keep_logs=keep_logs, cascade=cascade)
+        why = terminal_reason(
+            Status.TERMINATED, reason, by="terminate", keep_logs=keep_logs, cascade=cascade
+        )
         return self._terminator.terminate(_agent_id(agent_id), why, timeout_s=self._timeout_s)
 
     def wait(self, agent_id: str | None = None, *, timeout_s: float) -> EndReport:

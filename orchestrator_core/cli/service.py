@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def run(arguments: argparse.Namespace) -> Result:
     """Print it, for this root and this interpreter."""
     opened = open_root(arguments.root)
-    service = Service(root=opened.places.root, root_id=opened.root_id)
+    service = Service(root=opened.layout.root, root_id=opened.root_id)
     manager = arguments.manager or ("launchd" if sys.platform == "darwin" else "systemd")
     text = service.launchd() if manager == "launchd" else service.systemd()
     data = {"manager": manager, "name": service.name, "argv": service.argv, "text": text}

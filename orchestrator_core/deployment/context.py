@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from orchestrator_core.model.outcome import EndReport
     from orchestrator_core.model.settings import Settings
     from orchestrator_core.reconcile.legacy.server_protocol import LegacyServer
-    from orchestrator_core.registry import Aside
-    from orchestrator_core.registry.snapshot import Glances
+    from orchestrator_core.registry import Quarantined
+    from orchestrator_core.registry.snapshot_cache import SnapshotCache
     from orchestrator_core.saga import Unwind
     from orchestrator_core.system.processes.protocol import Patience, Processes
     from orchestrator_core.system.terminal import Terminal
@@ -45,11 +45,12 @@ class RootContext:
         terminal_timeout_s: float = 10.0,
     ) -> None:
         self.root_id = root.root_id
-        self.places = root.places
+        self.layout = root.layout
         self.socket = root.tmux_socket
         self.limits = limits or Limits.from_environment()
         self.lock_timeout_s = lock_timeout_s
-        self.quarantined: list[Aside] = []  #: Registries that were set aside since we were opened.
+        #: Registries that were quarantined since this root was opened.
+        self.quarantined: list[Quarantined] = []
         self._terminal = terminal
         self._processes = processes
         self._patience = patience
@@ -103,20 +104,20 @@ class RootContext:
         """What the root's owner has settled in its ``orchestrator.toml``; read once."""
         from orchestrator_core.model import settings  # noqa: PLC0415 - as above
 
-        return settings.read(self.places.root)
+        return settings.read(self.layout.root)
 
     @functools.cached_property
-    def snapshots(self) -> Glances:
+    def snapshots(self) -> SnapshotCache:
         """What was seen of the tasks at the last sweep."""
-        from orchestrator_core.registry.snapshot import Glances  # noqa: PLC0415 - as above
+        from orchestrator_core.registry.snapshot_cache import SnapshotCache  # noqa: PLC0415 - as above
 
-        return Glances()
+        return SnapshotCache()
 
     @functools.cached_property
     def global_registry(self) -> Registry:
         """The document of the living, and of totals."""
         return global_registry(
-            self.places,
+            self.layout,
             rebuild=self.rebuild_global,
             on_damage=self.quarantined.append,
             lock_timeout_s=self.lock_timeout_s,
@@ -134,7 +135,7 @@ class RootContext:
     def _task_registry(self, task_id: str) -> Registry:
         rebuild = self.rebuild_task
         return task_registry(
-            self.places,
+            self.layout,
             task_id,
             rebuild=None if rebuild is None else functools.partial(rebuild, task_id),
             on_damage=self.quarantined.append,

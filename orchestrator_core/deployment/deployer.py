@@ -150,10 +150,10 @@ class Deployer:
         everyone, limits = self._context.global_registry.read(), self._context.limits
         retry_without_ended(
             self._context,
-            lambda over: check_global_limits(everyone, spec.key, limits, over=over),
+            lambda over: check_global_limits(everyone, spec.key, limits, excluded=over),
         )
         check_task_limits(
-            document, lineage.parent, self._context.limits, at_least=lineage.min_depth
+            document, lineage.parent, self._context.limits, min_depth=lineage.min_depth
         )
         self._context.terminal.check()
 
@@ -176,7 +176,7 @@ class Deployer:
             "parent": spec.parent,
             "grace_s": grace_s,
             "silent_after_s": spec.silent_after_s,
-            **deadlines.labels(spec.deadline_s),
+            **deadlines.deadline_labels(spec.deadline_s),
         }
         record = new_record(agent_id, task_id, spec, self._context, labels)
         values = {
@@ -184,8 +184,8 @@ class Deployer:
             "record": {**record, "depth": lineage.min_depth},
             "entry": new_entry(agent_id, task_id, spec, labels),
             "root_id": self._context.root_id,
-            "workspace": str(self._context.places.task(task_id)),
-            "held": str(self._context.places.held(agent_id)),
+            "workspace": str(self._context.layout.task(task_id)),
+            "held": str(self._context.layout.resource_dir(agent_id)),
         }
         try:
             saga = self._terminator.sagas.begin(agent_id, steps, values=values, labels=labels)

@@ -22,11 +22,11 @@ def new_record(
     agent_id: str, task_id: str, spec: AgentSpec, context: RootContext, labels: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return an agent's record, as its task's registry is to have it first."""
-    places, now = context.places, timestamp()
+    layout, now = context.layout, timestamp()
     return {
         "id": agent_id,
         "type": spec.type,
-        "tmux_session": ids.session_of(agent_id),
+        "tmux_session": ids.session_name(agent_id),
         "parent": spec.parent,
         "depth": 1,  # more, where the parent's is known: under the registry's lock
         "status": Status.RUNNING.value,
@@ -38,11 +38,11 @@ def new_record(
         "preset": spec.preset,
         "deadline_at": labels["deadline_at"],
         "tracked_files": {
-            "prompt_file": str(places.prompt(task_id, agent_id)),
-            "log_file": str(places.log(task_id, agent_id)),
-            "progress_file": str(places.progress(task_id, agent_id)),
-            "findings_file": str(places.findings(task_id, agent_id)),
-            "deploy_log": str(places.deploy_log(task_id, agent_id)),
+            "prompt_file": str(layout.prompt(task_id, agent_id)),
+            "log_file": str(layout.log(task_id, agent_id)),
+            "progress_file": str(layout.progress(task_id, agent_id)),
+            "findings_file": str(layout.findings(task_id, agent_id)),
+            "deploy_log": str(layout.deploy_log(task_id, agent_id)),
         },
     }
 
@@ -56,7 +56,7 @@ def new_entry(
         "type": spec.type,
         "parent": spec.parent,
         "started_at": timestamp(),
-        "tmux_session": ids.session_of(agent_id),
+        "tmux_session": ids.session_name(agent_id),
         "key": spec.key,
         "deadline_at": labels["deadline_at"],
     }
@@ -76,7 +76,7 @@ def new_deploy_log(
         "type": spec.type,
         "parent": spec.parent,
         "deployed_at": timestamp(),
-        "tmux_session": ids.session_of(agent_id),
+        "tmux_session": ids.session_name(agent_id),
         "tmux_socket": str(context.socket),
         "program": spec.program(provided=provided),
         "arguments": len(spec.command) - 1,

@@ -15,7 +15,7 @@ import msgspec
 
 from orchestrator_core.model.outcome import EndReport
 from orchestrator_core.reconcile.legacy.agent import is_legacy
-from orchestrator_core.registry.operations import find_agent, is_over
+from orchestrator_core.registry.operations import find_agent, is_finished
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,10 +27,10 @@ _NAMES = {field.name for field in attrs.fields(EndReport)} - {"steps", "children
 
 def report_from_record(context: RootContext, agent_id: str) -> EndReport | None:
     """Return how an agent ended, by its record; None if that does not tell. Changes nothing."""
-    for task_id in context.places.task_ids():
-        record = find_agent(context.task_registry(task_id).peek() or {}, agent_id)
+    for task_id in context.layout.task_ids():
+        record = find_agent(context.task_registry(task_id).read_or_none() or {}, agent_id)
         if record is not None:
-            return _parse_result(record) if is_over(record) and not is_legacy(record) else None
+            return _parse_result(record) if is_finished(record) and not is_legacy(record) else None
     return None
 
 

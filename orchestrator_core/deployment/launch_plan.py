@@ -34,7 +34,7 @@ def build_inputs(
     *provided* is what steps of one's own hand on to it, when they have been done; None if
     there are none.
     """
-    run = context.places.run(task_id, agent_id)
+    run = context.layout.run_dir(task_id, agent_id)
     return DeploymentInputs(
         prompt=spec.prompt,
         events=f"{run}/events",
@@ -61,40 +61,40 @@ def _launch(
     spec: AgentSpec,
     provided: ProvisionCollector | None,
 ) -> Launch:
-    places = context.places
-    run = places.run(task_id, agent_id)
-    prompt = places.prompt(task_id, agent_id)
+    layout = context.layout
+    run = layout.run_dir(task_id, agent_id)
+    prompt = layout.prompt(task_id, agent_id)
     provision = provided.merged if provided is not None else None
     values = {
         **(provision.placeholders if provision is not None else {}),
         "prompt_file": str(prompt),
         "agent_id": agent_id,
         "task_id": task_id,
-        "workspace": str(places.task(task_id)),
+        "workspace": str(layout.task(task_id)),
     }
     own = {
-        inside.ENV_ROOT: str(places.root),
+        inside.ENV_ROOT: str(layout.root),
         inside.ENV_AGENT: agent_id,
         inside.ENV_TASK: task_id,
-        inside.ENV_COOKIE: ids.cookie_of(context.root_id, agent_id),
+        inside.ENV_COOKIE: ids.process_cookie(context.root_id, agent_id),
     }
     cwd = provision.cwd if provision is not None and spec.cwd is None else None
     return Launch(
-        journal=str(places.journal(agent_id)),
-        log=str(places.log(task_id, agent_id)),
+        journal=str(layout.journal(agent_id)),
+        log=str(layout.log(task_id, agent_id)),
         exit_file=f"{run}/exit",
         events=f"{run}/events",
         argv=spec.argv(values),
         env=spec.environment({**(provision.environment if provision is not None else {}), **own}),
         cwd=cwd or str(spec.directory()),
         stdin=str(prompt) if spec.stdin else os.devnull,
-        cgroup=context.processes.containment(ids.cgroup_of(context.root_id, agent_id)),
+        cgroup=context.processes.containment(ids.cgroup_name(context.root_id, agent_id)),
         term_s=context.patience.term_s,
         kill_s=context.patience.kill_s,
         linger_s=context.patience.linger_s,
         deadline_s=spec.deadline_s,
-        sweeper_lock=str(places.sweeper_lock),
-        unwinder_argv=unwinder_argv(places.root, agent_id),
+        sweeper_lock=str(layout.sweeper_lock),
+        unwinder_argv=unwinder_argv(layout.root, agent_id),
         unwinder_env=unwinder_env(),
     )
 

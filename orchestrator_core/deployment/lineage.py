@@ -53,7 +53,7 @@ def resolve_lineage(context: RootContext, task_id: str, spec: AgentSpec) -> Line
 def _current_agent(context: RootContext) -> tuple[str, str] | None:
     """Return the task and the id of the agent of this root that we are inside of, if we are."""
     root, task_id, agent_id = map(os.environ.get, (ENV_ROOT, ENV_TASK, ENV_AGENT))
-    if not (root and task_id and agent_id) or not _same_root(root, context.places.root):
+    if not (root and task_id and agent_id) or not _same_root(root, context.layout.root):
         return None
     return check_id("task", task_id), check_id("agent", agent_id)
 

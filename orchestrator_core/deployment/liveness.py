@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.exceptions import JournalDamaged, NotFound, SagaNotFound
-from orchestrator_core.model.outcome import cascades, verdict
+from orchestrator_core.model.outcome import decide_end_reason, ends_children
 from orchestrator_core.reconcile.legacy.session_step import LegacySessionReceipt
-from orchestrator_core.registry.operations import descendants_of, is_over
+from orchestrator_core.registry.operations import descendants_of, is_finished
 from orchestrator_core.saga import State, Unwind
 from orchestrator_core.system import durable
 from orchestrator_core.system.processes.exit_record import read_exit
@@ -63,7 +63,7 @@ class Liveness:
             from orchestrator_core.reconcile.legacy.adoption import recorded_end  # noqa: PLC0415 - seldom needed
 
             recorded = recorded_end(self.context, history)
-        return recorded or verdict(history, self.exit_record(history))
+        return recorded or decide_end_reason(history, self.exit_record(history))
 
     def exit_record(self, history: History) -> Exit | None:
         """Return how the agent has ended, if its supervisor has seen it."""
@@ -74,7 +74,7 @@ class Liveness:
         is_inside = self.context.processes.is_inside
         if is_inside(session_receipt(history).claim):
             return True
-        if why is not None and not cascades(why):
+        if why is not None and not ends_children(why):
             return False
         return any(is_inside(session_receipt(below).claim) for below in self._descendants(history))
 
@@ -82,7 +82,7 @@ class Liveness:
         """Yield the pasts of the agents that end with an agent."""
         document = self._peek(task_id_of(history))
         for record in descendants_of(document, history.saga_id):
-            if not is_over(record):
+            if not is_finished(record):
                 with contextlib.suppress(SagaNotFound, JournalDamaged):
                     yield self.sagas.history(record["id"])
 
@@ -96,7 +96,7 @@ class Liveness:
         edition, known = durable.fingerprint_at(registry.path), self._cache.get(task_id)
         if known is not None and known[0] == edition:
             return known[1]
-        document = registry.peek() or {}
+        document = registry.read_or_none() or {}
         self._cache.clear()
         if edition is not None:
             self._cache[task_id] = edition, document

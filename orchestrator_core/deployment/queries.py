@@ -57,7 +57,7 @@ class Queries:
         )
 
     def _documents(self, task_id: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name in self._context.places.task_ids() if task_id is None else [task_id]:
+        for name in self._context.layout.task_ids() if task_id is None else [task_id]:
             yield name, {"task_id": name, **self._context.task_registry(name).read()}
 
     def output(self, agent_id: str, *, tail: int | None) -> str:
@@ -86,13 +86,13 @@ class Queries:
 
     def _logs(self, task_id: str, agent_id: str) -> Iterator[Path]:
         """Yield where the log may be: in its place, where the report says, in the archive."""
-        log = self._context.places.log(task_id, agent_id)
+        log = self._context.layout.log(task_id, agent_id)
         yield log
         record = find_agent(self._context.task_registry(task_id).read(), agent_id) or {}
         # Its name may have been taken there, and it was given the next: a_stream.1.jsonl.
-        told = _recorded_files(record, self._context.places.task(task_id))
+        told = _recorded_files(record, self._context.layout.task(task_id))
         yield from (path for path in told if path.name.startswith(f"{log.stem}."))
-        yield self._context.places.archive(task_id) / log.name
+        yield self._context.layout.archive(task_id) / log.name
         # Moved there between our first look and now, perhaps; or never archived.
         yield log
 

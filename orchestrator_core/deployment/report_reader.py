@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from orchestrator_core.model.layout import Places
+    from orchestrator_core.model.layout import Layout
 
 T = TypeVar("T", "ReportedFinding", "ReportedProgress")
 
@@ -64,17 +64,17 @@ class ReportedProgress:
 
 
 def read_findings(
-    places: Places, task_id: str, agent_id: str | None, *, last: int | None
+    layout: Layout, task_id: str, agent_id: str | None, *, last: int | None
 ) -> list[ReportedFinding]:
     """Return what was found, oldest first; see :meth:`Orchestrator.read_findings`."""
-    return _reported(places, task_id, agent_id, "findings", _finding, last)
+    return _reported(layout, task_id, agent_id, "findings", _finding, last)
 
 
 def read_progress(
-    places: Places, task_id: str, agent_id: str | None, *, last: int | None
+    layout: Layout, task_id: str, agent_id: str | None, *, last: int | None
 ) -> list[ReportedProgress]:
     """Return the reports of progress, oldest first; see :meth:`Orchestrator.read_progress`."""
-    return _reported(places, task_id, agent_id, "progress", _progress, last)
+    return _reported(layout, task_id, agent_id, "progress", _progress, last)
 
 
 def _finding(line: dict[str, Any]) -> ReportedFinding:
@@ -100,14 +100,14 @@ def _progress(line: dict[str, Any]) -> ReportedProgress:
 
 
 def _reported(
-    places: Places,
+    layout: Layout,
     task_id: str,
     agent_id: str | None,
     kind: str,
     build: Callable[[dict[str, Any]], T],
     last: int | None,
 ) -> list[T]:
-    files = list(_files(places.task(task_id), kind, agent_id))
+    files = list(_files(layout.task(task_id), kind, agent_id))
     if last is not None:
         files.sort(key=lambda file: file.written, reverse=True)
     found: list[tuple[tuple[float, ...], T]] = []  # One millisecond may have several.

@@ -122,8 +122,8 @@ class Reporter:
         change: Callable[[dict[str, Any]], None],
     ) -> ReportReceipt:
         task_id = self.task_of(agent_id)
-        places = self._context.places
-        path = {"progress": places.progress, "findings": places.findings}[kind](task_id, agent_id)
+        layout = self._context.layout
+        path = {"progress": layout.progress, "findings": layout.findings}[kind](task_id, agent_id)
         try:
             encoded = msgspec.json.encode(line)
         except (TypeError, ValueError) as error:
@@ -174,7 +174,7 @@ class Reporter:
         if agent_id == os.environ.get(ENV_AGENT) and ENV_TASK in os.environ:
             return check_id("task", os.environ[ENV_TASK])
         known = self._tasks.get(agent_id)
-        if known is not None and self._context.places.task_registry(known).is_file():
+        if known is not None and self._context.layout.task_registry(known).is_file():
             return known
         try:
             task_id = self._terminator().history(agent_id).labels.get("task_id")
@@ -194,7 +194,7 @@ class Reporter:
         return next(
             (
                 task_id
-                for task_id in self._context.places.task_ids()
+                for task_id in self._context.layout.task_ids()
                 if find_agent(self._context.task_registry(task_id).read(), agent_id) is not None
             ),
             None,

@@ -49,7 +49,7 @@ def create_task(
     if key is not None:
         check_id("key", key)
         known = _find_by_key(context.global_registry.read(), key)
-        if known is not None and os.path.lexists(context.places.task_registry(known)):
+        if known is not None and os.path.lexists(context.layout.task_registry(known)):
             return _read(context, known)
     given = {"task_description": description, "priority": priority, "client_cwd": client_cwd}
     document = _document(context, ids.new_task_id(), {**given, "key": key}, extra)
@@ -69,8 +69,8 @@ def _document(
         "task_id": task_id,
         "task_description": given["task_description"],
         "created_at": timestamp(),
-        "workspace": str(context.places.task(task_id)),
-        "workspace_base": str(context.places.root),
+        "workspace": str(context.layout.task(task_id)),
+        "workspace_base": str(context.layout.root),
         "client_cwd": given["client_cwd"],
         "status": "INITIALIZED",
         "priority": given["priority"],
@@ -94,11 +94,11 @@ def _document(
 def _ensure_created(context: RootContext, document: dict[str, Any]) -> Task:
     """Return a task that has been entered; make it, if nobody has by now."""
     task_id = document["task_id"]
-    if not os.path.lexists(context.places.task_registry(task_id)):
+    if not os.path.lexists(context.layout.task_registry(task_id)):
         try:
             _make(context, document)
         except StorageError:
-            if not os.path.lexists(context.places.task_registry(task_id)):
+            if not os.path.lexists(context.layout.task_registry(task_id)):
                 raise
     return _read(context, task_id)
 
@@ -129,17 +129,19 @@ def _register(known: dict[str, Any], document: dict[str, Any]) -> str:
 
 
 def _make(context: RootContext, document: dict[str, Any]) -> None:
-    root, task_id = context.places.root, document["task_id"]
+    root, task_id = context.layout.root, document["task_id"]
     clean_temp_dirs(root)
     building, fd = _create_building_dir(root, task_id)
     try:
         with storage_errors("make task", building):
             for name in _DIRECTORIES:
                 os.mkdir(building / name, 0o700)  # noqa: PTH102 - see durable
-        Registry(building / context.places.task_registry(task_id).name, kind=TASK).create(document)
+        Registry(building / context.layout.task_registry(task_id).name, schema=TASK).create(
+            document
+        )
         durable.fsync_directory(building)
         with storage_errors("make task", building):
-            os.rename(building, context.places.task(task_id))  # noqa: PTH104 - see durable
+            os.rename(building, context.layout.task(task_id))  # noqa: PTH104 - see durable
         durable.fsync_directory(root)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)

@@ -34,7 +34,12 @@ from orchestrator_core.exceptions import (
     WaitTimeout,
 )
 from orchestrator_core.model import deadlines
-from orchestrator_core.model.outcome import EndReport, cleanup_of, ended, verdict
+from orchestrator_core.model.outcome import (
+    EndReport,
+    cleanup_record,
+    decide_end_reason,
+    terminal_reason,
+)
 from orchestrator_core.model.status import Status
 from orchestrator_core.reconcile.legacy.session_step import EndLegacySession, LegacySessionReceipt
 from orchestrator_core.registry.operations import find_agent
@@ -62,7 +67,7 @@ class Terminator:
             modules=lambda: context.settings.steps.modules,
         )
         self.sagas = Sagas(
-            context.places.sagas,
+            context.layout.sagas,
             steps=self.steps,
             finalizer=self._write_cleanup_result,
             observer=observer,
@@ -208,7 +213,7 @@ class Terminator:
 
     def _full_report(self, report: UnwindReport) -> EndReport:
         """Return the report of an end, with the whole of its children's."""
-        end = EndReport.of(report)
+        end = EndReport.from_unwind(report)
         return attrs.evolve(end, children=tuple(map(self._child_report, end.children)))
 
     def _child_report(self, in_short: EndReport) -> EndReport:
@@ -282,7 +287,7 @@ class Terminator:
                 if exited is None and not self.liveness.is_dead(saga.history):
                     saga.note("settled")
                     return None
-                why = verdict(saga.history, exited)
+                why = decide_end_reason(saga.history, exited)
                 return saga.unwind(why) if why.removes_everything else None
         except SagaNotFound:
             return self.sagas.report(agent_id)
@@ -375,8 +380,8 @@ class Terminator:
         if history.end_request is not None:
             self._notify_supervisor(history)  # As in wait.
             return None
-        if deadlines.is_over(history.labels):
-            return ended(Status.TERMINATED, "its deadline passed", by="deadline")
+        if deadlines.is_expired(history.labels):
+            return terminal_reason(Status.TERMINATED, "its deadline passed", by="deadline")
         return None
 
     def _derive_receipts(self, agent_id: str, labels: Any) -> dict[str, Any]:  # noqa: ANN401 - a mapping
@@ -404,7 +409,7 @@ class Terminator:
         if report.why.reason is not Reason.TERMINAL:
             return
         task_id = task_id_of(history)
-        cleanup = cleanup_of(report, timestamp())
+        cleanup = cleanup_record(report, timestamp())
         agent_id = cleanup["auto_cleanup_result"]["agent_id"]
 
         def enter(document: dict[str, Any]) -> None:

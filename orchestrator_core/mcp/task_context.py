@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.model.layout import Places
+from orchestrator_core.model.layout import Layout
 from orchestrator_core.registry import task_registry
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def save_context(root: Path, task_id: str, context: Mapping[str, Any]) -> None:
     def enter(document: dict[str, Any]) -> None:
         document[FIELD] = given
 
-    task_registry(Places(root), task_id).update(enter)
+    task_registry(Layout(root), task_id).update(enter)
 
 
 def with_context(prompt: str, document: Mapping[str, Any]) -> str:

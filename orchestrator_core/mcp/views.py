@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator_core.deployment import report_reader as reported
 from orchestrator_core.exceptions import NotFound
 from orchestrator_core.model.environment import ORCHESTRATOR
-from orchestrator_core.model.layout import Places
+from orchestrator_core.model.layout import Layout
 from orchestrator_core.model.limits import Limits
 from orchestrator_core.model.records import Agent
 from orchestrator_core.model.status import is_active
@@ -36,7 +36,7 @@ def document_of(orch: Orchestrator, task_id: str) -> dict[str, Any]:
     found = _peek(orch, task_id)
     if found is None:  # Not there, or damaged: the front door says which, and mends it.
         orch.task(task_id)
-        found = task_registry(Places(orch.root), task_id).read()
+        found = task_registry(Layout(orch.root), task_id).read()
     return found
 
 
@@ -68,7 +68,7 @@ def agent_and_document(
 
 
 def _peek(orch: Orchestrator, task_id: str) -> dict[str, Any] | None:
-    return task_registry(Places(orch.root), task_id).peek() if is_id(task_id) else None
+    return task_registry(Layout(orch.root), task_id).read_or_none() if is_id(task_id) else None
 
 
 def coordination(
@@ -153,7 +153,7 @@ def _hierarchy(agents: Iterable[Agent]) -> dict[str, list[str]]:
 
 def _findings(orch: Orchestrator, task_id: str, count: int) -> list[schemas.AgentFinding]:
     """Return the last findings of a task's agents, oldest first."""
-    found = reported.read_findings(Places(orch.root), task_id, None, last=count)
+    found = reported.read_findings(Layout(orch.root), task_id, None, last=count)
     return [finding(one.to_dict()) for one in found]
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def labels(deadline_s: float | None) -> dict[str, Any]:
+def deadline_labels(deadline_s: float | None) -> dict[str, Any]:
     """Return what the journal of an agent that begins now is to keep of its deadline."""
     if deadline_s is None:
         return {"deadline_at": None}
@@ -31,7 +31,7 @@ def labels(deadline_s: float | None) -> dict[str, Any]:
     }
 
 
-def deadline_of(labels: Mapping[str, Any]) -> float | None:
+def monotonic_deadline(labels: Mapping[str, Any]) -> float | None:
     """
     Return when, by our monotonic clock, an agent's deadline passes or has passed.
 
@@ -46,7 +46,7 @@ def deadline_of(labels: Mapping[str, Any]) -> float | None:
     return time.monotonic() + float(at) - time.time()
 
 
-def is_over(labels: Mapping[str, Any]) -> bool:
+def is_expired(labels: Mapping[str, Any]) -> bool:
     """Tell whether an agent's deadline has passed."""
-    at = deadline_of(labels)
+    at = monotonic_deadline(labels)
     return at is not None and time.monotonic() >= at

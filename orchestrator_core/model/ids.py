@@ -52,7 +52,7 @@ def new_root_id() -> str:
     return os.urandom(4).hex()
 
 
-def cookie_of(root_id: str, saga_id: str) -> str:
+def process_cookie(root_id: str, saga_id: str) -> str:
     """
     Return the mark by which a saga knows its own sessions and processes.
 
@@ -63,11 +63,11 @@ def cookie_of(root_id: str, saga_id: str) -> str:
     return f"oc_{check_id('root', root_id)}_{check_id('saga', saga_id)}"
 
 
-def cgroup_of(root_id: str, agent_id: str) -> str:
+def cgroup_name(root_id: str, agent_id: str) -> str:
     """Return the name of an agent's cgroup directory."""
-    return cookie_of(root_id, agent_id)
+    return process_cookie(root_id, agent_id)
 
 
-def session_of(agent_id: str) -> str:
+def session_name(agent_id: str) -> str:
     """Return the name of an agent's session."""
     return f"agent_{check_id('agent', agent_id)}"

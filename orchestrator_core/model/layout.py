@@ -37,7 +37,7 @@ SCHEMA_VERSION = 1
 _OPEN_TIMEOUT_S = 10.0
 
 
-class Places(NamedTuple):
+class Layout(NamedTuple):
     """The layout of one root. Every id is checked before it becomes part of a path."""
 
     root: Path
@@ -107,11 +107,11 @@ class Places(NamedTuple):
         """Return where a task's agents may put their results."""
         return _in(self.task(task_id), "output")
 
-    def run(self, task_id: str, agent_id: str) -> Path:
+    def run_dir(self, task_id: str, agent_id: str) -> Path:
         """Return the directory that an agent's supervisor and its deployer share."""
         return _of_agent(self.task(task_id), "run/{}", agent_id)
 
-    def held(self, agent_id: str) -> Path:
+    def resource_dir(self, agent_id: str) -> Path:
         """Return where an agent's steps of one's own keep what is to be gone with it."""
         return _of_agent(self.root, "held/{}", agent_id)
 
@@ -126,13 +126,6 @@ class Places(NamedTuple):
                 is_named = entry.name.startswith("TASK-") and is_id(entry.name)
                 if is_named and _has_registry(entry):
                     yield entry.name
-
-    def make_task(self, task_id: str) -> None:
-        """Make a task's directories, durably. Those that are there stay as they are."""
-        task = self.task(task_id)
-        durable.make_directory(task)
-        for name in ("logs", "progress", "findings", "archive", "output", "run"):
-            durable.make_directory(task / name)
 
 
 # One deployment asks for the same dozen places again and again, and pathlib is slow.
@@ -170,7 +163,7 @@ def _has_registry(entry: os.DirEntry[str]) -> bool:
 class Root(NamedTuple):
     """A root in use: its layout, and what was fixed at its first use."""
 
-    places: Places
+    layout: Layout
     root_id: str  #: 8 hex; part of every cookie.
     tmux_socket: Path  #: Absolute, and short enough for a socket's address.
     chosen_by: str  #: What led here: "the argument", "ORCHESTRATOR_ROOT", …
@@ -222,16 +215,16 @@ def open_root(
     """
     path, chosen_by = find_root(root, env=env, cwd=cwd)
     try:
-        places = Places(path)
-        _make_root(places)
-        root_id, socket = fixed(places) or _fix(places)
+        layout = Layout(path)
+        _make_root(layout)
+        root_id, socket = read_root_file(layout) or _fix(layout)
         if socket.parent != path:
             _make_private(socket.parent)
     except StorageError as error:
         raise StorageError(
             f"root {path} (from {chosen_by}): {error}", hint=error.hint
         ) from error.__cause__
-    return Root(places, root_id, socket, chosen_by)
+    return Root(layout, root_id, socket, chosen_by)
 
 
 def _from(cwd: Path | None, path: str | os.PathLike[str]) -> Path:
@@ -254,24 +247,24 @@ def _absolute(path: Path) -> Path:
         raise StorageError(f"{path} leads nowhere: {error}", hint="is the root right?") from error
 
 
-def _make_root(places: Places) -> None:
-    durable.make_directory(places.root)
-    if places.root.stat().st_mode & stat.S_IWOTH:
-        raise StorageError("every user can write to it", hint=f"chmod o-w {places.root}")
-    if not os.access(places.root, os.R_OK | os.W_OK | os.X_OK):
-        raise StorageError("we cannot write to it", hint=f"chmod u+rwx {places.root}")
-    for directory in (places.global_registry.parent, places.sagas, places.sagas / "closed"):
+def _make_root(layout: Layout) -> None:
+    durable.make_directory(layout.root)
+    if layout.root.stat().st_mode & stat.S_IWOTH:
+        raise StorageError("every user can write to it", hint=f"chmod o-w {layout.root}")
+    if not os.access(layout.root, os.R_OK | os.W_OK | os.X_OK):
+        raise StorageError("we cannot write to it", hint=f"chmod u+rwx {layout.root}")
+    for directory in (layout.global_registry.parent, layout.sagas, layout.sagas / "closed"):
         durable.make_directory(directory)
 
 
-def fixed(places: Places) -> tuple[str, Path] | None:
+def read_root_file(layout: Layout) -> tuple[str, Path] | None:
     """
     Return the root's id and its socket; None if it was never used. Touches nothing.
 
     Raises:
         RegistryDamaged, RegistryTooNew, StorageError: As in :func:`open_root`.
     """
-    path = places.root_file
+    path = layout.root_file
     try:
         data = durable.read(path)
     except FileNotFoundError:
@@ -279,7 +272,7 @@ def fixed(places: Places) -> tuple[str, Path] | None:
     try:
         document: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
         version, root_id = document["schema_version"], check_id("root", document["root_id"])
-        made_at = Path("/") / document.get("root", places.root)
+        made_at = Path("/") / document.get("root", layout.root)
         socket = Path("/") / document["tmux_socket"]
         if os.fspath(socket) != document["tmux_socket"]:
             raise ValueError("its tmux_socket is no absolute path")  # noqa: TRY301 - caught below
@@ -292,22 +285,22 @@ def fixed(places: Places) -> tuple[str, Path] | None:
         ) from error
     if too_new:
         raise RegistryTooNew(f"{path} has schema version {version}, we know {SCHEMA_VERSION}")
-    _refuse_copy(places, made_at, data)
+    _refuse_copy(layout, made_at, data)
     return root_id, socket
 
 
-def _refuse_copy(places: Places, made_at: Path, data: bytes) -> None:
+def _refuse_copy(layout: Layout, made_at: Path, data: bytes) -> None:
     """
     See that this is the root that was made, perhaps under another name by now, and no copy.
 
     A copy has the original's id, tmux server and journals: who ended an agent in
     one would end the other's.
     """
-    if made_at == places.root:
+    if made_at == layout.root:
         return
-    original = Places(made_at).root_file
+    original = Layout(made_at).root_file
     try:
-        if original.samefile(places.root_file) or original.read_bytes() != data:
+        if original.samefile(layout.root_file) or original.read_bytes() != data:
             return
     except OSError:
         return  # It was moved here; or, in a container, has that name outside.
@@ -316,19 +309,19 @@ def _refuse_copy(places: Places, made_at: Path, data: bytes) -> None:
     raise StorageError(
         f"it is a copy of {made_at}, whose agents it would take for its own",
         hint=f"use {made_at}; or, to keep this as a root of its own: "
-        f"rm {shlex.quote(str(places.root_file))} {shlex.quote(str(places.sagas))}/*.jsonl",
+        f"rm {shlex.quote(str(layout.root_file))} {shlex.quote(str(layout.sagas))}/*.jsonl",
     )
 
 
-def _fix(places: Places) -> tuple[str, Path]:
-    path = places.root_file
+def _fix(layout: Layout) -> tuple[str, Path]:
+    path = layout.root_file
     with locks.locked(path, timeout_s=_OPEN_TIMEOUT_S, what="the root's first use"):
-        chosen = fixed(places)
+        chosen = read_root_file(layout)
         if chosen is None:
             durable.remove_stale_temps(path)
             root_id = ids.new_root_id()
-            chosen = root_id, _choose_socket(places.root, root_id)
-            durable.replace(path, _encode(places.root, *chosen))
+            chosen = root_id, _choose_socket(layout.root, root_id)
+            durable.replace(path, _encode(layout.root, *chosen))
     return chosen
 
 

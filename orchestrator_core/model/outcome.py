@@ -16,13 +16,14 @@ import msgspec
 
 from orchestrator_core.model.status import Status
 from orchestrator_core.saga import Reason, Unwind
+from orchestrator_core.system.deprecation import warn_renamed
 
 if TYPE_CHECKING:
     from orchestrator_core.saga import History, UnwindReport
     from orchestrator_core.system.processes.protocol import Exit
 
 
-def ended(
+def terminal_reason(
     status: Status, reason: str, *, by: str, keep_logs: bool = True, cascade: bool = True
 ) -> Unwind:
     """Return the reason to unwind an agent whose life has come to *status*."""
@@ -30,12 +31,12 @@ def ended(
     return Unwind.terminal(reason, status=status.value, by=by, keep_logs=keep_logs, **spared)
 
 
-def cascades(why: Unwind) -> bool:
+def ends_children(why: Unwind) -> bool:
     """Tell whether an agent's children end with it."""
     return why.detail.get("cascade") is not False
 
 
-def verdict(history: History, witnessed: Exit | None) -> Unwind:
+def decide_end_reason(history: History, witnessed: Exit | None) -> Unwind:
     """
     Say how a committed agent that is dead has ended.
 
@@ -43,12 +44,16 @@ def verdict(history: History, witnessed: Exit | None) -> Unwind:
     within the deployment's grace is a deployment that failed, and leaves nothing.
     """
     if history.end_request is not None:
-        return _witnessed(history.end_request, witnessed)
+        return _with_exit(history.end_request, witnessed)
     if witnessed is None:
-        return ended(Status.ERROR, "its session, its supervisor or the machine went", by="lost")
+        return terminal_reason(
+            Status.ERROR, "its session, its supervisor or the machine went", by="lost"
+        )
     if "settled" not in history.notes and _died_early(history, witnessed):
-        return _witnessed(Unwind.rollback(f"the agent died early: {told(witnessed)}"), witnessed)
-    return _witnessed(_own_end(witnessed), witnessed)
+        return _with_exit(
+            Unwind.rollback(f"the agent died early: {describe_exit(witnessed)}"), witnessed
+        )
+    return _with_exit(_reason_from_exit(witnessed), witnessed)
 
 
 def _died_early(history: History, witnessed: Exit) -> bool:
@@ -56,16 +61,16 @@ def _died_early(history: History, witnessed: Exit) -> bool:
     return witnessed.error is not None or (not is_clean(witnessed) and witnessed.ran_s < grace_s)
 
 
-def _own_end(witnessed: Exit) -> Unwind:
+def _reason_from_exit(witnessed: Exit) -> Unwind:
     if witnessed.cause == "hangup":
-        return ended(Status.TERMINATED, "its tmux session was killed", by="hangup")
+        return terminal_reason(Status.TERMINATED, "its tmux session was killed", by="hangup")
     if witnessed.cause == "deadline":
-        return ended(Status.TERMINATED, "its deadline passed", by="deadline")
+        return terminal_reason(Status.TERMINATED, "its deadline passed", by="deadline")
     if witnessed.cause == "term":
-        return ended(Status.TERMINATED, "its supervisor was told to end it", by="signal")
+        return terminal_reason(Status.TERMINATED, "its supervisor was told to end it", by="signal")
     if is_clean(witnessed):
-        return ended(Status.COMPLETED, "it finished", by="exit")
-    return ended(Status.FAILED, told(witnessed), by="exit")
+        return terminal_reason(Status.COMPLETED, "it finished", by="exit")
+    return terminal_reason(Status.FAILED, describe_exit(witnessed), by="exit")
 
 
 def is_clean(witnessed: Exit) -> bool:
@@ -73,7 +78,7 @@ def is_clean(witnessed: Exit) -> bool:
     return witnessed.code == 0 and witnessed.cause in {"exit", "request"}
 
 
-def told(witnessed: Exit) -> str:
+def describe_exit(witnessed: Exit) -> str:
     """Return an exit in words."""
     if witnessed.error:
         return witnessed.error
@@ -82,7 +87,7 @@ def told(witnessed: Exit) -> str:
     return f"it left with exit status {witnessed.code}"
 
 
-def _witnessed(why: Unwind, witnessed: Exit | None) -> Unwind:
+def _with_exit(why: Unwind, witnessed: Exit | None) -> Unwind:
     if witnessed is None:
         return why
     facts = {"exit_code": witnessed.code, "exit_signal": witnessed.signal}
@@ -126,7 +131,7 @@ class EndReport:
     kept: tuple[str, ...] = ()  #: What steps of one's own have left on purpose, and where it is.
 
     @classmethod
-    def of(cls, report: UnwindReport) -> EndReport:
+    def from_unwind(cls, report: UnwindReport) -> EndReport:
         """
         Return the report of an unwinding, in the words that people's tools know.
 
@@ -159,9 +164,15 @@ class EndReport:
             duration_ms=report.duration_ms,
             exit_code=report.why.detail.get("exit_code"),
             exit_signal=report.why.detail.get("exit_signal"),
-            children=tuple(map(_in_short, children.get("children", ()))),
+            children=tuple(map(_from_summary, children.get("children", ()))),
             kept=tuple(str(step.detail["kept"]) for step in report.steps if "kept" in step.detail),
         )
+
+    @classmethod
+    def of(cls, report: UnwindReport) -> EndReport:
+        """Return :meth:`from_unwind`, of which this is the old name."""
+        warn_renamed("EndReport.of", "EndReport.from_unwind")
+        return cls.from_unwind(report)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-safe values."""
@@ -169,9 +180,9 @@ class EndReport:
         return plain
 
 
-def cleanup_of(report: UnwindReport, at: str) -> dict[str, Any]:
+def cleanup_record(report: UnwindReport, at: str) -> dict[str, Any]:
     """Return what an agent's record says of its end when all of it is known, from *at* on."""
-    result = EndReport.of(report).to_dict()
+    result = EndReport.from_unwind(report).to_dict()
     # The journal keeps them; every record is written anew with each update of its registry.
     del result["steps"]
     result["children"] = [child["agent_id"] for child in result["children"]]
@@ -182,6 +193,6 @@ def cleanup_of(report: UnwindReport, at: str) -> dict[str, Any]:
     }
 
 
-def _in_short(told: dict[str, Any]) -> EndReport:
+def _from_summary(summary: dict[str, Any]) -> EndReport:
     defaults = {"status": "", "reason": ""}
-    return EndReport(**{**defaults, **told, "errors": tuple(told.get("errors", ()))})
+    return EndReport(**{**defaults, **summary, "errors": tuple(summary.get("errors", ()))})

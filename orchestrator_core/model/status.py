@@ -33,7 +33,7 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
 """What may follow each status: anything an active one, nothing a terminal one."""
 
 
-def status_of(value: str) -> Status:
+def parse_status(value: str) -> Status:
     """
     Return the status called *value*.
 
@@ -53,8 +53,8 @@ def is_active(value: object) -> bool:
 
     The old system took any text for one; what is not known to be an end is none.
     """
-    return not (isinstance(value, str) and value.lower() in _ENDED)
+    return not (isinstance(value, str) and value.lower() in _TERMINAL_VALUES)
 
 
 #: The old system's terminal statuses among them: `orchestrator_core` never writes those two.
-_ENDED = {status.value for status in TERMINAL} | {"killed", "phase_completed"}
+_TERMINAL_VALUES = {status.value for status in TERMINAL} | {"killed", "phase_completed"}

@@ -74,12 +74,12 @@ class Alerts(Observer):
 
     def saga_stuck(self, saga_id: str, report: UnwindReport) -> None:
         """Some steps could not be undone, for now."""
-        end = EndReport.of(report)
+        end = EndReport.from_unwind(report)
         self._tell(
             FailedCleanup(
                 what="stuck",
                 subject=saga_id,
-                root=str(self._context.places.root),
+                root=str(self._context.layout.root),
                 at=timestamp(),
                 errors=end.errors,
                 survivors=end.survivors,
@@ -94,7 +94,7 @@ class Alerts(Observer):
             FailedCleanup(
                 what="reaping",
                 subject=subject,
-                root=str(self._context.places.root),
+                root=str(self._context.layout.root),
                 at=timestamp(),
                 errors=(error,),
             )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 
 from orchestrator_core.exceptions import InvalidInput, LockTimeout
 from orchestrator_core.model import settings
-from orchestrator_core.model.layout import Places
+from orchestrator_core.model.layout import Layout
 from orchestrator_core.operations.daemon import heartbeat
 from orchestrator_core.operations.daemon.event_loop import Watch
 from orchestrator_core.operations.daemon.health import Health, health
@@ -210,7 +210,7 @@ class Sweeper:
     def _the_only_one(self) -> Iterator[None]:
         """Hold the root for as long as this one runs."""
         root = self._orchestrator.root
-        lock = Places(root).sweeper_lock
+        lock = Layout(root).sweeper_lock
         fd = durable.open_private(lock, os.O_RDWR | os.O_CREAT)
         try:
             with storage_errors("lock", lock):

@@ -16,7 +16,7 @@ import msgspec
 
 from orchestrator_core.deployment.steps import final_status
 from orchestrator_core.exceptions import InvalidId, JournalDamaged, SagaError, StorageError
-from orchestrator_core.model.outcome import cleanup_of
+from orchestrator_core.model.outcome import cleanup_record
 from orchestrator_core.model.status import Status, is_active
 from orchestrator_core.saga import State
 from orchestrator_core.saga.history import History, load_history
@@ -167,7 +167,7 @@ def _end(history: History, lines: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     end |= dict.fromkeys(times, ended_at)
     if history.report is not None:
         report = msgspec.convert(history.report, UnwindReport)
-        end |= cleanup_of(report, str(lines["close"].get("at", "")))
+        end |= cleanup_record(report, str(lines["close"].get("at", "")))
     return end
 
 
@@ -177,8 +177,8 @@ def _end(history: History, lines: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 def reported(context: RootContext, task_id: str, agent_id: str) -> dict[str, Any]:
     """Return what a living agent's files say that its record says: what it last reported."""
     try:
-        lines = _lines(context.places.progress(task_id, agent_id))
-        found = _lines(context.places.findings(task_id, agent_id))
+        lines = _lines(context.layout.progress(task_id, agent_id))
+        found = _lines(context.layout.findings(task_id, agent_id))
     except InvalidId:
         return {}  # One of the old system's, which has no files of ours.
     said: dict[str, Any] = {}

@@ -22,7 +22,7 @@ from orchestrator_core.reconcile.legacy.reconstruct import reconstruct_from_file
 from orchestrator_core.reconcile.merge import merge_global, merge_task
 from orchestrator_core.registry import new_global
 from orchestrator_core.registry.operations import find_agent
-from orchestrator_core.registry.partial_parse import left_of
+from orchestrator_core.registry.partial_parse import parse_what_is_left
 from orchestrator_core.saga import Context, step_name
 from orchestrator_core.system import durable
 from orchestrator_core.system.clock import timestamp
@@ -45,7 +45,7 @@ def derive_receipts(
         NotFound: No task is known to have had such an agent.
     """
     task_id = labels.get("task_id") or _task_with(context, agent_id)
-    document = context.task_registry(task_id).peek() or {}
+    document = context.task_registry(task_id).read_or_none() or {}
     record = find_agent(document, agent_id) or _unknown_record(agent_id)
     values = {"task_id": task_id, "record": record, "entry": {"task_id": task_id}}
     ids_only = Context(agent_id, values)
@@ -53,9 +53,9 @@ def derive_receipts(
 
 
 def _task_with(context: RootContext, agent_id: str) -> str:
-    for task_id in context.places.task_ids():
-        document = context.task_registry(task_id).peek() or {}
-        if find_agent(document, agent_id) or context.places.run(task_id, agent_id).exists():
+    for task_id in context.layout.task_ids():
+        document = context.task_registry(task_id).read_or_none() or {}
+        if find_agent(document, agent_id) or context.layout.run_dir(task_id, agent_id).exists():
             return task_id
     raise NotFound(f"no task is known to have had the agent {agent_id!r}")
 
@@ -64,7 +64,7 @@ def _unknown_record(agent_id: str) -> dict[str, Any]:
     return {
         "id": agent_id,
         "type": agent_id.rsplit("-", 2)[0],
-        "tmux_session": ids.session_of(agent_id),
+        "tmux_session": ids.session_name(agent_id),
         "parent": ORCHESTRATOR,
         "status": Status.RUNNING.value,
     }
@@ -86,13 +86,13 @@ def task_document(
     if not, and if they are not among the kept ones yet.
     """
     registry = context.task_registry(task_id)
-    listed = (context.global_registry.peek() or {}).get("tasks", {}).get(task_id, {})
+    listed = (context.global_registry.read_or_none() or {}).get("tasks", {}).get(task_id, {})
     otherwise = {
         "task_id": task_id,
         "task_description": listed.get("description", ""),
         "created_at": listed.get("created_at") or timestamp(),
-        "workspace": str(context.places.task(task_id)),
-        "workspace_base": str(context.places.root),
+        "workspace": str(context.layout.task(task_id)),
+        "workspace_base": str(context.layout.root),
         "status": listed.get("status", "INITIALIZED"),
         "key": listed.get("key"),
         "max_agents": context.limits.max_agents,
@@ -121,17 +121,18 @@ def global_document(
         (heard or EvidenceStore(context, sagas)).of(),
         fresh=new_global(),
         tasks={
-            task_id: context.task_registry(task_id).peek() for task_id in context.places.task_ids()
+            task_id: context.task_registry(task_id).read_or_none()
+            for task_id in context.layout.task_ids()
         },
     )
 
 
 def previous_versions(registry: Registry, damaged: bytes | None = None) -> list[Document]:
     """Return what can be read of a registry's damaged and superseded copies, the newest first."""
-    copies = [] if damaged is None else [left_of(damaged, registry.kind)]
-    for path in registry.kept():
+    copies = [] if damaged is None else [parse_what_is_left(damaged, registry.schema)]
+    for path in registry.quarantined():
         try:
-            copies.append(left_of(durable.read(path), registry.kind))
+            copies.append(parse_what_is_left(durable.read(path), registry.schema))
         except (FileNotFoundError, StorageError):
             continue  # A directory was in its place; or it is gone by now.
     return copies

@@ -19,8 +19,8 @@ import msgspec
 from orchestrator_core.exceptions import NotFound, OrchestratorError, StorageError
 from orchestrator_core.reconcile.evidence import EvidenceStore
 from orchestrator_core.reconcile.rebuild import global_document, task_document
-from orchestrator_core.registry.partial_parse import agent_of, left_of
-from orchestrator_core.registry.snapshot import glance
+from orchestrator_core.registry.partial_parse import agent_of, parse_what_is_left
+from orchestrator_core.registry.snapshot_cache import read_snapshot
 from orchestrator_core.system import durable
 from orchestrator_core.system.deprecation import warn_renamed
 from orchestrator_core.system.names import check_id, is_id
@@ -119,17 +119,17 @@ def _wanted(
     if only_global:
         yield None
     elif task_id is not None:
-        if not context.places.task(check_id("task", task_id)).is_dir():
+        if not context.layout.task(check_id("task", task_id)).is_dir():
             raise NotFound(f"there is no task {task_id!r}")
         yield task_id
     else:
-        yield from sorted({*context.places.task_ids(), *_without_registry(context)})
+        yield from sorted({*context.layout.task_ids(), *_without_registry(context)})
         yield None
 
 
 def _without_registry(context: RootContext) -> Iterator[str]:
     """Yield the tasks whose registry is gone, without a trace but for their directories."""
-    for path in context.places.root.glob("TASK-*/logs"):
+    for path in context.layout.root.glob("TASK-*/logs"):
         if is_id(path.parent.name):
             yield path.parent.name
 
@@ -166,13 +166,13 @@ def _unknown(registry: Registry, task_id: str | None, why: str) -> RegistryRepai
 
 def _seen(registry: Registry, task_id: str | None, make: Make) -> RegistryRepair:
     """Compare without a lock, and without changing anything."""
-    found = glance(registry)
-    if found.refused:
-        return _unknown(registry, task_id, found.refused)
+    found = read_snapshot(registry)
+    if found.unreadable:
+        return _unknown(registry, task_id, found.unreadable)
     data = _bytes(registry) if found.damage else None
     wanted = make(copy.deepcopy(found.document), data)
-    registry.kind.derive(wanted)
-    before = found.document if data is None else left_of(data, registry.kind)
+    registry.schema.derive(wanted)
+    before = found.document if data is None else parse_what_is_left(data, registry.schema)
     return RegistryRepair(
         registry=str(registry.path),
         task_id=task_id,
@@ -191,10 +191,10 @@ def _applied(registry: Registry, seen: RegistryRepair, make: Make) -> RegistryRe
         found.append(copy.deepcopy(present))
         return make(present, None)
 
-    asides = registry.mend(mend)
+    asides = registry.repair(mend)
     before = found[0]
     if before is None:
-        before = left_of(damaged, registry.kind) if damaged is not None else {}
+        before = parse_what_is_left(damaged, registry.schema) if damaged is not None else {}
     return attrs.evolve(
         seen,
         differences=tuple(differences(before, registry.read())),

@@ -9,7 +9,7 @@ and crowds; :mod:`.kinds` says what is in the two.
 
 from __future__ import annotations
 
-from orchestrator_core.registry.document import Document, Kind
+from orchestrator_core.registry.document import Document, Schema
 from orchestrator_core.registry.schema import (
     GLOBAL,
     TASK,
@@ -17,15 +17,15 @@ from orchestrator_core.registry.schema import (
     new_global,
     task_registry,
 )
-from orchestrator_core.registry.store import Aside, Registry
+from orchestrator_core.registry.store import Quarantined, Registry
 
 __all__ = [
     "GLOBAL",
     "TASK",
-    "Aside",
     "Document",
-    "Kind",
+    "Quarantined",
     "Registry",
+    "Schema",
     "global_registry",
     "new_global",
     "task_registry",

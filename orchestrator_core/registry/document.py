@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 Document: TypeAlias = dict[str, Any]
 
 
-class Damage(Exception):
+class InvalidDocument(Exception):
     """A document cannot be used; says why. Stays inside this package."""
 
 
-class Kind(NamedTuple):
+class Schema(NamedTuple):
     """One kind of document."""
 
     name: str  #: For messages: "task registry".
-    collections: Mapping[str, type[list[Any] | dict[str, Any]]]  #: Its fields of entries.
+    entry_fields: Mapping[str, type[list[Any] | dict[str, Any]]]  #: Its fields of entries.
     derive: Callable[[Document], None]  #: Set every counter from what is counted. Idempotent.
     migrations: tuple[Callable[[Document], None], ...]
     """``migrations[n]`` turns version *n*, in place, into *n* + 1. No version is version 0."""
-    tallies: frozenset[str] = frozenset()  #: Its fields of counts that cannot be derived.
+    count_fields: frozenset[str] = frozenset()  #: Its fields of counts that cannot be derived.
 
     @property
     def version(self) -> int:
@@ -41,7 +41,7 @@ class Kind(NamedTuple):
         return len(self.migrations)
 
 
-def encode(document: Document, kind: Kind) -> bytes:
+def encode(document: Document, schema: Schema) -> bytes:
     """
     Return a document as it is written.
 
@@ -50,13 +50,13 @@ def encode(document: Document, kind: Kind) -> bytes:
     """
     try:
         # A field of entries stands for itself first: all others are encoded at once.
-        fields = [{name: 0 if name in kind.collections else document[name]} for name in document]
+        fields = [{name: 0 if name in schema.entry_fields else document[name]} for name in document]
         lines = [b"  " + line[1:-1] for line in _lines(fields)]
         for place, name in enumerate(document):
-            if name in kind.collections:
+            if name in schema.entry_fields:
                 lines[place] = lines[place][:-1] + _entries(document[name])
     except (TypeError, ValueError, RecursionError) as error:  # ValueError: not Unicode
-        raise InvalidInput(f"{kind.name}: cannot be written as JSON: {error}") from error
+        raise InvalidInput(f"{schema.name}: cannot be written as JSON: {error}") from error
     return b"{\n" + b",\n".join(lines) + b"\n}\n"
 
 
@@ -87,7 +87,7 @@ def _lines(entries: list[Any]) -> list[bytes]:
     return _line(spread)[1:-1].split(_SEPARATOR)
 
 
-def decode(data: bytes, kind: Kind) -> tuple[Document, int]:
+def decode(data: bytes, schema: Schema) -> tuple[Document, int]:
     """
     Return the document in its present version, and the version it was written in.
 
@@ -97,44 +97,45 @@ def decode(data: bytes, kind: Kind) -> tuple[Document, int]:
     """
     document = _parse(data)
     if not isinstance(document, dict):
-        raise Damage("it is not a JSON object")
+        raise InvalidDocument("it is not a JSON object")
     written = document.get("schema_version", 0)
     if not isinstance(written, int) or isinstance(written, bool) or written < 0:
-        raise Damage("its schema_version is no version")
-    if written > kind.version:
+        raise InvalidDocument("its schema_version is no version")
+    if written > schema.version:
         raise RegistryTooNew(
-            f"{kind.name} has schema version {written}, and {kind.version} is the newest known here"
+            f"{schema.name} has schema version {written}, and {schema.version} is the newest "
+            "known here"
         )
     if written == 0:
-        for name, collection in kind.collections.items():
+        for name, collection in schema.entry_fields.items():
             document.setdefault(name, collection())
-        for name in kind.tallies:
+        for name in schema.count_fields:
             document.setdefault(name, {})
-    check(document, kind)
-    for version in range(written, kind.version):
-        kind.migrations[version](document)
+    check(document, schema)
+    for version in range(written, schema.version):
+        schema.migrations[version](document)
         document["schema_version"] = version + 1
     return document, written
 
 
-def check(document: Document, kind: Kind) -> None:
+def check(document: Document, schema: Schema) -> None:
     """
     See that what is walked through can be walked through.
 
     Raises:
         Damage: It cannot.
     """
-    for name, collection in kind.collections.items():
+    for name, collection in schema.entry_fields.items():
         value = document.get(name)
         if not isinstance(value, collection):
-            raise Damage(f"its {name!r} is not {_JSON_NAMES[collection]}")
+            raise InvalidDocument(f"its {name!r} is not {_JSON_NAMES[collection]}")
         entries: Iterable[Any] = value.values() if isinstance(value, dict) else value
         if not set(map(type, entries)) <= {dict}:
-            raise Damage(f"its {name!r} holds something that is no object")
-    for name in kind.tallies:
+            raise InvalidDocument(f"its {name!r} holds something that is no object")
+    for name in schema.count_fields:
         tally = document.get(name)
         if not isinstance(tally, dict) or not all(isinstance(n, int) for n in tally.values()):
-            raise Damage(f"its {name!r} is not an object of counts")
+            raise InvalidDocument(f"its {name!r} is not an object of counts")
 
 
 _JSON_NAMES: dict[type, str] = {list: "an array", dict: "an object"}
@@ -155,4 +156,4 @@ def _parse_leniently(data: bytes, why: Exception) -> object:
         text = json.dumps(json.loads(data), ensure_ascii=False)
         return json.loads(text.encode("utf-8", "replace"))
     except (ValueError, RecursionError):
-        raise Damage(str(why) or type(why).__name__) from why
+        raise InvalidDocument(str(why) or type(why).__name__) from why

@@ -10,15 +10,15 @@ def _names(text: str) -> frozenset[str]:
 # --- of an agent's record ---------------------------------------------------------------------
 
 #: Never change once they are written.
-FIXED = _names("id type tmux_session started_at prompt key deadline_at tracked_files")
+IMMUTABLE = _names("id type tmux_session started_at prompt key deadline_at tracked_files")
 
 #: Are there only when the agent's life is over.
-END = _names(
+TERMINAL = _names(
     "completed_at end_reason exit_code exit_signal terminated_at termination_reason "
     "auto_cleanup_result auto_cleanup_timestamp auto_cleanup_error"
 )
 
-RECORD = FIXED | END | _names("parent depth status progress message last_update")
+RECORD = IMMUTABLE | TERMINAL | _names("parent depth status progress message last_update")
 
 # --- of a document ----------------------------------------------------------------------------
 
@@ -29,13 +29,13 @@ GLOBAL_CONTENT = _names(
 )
 
 #: Are about this copy of a document, and no other.
-COPY = _names("schema_version damaged")
+PER_COPY = _names("schema_version damaged")
 
 #: Are nowhere but at the top of a document.
-TOP = (
+TOP_LEVEL = (
     TASK_CONTENT
     | GLOBAL_CONTENT
-    | COPY
+    | PER_COPY
     | _names(
         "task_description workspace workspace_base client_cwd priority "
         "max_agents max_depth max_concurrent"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _PATIENCE_S = 2.0  #: It writes for milliseconds.
 
 
-def read_when_written(path: Path) -> bytes:
+def read_when_unlocked(path: Path) -> bytes:
     """
     Return what is in a file when nobody holds its own lock.
 

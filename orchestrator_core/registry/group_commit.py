@@ -41,7 +41,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.registry.staging import Slots
+from orchestrator_core.registry.staging import StagingSlots
 from orchestrator_core.system import durable, locks
 from orchestrator_core.system.os_errors import storage_error, storage_errors
 
@@ -57,32 +57,32 @@ _RIDES = 3  #: So often it waits for others to settle for it, then it sees to it
 _DROP_S = 10.0  #: Writers are quick. Were one not, what has failed would be tried again.
 
 
-class Editions:
+class CommitLog:
     """The editions of the registry at *path*; *what* names it in messages."""
 
     def __init__(self, path: Path, what: str) -> None:
         self.path = path
         self.what = what
-        self.slots = Slots(path)
+        self.slots = StagingSlots(path)
         #: The next registry, on its way to the disk.
         self.settling = f"{path.parent}/.{path.name}.settling"
 
 
-class Edition(NamedTuple):
+class PendingVersion(NamedTuple):
     """An edition that is written, and to be settled."""
 
     number: int
     drops: int  #: How often others had been dropped before.
 
 
-class Revision:
+class Transaction:
     """
     One revision of a registry, by one thread at a time: its locks, and what their holder may do.
 
     Closing it, or leaving its ``with`` block, lets go of whatever is held.
     """
 
-    def __init__(self, editions: Editions) -> None:
+    def __init__(self, editions: CommitLog) -> None:
         self._editions = editions
         self._path = editions.path
         self._writing = locks.LockFile(editions.path, what=editions.what)
@@ -143,13 +143,13 @@ class Revision:
         self._settling.acquire(take)
         self.lock(take)
 
-    def pending(self) -> Edition | None:
+    def pending(self) -> PendingVersion | None:
         """Return the newest edition if it is not settled yet."""
         if self.unsettled is None:
             return None
-        return Edition(self._numbers.written, self._numbers.drops)
+        return PendingVersion(self._numbers.written, self._numbers.drops)
 
-    def write(self, data: bytes) -> Edition | None:
+    def write(self, data: bytes) -> PendingVersion | None:
         """
         Write a new edition, and return it; None if it is in its place already.
 
@@ -163,7 +163,7 @@ class Revision:
             self._has_replaced = True
             return None
         numbers = self._numbers
-        edition = Edition(max(numbers.written, numbers.settled) + 1, numbers.drops)
+        edition = PendingVersion(max(numbers.written, numbers.settled) + 1, numbers.drops)
         self._editions.slots.write(edition.number, data)
         with storage_errors("write", self._path):
             self._set(_WRITTEN, edition.number)  # With this it is there.
@@ -197,7 +197,7 @@ class Revision:
 
     # --- settling ----------------------------------------------------------------------------
 
-    def settle(self, edition: Edition | None, take: Acquire) -> None:
+    def settle(self, edition: PendingVersion | None, take: Acquire) -> None:
         """
         See to it that what was written is on the disk, whoever has done it.
 
@@ -229,7 +229,7 @@ class Revision:
         except StorageError as error:
             raise StorageError(str(error), hint=UNKNOWN) from error.__cause__
 
-    def _goes_with_another(self, edition: Edition, take: Acquire) -> bool:
+    def _goes_with_another(self, edition: PendingVersion, take: Acquire) -> bool:
         """Wait while others settle; if that is not settled then, have the queue's lock."""
         for _ in range(_RIDES):
             try:
@@ -248,7 +248,7 @@ class Revision:
         self._queue.acquire(take, sign=False)
         return False
 
-    def _is_settled(self, edition: Edition) -> bool:
+    def _is_settled(self, edition: PendingVersion) -> bool:
         numbers = self._read()
         if numbers.drops == edition.drops:
             return numbers.settled >= edition.number

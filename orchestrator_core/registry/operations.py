@@ -19,7 +19,7 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.model.status import is_active
-from orchestrator_core.registry.schema import had_agents, let_ended_go
+from orchestrator_core.registry.schema import mark_had_agents, move_ended_to_counts
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -56,7 +56,7 @@ def depth_below(document: Document, parent: str) -> int:
 
     Raises:
         NotFound: The task has no such agent.
-        InvalidInput: The parent's life is over.
+        InvalidInput: The parent's life is excluded.
     """
     if parent == ORCHESTRATOR:
         return 1
@@ -74,9 +74,11 @@ def depth_of(record: Mapping[str, Any]) -> int:
     return depth if isinstance(depth, int) else 1
 
 
-def check_task_limits(document: Document, parent: str, limits: Limits, *, at_least: int = 1) -> int:
+def check_task_limits(
+    document: Document, parent: str, limits: Limits, *, min_depth: int = 1
+) -> int:
     """
-    Return the depth a new agent would have: below its parent, and not above *at_least*.
+    Return the depth a new agent would have: below its parent, and not above *min_depth*.
 
     Raises:
         LimitReached: It would be one too many for the task, or too deep.
@@ -85,7 +87,7 @@ def check_task_limits(document: Document, parent: str, limits: Limits, *, at_lea
     """
     if len(document.get("agents", ())) >= limits.max_agents:
         raise LimitReached(f"the task has had its {limits.max_agents} agents")
-    depth = max(depth_below(document, parent), at_least)
+    depth = max(depth_below(document, parent), min_depth)
     if depth > limits.max_depth:
         raise LimitReached(f"its depth would be {depth}, and {limits.max_depth} is the deepest")
     return depth
@@ -96,7 +98,7 @@ def add_agent(document: Document, record: Mapping[str, Any], limits: Limits) -> 
     if find_agent(document, record["id"]) is not None:
         return
     parent = record["parent"]
-    depth = check_task_limits(document, parent, limits, at_least=record.get("depth", 1))
+    depth = check_task_limits(document, parent, limits, min_depth=record.get("depth", 1))
     document.setdefault("agents", []).append({**record, "depth": depth})
     document.setdefault("agent_hierarchy", {}).setdefault(parent, []).append(record["id"])
 
@@ -155,12 +157,12 @@ def descendants_of(document: Document, agent_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def is_over(record: Mapping[str, Any]) -> bool:
+def is_finished(record: Mapping[str, Any]) -> bool:
     """Tell whether an agent has ended and its record says what became of all it held."""
     return not is_active(record.get("status")) and "auto_cleanup_result" in record
 
 
-def adopt_children(document: Document, agent_id: str) -> list[str]:
+def orphan_children(document: Document, agent_id: str) -> list[str]:
     """Let an agent's living children belong to the orchestrator; return them. Depths stay."""
     adopted = [child for child in children_of(document, agent_id) if is_active(child.get("status"))]
     hierarchy = document.setdefault("agent_hierarchy", {})
@@ -179,10 +181,10 @@ def adopt_children(document: Document, agent_id: str) -> list[str]:
 
 
 def check_global_limits(
-    document: Document, key: str | None, limits: Limits, *, over: Container[str] = ()
+    document: Document, key: str | None, limits: Limits, *, excluded: Container[str] = ()
 ) -> None:
     """
-    See whether one agent more may live; those that are *over* do not count.
+    See whether one agent more may live; the *excluded* do not count.
 
     Raises:
         KeyTaken: One lives under this key.
@@ -194,35 +196,37 @@ def check_global_limits(
         if holder is not None:
             raise KeyTaken(key, holder)
     living = sum(
-        1 for name, entry in agents.items() if is_active(entry.get("status")) and name not in over
+        1
+        for name, entry in agents.items()
+        if is_active(entry.get("status")) and name not in excluded
     )
     if living >= limits.max_concurrent:
         raise LimitReached(f"{living} agents are alive, and {limits.max_concurrent} may be")
 
 
-def enter_agent(
+def add_live(
     document: Document,
     agent_id: str,
     entry: Mapping[str, Any],
     limits: Limits,
     *,
-    over: Container[str] = (),
+    excluded: Container[str] = (),
 ) -> None:
-    """Enter a living agent; checks its key and the limits, for which those *over* do not count."""
+    """Add a live agent; checks its key and the limits, which do not count the *excluded*."""
     agents = document.setdefault("agents", {})
     if agent_id not in agents:
-        check_global_limits(document, entry.get("key"), limits, over=over)
+        check_global_limits(document, entry.get("key"), limits, excluded=excluded)
         agents[agent_id] = dict(entry)
 
 
-def adopt_entries(document: Document, agent_id: str) -> None:
+def orphan_entries(document: Document, agent_id: str) -> None:
     """Let the entries of an agent's children belong to the orchestrator."""
     for entry in document.get("agents", {}).values():
         if entry.get("parent") == agent_id:
             entry["parent"] = ORCHESTRATOR
 
 
-def leave_agent(document: Document, agent_id: str, status: str | None) -> bool:
+def remove_live(document: Document, agent_id: str, status: str | None) -> bool:
     """
     Take an agent out, and count its end once, under *status*; None: it never was.
 
@@ -234,6 +238,6 @@ def leave_agent(document: Document, agent_id: str, status: str | None) -> bool:
     if status is not None:
         ended = document.setdefault("ended", {})
         ended[status] = ended.get(status, 0) + 1
-        had_agents(document.get("tasks", {}), entry)
-        let_ended_go(document)
+        mark_had_agents(document.get("tasks", {}), entry)
+        move_ended_to_counts(document)
     return True

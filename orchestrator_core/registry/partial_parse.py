@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from orchestrator_core.exceptions import RegistryTooNew
 from orchestrator_core.registry import fields
-from orchestrator_core.registry.document import Damage, decode
+from orchestrator_core.registry.document import InvalidDocument, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from orchestrator_core.registry.document import Document, Kind
+    from orchestrator_core.registry.document import Document, Schema
 
 Span: TypeAlias = tuple[int, int]
 
@@ -36,21 +36,21 @@ _MARKS = ("type", "tmux_session", "status", "parent", "started_at", "tracked_fil
 _MARKS_NEEDED = 2  #: Of these an object has, besides an id, if it is an agent's record.
 
 
-def left_of(data: bytes, kind: Kind) -> Document:
+def parse_what_is_left(data: bytes, schema: Schema) -> Document:
     """Return a document: all of it if it is whole, or what can be read of it, perhaps nothing."""
     try:
-        return decode(data, kind)[0]
-    except (Damage, RegistryTooNew):
+        return decode(data, schema)[0]
+    except (InvalidDocument, RegistryTooNew):
         pass
     text, reader = data.decode("utf-8", "replace"), _Reader()
     document: Document = {
-        name: value for name, value in _fields(text, reader) if name not in kind.collections
+        name: value for name, value in _fields(text, reader) if name not in schema.entry_fields
     }
-    for name, collection in kind.collections.items():
+    for name, collection in schema.entry_fields.items():
         document[name] = (
             list(_records(text, reader)) if collection is list else _entries(text, name, reader)
         )
-    for name in kind.tallies:
+    for name in schema.count_fields:
         counts = document.get(name)
         document[name] = _counts(counts) if isinstance(counts, dict) else {}
     return document
@@ -73,16 +73,18 @@ def agent_of(record: dict[str, Any]) -> str | None:
 def _fields(text: str, reader: _Reader) -> Iterator[tuple[str, Any]]:
     lines = list(_LINE_KEY.finditer(text))
     if not lines:
-        yield from _pairs(text[text.find("{") + 1 :], fields.TOP, reader)  # It is all on one line.
+        yield from _pairs(
+            text[text.find("{") + 1 :], fields.TOP_LEVEL, reader
+        )  # It is all on one line.
         return
     outermost = min(len(found[1].expandtabs()) for found in lines)
     own = [found for found in lines if len(found[1].expandtabs()) == outermost]
-    if not {_meant(found[2], fields.TOP) for found in own} & fields.TOP:
+    if not {_meant(found[2], fields.TOP_LEVEL) for found in own} & fields.TOP_LEVEL:
         return  # These are the lines of something deeper; the document's own are lost.
     for found in own:
         value = reader.read(text, found.end())
         if value is not None:
-            yield _meant(found[2], fields.TOP), value[0]
+            yield _meant(found[2], fields.TOP_LEVEL), value[0]
 
 
 def _counts(counts: dict[str, Any]) -> dict[str, int]:
@@ -130,7 +132,7 @@ def _torn_records(gap: str, reader: _Reader, *, is_flat: bool) -> Iterator[dict[
         record = {
             name: value
             for name, value in _pairs(piece, fields.RECORD, reader)
-            if name not in fields.TOP
+            if name not in fields.TOP_LEVEL
         }
         if _is_record(record):
             yield {**record, "id": agent_of(record)}

@@ -14,38 +14,40 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.model.status import is_active
-from orchestrator_core.registry.document import Kind
+from orchestrator_core.registry.document import Schema
 from orchestrator_core.registry.store import Registry
 from orchestrator_core.system.clock import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator_core.model.layout import Places
+    from orchestrator_core.model.layout import Layout
     from orchestrator_core.registry.document import Document
-    from orchestrator_core.registry.store import Aside
+    from orchestrator_core.registry.store import Quarantined
 
 
 def _derive_task(document: Document) -> None:
     agents = document["agents"]
-    active = sum(map(is_live, agents))
+    active = sum(is_active(agent.get("status")) for agent in agents)
     document["total_spawned"] = len(agents)
     document["active_count"] = active
     document["completed_count"] = len(agents) - active  # ended, however
 
 
 def _derive_global(document: Document) -> None:
-    _let_past_tasks_go(document)
+    _move_past_tasks_to_count(document)
     tasks, agents = document["tasks"], document["agents"]
-    active = {task_id for task_id, task in tasks.items() if is_live(task)}
+    active = {task_id for task_id, task in tasks.items() if is_active(task.get("status"))}
     document["total_tasks"] = len(tasks) + _count(document.get("past_tasks"))
-    living = {str(agent.get("task_id")) for agent in agents.values() if is_live(agent)}
+    living = {
+        str(agent.get("task_id")) for agent in agents.values() if is_active(agent.get("status"))
+    }
     document["active_tasks"] = len(active | living)
     document["total_agents_spawned"] = len(agents) + sum(document["ended"].values())
-    document["active_agents"] = sum(map(is_live, agents.values()))
+    document["active_agents"] = sum(is_active(agent.get("status")) for agent in agents.values())
 
 
-def _let_past_tasks_go(document: Document) -> None:
+def _move_past_tasks_to_count(document: Document) -> None:
     """
     Count the tasks whose agents are all gone in ``past_tasks``, and list them no more.
 
@@ -54,7 +56,7 @@ def _let_past_tasks_go(document: Document) -> None:
     """
     tasks, busy = document["tasks"], _busy_tasks(document)
     for task_id in busy & tasks.keys():
-        if not _is_old(tasks[task_id]):
+        if not _is_legacy(tasks[task_id]):
             tasks[task_id]["had_agents"] = True
     past = [
         task_id
@@ -67,12 +69,12 @@ def _let_past_tasks_go(document: Document) -> None:
         document["past_tasks"] = _count(document.get("past_tasks")) + len(past)
 
 
-def _is_old(task: dict[str, Any]) -> bool:
+def _is_legacy(task: dict[str, Any]) -> bool:
     """Tell whether the old system has listed a task: then it stays as it is until an agent ends."""
     return "created_at" in task and "key" not in task
 
 
-def let_ended_go(document: Document) -> None:
+def move_ended_to_counts(document: Document) -> None:
     """
     Count the ended agents that the old system left among the living, and list them no more.
 
@@ -82,13 +84,13 @@ def let_ended_go(document: Document) -> None:
     agents, tasks = document.get("agents", {}), document.get("tasks", {})
     ended = document.setdefault("ended", {})
     for agent_id, agent in list(agents.items()):
-        if not is_live(agent):
+        if not is_active(agent.get("status")):
             del agents[agent_id]
             ended[agent["status"]] = ended.get(agent["status"], 0) + 1
-            had_agents(tasks, agent)
+            mark_had_agents(tasks, agent)
 
 
-def had_agents(tasks: dict[str, Any], agent: dict[str, Any]) -> None:
+def mark_had_agents(tasks: dict[str, Any], agent: dict[str, Any]) -> None:
     """Note at an agent's task that it had some: without any left, it is past."""
     task = tasks.get(str(agent.get("task_id")))
     if task is not None:
@@ -104,12 +106,6 @@ def _count(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def is_live(entry: dict[str, Any]) -> bool:
-    """Tell whether a record's subject lives: so it is, if nothing says that it ended."""
-    status = entry.get("status")
-    return not isinstance(status, str) or is_active(status.lower())
-
-
 def _task_from_0(_document: Document) -> None:
     """Version 0 is the old system's: the same names, without a version."""
 
@@ -118,34 +114,34 @@ def _global_from_0(_document: Document) -> None:
     """In version 0 the ended agents stayed; they go when the next one ends: let_ended_go."""
 
 
-TASK = Kind(
+TASK = Schema(
     name="task registry",
-    collections={"agents": list},
+    entry_fields={"agents": list},
     derive=_derive_task,
     migrations=(_task_from_0,),
 )
 
-GLOBAL = Kind(
+GLOBAL = Schema(
     name="global registry",
-    collections={"tasks": dict, "agents": dict},
-    tallies=frozenset({"ended"}),
+    entry_fields={"tasks": dict, "agents": dict},
+    count_fields=frozenset({"ended"}),
     derive=_derive_global,
     migrations=(_global_from_0,),
 )
 
 
 def task_registry(
-    places: Places,
+    layout: Layout,
     task_id: str,
     *,
     rebuild: Callable[[], Document | None] | None = None,
-    on_damage: Callable[[Aside], None] | None = None,
+    on_damage: Callable[[Quarantined], None] | None = None,
     lock_timeout_s: float = 10.0,
 ) -> Registry:
     """Return the registry of one task."""
     return Registry(
-        places.task_registry(task_id),
-        kind=TASK,
+        layout.task_registry(task_id),
+        schema=TASK,
         rebuild=rebuild,
         on_damage=on_damage,
         lock_timeout_s=lock_timeout_s,
@@ -153,10 +149,10 @@ def task_registry(
 
 
 def global_registry(
-    places: Places,
+    layout: Layout,
     *,
     rebuild: Callable[[], Document | None] | None = None,
-    on_damage: Callable[[Aside], None] | None = None,
+    on_damage: Callable[[Quarantined], None] | None = None,
     lock_timeout_s: float = 10.0,
 ) -> Registry:
     """
@@ -166,9 +162,9 @@ def global_registry(
     which there is less than there may be in journals.
     """
     return Registry(
-        places.global_registry,
-        kind=GLOBAL,
-        rebuild=rebuild or (lambda: _from_tasks(places)),
+        layout.global_registry,
+        schema=GLOBAL,
+        rebuild=rebuild or (lambda: _from_tasks(layout)),
         on_damage=on_damage,
         lock_timeout_s=lock_timeout_s,
     )
@@ -190,19 +186,19 @@ def new_global() -> Document:
     }
 
 
-def _from_tasks(places: Places) -> Document:
+def _from_tasks(layout: Layout) -> Document:
     """Rebuild the global document from what the tasks know. One that is damaged is left out."""
     document = new_global()
-    for task_id in places.task_ids():
-        task = task_registry(places, task_id).peek()
+    for task_id in layout.task_ids():
+        task = task_registry(layout, task_id).read_or_none()
         if task is not None:
-            document["tasks"][task_id] = entry_of_task(task)
+            document["tasks"][task_id] = task_entry(task)
             for agent in task["agents"]:
                 _count_in(document, task_id, agent)
     return document
 
 
-def entry_of_task(task: Document) -> dict[str, Any]:
+def task_entry(task: Document) -> dict[str, Any]:
     """Return what the global document says of a task, from the task's own."""
     entry = {
         "description": task.get("task_description", ""),
@@ -213,15 +209,15 @@ def entry_of_task(task: Document) -> dict[str, Any]:
     return {**entry, "had_agents": True} if task["agents"] else entry
 
 
-def entry_of_agent(task_id: str, agent: dict[str, Any]) -> dict[str, Any]:
+def agent_entry(task_id: str, agent: dict[str, Any]) -> dict[str, Any]:
     """Return what the global document says of a living agent, from its record."""
     known = ("type", "parent", "started_at", "tmux_session", "key", "deadline_at")
     return {"task_id": task_id, **{name: agent[name] for name in known if name in agent}}
 
 
 def _count_in(document: Document, task_id: str, agent: dict[str, Any]) -> None:
-    if is_live(agent):
-        document["agents"][str(agent.get("id"))] = entry_of_agent(task_id, agent)
+    if is_active(agent.get("status")):
+        document["agents"][str(agent.get("id"))] = agent_entry(task_id, agent)
     else:
         ended = document["ended"]
         ended[agent["status"]] = ended.get(agent["status"], 0) + 1

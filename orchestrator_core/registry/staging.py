@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Slots:
+class StagingSlots:
     """The two files beside the registry at *path*. Both need the document's lock."""
 
     def __init__(self, path: Path) -> None:

@@ -25,9 +25,9 @@ from orchestrator_core.exceptions import (
     StorageError,
 )
 from orchestrator_core.registry.batcher import of_this_thread
-from orchestrator_core.registry.document import Damage, check, decode, encode
-from orchestrator_core.registry.foreign_writer import read_when_written
-from orchestrator_core.registry.group_commit import UNKNOWN, Editions, Revision
+from orchestrator_core.registry.document import InvalidDocument, check, decode, encode
+from orchestrator_core.registry.foreign_writer import read_when_unlocked
+from orchestrator_core.registry.group_commit import UNKNOWN, CommitLog, Transaction
 from orchestrator_core.system import durable, locks
 from orchestrator_core.system.os_errors import storage_errors
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from orchestrator_core.registry.document import Document, Kind
-    from orchestrator_core.registry.group_commit import Edition
+    from orchestrator_core.registry.document import Document, Schema
+    from orchestrator_core.registry.group_commit import PendingVersion
     from orchestrator_core.system.locks import Acquire
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ T = TypeVar("T")
 _MENDINGS = 2
 
 
-class Aside(NamedTuple):
+class Quarantined(NamedTuple):
     """A damaged document that was just set aside."""
 
     registry: Path
@@ -66,7 +66,7 @@ class Registry:
     ``rebuild`` returns a document in place of a damaged one, from what else is
     known, or None if it cannot; without it damage is an error until a person
     has mended it. It is called with this registry's lock held, and must not
-    take another's: :meth:`peek` does not. ``on_damage`` is told of every
+    take another's: :meth:`read_or_none` does not. ``on_damage`` is told of every
     document set aside, after the lock was let go.
     """
 
@@ -74,20 +74,20 @@ class Registry:
         self,
         path: Path,
         *,
-        kind: Kind,
+        schema: Schema,
         rebuild: Callable[[], Document | None] | None = None,
-        on_damage: Callable[[Aside], None] | None = None,
+        on_damage: Callable[[Quarantined], None] | None = None,
         lock_timeout_s: float = 10.0,
     ) -> None:
         self.path = path
-        self.kind = kind
+        self.schema = schema
         self._rebuild = rebuild
         self._on_damage = on_damage
         self._lock_timeout_s = lock_timeout_s
 
     @functools.cached_property
-    def _editions(self) -> Editions:
-        return Editions(self.path, self.kind.name)
+    def _editions(self) -> CommitLog:
+        return CommitLog(self.path, self.schema.name)
 
     def read(self) -> Document:
         """
@@ -101,22 +101,22 @@ class Registry:
         """
         try:
             return self._load().document
-        except (FileNotFoundError, Damage):
+        except (FileNotFoundError, InvalidDocument):
             if not self.path.parent.is_dir():
                 raise self._not_found() from None
 
-        def mend(take: Acquire, told: list[Aside]) -> None:
-            with Revision(self._editions) as revision:
+        def repair(take: Acquire, told: list[Quarantined]) -> None:
+            with Transaction(self._editions) as revision:
                 self._mend(revision, take, told)
 
-        self._in_turn(mend)
+        self._in_turn(repair)
         return self._load().document
 
-    def peek(self) -> Document | None:
+    def read_or_none(self) -> Document | None:
         """Return the document if it can be used; None if not. Takes no lock, mends nothing."""
         try:
             return self._load().document
-        except (FileNotFoundError, Damage, RegistryTooNew, StorageError):
+        except (FileNotFoundError, InvalidDocument, RegistryTooNew, StorageError):
             return None
 
     def update(self, change: Callable[[Document], T]) -> T:
@@ -146,7 +146,7 @@ class Registry:
     def _update(self, change: Callable[[Document], T]) -> T:
         written: list[T] = []
 
-        def rewrite(revision: Revision, loaded: _Loaded | None) -> Edition | None:
+        def rewrite(revision: Transaction, loaded: _Loaded | None) -> PendingVersion | None:
             assert loaded is not None  # noqa: S101 - for the type: it may not be missing
             result = change(loaded.document)
             edition = self._store(revision, loaded)
@@ -161,19 +161,19 @@ class Registry:
         durable.make_directory(self.path.parent)
         created: list[bool] = []
 
-        def make(revision: Revision, loaded: _Loaded | None) -> Edition | None:
+        def make(revision: Transaction, loaded: _Loaded | None) -> PendingVersion | None:
             created.append(loaded is None)
             if loaded is not None:
                 return revision.pending()
-            document = {"schema_version": self.kind.version, **initial}
-            return self._store(revision, _Loaded(document, None, self.kind.version))
+            document = {"schema_version": self.schema.version, **initial}
+            return self._store(revision, _Loaded(document, None, self.schema.version))
 
         self._revise(make, may_be_missing=True)
         return created[0]
 
     # --- mending ---------------------------------------------------------------------------
 
-    def mend(self, mended: Callable[[Document | None], Document]) -> list[Aside]:
+    def repair(self, mended: Callable[[Document | None], Document]) -> list[Quarantined]:
         """
         Write what *mended* makes of the document, durably, if that is anything else.
 
@@ -185,15 +185,15 @@ class Registry:
             NotFound: Not even its directory is there.
             LockTimeout, RegistryTooNew, StorageError: As in :meth:`update`.
         """
-        asides: list[Aside] = []
+        asides: list[Quarantined] = []
 
-        def work(take: Acquire, told: list[Aside]) -> None:
-            with Revision(self._editions) as revision:
+        def work(take: Acquire, told: list[Quarantined]) -> None:
+            with Transaction(self._editions) as revision:
                 revision.lock_alone(take)
                 loaded: _Loaded | None = None
                 try:
                     loaded = self._newest(revision)
-                except Damage as damage:
+                except InvalidDocument as damage:
                     asides.append(self._set_aside(str(damage)))
                     told.append(asides[-1])
                 except FileNotFoundError:
@@ -207,23 +207,23 @@ class Registry:
 
     def _write_mended(
         self,
-        revision: Revision,
+        revision: Transaction,
         loaded: _Loaded | None,
         mended: Callable[[Document | None], Document],
-    ) -> Edition | None:
+    ) -> PendingVersion | None:
         if loaded is None:
-            document = {"schema_version": self.kind.version, **mended(None)}
-            kept = {"damaged": names} if (names := self._kept()) else {}
-            return self._store(revision, _Loaded({**document, **kept}, None, self.kind.version))
+            document = {"schema_version": self.schema.version, **mended(None)}
+            kept = {"damaged": names} if (names := self._quarantined_names()) else {}
+            return self._store(revision, _Loaded({**document, **kept}, None, self.schema.version))
         import copy  # noqa: PLC0415 - seldom needed, and imports weakref
 
         document = mended(copy.deepcopy(loaded.document))
-        self.kind.derive(document)
+        self.schema.derive(document)
         if document == loaded.document:
             return revision.pending()
         return self._store(revision, _Loaded(document, loaded.data, loaded.version))
 
-    def kept(self) -> list[Path]:
+    def quarantined(self) -> list[Path]:
         """
         Return the documents set aside as damaged, the newest first.
 
@@ -246,21 +246,21 @@ class Registry:
             data = durable.read(path)
         except StorageError:
             if _is_directory(path):
-                raise Damage("it is a directory") from None
+                raise InvalidDocument("it is a directory") from None
             raise
         try:
             return self._decoded(data)
-        except Damage:
-            return self._decoded(read_when_written(path))
+        except InvalidDocument:
+            return self._decoded(read_when_unlocked(path))
 
     def _decoded(self, data: bytes) -> _Loaded:
         try:
-            document, version = decode(data, self.kind)
+            document, version = decode(data, self.schema)
         except RegistryTooNew as error:
             raise RegistryTooNew(f"{self.path}: {error}") from None
         return _Loaded(document, data, version)
 
-    def _newest(self, revision: Revision) -> _Loaded:
+    def _newest(self, revision: Transaction) -> _Loaded:
         """Load the newest edition. Needs the document's lock."""
         if revision.unsettled is not None:
             return self._decoded(revision.unsettled)
@@ -268,7 +268,7 @@ class Registry:
 
     def _revise(
         self,
-        revise: Callable[[Revision, _Loaded | None], Edition | None],
+        revise: Callable[[Transaction, _Loaded | None], PendingVersion | None],
         *,
         may_be_missing: bool = False,
     ) -> None:
@@ -277,10 +277,10 @@ class Registry:
 
         It returns the edition that is to be settled.
         """
-        written: list[Edition | None] = []
-        revision = Revision(self._editions)
+        written: list[PendingVersion | None] = []
+        revision = Transaction(self._editions)
 
-        def work(take: Acquire, told: list[Aside]) -> None:
+        def work(take: Acquire, told: list[Quarantined]) -> None:
             comes_again = False
             try:
                 if not written:
@@ -305,47 +305,47 @@ class Registry:
 
     def _write(
         self,
-        revise: Callable[[Revision, _Loaded | None], Edition | None],
-        revision: Revision,
+        revise: Callable[[Transaction, _Loaded | None], PendingVersion | None],
+        revision: Transaction,
         take: Acquire,
-        told: list[Aside],
+        told: list[Quarantined],
         *,
         may_be_missing: bool,
-    ) -> Edition | None:
+    ) -> PendingVersion | None:
         while len(told) <= _MENDINGS:
             revision.lock(take)
-            with contextlib.suppress(Damage):
+            with contextlib.suppress(InvalidDocument):
                 loaded = self._newest_or_none(revision)
-                if loaded is not None or (may_be_missing and not self._kept()):
+                if loaded is not None or (may_be_missing and not self._quarantined_names()):
                     edition = revise(revision, loaded)
                     revision.unlock()
                     return edition
             revision.unlock()
-            with Revision(self._editions) as mending:
+            with Transaction(self._editions) as mending:
                 self._mend(mending, take, told)
         raise RegistryDamaged(
-            f"{self.kind.name} {self.path} was damaged again as soon as it was mended: "
+            f"{self.schema.name} {self.path} was damaged again as soon as it was mended: "
             f"{told[-1].why}",
             hint="something keeps writing to it, or the disk does not keep what is written",
         )
 
-    def _newest_or_none(self, revision: Revision) -> _Loaded | None:
+    def _newest_or_none(self, revision: Transaction) -> _Loaded | None:
         try:
             return self._newest(revision)
         except FileNotFoundError:
             return None
 
-    def _store(self, revision: Revision, loaded: _Loaded) -> Edition | None:
+    def _store(self, revision: Transaction, loaded: _Loaded) -> PendingVersion | None:
         """Write a new edition, counters derived; return what is to be settled."""
         try:
-            check(loaded.document, self.kind)
-        except Damage as damage:
-            raise TypeError(f"{self.kind.name}: the change would break it: {damage}") from None
-        self.kind.derive(loaded.document)
-        data = encode(loaded.document, self.kind)
+            check(loaded.document, self.schema)
+        except InvalidDocument as damage:
+            raise TypeError(f"{self.schema.name}: the change would break it: {damage}") from None
+        self.schema.derive(loaded.document)
+        data = encode(loaded.document, self.schema)
         if data == loaded.data:
             return revision.pending()  # What it was read from may not be settled itself.
-        if loaded.version < self.kind.version:
+        if loaded.version < self.schema.version:
             self._keep_version(loaded.version)
         return revision.write(data)
 
@@ -360,23 +360,23 @@ class Registry:
 
     # --- damage ----------------------------------------------------------------------------
 
-    def _mend(self, revision: Revision, take: Acquire, told: list[Aside]) -> None:
+    def _mend(self, revision: Transaction, take: Acquire, told: list[Quarantined]) -> None:
         """See to it that there is a document that can be used, and that it is settled."""
         revision.lock_alone(take)
         try:
             self._newest(revision)
             edition = revision.pending()
-        except Damage as damage:
+        except InvalidDocument as damage:
             told.append(self._set_aside(str(damage)))
             edition = revision.write(self._rebuilt())
         except FileNotFoundError:
-            if not self._kept():
+            if not self._quarantined_names():
                 raise self._not_found() from None
             edition = revision.write(self._rebuilt())
         revision.unlock()
         revision.settle(edition, take)
 
-    def _set_aside(self, why: str) -> Aside:
+    def _set_aside(self, why: str) -> Quarantined:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         kept = self.path.with_name(f"{self.path.name}.damaged-{stamp}")
         with storage_errors("set aside", self.path):
@@ -384,35 +384,35 @@ class Registry:
             # we hold the lock, and time has passed since the last.
             os.rename(self.path, kept)  # noqa: PTH104 - see durable
         durable.fsync_directory(self.path.parent)
-        return Aside(self.path, kept, why)
+        return Quarantined(self.path, kept, why)
 
-    def _kept(self) -> list[str]:
+    def _quarantined_names(self) -> list[str]:
         """Return the names of the documents set aside, oldest first."""
         prefix = f"{self.path.name}.damaged-"
         with storage_errors("list", self.path.parent):
             return sorted(n for n in os.listdir(self.path.parent) if n.startswith(prefix))  # noqa: PTH208 - names are enough
 
     def _rebuilt(self) -> bytes:
-        kept = self._kept()
+        kept = self._quarantined_names()
         document = self._rebuild() if self._rebuild is not None else None
         if document is None:
             newest = self.path.with_name(kept[-1])
             raise RegistryDamaged(
-                f"{self.kind.name} {self.path} was damaged; it is kept as {newest}",
+                f"{self.schema.name} {self.path} was damaged; it is kept as {newest}",
                 hint=f"mend it, then: mv {newest} {self.path}",
             )
-        document = {"schema_version": self.kind.version, **document, "damaged": kept}
-        self.kind.derive(document)
-        return encode(document, self.kind)
+        document = {"schema_version": self.schema.version, **document, "damaged": kept}
+        self.schema.derive(document)
+        return encode(document, self.schema)
 
     def _not_found(self) -> NotFound:
-        return NotFound(f"there is no {self.kind.name} {self.path}")
+        return NotFound(f"there is no {self.schema.name} {self.path}")
 
     # --- the locks ----------------------------------------------------------------------------
 
-    def _in_turn(self, work: Callable[[Acquire, list[Aside]], None]) -> None:
+    def _in_turn(self, work: Callable[[Acquire, list[Quarantined]], None]) -> None:
         """Do *work*, which needs locks; afterwards, tell of what was set aside meanwhile."""
-        told: list[Aside] = []
+        told: list[Quarantined] = []
         try:
             locks.run_with_lock(lambda take: work(take, told), timeout_s=self._lock_timeout_s)
         except FileNotFoundError:
@@ -421,7 +421,7 @@ class Registry:
             for aside in told:
                 self._tell(aside)
 
-    def _tell(self, aside: Aside) -> None:
+    def _tell(self, aside: Quarantined) -> None:
         """A registry could not be used. It was kept aside, and made anew if that is known how."""
         import logging  # noqa: PLC0415 - seldom needed, and slow to import
 

@@ -38,7 +38,7 @@ def leaks(orch: Orchestrator) -> list[str]:
 
 
 def _sagas(orch: Orchestrator, context: RootContext) -> Iterator[str]:
-    for path in sorted(context.places.sagas.glob("*.jsonl")):
+    for path in sorted(context.layout.sagas.glob("*.jsonl")):
         try:
             state = orch.history(path.stem).state.value
         except OrchestratorError as error:
@@ -47,23 +47,23 @@ def _sagas(orch: Orchestrator, context: RootContext) -> Iterator[str]:
 
 
 def _sessions(_: Orchestrator, context: RootContext) -> Iterator[str]:
-    own = ids.cookie_of(context.root_id, "x")[:-1]
+    own = ids.process_cookie(context.root_id, "x")[:-1]
     for session in context.terminal.sessions():
         if (session.owner or "").startswith(own):
             yield f"session {session.name}"
 
 
 def _processes(_: Orchestrator, context: RootContext) -> Iterator[str]:
-    own = ids.cookie_of(context.root_id, "x")[:-1]
+    own = ids.process_cookie(context.root_id, "x")[:-1]
     for process in context.processes.marked(own):
         yield f"process {process.who.pid} ({process.name}) of {process.cookie.removeprefix(own)}"
 
 
 def _files(_: Orchestrator, context: RootContext) -> Iterator[str]:
-    root = context.places.root
+    root = context.layout.root
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
-        is_saga = path.parent == context.places.sagas and path.suffix == ".jsonl"  # told of above
+        is_saga = path.parent == context.layout.sagas and path.suffix == ".jsonl"  # told of above
         if not (path.is_dir() or is_saga or _KEPT.fullmatch(name)):
             yield f"file {name}"
 

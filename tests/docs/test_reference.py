@@ -12,8 +12,7 @@ import pytest
 import orchestrator_core
 from orchestrator_core import AgentSpec, Orchestrator, saga
 from orchestrator_core.model import environment as inside
-from orchestrator_core.model import layout as places
-from orchestrator_core.model import limits
+from orchestrator_core.model import layout, limits
 from orchestrator_core.saga import history
 from orchestrator_core.testing import FakeTerminal
 
@@ -76,7 +75,7 @@ def test_every_kind_of_journal_line_is_named():
 
 def test_every_environment_variable_is_named():
     """Whoever sees a variable of ours finds what it means."""
-    known = {*places.ENVIRONMENT, *inside.RESERVED_ENV, *inside.HIDDEN_ENV}
+    known = {*layout.ENVIRONMENT, *inside.RESERVED_ENV, *inside.HIDDEN_ENV}
     known |= {*limits.VARIABLES.values()}
     known.add("ORCHESTRATOR_CONTAINMENT")
     assert set() == known - names_in(section("Environment"))

@@ -30,7 +30,7 @@ from under_fire import (
 from orchestrator_core.exceptions import LockTimeout, StorageError
 from orchestrator_core.registry import TASK, Registry
 from orchestrator_core.registry import staging as slots
-from orchestrator_core.registry.group_commit import Edition, Revision
+from orchestrator_core.registry.group_commit import PendingVersion, Transaction
 from orchestrator_core.system import durable, locks, threads
 
 
@@ -44,7 +44,7 @@ def registry(tmp_path):
 @pytest.fixture
 def nobody_alone(monkeypatch):
     """No update finds the settle lock free at its first look, though it is at its second."""
-    monkeypatch.setattr(Revision, "_settles_alone", lambda _: False)
+    monkeypatch.setattr(Transaction, "_settles_alone", lambda _: False)
 
 
 class SettleLock:
@@ -144,10 +144,10 @@ def test_who_comes_later_does_not_go_before_the_next_to_settle(registry):
 @pytest.mark.usefixtures("nobody_alone")
 def test_who_mends_waits_for_nobody_that_waits_for_it(registry):
     """It has the settle lock from the start; the next to settle has the queue's, and wants it."""
-    hasty = Registry(registry.path, kind=TASK, lock_timeout_s=1.0)
+    hasty = Registry(registry.path, schema=TASK, lock_timeout_s=1.0)
 
     with QueueLock(registry):
-        hasty.mend(lambda document: {**document, "note": "mended"})
+        hasty.repair(lambda document: {**document, "note": "mended"})
 
     assert "mended" == registry.read()["note"]
 
@@ -155,7 +155,7 @@ def test_who_mends_waits_for_nobody_that_waits_for_it(registry):
 def test_those_that_another_settles_for_look_at_the_same_time(registry, monkeypatch):
     """Were one to wait until the other has looked, a crowd would spend its time on being told."""
     both, looks = threading.Barrier(2), []
-    real = Revision._is_settled
+    real = Transaction._is_settled
 
     def is_settled(self, edition):
         looks.append(real(self, edition))
@@ -163,7 +163,7 @@ def test_those_that_another_settles_for_look_at_the_same_time(registry, monkeypa
             both.wait(20)
         return looks[-1]
 
-    monkeypatch.setattr(Revision, "_is_settled", is_settled)
+    monkeypatch.setattr(Transaction, "_is_settled", is_settled)
     with SettleLock(registry):
         next_to_settle, errors = start(functools.partial(add, registry, "a0"))
         wait_for_waiting(registry, "settle.lock", 1)
@@ -237,7 +237,7 @@ def test_an_update_refused_at_any_call_is_an_error_of_ours_or_no_error(registry,
 def unsettled(registry):
     """An edition that was written on top of another, and nobody has settled."""
     add(registry, "before")
-    hasty = Registry(registry.path, kind=TASK, lock_timeout_s=0.05)
+    hasty = Registry(registry.path, schema=TASK, lock_timeout_s=0.05)
     with SettleLock(registry), pytest.raises(LockTimeout, match="it was written"):
         add(hasty, "unsettled")
     assert ["before"] == names(registry)
@@ -337,7 +337,7 @@ def test_who_cannot_have_a_thread_to_wait_in_leaves_no_file_open(registry, monke
 
 
 def test_who_waits_too_long_for_the_disk_is_told_that_it_is_written(registry):
-    hasty = Registry(registry.path, kind=TASK, lock_timeout_s=0.05)
+    hasty = Registry(registry.path, schema=TASK, lock_timeout_s=0.05)
     with SettleLock(registry), pytest.raises(LockTimeout, match="it was written") as timeout:
         add(hasty, "late")
     assert "unknown" in timeout.value.hint
@@ -403,21 +403,21 @@ def test_who_was_settled_before_a_failure_is_not_told_that_it_failed_nor_the_rev
         threads, errors = start(lambda: add(registry, "first"))
         wait_for_written(registry, 1)
     threads[0].join()
-    with Revision(registry._editions) as revision:
+    with Transaction(registry._editions) as revision:
         revision.lock(locks.nonblocking)
-        early, late = revision.pending() or Edition(1, 0), Edition(2, 0)
+        early, late = revision.pending() or PendingVersion(1, 0), PendingVersion(2, 0)
         revision._drop_pending()
     add(registry, "after")
 
-    with Revision(registry._editions) as revision:
+    with Transaction(registry._editions) as revision:
         revision.settle(early, locks.nonblocking)
-    with Revision(registry._editions) as revision, pytest.raises(StorageError) as dropped:
+    with Transaction(registry._editions) as revision, pytest.raises(StorageError) as dropped:
         revision.settle(late, locks.nonblocking)
     assert "" == dropped.value.hint
-    with Revision(registry._editions) as revision:
+    with Transaction(registry._editions) as revision:
         revision.lock(locks.nonblocking)
         revision._drop_pending()
-    with Revision(registry._editions) as revision, pytest.raises(StorageError) as forgotten:
+    with Transaction(registry._editions) as revision, pytest.raises(StorageError) as forgotten:
         revision.settle(late, locks.nonblocking)
     assert "unknown" in forgotten.value.hint
     assert [] == errors

@@ -72,7 +72,7 @@ def test_damage_set_aside_is_kept_once_however_its_finder_dies(places):
         path = registry_in(places()).path
         path.parent.mkdir()
         path.write_bytes(b'{"agents": [')
-        return Registry(path, kind=TASK, rebuild=lambda: {"agents": [{"id": "rebuilt"}]})
+        return Registry(path, schema=TASK, rebuild=lambda: {"agents": [{"id": "rebuilt"}]})
 
     for crash, registry in each_crash(Registry.read, damaged):
         assert ["rebuilt"] == names(registry), crash

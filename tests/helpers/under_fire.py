@@ -84,7 +84,7 @@ def each_crash(work, prepare):
 
 
 def registry_in(directory):
-    return Registry(directory / "AGENT_REGISTRY.json", kind=TASK)
+    return Registry(directory / "AGENT_REGISTRY.json", schema=TASK)
 
 
 def litter(directory):

@@ -17,7 +17,7 @@ from orchestrator_core import Status
 from orchestrator_core.deployment import steps
 from orchestrator_core.deployment.steps import OwnChildren, RegisterTask
 from orchestrator_core.exceptions import DeploymentError, WaitTimeout
-from orchestrator_core.model.outcome import ended
+from orchestrator_core.model.outcome import terminal_reason
 from orchestrator_core.saga import Observer
 from orchestrator_core.saga.encoding import make_entry
 
@@ -331,7 +331,7 @@ def test_a_child_that_ends_by_itself_just_then_has_its_own_end(scene, family):
         _meanwhile(family, until_closed=family.first) as ends,
     ):
         assert [] == ends
-        held.unwind(ended(Status.COMPLETED, "all done", by="report"))
+        held.unwind(terminal_reason(Status.COMPLETED, "all done", by="report"))
 
     [end] = ends
     assert {family.first: "parent", family.second: "report"} == {
@@ -464,7 +464,9 @@ def test_an_end_half_done_is_left_by_the_children_to_somebody_else(scene, family
     """The same, when its owner has died while he unwound it."""
     with family.orch._terminator.sagas.open(family.parent) as saga:
         # As it is when he dies just then.
-        saga._write(make_entry("unwind", why=ended(Status.FAILED, "it crashed", by="exit")))
+        saga._write(
+            make_entry("unwind", why=terminal_reason(Status.FAILED, "it crashed", by="exit"))
+        )
     with scene.fake.inside(f"agent_{family.first}"):
         found = scene.orchestrator().recover()
     assert ({}, (family.parent,)) == (found.unwound, found.busy)

@@ -14,7 +14,7 @@ import sys
 import pytest
 from support.world import wait_for_deaths
 
-from orchestrator_core.model.outcome import ended
+from orchestrator_core.model.outcome import terminal_reason
 from orchestrator_core.model.status import Status
 
 pytestmark = pytest.mark.tmux
@@ -124,7 +124,7 @@ def test_who_waits_tells_a_supervisor_that_was_not_told(scene, orch):
     """The caller died between its durable request and the signal: waiting is enough to end it."""
     agent = deploy(scene, orch, "sleep 1000")
     with orch._terminator.sagas.open(agent.id) as saga:
-        saga.request_end(ended(Status.COMPLETED, "done", by="report"))
+        saga.request_end(terminal_reason(Status.COMPLETED, "done", by="report"))
 
     end = orch.wait(agent.id, timeout_s=20)
 

@@ -12,22 +12,22 @@ YEARS_S = 10 * 366 * 86400
 
 
 def test_who_has_none_is_never_late():
-    labels = deadlines.labels(None)
+    labels = deadlines.deadline_labels(None)
 
-    assert (None, False) == (deadlines.deadline_of(labels), deadlines.is_over(labels))
+    assert (None, False) == (deadlines.monotonic_deadline(labels), deadlines.is_expired(labels))
 
 
 @pytest.mark.parametrize("by_s", [0, YEARS_S, -YEARS_S])
 def test_the_time_of_day_does_not_matter(monkeypatch, by_s):
-    later, now = deadlines.labels(3600.0), deadlines.labels(1e-9)
+    later, now = deadlines.deadline_labels(3600.0), deadlines.deadline_labels(1e-9)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + by_s)
 
-    assert (False, True) == (deadlines.is_over(later), deadlines.is_over(now))
+    assert (False, True) == (deadlines.is_expired(later), deadlines.is_expired(now))
 
 
 def test_it_is_told_by_the_time_of_day_for_people():
-    assert abs(deadlines.labels(60.0)["deadline_at"] - time.time() - 60.0) < 1.0
+    assert abs(deadlines.deadline_labels(60.0)["deadline_at"] - time.time() - 60.0) < 1.0
 
 
 @pytest.mark.parametrize("journal", ["of another boot", "without a clock"])
@@ -38,4 +38,4 @@ def test_where_the_clock_is_not_ours_the_time_of_day_has_to_do(journal):
         past |= {"boot_id": "another", "deadline_monotonic": 1e12}
         future |= {"boot_id": "another", "deadline_monotonic": 0.0}
 
-    assert (True, False) == (deadlines.is_over(past), deadlines.is_over(future))
+    assert (True, False) == (deadlines.is_expired(past), deadlines.is_expired(future))

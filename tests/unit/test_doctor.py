@@ -27,7 +27,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from orchestrator_core.model.layout import Places
+from orchestrator_core.model.layout import Layout
 from orchestrator_core.operations import doctor
 from orchestrator_core.operations.doctor import (
     clock_check,
@@ -1359,8 +1359,8 @@ def test_a_root_that_was_moved_is_no_copy(used):
 @pytest.mark.parametrize("harm", ["damaged", "gone"])
 @pytest.mark.parametrize("which", ["global", "task"])
 def test_a_registry_that_is_damaged_or_gone_is_told_with_its_repair(used, patient, which, harm):
-    places = Places(used.root)
-    path = places.global_registry if which == "global" else places.task_registry(used.task)
+    layout = Layout(used.root)
+    path = layout.global_registry if which == "global" else layout.task_registry(used.task)
     if harm == "gone":
         (path.parent / f"{path.name}.damaged-20251101-101010").touch(mode=0o600)
         path.unlink()
@@ -1392,7 +1392,7 @@ def test_a_registry_that_was_kept_aside_is_told_until_it_is_removed(used, patien
 )
 def test_a_summary_of_the_past_that_cannot_be_used_is_told(used, patient, text, remedy):
     """It alone knows what it remembers, and its loss would be seen by nobody."""
-    path = Places(used.root).statistics
+    path = Layout(used.root).statistics
     path.write_text(text)
     path.chmod(0o600)
 
@@ -1412,7 +1412,7 @@ def test_a_summary_of_the_past_that_cannot_be_used_is_told(used, patient, text, 
 
 
 def test_a_registry_of_a_newer_release_is_told(used, patient):
-    path = Places(used.root).global_registry
+    path = Layout(used.root).global_registry
     document = msgspec.json.decode(path.read_bytes())
     path.write_bytes(msgspec.json.encode({**document, "schema_version": 999}))
     answer = integrity.registries(patient)

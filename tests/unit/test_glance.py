@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from orchestrator_core.model.layout import Places
+from orchestrator_core.model.layout import Layout
 from orchestrator_core.registry import task_registry
-from orchestrator_core.registry.snapshot import Glances
+from orchestrator_core.registry.snapshot_cache import SnapshotCache
 from orchestrator_core.system import durable
 
 ENDED = {
@@ -21,15 +21,15 @@ class Tasks:
     """The registries of a root's tasks, and what is read of them."""
 
     def __init__(self, root, monkeypatch):
-        self._places = Places(root)
+        self._layout = Layout(root)
         self.registries = {}
-        self.glances = Glances()
+        self.glances = SnapshotCache()
         self._read = []
         real = durable.read
         monkeypatch.setattr(durable, "read", lambda path: self._read.append(path) or real(path))
 
     def make(self, task_id, *agents):
-        registry = self.registries[task_id] = task_registry(self._places, task_id)
+        registry = self.registries[task_id] = task_registry(self._layout, task_id)
         registry.create({"task_id": task_id, "agents": list(agents)})
         return registry
 
@@ -63,7 +63,7 @@ def test_a_task_with_an_end_that_failed_is_not_past(tasks):
     for _ in range(2):
         assert ({"TASK-failed": ["a-1"]}, {"TASK-failed"}) == tasks.seen()
     [glance] = tasks.glances.at(tasks.registries).values()
-    assert (False, "agent_a-1") == (glance.is_past, glance.records["a-1"]["tmux_session"])
+    assert (False, "agent_a-1") == (glance.all_ended, glance.records["a-1"]["tmux_session"])
 
 
 def test_one_that_was_replaced_is_read_again(tasks):

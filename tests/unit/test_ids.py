@@ -74,6 +74,10 @@ def test_the_longest_type_makes_an_id_that_passes():
 
 def test_what_an_agent_holds_is_named_after_it_and_its_root():
     """The id leads to the resources again when every record is lost."""
-    assert "agent_a-1" == ids.session_of("a-1")
-    assert "oc_0a1b2c3d_a-1" == ids.cookie_of("0a1b2c3d", "a-1") == ids.cgroup_of("0a1b2c3d", "a-1")
-    assert ids.cookie_of("00000001", "a-1") != ids.cookie_of("00000002", "a-1")
+    assert "agent_a-1" == ids.session_name("a-1")
+    assert (
+        "oc_0a1b2c3d_a-1"
+        == ids.process_cookie("0a1b2c3d", "a-1")
+        == ids.cgroup_name("0a1b2c3d", "a-1")
+    )
+    assert ids.process_cookie("00000001", "a-1") != ids.process_cookie("00000002", "a-1")

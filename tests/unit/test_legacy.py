@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core.model.layout import Places
+from orchestrator_core.model.layout import Layout
 from orchestrator_core.reconcile.legacy.agent import legacy_agents, report_of
 from orchestrator_core.reconcile.legacy.proof import _differs_in_any_timezone, _matches_start
 from orchestrator_core.reconcile.legacy.server_protocol import match_format, parse
@@ -25,7 +25,7 @@ class World:
     """As much of a world as reading needs."""
 
     def __init__(self, root):
-        self.places = Places(root)
+        self.layout = Layout(root)
 
 
 def agents_of(root, *records, **document):

@@ -15,8 +15,8 @@ from orchestrator_core.exceptions import (
     RegistryTooNew,
     StorageError,
 )
-from orchestrator_core.model import layout as places
-from orchestrator_core.model.layout import Places, find_root, open_root
+from orchestrator_core.model import layout
+from orchestrator_core.model.layout import Layout, find_root, open_root
 from orchestrator_core.system import locks
 
 
@@ -64,7 +64,7 @@ def test_finding_touches_nothing(tmp_path):
 def test_a_root_behind_a_symlink_is_resolved_once(short_tmp, root):
     root.mkdir()
     (short_tmp / "link").symlink_to("root")
-    assert root == open_root(short_tmp / "link").places.root
+    assert root == open_root(short_tmp / "link").layout.root
 
 
 # --- opening ---------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def test_the_old_systems_workspace_is_a_root(root):
     (root / "registry").mkdir(parents=True)
     (root / "registry" / "GLOBAL_REGISTRY.json").write_text("{}")
     root.chmod(0o755)
-    assert "{}" == open_root(root).places.global_registry.read_text()
+    assert "{}" == open_root(root).layout.global_registry.read_text()
     assert 0o755 == mode(root)
 
 
@@ -216,14 +216,14 @@ def test_the_socket_is_in_the_root_if_its_address_fits(root):
 @pytest.fixture
 def long_root(short_tmp):
     """A root one byte too deep for a socket in it."""
-    room = places.SOCKET_PATH_MAX - len(os.fsencode(short_tmp)) - len("//tmux.sock")
+    room = layout.SOCKET_PATH_MAX - len(os.fsencode(short_tmp)) - len("//tmux.sock")
     return short_tmp / ("x" * (room + 1))
 
 
 def test_a_socket_that_just_fits_is_one_that_works(short_tmp, long_root):
     opened = open_root(short_tmp / long_root.name[:-1])
-    assert opened.places.root / "tmux.sock" == opened.tmux_socket
-    assert places.SOCKET_PATH_MAX == len(os.fsencode(opened.tmux_socket))
+    assert opened.layout.root / "tmux.sock" == opened.tmux_socket
+    assert layout.SOCKET_PATH_MAX == len(os.fsencode(opened.tmux_socket))
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(opened.tmux_socket))
     with socket.socket(socket.AF_UNIX) as server, pytest.raises(OSError, match="too long"):
@@ -234,7 +234,7 @@ def test_a_socket_that_just_fits_is_one_that_works(short_tmp, long_root):
 def _own_places(short_tmp, monkeypatch):
     """Private directories outside the root, but below the test's own."""
     monkeypatch.setattr(
-        places,
+        layout,
         "_candidates",
         lambda root, root_id: iter(
             [root / "tmux.sock", short_tmp / "p1" / f"{root_id}.s", short_tmp / "p2" / "sock"]
@@ -283,7 +283,7 @@ def test_a_private_directory_that_a_reboot_took_is_made_again(short_tmp, long_ro
 
 
 def test_the_layout_is_the_one_people_know(tmp_path):
-    layout = Places(tmp_path)
+    layout = Layout(tmp_path)
     agent = ("TASK-1", "a-1")
     assert {
         "registry/GLOBAL_REGISTRY.json": layout.global_registry,
@@ -296,33 +296,33 @@ def test_the_layout_is_the_one_people_know(tmp_path):
         "TASK-1/findings/a-1_findings.jsonl": layout.findings(*agent),
         "TASK-1/archive": layout.archive("TASK-1"),
         "TASK-1/output": layout.output("TASK-1"),
-        "TASK-1/run/a-1": layout.run(*agent),
+        "TASK-1/run/a-1": layout.run_dir(*agent),
     } == {
         str(path.relative_to(tmp_path)): path
         for path in (
             *(layout.global_registry, layout.journal("a-1"), layout.task_registry("TASK-1")),
             *(layout.prompt(*agent), layout.log(*agent), layout.deploy_log(*agent)),
             *(layout.progress(*agent), layout.findings(*agent), layout.archive("TASK-1")),
-            *(layout.output("TASK-1"), layout.run(*agent)),
+            *(layout.output("TASK-1"), layout.run_dir(*agent)),
         )
     }
 
 
 @pytest.mark.parametrize("bad", ["..", "a/b", "", "a\0b"])
 def test_no_hostile_id_becomes_a_path(tmp_path, bad):
-    layout = Places(tmp_path)
+    layout = Layout(tmp_path)
     for make in (
         lambda: layout.task(bad),
         lambda: layout.journal(bad),
         lambda: layout.prompt("TASK-1", bad),
-        lambda: layout.run("TASK-1", bad),
+        lambda: layout.run_dir("TASK-1", bad),
     ):
         with pytest.raises(InvalidId):
             make()
 
 
 def test_a_task_is_one_if_it_has_a_registry_be_it_damaged(tmp_path):
-    layout = Places(tmp_path)
+    layout = Layout(tmp_path)
     for name in ("TASK-2", "TASK-1", "TASK-3", "TASK-4", "other"):
         (tmp_path / name).mkdir()
     for name in ("TASK-2", "TASK-1", "other"):

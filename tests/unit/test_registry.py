@@ -18,18 +18,18 @@ from orchestrator_core.exceptions import (
     RegistryTooNew,
     StorageError,
 )
-from orchestrator_core.model.layout import Places
+from orchestrator_core.model.layout import Layout
 from orchestrator_core.registry import (
     GLOBAL,
     TASK,
-    Kind,
     Registry,
+    Schema,
     global_registry,
     new_global,
     task_registry,
 )
 from orchestrator_core.registry.document import decode, encode
-from orchestrator_core.registry.operations import leave_agent
+from orchestrator_core.registry.operations import remove_live
 from orchestrator_core.system.locks import locked, try_lock
 
 
@@ -40,7 +40,7 @@ def agent(name, status="running", **more):
 @pytest.fixture
 def registry(tmp_path):
     """A task's registry with one agent in it."""
-    made = Registry(tmp_path / "AGENT_REGISTRY.json", kind=TASK)
+    made = Registry(tmp_path / "AGENT_REGISTRY.json", schema=TASK)
     made.create({"task_id": "TASK-1", "agents": [agent("a-1")]})
     return made
 
@@ -48,7 +48,7 @@ def registry(tmp_path):
 @pytest.fixture
 def everything(tmp_path):
     """The global registry of an empty root."""
-    made = global_registry(Places(tmp_path))
+    made = global_registry(Layout(tmp_path))
     made.create(new_global())
     return made
 
@@ -122,16 +122,16 @@ def test_creating_again_changes_nothing(registry):
 
 def test_a_registry_that_never_was_is_not_found(tmp_path):
     for path in (tmp_path / "none.json", tmp_path / "gone" / "none.json"):
-        registry = Registry(path, kind=TASK)
+        registry = Registry(path, schema=TASK)
         for ask in (registry.read, lambda r=registry: r.update(lambda _: None)):
             with pytest.raises(NotFound, match=r"none\.json"):
                 ask()
-        assert registry.peek() is None
+        assert registry.read_or_none() is None
     assert not (tmp_path / "gone").exists()
 
 
 def test_an_update_waits_no_longer_than_asked_and_reading_does_not_wait(registry):
-    impatient = Registry(registry.path, kind=TASK, lock_timeout_s=0.02)
+    impatient = Registry(registry.path, schema=TASK, lock_timeout_s=0.02)
     caught = []
 
     def wait_elsewhere():
@@ -324,7 +324,7 @@ def old(tmp_path):
     path = tmp_path / "AGENT_REGISTRY.json"
     path.write_text(json.dumps(OLD_TASK, indent=2))
     path.chmod(0o644)
-    return Registry(path, kind=TASK)
+    return Registry(path, schema=TASK)
 
 
 def test_the_old_systems_registry_is_read_as_it_is(old):
@@ -351,7 +351,7 @@ def test_an_old_registry_is_brought_up_at_its_first_update_and_its_last_state_ke
 @pytest.fixture
 def old_everything(tmp_path):
     """The global registry as the old system wrote it, with ended agents still in it."""
-    everything = global_registry(Places(tmp_path))
+    everything = global_registry(Layout(tmp_path))
     everything.path.parent.mkdir()
     record = {"task_id": "t1", "type": "x"}
     document = {
@@ -376,7 +376,7 @@ def test_what_the_old_system_listed_globally_stays_as_it_is_while_nobody_ends(ol
 
 
 def test_the_old_global_registrys_dead_are_counted_when_the_next_agent_ends(old_everything):
-    old_everything.update(lambda document: leave_agent(document, "a", "failed"))
+    old_everything.update(lambda document: remove_live(document, "a", "failed"))
     document = old_everything.read()
     assert ({}, {}, {"failed": 1, "completed": 1, "killed": 1}, 1) == (
         document["agents"],
@@ -389,7 +389,7 @@ def test_the_old_global_registrys_dead_are_counted_when_the_next_agent_ends(old_
 
 def test_an_agent_that_never_was_leaves_the_old_systems_dead_where_they_are(old_everything):
     old_everything.update(lambda document: document["agents"].update(n={"task_id": "t1"}))
-    old_everything.update(lambda document: leave_agent(document, "n", None))
+    old_everything.update(lambda document: remove_live(document, "n", None))
     assert ["a", "b", "c"] == list(old_everything.read()["agents"])
 
 
@@ -397,7 +397,7 @@ def test_what_only_pythons_json_could_write_is_read(tmp_path):
     """NaN, and half of an emoji cut off by a tail: the old system wrote both."""
     path = tmp_path / "AGENT_REGISTRY.json"
     path.write_text('{"agents": [{"id": "a", "progress": NaN, "prompt": "cut \\ud83d"}]}')
-    registry = Registry(path, kind=TASK)
+    registry = Registry(path, schema=TASK)
     registry.update(lambda document: document.update(x=1))
     assert "cut ?" == json.loads(path.read_text())["agents"][0]["prompt"]
 
@@ -406,13 +406,13 @@ def test_each_migration_runs_once_and_in_order(tmp_path):
     def adding(name):
         return lambda document: document.setdefault("trail", []).append(name)
 
-    def kind(*migrations):
-        return Kind(name="thing", collections={}, derive=lambda _: None, migrations=migrations)
+    def schema(*migrations):
+        return Schema(name="thing", entry_fields={}, derive=lambda _: None, migrations=migrations)
 
     path = tmp_path / "thing.json"
     path.write_text('{"kept": 1}')
-    Registry(path, kind=kind(adding("to 1"))).update(lambda _: None)
-    newer = Registry(path, kind=kind(adding("to 1"), adding("to 2"), adding("to 3")))
+    Registry(path, schema=schema(adding("to 1"))).update(lambda _: None)
+    newer = Registry(path, schema=schema(adding("to 1"), adding("to 2"), adding("to 3")))
     assert ["to 1", "to 2", "to 3"] == newer.read()["trail"]
     newer.update(lambda _: None)
     newer.update(lambda _: None)
@@ -453,7 +453,7 @@ DAMAGED = {
 @pytest.mark.parametrize("ask", ["read", "update", "create"])
 def test_a_damaged_registry_is_kept_once_told_once_and_an_error_until_mended(registry, data, ask):
     told = []
-    registry = Registry(registry.path, kind=TASK, on_damage=told.append)
+    registry = Registry(registry.path, schema=TASK, on_damage=told.append)
     asks = {
         "read": registry.read,
         "update": lambda: registry.update(lambda _: None),
@@ -468,7 +468,7 @@ def test_a_damaged_registry_is_kept_once_told_once_and_an_error_until_mended(reg
     assert data == kept.read_bytes()
     assert [(registry.path, kept)] == [(aside.registry, aside.kept) for aside in told]
     assert str(kept) in str(damage.value)
-    assert registry.peek() is None
+    assert registry.read_or_none() is None
     # Mended as the hint says.
     kept.write_bytes(good)
     kept.rename(registry.path)
@@ -512,7 +512,7 @@ def test_a_registry_that_can_be_rebuilt_is_and_says_so(registry):
     told = []
     rebuilt = Registry(
         registry.path,
-        kind=TASK,
+        schema=TASK,
         rebuild=lambda: {"task_id": "TASK-1", "agents": [agent("found")]},
         on_damage=told.append,
     )
@@ -531,7 +531,7 @@ def test_a_registry_that_can_be_rebuilt_is_and_says_so(registry):
 
 def test_a_rebuild_that_fails_is_tried_again(registry):
     answers = iter([None, {"agents": [agent("found")]}])
-    rebuilt = Registry(registry.path, kind=TASK, rebuild=lambda: next(answers))
+    rebuilt = Registry(registry.path, schema=TASK, rebuild=lambda: next(answers))
     registry.path.write_bytes(b"")
     with pytest.raises(RegistryDamaged):
         rebuilt.read()
@@ -547,7 +547,9 @@ def test_a_disk_that_keeps_nothing_as_written_is_an_error_and_fills_with_no_copi
         if path.is_file() and path.suffix != ".lock":
             os.truncate(path, 10)
 
-    registry = Registry(tmp_path / "AGENT_REGISTRY.json", kind=TASK, rebuild=lambda: {"agents": []})
+    registry = Registry(
+        tmp_path / "AGENT_REGISTRY.json", schema=TASK, rebuild=lambda: {"agents": []}
+    )
     registry.path.write_text("damaged")
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(RegistryDamaged, match="damaged again as soon as it was mended"):
@@ -556,16 +558,16 @@ def test_a_disk_that_keeps_nothing_as_written_is_an_error_and_fills_with_no_copi
 
 
 def test_the_global_registry_is_rebuilt_from_the_tasks(tmp_path):
-    places = Places(tmp_path)
+    layout = Layout(tmp_path)
     for task_id, agents in (
         ("TASK-1", [agent("a"), agent("b", "completed"), agent("c", "failed")]),
         ("TASK-2", [agent("d", "completed")]),
         ("TASK-3", []),
         ("TASK-4", [agent("lost")]),
     ):
-        task_registry(places, task_id).create({"task_description": task_id, "agents": agents})
-    places.task_registry("TASK-4").write_bytes(b"")
-    everything = global_registry(places)
+        task_registry(layout, task_id).create({"task_description": task_id, "agents": agents})
+    layout.task_registry("TASK-4").write_bytes(b"")
+    everything = global_registry(layout)
     everything.create(new_global())
     everything.path.write_bytes(b"{")
     document = everything.read()
@@ -575,7 +577,7 @@ def test_the_global_registry_is_rebuilt_from_the_tasks(tmp_path):
         document["ended"],
     )
     assert (3, 2, 4, 1) == totals(everything)
-    assert b"" == places.task_registry("TASK-4").read_bytes()
+    assert b"" == layout.task_registry("TASK-4").read_bytes()
 
 
 def test_two_kinds_write_the_version_they_know():

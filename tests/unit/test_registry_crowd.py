@@ -44,7 +44,7 @@ def patient(monkeypatch):
 
 def registry(path, **how):
     """Return a registry of its own for whoever asks, as orchestrators do."""
-    return Registry(path, kind=TASK, **how)
+    return Registry(path, schema=TASK, **how)
 
 
 def add(number):

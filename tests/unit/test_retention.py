@@ -317,14 +317,14 @@ def test_files_of_an_agent_that_is_not_over_are_held(fake_scene):
 
 def test_files_that_an_adopted_saga_names_are_held_though_its_id_is_another(fake_scene):
     orch, task, [agent] = past.end_some(fake_scene)
-    places = orch._context.places
+    layout = orch._context.layout
     receipt = LogReceipt(
-        log=str(places.log(task, agent)),
-        deploy_log=str(places.deploy_log(task, agent)),
-        progress=str(places.progress(task, agent)),
-        findings=str(places.findings(task, agent)),
-        run=str(places.run(task, agent)),
-        archive=str(places.archive(task)),
+        log=str(layout.log(task, agent)),
+        deploy_log=str(layout.deploy_log(task, agent)),
+        progress=str(layout.progress(task, agent)),
+        findings=str(layout.findings(task, agent)),
+        run=str(layout.run_dir(task, agent)),
+        archive=str(layout.archive(task)),
     )
     with orch._terminator.sagas.create_committed("swept-1", {"tee_log": receipt}, labels={}):
         pass

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator_core.registry import GLOBAL, TASK
 from orchestrator_core.registry.document import encode
-from orchestrator_core.registry.partial_parse import left_of
+from orchestrator_core.registry.partial_parse import parse_what_is_left
 
 
 def record(number, **more):
@@ -52,7 +52,7 @@ def written(request):
 
 
 def test_a_whole_document_is_read_whole(written):
-    assert DOCUMENT == left_of(written, TASK)
+    assert DOCUMENT == parse_what_is_left(written, TASK)
 
 
 @pytest.mark.parametrize("damage", [b"\0", b'"', b"\n"])
@@ -60,7 +60,9 @@ def test_a_bad_byte_costs_one_record_at_most_and_of_that_little(damage, written)
     """All other records are as they were; the one it is in has lost a field or two."""
     for at in range(0, len(written), STEP):
         broken = written[:at] + damage + written[at + 1 :]
-        found = {each.get("id", f"at {at}"): each for each in left_of(broken, TASK)["agents"]}
+        found = {
+            each.get("id", f"at {at}"): each for each in parse_what_is_left(broken, TASK)["agents"]
+        }
         whole = [each for each in DOCUMENT["agents"] if found.get(each["id"]) == each]
         assert len(whole) >= 2, at
         [*torn] = [each for each in DOCUMENT["agents"] if each not in whole]
@@ -74,12 +76,12 @@ def test_of_what_was_cut_off_the_beginning_is_left(written):
     """Every record that ends before the cut is whole, and what was before it in its own, too."""
     ends = [written.rindex(json.dumps(f"a-{n}").encode(), 0, len(written)) for n in range(3)]
     for at in range(0, len(written), STEP):
-        found = left_of(written[:at], TASK)
+        found = parse_what_is_left(written[:at], TASK)
         for one, last_of_it in zip(DOCUMENT["agents"][:-1], ends[1:], strict=False):
             if written.find(b'"id": "' + one["id"].encode(), 0, at) >= 0 and at > last_of_it:
                 assert one in found["agents"], at
     cut = written[: written.index(b'"mine"')]
-    [torn] = left_of(cut, TASK)["agents"]
+    [torn] = parse_what_is_left(cut, TASK)["agents"]
     assert DOCUMENT["agents"][0].items() >= torn.items()
     assert "said" in torn["message"]
 
@@ -89,7 +91,7 @@ def test_a_lost_block_costs_what_was_in_it(size, written):
     """A block of zeros, as a disk leaves it: records that are not in it are as they were."""
     for at in range(0, len(written) - size, 41):
         broken = written[:at] + bytes(size) + written[at + size :]
-        found = left_of(broken, TASK)["agents"]
+        found = parse_what_is_left(broken, TASK)["agents"]
         for one in DOCUMENT["agents"]:
             text = json.dumps(one).encode()
             start = broken.find(text)
@@ -103,7 +105,7 @@ def test_the_documents_own_fields_are_read_line_by_line():
         lines = LAYOUTS[layout](DOCUMENT).split(b"\n")
         for number, line in enumerate(lines):
             broken = b"\n".join([*lines[:number], b"#" * len(line), *lines[number + 1 :]])
-            found = left_of(broken, TASK)
+            found = parse_what_is_left(broken, TASK)
             for name in ("task_description", "created_at", "client_cwd", "max_agents"):
                 if f'"{name}"'.encode() not in line:
                     assert DOCUMENT[name] == found.get(name), (layout, number, name)
@@ -113,7 +115,7 @@ def test_a_name_with_one_bad_character_is_known_again():
     """A record is found by its session, and a field by the rest of its name."""
     text = encode(DOCUMENT, TASK).replace(b'"id": "a-1"', b'"ie": "a-1"')
     text = text.replace(b'"progress": 2', b'"prpgress": 2').replace(b'"task_d', b'"task.d')
-    found = left_of(text[:-4], TASK)  # and its end is gone: it is no JSON any more
+    found = parse_what_is_left(text[:-4], TASK)  # and its end is gone: it is no JSON any more
     assert DOCUMENT["agents"] == [
         {name: each[name] for name in record(0)} for each in found["agents"]
     ]
@@ -126,13 +128,13 @@ def test_what_an_agent_says_is_not_taken_for_a_record():
     document = {**DOCUMENT, "agents": [evil]}
     for layout in LAYOUTS.values():
         text = layout(document)
-        assert ["a-7"] == [each["id"] for each in left_of(text[:-3], TASK)["agents"]]
+        assert ["a-7"] == [each["id"] for each in parse_what_is_left(text[:-3], TASK)["agents"]]
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 500, b"[]", b"{", b"no JSON at all", b"\xff\xfe"])
 def test_nothing_comes_of_nothing(data):
-    assert {"agents": []} == left_of(data, TASK)
-    assert {"tasks": {}, "agents": {}, "ended": {}} == left_of(data, GLOBAL)
+    assert {"agents": []} == parse_what_is_left(data, TASK)
+    assert {"tasks": {}, "agents": {}, "ended": {}} == parse_what_is_left(data, GLOBAL)
 
 
 def test_the_global_registry_is_read_entry_by_entry():
@@ -147,7 +149,7 @@ def test_the_global_registry_is_read_entry_by_entry():
     }
     for text in (encode(document, GLOBAL), json.dumps(document, indent=2).encode()):
         broken = text.replace(b'"task_id": "TASK-1", "type": "a", "key": "k1"', b"#")
-        found = left_of(broken[:-2], GLOBAL)
+        found = parse_what_is_left(broken[:-2], GLOBAL)
         for name in ("past_tasks", "ended", "theirs", "tasks"):
             assert document[name] == found[name], name
         assert {"a-0", "a-2"} <= found["agents"].keys()
@@ -156,4 +158,4 @@ def test_the_global_registry_is_read_entry_by_entry():
 def test_a_hostile_document_is_read_in_no_time():
     """Brackets without end cost no more than reading them."""
     for text in (b"{" * 50_000, b'{"a":' * 20_000, b'[{"id": "' * 20_000, b'"' * 50_000):
-        assert [] == left_of(text, TASK)["agents"]
+        assert [] == parse_what_is_left(text, TASK)["agents"]

@@ -98,7 +98,7 @@ class Root:
 
     def _verdict(self, history):
         receipt = history.frame("spawn_tmux").load()
-        if identity.is_alive(receipt.supervisor) and not deadlines.is_over(history.labels):
+        if identity.is_alive(receipt.supervisor) and not deadlines.is_expired(history.labels):
             return None
         return Unwind.terminal("over", status="error")
 
@@ -111,7 +111,7 @@ class Root:
 
     def begin(self, agent_id, deadline_s=None):
         self.step.pid = self.sleeper(agent_id).pid
-        labels = deadlines.labels(deadline_s)
+        labels = deadlines.deadline_labels(deadline_s)
         return self.sagas.begin(agent_id, [self.step], labels=labels)
 
     def deploy(self, agent_id, **how):

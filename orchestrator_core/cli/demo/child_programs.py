@@ -38,7 +38,7 @@ def killed(root: str, task_id: str, step: str) -> None:
 
 def greedy(root: str) -> None:
     """Hold the global registry's lock until stdin ends."""
-    path = open_root(root).places.global_registry
+    path = open_root(root).layout.global_registry
     with locked(path, timeout_s=10.0, what="the global registry"):
         print("held", flush=True)
         sys.stdin.read()

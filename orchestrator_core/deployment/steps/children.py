@@ -15,14 +15,14 @@ from orchestrator_core.exceptions import (
     OrchestratorError,
     SagaBusy,
 )
-from orchestrator_core.model.outcome import cascades, ended
+from orchestrator_core.model.outcome import ends_children, terminal_reason
 from orchestrator_core.model.status import Status, is_active
 from orchestrator_core.registry.operations import (
-    adopt_children,
-    adopt_entries,
     children_of,
     find_agent,
-    is_over,
+    is_finished,
+    orphan_children,
+    orphan_entries,
 )
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
 
@@ -76,7 +76,7 @@ class OwnChildren(DeploymentStep):
                 raise OrchestratorError(
                     f"{receipt.agent_id!r} is active again in its registry: more children may come"
                 )
-            ending = self._end_all if cascades(why) else self._release_children
+            ending = self._end_all if ends_children(why) else self._release_children
             return ending(receipt, document, why)
         except NotFound:
             return Outcome.absent(registry="gone")
@@ -97,9 +97,9 @@ class OwnChildren(DeploymentStep):
     ) -> Outcome:
         own = receipt.agent_id
         adopted = self.context.task_registry(receipt.task_id).update(
-            lambda document: adopt_children(document, own)
+            lambda document: orphan_children(document, own)
         )
-        self.context.global_registry.update(lambda document: adopt_entries(document, own))
+        self.context.global_registry.update(lambda document: orphan_entries(document, own))
         return Outcome.left(adopted=adopted) if adopted else Outcome.absent()
 
     def probe(self, receipt: ChildrenReceipt) -> Presence:
@@ -110,7 +110,7 @@ class OwnChildren(DeploymentStep):
             return Presence.ABSENT
         except CouldNotAsk:
             return Presence.UNKNOWN
-        over = map(is_over, children_of(document, receipt.agent_id))
+        over = map(is_finished, children_of(document, receipt.agent_id))
         return Presence.ABSENT if all(over) else Presence.OURS
 
 
@@ -126,10 +126,10 @@ class _ChildTermination:
 
     def end(self, record: dict[str, Any]) -> None:
         """End one child; that it cannot be ended strands no other."""
-        if is_over(record) and not _ended_by_parent(record):
+        if is_finished(record) and not _ended_by_parent(record):
             return
         child = record["id"]
-        why = ended(
+        why = terminal_reason(
             Status.TERMINATED,
             f"its parent {self.parent} has ended",
             by="parent",

@@ -32,7 +32,7 @@ class WritePrompt(DeploymentStep):
 
     def plan(self, ctx: Context) -> PromptReceipt:
         """Name the file."""
-        return PromptReceipt(str(self.context.places.prompt(*task_and_agent(ctx))))
+        return PromptReceipt(str(self.context.layout.prompt(*task_and_agent(ctx))))
 
     def do(self, receipt: PromptReceipt) -> PromptReceipt:
         """Write it."""
@@ -82,14 +82,14 @@ class OpenLog(DeploymentStep):
 
     def plan(self, ctx: Context) -> LogReceipt:
         """Name the files."""
-        places, own = self.context.places, task_and_agent(ctx)
+        layout, own = self.context.layout, task_and_agent(ctx)
         return LogReceipt(
-            log=str(places.log(*own)),
-            deploy_log=str(places.deploy_log(*own)),
-            progress=str(places.progress(*own)),
-            findings=str(places.findings(*own)),
-            run=str(places.run(*own)),
-            archive=str(places.archive(own[0])),
+            log=str(layout.log(*own)),
+            deploy_log=str(layout.deploy_log(*own)),
+            progress=str(layout.progress(*own)),
+            findings=str(layout.findings(*own)),
+            run=str(layout.run_dir(*own)),
+            archive=str(layout.archive(own[0])),
         )
 
     def do(self, receipt: LogReceipt) -> LogReceipt:

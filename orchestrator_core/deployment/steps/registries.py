@@ -11,10 +11,10 @@ from orchestrator_core.model.status import Status
 from orchestrator_core.reconcile.legacy.ended_entries import retry_without_ended
 from orchestrator_core.registry.operations import (
     add_agent,
+    add_live,
     end_agent,
-    enter_agent,
-    leave_agent,
     remove_agent,
+    remove_live,
 )
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
 from orchestrator_core.system.clock import timestamp
@@ -119,7 +119,7 @@ class RegisterGlobal(DeploymentStep):
         def enter(over: Container[str]) -> None:
             own, limits = receipt.agent_id, self.context.limits
             self.context.global_registry.update(
-                lambda doc: enter_agent(doc, own, receipt.entry, limits, over=over)
+                lambda doc: add_live(doc, own, receipt.entry, limits, excluded=over)
             )
 
         retry_without_ended(self.context, enter)
@@ -130,7 +130,7 @@ class RegisterGlobal(DeploymentStep):
         status = None if why.removes_everything else str(why.detail["status"])
         with contextlib.suppress(NotFound):
             if self.context.global_registry.update(
-                lambda doc: leave_agent(doc, receipt.agent_id, status)
+                lambda doc: remove_live(doc, receipt.agent_id, status)
             ):
                 return Outcome.undone()
         return Outcome.absent()

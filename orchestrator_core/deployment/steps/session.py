@@ -47,12 +47,12 @@ class SpawnTmux(DeploymentStep):
 
     def plan(self, ctx: Context) -> SessionReceipt:
         """Name the session, and the cgroup if one can be had."""
-        cookie = ids.cookie_of(self.context.root_id, ctx.saga_id)
-        cgroup = ids.cgroup_of(self.context.root_id, ctx.saga_id)
+        cookie = ids.process_cookie(self.context.root_id, ctx.saga_id)
+        cgroup = ids.cgroup_name(self.context.root_id, ctx.saga_id)
         return SessionReceipt(
-            session=ids.session_of(ctx.saga_id),
+            session=ids.session_name(ctx.saga_id),
             cookie=cookie,
-            exit_file=f"{self.context.places.run(*task_and_agent(ctx))}/exit",
+            exit_file=f"{self.context.layout.run_dir(*task_and_agent(ctx))}/exit",
             cgroup=self.context.processes.containment(cgroup),
         )
 

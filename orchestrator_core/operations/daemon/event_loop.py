@@ -27,7 +27,7 @@ import attrs
 
 from orchestrator_core import __version__
 from orchestrator_core.exceptions import OrchestratorError, SagaNotFound
-from orchestrator_core.model.layout import Places
+from orchestrator_core.model.layout import Layout
 from orchestrator_core.operations.daemon import heartbeat, log_events
 from orchestrator_core.operations.daemon.file_events import Changes
 from orchestrator_core.operations.daemon.heartbeat import Heartbeat, LastSweep
@@ -86,7 +86,7 @@ class Watch:
         on_sweep: Callable[[Any], object] | None,
     ) -> None:
         self._recovery = orchestrator.recover
-        self._places = Places(orchestrator.root)
+        self._layout = Layout(orchestrator.root)
         self._interval_s = interval_s
         self._beat_s = min(interval_s, _BEAT_S, (manager.watchdog_s or _BEAT_S * 2) / 2)
         self._manager = manager
@@ -95,7 +95,7 @@ class Watch:
             orchestrator.sweep, reap=True, silent_after_s=silent_after_s
         )
         self._tidy = orchestrator.gc
-        self._roster = Roster(self._places.sagas)
+        self._roster = Roster(self._layout.sagas)
         self._chores = Chores(at_once=_AT_ONCE, hang_s=hang_s)
         self._changes: Changes | None = None
         self._was_blind = False
@@ -182,7 +182,7 @@ class Watch:
     # --- events -------------------------------------------------------------------------------
 
     def _open_eyes(self) -> None:
-        directories = (self._places.sagas, self._places.global_registry.parent)
+        directories = (self._layout.sagas, self._layout.global_registry.parent)
         try:
             self._changes = Changes(*directories)
         except OSError as error:
@@ -204,12 +204,12 @@ class Watch:
             if change.is_last:
                 self._close_eyes()
                 self._sweep_soon()  # It opens them again.
-            elif change.directory == self._places.sagas:
+            elif change.directory == self._layout.sagas:
                 is_journal = change.name is not None and _is_journal(change.name)
                 named |= {str(change.name).removesuffix(SUFFIX)} if is_journal else set()
                 # A journal that its deployer let go of was opened under another name.
                 everywhere = everywhere or not is_journal
-            elif change.name in (None, self._places.global_registry.name):
+            elif change.name in (None, self._layout.global_registry.name):
                 self._sweep_soon()
         for saga_id in sorted(named):
             self._look(saga_id)
@@ -342,7 +342,7 @@ class Watch:
         self._tally.hung = hung
         self._beat_at = now + self._beat_s
         try:
-            heartbeat.write(self._places.root, self._heartbeat(now))
+            heartbeat.write(self._layout.root, self._heartbeat(now))
         except OrchestratorError as error:
             self._fail("heartbeat", error)
         if not hung:  # Else we are to be started anew: a hung thread cannot be ended.

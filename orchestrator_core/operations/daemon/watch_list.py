@@ -108,7 +108,7 @@ class Roster:
             handle = stack.enter_context(held(receipt.supervisor))
             if handle is None:
                 return Seen.DUE
-            deadline = deadlines.deadline_of(history.labels)
+            deadline = deadlines.monotonic_deadline(history.labels)
             watched = Watched(saga_id, handle.fd, deadline, receipt.exit_file, stack.pop_all())
         self._watched[saga_id] = self._by_fd[watched.fd] = watched
         return _seen(watched)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.exceptions import OrchestratorError
-from orchestrator_core.model import layout as places
+from orchestrator_core.model.layout import Layout, read_root_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -104,20 +104,20 @@ class Environment:
     timeout_s: float  #: For each thing that is asked of somebody else.
 
     @property
-    def places(self) -> places.Places | None:
+    def layout(self) -> Layout | None:
         """The layout of the root; None if there is no root."""
         # Not Path.is_dir, which raises where a directory above may not be searched.
         if self.root is None or not os.path.isdir(self.root):  # noqa: PTH112
             return None
-        return places.Places(self.root)
+        return Layout(self.root)
 
     @cached_property
     def fixed(self) -> tuple[str, Path] | OrchestratorError | None:
         """The root's id and its socket; why they cannot be read; None if it was never used."""
-        if self.places is None:
+        if self.layout is None:
             return None
         try:
-            return places.fixed(self.places)
+            return read_root_file(self.layout)
         except OrchestratorError as error:
             return error
 

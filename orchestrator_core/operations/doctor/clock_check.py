@@ -37,8 +37,8 @@ def clock_is_sane(subject: Environment) -> Answer:
     answers = []
     if now < _BEFORE_US:
         answers.append(failed(f"the clock says {_at(now)}", _SET_CLOCK))
-    if subject.places is not None:
-        newest = max(_written(subject.places.root), default=(0.0, ""))
+    if subject.layout is not None:
+        newest = max(_written(subject.layout.root), default=(0.0, ""))
         if newest[0] > now + 1.0:
             answers.append(
                 warning(
@@ -47,7 +47,7 @@ def clock_is_sane(subject: Environment) -> Answer:
                     f"{_SET_CLOCK}; deadlines come late by as much",
                 )
             )
-        answers += _steps(subject.places.sagas)
+        answers += _steps(subject.layout.sagas)
     return worst_of(answers, well=f"it is {_at(now)}, and nothing here is later")
 
 

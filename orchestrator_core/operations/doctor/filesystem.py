@@ -79,13 +79,13 @@ def _enough(free: int, low: int, none: int, found: str) -> Answer:
 
 def operations(subject: Environment) -> Answer:
     """Try in the root, in a private directory, all that we need of a file system."""
-    if subject.places is None:
+    if subject.layout is None:
         return ok("not tried: there is no root yet")
     try:
-        place = tempfile.mkdtemp(prefix=".doctor-", dir=subject.places.root)
+        place = tempfile.mkdtemp(prefix=".doctor-", dir=subject.layout.root)
     except OSError as error:
         return failed(
-            f"nothing can be made in {subject.places.root}: {error.strerror}",
+            f"nothing can be made in {subject.layout.root}: {error.strerror}",
             "see: root, file system, space",
         )
     try:

@@ -28,7 +28,7 @@ from orchestrator_core.operations.doctor.check import (
 )
 from orchestrator_core.operations.metrics.summary import Summary
 from orchestrator_core.registry import global_registry, task_registry
-from orchestrator_core.registry.snapshot import glance
+from orchestrator_core.registry.snapshot_cache import read_snapshot
 from orchestrator_core.saga.store import SUFFIX, JournalStore
 from orchestrator_core.system import durable
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from orchestrator_core.model.layout import Places
+    from orchestrator_core.model.layout import Layout
     from orchestrator_core.registry import Registry
 
 
@@ -45,46 +45,46 @@ if TYPE_CHECKING:
 
 def root_file(subject: Environment) -> Answer:
     """See whether the root's id and its socket are known: they lead to living agents."""
-    places = subject.places
-    if places is None:
+    layout = subject.layout
+    if layout is None:
         return ok("there is no root yet")
     found = subject.fixed
     if isinstance(found, tuple):
         return ok(f"root {found[0]}")
     if found is None:
-        if not any(places.sagas.glob(f"*{SUFFIX}")):
+        if not any(layout.sagas.glob(f"*{SUFFIX}")):
             return ok("not there yet: it is made when the root is first used")
-        trouble = f"{places.root_file} is gone, and agents are deployed here"
-        return failed(trouble, _write_back(places))
+        trouble = f"{layout.root_file} is gone, and agents are deployed here"
+        return failed(trouble, _write_back(layout))
     if isinstance(found, RegistryDamaged):
-        return failed(str(found), _write_back(places))
+        return failed(str(found), _write_back(layout))
     return failed(str(found), found.hint or "see what the message names")
 
 
-def _write_back(places: Places) -> str:
+def _write_back(layout: Layout) -> str:
     """Return how to write it again, from what agents' files say."""
-    root_id, socket = _root_id(places), _socket(places)
+    root_id, socket = _root_id(layout), _socket(layout)
     if root_id is None or socket is None:
         return "write back its schema_version, root_id and tmux_socket; if no agent runs, remove it"
     document = {"schema_version": SCHEMA_VERSION, "root_id": root_id, "tmux_socket": socket}
     text = msgspec.json.encode(document).decode()
-    return f"printf '%s\\n' {shlex.quote(text)} > {shlex.quote(str(places.root_file))}"
+    return f"printf '%s\\n' {shlex.quote(text)} > {shlex.quote(str(layout.root_file))}"
 
 
-def _root_id(places: Places) -> str | None:
+def _root_id(layout: Layout) -> str | None:
     """Return the root's id as the journals have it: it is in every cookie."""
     for pattern in ("*", "closed/*"):
-        for path in places.sagas.glob(f"{pattern}{SUFFIX}"):
+        for path in layout.sagas.glob(f"{pattern}{SUFFIX}"):
             found = re.search(rb'"cookie":"oc_([0-9a-f]{8})_', _bytes(path))
             if found:
                 return found[1].decode()
     return None
 
 
-def _socket(places: Places) -> str | None:
+def _socket(layout: Layout) -> str | None:
     """Return the root's socket as it is in the record of some deployment."""
     for pattern in ("logs", "archive"):
-        for path in places.root.glob(f"TASK-*/{pattern}/deploy_*.json"):
+        for path in layout.root.glob(f"TASK-*/{pattern}/deploy_*.json"):
             found = re.search(rb'"tmux_socket": *("[^"]+")', _bytes(path))
             if found:
                 return msgspec.json.decode(found[1], type=str)
@@ -103,29 +103,29 @@ def _bytes(path: Path) -> bytes:
 
 def registries(subject: Environment) -> Answer:
     """See whether each registry can be used."""
-    places = subject.places
-    if places is None:
+    layout = subject.layout
+    if layout is None:
         return ok("there is no root yet")
     answers: list[Answer] = []
-    task_ids = places.task_ids()
+    task_ids = layout.task_ids()
     for task_id in task_ids:
-        answers += _registry(task_registry(places, task_id), f"--task {task_id}")
-    if places.global_registry.parent.is_dir():
-        answers += _registry(global_registry(places), "--global")
-        answers += _statistics(places.statistics)
+        answers += _registry(task_registry(layout, task_id), f"--task {task_id}")
+    if layout.global_registry.parent.is_dir():
+        answers += _registry(global_registry(layout), "--global")
+        answers += _statistics(layout.statistics)
     return worst_of(answers, well=f"{len(task_ids)} tasks' and the global one can be used")
 
 
 def _registry(registry: Registry, which: str) -> Iterator[Answer]:
     repair = f"orchestrator-core repair {which}, and with --yes if that is what you want"
-    found = glance(registry)
+    found = read_snapshot(registry)
     if found.damage:
         yield failed(f"{registry.path} is damaged: {found.damage}", repair)
     elif found.missing:
         yield failed(f"{registry.path} is gone", repair)
-    elif found.refused:
-        yield failed(found.refused, "see what the message names")
-    kept = [path for path in registry.kept() if ".damaged-" in path.name]
+    elif found.unreadable:
+        yield failed(found.unreadable, "see what the message names")
+    kept = [path for path in registry.quarantined() if ".damaged-" in path.name]
     if kept:
         names = " ".join(shlex.quote(str(path)) for path in kept)
         yield warning(
@@ -161,11 +161,11 @@ def _statistics(path: Path) -> Iterator[Answer]:
 
 def journals(subject: Environment) -> Answer:
     """See whether the journals are whole; the newest first, as many as there is time for."""
-    places = subject.places
-    if places is None or not places.sagas.is_dir():
+    layout = subject.layout
+    if layout is None or not layout.sagas.is_dir():
         return ok("there are none yet")
-    directory = JournalStore(places.sagas)
-    by_age = sorted(_journals(places.sagas), reverse=True)
+    directory = JournalStore(layout.sagas)
+    by_age = sorted(_journals(layout.sagas), reverse=True)
     deadline = time.monotonic() + subject.timeout_s
     answers: list[Answer] = []
     for number, (_, path) in enumerate(by_age):
@@ -178,7 +178,7 @@ def journals(subject: Environment) -> Answer:
             )
             break
         answers += _journal(directory, path)
-    kept = [path for path in places.sagas.iterdir() if ".damaged" in path.name]
+    kept = [path for path in layout.sagas.iterdir() if ".damaged" in path.name]
     if kept:
         names = " ".join(shlex.quote(str(path)) for path in kept)
         answers.append(

@@ -48,9 +48,9 @@ class _Lock:
 
 def locks(subject: Environment) -> Answer:
     """Look at the lock files of all documents; a journal is its own, and recover tells of those."""
-    if subject.places is None:
+    if subject.layout is None:
         return ok("there is nothing yet")
-    found = list(_found(subject.places.root))
+    found = list(_found(subject.layout.root))
     held = [lock for lock in found if lock.is_held]
     told = (
         f", held now: {shorten_list(f'{each.path} by {_holder(each)}' for each in held)}"

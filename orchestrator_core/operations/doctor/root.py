@@ -70,9 +70,9 @@ def existing_above(path: Path) -> Path:
 
 def permissions(subject: Environment) -> Answer:
     """Look through the root for what is not ours, leads out of it, or is open to others."""
-    if subject.places is None:
+    if subject.layout is None:
         return ok("there is nothing yet")
-    entries = _entries(subject.places.root)
+    entries = _entries(subject.layout.root)
     seen = list(itertools.islice(entries, _MOST))
     troubles = [trouble for entry in seen if (trouble := _trouble(entry)) is not None]
     answers = [
@@ -176,12 +176,12 @@ def _answer(kind: _Kind, paths: list[str]) -> Answer:
 
 def settings_file(subject: Environment) -> Answer:
     """See whether the root's settings, if it has any, can be read."""
-    if subject.places is None:
+    if subject.layout is None:
         return ok("there is no root yet")
-    path = subject.places.root / settings.NAME
+    path = subject.layout.root / settings.NAME
     if not os.path.lexists(path):
         return ok(f"no {settings.NAME}: the defaults hold")
-    command = settings.read(subject.places.root).alerts.command
+    command = settings.read(subject.layout.root).alerts.command
     if command and alerts.program(command) is None:
         return warning(
             f"{path} names {command[0]} to tell of failed cleanups, and there is no such program",

@@ -66,7 +66,7 @@ def socket_file(subject: Environment) -> Answer:
 
 
 def _nowhere(subject: Environment) -> Answer:
-    if subject.places is None or subject.fixed is None:
+    if subject.layout is None or subject.fixed is None:
         return ok("none yet: its place is chosen when the root is first used")
     return unknown("root.json does not tell where it is", _NO_ROOT)
 

@@ -109,7 +109,7 @@ def stats(context: RootContext, sagas: Sagas) -> Stats:
     total = tally.cleanups.total()
     good = sum(n for (_, outcome), n in tally.cleanups.items() if outcome in SUCCESSES)
     return Stats(
-        root=str(context.places.root),
+        root=str(context.layout.root),
         root_id=context.root_id,
         cleanups=to_rows(tally),
         total=total,
@@ -160,7 +160,7 @@ def _living(sagas: Sagas) -> _Living:
 
 
 def _agents_live(context: RootContext) -> int | None:
-    document = context.global_registry.peek()
+    document = context.global_registry.read_or_none()
     if document is None:
         return None
     return sum(1 for entry in document["agents"].values() if is_active(entry.get("status")))

@@ -25,7 +25,7 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.operations.metrics.cleanup_counts import CleanupCounts, Histogram
 from orchestrator_core.registry import Registry
-from orchestrator_core.registry.document import Kind
+from orchestrator_core.registry.document import Schema
 from orchestrator_core.saga.closed_journals import Closed
 from orchestrator_core.system.clock import timestamp
 
@@ -135,16 +135,16 @@ def _from_0(_document: dict[str, Any]) -> None:
     """A document without a version is one of version 1 that has nothing in it."""
 
 
-_KIND = Kind(
-    name="statistics", collections={}, derive=lambda _document: None, migrations=(_from_0,)
+_SCHEMA = Schema(
+    name="statistics", entry_fields={}, derive=lambda _document: None, migrations=(_from_0,)
 )
 
 
 def statistics(context: RootContext) -> Registry:
     """Return the document on disk. Damaged, it is kept aside, and counting begins anew."""
     return Registry(
-        context.places.statistics,
-        kind=_KIND,
+        context.layout.statistics,
+        schema=_SCHEMA,
         rebuild=dict,
         on_damage=context.quarantined.append,
         lock_timeout_s=context.lock_timeout_s,

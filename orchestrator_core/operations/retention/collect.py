@@ -68,13 +68,13 @@ def collect(
 @contextlib.contextmanager
 def _alone(context: RootContext) -> Iterator[None]:
     """Be the only collection at work: by a lock on the registries' directory, which is no leaf."""
-    directory = context.places.global_registry.parent
+    directory = context.layout.global_registry.parent
     with storage_errors("lock", directory):
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if not locks.try_lock(fd):
             raise LockTimeout(
-                f"somebody else is collecting what is old in {context.places.root}",
+                f"somebody else is collecting what is old in {context.layout.root}",
                 hint="what is to go goes without us",
             )
         yield
@@ -84,7 +84,7 @@ def _alone(context: RootContext) -> Iterator[None]:
 
 def _finish_what_others_began(context: RootContext, sagas: Sagas) -> list[str]:
     """Finish what killed ones have left half-way; return what could not be."""
-    tasks.clean_temp_dirs(context.places.root)
+    tasks.clean_temp_dirs(context.layout.root)
     return removal.finish_removals(context, sagas)
 
 
@@ -132,7 +132,7 @@ class _Collection:
         in_order = sorted(files, key=lambda one: one[0].parts)
         for parts, group in itertools.groupby(in_order, key=lambda one: one[0].parts):
             try:
-                with SafeDir.open(self.context.places.root, *parts) as folder:
+                with SafeDir.open(self.context.layout.root, *parts) as folder:
                     for file, why in group:
                         yield from self._one(folder, file, why, act)
                     folder.settle()

@@ -54,9 +54,9 @@ def export(
 ) -> ExportReport:
     """Do what :meth:`Orchestrator.export_task` promises."""
     start = time.monotonic()
-    tasks.clean_temp_dirs(context.places.root)
+    tasks.clean_temp_dirs(context.layout.root)
     removal.finish_removals(context, sagas)
-    task = context.places.task(task_id)
+    task = context.layout.task(task_id)
     _insist_on_finished(sagas, task_id, context.task_registry(task_id).read())
     place = _checked(target, task)
     marks = stamp_tree(task)
@@ -67,7 +67,7 @@ def export(
         for saga_id in journals:
             path = Closed.of(sagas.journals).file(saga_id)
             mark = FileStamp.of(os.lstat(path))
-            packing.add(path, str(path.relative_to(context.places.root)), mark)
+            packing.add(path, str(path.relative_to(context.layout.root)), mark)
 
     with _new_file(place) as fd:
         packed = _pack(fd, fill, place)
@@ -128,7 +128,7 @@ def _insist_on_the_same(
     sagas: Sagas, task_id: str, path: Path, marks: dict[str, FileStamp]
 ) -> None:
     """See that what is about to be removed is what was packed; it has another name by now."""
-    document = Registry(path / "AGENT_REGISTRY.json", kind=TASK).peek()
+    document = Registry(path / "AGENT_REGISTRY.json", schema=TASK).read_or_none()
     if document is None:
         raise StorageError(f"the registry of task {task_id!r} cannot be read any more")
     _insist_on_finished(sagas, task_id, document)

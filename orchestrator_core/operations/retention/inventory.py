@@ -69,7 +69,7 @@ def take_inventory(
         StorageError: It cannot be told what open sagas hold.
     """
     shelves = _Shelves(context)
-    tasks = context.places.task_ids()
+    tasks = context.layout.task_ids()
     files = [
         (task_id, seen, agent_id)
         for task_id in tasks
@@ -100,7 +100,7 @@ class _Shelves:
     """The directories of a root, each listed once."""
 
     def __init__(self, context: RootContext) -> None:
-        self._root = context.places.root
+        self._root = context.layout.root
         self._listed: dict[tuple[str, ...], list[FileState]] = {}
         self.failed: list[str] = []
 

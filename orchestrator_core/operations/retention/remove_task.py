@@ -59,7 +59,7 @@ def remove_task(
         FileNotFoundError: There is no such task.
         StorageError: Refused; the task is there as it was.
     """
-    root, task = context.places.root, context.places.task(task_id)
+    root, task = context.layout.root, context.layout.task(task_id)
     leaving, gone = root / f"{EXPORTING_PREFIX}{task_id}", root / f"{_GONE}{task_id}"
     with storage_errors("remove", task, allow=(FileNotFoundError,)):
         fd = os.open(task, _DIRECTORY)
@@ -119,7 +119,7 @@ def journals_of(sagas: Sagas, task_id: str) -> list[str]:
 def finish_removals(context: RootContext, sagas: Sagas) -> list[str]:
     """Finish what killed removers have begun; return what could not be finished."""
     failed: list[str] = []
-    for left in sorted(context.places.root.glob(f"{_GONE}*")):
+    for left in sorted(context.layout.root.glob(f"{_GONE}*")):
         try:
             task_id = check_id("task", left.name.removeprefix(_GONE))
             fd = os.open(left, _DIRECTORY)

@@ -70,7 +70,7 @@ def find(context: RootContext, agent_id: str) -> LegacyAgent:
         NotFound: None of them has such an agent, or it is not an old one.
     """
     check_id("agent", agent_id)
-    for task_id in context.places.task_ids():
+    for task_id in context.layout.task_ids():
         document = _document(context, task_id)
         record = find_agent(document, agent_id)
         if record is not None and is_legacy(record):
@@ -87,7 +87,7 @@ def find(context: RootContext, agent_id: str) -> LegacyAgent:
 
 def _document(context: RootContext, task_id: str) -> dict[str, Any]:
     registry = context.task_registry(task_id)
-    document = registry.peek()
+    document = registry.read_or_none()
     if document is not None:
         return document
     try:
@@ -123,7 +123,7 @@ def adopt(
 
 def receipts_of(context: RootContext, agent: LegacyAgent, standing: LegacyStatus) -> dict[str, Any]:
     """Return what an old agent holds: by its names, and by what a look has proved."""
-    entries = (context.global_registry.peek() or {}).get("agents", {})
+    entries = (context.global_registry.read_or_none() or {}).get("agents", {})
     entry = entries.get(agent.id, {"task_id": agent.task_id})
     values = {"task_id": agent.task_id, "record": dict(agent.record), "entry": entry}
     ids_only = Context(agent.id, values)
@@ -152,7 +152,7 @@ def _session_of(
 ) -> LegacySessionReceipt:
     return LegacySessionReceipt(
         session=agent.session,
-        cookie=ids.cookie_of(context.root_id, agent.id),
+        cookie=ids.process_cookie(context.root_id, agent.id),
         seen=standing.session,
         roots=standing.roots,
         logs=tuple(map(str, agent.logs)),
@@ -163,7 +163,7 @@ def _session_of(
 
 def _is_entered(context: RootContext, agent: LegacyAgent) -> bool:
     """Tell whether an agent that has ended is among the living of the global registry."""
-    return agent.id in (context.global_registry.peek() or {}).get("agents", {})
+    return agent.id in (context.global_registry.read_or_none() or {}).get("agents", {})
 
 
 def _as_recorded(agent: LegacyAgent, why: Unwind | None) -> Unwind:
@@ -173,7 +173,7 @@ def _as_recorded(agent: LegacyAgent, why: Unwind | None) -> Unwind:
 
 def recorded_end(context: RootContext, history: History) -> Unwind | None:
     """Return the end that the old system has recorded for an agent since it was adopted."""
-    document = context.task_registry(str(history.labels.get("task_id"))).peek() or {}
+    document = context.task_registry(str(history.labels.get("task_id"))).read_or_none() or {}
     record = find_agent(document, history.saga_id)
     if record is None or is_active(record.get("status")):
         return None
@@ -202,7 +202,7 @@ def spawn_unwinder(context: RootContext, agent_id: str) -> None:
     subprocess.run(  # noqa: S603 - an argv of ours; the shell only starts it, and leaves
         [
             *("/bin/sh", "-c", '"$@" </dev/null >/dev/null 2>&1 &', "sh"),
-            *unwinder_argv(context.places.root, agent_id),
+            *unwinder_argv(context.layout.root, agent_id),
         ],
         cwd="/",
         env=environment,

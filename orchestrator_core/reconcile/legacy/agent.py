@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from orchestrator_core.deployment.context import RootContext
-    from orchestrator_core.model.layout import Places
+    from orchestrator_core.model.layout import Layout
     from orchestrator_core.model.records import Agent
 
 BY = "old system"  #: Who has ended an agent that was found ended.
@@ -127,38 +127,38 @@ def legacy_agent(
         status=str(record.get("status") or "running"),
         session=str(session),
         started_at=parse_timestamp(record.get("started_at")),
-        places=_starting_places(context.places, document),
+        places=_starting_places(context.layout, document),
         files=_files_of(
-            context.places, task_id, str(agent_id), recorded if isinstance(recorded, dict) else {}
+            context.layout, task_id, str(agent_id), recorded if isinstance(recorded, dict) else {}
         ),
         record=record,
     )
 
 
-def _starting_places(places: Places, document: Mapping[str, Any]) -> tuple[Path, ...]:
+def _starting_places(layout: Layout, document: Mapping[str, Any]) -> tuple[Path, ...]:
     """
     Return where an agent may have been started, none of them so wide that all is in it.
 
     The document's own word for the workspace is not asked: a copy of it says the same.
     """
     client = document.get("client_cwd")
-    told = [places.root.parent, *([Path(client)] if isinstance(client, str) else [])]
+    told = [layout.root.parent, *([Path(client)] if isinstance(client, str) else [])]
     return tuple(path for path in told if path.is_absolute() and path != Path("/"))
 
 
 # --- files ------------------------------------------------------------------------------------
 
 
-def _files_of(places: Places, task_id: str, agent_id: str, recorded: Mapping[str, Any]) -> Files:
+def _files_of(layout: Layout, task_id: str, agent_id: str, recorded: Mapping[str, Any]) -> Files:
     own = (task_id, agent_id)
     usual = {
-        "prompt_file": places.prompt(*own),
-        "log_file": places.log(*own),
-        "deploy_log": places.deploy_log(*own),
-        "progress_file": places.progress(*own),
-        "findings_file": places.findings(*own),
+        "prompt_file": layout.prompt(*own),
+        "log_file": layout.log(*own),
+        "deploy_log": layout.deploy_log(*own),
+        "progress_file": layout.progress(*own),
+        "findings_file": layout.findings(*own),
     }
-    task = places.task(task_id)
+    task = layout.task(task_id)
     chosen = {
         name: path if os.path.lexists(path) else _vetted(recorded.get(name), task, agent_id) or path
         for name, path in usual.items()
@@ -169,7 +169,7 @@ def _files_of(places: Places, task_id: str, agent_id: str, recorded: Mapping[str
         deploy_log=chosen["deploy_log"],
         progress=chosen["progress_file"],
         findings=chosen["findings_file"],
-        archive=places.archive(task_id),
+        archive=layout.archive(task_id),
     )
 
 

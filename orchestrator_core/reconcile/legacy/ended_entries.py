@@ -41,7 +41,7 @@ def retry_without_ended(context: RootContext, check: Callable[[Container[str]], 
 
 
 def _over(context: RootContext) -> frozenset[str]:
-    entries = (context.global_registry.peek() or {}).get("agents", {})
+    entries = (context.global_registry.read_or_none() or {}).get("agents", {})
     old = {name: entry for name, entry in entries.items() if is_legacy(entry)}
     tasks = {str(entry.get("task_id")) for entry in old.values()}
     documents = {task_id: _document(context, task_id) for task_id in tasks}
@@ -55,10 +55,10 @@ def _over(context: RootContext) -> frozenset[str]:
 def _document(context: RootContext, task_id: str) -> Document | None:
     """Return a task's registry; one without agents if it is gone; None if it is unknown."""
     try:
-        path = context.places.task_registry(task_id)
+        path = context.layout.task_registry(task_id)
     except InvalidId:
         return {}
-    return context.task_registry(task_id).peek() if path.parent.is_dir() else {}
+    return context.task_registry(task_id).read_or_none() if path.parent.is_dir() else {}
 
 
 def _has_ended(document: Document | None, agent_id: str) -> bool:

@@ -34,9 +34,9 @@ _EXCERPT = 200
 
 def reconstruct_from_files(context: RootContext, task_id: str, known: Container[str]) -> Document:
     """Return a document of the agents that are not *known*, as far as anything tells of them."""
-    entries = (context.global_registry.peek() or {}).get("agents", {})
+    entries = (context.global_registry.read_or_none() or {}).get("agents", {})
     listed = {name: entry for name, entry in entries.items() if entry.get("task_id") == task_id}
-    names = dict.fromkeys((*listed, *_named(context.places.task(task_id))))
+    names = dict.fromkeys((*listed, *_named(context.layout.task(task_id))))
     records = [
         _record(context, task_id, name, listed.get(name, {}))
         for name in names
@@ -56,18 +56,18 @@ def _named(task: Path) -> Iterator[str]:
 def _record(
     context: RootContext, task_id: str, agent_id: str, entry: dict[str, Any]
 ) -> dict[str, Any]:
-    prompt = context.places.prompt(task_id, agent_id)
+    prompt = context.layout.prompt(task_id, agent_id)
     told = {name: value for name, value in entry.items() if name != "task_id"}
     return {
         "id": agent_id,
         "type": agent_id.rsplit("-", 2)[0],
-        "tmux_session": ids.session_of(agent_id),
+        "tmux_session": ids.session_name(agent_id),
         "parent": ORCHESTRATOR,
         "depth": 1,
         "status": Status.RUNNING.value,
         **_written(prompt),
         **told,
-        **_last_said(context.places.progress(task_id, agent_id)),
+        **_last_said(context.layout.progress(task_id, agent_id)),
     }
 
 

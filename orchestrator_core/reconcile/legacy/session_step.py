@@ -76,8 +76,8 @@ class EndLegacySession:
     def plan(self, ctx: Context) -> LegacySessionReceipt:
         """Name the session; nothing of it is known."""
         return LegacySessionReceipt(
-            session=ids.session_of(ctx.saga_id),
-            cookie=ids.cookie_of(self.context.root_id, ctx.saga_id),
+            session=ids.session_name(ctx.saga_id),
+            cookie=ids.process_cookie(self.context.root_id, ctx.saga_id),
         )
 
     def do(self, receipt: LegacySessionReceipt) -> LegacySessionReceipt:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from orchestrator_core.model.status import is_active
 from orchestrator_core.reconcile.evidence import LifeState
 from orchestrator_core.registry import fields
-from orchestrator_core.registry.schema import entry_of_agent, entry_of_task, is_live
+from orchestrator_core.registry.schema import agent_entry, task_entry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     Record = dict[str, Any]
     Tasks = Mapping[str, Document | None]
 
-_OWN = fields.GLOBAL_CONTENT | fields.COPY  #: Not carried over from an older copy.
+_OWN = fields.GLOBAL_CONTENT | fields.PER_COPY  #: Not carried over from an older copy.
 
 
 def merge_global(
@@ -71,12 +72,12 @@ def _entries(
             lives = _is_entered(testimony, is_known=bool(copies))
             copies.append(testimony.entry)
         elif record is not None:
-            lives = is_live(record)
+            lives = is_active(record.get("status"))
         else:
             # Nothing says that it ended; but an old copy proves little.
             lives = is_present or tasks.get(str(copies[0].get("task_id")), {}) is None
         if record is not None:
-            copies.append(entry_of_agent(task_id, record))
+            copies.append(agent_entry(task_id, record))
         if lives:
             entries[agent_id] = _merged(copies)
     return entries
@@ -117,7 +118,7 @@ def _tallies(
             over = testimony.fate is LifeState.ENDED or testimony.entry_is_over
             if over and testimony.end:
                 counted[testimony.end["status"]] += 1
-        elif record is not None and not is_live(record):
+        elif record is not None and not is_active(record.get("status")):
             counted[str(record["status"])] += 1
     for source in sources:
         counted |= Counter(source.get("ended") or {})
@@ -130,7 +131,11 @@ def _list_tasks(
 ) -> None:
     """List the tasks that have agents or are about to, and count the others."""
     busy = {str(entry.get("task_id")) for entry in document["agents"].values()}
-    busy |= {name for name, task in tasks.items() if task and any(map(is_live, task["agents"]))}
+    busy |= {
+        name
+        for name, task in tasks.items()
+        if task and any(is_active(agent.get("status")) for agent in task["agents"])
+    }
     listed: dict[str, Record] = dict(present["tasks"]) if present is not None else {}
     past = 0
     # One that is past is not listed again, though it may have an agent again, or look as if
@@ -141,7 +146,7 @@ def _list_tasks(
         if task_id in listed:
             copies.insert(0, listed[task_id])
         if task is not None:
-            copies.append(entry_of_task(task))
+            copies.append(task_entry(task))
         entry = _merged(copies)
         is_over = entry.get("had_agents") and task_id not in busy and entry.get("key") is None
         is_over = is_over or (all_counted and task_id not in listed)

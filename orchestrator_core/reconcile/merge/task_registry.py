@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.model.environment import ORCHESTRATOR
-from orchestrator_core.model.status import Status
+from orchestrator_core.model.status import Status, is_active
 from orchestrator_core.reconcile.evidence import LifeState
 from orchestrator_core.registry import fields
 from orchestrator_core.registry.partial_parse import agent_of
-from orchestrator_core.registry.schema import is_live
 from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     Record = dict[str, Any]
 
-_OWN = fields.TASK_CONTENT | fields.COPY  #: Not carried over from an older copy.
+_OWN = fields.TASK_CONTENT | fields.PER_COPY  #: Not carried over from an older copy.
 _TIMES = frozenset({"completed_at", "last_update", "terminated_at", "auto_cleanup_timestamp"})
 _STATUSES = frozenset(status.value for status in Status)
 
@@ -138,10 +137,10 @@ def _belongs(testimony: Evidence | None, *, is_rebuilt: bool, is_known: bool) ->
 def _filled(copies: Sequence[Record]) -> Record:
     """Return the first copy, with what only the others have."""
     record = dict(copies[0])
-    lives = is_live(record)
+    lives = is_active(record.get("status"))
     for copy in copies[1:]:
         for name, value in copy.items():
-            if not (lives and name in fields.END):
+            if not (lives and name in fields.TERMINAL):
                 record.setdefault(name, value)
     return record
 
@@ -169,7 +168,7 @@ def _corrected(record: Record, testimony: Evidence | None) -> Record:
     if testimony is None:
         return record
     for name, value in testimony.record.items():
-        if name in fields.FIXED or name not in record:
+        if name in fields.IMMUTABLE or name not in record:
             record = {**record, name: value}
     if testimony.fate is LifeState.ENDED or (
         testimony.fate is LifeState.ENDING and testimony.record_is_over
@@ -179,8 +178,8 @@ def _corrected(record: Record, testimony: Evidence | None) -> Record:
         return record | {name: v for name, v in testimony.end.items() if name not in record}
     if testimony.fate is not LifeState.ALIVE:
         return record
-    if not is_live(record):
-        record = {name: value for name, value in record.items() if name not in fields.END}
+    if not is_active(record.get("status")):
+        record = {name: value for name, value in record.items() if name not in fields.TERMINAL}
         record["status"] = testimony.reported.get("status", Status.RUNNING.value)
     if str(testimony.reported.get("last_update", "")) >= str(record.get("last_update", "")):
         record |= testimony.reported

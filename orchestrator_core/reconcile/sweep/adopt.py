@@ -21,7 +21,7 @@ import attrs
 from orchestrator_core.deployment.steps import SessionReceipt
 from orchestrator_core.exceptions import NotFound, SagaBusy, SagaError, SagaExists, UnknownStep
 from orchestrator_core.model import ids
-from orchestrator_core.model.outcome import ended
+from orchestrator_core.model.outcome import terminal_reason
 from orchestrator_core.model.status import Status
 from orchestrator_core.reconcile.rebuild import derive_receipts
 from orchestrator_core.reconcile.sweep.registry_entries import shows_living
@@ -115,10 +115,10 @@ def _receipts(
 
 def _session_of(context: RootContext, agent_id: str) -> SessionReceipt:
     return SessionReceipt(
-        session=ids.session_of(agent_id),
-        cookie=ids.cookie_of(context.root_id, agent_id),
+        session=ids.session_name(agent_id),
+        cookie=ids.process_cookie(context.root_id, agent_id),
         exit_file=None,
-        cgroup=context.processes.containment(ids.cgroup_of(context.root_id, agent_id)),
+        cgroup=context.processes.containment(ids.cgroup_name(context.root_id, agent_id)),
     )
 
 
@@ -163,7 +163,7 @@ def _recorded(context: RootContext, agent_id: str, task_id: str | None) -> str:
     if task_id is None:
         return Status.ERROR.value
     try:
-        record = find_agent(context.task_registry(task_id).peek() or {}, agent_id) or {}
+        record = find_agent(context.task_registry(task_id).read_or_none() or {}, agent_id) or {}
     except NotFound:
         record = {}
     return Status.ERROR.value if shows_living(record) else str(record["status"])
@@ -171,5 +171,5 @@ def _recorded(context: RootContext, agent_id: str, task_id: str | None) -> str:
 
 def _terminal(message: str, agent_id: str, status: str) -> Unwind:
     known = status if status in {each.value for each in Status} else Status.ERROR.value
-    why = ended(Status(known), message, by=BY)
+    why = terminal_reason(Status(known), message, by=BY)
     return attrs.evolve(why, detail={**why.detail, "agent_id": agent_id})

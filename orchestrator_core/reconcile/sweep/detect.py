@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from orchestrator_core.reconcile.sweep.legacy_agents import LegacyRecord
     from orchestrator_core.reconcile.sweep.saga_snapshot import Seen
     from orchestrator_core.reconcile.sweep.snapshot import Look
-    from orchestrator_core.registry.snapshot import Glance
+    from orchestrator_core.registry.snapshot_cache import RegistrySnapshot
     from orchestrator_core.system.processes.protocol import Exit
 
 
@@ -266,7 +266,7 @@ def _damaged_journal(seen: Seen) -> Candidate:
 
 
 def _damaged(look: Look) -> Iterator[Candidate]:
-    registries: dict[str | None, Glance] = {}
+    registries: dict[str | None, RegistrySnapshot] = {}
     registries.update(look.tasks or {})
     if look.living is not None:
         registries[None] = look.living

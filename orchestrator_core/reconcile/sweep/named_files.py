@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from orchestrator_core.model.layout import Places
+    from orchestrator_core.model.layout import Layout
 
 _ID = f"({ids.AGENT_ID})"
 
@@ -57,14 +57,14 @@ class Found:
     kept_aside: tuple[str, ...]  #: Registries that were damaged.
 
 
-def of_task(places: Places, task_id: str) -> Found:
+def of_task(layout: Layout, task_id: str) -> Found:
     """
     List what is named after agents below a task; a directory that is missing is empty.
 
     Raises:
         OSError: One cannot be listed.
     """
-    task = os.fspath(places.task(task_id))
+    task = os.fspath(layout.task(task_id))
     traces: list[Trace] = []
     kept_aside: list[str] = []
     for directory in _DIRECTORIES:

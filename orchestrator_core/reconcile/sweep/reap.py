@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.exceptions import NotFound, OrchestratorError, SagaNotFound
-from orchestrator_core.model.outcome import EndReport, ended
+from orchestrator_core.model.outcome import EndReport, terminal_reason
 from orchestrator_core.model.status import Status
 from orchestrator_core.reconcile.repair import repair
 from orchestrator_core.reconcile.sweep.adopt import adopt
@@ -93,7 +93,7 @@ class _Reaper:
 
     def _end_without_session(self, finding: Finding) -> EndReport:
         """End a live agent that lost its session, as its supervisor does on a hangup."""
-        why = ended(Status.TERMINATED, "its tmux session was killed", by="hangup")
+        why = terminal_reason(Status.TERMINATED, "its tmux session was killed", by="hangup")
         return self.terminator.terminate(str(finding.agent_id), why, timeout_s=self.timeout_s)
 
     def _already_done(self, finding: Finding) -> ReapResult:
@@ -132,7 +132,7 @@ class _Reaper:
         ) as saga:
             why = saga.history.why
             assert why is not None  # noqa: S101 - an adopted saga begins as one being unwound
-            return _result(findings[0], EndReport.of(saga.unwind(why)))
+            return _result(findings[0], EndReport.from_unwind(saga.unwind(why)))
 
     # --- registries -------------------------------------------------------------------------------
 
@@ -186,7 +186,7 @@ def _registry_of(finding: Finding) -> str:
 def _from_recovery(finding: Finding, saga_id: str, report: RecoveryReport) -> ReapResult | None:
     """Return what became of a saga in a recovery; None if recovery did nothing to it."""
     if saga_id in report.unwound:
-        return _result(finding, EndReport.of(report.unwound[saga_id]))
+        return _result(finding, EndReport.from_unwind(report.unwound[saga_id]))
     if saga_id in report.failed:
         return _failure(finding, report.failed[saga_id])
     if saga_id in report.busy:

@@ -12,7 +12,7 @@ from orchestrator_core.system.names import is_id
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from orchestrator_core.registry.snapshot import Glance
+    from orchestrator_core.registry.snapshot_cache import RegistrySnapshot
 
     Records = Mapping[str, Mapping[str, Mapping[str, Any]]]
     """All tasks' records, by task and by agent."""
@@ -35,7 +35,7 @@ def living_records(records: Records) -> Iterator[Entered]:
                 yield Entered(agent_id, task_id, record)
 
 
-def living_entries(living: Glance | None) -> Iterator[Entered]:
+def living_entries(living: RegistrySnapshot | None) -> Iterator[Entered]:
     """Return the entries of the global registry: it lists none but the living."""
     document = None if living is None else living.document
     for agent_id, entry in (document or {}).get("agents", {}).items():

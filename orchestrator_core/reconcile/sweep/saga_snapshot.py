@@ -147,7 +147,7 @@ def _of(history: History, *, wrote_at: float | None = None) -> Seen:
 
 def _is_well(seen: Seen, running: Collection[Identity] | None) -> bool:
     assert seen.history is not None  # noqa: S101 - it was just made of one
-    if seen.history.state is not State.COMMITTED or deadlines.is_over(seen.labels):
+    if seen.history.state is not State.COMMITTED or deadlines.is_expired(seen.labels):
         return False
     if seen.receipt is None or running is None:
         return True
@@ -163,7 +163,7 @@ def _suspicious(
     seen = _of(history)
     if history.state is not State.COMMITTED:
         return seen
-    seen = attrs.evolve(seen, late=deadlines.is_over(seen.labels), wrote_at=_wrote_at(history))
+    seen = attrs.evolve(seen, late=deadlines.is_expired(seen.labels), wrote_at=_wrote_at(history))
     if seen.receipt is None or not can_ask or _is_alive(seen.receipt, processes):
         return seen
     return attrs.evolve(seen, dead=True, witnessed=read_exit(seen.receipt.exit_file))

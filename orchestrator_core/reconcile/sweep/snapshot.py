@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 
 from orchestrator_core.exceptions import OrchestratorError
-from orchestrator_core.model.ids import cookie_of
+from orchestrator_core.model.ids import process_cookie
 from orchestrator_core.reconcile.sweep import named_files as traces
 from orchestrator_core.reconcile.sweep import saga_snapshot as journals
 from orchestrator_core.reconcile.sweep.candidates import EVERYTHING, Source
 from orchestrator_core.reconcile.sweep.registry_entries import living_entries, living_records
-from orchestrator_core.registry.snapshot import Glance, glance
+from orchestrator_core.registry.snapshot_cache import RegistrySnapshot, read_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 def _of_the_present(look: Look) -> Records:
-    past = {task_id for task_id, registry in (look.tasks or {}).items() if registry.is_past}
+    past = {task_id for task_id, registry in (look.tasks or {}).items() if registry.all_ended}
     return {task_id: agents for task_id, agents in look.records.items() if task_id not in past}
 
 
@@ -60,8 +60,8 @@ class Look:
     sagas: Mapping[str, Seen] | None  #: The open ones, by id.
     sessions: tuple[Session, ...] | None = None
     processes: tuple[Marked, ...] | None = None
-    tasks: Mapping[str, Glance] | None = None  #: Each task's registry.
-    living: Glance | None = None  #: The global registry.
+    tasks: Mapping[str, RegistrySnapshot] | None = None  #: Each task's registry.
+    living: RegistrySnapshot | None = None  #: The global registry.
     traces: tuple[Trace, ...] | None = None
     kept_aside: tuple[str, ...] = ()  #: Files that were damaged, and set aside.
     closed: frozenset[str] = frozenset()  #: Of the agents in question: a closed journal tells.
@@ -108,7 +108,7 @@ class Look:
 
 def prefix_of(root_id: str) -> str:
     """Return what every cookie of a root begins with."""
-    return cookie_of(root_id, "x")[:-1]
+    return process_cookie(root_id, "x")[:-1]
 
 
 def look(context: RootContext, sagas: Sagas, sources: Collection[Source] = EVERYTHING) -> Look:
@@ -136,7 +136,7 @@ class _Looking:
         processes = if_asked(
             Source.PROCESSES, "the processes", lambda: context.processes.marked(self._prefix)
         )
-        task_ids = self._ask("the tasks", context.places.task_ids) if sources else None
+        task_ids = self._ask("the tasks", context.layout.task_ids) if sources else None
         named = if_asked(Source.FILES, "the files", lambda: self._traces(task_ids or []))
         living = if_asked(Source.REGISTRIES, "the registries", self._living)
         tasks = if_asked(Source.REGISTRIES, "the registries", lambda: self._tasks(task_ids))
@@ -177,14 +177,14 @@ class _Looking:
         for task_id in task_ids:
             below = self._ask(
                 f"the files of {task_id}",
-                lambda task_id=task_id: traces.of_task(self._context.places, task_id),  # type: ignore[misc]  # it is the loop's
+                lambda task_id=task_id: traces.of_task(self._context.layout, task_id),  # type: ignore[misc]  # it is the loop's
             )
             if below is not None:
                 found += below.traces
                 self._kept_aside += below.kept_aside
-        places = self._context.places
-        self._kept_aside += traces.damaged_below(places.sagas, ".damaged")
-        self._kept_aside += traces.damaged_below(places.global_registry.parent, ".json.damaged-")
+        layout = self._context.layout
+        self._kept_aside += traces.damaged_below(layout.sagas, ".damaged")
+        self._kept_aside += traces.damaged_below(layout.global_registry.parent, ".json.damaged-")
         return found
 
     def _cgroups(self, opened: Iterable[Seen]) -> list[Trace]:
@@ -193,10 +193,10 @@ class _Looking:
         parents = {os.path.dirname(path) for path in (*known, here) if path is not None}  # noqa: PTH120 - strings
         return traces.cgroups(parents, self._prefix)
 
-    def _living(self) -> Glance:
-        return self._told(glance(self._context.global_registry), "the global registry")
+    def _living(self) -> RegistrySnapshot:
+        return self._told(read_snapshot(self._context.global_registry), "the global registry")
 
-    def _tasks(self, task_ids: Iterable[str] | None) -> dict[str, Glance] | None:
+    def _tasks(self, task_ids: Iterable[str] | None) -> dict[str, RegistrySnapshot] | None:
         if task_ids is None:
             return None
         registries = {task_id: self._context.task_registry(task_id) for task_id in task_ids}
@@ -206,9 +206,9 @@ class _Looking:
             for task_id, seen in found.items()
         }
 
-    def _told(self, seen: Glance, what: str) -> Glance:
-        if seen.refused:
-            self._unknown.append(f"{what}: {seen.refused}")
+    def _told(self, seen: RegistrySnapshot, what: str) -> RegistrySnapshot:
+        if seen.unreadable:
+            self._unknown.append(f"{what}: {seen.unreadable}")
         return seen
 
     # --- journals ------------------------------------------------------------------------------

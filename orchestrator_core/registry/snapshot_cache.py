@@ -12,7 +12,7 @@ import msgspec
 
 from orchestrator_core.exceptions import RegistryTooNew, StorageError
 from orchestrator_core.model.status import is_active
-from orchestrator_core.registry.document import Damage, decode
+from orchestrator_core.registry.document import InvalidDocument, decode
 from orchestrator_core.system import durable
 from orchestrator_core.system.names import is_id
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(kw_only=True)
-class Glance:
+class RegistrySnapshot:
     """What a registry's file held. Without a document, one of the other three says why."""
 
     document: Document | None = None
     version: int = 0  #: In which the document was written; 0 is the old system's.
-    is_past: bool = False  #: All its agents have ended here, with success.
+    all_ended: bool = False  #: All its agents have ended here, with success.
     missing: bool = False
     damage: str = ""  #: Why it cannot be used.
-    refused: str = ""  #: Why it could not be read: what it holds is unknown.
+    unreadable: str = ""  #: Why it could not be read: what it holds is unknown.
 
     @functools.cached_property
     def records(self) -> dict[str, Mapping[str, Any]]:
@@ -44,56 +44,56 @@ class Glance:
         }
 
 
-class Glances:
+class SnapshotCache:
     """Glances in short at a root's tasks: what is past, and as it was, is not read again."""
 
     def __init__(self) -> None:
-        self._past: dict[str, tuple[durable.Fingerprint | None, Glance]] = {}
+        self._past: dict[str, tuple[durable.Fingerprint | None, RegistrySnapshot]] = {}
 
-    def at(self, registries: Mapping[str, Registry]) -> dict[str, Glance]:
+    def at(self, registries: Mapping[str, Registry]) -> dict[str, RegistrySnapshot]:
         """Glance at all tasks of a root: their registries, by task id."""
         for gone in self._past.keys() - registries.keys():
             self._past.pop(gone, None)
         return {task_id: self._at(task_id, registry) for task_id, registry in registries.items()}
 
-    def _at(self, task_id: str, registry: Registry) -> Glance:
+    def _at(self, task_id: str, registry: Registry) -> RegistrySnapshot:
         edition = durable.fingerprint_at(
             registry.path
         )  # Before it is read: it may be replaced meanwhile.
         known = self._past.get(task_id)
         if known is not None and edition is not None and known[0] == edition:
             return known[1]
-        seen = glance(registry, in_short=True)
-        if seen.is_past:
+        seen = read_snapshot(registry, summary_only=True)
+        if seen.all_ended:
             self._past[task_id] = edition, seen
         else:
             self._past.pop(task_id, None)
         return seen
 
 
-def glance(registry: Registry, *, in_short: bool = False) -> Glance:
+def read_snapshot(registry: Registry, *, summary_only: bool = False) -> RegistrySnapshot:
     """
     Look at a registry's file.
 
-    *in_short* spares the time that it takes to read of agents that are over and done
+    *summary_only* spares the time that it takes to read of agents that are over and done
     with: in a task that has no others, a record is no more than the id, the status, the
     key, the deadline, and that it was ended here, with success.
     """
     try:
         data = durable.read(registry.path)
-        past = _past(data, registry.kind.version) if in_short else None
+        past = _past(data, registry.schema.version) if summary_only else None
         if past is not None:
-            return Glance(document=past, version=registry.kind.version, is_past=True)
-        document, version = decode(data, registry.kind)
+            return RegistrySnapshot(document=past, version=registry.schema.version, all_ended=True)
+        document, version = decode(data, registry.schema)
     except FileNotFoundError:
-        return Glance(missing=True)
-    except Damage as damage:
-        return Glance(damage=str(damage))
+        return RegistrySnapshot(missing=True)
+    except InvalidDocument as damage:
+        return RegistrySnapshot(damage=str(damage))
     except (RegistryTooNew, StorageError) as error:
         if _is_directory(registry):
-            return Glance(damage="it is a directory")
-        return Glance(refused=str(error))
-    return Glance(document=document, version=version)
+            return RegistrySnapshot(damage="it is a directory")
+        return RegistrySnapshot(unreadable=str(error))
+    return RegistrySnapshot(document=document, version=version)
 
 
 class _Cleanup(msgspec.Struct):
