@@ -16,6 +16,7 @@ import ast
 import inspect
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import attrs
@@ -361,6 +362,32 @@ def codes() -> str:
     return table(("code", "means"), [(f"`{code}`", _sentence(means)) for code, means in rows])
 
 
+def rooms() -> str:
+    """Return the rooms, the highest first, as the import contract has them."""
+    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())
+    contracts = project["tool"]["importlinter"]["contracts"]
+    [layers] = [each["layers"] for each in contracts if each["id"] == "layers"]
+    rows = [
+        (f"`{module.removeprefix('orchestrator_core.')}`", _summary(module))
+        for layer in layers
+        for module in layer.split(" | ")
+    ]
+    return table(("room", "what lives here"), rows)
+
+
+def contracts() -> str:
+    """Return the import contracts, each in its own words."""
+    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())
+    return "\n".join(f"- {each['name']}." for each in project["tool"]["importlinter"]["contracts"])
+
+
+def _summary(module: str) -> str:
+    """Return the first line of a module's docstring, without importing the module."""
+    path = HERE.parent / module.replace(".", "/")
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return (ast.get_docstring(ast.parse(source.read_text())) or "").split("\n")[0]
+
+
 DRAWN = {
     drawing.__name__: drawing
     for drawing in (
@@ -380,6 +407,8 @@ DRAWN = {
         metrics,
         checks,
         configuration,
+        rooms,
+        contracts,
     )
 }
 
@@ -490,7 +519,7 @@ def _sentence(text: str) -> str:
 
 def pages() -> list[Path]:
     """Return the pages of the documentation."""
-    return sorted(HERE.glob("*.md")) + sorted(HERE.glob("*/*.md"))
+    return [HERE.parent / "CONTRIBUTING.md", *sorted(HERE.rglob("*.md"))]
 
 
 def main() -> int:
