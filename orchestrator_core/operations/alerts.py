@@ -1,15 +1,12 @@
 """
-Tell somebody when a cleanup has failed.
+Alerts: notify a command and a callback when a cleanup has failed.
 
-Two may be told: the command that ``orchestrator.toml`` names, and a callable of
-the program that is running. The command is told wherever the end is carried
-out, which is mostly in a process that nobody looks at: a supervisor that has
-become the unwinder of its own agent.
-
-Telling is nothing that the unwinding waits for. A command is started by a shell
-that leaves at once, below a watchdog that ends it in time, in a session of its
-own, with an environment of its own: it is not of the agent that ends, it holds
-none of our secrets, and nobody who ends the agent once more ends it.
+- The command is the one that ``orchestrator.toml`` names. It runs wherever the agent is
+  unwound, which is mostly a supervisor that has become the unwinder.
+- The callback is called in the process that has registered it.
+- The unwinding waits for neither. A shell starts the command and exits at once. The command
+  runs below a watchdog that kills it after a timeout, in a separate session and with a minimal
+  environment: it is no process of the agent, and it inherits no secret.
 """
 
 from __future__ import annotations
@@ -41,15 +38,15 @@ if TYPE_CHECKING:
     OnFailedCleanup = Callable[["FailedCleanup"], object]
 
 _ENVIRONMENT = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "USER")
-_START_S = 5.0  #: For a shell to start one program and leave.
+_START_TIMEOUT_S = 5.0  #: For a shell to start one program and exit.
 
 
 @attrs.frozen(kw_only=True)
 class FailedCleanup:
-    """A cleanup that has failed: what is left, and when it is tried again."""
+    """A failed cleanup: what is left, and when the next attempt is."""
 
     what: str  #: ``stuck``: some steps could not be undone. ``reaping``: a sweep could not reap.
-    subject: str  #: The agent, or what the sweep had found.
+    subject: str  #: The agent, or the subject of the finding.
     root: str
     at: str
     errors: tuple[str, ...]
@@ -58,13 +55,13 @@ class FailedCleanup:
     report: dict[str, Any] | None = None  #: For ``stuck``: the end's whole report.
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-safe values."""
+        """Return the alert as JSON-safe values."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         return plain
 
 
 class Alerts(Observer):
-    """Tells of cleanups that fail: as an observer of sagas, and when a sweep asks it to."""
+    """Sends an alert for each failed cleanup, of a saga that it observes or of a sweep."""
 
     def __init__(
         self, context: RootContext, on_failed_cleanup: OnFailedCleanup | None = None
@@ -73,105 +70,96 @@ class Alerts(Observer):
         self._on_failed_cleanup = on_failed_cleanup
 
     def saga_stuck(self, saga_id: str, report: UnwindReport) -> None:
-        """Some steps could not be undone, for now."""
+        """Send an alert: some steps of a saga could not be undone yet."""
         end = EndReport.from_unwind(report)
-        self._tell(
-            FailedCleanup(
-                what="stuck",
-                subject=saga_id,
-                root=str(self._context.layout.root),
-                at=timestamp(),
-                errors=end.errors,
-                survivors=end.survivors,
-                retry_at=report.retry_at,
-                report=end.to_dict(),
-            )
+        self._notify(
+            "stuck",
+            saga_id,
+            end.errors,
+            survivors=end.survivors,
+            retry_at=report.retry_at,
+            report=end.to_dict(),
         )
 
     def reaping_failed(self, subject: str, error: str) -> None:
-        """Tell that a sweep could not reap something, and no saga is STUCK for it."""
-        self._tell(
-            FailedCleanup(
-                what="reaping",
-                subject=subject,
-                root=str(self._context.layout.root),
-                at=timestamp(),
-                errors=(error,),
-            )
-        )
+        """Send an alert: a sweep could not reap something, and no saga is STUCK for it."""
+        self._notify("reaping", subject, (error,))
 
-    def _tell(self, failed: FailedCleanup) -> None:
-        """Tell all who want to know. Never raises, never waits for them."""
+    def _notify(self, what: str, subject: str, errors: tuple[str, ...], **details: Any) -> None:  # noqa: ANN401 - the other fields
+        """Notify the callback and the command. Never raise, and never wait for them."""
+        root = str(self._context.layout.root)
+        failed = FailedCleanup(
+            what=what, subject=subject, root=root, at=timestamp(), errors=errors, **details
+        )
         if self._on_failed_cleanup is not None:
-            _call(self._on_failed_cleanup, failed)
+            _run_callback(self._on_failed_cleanup, failed)
         try:
-            settled = self._context.settings.alerts
-            if settled.command:
-                start(
-                    settled.command,
-                    failed.to_dict(),
-                    timeout_s=settled.timeout_s,
-                    root=failed.root,
+            alerts = self._context.settings.alerts
+            if alerts.command:
+                run_detached(
+                    alerts.command, failed.to_dict(), timeout_s=alerts.timeout_s, root=root
                 )
-        except Exception as error:  # noqa: BLE001 - see the promise
-            _log_failure(failed.subject, error)
+        except Exception as error:  # noqa: BLE001 - see the docstring
+            _log_failure(subject, error)
 
 
 def _log_failure(subject: str, error: BaseException) -> None:
-    """An alert could not be given."""
+    """An alert could not be sent."""
     log.emit(logging.ERROR, "alert.failed", subject=subject, error=repr(error))
 
 
-# --- a callable ---------------------------------------------------------------------------------
+# --- the callback -------------------------------------------------------------------------------
 
 
-_calls: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-_FAREWELL_S = 5.0  #: For all calls that are under way when the program ends.
+_callbacks: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+_EXIT_TIMEOUT_S = 5.0  #: For all running callbacks together, when the program exits.
 
 
-def _call(tell: OnFailedCleanup, failed: FailedCleanup) -> None:
-    """Call *tell* in a thread of its own: it may hang, or raise."""
-
-    def call() -> None:
-        try:
-            tell(failed)
-        except BaseException as error:  # noqa: BLE001 - it is not ours
-            _log_failure(failed.subject, error)
-
-    thread = threading.Thread(target=call, name="orchestrator-core-alert", daemon=True)
+def _run_callback(callback: OnFailedCleanup, failed: FailedCleanup) -> None:
+    """Run *callback* in a thread, because it may hang or raise."""
+    thread = threading.Thread(
+        target=_call, args=(callback, failed), name="orchestrator-core-alert", daemon=True
+    )
     try:
         thread.start()
-    except RuntimeError as error:  # no more threads
+    except RuntimeError as error:  # The system has no more threads.
         _log_failure(failed.subject, error)
         return
-    _calls.add(thread)
-    _see_them_end()
+    _callbacks.add(thread)
+    _register_atexit()
+
+
+def _call(callback: OnFailedCleanup, failed: FailedCleanup) -> None:
+    try:
+        callback(failed)
+    except BaseException as error:  # noqa: BLE001 - foreign code
+        _log_failure(failed.subject, error)
 
 
 @functools.cache
-def _see_them_end() -> None:
-    atexit.register(_let_finish)
+def _register_atexit() -> None:
+    atexit.register(_join_callbacks)
 
 
-def _let_finish() -> None:
-    deadline = time.monotonic() + _FAREWELL_S
-    for thread in list(_calls):
+def _join_callbacks() -> None:
+    deadline = time.monotonic() + _EXIT_TIMEOUT_S
+    for thread in list(_callbacks):
         thread.join(max(0.0, deadline - time.monotonic()))
 
 
-# --- a command ----------------------------------------------------------------------------------
+# --- the command --------------------------------------------------------------------------------
 
-#: Leaves at once; what it has started is nobody's child any more. Descriptor 3, because a
-#: shell gives what it puts into the background /dev/null for its standard input.
+#: Exits at once, so that init adopts the program it has started. The report goes through
+#: descriptor 3, because a shell redirects the standard input of a background program.
 _DETACH = 'exec 3<&0; "$@" <&3 3<&- &'
 
-#: Ends the command, and all of its group, when its time (argument 1) is over. Whoever
-#: started us may have been deaf to signals; the command is not.
+#: Kills the command's process group after a timeout (argument 1). The calling process may
+#: ignore signals, so the watchdog restores the default handlers for the command.
 _WATCHDOG = """
 import os, signal, subprocess, sys
 signal.pthread_sigmask(signal.SIG_SETMASK, [])
-for deaf in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
-    signal.signal(deaf, signal.SIG_DFL)
+for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+    signal.signal(ignored, signal.SIG_DFL)
 child = subprocess.Popen(sys.argv[2:], start_new_session=True)
 try:
     child.wait(float(sys.argv[1]))
@@ -181,58 +169,59 @@ except subprocess.TimeoutExpired:
 """
 
 
-def start(command: Sequence[str], report: object, *, timeout_s: float, root: str) -> None:
+def run_detached(command: Sequence[str], report: object, *, timeout_s: float, root: str) -> None:
     """
     Start *command* with *report* as JSON on its standard input, and do not wait for it.
 
-    It is ended after *timeout_s*. Its working directory is ``/``, what it prints is dropped.
+    A watchdog kills the command after *timeout_s*. The working directory is ``/``, and the
+    output is discarded.
 
     Raises:
         FileNotFoundError: There is no such program.
-        OSError: It could not be started.
-        subprocess.TimeoutExpired: The machine did not get to it.
+        OSError: The program could not be started.
+        subprocess.TimeoutExpired: The shell has not exited within 5 seconds.
     """
     import subprocess  # noqa: PLC0415 - slow to import, and seldom needed
 
-    if program(command) is None:
-        # Who starts it later, below, has nobody to tell.
-        raise FileNotFoundError(f"there is no program {command[0]!r} to tell")
+    if find_program(command) is None:
+        # The watchdog's own error would go nowhere.
+        raise FileNotFoundError(f"there is no program {command[0]!r} for alerts")
     watchdog = (sys.executable, "-I", "-S", "-c", _WATCHDOG, f"{timeout_s:g}", *command)
     env = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    paper = _paper()
+    stdin = _anonymous_file()
     try:
-        durable.write_all(paper, msgspec.json.encode(report) + b"\n")
-        os.lseek(paper, 0, os.SEEK_SET)
-        subprocess.run(  # noqa: S603 - the root's owner named it
+        durable.write_all(stdin, msgspec.json.encode(report) + b"\n")
+        os.lseek(stdin, 0, os.SEEK_SET)
+        subprocess.run(  # noqa: S603 - the owner of the root has named it
             ["/bin/sh", "-c", _DETACH, "alert", *watchdog],
-            stdin=paper,
+            stdin=stdin,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
             env={**env, "ORCHESTRATOR_ROOT": root},
             start_new_session=True,
-            timeout=_START_S,
+            timeout=_START_TIMEOUT_S,
             check=False,
         )
     finally:
-        os.close(paper)
+        os.close(stdin)
 
 
-def program(command: Sequence[str]) -> str | None:
-    """Return the file that is run as *command*: by our PATH, or from ``/``; None if none is."""
-    import shutil  # noqa: PLC0415 - as in start
+def find_program(command: Sequence[str]) -> str | None:
+    """Return the file of *command*, by PATH or relative to ``/``; None if there is none."""
+    import shutil  # noqa: PLC0415 - as in run_detached
 
     name = command[0]
-    place = os.path.join("/", name) if "/" in name else name  # noqa: PTH118 - may be a bare name
-    return shutil.which(place, path=os.environ.get("PATH", os.defpath))
+    path = os.path.join("/", name) if "/" in name else name  # noqa: PTH118 - may be a bare name
+    return shutil.which(path, path=os.environ.get("PATH", os.defpath))
 
 
-def _paper() -> int:
-    """Return a nameless file: a report may be larger than a pipe, and the disk may be full."""
+def _anonymous_file() -> int:
+    """Return a file without a name: a report may exceed a pipe, and the disk may be full."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("alert")
-    import tempfile  # noqa: PLC0415 - where there is nothing better
+    import tempfile  # noqa: PLC0415 - for systems without memfd_create
 
     fd, path = tempfile.mkstemp()
-    os.unlink(path)  # noqa: PTH108 - as everywhere here
+    os.unlink(path)  # noqa: PTH108 - `os` calls are where the tests break in
     return fd

@@ -625,13 +625,13 @@ def witness(short_tmp):
 @pytest.fixture
 def started(monkeypatch):
     """What commands have been told, one after another; they are told all the same."""
-    reports, real = [], alerts.start
+    reports, real = [], alerts.run_detached
 
-    def start(command, report, **how):
+    def run_detached(command, report, **how):
         reports.append(report)
         real(command, report, **how)
 
-    monkeypatch.setattr(alerts, "start", start)
+    monkeypatch.setattr(alerts, "run_detached", run_detached)
     return reports
 
 
@@ -708,7 +708,7 @@ def test_a_command_that_hangs_holds_nobody_up_and_is_ended_in_time(line, stuck, 
 
 def test_a_report_that_no_pipe_holds_is_told_whole(witness):
     large = {"errors": ["x" * 100] * 10_000}
-    alerts.start([witness.writes], large, timeout_s=10.0, root="/r")
+    alerts.run_detached([witness.writes], large, timeout_s=10.0, root="/r")
     assert large == witness.heard()
 
 
@@ -780,7 +780,7 @@ def test_a_callable_that_raises_is_logged_and_the_command_is_told_all_the_same(
         logged.append((event, values))
         seen.set()
 
-    monkeypatch.setattr(alerts.logs, "emit", emit)
+    monkeypatch.setattr(alerts.log, "emit", emit)
 
     def broken(_):
         raise ZeroDivisionError

@@ -42,7 +42,6 @@ from orchestrator_core.operations.doctor import (
     tmux_check,
 )
 from orchestrator_core.operations.doctor.check import (
-    Answer,
     Environment,
     Verdict,
     failed,
@@ -214,7 +213,7 @@ def test_a_check_that_hangs_is_unknown_and_all_others_are_told_in_time(used, mon
 
     assert time.monotonic() - begun < 5
     assert UNKNOWN is checks["space"].verdict
-    assert "not found out in time" in checks["space"].found
+    assert "no result in time" in checks["space"].found
     assert (OK, OK) == (checks["python"].verdict, checks["root"].verdict)
 
 
@@ -286,7 +285,7 @@ def test_an_old_python_is_refused(monkeypatch):
     [
         (None, FAILED, "there is no"),
         ("0.1", FAILED, "too old"),
-        ("99.0", WARNING, "newer than what was tried"),
+        ("99.0", WARNING, "newer than the tested versions"),
     ],
 )
 def test_a_library_that_is_missing_too_old_or_too_new_is_named_with_its_pip_install(
@@ -338,8 +337,12 @@ def test_without_the_tmux_library_that_is_said_and_not_taken_for_a_defect(patien
             "unset CLAUDE_ORCHESTRATOR_WORKSPACE",
         ),
         ({"ORCHESTRATOR_AGENT_ID": "a-1"}, "inside agent a-1", "unset ORCHESTRATOR_AGENT_ID"),
-        ({"CLAUDE_ORCHESTRATOR_MAX_DEEP": "3"}, "CLAUDE_ORCHESTRATOR_MAX_DEEP means", "misspelt"),
-        ({"ORCHESTRATOR_ROOTS": "/a"}, "ORCHESTRATOR_ROOTS means nothing", "misspelt"),
+        (
+            {"CLAUDE_ORCHESTRATOR_MAX_DEEP": "3"},
+            "CLAUDE_ORCHESTRATOR_MAX_DEEP has no meaning",
+            "misspelt",
+        ),
+        ({"ORCHESTRATOR_ROOTS": "/a"}, "ORCHESTRATOR_ROOTS has no meaning", "misspelt"),
     ],
 )
 def test_a_variable_that_surprises_is_told(env, found, remedy):
@@ -521,14 +524,14 @@ def test_a_directory_of_the_socket_that_is_anothers_is_told(used, short_tmp, mon
     answer = tmux_check.socket_file(looked_at)
 
     assert FAILED is answer.verdict
-    assert "not ours" in answer.found
+    assert "not to this user" in answer.found
     assert f"ls -ld {short_tmp}" in answer.remedy
 
 
 def test_a_socket_of_another_user_is_told(short_tmp, monkeypatch):
     be_another_user(monkeypatch)
     with serve(short_tmp / "tmux.sock"):
-        answer = tmux_check._file(short_tmp / "tmux.sock")
+        answer = tmux_check._check_socket(short_tmp / "tmux.sock")
     assert FAILED is answer.verdict
     assert f"belongs to user {os.getuid()}" in answer.found
     assert f"ls -la {short_tmp}/tmux.sock" in answer.remedy
@@ -696,14 +699,14 @@ def test_a_root_below_what_may_not_be_searched_is_told_once(tmp_path, monkeypatc
 def test_a_private_root_is_well(patient):
     answer = root.permissions(patient)
     assert OK is answer.verdict
-    assert "are ours, and private" in answer.found
+    assert "are owned by this user, and private" in answer.found
 
 
 def test_what_is_not_ours_is_told_with_the_chown(used, patient, monkeypatch):
     be_another_user(monkeypatch)
     answer = root.permissions(patient)
     assert FAILED is answer.verdict
-    assert "another user's" in answer.found
+    assert "owned by another user" in answer.found
     assert answer.remedy.startswith(f"sudo chown {os.geteuid()} {used.root} ")
     assert "and so on: there are" in answer.remedy
 
@@ -761,12 +764,12 @@ def test_a_directory_that_does_not_let_us_in_is_told(used, patient, monkeypatch,
     answer = root.permissions(patient)
 
     assert FAILED is answer.verdict
-    assert f"cannot be looked at: {logs}" in answer.found
+    assert f"cannot be read: {logs}" in answer.found
     assert answer.remedy.startswith(f"chmod u+rwx {logs}")
 
 
 def test_of_more_files_than_there_is_time_for_the_rest_is_unknown(patient, monkeypatch):
-    monkeypatch.setattr(root, "_MOST", 5)
+    monkeypatch.setattr(root, "_MAX_SCANNED", 5)
     answer = root.permissions(patient)
     assert UNKNOWN is answer.verdict
     assert "the first 5 files" in answer.found
@@ -901,14 +904,19 @@ DISHONEST = {
     "locks": (fcntl, "flock", no_lock, "does not keep another process out"),
     "no locks": (fcntl, "flock", refuse(37), "locks: "),
     "rename": (os, "rename", lambda *_: None, "is not in its place"),
-    "rename in place": (os, "rename", rename_in_place, "does not see the old one"),
+    "rename in place": (os, "rename", rename_in_place, "does not see the old content"),
     "fsync": (os, "fsync", refuse(22), "fsync: "),
     "hard links": (os, "link", refuse(1), "hard links: "),
-    "links that overwrite": (os, "link", link_over, "can be linked over"),
+    "links that overwrite": (os, "link", link_over, "a link overwrites an existing name"),
     "FIFOs": (os, "mkfifo", refuse(1), "FIFOs: "),
     "sockets": (socket.socket, "bind", refuse(95), "sockets: "),
-    "modes": (Path, "chmod", lambda *_: None, "a file made 0600 is 0644"),
-    "the server's clock": (time, "time", lambda: 0.0, "its clock and ours differ"),
+    "modes": (Path, "chmod", lambda *_: None, "a file created as 0600 is 0644"),
+    "the server's clock": (
+        time,
+        "time",
+        lambda: 0.0,
+        "its clock and the clock of this machine differ",
+    ),
 }
 
 
@@ -937,7 +945,7 @@ def test_a_lock_that_is_not_let_go_is_caught(patient, monkeypatch):
         return None if how == fcntl.LOCK_UN else real(fd, how)
 
     monkeypatch.setattr(fcntl, "flock", keeps)
-    assert "still keeps others out" in filesystem.operations(patient).found
+    assert "still keeps other processes out" in filesystem.operations(patient).found
 
 
 def test_an_honest_file_system_is_well_and_left_as_it_was(used, patient):
@@ -1055,9 +1063,9 @@ PROC = "22 1 0:21 / /proc rw,nosuid - proc proc rw"
     [
         (PROC, {}, OK, "all processes", ""),
         (f"{PROC},hidepid=0", {}, OK, "all processes", ""),
-        (f"{PROC},hidepid=invisible", {}, OK, "hides other users' processes, not ours", ""),
-        (f"{PROC},hidepid=ptraceable", {}, WARNING, "is not seen", "mount -o remount,hidepid="),
-        (f"{PROC},hidepid=4", {}, WARNING, "is not seen", "mount -o remount,hidepid="),
+        (f"{PROC},hidepid=invisible", {}, OK, "hides the processes of other users only", ""),
+        (f"{PROC},hidepid=ptraceable", {}, WARNING, "is hidden", "mount -o remount,hidepid="),
+        (f"{PROC},hidepid=4", {}, WARNING, "is hidden", "mount -o remount,hidepid="),
         ("", {}, FAILED, "/proc is not there", "mount -t proc proc /proc"),
         (PROC, {"boot_id": False}, FAILED, "not all of it", "mount -t proc proc /proc"),
         (PROC, {"environ": False}, FAILED, "does not show the environment", "seccomp"),
@@ -1101,9 +1109,9 @@ def test_here_a_subreaper_can_be_had():
 @pytest.mark.parametrize(
     ("asked", "has_cgroup", "verdict", "said"),
     [
-        ("auto", True, OK, "a cgroup of its own for each agent"),
+        ("auto", True, OK, "a separate cgroup for each agent"),
         ("auto", False, OK, "a subreaper for each agent"),
-        ("cgroup", True, OK, "a cgroup of its own for each agent"),
+        ("cgroup", True, OK, "a separate cgroup for each agent"),
         ("cgroup", False, WARNING, "ends will be unproven"),
         ("scan", True, WARNING, "scans alone"),
         ("magic", True, FAILED, "magic"),
@@ -1146,7 +1154,7 @@ def test_a_low_limit_of_open_files_is_told(monkeypatch, limit, verdict, remedy):
     ("more", "verdict", "said"),
     [
         (1000, OK, "has 2"),
-        (31, WARNING, "enough for 31 agents more"),
+        (31, WARNING, "enough for 31 more agents"),
         (0, FAILED, "panes stay empty"),
         (-1, FAILED, "panes stay empty"),
     ],
@@ -1156,7 +1164,7 @@ def test_a_low_limit_of_file_events_is_told(monkeypatch, more, verdict, said):
     held = [system.inotify({"/": 0x2})[0] for _ in range(2)]
     limit = b"%d\n" % (len(held) + more)
     monkeypatch.setattr(resource_limits.proc, "pids", lambda: [os.getpid(), 1])
-    monkeypatch.setattr(resource_limits, "_is_ours", lambda pid: pid == os.getpid())
+    monkeypatch.setattr(resource_limits, "_is_owned", lambda pid: pid == os.getpid())
     monkeypatch.setattr(resource_limits.proc, "read", lambda _path: limit)
 
     answer = resource_limits.file_events(subject(None))
@@ -1181,7 +1189,7 @@ def test_little_room_for_processes_is_told(monkeypatch, left, verdict, said):
     """Ours count by threads, and those of others not at all."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(resource_limits.proc, "pids", lambda: [1, 2, 3])
-    monkeypatch.setattr(resource_limits, "_is_ours", lambda pid: pid != 3)
+    monkeypatch.setattr(resource_limits, "_is_owned", lambda pid: pid != 3)
     threads = {1: b"Name: a\nThreads:\t3\n", 2: b"Threads:\t4\n", 3: b"Threads:\t1000\n"}
     monkeypatch.setattr(
         resource_limits.proc, "read", lambda path: threads.get(int(path.split("/")[2]), b"")
@@ -1307,7 +1315,7 @@ def test_where_there_is_no_root_nothing_is_damaged(tmp_path):
 
 
 def test_a_root_that_was_made_and_never_used_is_well(tmp_path):
-    assert "made when the root is first used" in integrity.root_file(subject(tmp_path)).found
+    assert "created when the root is first used" in integrity.root_file(subject(tmp_path)).found
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut off"])
@@ -1326,7 +1334,7 @@ def test_root_json_can_be_written_back_by_the_line_that_is_told(used, harm):
 
     again = subject(used.root)
     assert OK is integrity.root_file(again).verdict
-    assert (known["root_id"], Path(known["tmux_socket"])) == again.fixed
+    assert (known["root_id"], Path(known["tmux_socket"])) == again.root_record
 
 
 def test_a_root_json_of_a_newer_release_is_told(used):
@@ -1464,6 +1472,6 @@ def test_of_more_journals_than_there_is_time_for_the_older_are_unknown(used):
 
 def test_many_troubles_are_one_answer_with_the_worst_verdict():
     answers = [ok("a"), warning("b", "do b"), failed("c", "do c"), unknown("d", "do b")]
-    assert Answer(FAILED, "b; c; d", "do b; do c") == worst_of(answers, well="fine")
-    assert Answer(OK, "fine") == worst_of([ok("a")], well="fine")
+    assert failed("b; c; d", "do b; do c") == worst_of(answers, well="fine")
+    assert ok("fine") == worst_of([ok("a")], well="fine")
     assert "1, 2, 3 and 2 more" == shorten_list(range(1, 6))

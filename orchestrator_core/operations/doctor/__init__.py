@@ -1,11 +1,11 @@
 """
-The doctor: looks at a root, and at the machine it is on, and says what to do.
+The doctor: examines a root and its machine, and reports what to do.
 
-It takes nothing for granted: the root may be missing, damaged, read-only or on
-a file system that hangs, and tmux may be missing or stopped. Each check is one
-function, they run side by side, and one that fails or does not answer in time
-takes no other with it. Nothing is changed; one check works in a private
-directory of its own inside the root, which is gone afterwards.
+- The root may be missing, damaged, read-only or on a file system that hangs. tmux may be
+  missing or stopped.
+- Each check is one function. The checks run in parallel, and a check that fails or hangs
+  affects no other check.
+- Nothing is changed. One check works in a private directory inside the root, and removes it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import os
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import attrs
 
 from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.model.layout import find_root
@@ -31,7 +33,6 @@ from orchestrator_core.operations.doctor import (
     tmux_check,
 )
 from orchestrator_core.operations.doctor.check import (
-    Answer,
     Check,
     Environment,
     Verdict,
@@ -43,11 +44,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    Look = Callable[[Environment], Answer]
-
 __all__ = ["CHECKS", "Check", "Verdict", "examine"]
 
-CHECKS: dict[str, Look] = {
+T = TypeVar("T")
+
+CHECKS: dict[str, Callable[[Environment], Check]] = {
     "python": software.python,
     "libraries": software.libraries,
     "locale": software.locale,
@@ -76,7 +77,7 @@ CHECKS: dict[str, Look] = {
     "registries": integrity.registries,
     "journals": integrity.journals,
 }
-"""All checks, in the order in which they are told."""
+"""All checks, in the order of the report."""
 
 
 def examine(
@@ -89,88 +90,68 @@ def examine(
     """
     Examine a root, found as :class:`~orchestrator_core.Orchestrator` finds it, and the machine.
 
-    Raises nothing, makes and mends nothing, and takes no longer than *timeout_s*,
-    and a moment: what is not known by then is ``unknown``. The thread of a check
-    that does not answer at all is left behind. Where no thread can be started,
-    the checks run one after another, and nothing bounds them.
+    - No error is raised, and nothing is created or repaired.
+    - The call returns within about *timeout_s* seconds. A check that has not returned by then
+      is ``unknown``, and its thread is abandoned.
+    - If no thread can be started, the checks run one after another without a time limit.
     """
     deadline = time.monotonic() + timeout_s
-    subject = _subject(root, env=env, cwd=cwd, timeout_s=timeout_s / 2)
-    runs = [_Run(name, look, subject) for name, look in CHECKS.items()]
-    return tuple(run.within(deadline) for run in runs)
-
-
-def _subject(
-    root: str | os.PathLike[str] | None,
-    *,
-    env: Mapping[str, str] | None,
-    cwd: Path | None,
-    timeout_s: float,
-) -> Environment:
     env = os.environ if env is None else env
-    found: list[Environment] = []
-
-    def find() -> None:
-        try:
-            place, chosen_by = find_root(root, env=env, cwd=cwd)
-            found.append(Environment(place, chosen_by, "", env, timeout_s))
-        except OSError as error:  # Our working directory is gone.
-            trouble = f"no root can be found from the working directory: {error}"
-            found.append(Environment(None, "", trouble, env, timeout_s))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the checks tell it
-            found.append(Environment(None, "", str(error), env, timeout_s))
-
-    # Symlinks are followed for it, which asks the disk, and so may hang.
-    thread = threading.Thread(target=find, name="doctor: the root", daemon=True)
-    if _begin(thread):
-        thread.join(timeout_s)
-    else:
-        find()
-    late = Environment(None, "", "where the root is was not found out in time", env, timeout_s)
-    return (found or [late])[0]
+    late = Environment(None, "", "the root was not found in time", env, timeout_s / 2)
+    # The search resolves symlinks, which reads the disk, and so may hang.
+    search = _Task("the root", _find_environment, late, root, cwd)
+    environment = search.result_by(deadline - timeout_s / 2, late)
+    tasks = {name: _Task(name, _run, check, environment) for name, check in CHECKS.items()}
+    late_check = unknown("no result in time", "does something that the check reads hang?")
+    return tuple(
+        attrs.evolve(task.result_by(deadline, late_check), name=name)
+        for name, task in tasks.items()
+    )
 
 
-def _begin(thread: threading.Thread) -> bool:
-    """Start a thread; False if there may be no more of them."""
+def _find_environment(
+    unknown_root: Environment, root: str | os.PathLike[str] | None, cwd: Path | None
+) -> Environment:
+    """Return *unknown_root* with the root, or with the reason why there is none."""
     try:
-        thread.start()
-    except RuntimeError:
-        return False
-    return True
+        path, chosen_by = find_root(root, env=unknown_root.env, cwd=cwd)
+    except OSError as error:  # The working directory is gone.
+        problem = f"no root can be found from the working directory: {error}"
+        return attrs.evolve(unknown_root, root_error=problem)
+    except Exception as error:  # noqa: BLE001 - the check of the root reports it
+        return attrs.evolve(unknown_root, root_error=str(error))
+    return attrs.evolve(unknown_root, root=path, chosen_by=chosen_by, root_error="")
 
 
-class _Run:
-    """One check at work, in a thread that nobody has to wait for."""
+def _run(check: Callable[[Environment], Check], environment: Environment) -> Check:
+    try:
+        return check(environment)
+    except subprocess.TimeoutExpired as error:
+        return unknown(f"no answer in time: {error}", "try again when the machine is less busy")
+    except (OSError, OrchestratorError) as error:
+        return from_error(error)
+    except Exception as error:  # noqa: BLE001 - one check affects no other check
+        remedy = "this is a defect of orchestrator-core: please report it"
+        return unknown(f"the check itself failed: {error!r}", remedy)
 
-    def __init__(self, name: str, look: Look, subject: Environment) -> None:
-        self._name = name
-        self._answers: list[Answer] = []
+
+class _Task(Generic[T]):
+    """A call in a thread that nobody has to wait for; in this thread if none can be started."""
+
+    def __init__(self, name: str, call: Callable[..., T], *args: object) -> None:
+        self._results: list[T] = []
         self._thread = threading.Thread(
-            target=self._look, args=(look, subject), name=f"doctor: {name}", daemon=True
+            target=self._run, args=(call, *args), name=f"doctor: {name}", daemon=True
         )
-        self._has_begun = _begin(self._thread)
-        if not self._has_begun:
-            # Nobody else can be asked to: better late than not at all.
-            self._look(look, subject)
-
-    def _look(self, look: Look, subject: Environment) -> None:
         try:
-            answer = look(subject)
-        except subprocess.TimeoutExpired as error:
-            answer = unknown(f"no answer in time: {error}", "try again when less is going on")
-        except (OSError, OrchestratorError) as error:
-            answer = from_error(error)
-        except Exception as error:  # noqa: BLE001 - one check takes no other with it
-            answer = unknown(
-                f"the check itself failed: {error!r}", "that is a defect of ours: please report it"
-            )
-        self._answers.append(answer)
+            self._thread.start()
+        except RuntimeError:
+            self._run(call, *args)
 
-    def within(self, deadline: float) -> Check:
-        if self._has_begun:
+    def _run(self, call: Callable[..., T], *args: object) -> None:
+        self._results.append(call(*args))
+
+    def result_by(self, deadline: float, default: T) -> T:
+        if self._thread.ident is not None:
             self._thread.join(max(0.0, deadline - time.monotonic()))
-        late = unknown("it was not found out in time", "look at what it asks: does that hang?")
-        [answer] = self._answers[:1] or [late]
-        return Check(
-            name=self._name, verdict=answer.verdict, found=answer.found, remedy=answer.remedy
-        )
+        return self._results[0] if self._results else default

@@ -1,9 +1,11 @@
-"""What a check is told about (:class:`Environment`), and what it has to say (:class:`Answer`)."""
+"""The input of a check (:class:`Environment`) and its result (:class:`Check`)."""
 
 from __future__ import annotations
 
 import enum
 import os
+import subprocess
+import sys
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,107 +15,132 @@ from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.model.layout import Layout, read_root_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 
 class Verdict(enum.Enum):
-    """How a check came out, from good to bad."""
+    """The result of a check in one word, from good to bad."""
 
     OK = "ok"
-    UNKNOWN = "unknown"  #: It could not be found out.
-    WARNING = "warning"  #: It works, and may not for ever, or not for all.
-    FAILED = "failed"  #: Something will not work, or does not.
+    UNKNOWN = "unknown"  #: The check could not find out.
+    WARNING = "warning"  #: The thing works now, but may fail later or for some users.
+    FAILED = "failed"  #: The thing does not work.
 
 
 @attrs.frozen(kw_only=True)
 class Check:
-    """One check: what was found, and what to do about it."""
+    """The result of one check: what was found, and what to do about it."""
 
-    name: str
+    name: str = ""  #: The key of the check in ``CHECKS``; the check itself leaves it empty.
     verdict: Verdict
     found: str
-    remedy: str = ""  #: What to do. Of what is OK: how one comes by what need not be there.
+    remedy: str = ""  #: What to do. If the verdict is OK: how to get an optional thing.
 
     def to_dict(self) -> dict[str, str]:
-        """Return it as JSON-safe values."""
+        """Return the result as JSON-safe values."""
         return {**attrs.asdict(self), "verdict": self.verdict.value}
 
 
-@attrs.frozen
-class Answer:
-    """What a check has to say; it has its name from the table of checks."""
-
-    verdict: Verdict
-    found: str
-    remedy: str = ""
+def ok(found: str, remedy: str = "") -> Check:
+    """Return a result without a problem; *remedy* is for optional things only."""
+    return Check(verdict=Verdict.OK, found=found, remedy=remedy)
 
 
-def ok(found: str) -> Answer:
-    """All is well."""
-    return Answer(Verdict.OK, found)
+def unknown(found: str, remedy: str) -> Check:
+    """Return the result of a check that could not find out."""
+    return Check(verdict=Verdict.UNKNOWN, found=found, remedy=remedy)
 
 
-def unknown(found: str, remedy: str) -> Answer:
-    """It could not be found out."""
-    return Answer(Verdict.UNKNOWN, found, remedy)
+def warning(found: str, remedy: str) -> Check:
+    """Return a result that may become a failure."""
+    return Check(verdict=Verdict.WARNING, found=found, remedy=remedy)
 
 
-def warning(found: str, remedy: str) -> Answer:
-    """It works, and may not for ever."""
-    return Answer(Verdict.WARNING, found, remedy)
+def failed(found: str, remedy: str) -> Check:
+    """Return a failure."""
+    return Check(verdict=Verdict.FAILED, found=found, remedy=remedy)
 
 
-def failed(found: str, remedy: str) -> Answer:
-    """It does not work."""
-    return Answer(Verdict.FAILED, found, remedy)
-
-
-def from_error(error: Exception) -> Answer:
-    """Something that we need raised."""
+def from_error(error: Exception) -> Check:
+    """Return the failure that an exception describes."""
     hint = error.hint if isinstance(error, OrchestratorError) else ""
-    return failed(str(error) or type(error).__name__, hint or "see what the message names")
+    return failed(str(error) or type(error).__name__, hint or "see the file or call in the message")
 
 
-def worst_of(answers: Iterable[Answer], *, well: str) -> Answer:
-    """Return one answer for many: the worst verdict, all that is not well; *well* if all is."""
-    troubles = [answer for answer in answers if answer.verdict is not Verdict.OK]
-    if not troubles:
+def by_threshold(value: int, found: str, remedy: str, *, low: int, none: int) -> Check:
+    """Return a failure if *value* is less than *none*, a warning if it is less than *low*."""
+    if value < none:
+        return failed(found, remedy)
+    return warning(found, remedy) if value < low else ok(found)
+
+
+def worst_of(checks: Iterable[Check], *, well: str) -> Check:
+    """Return all problems as one result with the worst verdict; *well* if there is no problem."""
+    problems = [check for check in checks if check.verdict is not Verdict.OK]
+    if not problems:
         return ok(well)
-    order = list(Verdict)
-    worst = max((answer.verdict for answer in troubles), key=order.index)
-    remedies = dict.fromkeys(answer.remedy for answer in troubles)
-    return Answer(worst, "; ".join(each.found for each in troubles), "; ".join(remedies))
+    return Check(
+        verdict=max((check.verdict for check in problems), key=list(Verdict).index),
+        found="; ".join(check.found for check in problems),
+        remedy="; ".join(dict.fromkeys(check.remedy for check in problems)),
+    )
 
 
 def shorten_list(things: Iterable[object], *, shown: int = 3) -> str:
-    """Return the first of many in words, and how many more there are."""
+    """Return the first *shown* things as text, and the number of the others."""
     names = [str(thing) for thing in things]
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
 
 
+def modification_times(root: Path, *patterns: str) -> Iterator[tuple[float, Path]]:
+    """Yield the time of the last write, in seconds since 1970, and the path of matching files."""
+    for pattern in patterns:
+        for path in root.glob(pattern):
+            try:
+                yield path.lstat().st_mtime, path
+            except OSError:
+                continue  # Removed since the listing.
+
+
+def run_python(program: str, *arguments: str) -> int:
+    """
+    Return the exit status of *program*, run by a bare interpreter.
+
+    Raises:
+        subprocess.TimeoutExpired: The program has not ended within 5 seconds.
+    """
+    return subprocess.run(  # noqa: S603 - this interpreter
+        [sys.executable, "-I", "-S", "-c", program, *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=5,
+        check=False,
+    ).returncode
+
+
 @attrs.define
 class Environment:
-    """What is examined. Nothing here makes or changes anything."""
+    """What the doctor examines. No method creates or changes a file."""
 
-    root: Path | None  #: None: it cannot even be told where it would be.
+    root: Path | None  #: None: the root could not be determined.
     chosen_by: str
-    trouble: str  #: Then, why not.
+    root_error: str  #: Why *root* is None.
     env: Mapping[str, str]
-    timeout_s: float  #: For each thing that is asked of somebody else.
+    timeout_s: float  #: For each question to another process.
 
     @property
     def layout(self) -> Layout | None:
         """The layout of the root; None if there is no root."""
-        # Not Path.is_dir, which raises where a directory above may not be searched.
+        # Path.is_dir raises if a directory above may not be searched.
         if self.root is None or not os.path.isdir(self.root):  # noqa: PTH112
             return None
         return Layout(self.root)
 
     @cached_property
-    def fixed(self) -> tuple[str, Path] | OrchestratorError | None:
-        """The root's id and its socket; why they cannot be read; None if it was never used."""
+    def root_record(self) -> tuple[str, Path] | OrchestratorError | None:
+        """The id and the socket of the root; the error of ``root.json``; None if it is unused."""
         if self.layout is None:
             return None
         try:
@@ -122,11 +149,6 @@ class Environment:
             return error
 
     @property
-    def root_id(self) -> str | None:
-        """The root's id, if it is known."""
-        return self.fixed[0] if isinstance(self.fixed, tuple) else None
-
-    @property
     def socket(self) -> Path | None:
-        """Where the root's tmux server listens, if it is known."""
-        return self.fixed[1] if isinstance(self.fixed, tuple) else None
+        """The socket of the root's tmux server, if it is known."""
+        return self.root_record[1] if isinstance(self.root_record, tuple) else None

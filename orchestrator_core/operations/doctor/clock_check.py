@@ -1,4 +1,4 @@
-"""The check of the clock: deadlines, ages and the order of things depend on it."""
+"""The check of the clock. Deadlines, ages and the order of events depend on it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import SagaError, StorageError
 from orchestrator_core.operations.doctor.check import (
-    Answer,
-    Environment,
+    Check,
     failed,
+    modification_times,
     shorten_list,
     warning,
     worst_of,
@@ -25,76 +25,68 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from orchestrator_core.operations.doctor.check import Environment
+
 _IS_LINUX = sys.platform == "linux"
-_SLACK_S = 60.0  #: So far a clock may be put right, little by little, while an agent lives.
-_BEFORE_US = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
+_TOLERANCE_S = 60.0  #: The slow correction of a clock while an agent lives.
+_FIRST_RELEASE_S = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
 _SET_CLOCK = "set the clock: timedatectl set-ntp true"
+_WRITTEN = ("sagas/*.jsonl", "sagas/closed/*.jsonl", "registry/*", "TASK-*/*.json")
 
 
-def clock_is_sane(subject: Environment) -> Answer:
-    """See whether the clock is later than what was written, and was not set meanwhile."""
+def clock_is_sane(environment: Environment) -> Check:
+    """Check that the clock is later than every written file, and was not set meanwhile."""
     now = time.time()
-    answers = []
-    if now < _BEFORE_US:
-        answers.append(failed(f"the clock says {_at(now)}", _SET_CLOCK))
-    if subject.layout is not None:
-        newest = max(_written(subject.layout.root), default=(0.0, ""))
-        if newest[0] > now + 1.0:
-            answers.append(
-                warning(
-                    f"{newest[1]} was written at {_at(newest[0])}, and it is {_at(now)}: "
-                    "the clock was set back",
-                    f"{_SET_CLOCK}; deadlines come late by as much",
-                )
-            )
-        answers += _steps(subject.layout.sagas)
-    return worst_of(answers, well=f"it is {_at(now)}, and nothing here is later")
+    problems = []
+    if now < _FIRST_RELEASE_S:
+        problems.append(failed(f"the clock says {_format_time(now)}", _SET_CLOCK))
+    if environment.layout is not None:
+        problems += _check_last_write(environment.layout.root, now)
+        problems += _check_steps(environment.layout.sagas, now)
+    return worst_of(problems, well=f"it is {_format_time(now)}, and nothing here is later")
 
 
-def _at(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def _written(root: Path) -> Iterator[tuple[float, str]]:
-    """Yield when each journal and registry was last written."""
-    for pattern in ("sagas/*.jsonl", "sagas/closed/*.jsonl", "registry/*", "TASK-*/*.json"):
-        for path in root.glob(pattern):
-            try:
-                yield path.lstat().st_mtime, str(path)
-            except OSError:
-                continue
+def _check_last_write(root: Path, now: float) -> Iterator[Check]:
+    newest, path = max(modification_times(root, *_WRITTEN), default=(0.0, root))
+    if newest > now + 1.0:
+        yield warning(
+            f"{path} was written at {_format_time(newest)}, and it is {_format_time(now)}: "
+            "the clock was set back",
+            f"{_SET_CLOCK}; deadlines come late by as much",
+        )
 
 
-def _steps(sagas: Path) -> list[Answer]:
-    """Compare when agents say that they were born with how long their supervisors have lived."""
+def _check_steps(sagas: Path, now: float) -> Iterator[Check]:
+    """Compare the deployment time of each live agent with the age of its supervisor."""
     if not _IS_LINUX:
-        return []
+        return
+    booted_at = now - time.clock_gettime(time.CLOCK_BOOTTIME)
     journals = JournalStore(sagas)
-    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    stepped = {}
-    for path in sagas.glob(f"*{SUFFIX}"):
+    steps = {}
+    for path in sagas.glob(f"*{SUFFIX}"):  # JournalStore.ids() may write.
         try:
             history = journals.history(path.name.removesuffix(SUFFIX))
         except (SagaError, StorageError):
             continue
         frame = history.frame("spawn_tmux")
-        who = (frame.receipt if frame else {}).get("supervisor") or {}
-        if who.get("boot_id") == boot_id() and _is_alive(who):
-            born = boot + who["started"] / os.sysconf("SC_CLK_TCK")
-            step = born - datetime.fromisoformat(history.begun_at).timestamp()
-            if abs(step) > _SLACK_S:
-                stepped[history.saga_id] = step
-    if not stepped:
-        return []
-    step_s = max(stepped.values(), key=abs)
-    return [
-        warning(
-            f"the clock was set by {step_s:+.0f} s since {shorten_list(stepped)} was deployed",
+        supervisor = (frame.receipt if frame else {}).get("supervisor") or {}
+        if supervisor.get("boot_id") == boot_id() and _is_alive(supervisor):
+            started_at = booted_at + supervisor["started"] / os.sysconf("SC_CLK_TCK")
+            step = started_at - datetime.fromisoformat(history.begun_at).timestamp()
+            if abs(step) > _TOLERANCE_S:
+                steps[history.saga_id] = step
+    if steps:
+        yield warning(
+            f"the clock was set by {max(steps.values(), key=abs):+.0f} s "
+            f"since {shorten_list(steps)} was deployed",
             f"{_SET_CLOCK}; deadlines of such agents are off by as much",
         )
-    ]
 
 
-def _is_alive(who: dict[str, Any]) -> bool:
-    found = identity.identify(who["pid"])
-    return found is not None and found.started == who["started"]
+def _is_alive(supervisor: dict[str, Any]) -> bool:
+    found = identity.identify(supervisor["pid"])
+    return found is not None and found.started == supervisor["started"]

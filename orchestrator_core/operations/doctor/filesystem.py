@@ -1,4 +1,4 @@
-"""Checks of the file system that the root is on: what it is, what it really does, its space."""
+"""Checks of the root's file system: its kind, its free space, and what its calls really do."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator_core.operations.doctor.check import (
-    Answer,
+    Check,
     Environment,
+    by_threshold,
     failed,
     ok,
+    run_python,
     unknown,
-    warning,
     worst_of,
 )
 from orchestrator_core.operations.doctor.mounts import assess, mount_of
@@ -32,75 +33,69 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LOCAL = "use a root on a local disk: --root DIR"
+_FREE_SPACE = "orchestrator-core gc, or free some on that file system"
 
-_LOW_SPACE, _NO_SPACE = 200 << 20, 20 << 20
+_LOW_SPACE, _NO_SPACE = 200 << 20, 20 << 20  #: Bytes.
 _LOW_INODES, _NO_INODES = 10_000, 1_000
+_CLOCK_SKEW_S = 5.0  #: More than the resolution of any file system's clock.
 
 
-def kind(subject: Environment) -> Answer:
-    """Tell on what kind of file system the root is, or will be, and what that means."""
-    if subject.root is None:
+def kind(environment: Environment) -> Check:
+    """Report the kind of file system that the root is on, or will be, and what that implies."""
+    if environment.root is None:
         return unknown("there is no root", "name one: --root DIR")
     text = os.fsdecode(proc.read("/proc/self/mountinfo"))
-    mount = mount_of(existing_above(subject.root).resolve(), text)
+    mount = mount_of(existing_above(environment.root).resolve(), text)
     if mount is None:
-        return unknown("it cannot be told here", "see what `mount` says of it")
+        return unknown("the mounted file systems cannot be read", "see the output of `mount`")
     return assess(mount)
 
 
-def space(subject: Environment) -> Answer:
-    """See whether there is room for logs, journals and registries."""
-    if subject.root is None:
+def space(environment: Environment) -> Check:
+    """Check that there is room for logs, journals and registries."""
+    if environment.root is None:
         return unknown("there is no root", "name one: --root DIR")
-    place = existing_above(subject.root)
-    seen = os.statvfs(place)
-    free = seen.f_bavail * seen.f_frsize
-    answers = [
-        _enough(free, _LOW_SPACE, _NO_SPACE, f"{free >> 20} MiB are free"),
-    ]
-    told = f"{free >> 20} MiB"
-    if seen.f_files:  # Some file systems have as many as they like.
-        answers.append(
-            _enough(seen.f_favail, _LOW_INODES, _NO_INODES, f"{seen.f_favail} inodes are free")
-        )
-        told += f" and {seen.f_favail} inodes"
-    return worst_of(answers, well=f"{told} are free")
+    status = os.statvfs(existing_above(environment.root))
+    free, inodes = status.f_bavail * status.f_frsize, status.f_favail
+    space_found, inodes_found = f"{free >> 20} MiB", f"{inodes} inodes"
+    checks = [_compare_free(free, space_found, _LOW_SPACE, _NO_SPACE)]
+    if not status.f_files:  # The file system has no limit.
+        return worst_of(checks, well=f"{space_found} are free")
+    checks.append(_compare_free(inodes, inodes_found, _LOW_INODES, _NO_INODES))
+    return worst_of(checks, well=f"{space_found} and {inodes_found} are free")
 
 
-def _enough(free: int, low: int, none: int, found: str) -> Answer:
-    remedy = "orchestrator-core gc, or free some on that file system"
-    if free < none:
-        return failed(f"only {found}", remedy)
-    return warning(f"only {found}", remedy) if free < low else ok(found)
+def _compare_free(free: int, found: str, low: int, none: int) -> Check:
+    return by_threshold(free, f"only {found} are free", _FREE_SPACE, low=low, none=none)
 
 
-# --- what it does ---------------------------------------------------------------------------------
+# --- what its calls do ------------------------------------------------------------------------
 
 
-def operations(subject: Environment) -> Answer:
-    """Try in the root, in a private directory, all that we need of a file system."""
-    if subject.layout is None:
+def operations(environment: Environment) -> Check:
+    """Try every call that the package needs, in a private directory inside the root."""
+    if environment.layout is None:
         return ok("not tried: there is no root yet")
+    root = environment.layout.root
     try:
-        place = tempfile.mkdtemp(prefix=".doctor-", dir=subject.layout.root)
+        place = tempfile.mkdtemp(prefix=".doctor-", dir=root)
     except OSError as error:
-        return failed(
-            f"nothing can be made in {subject.layout.root}: {error.strerror}",
-            "see: root, file system, space",
-        )
+        found = f"nothing can be created in {root}: {error.strerror}"
+        return failed(found, "see: root, file system, space")
     try:
-        answers = [_tried(name, trial, Path(place)) for name, trial in _TRIALS.items()]
+        checks = [_try(name, trial, Path(place)) for name, trial in _TRIALS.items()]
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    return worst_of(answers, well=f"it does what we need: {', '.join(_TRIALS)}")
+    return worst_of(checks, well=f"all calls work as needed: {', '.join(_TRIALS)}")
 
 
-def _tried(name: str, trial: Callable[[Path], str], place: Path) -> Answer:
+def _try(name: str, trial: Callable[[Path], str], place: Path) -> Check:
+    """Run a trial, which returns what does not work, or an empty string."""
     try:
-        trouble = trial(place)
+        problem = trial(place)
     except (OSError, subprocess.SubprocessError) as error:
-        trouble = str(error)
-    return failed(f"{name}: {trouble}", _LOCAL) if trouble else ok(name)
+        problem = str(error)
+    return failed(f"{name}: {problem}", _LOCAL) if problem else ok(name)
 
 
 _CONTENDER = """\
@@ -116,18 +111,12 @@ def _locks(place: Path) -> str:
     path = place / "locked"
     with path.open("wb+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        if _contend(path) == 0:
+        if run_python(_CONTENDER, str(path)) == 0:
             return "a lock does not keep another process out"
         fcntl.flock(file, fcntl.LOCK_UN)
-        if _contend(path) != 0:
-            return "a lock that was let go still keeps others out"
+        if run_python(_CONTENDER, str(path)) != 0:
+            return "a released lock still keeps other processes out"
     return ""
-
-
-def _contend(path: Path) -> int:
-    command = [sys.executable, "-I", "-S", "-c", _CONTENDER, str(path)]
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "timeout": 5}
-    return subprocess.run(command, stderr=subprocess.DEVNULL, check=False, **quiet).returncode  # type: ignore[call-overload,no-any-return]  # noqa: S603 - our own interpreter
 
 
 def _rename(place: Path) -> str:
@@ -135,11 +124,11 @@ def _rename(place: Path) -> str:
     old.write_bytes(b"old")
     new.write_bytes(b"new")
     with old.open("rb") as reader:
-        os.rename(new, old)  # noqa: PTH104 - what is tried
+        os.rename(new, old)  # noqa: PTH104 - the call under test
         if old.read_bytes() != b"new" or new.exists():
-            return "a file that was renamed over another is not in its place"
+            return "a file renamed over another is not in its place"
         if reader.read() != b"old":
-            return "who was reading a file that was replaced does not see the old one any more"
+            return "a reader of a replaced file does not see the old content any more"
     return ""
 
 
@@ -156,10 +145,10 @@ def _fsync(place: Path) -> str:
 def _hard_links(place: Path) -> str:
     (place / "linked").touch()
     os.link(place / "linked", place / "linked too")
-    same = os.path.samestat(os.stat(place / "linked"), os.stat(place / "linked too"))  # noqa: PTH116 - as above
+    same = os.path.samestat(os.stat(place / "linked"), os.stat(place / "linked too"))  # noqa: PTH116 - the calls under test
     with contextlib.suppress(FileExistsError):
         os.link(place / "linked", place / "linked too")
-        return "a name that is taken can be linked over"
+        return "a link overwrites an existing name"
     return "" if same else "two names of one file are not the same file"
 
 
@@ -169,15 +158,15 @@ def _fifos(place: Path) -> str:
     reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     writing = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     try:
-        os.write(writing, b"news")
-        return "" if os.read(reading, 10) == b"news" else "what is written does not arrive"
+        os.write(writing, b"data")
+        return "" if os.read(reading, 10) == b"data" else "written data does not arrive"
     finally:
         os.close(reading)
         os.close(writing)
 
 
 def _sockets(place: Path) -> str:
-    # By way of the directory's descriptor: the path itself may be too long for an address.
+    # Through the directory's descriptor, because the path may be too long for an address.
     directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     try:
         short = f"/proc/self/fd/{directory}/socket"
@@ -197,14 +186,15 @@ def _modes(place: Path) -> str:
     path.touch()
     path.chmod(0o600)
     mode = stat.S_IMODE(path.stat().st_mode)
-    return "" if mode == 0o600 else f"a file made 0600 is {mode:04o}"  # noqa: PLR2004 - a mode
+    return "" if mode == 0o600 else f"a file created as 0600 is {mode:04o}"  # noqa: PLR2004 - a mode
 
 
 def _times(place: Path) -> str:
     (place / "now").touch()
     skew = (place / "now").stat().st_mtime - time.time()
-    far = 5.0  # More than any clock's coarseness.
-    return "" if abs(skew) < far else f"its clock and ours differ by {skew:+.0f} s"
+    if abs(skew) > _CLOCK_SKEW_S:
+        return f"its clock and the clock of this machine differ by {skew:+.0f} s"
+    return ""
 
 
 _TRIALS: dict[str, Callable[[Path], str]] = {

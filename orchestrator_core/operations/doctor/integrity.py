@@ -1,7 +1,8 @@
-"""Checks of what is written: whether it can be read, and what was set aside as damaged."""
+"""Checks of the stored documents: whether they can be read, and whether copies are quarantined."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import time
@@ -17,9 +18,11 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.model.layout import SCHEMA_VERSION
 from orchestrator_core.operations.doctor.check import (
-    Answer,
+    Check,
     Environment,
     failed,
+    from_error,
+    modification_times,
     ok,
     shorten_list,
     unknown,
@@ -33,181 +36,142 @@ from orchestrator_core.saga.store import SUFFIX, JournalStore
 from orchestrator_core.system import durable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from orchestrator_core.model.layout import Layout
     from orchestrator_core.registry import Registry
 
+_JOURNALS = (f"*{SUFFIX}", f"closed/*{SUFFIX}")  #: Below ``sagas``.
+_DEPLOYMENTS = ("TASK-*/logs/deploy_*.json", "TASK-*/archive/deploy_*.json")
+
+
+def _quarantined(paths: Iterable[Path], remedy: str = "after inspection") -> Iterator[Check]:
+    """Report the copies of a damaged document that are quarantined beside it, if there are any."""
+    if names := sorted(map(str, paths)):
+        found = f"{shorten_list(names)} is quarantined, from when it was damaged"
+        yield warning(found, f"{remedy}: {shlex.join(['rm', *names])}")
+
 
 # --- root.json --------------------------------------------------------------------------------
 
 
-def root_file(subject: Environment) -> Answer:
-    """See whether the root's id and its socket are known: they lead to living agents."""
-    layout = subject.layout
+def root_file(environment: Environment) -> Check:
+    """Check that the root's id and its socket are recorded: they lead to the live agents."""
+    layout, record = environment.layout, environment.root_record
     if layout is None:
         return ok("there is no root yet")
-    found = subject.fixed
-    if isinstance(found, tuple):
-        return ok(f"root {found[0]}")
-    if found is None:
+    if isinstance(record, tuple):
+        return ok(f"root {record[0]}")
+    if record is None:
         if not any(layout.sagas.glob(f"*{SUFFIX}")):
-            return ok("not there yet: it is made when the root is first used")
-        trouble = f"{layout.root_file} is gone, and agents are deployed here"
-        return failed(trouble, _write_back(layout))
-    if isinstance(found, RegistryDamaged):
-        return failed(str(found), _write_back(layout))
-    return failed(str(found), found.hint or "see what the message names")
+            return ok("not there yet: it is created when the root is first used")
+        found = f"{layout.root_file} is gone, and agents are deployed here"
+        return failed(found, _write_back(layout))
+    if isinstance(record, RegistryDamaged):
+        return failed(str(record), _write_back(layout))
+    return from_error(record)
 
 
 def _write_back(layout: Layout) -> str:
-    """Return how to write it again, from what agents' files say."""
-    root_id, socket = _root_id(layout), _socket(layout)
+    """Return the command that writes the file again, from journals and deployment records."""
+    root_id = _search(layout.sagas, _JOURNALS, rb'"cookie":"oc_([0-9a-f]{8})_')
+    socket = _search(layout.root, _DEPLOYMENTS, rb'"tmux_socket": *("[^"]+")')
     if root_id is None or socket is None:
         return "write back its schema_version, root_id and tmux_socket; if no agent runs, remove it"
-    document = {"schema_version": SCHEMA_VERSION, "root_id": root_id, "tmux_socket": socket}
-    text = msgspec.json.encode(document).decode()
+    record = {"root_id": root_id.decode(), "tmux_socket": msgspec.json.decode(socket)}
+    text = msgspec.json.encode({"schema_version": SCHEMA_VERSION, **record}).decode()
     return f"printf '%s\\n' {shlex.quote(text)} > {shlex.quote(str(layout.root_file))}"
 
 
-def _root_id(layout: Layout) -> str | None:
-    """Return the root's id as the journals have it: it is in every cookie."""
-    for pattern in ("*", "closed/*"):
-        for path in layout.sagas.glob(f"{pattern}{SUFFIX}"):
-            found = re.search(rb'"cookie":"oc_([0-9a-f]{8})_', _bytes(path))
-            if found:
-                return found[1].decode()
+def _search(directory: Path, patterns: Iterable[str], text: bytes) -> bytes | None:
+    """Return the first group of the regular expression *text*, from the first file with a match."""
+    for path in (path for pattern in patterns for path in directory.glob(pattern)):
+        with contextlib.suppress(FileNotFoundError, StorageError):
+            if found := re.search(text, durable.read(path)):
+                return found[1]
     return None
-
-
-def _socket(layout: Layout) -> str | None:
-    """Return the root's socket as it is in the record of some deployment."""
-    for pattern in ("logs", "archive"):
-        for path in layout.root.glob(f"TASK-*/{pattern}/deploy_*.json"):
-            found = re.search(rb'"tmux_socket": *("[^"]+")', _bytes(path))
-            if found:
-                return msgspec.json.decode(found[1], type=str)
-    return None
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return durable.read(path)
-    except (FileNotFoundError, StorageError):
-        return b""
 
 
 # --- registries -------------------------------------------------------------------------------
 
 
-def registries(subject: Environment) -> Answer:
-    """See whether each registry can be used."""
-    layout = subject.layout
+def registries(environment: Environment) -> Check:
+    """Check that each registry and the statistics can be used."""
+    layout = environment.layout
     if layout is None:
         return ok("there is no root yet")
-    answers: list[Answer] = []
+    checks: list[Check] = []
     task_ids = layout.task_ids()
     for task_id in task_ids:
-        answers += _registry(task_registry(layout, task_id), f"--task {task_id}")
+        checks += _check_registry(task_registry(layout, task_id), f"--task {task_id}")
     if layout.global_registry.parent.is_dir():
-        answers += _registry(global_registry(layout), "--global")
-        answers += _statistics(layout.statistics)
-    return worst_of(answers, well=f"{len(task_ids)} tasks' and the global one can be used")
+        checks += _check_registry(global_registry(layout), "--global")
+        checks += _check_statistics(layout.statistics)
+    return worst_of(checks, well=f"{len(task_ids)} tasks' and the global one can be used")
 
 
-def _registry(registry: Registry, which: str) -> Iterator[Answer]:
-    repair = f"orchestrator-core repair {which}, and with --yes if that is what you want"
+def _check_registry(registry: Registry, option: str) -> Iterator[Check]:
+    repair = f"orchestrator-core repair {option}"
     found = read_snapshot(registry)
-    if found.damage:
-        yield failed(f"{registry.path} is damaged: {found.damage}", repair)
-    elif found.missing:
-        yield failed(f"{registry.path} is gone", repair)
+    if found.damage or found.missing:
+        damage = f"is damaged: {found.damage}" if found.damage else "is gone"
+        remedy = f"{repair}, and with --yes if that is what you want"
+        yield failed(f"{registry.path} {damage}", remedy)
     elif found.unreadable:
-        yield failed(found.unreadable, "see what the message names")
-    kept = [path for path in registry.quarantined() if ".damaged-" in path.name]
-    if kept:
-        names = " ".join(shlex.quote(str(path)) for path in kept)
-        yield warning(
-            f"{shorten_list(kept)} is kept, from when it was damaged",
-            f"orchestrator-core repair {which}; if that finds nothing: rm {names}",
-        )
+        yield failed(found.unreadable, "see the file in the message")
+    copies = (path for path in registry.quarantined() if ".damaged-" in path.name)
+    yield from _quarantined(copies, f"{repair}; if that finds nothing")
 
 
-def _statistics(path: Path) -> Iterator[Answer]:
-    """See whether what is remembered of journals that are gone can be: no journal knows it."""
+def _check_statistics(path: Path) -> Iterator[Check]:
+    """Check the counts of removed journals: no other file has them."""
     try:
         Summary.of(msgspec.json.decode(durable.read(path), type=dict[str, Any]))
     except FileNotFoundError:
-        pass  # Nothing has gone yet.
+        pass  # No journal has been removed yet.
     except msgspec.MsgspecError as error:
-        yield warning(
-            f"{path} is damaged: {error}",
-            "orchestrator-core stats, which keeps it aside and counts anew",
-        )
+        remedy = "orchestrator-core stats, which quarantines it and restarts the counts"
+        yield warning(f"{path} is damaged: {error}", remedy)
     except RegistryDamaged as error:
-        moved = shlex.join(["mv", str(path), f"{path}.damaged-edited"])
-        yield warning(f"{path}: {error}", f"mend it; or, to count anew: {moved}")
-    kept = sorted(path.parent.glob(f"{path.name}.damaged-*"))
-    if kept:
-        names = shlex.join(map(str, kept))
-        yield warning(
-            f"{shorten_list(kept)} is kept, from when it was damaged", f"when looked at: rm {names}"
-        )
+        move = shlex.join(["mv", str(path), f"{path}.damaged-edited"])
+        yield warning(f"{path}: {error}", f"repair it; or, to restart the counts: {move}")
+    yield from _quarantined(path.parent.glob(f"{path.name}.damaged-*"))
 
 
 # --- journals ---------------------------------------------------------------------------------
 
 
-def journals(subject: Environment) -> Answer:
-    """See whether the journals are whole; the newest first, as many as there is time for."""
-    layout = subject.layout
+def journals(environment: Environment) -> Check:
+    """Check that journals are complete: the newest first, as many as the time allows."""
+    layout = environment.layout
     if layout is None or not layout.sagas.is_dir():
         return ok("there are none yet")
     directory = JournalStore(layout.sagas)
-    by_age = sorted(_journals(layout.sagas), reverse=True)
-    deadline = time.monotonic() + subject.timeout_s
-    answers: list[Answer] = []
-    for number, (_, path) in enumerate(by_age):
+    newest_first = sorted(modification_times(layout.sagas, *_JOURNALS), reverse=True)
+    deadline = time.monotonic() + environment.timeout_s
+    checks: list[Check] = []
+    for number, (_, path) in enumerate(newest_first):
         if time.monotonic() > deadline:
-            answers.append(
-                unknown(
-                    f"only the newest {number} of {len(by_age)} journals were read",
-                    "orchestrator-core gc",
-                )
-            )
+            found = f"only the newest {number} of {len(newest_first)} journals were read"
+            checks.append(unknown(found, "orchestrator-core gc"))
             break
-        answers += _journal(directory, path)
-    kept = [path for path in layout.sagas.iterdir() if ".damaged" in path.name]
-    if kept:
-        names = " ".join(shlex.quote(str(path)) for path in kept)
-        answers.append(
-            warning(
-                f"{shorten_list(kept)} is kept, from when it was damaged",
-                f"when looked at: rm {names}",
-            )
-        )
-    return worst_of(answers, well=f"{len(by_age)} can be read")
+        checks += _check_journal(directory, path)
+    checks += _quarantined(path for path in layout.sagas.iterdir() if ".damaged" in path.name)
+    return worst_of(checks, well=f"{len(newest_first)} can be read")
 
 
-def _journals(sagas: Path) -> Iterator[tuple[float, Path]]:
-    for pattern in ("*", "closed/*"):
-        for path in sagas.glob(f"{pattern}{SUFFIX}"):
-            try:
-                yield path.lstat().st_mtime, path
-            except OSError:
-                continue  # Gone by now.
-
-
-def _journal(directory: JournalStore, path: Path) -> Iterator[Answer]:
+def _check_journal(directory: JournalStore, path: Path) -> Iterator[Check]:
     try:
         directory.history(path.name.removesuffix(SUFFIX))
     except SagaError as error:
         if not path.exists():
-            return  # Closed meanwhile.
+            return  # Closed since the listing.
         if path.parent == directory.closed:
-            yield warning(f"{path}: {error}", f"its agent is over; when looked at: rm {path}")
+            remedy = f"its agent has ended; after inspection: {shlex.join(['rm', str(path)])}"
+            yield warning(f"{path}: {error}", remedy)
         else:
-            yield failed(f"{path}: {error}", "orchestrator-core recover: it is kept, and rebuilt")
+            remedy = "orchestrator-core recover: it quarantines and rebuilds the journal"
+            yield failed(f"{path}: {error}", remedy)
     except OrchestratorError as error:
-        yield failed(str(error), error.hint or "see what the message names")
+        yield from_error(error)

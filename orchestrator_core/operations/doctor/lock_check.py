@@ -1,113 +1,80 @@
-"""Checks of the lock files: who holds which, and who died with one."""
+"""The check of the lock files: which process holds each, and which process died with one."""
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-import attrs
-
 from orchestrator_core.exceptions import StorageError
 from orchestrator_core.operations.doctor.check import (
-    Answer,
-    Environment,
+    Check,
+    Verdict,
     failed,
     ok,
     shorten_list,
     warning,
     worst_of,
 )
-from orchestrator_core.system import locks as kernel
+from orchestrator_core.operations.lock_probe import is_locked
 from orchestrator_core.system.lock_owner import LockOwner, kernel_owner_pid, recorded_owner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-_LONG_S = 30.0  #: No lock of a document is held for so long by anyone who is well.
+    from orchestrator_core.operations.doctor.check import Environment
+
+_LONG_S = 30.0  #: No healthy process holds the lock of a document for so long.
+_LOCK_FILES = ("*.json.*lock", "registry/*.json.*lock", "TASK-*/*.json.*lock")
 
 
-@attrs.frozen
-class _Lock:
-    path: Path
-    is_held: bool
-    signed: LockOwner | None  #: Who wrote itself in, and never signed off.
-
-    @property
-    def since_s(self) -> float:
-        """How long ago it was signed."""
+def locks(environment: Environment) -> Check:
+    """Check the lock files of all documents; ``recover`` reports on journals, their own locks."""
+    if environment.layout is None:
+        return ok("there is no root yet")
+    paths = [path for each in _LOCK_FILES for path in sorted(environment.layout.root.glob(each))]
+    checks = []
+    for path in paths:
         try:
-            signed = datetime.fromisoformat(self.signed.since if self.signed else "")
-        except ValueError:
-            return 0.0
-        return time.time() - signed.timestamp()
+            checks.append(_check(path))
+        except (FileNotFoundError, StorageError):
+            continue  # The check of permissions reports that.
+    held = [check.found for check in checks if check.verdict is Verdict.OK and check.found]
+    state = f"held now: {shorten_list(held)}" if held else "none held now"
+    return worst_of(checks, well=f"{len(checks)} lock files, {state}")
 
 
-def locks(subject: Environment) -> Answer:
-    """Look at the lock files of all documents; a journal is its own, and recover tells of those."""
-    if subject.layout is None:
-        return ok("there is nothing yet")
-    found = list(_found(subject.layout.root))
-    held = [lock for lock in found if lock.is_held]
-    told = (
-        f", held now: {shorten_list(f'{each.path} by {_holder(each)}' for each in held)}"
-        if held
-        else ""
+def _check(path: Path) -> Check:
+    """Return a problem with a lock; its path and owner if it is held; an empty result if not."""
+    owner = recorded_owner(path)
+    if not is_locked(path):
+        return ok("") if owner is None or owner.name is not None else _interrupted(path, owner)
+    if owner is None or owner.name is None:
+        pid = kernel_owner_pid(path) or 0
+        holder = f"pid {pid}" if pid > 0 else "an unknown process"
+    else:
+        pid, holder = owner.pid, f"pid {owner.pid} ({owner.name})"
+    held_s = _age_s(owner)
+    if held_s < _LONG_S:
+        return ok(f"{path} by {holder}")
+    found = f"{path} is held for {held_s:.0f} s by {holder}"
+    if pid <= 0:  # For kill, such a pid means many processes.
+        return failed(found, f"find the process: lsof {shlex.quote(str(path))}")
+    remedy = f"see what it does: cat /proc/{pid}/wchan; its lock ends with it: kill {pid}"
+    return failed(found, remedy)
+
+
+def _interrupted(path: Path, owner: LockOwner) -> Check:
+    return warning(
+        f"{path}: pid {owner.pid} died while it held it, at {owner.since}",
+        "nothing by hand: the next owner repairs it; orchestrator-core recover does",
     )
-    answers = [answer for lock in found if (answer := _answer(lock)) is not None]
-    return worst_of(answers, well=f"{len(found)} lock files{told or ', none held now'}")
 
 
-def _found(root: Path) -> Iterator[_Lock]:
-    for pattern in ("*.json.*lock", "registry/*.json.*lock", "TASK-*/*.json.*lock"):
-        for path in sorted(root.glob(pattern)):
-            try:
-                signed = recorded_owner(path)
-                yield _Lock(path, _is_held(path), signed)
-            except (FileNotFoundError, StorageError):
-                continue  # That is for the check of permissions to say.
-
-
-def _is_held(path: Path) -> bool:
-    """Try it, for as long as it takes to ask: whoever wants it just then waits so long."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+def _age_s(owner: LockOwner | None) -> float:
+    """Return how long ago the owner wrote itself into the lock file."""
     try:
-        return not kernel.try_lock_shared(fd)
-    finally:
-        os.close(fd)
-
-
-def _answer(lock: _Lock) -> Answer | None:
-    if lock.is_held:
-        if lock.since_s < _LONG_S:
-            return None
-        found = f"{lock.path} is held for {lock.since_s:.0f} s by {_holder(lock)}"
-        pid = _pid(lock)
-        if pid is None:
-            return failed(found, f"find who it is: lsof {shlex.quote(str(lock.path))}")
-        return failed(
-            found, f"see what it does: cat /proc/{pid}/wchan; its lock ends with it: kill {pid}"
-        )
-    if lock.signed is not None and lock.signed.name is None:
-        return warning(
-            f"{lock.path}: pid {lock.signed.pid} died while it held it, at {lock.signed.since}",
-            "nothing by hand: the next to take it clears up; orchestrator-core recover does",
-        )
-    return None
-
-
-def _holder(lock: _Lock) -> str:
-    if lock.signed is not None and lock.signed.name is not None:
-        return f"pid {lock.signed.pid} ({lock.signed.name})"
-    pid = _pid(lock)
-    return f"pid {pid}" if pid is not None else "an unknown process"
-
-
-def _pid(lock: _Lock) -> int | None:
-    """Return who holds a lock; None for a pid that would mean many processes to ``kill``."""
-    signed = lock.signed if lock.signed is not None and lock.signed.name is not None else None
-    pid = signed.pid if signed is not None else kernel_owner_pid(lock.path)
-    return pid if pid is not None and pid > 0 else None
+        return time.time() - datetime.fromisoformat(owner.since if owner else "").timestamp()
+    except ValueError:
+        return 0.0

@@ -1,4 +1,4 @@
-"""Checks of what the kernel gives us: handles on processes, and ways to contain them."""
+"""Checks of the kernel: stable handles on processes, ``/proc``, and containment of processes."""
 
 from __future__ import annotations
 
@@ -10,70 +10,50 @@ import sys
 from pathlib import Path
 
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.operations.doctor.check import Answer, Environment, failed, ok, warning
+from orchestrator_core.operations.doctor.check import (
+    Check,
+    Environment,
+    failed,
+    ok,
+    run_python,
+    warning,
+)
 from orchestrator_core.supervisor import procfs as proc
 from orchestrator_core.system.processes import LocalProcesses, cgroups
 
 _IS_LINUX = sys.platform == "linux"
-_PACKAGE = str(Path(__file__).parents[3])
+_PACKAGE_PARENT = str(Path(__file__).parents[3])
 
 
-def pidfd(_subject: Environment) -> Answer:
-    """See whether processes can be held on to, so that no signal ever hits a stranger."""
+def pidfd(_environment: Environment) -> Check:
+    """Check that processes have stable handles, so that no signal reaches a foreign process."""
     if not _IS_LINUX:
-        return ok("not needed here: kqueue tells of a process's end")
+        return ok("not needed here: kqueue reports the end of a process")
     if not hasattr(os, "pidfd_open"):
         return failed(
             "this Python was built without pidfd_open",
             f"use one that was built on Linux 5.3 or newer, not {sys.executable}",
         )
+    call = "pidfd_open"
     try:
         fd = os.pidfd_open(os.getpid())
+        try:
+            call = "pidfd_send_signal"
+            signal.pidfd_send_signal(fd, 0)
+        finally:
+            os.close(fd)
     except OSError as error:
         return failed(
-            f"pidfd_open: {error.strerror}",
+            f"{call}: {error.strerror}",
             "Linux 5.3 or newer is needed; in a container, a seccomp profile that allows it",
         )
-    try:
-        signal.pidfd_send_signal(fd, 0)
-    except OSError as error:
-        return failed(
-            f"pidfd_send_signal: {error.strerror}",
-            "in a container, use a seccomp profile that allows it",
-        )
-    finally:
-        os.close(fd)
-    return ok("processes can be held on to")
+    return ok("processes have stable handles")
 
 
-def assess_procfs(mountinfo: str, *, boot_id: bool, environ: bool) -> Answer:
-    """Say what a ``/proc`` mounted so, and of which so much can be read, is good for."""
-    mount = next((line for line in mountinfo.splitlines() if " - proc " in line), "")
-    if not mount or not boot_id:
-        return failed(
-            "/proc is not there, or not all of it: no process can be told from another",
-            "mount -t proc proc /proc",
-        )
-    if not environ:
-        return failed(
-            "/proc does not show the environment of our own processes, by which agents are found",
-            "see what protects it: a seccomp profile, a security module, yama",
-        )
-    hidden = re.search(r"hidepid=(\w+)", mount)
-    if hidden is None or hidden[1] in ("0", "off"):
-        return ok("/proc shows all processes")
-    if hidden[1] in ("4", "ptraceable"):
-        return warning(
-            "/proc is mounted with hidepid=ptraceable: an agent that we may not trace is not seen",
-            "mount -o remount,hidepid=invisible /proc",
-        )
-    return ok(f"/proc is mounted with {hidden[0]}: it hides other users' processes, not ours")
-
-
-def procfs(_subject: Environment) -> Answer:
-    """See whether ``/proc`` shows what our own processes are."""
+def procfs(_environment: Environment) -> Check:
+    """Check that ``/proc`` shows the processes of this user."""
     if not _IS_LINUX:
-        return ok("not needed here: psutil asks the system")
+        return ok("not needed here: psutil queries the system")
     return assess_procfs(
         os.fsdecode(proc.read("/proc/self/mountinfo")),
         boot_id=bool(proc.read("/proc/sys/kernel/random/boot_id")),
@@ -81,8 +61,32 @@ def procfs(_subject: Environment) -> Answer:
     )
 
 
+def assess_procfs(mountinfo: str, *, boot_id: bool, environ: bool) -> Check:
+    """Report what a ``/proc`` with such a mount, and with these readable files, is good for."""
+    mount = next((line for line in mountinfo.splitlines() if " - proc " in line), "")
+    if not mount or not boot_id:
+        return failed(
+            "/proc is not there, or not all of it: processes cannot be identified",
+            "mount -t proc proc /proc",
+        )
+    if not environ:
+        return failed(
+            "/proc does not show the environment of this user's processes, which marks agents",
+            "see what protects it: a seccomp profile, a security module, yama",
+        )
+    hidden = re.search(r"hidepid=(\w+)", mount)
+    if hidden is None or hidden[1] in ("0", "off"):
+        return ok("/proc shows all processes")
+    if hidden[1] in ("4", "ptraceable"):
+        return warning(
+            "/proc is mounted with hidepid=ptraceable: an agent that cannot be traced is hidden",
+            "mount -o remount,hidepid=invisible /proc",
+        )
+    return ok(f"/proc is mounted with {hidden[0]}: it hides the processes of other users only")
+
+
 def _shows_environment() -> bool:
-    """Tell whether the environment of another process of ours can be read."""
+    """Return whether the environment of another process of this user can be read."""
     with subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", "import sys; print(1, flush=True); sys.stdin.read()"],
         env={**os.environ, "ORCHESTRATOR_COOKIE": "oc_doctor"},
@@ -102,19 +106,12 @@ sys.exit(not become_subreaper())
 """
 
 
-def subreaper(_subject: Environment) -> Answer:
-    """See whether a process can become the parent of all orphans below it."""
+def subreaper(_environment: Environment) -> Check:
+    """Check that a process can become a child subreaper."""
     if not _IS_LINUX:
-        return ok("there is none on this system; processes are scanned instead")
-    tried = subprocess.run(  # noqa: S603 - our own interpreter
-        [sys.executable, "-I", "-S", "-c", _BECOME, _PACKAGE],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=5,
-        check=False,
-    )
-    if tried.returncode == 0:
-        return ok("a supervisor can adopt what its agent leaves behind")
+        return ok("this system has none; a scan finds the processes instead")
+    if run_python(_BECOME, _PACKAGE_PARENT) == 0:
+        return ok("a supervisor can adopt the orphans of its agent")
     return failed(
         "prctl(PR_SET_CHILD_SUBREAPER) is refused",
         "in a container, use a seccomp profile that allows prctl",
@@ -124,36 +121,36 @@ def subreaper(_subject: Environment) -> Answer:
 # --- containment ------------------------------------------------------------------------------
 
 
-def containment(subject: Environment) -> Answer:
-    """Tell what will contain agents, and how far their end can be proved."""
-    asked = subject.env.get("ORCHESTRATOR_CONTAINMENT") or "auto"
+def containment(environment: Environment) -> Check:
+    """Report what will contain agents, and how far their end can be proved."""
+    choice = environment.env.get("ORCHESTRATOR_CONTAINMENT") or "auto"
     try:
-        place = LocalProcesses(containment=asked).containment("oc_doctor")
+        path = LocalProcesses(containment=choice).containment("oc_doctor")
     except InvalidInput as error:
         return failed(str(error), "unset ORCHESTRATOR_CONTAINMENT")
-    found = f"asked for {asked}: "
-    if place is not None and _can_kill(Path(place).parent):
-        return ok(f"{found}a cgroup of its own for each agent, in {Path(place).parent}")
-    if asked == "cgroup":
+    found = f"asked for {choice}: "
+    if path is not None and _can_kill(Path(path).parent):
+        return ok(f"{found}a separate cgroup for each agent, in {Path(path).parent}")
+    if choice == "cgroup":
         return warning(
-            f"{found}no cgroup can be had, so ends will be unproven: {_why_no_cgroup()}",
-            "unset ORCHESTRATOR_CONTAINMENT, or let this run where cgroups may be made: "
+            f"{found}no cgroup is available, so ends will be unproven: {_why_no_cgroup()}",
+            "unset ORCHESTRATOR_CONTAINMENT, or run this where cgroups may be created: "
             "systemd-run --user --scope -p Delegate=yes …",
         )
-    if asked == "scan" or not _IS_LINUX:
+    if choice == "scan" or not _IS_LINUX:
         return warning(
-            f"{found}scans alone: what empties its environment and hides may be missed, "
+            f"{found}scans alone: a process that empties its environment and hides may be missed, "
             "and ends are unproven",
-            "unset ORCHESTRATOR_CONTAINMENT" if _IS_LINUX else "none here; the sweeper looks again",
+            "unset ORCHESTRATOR_CONTAINMENT" if _IS_LINUX else "none here; the sweeper scans again",
         )
     return ok(f"{found}a subreaper for each agent; {_why_no_cgroup()}")
 
 
 def _can_kill(base: Path) -> bool:
-    """Tell whether a cgroup made there can be killed as one."""
+    """Return whether a cgroup created in *base* can be killed as a whole."""
     if (base / "cgroup.kill").exists():
         return True
-    # The root of the hierarchy has none, but each below it does, or none does.
+    # The root of the hierarchy never has the file. A group below it has, if the kernel does.
     below = next((path for path in base.glob("*/") if path.is_dir()), None)
     return below is None or (below / "cgroup.kill").exists()
 
@@ -163,7 +160,5 @@ def _why_no_cgroup() -> str:
     if own is None:
         return "there are no cgroups of version 2 here"
     if not os.access(own, os.W_OK):
-        return f"the cgroup {own} is not ours to make others in"
-    if not _can_kill(own):
-        return "this kernel has no cgroup.kill (Linux 5.14)"
-    return "it was not asked for"
+        return f"this user may not create groups in the cgroup {own}"
+    return "it was not asked for" if _can_kill(own) else "this kernel has no cgroup.kill (5.14)"

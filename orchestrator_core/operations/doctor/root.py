@@ -1,4 +1,4 @@
-"""Checks of the root itself: which one it is, who may do what in it, what it was told."""
+"""Checks of the root itself: its place, its permissions, its settings."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import itertools
 import os
 import shlex
 import stat
+from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import attrs
+from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator_core.model import settings
 from orchestrator_core.operations import alerts
 from orchestrator_core.operations.doctor.check import (
-    Answer,
+    Check,
     Environment,
     failed,
     ok,
@@ -27,164 +26,141 @@ from orchestrator_core.operations.doctor.check import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MOST = 20_000  #: So many files are looked at.
+_MAX_SCANNED = 20_000  #: Files.
+_MAX_NAMED = 10  #: Files in a remedy.
 
-#: Agents write here, as they like.
-_AGENTS_OWN = frozenset({"output"})
-
-
-# --- which one --------------------------------------------------------------------------------
+#: Agents write here without restrictions.
+_UNCHECKED = frozenset({"output"})
 
 
-def root_directory(subject: Environment) -> Answer:
-    """Tell which root it is and what says so, and see whether it can be used, or made."""
-    root = subject.root
+# --- its place --------------------------------------------------------------------------------
+
+
+def root_directory(environment: Environment) -> Check:
+    """Report the root and the source of its path, and check that it can be used or created."""
+    root = environment.root
     if root is None:
-        return failed(subject.trouble, "name a root: --root DIR, or set ORCHESTRATOR_ROOT")
-    found = f"{root} (from {subject.chosen_by})"
-    if os.path.isdir(root):  # noqa: PTH112 - as below
+        remedy = "name a root: --root DIR, or set ORCHESTRATOR_ROOT"
+        return failed(environment.root_error, remedy)
+    found = f"{root} (from {environment.chosen_by})"
+    if os.path.isdir(root):  # noqa: PTH112 - see Environment.layout
         if os.access(root, os.R_OK | os.W_OK | os.X_OK):
             return ok(found)
-        return failed(
-            f"{found}: we cannot write to it", f"as its owner: chmod u+rwx {shlex.quote(str(root))}"
-        )
+        remedy = f"as its owner: chmod u+rwx {shlex.quote(str(root))}"
+        return failed(f"{found}: this user cannot write to it", remedy)
     if os.path.lexists(root):
         return failed(f"{found} is no directory", "choose another: --root DIR")
     above = existing_above(root)
     if not os.access(above, os.W_OK | os.X_OK):
         return failed(
-            f"{found} is not there, and cannot be made in {above}",
+            f"{found} is not there, and cannot be created in {above}",
             f"choose another: --root DIR; or, as its owner: chmod u+wx {shlex.quote(str(above))}",
         )
-    return warning(f"{found} is not there yet", "is it the right one? the first command makes it")
+    remedy = "is it the right one? the first command creates it"
+    return warning(f"{found} is not there yet", remedy)
 
 
 def existing_above(path: Path) -> Path:
-    """Return the nearest directory above *path* that exists, or itself."""
-    # Not Path.is_dir, which raises where a directory may not be searched.
-    return next((each for each in (path, *path.parents) if os.path.isdir(each)), Path("/"))  # noqa: PTH112
+    """Return *path* or the nearest directory above it that exists."""
+    return next((each for each in (path, *path.parents) if os.path.isdir(each)), Path("/"))  # noqa: PTH112 - see Environment.layout
 
 
-# --- who may do what in it ----------------------------------------------------------------------
+# --- its permissions --------------------------------------------------------------------------
 
 
-def permissions(subject: Environment) -> Answer:
-    """Look through the root for what is not ours, leads out of it, or is open to others."""
-    if subject.layout is None:
-        return ok("there is nothing yet")
-    entries = _entries(subject.layout.root)
-    seen = list(itertools.islice(entries, _MOST))
-    troubles = [trouble for entry in seen if (trouble := _trouble(entry)) is not None]
-    answers = [
-        _answer(kind, [each.path for each in troubles if each.kind is kind])
-        for kind in dict.fromkeys(each.kind for each in troubles)
-    ]
+class _Problem(NamedTuple):
+    found: str
+    remedy: str
+    is_failure: bool = True
+
+
+_UNREADABLE = _Problem("cannot be read", "chmod u+rwx {}")
+_FOREIGN_OWNER = _Problem("owned by another user, and not touched", "sudo chown {user} {}")
+_LINK = _Problem("a symlink, which is not followed", "rm {}")
+_WORLD_WRITABLE = _Problem("every user can write to it", "chmod go-rwx {}")
+_NOT_PRIVATE = _Problem("open to others", "chmod go-rwx {}", is_failure=False)
+
+
+def permissions(environment: Environment) -> Check:
+    """Scan the root for foreign files, symlinks, and files that other users can access."""
+    if environment.layout is None:
+        return ok("there is no root yet")
+    entries = _scan(os.fspath(environment.layout.root))
+    scanned = list(itertools.islice(entries, _MAX_SCANNED))
+    paths: dict[_Problem, list[str]] = defaultdict(list)
+    for path, status in scanned:
+        if (problem := _problem_of(status)) is not None:
+            paths[problem].append(path)
+    checks = [_describe(problem, found) for problem, found in paths.items()]
     if next(entries, None) is not None:
-        answers.append(
-            unknown(f"only the first {_MOST} files were looked at", "orchestrator-core gc")
-        )
-    return worst_of(answers, well=f"{len(seen)} files and directories are ours, and private")
+        found = f"only the first {_MAX_SCANNED} files were checked"
+        checks.append(unknown(found, "orchestrator-core gc"))
+    well = f"{len(scanned)} files and directories are owned by this user, and private"
+    return worst_of(checks, well=well)
 
 
-@attrs.frozen
-class _Entry:
-    path: str
-    status: os.stat_result | None  #: None: it cannot be looked at.
-
-
-def _entries(root: Path) -> Iterator[_Entry]:
-    waiting = [os.fspath(root)]
-    yield _Entry(waiting[0], os.lstat(root))
-    while waiting:
-        directory = waiting.pop()
+def _scan(root: str) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Yield the path and status of all files; None is the status of what cannot be read."""
+    pending = [root]
+    yield root, os.lstat(root)
+    while pending:
+        directory = pending.pop()
         try:
             names = os.listdir(directory)  # noqa: PTH208 - many, and names are enough
         except FileNotFoundError:
             continue
         except OSError:
-            yield _Entry(directory, None)
+            yield directory, None
             continue
         for name in names:
-            path = f"{directory}/{name}"
+            path, status = f"{directory}/{name}", None
             try:
-                status = _status(path)
+                status = os.lstat(path)
             except FileNotFoundError:
-                continue  # Gone by now.
-            yield _Entry(path, status)
-            if status is not None and stat.S_ISDIR(status.st_mode) and name not in _AGENTS_OWN:
-                waiting.append(path)
+                continue  # Removed since the listing.
+            except OSError:
+                pass
+            yield path, status
+            if status is not None and stat.S_ISDIR(status.st_mode) and name not in _UNCHECKED:
+                pending.append(path)
 
 
-def _status(path: str) -> os.stat_result | None:
-    try:
-        return os.lstat(path)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        return None
-
-
-@attrs.frozen
-class _Kind:
-    what: str
-    remedy: str
-    is_failure: bool
-
-
-_CLOSED = _Kind("cannot be looked at", "chmod u+rwx {}", is_failure=True)
-_STRANGE = _Kind("another user's, and not touched", "sudo chown {user} {}", is_failure=True)
-_LINK = _Kind("a symlink, which is not followed", "rm {}", is_failure=True)
-_WORLD = _Kind("every user can write to it", "chmod go-rwx {}", is_failure=True)
-_OPEN = _Kind("open to others", "chmod go-rwx {}", is_failure=False)
-
-
-@attrs.frozen
-class _Trouble:
-    kind: _Kind
-    path: str
-
-
-def _trouble(entry: _Entry) -> _Trouble | None:
-    kind = _kind_of(entry.status)
-    return None if kind is None else _Trouble(kind, entry.path)
-
-
-def _kind_of(status: os.stat_result | None) -> _Kind | None:
+def _problem_of(status: os.stat_result | None) -> _Problem | None:
     if status is None:
-        return _CLOSED
+        return _UNREADABLE
     if status.st_uid != os.geteuid():
-        return _STRANGE
+        return _FOREIGN_OWNER
     if stat.S_ISLNK(status.st_mode):
         return _LINK
     if stat.S_ISSOCK(status.st_mode):
-        return None  # tmux has its own way with its modes; the directory is what guards it.
+        return None  # tmux sets its socket's mode; the directory protects the socket.
     if status.st_mode & stat.S_IWOTH:
-        return _WORLD
-    return _OPEN if status.st_mode & 0o077 else None
+        return _WORLD_WRITABLE
+    return _NOT_PRIVATE if status.st_mode & 0o077 else None
 
 
-def _answer(kind: _Kind, paths: list[str]) -> Answer:
-    found = f"{kind.what}: {shorten_list(paths)}"
-    remedy = kind.remedy.format(shlex.join(paths[:10]), user=os.geteuid())
-    if len(paths) > 10:  # noqa: PLR2004 - more than anybody wants to read
+def _describe(problem: _Problem, paths: list[str]) -> Check:
+    remedy = problem.remedy.format(shlex.join(paths[:_MAX_NAMED]), user=os.geteuid())
+    if len(paths) > _MAX_NAMED:
         remedy += f" and so on: there are {len(paths)}"
-    return failed(found, remedy) if kind.is_failure else warning(found, remedy)
+    result = failed if problem.is_failure else warning
+    return result(f"{problem.found}: {shorten_list(paths)}", remedy)
 
 
-# --- what it was told -----------------------------------------------------------------------------
+# --- its settings -----------------------------------------------------------------------------
 
 
-def settings_file(subject: Environment) -> Answer:
-    """See whether the root's settings, if it has any, can be read."""
-    if subject.layout is None:
+def settings_file(environment: Environment) -> Check:
+    """Check that the root's settings can be read, and that the alert command exists."""
+    if environment.layout is None:
         return ok("there is no root yet")
-    path = subject.layout.root / settings.NAME
+    path = environment.layout.root / settings.NAME
     if not os.path.lexists(path):
-        return ok(f"no {settings.NAME}: the defaults hold")
-    command = settings.read(subject.layout.root).alerts.command
-    if command and alerts.program(command) is None:
+        return ok(f"no {settings.NAME}: the defaults apply")
+    command = settings.read(environment.layout.root).alerts.command
+    if command and alerts.find_program(command) is None:
         return warning(
-            f"{path} names {command[0]} to tell of failed cleanups, and there is no such program",
-            f"install it, or mend [alerts] command: ${{EDITOR:-vi}} {shlex.quote(str(path))}",
+            f"{path} names {command[0]} as the command for alerts, and there is no such program",
+            f"install it, or edit [alerts] command: ${{EDITOR:-vi}} {shlex.quote(str(path))}",
         )
     return ok(f"{path} can be read")

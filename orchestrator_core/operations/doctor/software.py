@@ -1,4 +1,4 @@
-"""Checks of what we are made of: Python, libraries, the locale, the environment."""
+"""Checks of the software: Python, libraries, the locale, environment variables."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import importlib.metadata
 import locale as locales
 import re
 import sys
+from typing import TYPE_CHECKING
 
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model.environment import ENV_AGENT, ENV_TASK, HIDDEN_ENV, RESERVED_ENV
 from orchestrator_core.model.layout import ENVIRONMENT
 from orchestrator_core.model.limits import VARIABLES, Limits
-from orchestrator_core.operations.doctor.check import (
-    Answer,
-    Environment,
-    failed,
-    ok,
-    warning,
-    worst_of,
-)
+from orchestrator_core.operations.doctor.check import Check, failed, ok, warning, worst_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from orchestrator_core.operations.doctor.check import Environment
 
 OLDEST_PYTHON = (3, 11)
 
@@ -30,30 +29,29 @@ SUPPORTED = {
     "psutil": ("6", None),
     "structlog": ("24.1", None),
 }
-"""The libraries we need: from which version on, and before which. As in pyproject.toml."""
+"""The required libraries: the first version, and the first unsupported one. See pyproject.toml."""
 
 KNOWN = frozenset({*ENVIRONMENT, *RESERVED_ENV, *VARIABLES.values(), "ORCHESTRATOR_CONTAINMENT"})
 
-#: Of those the old system's ones have a prefix of their own.
+#: Prefixes of this package's variables, and of the previous system's.
 _PREFIXES = ("ORCHESTRATOR_", "CLAUDE_ORCHESTRATOR_")
 
 
-def python(_subject: Environment) -> Answer:
-    """See whether this Python is one that we support."""
-    version = ".".join(map(str, sys.version_info[:3]))
+def python(_environment: Environment) -> Check:
+    """Check that this version of Python is supported."""
+    found = f"Python {'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}"
     if sys.version_info[:2] < OLDEST_PYTHON:
-        wanted = ".".join(map(str, OLDEST_PYTHON))
-        return failed(f"Python {version} at {sys.executable}", f"use Python {wanted} or newer")
-    return ok(f"Python {version} at {sys.executable}")
+        return failed(found, f"use Python {'.'.join(map(str, OLDEST_PYTHON))} or newer")
+    return ok(found)
 
 
-def libraries(_subject: Environment) -> Answer:
-    """See whether the libraries that we need are there, in versions that we know."""
-    answers = [_library(name, *bounds) for name, bounds in SUPPORTED.items()]
-    return worst_of(answers, well=", ".join(answer.found for answer in answers))
+def libraries(_environment: Environment) -> Check:
+    """Check that the required libraries are installed, in supported versions."""
+    checks = [_library(name, *bounds) for name, bounds in SUPPORTED.items()]
+    return worst_of(checks, well=", ".join(check.found for check in checks))
 
 
-def _library(name: str, first: str, before: str | None) -> Answer:
+def _library(name: str, first: str, before: str | None) -> Check:
     wanted = f"{name}>={first}" + (f",<{before}" if before else "")
     remedy = f'{sys.executable} -m pip install "{wanted}"'
     try:
@@ -63,7 +61,7 @@ def _library(name: str, first: str, before: str | None) -> Answer:
     if _number(version) < _number(first):
         return failed(f"{name} {version} is too old", remedy)
     if before is not None and _number(version) >= _number(before):
-        return warning(f"{name} {version} is newer than what was tried", remedy)
+        return warning(f"{name} {version} is newer than the tested versions", remedy)
     return ok(f"{name} {version}")
 
 
@@ -71,51 +69,51 @@ def _number(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)[:3]))
 
 
-def locale(subject: Environment) -> Answer:
-    """Tell the locale: any will do, none as well."""
+def locale(environment: Environment) -> Check:
+    """Report the locale. Every locale works, and so does none."""
     names = ("LC_ALL", "LC_CTYPE", "LANG")
-    chosen = next((subject.env[name] for name in names if subject.env.get(name)), "none")
+    chosen = next((environment.env[name] for name in names if environment.env.get(name)), "none")
     encoding = locales.getpreferredencoding(do_setlocale=False)
-    return ok(f"{chosen} ({encoding}); C or none is as good: tmux is always asked in UTF-8")
+    return ok(f"{chosen} ({encoding}); C or none is as good: every query to tmux is in UTF-8")
 
 
-def environment(subject: Environment) -> Answer:
-    """Look for variables that mean something else than their setter may think."""
-    # That is how most people work, and no agent gets to see it.
-    inside = "we are inside tmux; agents are not, they run on a server of their own"
-    is_inside = HIDDEN_ENV & subject.env.keys()
-    well = inside if is_inside else "nothing in it that could surprise"
-    return worst_of(_leftovers(subject), well=well)
+def environment(environment: Environment) -> Check:
+    """Check for variables with a meaning that their setter may not expect."""
+    env = environment.env
+    well = "no variable with a surprising meaning"
+    if HIDDEN_ENV & env.keys():  # Common, and hidden from agents.
+        well = "this process is inside tmux; agents are not, they have a separate server"
+    checks = [*_roots(env), *_agent(env), *_limits(env), *_misspelt(env)]
+    return worst_of(checks, well=well)
 
 
-def _leftovers(subject: Environment) -> list[Answer]:
-    env = subject.env
-    found = []
-    ours, theirs = (env.get(name) for name in ENVIRONMENT)
-    if ours and theirs and ours != theirs:
-        found.append(
-            warning(
-                f"{ENVIRONMENT[0]} is {ours}, {ENVIRONMENT[1]} is {theirs}: the first one counts",
-                f"unset {ENVIRONMENT[1]}",
-            )
+def _roots(env: Mapping[str, str]) -> Iterator[Check]:
+    first, second = (env.get(name) for name in ENVIRONMENT)
+    if first and second and first != second:
+        yield warning(
+            f"{ENVIRONMENT[0]} is {first}, {ENVIRONMENT[1]} is {second}: the first one counts",
+            f"unset {ENVIRONMENT[1]}",
         )
+
+
+def _agent(env: Mapping[str, str]) -> Iterator[Check]:
     if env.get(ENV_AGENT):
-        inside = f"we are inside agent {env[ENV_AGENT]} of {env.get(ENV_TASK) or 'no task'}"
-        found.append(
-            warning(
-                f"{inside}: commands without an agent's id are about that one",
-                f"if you are not that agent: unset {' '.join(sorted(RESERVED_ENV))}",
-            )
+        yield warning(
+            f"this process is inside agent {env[ENV_AGENT]} of {env.get(ENV_TASK) or 'no task'}: "
+            "commands without an agent's id are about that one",
+            f"if this is not that agent: unset {' '.join(sorted(RESERVED_ENV))}",
         )
+
+
+def _limits(env: Mapping[str, str]) -> Iterator[Check]:
     for name in VARIABLES.values():
         try:
             Limits.from_environment({name: env.get(name, "")})
         except InvalidInput as error:
-            said = f"{error}: no root is opened, unless Limits are given"
-            found.append(failed(said, error.hint))
-    found += [
-        warning(f"{name} means nothing to us", f"is it misspelt? unset {name}")
-        for name in sorted(env)
-        if name.startswith(_PREFIXES) and name not in KNOWN
-    ]
-    return found
+            yield failed(f"{error}: no root is opened, unless Limits are given", error.hint)
+
+
+def _misspelt(env: Mapping[str, str]) -> Iterator[Check]:
+    for name in sorted(env):
+        if name.startswith(_PREFIXES) and name not in KNOWN:
+            yield warning(f"{name} has no meaning here", f"is it misspelt? unset {name}")
