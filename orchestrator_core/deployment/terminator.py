@@ -357,13 +357,7 @@ class Terminator:
 
     def recover(self, *, only: str | None = None, force: bool = False) -> RecoveryReport:
         """Finish what dead owners left, and end the agents that are dead or past their deadline."""
-        return self.sagas.recover(
-            verdict=self._decide_end,
-            replan=self._derive_receipts,
-            spared=self.liveness.includes_self,
-            only=only,
-            force=force,
-        )
+        return self.sagas.recover(policy=self, only=only, force=force)
 
     def abandon(self, agent_id: str, step: str, *, reason: str) -> None:
         """Give up a step of a stuck saga; see :meth:`Orchestrator.abandon`."""
@@ -374,7 +368,8 @@ class Terminator:
 
     # --- whose life is over, and why -----------------------------------------------------------
 
-    def _decide_end(self, history: History) -> Unwind | None:
+    def decide_end(self, history: History) -> Unwind | None:
+        """Return why an agent is to be ended; None if it lives on."""
         if self.liveness.is_dead(history):
             return self.liveness.end_reason(history)
         if history.end_request is not None:
@@ -384,11 +379,15 @@ class Terminator:
             return terminal_reason(Status.TERMINATED, "its deadline passed", by="deadline")
         return None
 
-    def _derive_receipts(self, agent_id: str, labels: Any) -> dict[str, Any]:  # noqa: ANN401 - a mapping
+    def derive_receipts(self, agent_id: str, labels: Any) -> dict[str, Any]:  # noqa: ANN401 - a mapping
         """Return the receipts an agent's id leads to, for a journal that has lost its own."""
         from orchestrator_core.reconcile.rebuild import derive_receipts  # noqa: PLC0415 - for disasters only
 
         return derive_receipts(self.context, agent_id, labels)
+
+    def includes_self(self, history: History) -> bool:
+        """Return whether ending an agent would end the calling process."""
+        return self.liveness.includes_self(history)
 
     def rebuild_task(self, task_id: str) -> dict[str, Any]:
         """Return a task's registry from all that is known, for one that was damaged."""

@@ -27,7 +27,7 @@ from orchestrator_core.saga.journal import Journal
 from orchestrator_core.saga.observer import Observer, combine
 from orchestrator_core.saga.planning import step_name, steps_by_type
 from orchestrator_core.saga.receipts import receipt
-from orchestrator_core.saga.recovery import Recovery, RecoveryReport
+from orchestrator_core.saga.recovery import KeepCommitted, Recovery, RecoveryPolicy, RecoveryReport
 from orchestrator_core.saga.report import StepReport, UnwindReport
 from orchestrator_core.saga.sagas import Sagas
 from orchestrator_core.saga.states import TRANSITIONS, State
@@ -49,11 +49,13 @@ __all__ = [
     "History",
     "Journal",
     "JournalStore",
+    "KeepCommitted",
     "Observer",
     "Outcome",
     "Presence",
     "Reason",
     "Recovery",
+    "RecoveryPolicy",
     "RecoveryReport",
     "Result",
     "Saga",

@@ -22,38 +22,43 @@ if TYPE_CHECKING:
 
     from orchestrator_core.saga.encoding import Entry
 
-    Replan = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+    DeriveReceipts = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 
-_BIRTH = {"begin", "intent"}
+_HEAD_KINDS = {"begin", "intent"}
 
 
-def repair_entries(saga_id: str, entries: Iterable[Entry], replan: Replan) -> list[Entry]:
+def repair_entries(
+    saga_id: str, entries: Iterable[Entry], derive_receipts: DeriveReceipts
+) -> list[Entry]:
     """
     Return the entries of a whole journal, made from what is left of one.
 
-    *replan* gives the receipts that belong to the saga, by step name, from its id
+    *derive_receipts* gives the receipts that belong to the saga, by step name, from its id
     and its labels: what the damage took, and no more, is taken from there.
     """
     entries = list(entries)
     begins = [entry for entry in entries if entry.kind == "begin"]
     labels = begins[0].data.get("labels", {}) if begins else {}
     kept = {entry.data["step"]: entry for entry in entries if entry.kind == "intent"}
-    planned = replan(saga_id, labels)
-    told = begins[0].data.get("steps", ()) if begins else kept
-    names = _in_order(planned, [name for name in told if name in planned or name in kept])
-    stack = [kept.get(name) or intent_entry(name, planned[name]) for name in names]
-    life = [entry for entry in entries if entry.kind not in _BIRTH]
-    return _fitting([begin_entry(saga_id, labels, names), *stack], [*_missing_unwind(life), *life])
+    derived = derive_receipts(saga_id, labels)
+    listed = begins[0].data.get("steps", ()) if begins else kept
+    names = _in_order(derived, [name for name in listed if name in derived or name in kept])
+    stack = [kept.get(name) or intent_entry(name, derived[name]) for name in names]
+    later_entries = [entry for entry in entries if entry.kind not in _HEAD_KINDS]
+    return _append_consistent(
+        [begin_entry(saga_id, labels, names), *stack],
+        [*_missing_unwind(later_entries), *later_entries],
+    )
 
 
-def _in_order(planned: Iterable[str], told: Iterable[str]) -> list[str]:
+def _in_order(derived: Iterable[str], listed: Iterable[str]) -> list[str]:
     """
     Return all names in the order of the stack, in which it will be unwound.
 
     The plan knows it; what that does not know stays where the journal has told of it.
     """
-    names, place = list(planned), 0
-    for name in told:
+    names, place = list(derived), 0
+    for name in listed:
         if name in names:
             place = names.index(name)
         else:
@@ -62,14 +67,15 @@ def _in_order(planned: Iterable[str], told: Iterable[str]) -> list[str]:
     return names
 
 
-def _missing_unwind(life: list[Entry]) -> list[Entry]:
+def _missing_unwind(later_entries: list[Entry]) -> list[Entry]:
     """Return the line that says why it was unwound, if it is lost and the last line knows."""
-    if life and life[-1].kind == "close" and all(entry.kind != "unwind" for entry in life):
-        return [make_entry("unwind", why=life[-1].data["report"]["why"])]
+    last = later_entries[-1:]
+    if last and last[0].kind == "close" and all(e.kind != "unwind" for e in later_entries):
+        return [make_entry("unwind", why=last[0].data["report"]["why"])]
     return []
 
 
-def _fitting(whole: list[Entry], more: list[Entry]) -> list[Entry]:
+def _append_consistent(whole: list[Entry], more: list[Entry]) -> list[Entry]:
     """Return *whole* with those of *more* that can follow, and a commit if no end is told."""
     history = fold(whole)
     for entry in more:

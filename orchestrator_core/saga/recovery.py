@@ -10,7 +10,7 @@ found      done
 RUNNING    its owner died before the commit: unwound, as Recovery
 UNWINDING  its owner died while it unwound: the unwinding goes on
 STUCK      tried again, once its time has come
-COMMITTED  alive and well, unless the *verdict* says that its life is over
+COMMITTED  alive and well, unless the *policy* says that its life is over
 CLOSED     its journal is moved where closed ones are
 ========== ==========================================================
 
@@ -21,7 +21,7 @@ running it twice comes to the same as running it once.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 import msgspec
@@ -47,13 +47,10 @@ if TYPE_CHECKING:
     from orchestrator_core.saga.engine import Finalizer
     from orchestrator_core.saga.history import History
     from orchestrator_core.saga.journal import Journal
-    from orchestrator_core.saga.journal_repair import Replan
     from orchestrator_core.saga.open_journals import Opened
     from orchestrator_core.saga.report import UnwindReport
     from orchestrator_core.saga.step import Step
     from orchestrator_core.saga.store import JournalStore
-
-    Verdict = Callable[[History], Unwind | None]
 
 _CLOCK_SLACK_S = 7200.0  #: A retry further away than any backoff means that the clock was set back.
 
@@ -81,16 +78,56 @@ class RecoveryReport:
         return plain
 
 
-def _never(_history: History) -> Unwind | None:
-    return None
+class RecoveryPolicy(Protocol):
+    """
+    The decisions that recovery leaves to the code that knows what the sagas are for.
+
+    A method that raises leaves its saga as it is, and the error is reported.
+    """
+
+    def decide_end(self, history: History) -> Unwind | None:
+        """Return the reason to unwind a committed saga; None if its life goes on. Be quick."""
+        ...
+
+    def derive_receipts(self, saga_id: str, labels: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the receipts that belong to a saga whose journal is damaged, by step name."""
+        ...
+
+    def includes_self(self, history: History) -> bool:
+        """Return whether unwinding the saga would end the calling process."""
+        ...
 
 
-def _nothing_more(_saga_id: str, _labels: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {}
+class KeepCommitted(RecoveryPolicy):
+    """The default policy: a committed saga lives on, and nothing is known but the journals."""
+
+    def decide_end(self, history: History) -> Unwind | None:  # noqa: ARG002 - the protocol's
+        """Return None: the life of every committed saga goes on."""
+        return None
+
+    def derive_receipts(
+        self,
+        saga_id: str,  # noqa: ARG002 - the protocol's
+        labels: Mapping[str, Any],  # noqa: ARG002 - the same
+    ) -> Mapping[str, Any]:
+        """Return no receipts: only the journal leads to what the saga holds."""
+        return {}
+
+    def includes_self(self, history: History) -> bool:  # noqa: ARG002 - the protocol's
+        """Return False: the calling process belongs to no saga."""
+        return False
 
 
-def _of_none(_history: History) -> bool:
-    return False
+def policy_from_callables(
+    verdict: Callable[[History], Unwind | None] | None = None,
+    replan: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    spared: Callable[[History], bool] | None = None,
+) -> RecoveryPolicy:
+    """Return the policy that the old keywords of :meth:`Sagas.recover` describe."""
+    policy = KeepCommitted()
+    methods = {"decide_end": verdict, "derive_receipts": replan, "includes_self": spared}
+    vars(policy).update({name: method for name, method in methods.items() if method is not None})
+    return policy
 
 
 @attrs.define(kw_only=True)
@@ -100,11 +137,9 @@ class Recovery:
     journals: JournalStore
     opened: Opened  #: The same, to be looked at.
     steps: Mapping[str, Step[Any]]
-    verdict: Verdict = _never  #: Is a committed saga's life over, and why? Must be quick.
-    replan: Replan = _nothing_more  #: A damaged saga's receipts by step name, from its id.
-    spared: Callable[[History], bool] = _of_none  #: Are we part of it, and would not survive it?
+    policy: RecoveryPolicy = attrs.field(factory=KeepCommitted)
     finalizer: Finalizer | None = None
-    observer: Observer = attrs.field(factory=Observer, converter=safe)
+    observer: Observer = attrs.field(default=None, converter=safe)
 
     def run(self, *, only: str | None = None, force: bool = False) -> RecoveryReport:
         """
@@ -126,7 +161,7 @@ class Recovery:
                 continue  # Closed by somebody else meanwhile.
             except OrchestratorError as error:
                 report.failed[saga_id] = f"{error.code}: {error}"
-            except Exception as error:  # noqa: BLE001 - of the verdict, or the plan of what was lost
+            except Exception as error:  # noqa: BLE001 - of the policy
                 report.failed[saga_id] = format_error(error)
             else:
                 if found is State.COMMITTED:
@@ -144,13 +179,13 @@ class Recovery:
 
     def _recover(self, saga_id: str, report: RecoveryReport, *, force: bool) -> State | None:
         """Bring one saga to all or nothing; tell in which state it was left alone, if it was."""
-        seen = self._look(saga_id)
+        seen = self._peek(saga_id)
         was_committed = seen is not None and seen.state is State.COMMITTED
         if seen is not None and was_committed:
-            if self.verdict(seen) is None:
+            if self.policy.decide_end(seen) is None:
                 return State.COMMITTED
             self._refuse_self_unwind(seen)
-        with self._take(saga_id, report) as saga:
+        with self._open(saga_id, report) as saga:
             if saga.state is State.CLOSED:
                 saga.archive()
                 return None
@@ -164,7 +199,7 @@ class Recovery:
             report.unwound[saga_id] = saga.unwind(why)
         return None
 
-    def _look(self, saga_id: str) -> History | None:
+    def _peek(self, saga_id: str) -> History | None:
         """Look without locking, so that a saga that is well is not disturbed; None if damaged."""
         try:
             return self.opened.seen_before(saga_id) or self.journals.history(saga_id)
@@ -173,17 +208,17 @@ class Recovery:
 
     def _refuse_self_unwind(self, history: History) -> None:
         # What came to it since it was looked at, we cannot be in: we are older.
-        if self.spared(history):
+        if self.policy.includes_self(history):
             raise SagaBusy(
                 f"saga {history.saga_id!r} is to be unwound by somebody else: we are in it"
             )
 
     def _why(self, history: History) -> Unwind | None:
         if history.state is State.COMMITTED:
-            return self.verdict(history)
+            return self.policy.decide_end(history)
         return history.why or Unwind.recovery("its owner died before the commit")
 
-    def _take(self, saga_id: str, report: RecoveryReport) -> Saga:
+    def _open(self, saga_id: str, report: RecoveryReport) -> Saga:
         try:
             journal, history = self.journals.open(saga_id)
         except JournalDamaged:
@@ -201,7 +236,7 @@ class Recovery:
         entries: list[Entry] = []
 
         def mend(left: Iterable[Entry]) -> list[Entry]:
-            entries.extend(repair_entries(saga_id, left, self.replan))
+            entries.extend(repair_entries(saga_id, left, self.policy.derive_receipts))
             return entries
 
         kept, journal = self.journals.rebuild(saga_id, mend)

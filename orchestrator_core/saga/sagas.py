@@ -14,21 +14,25 @@ from orchestrator_core.saga.history import fold
 from orchestrator_core.saga.observer import safe
 from orchestrator_core.saga.open_journals import Opened
 from orchestrator_core.saga.planning import begin_entry, intent_entry, steps_by_type
-from orchestrator_core.saga.recovery import Recovery, RecoveryReport
+from orchestrator_core.saga.recovery import (
+    KeepCommitted,
+    Recovery,
+    RecoveryReport,
+    policy_from_callables,
+)
 from orchestrator_core.saga.report import UnwindReport
 from orchestrator_core.saga.states import State
 from orchestrator_core.saga.store import JournalStore
-from orchestrator_core.system.deprecation import renamed_attributes, renamed_keyword
+from orchestrator_core.system.deprecation import renamed_attributes, renamed_keyword, warn_renamed
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from orchestrator_core.saga.engine import Finalizer
     from orchestrator_core.saga.history import History
-    from orchestrator_core.saga.journal_repair import Replan
     from orchestrator_core.saga.observer import Observer
-    from orchestrator_core.saga.recovery import Verdict
+    from orchestrator_core.saga.recovery import RecoveryPolicy
     from orchestrator_core.saga.step import Step, Unwind
 
 
@@ -185,29 +189,25 @@ class Sagas:
     def recover(
         self,
         *,
-        verdict: Verdict | None = None,
-        replan: Replan | None = None,
-        spared: Callable[[History], bool] | None = None,
+        policy: RecoveryPolicy | None = None,
         only: str | None = None,
         force: bool = False,
+        **callables: Any,  # noqa: ANN401 - the old keywords
     ) -> RecoveryReport:
         """
         Finish what dead owners left; see :mod:`orchestrator_core.saga.recovery`.
 
-        Without a *verdict* every committed saga is alive. Those that are *spared*
-        are left to somebody else.
+        The default *policy* leaves every committed saga alone.
         """
-        given = {
-            "verdict": verdict,
-            "replan": replan,
-            "spared": spared,
-            "observer": self._observer,
-        }
+        if callables:  # verdict, replan and spared, for one release
+            warn_renamed("Sagas.recover(verdict=, replan=, spared=)", "policy=", stacklevel=2)
+            policy = policy_from_callables(**callables)
         recovery = Recovery(
             journals=self.journals,
             opened=self.opened,
             steps=self.steps,
+            policy=policy or KeepCommitted(),
             finalizer=self._finalizer,
-            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]  # each is of its own type
+            observer=self._observer,
         )
         return recovery.run(only=only, force=force)

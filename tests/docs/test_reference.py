@@ -70,7 +70,7 @@ def test_every_field_of_a_record_is_named(short_tmp):
 def test_every_kind_of_journal_line_is_named():
     """Whoever reads a journal finds what its lines mean."""
     shown = set(re.findall(r"^\| `(\w+)` \|", section("Journal"), re.MULTILINE))
-    assert set(history._READERS) == shown
+    assert set(history._APPLY) == shown
 
 
 def test_every_environment_variable_is_named():

@@ -9,7 +9,17 @@ import os
 import shutil
 
 import pytest
-from saga_kit import NAMES, FileReceipt, OnDisk, kinds_of, on_disk, open_journals, snapshot, stands
+from saga_kit import (
+    NAMES,
+    FileReceipt,
+    OnDisk,
+    kinds_of,
+    on_disk,
+    open_journals,
+    policy,
+    snapshot,
+    stands,
+)
 
 from orchestrator_core.exceptions import SagaBusy
 from orchestrator_core.saga import Sagas, Unwind
@@ -37,11 +47,13 @@ def committed(sagas, memory_tmp):
     return sagas.journals.file("s")
 
 
-def replan(place):
+def leads_on(place):
     """Return what leads from an id to all that it could own, as an owner of sagas gives it."""
-    return lambda saga_id, _labels: {
-        name: FileReceipt(path=f"{place}/{saga_id}.{name}", owner=saga_id) for name in NAMES
-    }
+    return policy(
+        derive_receipts=lambda saga_id, _labels: {
+            name: FileReceipt(path=f"{place}/{saga_id}.{name}", owner=saga_id) for name in NAMES
+        }
+    )
 
 
 def files_of(place):
@@ -70,7 +82,7 @@ def test_cut_at_any_byte_it_is_all_or_nothing(sagas, committed, memory_tmp):
     for length in range(len(whole)):
         world = renewed(sagas, committed, whole[:length])
 
-        report = world.recover(replan=replan(memory_tmp))
+        report = world.recover(policy=leads_on(memory_tmp))
 
         stand = stands(world.journals.path, "s")
         if length < birth - 1:
@@ -81,7 +93,7 @@ def test_cut_at_any_byte_it_is_all_or_nothing(sagas, committed, memory_tmp):
             assert ("closed", []) == (stand, kept_aside(world))
         assert (list(NAMES) if report.alive else []) == files_of(memory_tmp)
         before = snapshot(memory_tmp)
-        world.recover(replan=replan(memory_tmp))
+        world.recover(policy=leads_on(memory_tmp))
         assert before == snapshot(memory_tmp)
 
 
@@ -92,14 +104,14 @@ def test_a_bit_flipped_anywhere_ends_nothing_and_a_verdict_still_can(sagas, comm
         flipped[at] ^= 1 << (at % 8)
         world = renewed(sagas, committed, bytes(flipped))
 
-        report = world.recover(replan=replan(memory_tmp))
+        report = world.recover(policy=leads_on(memory_tmp))
 
         assert (("s",), list(NAMES)) == (report.alive, files_of(memory_tmp)), at
         if at < len(whole) - 1:  # Without its newline the last line is whole enough.
             assert (["s"], ["s.jsonl.damaged"]) == (list(report.damaged), kept_aside(world)), at
             assert bytes(flipped) == (world.journals.path / "s.jsonl.damaged").read_bytes()
-        assert {} == world.recover(replan=replan(memory_tmp)).damaged
-        assert world.recover(verdict=lambda _history: OVER).unwound["s"].closed
+        assert {} == world.recover(policy=leads_on(memory_tmp)).damaged
+        assert world.recover(policy=policy(decide_end=lambda _history: OVER)).unwound["s"].closed
         assert [] == files_of(memory_tmp)
 
 
@@ -111,7 +123,7 @@ def test_zeroed_blocks_end_nothing(sagas, committed, memory_tmp, block):
         zeroed = whole[:start] + bytes(block) + whole[start + block :]
         world = renewed(sagas, committed, zeroed)
 
-        report = world.recover(replan=replan(memory_tmp))
+        report = world.recover(policy=leads_on(memory_tmp))
 
         torn_tail = b"\n" not in zeroed[start + block :]
         assert torn_tail or (("s",), ["s"]) == (report.alive, list(report.damaged)), start
@@ -159,8 +171,8 @@ def test_whatever_is_in_its_place_is_kept_once_and_the_saga_lives_on(
 ):
     damage(committed)
 
-    first = sagas.recover(replan=replan(memory_tmp))
-    second = sagas.recover(replan=replan(memory_tmp))
+    first = sagas.recover(policy=leads_on(memory_tmp))
+    second = sagas.recover(policy=leads_on(memory_tmp))
 
     assert ((["s"], ("s",)), ([], ("s",))) == (
         (list(first.damaged), first.alive), (list(second.damaged), second.alive),
@@ -177,7 +189,7 @@ def test_whatever_is_in_its_place_is_kept_once_and_the_saga_lives_on(
 def test_damage_after_damage_is_kept_under_the_next_name(sagas, committed, memory_tmp):
     for _ in range(3):
         noise(committed)
-        sagas.recover(replan=replan(memory_tmp))
+        sagas.recover(policy=leads_on(memory_tmp))
 
     assert ["s.jsonl.1.damaged", "s.jsonl.2.damaged", "s.jsonl.damaged"] == kept_aside(sagas)
 
@@ -192,7 +204,7 @@ def test_an_unwinding_goes_on_though_a_line_before_it_is_damaged(sagas, committe
     closed.unlink()
     world = renewed(sagas, committed, whole + unwind)
 
-    report = world.recover(replan=replan(memory_tmp))
+    report = world.recover(policy=leads_on(memory_tmp))
 
     assert ("its life is over", []) == (report.unwound["s"].why.message, files_of(memory_tmp))
 
@@ -206,7 +218,7 @@ def test_a_closed_saga_stays_closed_though_the_line_that_began_its_end_is_damage
     closed.unlink()
     committed.write_bytes(whole)
 
-    report = sagas.recover(replan=replan(memory_tmp))
+    report = sagas.recover(policy=leads_on(memory_tmp))
 
     assert ("closed", {}) == (stands(sagas.journals.path, "s"), report.unwound)
     assert OVER == sagas.report("s").why
@@ -220,7 +232,7 @@ def test_nothing_is_touched_while_nobody_knows_what_the_id_could_own(sagas, comm
     def unknown(_saga_id, _labels):
         raise LookupError("which task was it?")
 
-    report = sagas.recover(replan=unknown)
+    report = sagas.recover(policy=policy(derive_receipts=unknown))
 
     assert {"s": "LookupError: which task was it?"} == report.failed
     assert (before, []) == (committed.read_bytes(), kept_aside(sagas))
@@ -230,7 +242,7 @@ def test_a_journal_in_the_hands_of_a_living_owner_is_not_rebuilt(sagas, committe
     with sagas.open("s"):
         noise(committed)
 
-        assert ("s",) == sagas.recover(replan=replan(memory_tmp)).busy
+        assert ("s",) == sagas.recover(policy=leads_on(memory_tmp)).busy
         assert [] == kept_aside(sagas)
 
 
@@ -239,7 +251,7 @@ def test_a_journal_that_another_has_rebuilt_meanwhile_is_not_rebuilt_again(
 ):
     """Two recoveries saw the damage; the second comes to its turn when the first is done."""
     noise(committed)
-    sagas.recover(replan=replan(memory_tmp))
+    sagas.recover(policy=leads_on(memory_tmp))
 
     with pytest.raises(SagaBusy, match="rebuilt by somebody else"):
         sagas.journals.rebuild("s", list)

@@ -20,6 +20,7 @@ from saga_kit import (
     litter,
     on_disk,
     open_journals,
+    policy,
     snapshot,
     stands,
 )
@@ -50,7 +51,7 @@ def recover(place):
 
 
 def verdict_of_death(place):
-    open_sagas(place).recover(verdict=lambda _history: OVER)
+    open_sagas(place).recover(policy=policy(decide_end=lambda _history: OVER))
 
 
 def damaged(place):
@@ -168,11 +169,11 @@ def test_killed_anywhere_in_a_rebuild_the_damaged_one_is_kept_once(memory_tmp, d
     """The saga lives on; what was damaged lies beside its journal, under one name."""
     place = memory_tmp / "first"
 
-    def replan(_saga_id, _labels):
+    def derive_receipts(_saga_id, _labels):
         return {name: FileReceipt(path=f"{place}/s.{name}", owner="s") for name in NAMES}
 
     def rebuild(where):
-        open_sagas(where).recover(replan=replan)
+        open_sagas(where).recover(policy=policy(derive_receipts=derive_receipts))
 
     place.mkdir()
     damage(place)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from orchestrator_core.saga import Outcome, Presence, receipt
+from orchestrator_core.saga import KeepCommitted, Outcome, Presence, receipt
 
 # --- in memory -------------------------------------------------------------------------------
 
@@ -123,6 +123,11 @@ NAMES = ("cellar", "walls", "roof")
 def on_disk():
     """Return the steps of a saga whose world is files."""
     return [OnDisk(name) for name in NAMES]
+
+
+def policy(**methods):
+    """Return the default policy of recovery, with some of its methods replaced."""
+    return type("Policy", (KeepCommitted,), {k: staticmethod(v) for k, v in methods.items()})()
 
 
 # --- an independent look ---------------------------------------------------------------------

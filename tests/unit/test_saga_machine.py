@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
-from saga_kit import Shelf, Thing, litter, snapshot, stands
+from saga_kit import Shelf, Thing, litter, policy, snapshot, stands
 
 from orchestrator_core.exceptions import SagaError, SagaNotFound
 from orchestrator_core.saga import Sagas, State, Unwind
@@ -82,9 +82,9 @@ def test_any_prefix_of_any_journal_recovers_to_all_or_nothing(
         sagas = Sagas(two, steps=[Thing(shelf)])
         sagas.journals.file("s").write_bytes(whole[: round(share * len(whole))])
 
-        report = sagas.recover(replan=plan, force=True)
+        report = sagas.recover(policy=policy(derive_receipts=plan), force=True)
         once = (snapshot(two), dict(shelf.held))
-        sagas.recover(replan=plan)
+        sagas.recover(policy=policy(derive_receipts=plan))
 
         stand = stands(two, "s")
         assert {} == report.failed

@@ -4,7 +4,7 @@ import os
 import time
 
 import pytest
-from saga_kit import Shelf, Thing, closed_journals, kinds_of, lines_of, open_journals, seal
+from saga_kit import Shelf, Thing, closed_journals, kinds_of, lines_of, open_journals, policy, seal
 
 from orchestrator_core.exceptions import CouldNotAsk, SagaBusy, SagaError, SagaNotFound
 from orchestrator_core.saga import Observer, Reason, Sagas, State, Unwind
@@ -60,7 +60,8 @@ def test_a_committed_saga_whose_life_is_over_is_unwound_for_the_verdicts_reason(
     committed(sagas, Shelf(), "alive")
 
     over = Unwind.terminal("it is dead", status="failed")
-    report = sagas.recover(verdict=lambda history: over if history.saga_id == "dead" else None)
+    dead_one = policy(decide_end=lambda history: over if history.saga_id == "dead" else None)
+    report = sagas.recover(policy=dead_one)
 
     assert (("alive",), over) == (report.alive, report.unwound["dead"].why)
 
@@ -138,10 +139,10 @@ def test_one_that_cannot_be_recovered_does_not_stop_the_others(sagas, shelf):
     committed(sagas, Shelf(), "bug")
     die_running(sagas, shelf, "z")
 
-    def verdict(history):
+    def decide_end(history):
         raise {"asks": CouldNotAsk("hung"), "bug": ZeroDivisionError("a bug")}[history.saga_id]
 
-    report = sagas.recover(verdict=verdict)
+    report = sagas.recover(policy=policy(decide_end=decide_end))
 
     assert {"asks": "could-not-ask: hung", "bug": "ZeroDivisionError: a bug"} == report.failed
     assert (["z"], {}) == (list(report.unwound), shelf.held)
@@ -155,13 +156,13 @@ def test_one_that_is_spared_is_left_to_somebody_else_whatever_its_state(sagas, s
     closed.run()
     closed.unwind(Unwind.rollback())
     sagas.journals.closed_file("closed").rename(sagas.journals.file("closed"))
-    over = {"verdict": lambda _: Unwind.terminal("over")}
+    over = {"decide_end": lambda _: Unwind.terminal("over")}
 
-    report = sagas.recover(spared=lambda _: True, **over)
+    report = sagas.recover(policy=policy(includes_self=lambda _: True, **over))
 
     assert ({"running", "committed"}, {}) == (set(report.busy), report.unwound)
     assert ["closed"] == list(sagas.journals.closed_ids())
-    assert {"running", "committed"} == set(sagas.recover(**over).unwound)
+    assert {"running", "committed"} == set(sagas.recover(policy=policy(**over)).unwound)
 
 
 def test_only_one_saga_can_be_asked_for(sagas, shelf):
@@ -190,7 +191,9 @@ def test_a_journal_under_another_sagas_name_ends_nothing(sagas, shelf):
     copy = sagas.journals.file("s-copy")
     copy.write_bytes(sagas.journals.file("s").read_bytes())
 
-    report = sagas.recover(verdict=lambda _history: Unwind.terminal("all are dead"))
+    report = sagas.recover(
+        policy=policy(decide_end=lambda _history: Unwind.terminal("all are dead"))
+    )
 
     assert {"s-copy": "saga: the journal of saga 's-copy' is that of 's'"} == report.failed
     assert copy.exists()

@@ -82,3 +82,18 @@ def test_an_epilogue_is_a_finalizer(tmp_path, shelf):
 
 def test_a_result_of_the_old_name_is_the_new_one():
     assert Result.KEPT_FOREIGN is Result.LEFT is Outcome.left().result
+
+
+def test_the_callables_of_a_recovery_are_a_policy(tmp_path, shelf):
+    sagas = Sagas(tmp_path, steps=[Thing(shelf)])
+    with sagas.begin("s", shelf.things("a")) as saga:
+        saga.run()
+        saga.commit()
+
+    over = Unwind.terminal("over")
+    with pytest.warns(DeprecationWarning, match="policy="):
+        spared = sagas.recover(verdict=lambda _: over, spared=lambda _: True)
+    with pytest.warns(DeprecationWarning, match="policy="):
+        ended = sagas.recover(verdict=lambda _: over)
+
+    assert (("s",), over) == (spared.busy, ended.unwound["s"].why)

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
+from saga_kit import policy
 
 from orchestrator_core.deployment.steps import SessionReceipt
 from orchestrator_core.exceptions import InvalidInput, LockTimeout, StorageError
@@ -94,9 +95,9 @@ class Root:
         self.on_gc()
 
     def really_recover(self, agent_id):
-        return self.sagas.recover(only=agent_id, verdict=self._verdict)
+        return self.sagas.recover(only=agent_id, policy=policy(decide_end=self._decide_end))
 
-    def _verdict(self, history):
+    def _decide_end(self, history):
         receipt = history.frame("spawn_tmux").load()
         if identity.is_alive(receipt.supervisor) and not deadlines.is_expired(history.labels):
             return None
