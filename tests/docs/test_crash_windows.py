@@ -80,7 +80,7 @@ if act == "deploy":
     if told.get("heir"):
         launch_plan.heir = lambda *_: told["heir"]
     if told.get("dies after the commit"):
-        deployer.Deployer._see_it_start = lambda *_args, **_how: die()
+        deployer.Deployer._wait_until_started = lambda *_args, **_how: die()
     spec = AgentSpec(type="a", prompt="do it", command=told["command"])
     orch.deploy(told["task"], spec, grace_s=told.get("grace_s", 0.0))
 elif act == "terminate":
