@@ -30,7 +30,7 @@ class Rig:
         self.socket = Path(directory / "ours" / "tmux.sock")
         self._renew_task()
         self._end_ours(self.deploy_ours())  # The server runs from here on.
-        cgroup = LocalProcesses().containment("oc_floor")
+        cgroup = LocalProcesses().cgroup_path("oc_floor")
         self.site = floor_deploy.Site.make(
             directory / "floor",
             socket=self.socket,

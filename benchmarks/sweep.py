@@ -130,8 +130,10 @@ class Rig:
         return taken
 
     def kill(self, agents: set[str]) -> None:
-        doomed = LocalProcesses().marked(self._prefix)
-        _kill([one.who.pid for one in doomed if one.cookie.removeprefix(self._prefix) in agents])
+        doomed = LocalProcesses().find_tagged(self._prefix)
+        _kill(
+            [one.identity.pid for one in doomed if one.cookie.removeprefix(self._prefix) in agents]
+        )
 
     def close(self) -> None:
         self.kill({agent.id for agent in self.orch.agents(status="active")})

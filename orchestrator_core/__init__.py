@@ -60,7 +60,7 @@ if TYPE_CHECKING:
         ReapResult,
         SweepReport,
     )
-    from orchestrator_core.system.processes.protocol import Patience
+    from orchestrator_core.system.processes.protocol import GracePeriods
 
 __version__ = "0.1.0"
 
@@ -93,7 +93,7 @@ _HOMES = {
     "orchestrator_core.model.limits": ("Limits",),
     "orchestrator_core.operations.metrics": ("Stats",),
     "orchestrator_core.orchestrator": ("Orchestrator",),
-    "orchestrator_core.system.processes.protocol": ("Patience",),
+    "orchestrator_core.system.processes.protocol": ("GracePeriods",),
     "orchestrator_core.deployment.report_reader": ("ReportedFinding", "ReportedProgress"),
     "orchestrator_core.deployment.reports": ("ReportReceipt",),
     "orchestrator_core.operations.retention": ("ExportReport", "GcReport"),
@@ -108,7 +108,7 @@ _HOMES = {
         "SweepReport",
     ),
 }
-_RENAMED = {"Reaped": "ReapResult"}
+_RENAMED = {"Patience": "GracePeriods", "Reaped": "ReapResult"}
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -123,6 +123,7 @@ __all__ = [
     "Finding",
     "FindingKind",
     "GcReport",
+    "GracePeriods",
     "Health",
     "InvalidId",
     "InvalidInput",
@@ -132,7 +133,6 @@ __all__ = [
     "NotFound",
     "Orchestrator",
     "OrchestratorError",
-    "Patience",
     "ReapResult",
     "RegistryDamaged",
     "RegistryError",

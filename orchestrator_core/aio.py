@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from orchestrator_core.model.settings import Settings
     from orchestrator_core.operations.alerts import OnFailedCleanup
     from orchestrator_core.saga import Observer, RecoveryReport
-    from orchestrator_core.system.processes.protocol import Patience, Processes
+    from orchestrator_core.system.processes.protocol import GracePeriods, Processes
     from orchestrator_core.system.terminal import Terminal
 
 __all__ = ["AsyncOrchestrator"]
@@ -223,7 +223,7 @@ class AsyncOrchestrator:
         terminal: Terminal | None = None,
         processes: Processes | None = None,
         limits: Limits | None = None,
-        patience: Patience | None = None,
+        patience: GracePeriods | None = None,
         observer: Observer | None = None,
         on_failed_cleanup: OnFailedCleanup | None = None,
         recover: bool = True,

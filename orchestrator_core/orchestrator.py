@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from orchestrator_core.reconcile.repair import RepairReport
     from orchestrator_core.reconcile.sweep.findings import SweepReport
     from orchestrator_core.saga import History, Observer, RecoveryReport, Step, Unwind
-    from orchestrator_core.system.processes.protocol import Patience, Processes
+    from orchestrator_core.system.processes.protocol import GracePeriods, Processes
     from orchestrator_core.system.terminal import Terminal
 
 __all__ = ["Orchestrator"]
@@ -61,7 +61,7 @@ class Orchestrator:
         terminal: Terminal | None = None,
         processes: Processes | None = None,
         limits: Limits | None = None,
-        patience: Patience | None = None,
+        patience: GracePeriods | None = None,
         observer: Observer | None = None,
         on_failed_cleanup: OnFailedCleanup | None = None,
         recover: bool = True,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from orchestrator_core.registry import Quarantined
     from orchestrator_core.registry.snapshot_cache import SnapshotCache
     from orchestrator_core.saga import Unwind
-    from orchestrator_core.system.processes.protocol import Patience, Processes
+    from orchestrator_core.system.processes.protocol import GracePeriods, Processes
     from orchestrator_core.system.terminal import Terminal
 
 _CACHE_SIZE = 100  #: Of so many tasks the registry is kept at hand.
@@ -40,7 +40,7 @@ class RootContext:
         terminal: Terminal | None = None,
         processes: Processes | None = None,
         limits: Limits | None = None,
-        patience: Patience | None = None,
+        patience: GracePeriods | None = None,
         lock_timeout_s: float = 10.0,
         terminal_timeout_s: float = 10.0,
     ) -> None:
@@ -93,11 +93,11 @@ class RootContext:
         return LocalProcesses()
 
     @functools.cached_property
-    def patience(self) -> Patience:
+    def patience(self) -> GracePeriods:
         """How long an agent is given at its end."""
-        from orchestrator_core.system.processes.protocol import Patience  # noqa: PLC0415 - as above
+        from orchestrator_core.system.processes.protocol import GracePeriods  # noqa: PLC0415 - as above
 
-        return self._patience or Patience()
+        return self._patience or GracePeriods()
 
     @functools.cached_property
     def settings(self) -> Settings:

@@ -40,7 +40,7 @@ from orchestrator_core.registry.operations import (
 from orchestrator_core.resources.provision import wrap_steps
 from orchestrator_core.saga import Reason, State, Unwind, UnwindReport
 from orchestrator_core.saga.unwinding import format_error
-from orchestrator_core.system.event_reader import News
+from orchestrator_core.system.event_reader import SupervisorEvents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -195,7 +195,7 @@ class Deployer:
         try:
             with saga:
                 saga.run()
-                news = News(inputs.events, saga.receipt(LogReceipt).log)
+                news = SupervisorEvents(inputs.events, saga.receipt(LogReceipt).log)
                 with news:
                     saga.commit()
                     saga.release()
@@ -214,7 +214,7 @@ class Deployer:
     # --- after the commit ------------------------------------------------------------------------
 
     def _wait_until_started(
-        self, agent_id: str, supervisor: Identity | None, news: News, *, grace_s: float
+        self, agent_id: str, supervisor: Identity | None, news: SupervisorEvents, *, grace_s: float
     ) -> None:
         """
         Wait until the agent runs, and through its grace.
@@ -224,7 +224,7 @@ class Deployer:
             _Early: It never ran, or died early, and has been undone.
         """
         first_of = functools.partial(
-            news.first_of, processes=self._context.processes, supervisor=supervisor
+            news.wait_for, processes=self._context.processes, supervisor=supervisor
         )
         heard = first_of({"started", "refused"}, timeout_s=_START_S)
         if heard is None:
@@ -240,7 +240,7 @@ class Deployer:
             raise DeploymentError("the agent's supervisor was killed")
         report = self._terminator.decide_grace(agent_id, timeout_s=self._timeout_s)
         if report is not None and report.why.reason is not Reason.TERMINAL:
-            raise _DiedInGrace(report, news.output())
+            raise _DiedInGrace(report, news.output_tail())
 
     def _roll_back(self, saga: Saga, error: BaseException) -> UnwindReport | None:
         """Undo a deployment that failed after its commit; None if that could not be done."""

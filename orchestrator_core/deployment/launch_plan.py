@@ -88,7 +88,7 @@ def _launch(
         env=spec.environment({**(provision.environment if provision is not None else {}), **own}),
         cwd=cwd or str(spec.directory()),
         stdin=str(prompt) if spec.stdin else os.devnull,
-        cgroup=context.processes.containment(ids.cgroup_name(context.root_id, agent_id)),
+        cgroup=context.processes.cgroup_path(ids.cgroup_name(context.root_id, agent_id)),
         term_s=context.patience.term_s,
         kill_s=context.patience.kill_s,
         linger_s=context.patience.linger_s,

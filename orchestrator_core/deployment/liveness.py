@@ -19,7 +19,7 @@ from orchestrator_core.reconcile.legacy.session_step import LegacySessionReceipt
 from orchestrator_core.registry.operations import descendants_of, is_finished
 from orchestrator_core.saga import State, Unwind
 from orchestrator_core.system import durable
-from orchestrator_core.system.processes.exit_record import read_exit
+from orchestrator_core.system.processes.exit_record import read_exit_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orchestrator_core.deployment.steps import SessionReceipt
     from orchestrator_core.registry.operations import Document
     from orchestrator_core.saga import History, Sagas
-    from orchestrator_core.system.processes.protocol import Exit
+    from orchestrator_core.system.processes.protocol import ExitRecord
 
 
 @attrs.frozen
@@ -65,13 +65,13 @@ class Liveness:
             recorded = recorded_end(self.context, history)
         return recorded or decide_end_reason(history, self.exit_record(history))
 
-    def exit_record(self, history: History) -> Exit | None:
+    def exit_record(self, history: History) -> ExitRecord | None:
         """Return how the agent has ended, if its supervisor has seen it."""
-        return read_exit(session_receipt(history).exit_file)
+        return read_exit_record(session_receipt(history).exit_file)
 
     def includes_self(self, history: History, why: Unwind | None = None) -> bool:
         """Tell whether to end an agent is to end us, who are in it, or below it."""
-        is_inside = self.context.processes.is_inside
+        is_inside = self.context.processes.includes_self
         if is_inside(session_receipt(history).claim):
             return True
         if why is not None and not ends_children(why):

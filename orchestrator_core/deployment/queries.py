@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator_core.exceptions import NotFound
 from orchestrator_core.model.records import Agent, Task
 from orchestrator_core.registry.operations import find_agent
-from orchestrator_core.system.gzip_read import read_kept
+from orchestrator_core.system.gzip_read import read_maybe_gzipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,7 +65,7 @@ class Queries:
         task_id = self._task_of(agent_id)
         for path in self._logs(task_id, agent_id):
             try:
-                text = read_kept(path).decode(errors="replace")
+                text = read_maybe_gzipped(path).decode(errors="replace")
             except FileNotFoundError:
                 continue
             return text if tail is None else _last_lines(text, tail)

@@ -19,7 +19,7 @@ import msgspec
 
 from orchestrator_core.exceptions import StorageError
 from orchestrator_core.system.clock import parse_timestamp
-from orchestrator_core.system.gzip_read import GZ, read_kept
+from orchestrator_core.system.gzip_read import GZ, read_maybe_gzipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -164,7 +164,7 @@ def _files(task: Path, kind: str, agent_id: str | None) -> Iterator[_File]:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        data = read_kept(path)
+        data = read_maybe_gzipped(path)
     except (FileNotFoundError, StorageError):
         return  # Archived, or removed, between our looks; or not ours to read.
     for line in data.splitlines():

@@ -316,7 +316,7 @@ class Terminator:
             call = cancellation.current()
             wake = None if call is None else call.cancelled_fd
             seen = self.context.processes.watch(supervisor, timeout_s=timeout_s, fd=wake)
-            if not seen.gone:  # Its time is over, or nobody wants to know any more.
+            if not seen.exited:  # Its time is over, or nobody wants to know any more.
                 raise WaitTimeout(f"agent {agent_id!r} was still alive after {timeout_s:g} s")
         return self._unwind_dead(agent_id, timeout_s=max(deadline - time.monotonic(), 0.0))
 

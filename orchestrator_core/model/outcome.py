@@ -20,7 +20,7 @@ from orchestrator_core.system.deprecation import warn_renamed
 
 if TYPE_CHECKING:
     from orchestrator_core.saga import History, UnwindReport
-    from orchestrator_core.system.processes.protocol import Exit
+    from orchestrator_core.system.processes.protocol import ExitRecord
 
 
 def terminal_reason(
@@ -36,7 +36,7 @@ def ends_children(why: Unwind) -> bool:
     return why.detail.get("cascade") is not False
 
 
-def decide_end_reason(history: History, witnessed: Exit | None) -> Unwind:
+def decide_end_reason(history: History, witnessed: ExitRecord | None) -> Unwind:
     """
     Say how a committed agent that is dead has ended.
 
@@ -56,12 +56,12 @@ def decide_end_reason(history: History, witnessed: Exit | None) -> Unwind:
     return _with_exit(_reason_from_exit(witnessed), witnessed)
 
 
-def _died_early(history: History, witnessed: Exit) -> bool:
+def _died_early(history: History, witnessed: ExitRecord) -> bool:
     grace_s = float(history.labels.get("grace_s", 0.0))
     return witnessed.error is not None or (not is_clean(witnessed) and witnessed.ran_s < grace_s)
 
 
-def _reason_from_exit(witnessed: Exit) -> Unwind:
+def _reason_from_exit(witnessed: ExitRecord) -> Unwind:
     if witnessed.cause == "hangup":
         return terminal_reason(Status.TERMINATED, "its tmux session was killed", by="hangup")
     if witnessed.cause == "deadline":
@@ -73,12 +73,12 @@ def _reason_from_exit(witnessed: Exit) -> Unwind:
     return terminal_reason(Status.FAILED, describe_exit(witnessed), by="exit")
 
 
-def is_clean(witnessed: Exit) -> bool:
+def is_clean(witnessed: ExitRecord) -> bool:
     """Tell whether the agent left by itself, with exit status 0."""
     return witnessed.code == 0 and witnessed.cause in {"exit", "request"}
 
 
-def describe_exit(witnessed: Exit) -> str:
+def describe_exit(witnessed: ExitRecord) -> str:
     """Return an exit in words."""
     if witnessed.error:
         return witnessed.error
@@ -87,7 +87,7 @@ def describe_exit(witnessed: Exit) -> str:
     return f"it left with exit status {witnessed.code}"
 
 
-def _with_exit(why: Unwind, witnessed: Exit | None) -> Unwind:
+def _with_exit(why: Unwind, witnessed: ExitRecord | None) -> Unwind:
     if witnessed is None:
         return why
     facts = {"exit_code": witnessed.code, "exit_signal": witnessed.signal}

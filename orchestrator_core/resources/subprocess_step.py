@@ -35,13 +35,13 @@ from orchestrator_core.resources.private_dir import (
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Outcome, Presence, receipt
 from orchestrator_core.supervisor import launch as launching
-from orchestrator_core.system.event_reader import News
+from orchestrator_core.system.event_reader import SupervisorEvents
 from orchestrator_core.system.processes import (
-    Claim,
+    GracePeriods,
     Identity,
     LocalProcesses,
-    Patience,
-    read_exit,
+    OwnershipSelector,
+    read_exit_record,
 )
 from orchestrator_core.system.processes.table import COOKIE_NAME
 
@@ -66,9 +66,11 @@ class SubprocessReceipt:
     supervisor: Identity | None = None  #: Known once it is there; the cookie finds it without.
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> OwnershipSelector:
         """What may be ended as the helper's."""
-        return Claim(self.cookie, supervisor=self.supervisor, exit_file=f"{self.run}/exit")
+        return OwnershipSelector(
+            self.cookie, supervisor=self.supervisor, exit_file=f"{self.run}/exit"
+        )
 
 
 @attrs.frozen
@@ -138,7 +140,7 @@ class Subprocess:
         Path(launch.log).touch(mode=0o600)
         launching.write(str(run / "launch"), launch)
         _write_new(run / "journal", _COMMITTED)  # Last: without it nothing can start.
-        with News(launch.events, launch.log) as news:
+        with SupervisorEvents(launch.events, launch.log) as news:
             who = _spawn_detached(supervisor.command(str(run / "launch")), receipt.cookie)
             self._wait_until_started(receipt, news, who)
         return attrs.evolve(receipt, supervisor=who)
@@ -155,9 +157,9 @@ class Subprocess:
             remove_if_empty(run.parent)
             return Outcome.absent()
         never_ran = _prevent_start(run)
-        patience = Patience(term_s=receipt.term_s, kill_s=receipt.kill_s)
-        witnessed = read_exit(receipt.claim.exit_file)
-        ending = LocalProcesses().end(receipt.claim, patience)
+        patience = GracePeriods(term_s=receipt.term_s, kill_s=receipt.kill_s)
+        witnessed = read_exit_record(receipt.claim.exit_file)
+        ending = LocalProcesses().terminate_all(receipt.claim, patience)
         if ending.survivors:
             names = [f"{one.pid} ({one.name})" for one in ending.survivors]
             raise Survivors(f"still alive after SIGKILL: {', '.join(names)}", leaked=names)
@@ -168,16 +170,16 @@ class Subprocess:
         facts = {
             "method": ending.method,
             "proven": ending.proven or never_ran,
-            "processes_ended": ending.ended,
+            "processes_ended": ending.signalled,
             "forced": ending.forced,
         }
         if witnessed is not None:  # It had ended before.
             facts |= {"exit_code": witnessed.code, "exit_signal": witnessed.signal}
-        return Outcome.undone(**facts) if was_there or ending.ended else Outcome.absent(**facts)
+        return Outcome.undone(**facts) if was_there or ending.signalled else Outcome.absent(**facts)
 
     def probe(self, receipt: SubprocessReceipt) -> Presence:
         """Look for a process of it."""
-        return Presence.OURS if LocalProcesses().covered(receipt.claim) else Presence.ABSENT
+        return Presence.OURS if LocalProcesses().owned_processes(receipt.claim) else Presence.ABSENT
 
     def _launch(self, receipt: SubprocessReceipt, given: Provision) -> launching.Launch:
         run = receipt.run
@@ -197,15 +199,15 @@ class Subprocess:
         )
 
     def _wait_until_started(
-        self, receipt: SubprocessReceipt, news: News, who: Identity | None
+        self, receipt: SubprocessReceipt, news: SupervisorEvents, who: Identity | None
     ) -> None:
         first_of = {"processes": LocalProcesses(), "supervisor": who, "timeout_s": _START_S}
-        heard = news.first_of({"started", "refused"}, **first_of)  # type: ignore[arg-type]  # each is of its own type
+        heard = news.wait_for({"started", "refused"}, **first_of)  # type: ignore[arg-type]  # each is of its own type
         if heard == "started":
             return
         if heard == "refused":  # That is said first, and written down, with the reason, only then.
-            news.first_of({"exited"}, **first_of)  # type: ignore[arg-type]  # as above
-        seen = read_exit(receipt.claim.exit_file)
+            news.wait_for({"exited"}, **first_of)  # type: ignore[arg-type]  # as above
+        seen = read_exit_record(receipt.claim.exit_file)
         why = seen.error if seen is not None and seen.error else "its supervisor did not answer"
         raise HelperFailed(f"the helper {self.command[0]!r} was not started: {why}")
 

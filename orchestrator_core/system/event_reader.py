@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _OUTPUT_SHOWN = 2000  #: Bytes of an early death's output that the error shows.
 
 
-class News:
+class SupervisorEvents:
     """The reading end of the supervisor's events, open before it can have any."""
 
     def __init__(self, events: str, log: str) -> None:
@@ -22,15 +22,15 @@ class News:
         # Held open: should the agent be undone before we look, its log is still to be read.
         self._log = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
         self._text = b""
-        self.is_over = False  #: The supervisor has let go of its end.
+        self.writer_closed = False  #: The supervisor has let go of its end.
 
-    def read(self) -> set[str]:
+    def poll(self) -> set[str]:
         """Return the words that have been heard so far."""
         try:
-            while not self.is_over:
+            while not self.writer_closed:
                 piece = os.read(self.fd, 4096)
                 self._text += piece
-                self.is_over = not piece and bool(self._text)
+                self.writer_closed = not piece and bool(self._text)
                 if not piece:
                     break
         except BlockingIOError:
@@ -38,30 +38,30 @@ class News:
         lines = self._text.split(b"\n")[:-1]
         return {line.split(b" ", 1)[0].decode() for line in lines}
 
-    def first_of(
+    def wait_for(
         self,
-        words: set[str],
+        events: set[str],
         *,
         processes: Processes,
         supervisor: Identity | None,
         timeout_s: float,
     ) -> str | None:
-        """Return the first of *words* that is heard, "gone" if nobody can say one any more."""
+        """Return the first of *events* to arrive, or "supervisor-exited" if none can any more."""
         deadline = time.monotonic() + timeout_s
         while True:
-            heard = self.read() & words
+            heard = self.poll() & events
             if heard:
                 return heard.pop()
-            if self.is_over:
-                return "gone"
+            if self.writer_closed:
+                return "supervisor-exited"
             left_s = max(0.0, deadline - time.monotonic())
             seen = processes.watch(supervisor, timeout_s=left_s, fd=self.fd)
-            if seen.gone and not seen.news:
-                return "gone"
-            if not seen.news:
+            if seen.exited and not seen.readable:
+                return "supervisor-exited"
+            if not seen.readable:
                 return None
 
-    def output(self) -> str:
+    def output_tail(self) -> str:
         """Return the last of what the agent wrote."""
         size = os.fstat(self._log).st_size
         start = max(0, size - _OUTPUT_SHOWN)

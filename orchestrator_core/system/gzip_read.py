@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 GZ = ".gz"  #: Behind the name of what retention has compressed.
 
 
-def read_kept(path: Path) -> bytes:
+def read_maybe_gzipped(path: Path) -> bytes:
     """
     Return the content of a file that may have been compressed since its name was written down.
 

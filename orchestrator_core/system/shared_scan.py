@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_STAYS_S = 5.0  #: A pass serves late comers for so long, at most.
+_TTL_S = 5.0  #: A pass serves late comers for so long, at most.
 
 
-class Passes(Generic[T]):
-    """Passes over *what* there is, one at a time. A forked child has its own."""
+class SharedScan(Generic[T]):
+    """SharedScan over *what* there is, one at a time. A forked child has its own."""
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._renew()
+        self._reset()
 
-    def _renew(self) -> None:
-        self._guard, self._turn = threading.Lock(), threading.Lock()
-        self._next: _Pass[T] | None = None  #: Has not begun.
-        self._last: _Pass[T] = _Pass()  #: The last that has; it may be under way.
+    def _reset(self) -> None:
+        self._lock, self._run_lock = threading.Lock(), threading.Lock()
+        self._next: _Scan[T] | None = None  #: Has not begun.
+        self._last: _Scan[T] = _Scan()  #: The last that has; it may be under way.
         self._pid = os.getpid()  # Now all is of this process, and not before.
 
-    def one(self, look: Callable[[], T], *, since: float) -> T:
+    def get(self, look: Callable[[], T], *, since: float) -> T:
         """
         Return what a *look* finds that began after *since*, by ``time.monotonic``.
 
@@ -45,33 +45,33 @@ class Passes(Generic[T]):
             Exception: What the look raised; it is everybody's who shares it.
         """
         if os.getpid() != self._pid:
-            self._renew()  # No lock stays taken that a thread of our parent's held.
-        with self._guard:
+            self._reset()  # No lock stays taken that a thread of our parent's held.
+        with self._lock:
             is_first = False
-            mine = self._last if self._last.tells_of(since) else self._next
+            mine = self._last if self._last.covers(since) else self._next
             if mine is None:
-                mine = self._next = _Pass()
+                mine = self._next = _Scan()
                 is_first = True
         if is_first:
             try:
-                self._do(mine, look)
+                self._run(mine, look)
             except BaseException:
-                with self._guard:
+                with self._lock:
                     if self._next is mine:
                         self._next = None
                 mine.fail(CouldNotAsk(f"the look at all {self._what} was interrupted"))
                 raise
-        return mine.found()
+        return mine.result()
 
-    def _do(self, mine: _Pass[T], look: Callable[[], T]) -> None:
-        with self._turn:
-            with self._guard:
+    def _run(self, mine: _Scan[T], look: Callable[[], T]) -> None:
+        with self._run_lock:
+            with self._lock:
                 self._next, self._last = None, mine  # Who comes now may have to wait again.
                 mine.begin()
-            mine.do(look)
+            mine.run(look)
 
 
-class _Pass(Generic[T]):
+class _Scan(Generic[T]):
     """One pass, that any number may wait for."""
 
     def __init__(self) -> None:
@@ -83,13 +83,13 @@ class _Pass(Generic[T]):
     def begin(self) -> None:
         self._begun = time.monotonic()
 
-    def tells_of(self, since: float) -> bool:
+    def covers(self, since: float) -> bool:
         """Whether all that it finds was so after *since*, and not too long ago."""
         if self._begun is None or self._error is not None:
             return False
-        return since < self._begun and time.monotonic() < self._begun + _STAYS_S
+        return since < self._begun and time.monotonic() < self._begun + _TTL_S
 
-    def do(self, look: Callable[[], T]) -> None:
+    def run(self, look: Callable[[], T]) -> None:
         try:
             self._found.append(look())
         except Exception as error:  # noqa: BLE001 - it is for all who wait
@@ -102,7 +102,7 @@ class _Pass(Generic[T]):
         self._error = error
         self._is_over.set()
 
-    def found(self) -> T:
+    def result(self) -> T:
         self._is_over.wait()
         if self._error is not None:
             raise self._error

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Session",
-    "Sighting",
+    "SessionState",
     "Terminal",
     "check_argv",
     "check_name",
@@ -49,7 +49,7 @@ class Session:
 
 
 @attrs.frozen
-class Sighting:
+class SessionState:
     """One look for one session."""
 
     presence: Presence
@@ -85,18 +85,18 @@ class Terminal(Protocol):
         """
         ...
 
-    def look(self, name: str, *, owner: str) -> Sighting:
+    def inspect(self, name: str, *, owner: str) -> SessionState:
         """Tell whether the session called *name* is there, and ours. Never raises."""
         ...
 
-    def end(self, name: str, *, owner: str, gone_since: float | None = None) -> Presence:
+    def kill(self, name: str, *, owner: str, absent_since: float | None = None) -> Presence:
         """
         End the session called *name* if it is *owner*'s, and tell what was found.
 
         OURS: it was there and is gone. ABSENT: there was none. FOREIGN: left alone.
         Looking and ending are one act: no other session can slip in between.
 
-        *gone_since* is for who expects it to be gone, since a moment by ``time.monotonic``,
+        *absent_since* is for who expects it to be gone, since a moment by ``time.monotonic``,
         for good: that none was there after it is answer enough, whoever has seen it.
 
         Raises:

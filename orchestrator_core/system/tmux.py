@@ -5,7 +5,7 @@ One idea: every question is **one** ``tmux`` process, exact in its target,
 bounded in time and clean in its environment, and its answer is read for what
 it is. tmux exits with 1 whether there is no server, no such session or no way
 to ask; only its words tell them apart, so they are told apart here, once, in
-:class:`Trouble`.
+:class:`TmuxError`.
 
 The only module that imports libtmux. Of libtmux it takes the server and its
 ``cmd``, never the listings: those split on a character that an agent can put
@@ -37,10 +37,10 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.system.paths import SOCKET_PATH_MAX
 from orchestrator_core.system.presence import Presence
-from orchestrator_core.system.shared_scan import Passes
+from orchestrator_core.system.shared_scan import SharedScan
 from orchestrator_core.system.terminal import (
     Session,
-    Sighting,
+    SessionState,
     check_argv,
     check_name,
     check_owner,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 OWNER_OPTION: Final = "@orchestrator_owner"
 """The tmux user option of a session that holds its owner."""
 
-OLDEST: Final = (3, 2)
+MINIMUM_VERSION: Final = (3, 2)
 """The first tmux that has both ``-N`` and ``new-session -e``."""
 
 # A session's name holds neither ":" nor a newline. Its owner, which anybody may
@@ -64,7 +64,7 @@ _LISTED = re.compile(
 
 # A server with few descriptors wedges, and every client of it hangs: less than
 # a thousand is raised. "$0" and "$@" are the tmux command.
-_WITH_DESCRIPTORS = """\
+_RAISE_NOFILE = """\
 case $(ulimit -S -n) in ?|??|???)
   ulimit -S -n 4096 2>/dev/null || ulimit -S -n "$(ulimit -H -n)" 2>/dev/null
 esac
@@ -99,7 +99,7 @@ class TmuxTerminal:
         self.timeout_s = timeout_s
         self._given_bin = None if tmux_bin is None else os.fspath(tmux_bin)
         self._version = ""
-        self._listings: Passes[tuple[Session, ...]] = Passes("sessions")
+        self._session_scan: SharedScan[tuple[Session, ...]] = SharedScan("sessions")
 
     def check(self) -> str:
         """Return tmux's name and version, asked of the program once; see the protocol."""
@@ -122,59 +122,59 @@ class TmuxTerminal:
 
     def start(self, name: str, *, owner: str, argv: Sequence[str]) -> Session:
         """Start a session with one tmux process; with two more if no server runs yet."""
-        order = _new_session(check_name(name), check_owner(owner), argv)
+        command = _new_session(check_name(name), check_owner(owner), argv)
         if self.socket_path is not None:
             _refuse_foreign_path(self.socket_path)
         server = self._server()
-        reply = self._ask(server, *order)
-        if Trouble.of(reply) is Trouble.NO_SERVER:
-            reply = self._begin(server, order)
-        born = _parse(reply.stdout)
-        if reply.returncode == 0 and born:
-            return Session(name, owner, born[0].pane_pid, born[0].server_pid)
-        if Trouble.of(reply) is Trouble.DUPLICATE:
+        reply = self._run(server, *command)
+        if TmuxError.classify(reply) is TmuxError.NO_SERVER:
+            reply = self._start_server(server, command)
+        created = _parse(reply.stdout)
+        if reply.returncode == 0 and created:
+            return Session(name, owner, created[0].pane_pid, created[0].server_pid)
+        if TmuxError.classify(reply) is TmuxError.DUPLICATE:
             raise SessionExists(f"tmux session {name!r} is there already")
-        if born:
+        if created:
             # It was made, and then refused to be marked as ours.
-            self._ask(server, *kill_if(name, f"#{{==:#{{pane_pid}},{born[0].pane_pid}}}"))
-        raise self._refusal(f"start session {name!r}", reply)
+            self._run(server, *kill_if(name, f"#{{==:#{{pane_pid}},{created[0].pane_pid}}}"))
+        raise self._terminal_error(f"start session {name!r}", reply)
 
-    def look(self, name: str, *, owner: str) -> Sighting:
+    def inspect(self, name: str, *, owner: str) -> SessionState:
         """Tell whether the session is there and ours, with one tmux process."""
         try:
             found = self._list("-s", "-t", f"={check_name(name)}:")
         except (InvalidId, TerminalError) as error:
-            return Sighting(Presence.UNKNOWN, why=str(error))
+            return SessionState(Presence.UNKNOWN, why=str(error))
         seen = next((session for session in found if session.name == name), None)
         if seen is None:
-            return Sighting(Presence.ABSENT)
-        return Sighting(Presence.OURS if seen.owner == owner else Presence.FOREIGN, seen)
+            return SessionState(Presence.ABSENT)
+        return SessionState(Presence.OURS if seen.owner == owner else Presence.FOREIGN, seen)
 
-    def end(self, name: str, *, owner: str, gone_since: float | None = None) -> Presence:
+    def kill(self, name: str, *, owner: str, absent_since: float | None = None) -> Presence:
         """
         End the session if it is *owner*'s; the server itself compares and kills.
 
         Many that have been gone share one tmux process.
         """
         ours = f"#{{==:#{{{OWNER_OPTION}}},{check_owner(owner)}}}"
-        if gone_since is not None and not self._was_there(check_name(name), gone_since):
+        if absent_since is not None and not self._was_listed(check_name(name), absent_since):
             return Presence.ABSENT
-        reply = self._ask(self._server(), *kill_if(check_name(name), ours))
+        reply = self._run(self._server(), *kill_if(check_name(name), ours))
         with contextlib.suppress(ValueError, IndexError):
             return Presence(reply.stdout[-1])
-        if Trouble.of(reply) in NOTHING_THERE:
+        if TmuxError.classify(reply) in ABSENT_ERRORS:
             return Presence.ABSENT
-        raise self._refusal(f"end session {name!r}", reply)
+        raise self._terminal_error(f"end session {name!r}", reply)
 
-    def _was_there(self, name: str, since: float) -> bool:
-        listed = self._listings.one(self.sessions, since=since)
+    def _was_listed(self, name: str, since: float) -> bool:
+        listed = self._session_scan.get(self.sessions, since=since)
         return any(session.name == name for session in listed)
 
     def sessions(self) -> tuple[Session, ...]:
         """List all sessions with one tmux process; none if no server runs."""
         return self._list("-a")
 
-    def ask(self, *command: str) -> tmux_cmd:
+    def run(self, *command: str) -> tmux_cmd:
         """
         Return what the server answers to one command; it is not started by being asked.
 
@@ -182,41 +182,41 @@ class TmuxTerminal:
             TerminalTimeout: No answer in time: unknown.
             TerminalUnavailable: There is no usable tmux.
         """
-        return self._ask(self._server(), *command)
+        return self._run(self._server(), *command)
 
     def _list(self, *which: str) -> tuple[Session, ...]:
-        reply = self._ask(self._server(), "list-panes", *which, "-F", _LISTING)
+        reply = self._run(self._server(), "list-panes", *which, "-F", _LISTING)
         if reply.returncode == 0:
             return _parse(reply.stdout)
-        if Trouble.of(reply) in NOTHING_THERE:
+        if TmuxError.classify(reply) in ABSENT_ERRORS:
             return ()
-        raise self._refusal("list sessions", reply)
+        raise self._terminal_error("list sessions", reply)
 
-    def _ask(self, server: _Server, *command: str) -> tmux_cmd:
+    def _run(self, server: _Server, *command: str) -> tmux_cmd:
         """Run one command; once more if the server went away while it was asked."""
         reply = server.cmd(*command)
-        return server.cmd(*command) if Trouble.of(reply) is Trouble.LOST else reply
+        return server.cmd(*command) if TmuxError.classify(reply) is TmuxError.LOST else reply
 
-    def _begin(self, server: _Server, order: tuple[str, ...]) -> tmux_cmd:
+    def _start_server(self, server: _Server, command: tuple[str, ...]) -> tmux_cmd:
         """
-        Start the server and give it *order*; where several do, one server comes of it.
+        Start the server and give it *command*; where several do, one server comes of it.
 
         A private server is started first and by itself: it shows its first
-        command line for ever, and would show *order*, and end with its last session.
+        command line for ever, and would show *command*, and end with its last session.
         """
         if self.socket_path is None:
-            return server.run(*order, may_start=True)
+            return server.run(*command, may_start=True)
         reply = server.run(*_START_SERVER, may_start=True)
         if reply.returncode or reply.stderr:
-            raise self._refusal("start a server", reply)
-        return self._ask(server, *order)
+            raise self._terminal_error("start a server", reply)
+        return self._run(server, *command)
 
-    def _refusal(self, what: str, reply: tmux_cmd) -> TerminalError:
+    def _terminal_error(self, what: str, reply: tmux_cmd) -> TerminalError:
         """Return the error for an answer that no case above has expected."""
         self.check()  # An old tmux refuses what a new one knows: that is the better message.
         said = "; ".join(reply.stderr) or f"exit code {reply.returncode}, and no message"
         return TerminalError(
-            f"tmux ({self._place()}) did not {what}: {said}",
+            f"tmux ({self._server_name()}) did not {what}: {said}",
             hint="command too long: pass large values in files" if "too long" in said else "",
         )
 
@@ -226,10 +226,10 @@ class TmuxTerminal:
             self.socket_path,
             tmux_bin=self.binary(),
             timeout_s=self.timeout_s,
-            place=self._place(),
+            place=self._server_name(),
         )
 
-    def _place(self) -> str:
+    def _server_name(self) -> str:
         return self.socket_path or "the default server"
 
 
@@ -246,7 +246,7 @@ class _Server(libtmux.Server):
             tmux_bin=tmux_bin,
         )
         self._binary = tmux_bin
-        self._place = place
+        self._server_name = place
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
 
@@ -259,7 +259,7 @@ class _Server(libtmux.Server):
         """Run tmux; *may_start* a server, or *bare*, without one."""
         argv = [self._binary, *([] if bare else self._options(may_start=may_start)), *command]
         if may_start:
-            argv = ["/bin/sh", "-c", _WITH_DESCRIPTORS, *argv]
+            argv = ["/bin/sh", "-c", _RAISE_NOFILE, *argv]
         try:
             done = subprocess.run(  # noqa: S603 - an argv of ours, no shell sees it
                 argv,
@@ -272,7 +272,7 @@ class _Server(libtmux.Server):
             )
         except subprocess.TimeoutExpired:
             raise TerminalTimeout(
-                f"tmux ({self._place}) did not answer within {self._timeout_s:g} s"
+                f"tmux ({self._server_name}) did not answer within {self._timeout_s:g} s"
             ) from None
         except (FileNotFoundError, PermissionError) as error:
             raise TerminalUnavailable(f"{self._binary} cannot be run: {error.strerror}") from error
@@ -301,7 +301,7 @@ def _lines(said: bytes) -> list[str]:
     return [line for line in said.decode(errors="backslashreplace").split("\n") if line]
 
 
-class Trouble(enum.Enum):
+class TmuxError(enum.Enum):
     """Why tmux exited with 1, by the words it has for it."""
 
     NO_SERVER = re.compile(
@@ -312,15 +312,15 @@ class Trouble(enum.Enum):
     LOST = re.compile(r"server exited|lost server")
 
     @classmethod
-    def of(cls, reply: tmux_cmd) -> Trouble | None:
-        """Return the trouble that *reply* tells of; None if none, or none we know."""
+    def classify(cls, reply: tmux_cmd) -> TmuxError | None:
+        """Return the error that *reply* tells of; None if none, or none we know."""
         if reply.returncode == 0:
             return None
         said = "\n".join(reply.stderr)
-        return next((trouble for trouble in cls if trouble.value.search(said)), None)
+        return next((error for error in cls if error.value.search(said)), None)
 
 
-NOTHING_THERE = (Trouble.NO_SERVER, Trouble.NO_SESSION)
+ABSENT_ERRORS = (TmuxError.NO_SERVER, TmuxError.NO_SESSION)
 
 # exit-empty off: with it on, a session made just as the last one ends is lost.
 _START_SERVER = (
@@ -349,7 +349,7 @@ def _new_session(name: str, owner: str, argv: Sequence[str]) -> tuple[str, ...]:
             "-y",
             "50",
         ),
-        *("-e", f"ORCHESTRATOR_COOKIE={owner}", "--", *_as_it_is(argv), ";"),
+        *("-e", f"ORCHESTRATOR_COOKIE={owner}", "--", *_literal_argv(argv), ";"),
         *("set-option", "-t", f"={name}:", OWNER_OPTION, owner, ";"),
         *("set-option", "-t", f"={name}:", "destroy-unattached", "off", ";"),
         *("set-option", "-w", "-t", f"={name}:", "remain-on-exit", "off"),
@@ -370,7 +370,7 @@ def kill_if(name: str, condition: str) -> tuple[str, ...]:
     )
 
 
-def _as_it_is(argv: Sequence[str]) -> list[str]:
+def _literal_argv(argv: Sequence[str]) -> list[str]:
     """Return *argv* such that the program gets each element unchanged, and no shell reads it."""
     if len(check_argv(argv)) == 1:
         # tmux hands a single word to a shell; this one only becomes the program.
@@ -426,7 +426,9 @@ def _search_path() -> str:
 def _checked_version(said: str, binary: str) -> str:
     """Return what ``tmux -V`` *said* if it is new enough; a development build is."""
     number = re.search(r"(\d+)\.(\d+)", said)
-    if not said.startswith("tmux ") or (number and tuple(map(int, number.groups())) < OLDEST):
-        wanted = ".".join(map(str, OLDEST))
+    if not said.startswith("tmux ") or (
+        number and tuple(map(int, number.groups())) < MINIMUM_VERSION
+    ):
+        wanted = ".".join(map(str, MINIMUM_VERSION))
         raise TerminalUnavailable(f"{binary} is {said or 'no tmux'!r}; {wanted} or newer is needed")
     return said

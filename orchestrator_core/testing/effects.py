@@ -51,8 +51,13 @@ if sys.platform == "linux":
 #: What an orchestrator asks of a fake world that changes it, or asks who is alive.
 FAKE_CALLS = frozenset(
     {
-        *("start", "end", "look", "sessions"),
-        *("processes.end", "processes.signal", "processes.identify", "processes.is_alive"),
+        *("start", "kill", "inspect", "sessions"),
+        *(
+            "processes.terminate_all",
+            "processes.signal",
+            "processes.identify",
+            "processes.is_alive",
+        ),
     }
 )
 

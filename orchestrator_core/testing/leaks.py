@@ -55,8 +55,9 @@ def _sessions(_: Orchestrator, context: RootContext) -> Iterator[str]:
 
 def _processes(_: Orchestrator, context: RootContext) -> Iterator[str]:
     own = ids.process_cookie(context.root_id, "x")[:-1]
-    for process in context.processes.marked(own):
-        yield f"process {process.who.pid} ({process.name}) of {process.cookie.removeprefix(own)}"
+    for process in context.processes.find_tagged(own):
+        agent_id = process.cookie.removeprefix(own)
+        yield f"process {process.identity.pid} ({process.name}) of {agent_id}"
 
 
 def _files(_: Orchestrator, context: RootContext) -> Iterator[str]:

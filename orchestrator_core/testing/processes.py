@@ -6,30 +6,42 @@ import select
 import signal
 from typing import TYPE_CHECKING
 
+from orchestrator_core.system.deprecation import renamed_attributes
 from orchestrator_core.system.processes.exit_record import (
-    is_gone,
-    read_exit,
-    was_never_started,
+    gate_not_passed,
+    read_exit_record,
+    run_dir_is_gone,
 )
 from orchestrator_core.system.processes.protocol import (
-    Claim,
-    Ending,
+    GracePeriods,
     Identity,
-    Marked,
-    Patience,
-    Seen,
+    OwnershipSelector,
     Survivor,
+    TaggedProcess,
+    TerminationResult,
+    WatchResult,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from orchestrator_core.system.processes.protocol import FileId, Holder
+    from orchestrator_core.system.processes.protocol import FileId, OpenFile
     from orchestrator_core.testing.world import FakeProcess, World
 
-    _Find = Callable[[Claim], list[FakeProcess]]
+    _Find = Callable[[OwnershipSelector], list[FakeProcess]]
 
+#: The methods of the protocol by their old names.
+RENAMED_METHODS = {
+    "marked": "find_tagged",
+    "holders": "find_open_files",
+    "directory": "cwd_of",
+    "covered": "owned_processes",
+    "is_inside": "includes_self",
+    "containment": "cgroup_path",
+    "make_containment": "create_cgroup",
+    "end": "terminate_all",
+}
 _A_LITTLE_S = 0.5  # What a supervisor gets on top, to say so; and the least for a SIGKILL.
 
 
@@ -38,6 +50,9 @@ class FakeProcesses:
 
     def __init__(self, world: World) -> None:
         self._world = world
+
+    if not TYPE_CHECKING:
+        __getattr__ = renamed_attributes("FakeProcesses", RENAMED_METHODS)
 
     def identify(self, pid: int) -> Identity | None:
         """Return the identity of a living process, the real one we run in included."""
@@ -52,11 +67,11 @@ class FakeProcesses:
         with self._world.call("processes.is_alive"):
             return self._is_alive(who)
 
-    def marked(self, prefix: str) -> tuple[Marked, ...]:
+    def find_tagged(self, prefix: str) -> tuple[TaggedProcess, ...]:
         """Return all living processes whose cookie begins with *prefix*; see the protocol."""
-        with self._world.call("processes.marked"):
+        with self._world.call("processes.find_tagged"):
             return tuple(
-                Marked(self._identity(process), process.name, process.cookie)
+                TaggedProcess(self._identity(process), process.name, process.cookie)
                 for process in list(self._world.processes.values())
                 if process.cookie is not None and process.cookie.startswith(prefix)
             )
@@ -69,24 +84,26 @@ class FakeProcesses:
                 self._world.kill(process, signum)
             return process is not None
 
-    def watch(self, who: Identity | None, *, timeout_s: float, fd: int | None = None) -> Seen:
+    def watch(
+        self, who: Identity | None, *, timeout_s: float, fd: int | None = None
+    ) -> WatchResult:
         """Let virtual time pass until *who* has ended or *fd* is readable; see the protocol."""
         with self._world.call("processes.watch"):
             pass
-        seen = Seen()
+        seen = WatchResult()
 
         def look() -> bool:
             nonlocal seen
             gone = who is not None and not self._is_alive(who)
-            seen = Seen(news=fd is not None and _is_readable(fd), gone=gone)
-            return seen.news or seen.gone
+            seen = WatchResult(readable=fd is not None and _is_readable(fd), exited=gone)
+            return seen.readable or seen.exited
 
         self._world.wait(look, timeout_s)
         return seen
 
-    def holders(self, files: Collection[FileId]) -> tuple[Holder, ...]:  # noqa: ARG002 - as below
+    def find_open_files(self, files: Collection[FileId]) -> tuple[OpenFile, ...]:  # noqa: ARG002 - as below
         """Return nobody: the fake's processes have no files open, they only write to some."""
-        with self._world.call("processes.holders"):
+        with self._world.call("processes.find_open_files"):
             return ()
 
     def age_s(self, who: Identity) -> float:
@@ -94,39 +111,39 @@ class FakeProcesses:
         with self._world.call("processes.age_s"):
             return self._world.now - who.started / 100
 
-    def directory(self, who: Identity) -> Path | None:  # noqa: ARG002 - as above
+    def cwd_of(self, who: Identity) -> Path | None:  # noqa: ARG002 - as above
         """Return None: the fake's processes are nowhere."""
-        with self._world.call("processes.directory"):
+        with self._world.call("processes.cwd_of"):
             return None
 
-    def covered(self, claim: Claim) -> tuple[Identity, ...]:
+    def owned_processes(self, claim: OwnershipSelector) -> tuple[Identity, ...]:
         """Return who is covered by *claim* now; see the protocol."""
-        with self._world.call("processes.covered"):
+        with self._world.call("processes.owned_processes"):
             return tuple(map(self._identity, self._covered(claim)))
 
-    def is_inside(self, claim: Claim) -> bool:
+    def includes_self(self, claim: OwnershipSelector) -> bool:
         """Tell whether the calling thread plays one that would be ended; see the protocol."""
-        with self._world.call("processes.is_inside"):
+        with self._world.call("processes.includes_self"):
             me = self._world.me
             return me is not None and me.role is None and me in self._covered(claim)
 
-    def containment(self, name: str) -> str | None:  # noqa: ARG002 - the protocol's
+    def cgroup_path(self, name: str) -> str | None:  # noqa: ARG002 - the protocol's
         """Return None: a fake machine has no cgroups, only subreapers."""
-        with self._world.call("processes.containment"):
+        with self._world.call("processes.cgroup_path"):
             return None
 
-    def make_containment(self, directory: str) -> bool:  # noqa: ARG002 - the protocol's
+    def create_cgroup(self, directory: str) -> bool:  # noqa: ARG002 - the protocol's
         """Return False: there are none to make."""
-        with self._world.call("processes.make_containment"):
+        with self._world.call("processes.create_cgroup"):
             return False
 
-    def end(self, claim: Claim, patience: Patience) -> Ending:
+    def terminate_all(self, claim: OwnershipSelector, patience: GracePeriods) -> TerminationResult:
         """End everything that *claim* covers; see the protocol."""
-        with self._world.call("processes.end"):
+        with self._world.call("processes.terminate_all"):
             pass
-        if self.is_inside(claim):
+        if self.includes_self(claim):
             survivors = tuple(Survivor(p.pid, p.name) for p in self._covered(claim))
-            return Ending("scan", proven=False, survivors=survivors)
+            return TerminationResult("scan", proven=False, survivors=survivors)
         supervisor = self._find(claim.supervisor) if claim.supervisor is not None else None
         return _Ender(self._world, claim, patience, self._covered).end(supervisor)
 
@@ -142,8 +159,8 @@ class FakeProcesses:
     def _identity(self, process: FakeProcess) -> Identity:
         return Identity(self._world.boot_id, process.pid, process.started)
 
-    def _covered(self, claim: Claim) -> list[FakeProcess]:
-        known = (who for who in (claim.supervisor, *claim.known) if who is not None)
+    def _covered(self, claim: OwnershipSelector) -> list[FakeProcess]:
+        known = (who for who in (claim.supervisor, *claim.extra_roots) if who is not None)
         roots = [root for root in map(self._find, known) if root is not None]
         return [
             p
@@ -155,7 +172,9 @@ class FakeProcesses:
 class _Ender:
     """One end of everything of a claim, by an outsider or by the unwinder."""
 
-    def __init__(self, world: World, claim: Claim, patience: Patience, find: _Find) -> None:
+    def __init__(
+        self, world: World, claim: OwnershipSelector, patience: GracePeriods, find: _Find
+    ) -> None:
         self._world = world
         self._claim = claim
         self._find = find
@@ -165,7 +184,7 @@ class _Ender:
         self._signalled: set[int] = set()
         self._forced = False
 
-    def end(self, supervisor: FakeProcess | None) -> Ending:
+    def end(self, supervisor: FakeProcess | None) -> TerminationResult:
         """Ask the supervisor to end its own; then see to whoever is left."""
         if supervisor is not None and supervisor is not self._world.me:
             self._ask(supervisor)
@@ -198,14 +217,14 @@ class _Ender:
         """Return who is to be ended: all that is covered but the caller, become the unwinder."""
         return [p for p in self._find(self._claim) if p is not self._world.me]
 
-    def _told(self) -> Ending:
-        witnessed = read_exit(self._claim.exit_file)
+    def _told(self) -> TerminationResult:
+        witnessed = read_exit_record(self._claim.exit_file)
         contained = witnessed is not None and witnessed.contained
         survivors = tuple(Survivor(p.pid, p.name) for p in self._targets())
-        return Ending(
+        return TerminationResult(
             method="subreaper" if contained else "scan",
             proven=not survivors and (contained or self._never_ran()),
-            ended=len(self._signalled),
+            signalled=len(self._signalled),
             forced=self._forced or (witnessed is not None and witnessed.forced),
             survivors=survivors,
             duration_ms=(self._world.now - self._since) * 1000,
@@ -218,9 +237,9 @@ class _Ender:
             return True
         if run_dir is None:
             return False
-        if is_gone(run_dir):
+        if run_dir_is_gone(run_dir):
             return who is None
-        return was_never_started(run_dir)
+        return gate_not_passed(run_dir)
 
 
 def _is_readable(fd: int) -> bool:

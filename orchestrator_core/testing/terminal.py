@@ -15,15 +15,16 @@ from orchestrator_core.exceptions import (
     TerminalTimeout,
 )
 from orchestrator_core.reconcile.legacy.server_protocol import NullServer
+from orchestrator_core.system.deprecation import renamed_attributes, warn_renamed
 from orchestrator_core.system.presence import Presence
 from orchestrator_core.system.terminal import (
     Session,
-    Sighting,
+    SessionState,
     check_argv,
     check_name,
     check_owner,
 )
-from orchestrator_core.testing.processes import FakeProcesses
+from orchestrator_core.testing.processes import RENAMED_METHODS, FakeProcesses
 from orchestrator_core.testing.scripts import Runs, Script
 from orchestrator_core.testing.supervisor import Supervisor, spawn_scripted
 from orchestrator_core.testing.world import FakeProcess, FakeSession, World
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
 
     from orchestrator_core.reconcile.legacy.server_protocol import LegacyServer
 
+_RENAMED_CALLS = {
+    "look": "inspect",
+    "end": "kill",
+    **{f"processes.{old}": f"processes.{new}" for old, new in RENAMED_METHODS.items()},
+}
 _SUPERVISOR = "orchestrator_core.supervisor"  # in the argv of every supervisor, and of nobody else
 
 
@@ -65,6 +71,9 @@ class FakeTerminal:
         self._in_flight: list[Callable[[], object]] = []
         self.processes = FakeProcesses(self._world)
 
+    if not TYPE_CHECKING:
+        __getattr__ = renamed_attributes("FakeTerminal", {"look": "inspect", "end": "kill"})
+
     # --- the terminal --------------------------------------------------------------
 
     def check(self) -> str:
@@ -81,26 +90,26 @@ class FakeTerminal:
             self._ask(lambda: self._start(name, owner, order))
             return self._start(name, owner, order)
 
-    def look(self, name: str, *, owner: str) -> Sighting:
+    def inspect(self, name: str, *, owner: str) -> SessionState:
         """Tell whether the session is there, and ours; see the protocol."""
         try:
-            with self._world.call("look"):
+            with self._world.call("inspect"):
                 check_name(name)
                 self._ask()
                 found = self._world.sessions.get(name)
                 if found is None:
-                    return Sighting(Presence.ABSENT)
-                return Sighting(
+                    return SessionState(Presence.ABSENT)
+                return SessionState(
                     Presence.OURS if found.owner == owner else Presence.FOREIGN, self._shown(found)
                 )
         except (InvalidId, TerminalError) as error:
-            return Sighting(Presence.UNKNOWN, why=str(error))
+            return SessionState(Presence.UNKNOWN, why=str(error))
 
-    def end(self, name: str, *, owner: str, gone_since: float | None = None) -> Presence:  # noqa: ARG002 - it looks in no time
+    def kill(self, name: str, *, owner: str, absent_since: float | None = None) -> Presence:  # noqa: ARG002 - it looks in no time
         """End the session if it is *owner*'s; see the protocol."""
         check_name(name)
         check_owner(owner)
-        with self._world.call("end"):
+        with self._world.call("kill"):
             self._ask(lambda: self._end(name, owner))
             return self._end(name, owner)
 
@@ -207,10 +216,12 @@ class FakeTerminal:
         Let *call* raise *error*: before it does anything, or *after* it has done all.
 
         A call of the terminal goes by its name (``"start"``), one of the processes
-        with theirs before it (``"processes.end"``). ``times=math.inf``: until mended.
-        ``look`` does not raise: it answers UNKNOWN.
+        with theirs before it (``"processes.terminate_all"``). ``times=math.inf``: until mended.
+        ``inspect`` does not raise: it answers UNKNOWN.
         """
-        self._world.fail(call, error, times, after=after)
+        if call in _RENAMED_CALLS:
+            warn_renamed(f"the call {call!r}", f"{_RENAMED_CALLS[call]!r}")
+        self._world.fail(_RENAMED_CALLS.get(call, call), error, times, after=after)
 
     def mend(self) -> None:
         """Take back all that :meth:`fail` asked for."""

@@ -21,7 +21,7 @@ import pytest
 from orchestrator_core.supervisor import command, launch
 from orchestrator_core.system.presence import Presence
 from orchestrator_core.system.processes import LocalProcesses
-from orchestrator_core.system.processes.protocol import Claim, Patience
+from orchestrator_core.system.processes.protocol import GracePeriods, OwnershipSelector
 from orchestrator_core.system.tmux import TmuxTerminal
 from orchestrator_core.testing import Dies, Exits, FakeTerminal, Refuses, Runs
 
@@ -130,7 +130,7 @@ class Stage:
         text = ""
         while not text.endswith("\n"):
             seen = self.processes.watch(None, timeout_s=LONG_S, fd=self.news)
-            assert seen.news, "no news in time"
+            assert seen.readable, "no news in time"
             byte = os.read(self.news, 1)
             if not byte:
                 return text
@@ -139,9 +139,9 @@ class Stage:
 
     def until_over(self):
         """Return when the session's own process has ended, and the terminal knows."""
-        assert self.processes.watch(self.supervisor, timeout_s=LONG_S).gone
+        assert self.processes.watch(self.supervisor, timeout_s=LONG_S).exited
         deadline = time.monotonic() + LONG_S
-        while self.terminal.look(self.name, owner=self.cookie).presence is not Presence.ABSENT:
+        while self.terminal.inspect(self.name, owner=self.cookie).presence is not Presence.ABSENT:
             assert time.monotonic() < deadline
 
     def exit(self):
@@ -149,14 +149,16 @@ class Stage:
 
     @property
     def claim(self):
-        return Claim(self.cookie, supervisor=self.supervisor, exit_file=str(self.run / "exit"))
+        return OwnershipSelector(
+            self.cookie, supervisor=self.supervisor, exit_file=str(self.run / "exit")
+        )
 
     def end(self):
         """End the agent as an outsider does: with the lock, and the unwinding journalled."""
         if self.deployer < 0:
             self.deployer = self.lock()
         self.note("unwind")
-        return self.processes.end(self.claim, self.patience)
+        return self.processes.terminate_all(self.claim, self.patience)
 
     def close(self):
         for fd in (self.news, self.deployer):
@@ -168,7 +170,7 @@ class FakeStage(Stage):
     def __init__(self, place):
         scripts = {name: script for name, (_, script) in AGENTS.items()}
         self.fake = FakeTerminal(agents=scripts, heir=lambda argv: subprocess.run(argv, check=True))
-        patience = Patience(term_s=2, kill_s=2, linger_s=1)
+        patience = GracePeriods(term_s=2, kill_s=2, linger_s=1)
         super().__init__(place, self.fake, self.fake.processes, patience=patience)
 
     def alive(self):
@@ -184,7 +186,7 @@ class FakeStage(Stage):
 
 class RealStage(Stage):
     def __init__(self, place, tmux):
-        patience = Patience(term_s=0.3, kill_s=2, linger_s=0.3)
+        patience = GracePeriods(term_s=0.3, kill_s=2, linger_s=0.3)
         terminal = TmuxTerminal(tmux.socket)
         super().__init__(place, terminal, LocalProcesses(), patience=patience)
         os.mkfifo(place / "ready", 0o600)

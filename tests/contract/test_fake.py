@@ -15,11 +15,11 @@ import pytest
 from orchestrator_core.exceptions import SessionExists, TerminalError, TerminalTimeout
 from orchestrator_core.system.presence import Presence
 from orchestrator_core.system.processes.protocol import (
-    Claim,
+    GracePeriods,
     Identity,
-    Patience,
-    Seen,
+    OwnershipSelector,
     Survivor,
+    WatchResult,
 )
 from orchestrator_core.testing import Exits, FakeTerminal, Runs
 
@@ -39,7 +39,9 @@ def test_an_hour_passes_in_no_time(fake_stage, fake):
     fake.agents["runs"] = Exits(7, after_s=HOUR_S)
     fake_stage.deploy("runs", heir=False)
 
-    assert Seen(gone=True) == fake.processes.watch(fake_stage.supervisor, timeout_s=2 * HOUR_S)
+    assert WatchResult(exited=True) == fake.processes.watch(
+        fake_stage.supervisor, timeout_s=2 * HOUR_S
+    )
 
     assert pytest.approx(HOUR_S) == fake.now
     assert (7, HOUR_S) == (fake_stage.exit()["code"], fake_stage.exit()["ran_s"])
@@ -50,7 +52,7 @@ def test_a_watch_waits_for_its_time_and_no_longer(fake_stage, fake):
     fake_stage.deploy("runs")
     began = fake.now
 
-    assert Seen() == fake.processes.watch(fake_stage.supervisor, timeout_s=5)
+    assert WatchResult() == fake.processes.watch(fake_stage.supervisor, timeout_s=5)
 
     assert 5 == fake.now - began
 
@@ -89,46 +91,48 @@ def test_a_call_can_fail_after_all_is_done(fake):
 
 
 def test_a_call_can_fail_until_it_is_mended(fake):
-    fake.fail("processes.end", PermissionError, times=math.inf)
+    fake.fail("processes.terminate_all", PermissionError, times=math.inf)
     for _ in range(3):
         with pytest.raises(PermissionError):
-            fake.processes.end(Claim("c1"), Patience())
+            fake.processes.terminate_all(OwnershipSelector("c1"), GracePeriods())
 
     fake.mend()
 
-    assert () == fake.processes.end(Claim("c1"), Patience()).survivors
+    assert () == fake.processes.terminate_all(OwnershipSelector("c1"), GracePeriods()).survivors
 
 
 def test_a_look_that_fails_is_unknown(fake):
-    fake.fail("look", TerminalError("could not be asked"))
+    fake.fail("inspect", TerminalError("could not be asked"))
 
-    sighting = fake.look("agent_1", owner="c1")
+    sighting = fake.inspect("agent_1", owner="c1")
 
     assert (Presence.UNKNOWN, "could not be asked") == (sighting.presence, sighting.why)
-    assert Presence.ABSENT == fake.look("agent_1", owner="c1").presence
+    assert Presence.ABSENT == fake.inspect("agent_1", owner="c1").presence
 
 
 def test_an_interrupt_can_come_at_any_call(fake):
-    fake.fail("end", KeyboardInterrupt)
+    fake.fail("kill", KeyboardInterrupt)
 
     with pytest.raises(KeyboardInterrupt):
-        fake.end("agent_1", owner="c1")
+        fake.kill("agent_1", owner="c1")
 
 
 NOBODY = Identity("nowhere", 1, 1)
 CALLS = {
     "check": lambda fake: fake.check(),
     "start": lambda fake: fake.start("a", owner="c", argv=RUNS),
-    "end": lambda fake: fake.end("a", owner="c"),
+    "kill": lambda fake: fake.kill("a", owner="c"),
     "sessions": lambda fake: fake.sessions(),
     "processes.identify": lambda fake: fake.processes.identify(1),
     "processes.is_alive": lambda fake: fake.processes.is_alive(NOBODY),
     "processes.signal": lambda fake: fake.processes.signal(NOBODY, signal.SIGTERM),
     "processes.watch": lambda fake: fake.processes.watch(NOBODY, timeout_s=0),
-    "processes.is_inside": lambda fake: fake.processes.is_inside(Claim("c")),
-    "processes.containment": lambda fake: fake.processes.containment("a"),
-    "processes.make_containment": lambda fake: fake.processes.make_containment("a"),
-    "processes.end": lambda fake: fake.processes.end(Claim("c"), Patience()),
+    "processes.includes_self": lambda fake: fake.processes.includes_self(OwnershipSelector("c")),
+    "processes.cgroup_path": lambda fake: fake.processes.cgroup_path("a"),
+    "processes.create_cgroup": lambda fake: fake.processes.create_cgroup("a"),
+    "processes.terminate_all": lambda fake: fake.processes.terminate_all(
+        OwnershipSelector("c"), GracePeriods()
+    ),
 }
 
 
@@ -237,10 +241,10 @@ def test_a_server_that_cannot_be_asked_is_unknown_and_loses_nothing(fake):
     session = fake.start("agent_1", owner="c1", argv=RUNS)
     fake.refuse("permission denied")
 
-    for call in ("start", "end", "sessions"):
+    for call in ("start", "kill", "sessions"):
         with pytest.raises(TerminalError, match="permission denied"):
             CALLS[call](fake)
-    assert Presence.UNKNOWN == fake.look("agent_1", owner="c1").presence
+    assert Presence.UNKNOWN == fake.inspect("agent_1", owner="c1").presence
 
     fake.resume()
     assert (session,) == fake.sessions()
@@ -288,12 +292,12 @@ def test_an_agent_is_inside_of_what_would_end_it(fake_stage, fake):
     fake_stage.deploy("runs")
 
     with fake.inside(fake_stage.name):
-        assert fake.processes.is_inside(fake_stage.claim)
-        ending = fake.processes.end(fake_stage.claim, Patience())
+        assert fake.processes.includes_self(fake_stage.claim)
+        ending = fake.processes.terminate_all(fake_stage.claim, GracePeriods())
 
-    assert (0, False) == (ending.ended, ending.proven)
+    assert (0, False) == (ending.signalled, ending.proven)
     assert 2 == len(ending.survivors)
-    assert not fake.processes.is_inside(fake_stage.claim)
+    assert not fake.processes.includes_self(fake_stage.claim)
 
 
 def test_the_unwinder_is_the_supervisor_and_spares_itself(fake_stage, fake):
@@ -301,9 +305,9 @@ def test_the_unwinder_is_the_supervisor_and_spares_itself(fake_stage, fake):
 
     def unwind(argv):
         seen["argv"] = argv
-        seen["inside"] = fake.processes.is_inside(fake_stage.claim)
-        seen["session"] = fake.end(fake_stage.name, owner=fake_stage.cookie)
-        seen["ending"] = fake.processes.end(fake_stage.claim, Patience())
+        seen["inside"] = fake.processes.includes_self(fake_stage.claim)
+        seen["session"] = fake.kill(fake_stage.name, owner=fake_stage.cookie)
+        seen["ending"] = fake.processes.terminate_all(fake_stage.claim, GracePeriods())
         seen["alive"] = fake.alive()
 
     fake.heir = unwind

@@ -27,8 +27,8 @@ def test_while_the_deployer_holds_the_lock_nothing_runs(stage):
 
     seen = stage.processes.watch(stage.supervisor, timeout_s=0.3, fd=stage.news)
 
-    assert (False, False) == (seen.news, seen.gone)
-    assert Presence.OURS == stage.terminal.look(stage.name, owner=stage.cookie).presence
+    assert (False, False) == (seen.readable, seen.exited)
+    assert Presence.OURS == stage.terminal.inspect(stage.name, owner=stage.cookie).presence
     assert (stage.run / "launch").exists()
     assert b"" == stage.log.read_bytes()
 
@@ -74,7 +74,7 @@ def test_without_a_journal_there_is_nothing_to_wait_for(stage):
     stage.journal.unlink(missing_ok=True)
     stage.begin("runs")
     # The lock is still held, on a file that has no name any more.
-    stage.terminal.end(stage.name, owner=stage.cookie)
+    stage.terminal.kill(stage.name, owner=stage.cookie)
 
     stage.until_over()
 
@@ -99,7 +99,7 @@ def test_a_commit_opens_the_gate_and_the_launch_is_gone(stage):
     stage.deploy("speaks")
 
     assert not (stage.run / "launch").exists()
-    assert Presence.OURS == stage.terminal.look(stage.name, owner=stage.cookie).presence
+    assert Presence.OURS == stage.terminal.inspect(stage.name, owner=stage.cookie).presence
     assert stage.alive()
 
 
@@ -191,7 +191,7 @@ def test_the_news_are_at_their_end_when_the_supervisor_is(stage):
     assert "exited" == stage.next_line()
     stage.until_over()
 
-    assert stage.processes.watch(None, timeout_s=LONG_S, fd=stage.news).news
+    assert stage.processes.watch(None, timeout_s=LONG_S, fd=stage.news).readable
     assert b"" == os.read(stage.news, 1)
 
 
@@ -225,9 +225,9 @@ def test_a_second_end_finds_nothing_to_do(stage):
     stage.deploy("runs")
     stage.end()
 
-    again = stage.processes.end(stage.claim, stage.patience)
+    again = stage.processes.terminate_all(stage.claim, stage.patience)
 
-    assert (0, (), True) == (again.ended, again.survivors, again.proven)
+    assert (0, (), True) == (again.signalled, again.survivors, again.proven)
 
 
 def test_a_daemon_does_not_outlive_its_agent(stage):
@@ -249,7 +249,7 @@ def test_the_end_of_the_session_is_the_end_of_its_agent(stage):
     stage.deploy("stubborn")
     stage.settle()
 
-    assert Presence.OURS == stage.terminal.end(stage.name, owner=stage.cookie)
+    assert Presence.OURS == stage.terminal.kill(stage.name, owner=stage.cookie)
 
     stage.until_over()
     assert [] == stage.alive()
@@ -266,7 +266,7 @@ def test_an_agent_whose_supervisor_was_killed_is_found_and_ended(stage):
 
     assert [] == stage.alive()
     assert () == ending.survivors
-    assert ending.ended >= 1
+    assert ending.signalled >= 1
     assert not (stage.run / "exit").exists()
 
 
@@ -290,7 +290,7 @@ def test_asked_without_a_request_in_the_journal_it_goes_on(stage):
 
     seen = stage.processes.watch(stage.supervisor, timeout_s=2 * stage.patience.linger_s)
 
-    assert not seen.gone
+    assert not seen.exited
     assert stage.alive()
 
 
@@ -300,7 +300,7 @@ def test_a_hangup_with_its_terminal_alive_is_somebodys_joke(stage):
 
     seen = stage.processes.watch(stage.supervisor, timeout_s=0.3)
 
-    assert not seen.gone
+    assert not seen.exited
 
 
 # --- the heir ----------------------------------------------------------------------------
@@ -361,7 +361,7 @@ def test_the_orchestrator_is_alive_and_outside(stage):
 
     assert me is not None
     assert stage.processes.is_alive(me)
-    assert not stage.processes.is_inside(stage.claim)
+    assert not stage.processes.includes_self(stage.claim)
 
 
 def test_nobody_has_a_pid_that_nobody_has(stage):
@@ -373,4 +373,4 @@ def test_a_watch_that_sees_nothing_says_so(stage):
 
     seen = stage.processes.watch(stage.supervisor, timeout_s=0.05, fd=stage.news)
 
-    assert (False, False) == (seen.news, seen.gone)
+    assert (False, False) == (seen.readable, seen.exited)

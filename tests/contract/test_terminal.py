@@ -15,7 +15,7 @@ from orchestrator_core.exceptions import (
     TerminalTimeout,
 )
 from orchestrator_core.system.presence import Presence
-from orchestrator_core.system.terminal import Session, Sighting
+from orchestrator_core.system.terminal import Session, SessionState
 from orchestrator_core.system.tmux import TmuxTerminal
 from orchestrator_core.testing import FakeTerminal
 
@@ -83,8 +83,8 @@ def test_it_tells_its_name_and_version(terminal):
 
 def test_without_a_server_there_is_nothing_and_that_is_no_error(terminal):
     assert () == terminal.sessions()
-    assert Sighting(Presence.ABSENT) == terminal.look("agent_1", owner="c1")
-    assert Presence.ABSENT == terminal.end("agent_1", owner="c1")
+    assert SessionState(Presence.ABSENT) == terminal.inspect("agent_1", owner="c1")
+    assert Presence.ABSENT == terminal.kill("agent_1", owner="c1")
 
 
 def test_a_started_session_is_seen_as_it_was_started(terminal):
@@ -93,7 +93,7 @@ def test_a_started_session_is_seen_as_it_was_started(terminal):
     assert "agent_1" == started.name
     assert "c1" == started.owner
     assert (started,) == terminal.sessions()
-    assert Sighting(Presence.OURS, started) == terminal.look("agent_1", owner="c1")
+    assert SessionState(Presence.OURS, started) == terminal.inspect("agent_1", owner="c1")
 
 
 def test_an_ended_session_is_gone_and_the_server_is_not_in_its_way(terminal):
@@ -101,17 +101,17 @@ def test_an_ended_session_is_gone_and_the_server_is_not_in_its_way(terminal):
     for _ in range(5):
         terminal.start("agent_1", owner="c1", argv=RUNS)
 
-        assert Presence.OURS == terminal.end("agent_1", owner="c1")
+        assert Presence.OURS == terminal.kill("agent_1", owner="c1")
         assert () == terminal.sessions()
-        assert Sighting(Presence.ABSENT) == terminal.look("agent_1", owner="c1")
+        assert SessionState(Presence.ABSENT) == terminal.inspect("agent_1", owner="c1")
 
 
 def test_a_second_end_finds_nothing(terminal):
     terminal.start("agent_2", owner="c2", argv=RUNS)
     terminal.start("agent_1", owner="c1", argv=RUNS)
-    terminal.end("agent_1", owner="c1")
+    terminal.kill("agent_1", owner="c1")
 
-    assert Presence.ABSENT == terminal.end("agent_1", owner="c1")
+    assert Presence.ABSENT == terminal.kill("agent_1", owner="c1")
 
 
 def test_who_expects_a_session_to_be_gone_is_told_what_is_there(terminal):
@@ -121,7 +121,7 @@ def test_who_expects_a_session_to_be_gone_is_told_what_is_there(terminal):
     theirs = terminal.start("agent_2", owner="theirs", argv=RUNS)
 
     def told(name):
-        return terminal.end(name, owner="c1", gone_since=long_gone)
+        return terminal.kill(name, owner="c1", absent_since=long_gone)
 
     assert [Presence.OURS, Presence.FOREIGN, Presence.ABSENT] == [
         told("agent_1"),
@@ -143,28 +143,28 @@ def test_a_name_is_taken_once(terminal):
 
 def test_a_name_may_be_taken_again_after_its_end(terminal):
     first = terminal.start("agent_1", owner="c1", argv=RUNS)
-    terminal.end("agent_1", owner="c1")
+    terminal.kill("agent_1", owner="c1")
 
     second = terminal.start("agent_1", owner="c2", argv=RUNS)
 
     assert first.pane_pid != second.pane_pid
-    assert Presence.OURS == terminal.look("agent_1", owner="c2").presence
+    assert Presence.OURS == terminal.inspect("agent_1", owner="c2").presence
 
 
 def test_a_name_is_never_matched_by_its_beginning(terminal):
     """With only agent_10 there, agent_1 is absent, and ending it ends nothing."""
     ten = terminal.start("agent_10", owner="c1", argv=RUNS)
 
-    assert Sighting(Presence.ABSENT) == terminal.look("agent_1", owner="c1")
-    assert Presence.ABSENT == terminal.end("agent_1", owner="c1")
+    assert SessionState(Presence.ABSENT) == terminal.inspect("agent_1", owner="c1")
+    assert Presence.ABSENT == terminal.kill("agent_1", owner="c1")
     assert (ten,) == terminal.sessions()
 
 
 def test_a_session_of_another_owner_is_foreign_and_left_alone(terminal):
     theirs = terminal.start("agent_1", owner="c1", argv=RUNS)
 
-    assert Sighting(Presence.FOREIGN, theirs) == terminal.look("agent_1", owner="c2")
-    assert Presence.FOREIGN == terminal.end("agent_1", owner="c2")
+    assert SessionState(Presence.FOREIGN, theirs) == terminal.inspect("agent_1", owner="c2")
+    assert Presence.FOREIGN == terminal.kill("agent_1", owner="c2")
     assert (theirs,) == terminal.sessions()
 
 
@@ -173,8 +173,8 @@ def test_an_owner_is_compared_whole(terminal):
     theirs = terminal.start("agent_1", owner="c1.x", argv=RUNS)
 
     for owner in ("c1", "c1.xy"):
-        assert Presence.FOREIGN == terminal.look("agent_1", owner=owner).presence
-        assert Presence.FOREIGN == terminal.end("agent_1", owner=owner)
+        assert Presence.FOREIGN == terminal.inspect("agent_1", owner=owner).presence
+        assert Presence.FOREIGN == terminal.kill("agent_1", owner=owner)
     assert (theirs,) == terminal.sessions()
 
 
@@ -183,8 +183,8 @@ def test_an_owner_may_hold_dots_colons_dashes_and_underscores(terminal):
     session = terminal.start("agent_1", owner=owner, argv=RUNS)
 
     assert owner == session.owner
-    assert Presence.OURS == terminal.look("agent_1", owner=owner).presence
-    assert Presence.OURS == terminal.end("agent_1", owner=owner)
+    assert Presence.OURS == terminal.inspect("agent_1", owner=owner).presence
+    assert Presence.OURS == terminal.kill("agent_1", owner=owner)
 
 
 def test_a_session_nobody_of_ours_has_started_is_foreign(world, terminal):
@@ -192,8 +192,8 @@ def test_a_session_nobody_of_ours_has_started_is_foreign(world, terminal):
     world.intrude("agent_1")
 
     assert [("agent_1", None)] == [(s.name, s.owner) for s in terminal.sessions()]
-    assert Presence.FOREIGN == terminal.look("agent_1", owner="c1").presence
-    assert Presence.FOREIGN == terminal.end("agent_1", owner="c1")
+    assert Presence.FOREIGN == terminal.inspect("agent_1", owner="c1").presence
+    assert Presence.FOREIGN == terminal.kill("agent_1", owner="c1")
     with pytest.raises(SessionExists):
         terminal.start("agent_1", owner="c1", argv=RUNS)
     assert ["agent_1"] == [s.name for s in terminal.sessions()]
@@ -211,13 +211,13 @@ def test_a_server_that_hangs_is_unknown_never_absent(world, terminal):
     session = terminal.start("agent_1", owner="c1", argv=RUNS)
     world.hang()
 
-    assert Presence.UNKNOWN == terminal.look("agent_1", owner="c1").presence
-    assert Presence.UNKNOWN == terminal.look("agent_2", owner="c2").presence
-    assert "did not answer within" in terminal.look("agent_1", owner="c1").why
+    assert Presence.UNKNOWN == terminal.inspect("agent_1", owner="c1").presence
+    assert Presence.UNKNOWN == terminal.inspect("agent_2", owner="c2").presence
+    assert "did not answer within" in terminal.inspect("agent_1", owner="c1").why
     with pytest.raises(TerminalTimeout):
         terminal.sessions()
     world.resume()
-    assert Sighting(Presence.OURS, session) == terminal.look("agent_1", owner="c1")
+    assert SessionState(Presence.OURS, session) == terminal.inspect("agent_1", owner="c1")
 
 
 def test_a_start_that_was_given_up_may_appear_later(world, terminal):
@@ -229,18 +229,18 @@ def test_a_start_that_was_given_up_may_appear_later(world, terminal):
 
     world.resume()
 
-    assert Presence.OURS == terminal.look("agent_2", owner="c2").presence
+    assert Presence.OURS == terminal.inspect("agent_2", owner="c2").presence
 
 
 def test_an_end_that_was_given_up_may_happen_later(world, terminal):
     terminal.start("agent_1", owner="c1", argv=RUNS)
     world.hang()
     with pytest.raises(TerminalTimeout):
-        terminal.end("agent_1", owner="c1")
+        terminal.kill("agent_1", owner="c1")
 
     world.resume()
 
-    assert Presence.ABSENT == terminal.end("agent_1", owner="c1")
+    assert Presence.ABSENT == terminal.kill("agent_1", owner="c1")
 
 
 def test_after_its_server_was_killed_everything_is_absent_and_can_be_started(world, terminal):
@@ -248,8 +248,8 @@ def test_after_its_server_was_killed_everything_is_absent_and_can_be_started(wor
     world.kill_server()
 
     assert () == terminal.sessions()
-    assert Sighting(Presence.ABSENT) == terminal.look("agent_1", owner="c1")
-    assert Presence.ABSENT == terminal.end("agent_1", owner="c1")
+    assert SessionState(Presence.ABSENT) == terminal.inspect("agent_1", owner="c1")
+    assert Presence.ABSENT == terminal.kill("agent_1", owner="c1")
     again = terminal.start("agent_1", owner="c2", argv=RUNS)
     assert (again,) == terminal.sessions()
 
@@ -275,9 +275,9 @@ def test_a_name_that_means_more_than_itself_is_refused(terminal, name):
     with pytest.raises(InvalidId, match="cannot name a session"):
         terminal.start(name, owner="c1", argv=RUNS)
     with pytest.raises(InvalidId):
-        terminal.end(name, owner="c1")
+        terminal.kill(name, owner="c1")
 
-    assert Presence.UNKNOWN == terminal.look(name, owner="c1").presence
+    assert Presence.UNKNOWN == terminal.inspect(name, owner="c1").presence
     assert () == terminal.sessions()
 
 
@@ -286,7 +286,7 @@ def test_an_owner_that_means_more_than_itself_is_refused(terminal, owner):
     with pytest.raises(InvalidInput, match="cannot own a session"):
         terminal.start("agent_1", owner=owner, argv=RUNS)
     with pytest.raises(InvalidInput):
-        terminal.end("agent_1", owner=owner)
+        terminal.kill("agent_1", owner=owner)
 
     assert () == terminal.sessions()
 

@@ -23,7 +23,7 @@ import pytest
 from support.scene import a_scene
 
 import orchestrator_core
-from orchestrator_core import Orchestrator, Patience
+from orchestrator_core import GracePeriods, Orchestrator
 from orchestrator_core.saga import Unwind
 
 pytestmark = pytest.mark.tmux
@@ -100,7 +100,7 @@ class Play:
         self.task = self.orch.create_task("Try a row").id
 
     def opened(self, **how):
-        return Orchestrator(self.root, patience=Patience(term_s=0.5), **how)
+        return Orchestrator(self.root, patience=GracePeriods(term_s=0.5), **how)
 
     def act(self, act, when="", line="", **told):
         """Let a process act; killed *when* (before or after) it writes *line*, if at all."""

@@ -19,7 +19,7 @@ import pytest
 
 from orchestrator_core.supervisor import command, launch
 from orchestrator_core.supervisor.cgroup import Cgroup
-from orchestrator_core.system.processes import Claim, LocalProcesses, Patience
+from orchestrator_core.system.processes import GracePeriods, LocalProcesses, OwnershipSelector
 
 LONG_S = 20
 
@@ -96,7 +96,7 @@ class Stage:
         self.heir_ran = place / "heir-ran"
         self.cookie = f"test-{uuid.uuid4()}"
         self.roll = Roll(place / "roll")
-        self.patience = Patience(term_s=0.4, kill_s=3, linger_s=0.4)
+        self.patience = GracePeriods(term_s=0.4, kill_s=3, linger_s=0.4)
         self.cgroup = None
         self.child = None
         self.terminal = None
@@ -209,7 +209,7 @@ class Stage:
 
     @property
     def claim(self):
-        return Claim(
+        return OwnershipSelector(
             cookie=self.cookie,
             supervisor=self.who,
             cgroup=self.cgroup,
@@ -221,7 +221,7 @@ class Stage:
         if self.lock is None:
             self.take_lock()
         self.note("unwind")
-        return self.processes(containment).end(self.claim, self.patience)
+        return self.processes(containment).terminate_all(self.claim, self.patience)
 
     def kill_supervisor(self):
         """Kill it as the kernel's out-of-memory killer would."""

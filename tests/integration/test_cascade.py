@@ -166,7 +166,7 @@ def die_with_its_owner_half_way(family):
     twins = Family(scene)
     effects = scene.effects(lambda: scene.orchestrator().terminate(twins.parent))
     # In the middle of its first child: its grandchild is gone, its other child lives.
-    number = [i for i, name in enumerate(effects) if name == "processes.end"][1]
+    number = [i for i, name in enumerate(effects) if name == "processes.terminate_all"][1]
     assert scene.until_death(lambda: scene.orchestrator().terminate(family.parent), number)
     assert "running" == family.record(family.second)["status"]
     family.orch.recover()

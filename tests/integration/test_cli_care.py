@@ -205,7 +205,7 @@ def test_a_silent_agent_is_told_after_as_long_as_is_said_and_never_reaped(line):
 @pytest.mark.usefixtures("lost")
 def test_4_a_sweep_that_could_not_ask_has_left_things_alone(line):
     line("sweep", "--reap")
-    line.fake.fake.fail("processes.marked", CouldNotAsk("no /proc"), times=math.inf)
+    line.fake.fake.fail("processes.find_tagged", CouldNotAsk("no /proc"), times=math.inf)
 
     code, said, _ = line("sweep", "--reap")
 
@@ -216,7 +216,7 @@ def test_4_a_sweep_that_could_not_ask_has_left_things_alone(line):
 
 @pytest.mark.usefixtures("lost")
 def test_3_what_a_sweep_could_not_reap_is_told(line):
-    line.fake.fake.fail("processes.end", CouldNotAsk("not now"), times=math.inf)
+    line.fake.fake.fail("processes.terminate_all", CouldNotAsk("not now"), times=math.inf)
 
     code, said, _ = line("sweep", "--reap")
 

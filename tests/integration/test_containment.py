@@ -18,10 +18,10 @@ import pytest
 
 from orchestrator_core.supervisor.cgroup import Cgroup
 from orchestrator_core.system.processes import (
-    Claim,
+    GracePeriods,
     Identity,
     LocalProcesses,
-    Patience,
+    OwnershipSelector,
     identity,
     ownership,
     table,
@@ -60,15 +60,15 @@ ZOO = {
 #: Who forks or hides from every scan: only the kernel's own containment ends them for certain.
 BEYOND_A_SCAN = {"bare-daemon", "hopper"}
 
-HAS_CGROUPS = LocalProcesses().containment("oc_probe") is not None
+HAS_CGROUPS = LocalProcesses().cgroup_path("oc_probe") is not None
 METHODS = ["subreaper", *(["cgroup"] if HAS_CGROUPS else [])]
 
 
 def deploy(stage, species, *, method="subreaper", then="exec sleep 60"):
     """Deploy an agent that starts all of *species*, and return when they are what they are."""
     if method == "cgroup":
-        stage.cgroup = stage.processes().containment(f"oc_{uuid.uuid4().hex[:8]}_agent")
-        assert stage.processes().make_containment(stage.cgroup)
+        stage.cgroup = stage.processes().cgroup_path(f"oc_{uuid.uuid4().hex[:8]}_agent")
+        assert stage.processes().create_cgroup(stage.cgroup)
     script = ""
     for name in species:
         signed, place = stage.roll.expect(name), stage.place / f"of-{name}"
@@ -153,7 +153,7 @@ def test_a_scan_finds_them_but_does_not_call_it_proved(stage, species):
 
     assert [] == stage.roll.alive()
     assert ("scan", False, ()) == (ending.method, ending.proven, ending.survivors)
-    assert ending.ended >= 1
+    assert ending.signalled >= 1
 
 
 @pytest.mark.parametrize("name", sorted(BEYOND_A_SCAN))
@@ -182,15 +182,16 @@ def test_a_second_end_has_nothing_to_do_and_says_the_same(stage):
 
     second = stage.end()
 
-    assert (first.method, True, 0) == (second.method, second.proven, second.ended)
+    assert (first.method, True, 0) == (second.method, second.proven, second.signalled)
 
 
 def test_two_who_end_it_at_once_are_both_right(stage):
     deploy(stage, ["deaf", "daemon"])
     script = (
         "import sys; from orchestrator_core.system.processes import *;"
-        "end = LocalProcesses().end(Claim(sys.argv[1], supervisor=Identity(sys.argv[2],"
-        " int(sys.argv[3]), int(sys.argv[4])), exit_file=sys.argv[5]), Patience(0.4, 3));"
+        "end = LocalProcesses().terminate_all(OwnershipSelector(sys.argv[1],"
+        " supervisor=Identity(sys.argv[2], int(sys.argv[3]), int(sys.argv[4])),"
+        " exit_file=sys.argv[5]), GracePeriods(0.4, 3));"
         "print(end.proven, end.survivors)"
     )
     who = stage.who
@@ -265,7 +266,7 @@ def test_a_shell_in_which_somebody_tried_the_cookie_lives_on(stage):
     shell = psutil.Popen(["sh", "-c", script], start_new_session=True)
     stage.roll.until_ready()
 
-    LocalProcesses().end(Claim(stage.cookie), Patience(0.4, 2))
+    LocalProcesses().terminate_all(OwnershipSelector(stage.cookie), GracePeriods(0.4, 2))
 
     assert ["somebodys-shell"] == stage.roll.alive()
     shell.kill()
@@ -279,10 +280,12 @@ def test_a_recycled_pid_is_never_signalled(stage):
     now = identity.identify(stranger.pid)
     before = Identity(now.boot_id, now.pid, now.started - 100)
 
-    ending = LocalProcesses().end(Claim("nobody", supervisor=before), Patience(0.2, 0.2))
+    ending = LocalProcesses().terminate_all(
+        OwnershipSelector("nobody", supervisor=before), GracePeriods(0.2, 0.2)
+    )
 
     assert ["stranger"] == stage.roll.alive()
-    assert (0, ()) == (ending.ended, ending.survivors)
+    assert (0, ()) == (ending.signalled, ending.survivors)
     stranger.kill()
     stranger.wait()
 
@@ -292,13 +295,13 @@ def test_another_boots_pid_is_never_signalled_and_its_end_is_certain(stage):
     stage.roll.until_ready()
     now = identity.identify(stranger.pid)
 
-    ending = LocalProcesses().end(
-        Claim("nobody", supervisor=Identity("another boot", now.pid, now.started)),
-        Patience(0.2, 0.2),
+    ending = LocalProcesses().terminate_all(
+        OwnershipSelector("nobody", supervisor=Identity("another boot", now.pid, now.started)),
+        GracePeriods(0.2, 0.2),
     )
 
     assert ["stranger"] == stage.roll.alive()
-    assert (0, True) == (ending.ended, ending.proven)
+    assert (0, True) == (ending.signalled, ending.proven)
     stranger.kill()
     stranger.wait()
 
@@ -323,7 +326,7 @@ def test_a_tmux_server_with_somebody_elses_work_is_spared(stage, private_tmux):
     stage.roll.until_ready()
     server = psutil.Process(private_tmux.pid)
 
-    ending = LocalProcesses().end(Claim(stage.cookie), Patience(0.4, 2))
+    ending = LocalProcesses().terminate_all(OwnershipSelector(stage.cookie), GracePeriods(0.4, 2))
 
     assert ["anothers"] == stage.roll.alive(), ending
     assert server.is_running(), ending
@@ -348,10 +351,10 @@ def test_what_a_tmux_server_has_just_forked_gets_no_signal(stage):
     )
     stage.roll.until_ready()
 
-    ending = LocalProcesses().end(Claim(stage.cookie), Patience(0.4, 2))
+    ending = LocalProcesses().terminate_all(OwnershipSelector(stage.cookie), GracePeriods(0.4, 2))
 
     assert ["anothers", "fork", "server"] == stage.roll.alive(), ending
-    assert 0 == ending.ended
+    assert 0 == ending.signalled
     server.kill()
     server.wait()
 
@@ -364,10 +367,12 @@ def test_a_cgroup_that_is_not_of_our_making_is_never_touched(stage, directory, m
     monkeypatch.setattr("orchestrator_core.supervisor.cgroup.Cgroup.kill", touched.append)
     monkeypatch.setattr("orchestrator_core.supervisor.cgroup.Cgroup.remove", touched.append)
 
-    LocalProcesses().end(Claim(stage.cookie, cgroup=directory), Patience(0.2, 0.2))
+    LocalProcesses().terminate_all(
+        OwnershipSelector(stage.cookie, cgroup=directory), GracePeriods(0.2, 0.2)
+    )
 
     assert [] == touched
-    assert not LocalProcesses().make_containment(directory)
+    assert not LocalProcesses().create_cgroup(directory)
 
 
 # --- inside and outside ---------------------------------------------------------------------
@@ -375,10 +380,10 @@ def test_a_cgroup_that_is_not_of_our_making_is_never_touched(stage, directory, m
 
 INSIDE = (
     "import sys; from orchestrator_core.system.processes import *;"
-    "claim = Claim(sys.argv[1], supervisor=Identity(sys.argv[2], int(sys.argv[3]),"
+    "claim = OwnershipSelector(sys.argv[1], supervisor=Identity(sys.argv[2], int(sys.argv[3]),"
     " int(sys.argv[4])), cgroup=sys.argv[5] or None);"
-    "print(LocalProcesses().is_inside(claim), flush=True);"
-    "print(LocalProcesses().end(claim, Patience(0.1, 0.1)).proven, flush=True)"
+    "print(LocalProcesses().includes_self(claim), flush=True);"
+    "print(LocalProcesses().terminate_all(claim, GracePeriods(0.1, 0.1)).proven, flush=True)"
 )
 
 
@@ -390,8 +395,8 @@ def test_who_is_inside_knows_it_and_does_not_end_itself(stage, how, method):
     os.mkfifo(go)
     (stage.place / "inside.py").write_text(INSIDE)
     if method == "cgroup":
-        stage.cgroup = stage.processes().containment(f"oc_{uuid.uuid4().hex[:8]}_agent")
-        assert stage.processes().make_containment(stage.cgroup)
+        stage.cgroup = stage.processes().cgroup_path(f"oc_{uuid.uuid4().hex[:8]}_agent")
+        assert stage.processes().create_cgroup(stage.cgroup)
     stage.begin(
         "sh",
         "-c",
@@ -407,13 +412,16 @@ def test_who_is_inside_knows_it_and_does_not_end_itself(stage, how, method):
 
     assert "True\nFalse\n" == stage.log.read_text()
     assert (0, "exit") == (stage.exit()["code"], stage.exit()["cause"])
-    assert stage.cgroup is None or LocalProcesses().end(stage.claim, Patience(0.1, 1)).proven
+    assert (
+        stage.cgroup is None
+        or LocalProcesses().terminate_all(stage.claim, GracePeriods(0.1, 1)).proven
+    )
 
 
 def test_the_orchestrator_is_outside(stage):
     deploy(stage, ["plain"])
 
-    assert not stage.processes().is_inside(stage.claim)
+    assert not stage.processes().includes_self(stage.claim)
 
 
 def test_the_supervisor_become_unwinder_is_outside_and_ends_the_rest(stage):
@@ -422,9 +430,10 @@ def test_the_supervisor_become_unwinder_is_outside_and_ends_the_rest(stage):
     script = (
         "import os, sys; sys.path.insert(0, sys.argv[1]);"
         "from orchestrator_core.system.processes import *; local = LocalProcesses();"
-        "claim = Claim(sys.argv[2], supervisor=local.identify(os.getpid()), exit_file=sys.argv[3]);"
-        "end = local.end(claim, Patience(0.2, 2));"
-        "print(local.is_inside(claim), end.method, end.proven, end.ended,"
+        "claim = OwnershipSelector(sys.argv[2], supervisor=local.identify(os.getpid()),"
+        " exit_file=sys.argv[3]);"
+        "end = local.terminate_all(claim, GracePeriods(0.2, 2));"
+        "print(local.includes_self(claim), end.method, end.proven, end.signalled,"
         " file=open(sys.argv[4], 'w'))"
     )
     heir = [sys.executable, "-c", script, str(Path.cwd()), stage.cookie, f"{stage.run}/exit"]
@@ -457,11 +466,11 @@ def test_a_supervisor_of_which_only_the_cookie_is_known_is_found(stage):
         stage._start()
     finally:
         del os.environ["ORCHESTRATOR_COOKIE"]
-    claim = Claim(stage.cookie, exit_file=stage.claim.exit_file)
+    claim = OwnershipSelector(stage.cookie, exit_file=stage.claim.exit_file)
 
-    ending = LocalProcesses().end(claim, stage.patience)
+    ending = LocalProcesses().terminate_all(claim, stage.patience)
 
-    assert (True, 1) == (ending.proven, ending.ended)
+    assert (True, 1) == (ending.proven, ending.signalled)
     assert -signal.SIGTERM == stage.until_over()
 
 
@@ -469,7 +478,9 @@ def test_without_a_run_directory_nothing_is_claimed_to_be_known(stage):
     stage.deploy("sleep", "60")
     stage.kill_supervisor()
 
-    ending = LocalProcesses().end(Claim(stage.cookie, supervisor=stage.who), stage.patience)
+    ending = LocalProcesses().terminate_all(
+        OwnershipSelector(stage.cookie, supervisor=stage.who), stage.patience
+    )
 
     assert ("scan", False, ()) == (ending.method, ending.proven, ending.survivors)
 
@@ -492,12 +503,12 @@ def test_scanning_covers_the_sessions_and_children_of_the_agent(stage):
     """Seen by the table itself, before anything is ended."""
     stage.sh("echo ready >&9; env -i sleep 60 & exec sleep 60")
     stage.roll.until_ready()
-    agent = ownership.exit_record.read_started(stage.claim.run_dir)
+    agent = ownership.exit_record.read_start_record(stage.claim.run_dir)
     stage.kill_supervisor()
 
-    found = {row.pid for row in ownership.covered(stage.claim)}
+    found = {row.pid for row in ownership.owned_rows(stage.claim)}
 
-    theirs = {row.pid for row in table.rows() if row.sid == agent.pid}
+    theirs = {row.pid for row in table.snapshot() if row.sid == agent.pid}
     assert agent.pid in found
     assert theirs == found
     stage.end()

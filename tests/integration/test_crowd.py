@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator_core.exceptions import LimitReached
-from orchestrator_core.system.processes.protocol import Patience
+from orchestrator_core.system.processes.protocol import GracePeriods
 
 pytestmark = pytest.mark.tmux
 
@@ -179,7 +179,7 @@ def test_twenty_that_finish_by_themselves_at_the_same_time_leave_nothing(scene):
 
 def test_nobody_waits_for_an_end_that_takes_its_time(scene):
     """While an agent that ignores SIGTERM is being ended, others report, deploy and end."""
-    orch = scene.orchestrator(patience=Patience(term_s=20, kill_s=2))
+    orch = scene.orchestrator(patience=GracePeriods(term_s=20, kill_s=2))
     task = orch.create_task("tried")
     # It leaves when it is told, not when it is asked.
     script = f"trap '' TERM HUP; echo deaf; read go < {scene.gate('go')}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core.system.processes import Patience
+from orchestrator_core.system.processes import GracePeriods
 
 LONG_S = 20
 
@@ -26,7 +26,7 @@ def test_nothing_runs_while_the_deployer_holds_the_lock(stage):
 
     seen = stage.processes().watch(stage.who, timeout_s=0.3, fd=stage.news)
 
-    assert (False, False) == (seen.gone, seen.news)
+    assert (False, False) == (seen.exited, seen.readable)
     assert b"" == stage.log.read_bytes()
     assert (stage.run / "launch").exists()
 
@@ -463,13 +463,13 @@ def test_before_its_deadline_an_agent_ends_as_ever(stage):
 )
 def test_an_agent_that_signals_its_parent_achieves_nothing(stage, signum):
     """USR1 without a request, HUP with the terminal alive, and all that mean nothing to us."""
-    stage.patience = Patience(term_s=0.02, kill_s=3, linger_s=0.02)
+    stage.patience = GracePeriods(term_s=0.02, kill_s=3, linger_s=0.02)
     stage.sh("echo ready >&9; exec sleep 60", terminal=True)
     stage.roll.until_ready()
 
     stage.signal(signum)
 
-    assert not stage.processes().watch(stage.who, timeout_s=0.15).gone
+    assert not stage.processes().watch(stage.who, timeout_s=0.15).exited
     assert ["agent"] == stage.roll.alive()
     assert not (stage.run / "exit").exists()
 

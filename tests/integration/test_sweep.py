@@ -102,7 +102,7 @@ def lost_with_the_machine(scene, orch, task):
 
 def stuck(scene, orch, task):
     agent = orch.deploy(task, scene.spec()).id
-    scene.fake.fail("processes.end", CouldNotAsk("not now"), times=math.inf)
+    scene.fake.fail("processes.terminate_all", CouldNotAsk("not now"), times=math.inf)
     assert not orch.terminate(agent).success
     scene.fake.mend()
     return agent
@@ -407,7 +407,7 @@ def test_what_could_not_be_asked_is_unknown_and_left_alone(trouble, scene, orch,
     if "terminal" in trouble:
         scene.fake.fail("sessions", TerminalError("no answer"), times=math.inf)
     else:
-        scene.fake.fail("processes.marked", CouldNotAsk("no /proc"), times=math.inf)
+        scene.fake.fail("processes.find_tagged", CouldNotAsk("no /proc"), times=math.inf)
 
     report = orch.sweep(reap=True)
 
@@ -468,7 +468,7 @@ def test_an_interrupted_reaping_ends_what_it_has_begun_and_begins_no_more(
 
 def test_one_that_cannot_be_reaped_strands_no_other(scene, orch, task):
     agents = [lost(scene, orch, task) for _ in range(3)]
-    scene.fake.fail("processes.end", CouldNotAsk("not this one"), times=1)
+    scene.fake.fail("processes.terminate_all", CouldNotAsk("not this one"), times=1)
 
     report = orch.sweep(reap=True)
 

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator_core.exceptions import SessionExists, TerminalError
 from orchestrator_core.system.presence import Presence
-from orchestrator_core.system.terminal import Sighting
+from orchestrator_core.system.terminal import SessionState
 from orchestrator_core.system.tmux import TmuxTerminal
 
 pytestmark = pytest.mark.tmux
@@ -47,9 +47,9 @@ def test_every_call_is_one_tmux_process(counting):
     calls.write_text("")
 
     terminal.start("agent_1", owner="c1", argv=RUNS)
-    terminal.look("agent_1", owner="c1")
+    terminal.inspect("agent_1", owner="c1")
     terminal.sessions()
-    terminal.end("agent_1", owner="c1")
+    terminal.kill("agent_1", owner="c1")
 
     asked = [line.split(str(terminal.socket_path) + " ")[1] for line in _lines(calls)]
     assert ["new-session", "list-panes", "list-panes", "if-shell"] == [a.split()[0] for a in asked]
@@ -63,7 +63,7 @@ def test_many_that_have_been_gone_share_one_process(counting):
 
     with ThreadPoolExecutor(8) as pool:
         ends = pool.map(
-            lambda n: terminal.end(f"agent_{n}", owner="c", gone_since=long_gone), range(1, 51)
+            lambda n: terminal.kill(f"agent_{n}", owner="c", absent_since=long_gone), range(1, 51)
         )
     assert {Presence.ABSENT} == set(ends)
 
@@ -85,7 +85,7 @@ def test_ending_one_of_five_leaves_four_and_the_server(terminal):
     """Even the one whose start has started the server."""
     first, *others = [terminal.start(f"agent_{n}", owner=f"c{n}", argv=RUNS) for n in range(1, 6)]
 
-    terminal.end(first.name, owner="c1")
+    terminal.kill(first.name, owner="c1")
 
     assert set(others) == set(terminal.sessions())
 
@@ -132,12 +132,14 @@ def test_of_eight_starters_of_one_name_one_wins(terminal):
         winners = [session for session in pool.map(start, range(8)) if session]
 
     assert 1 == len(winners)
-    assert Sighting(Presence.OURS, winners[0]) == terminal.look("agent_1", owner=winners[0].owner)
+    assert SessionState(Presence.OURS, winners[0]) == terminal.inspect(
+        "agent_1", owner=winners[0].owner
+    )
 
 
 def test_a_server_of_ours_stays_when_its_last_session_ends(terminal, private_tmux):
     session = terminal.start("agent_1", owner="c1", argv=RUNS)
-    terminal.end("agent_1", owner="c1")
+    terminal.kill("agent_1", owner="c1")
 
     assert session.server_pid == private_tmux.pid
     assert "off" == private_tmux.ask("show-options", "-sv", "exit-empty")
@@ -146,8 +148,8 @@ def test_a_server_of_ours_stays_when_its_last_session_ends(terminal, private_tmu
 
 def test_a_server_is_not_started_by_asking(terminal, private_tmux):
     terminal.sessions()
-    terminal.look("agent_1", owner="c1")
-    terminal.end("agent_1", owner="c1")
+    terminal.inspect("agent_1", owner="c1")
+    terminal.kill("agent_1", owner="c1")
 
     assert not private_tmux.socket.exists()
 
@@ -325,7 +327,7 @@ def test_a_pane_somebody_adds_is_not_the_sessions_own(terminal, private_tmux):
     private_tmux.ask("new-window", "-b", "-t", "=agent_1:0", "sleep", "1000")
 
     assert (started,) == terminal.sessions()
-    assert Sighting(Presence.OURS, started) == terminal.look("agent_1", owner="c1")
+    assert SessionState(Presence.OURS, started) == terminal.inspect("agent_1", owner="c1")
 
 
 # --- how ---

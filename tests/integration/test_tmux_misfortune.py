@@ -17,7 +17,7 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.system.paths import SOCKET_PATH_MAX
 from orchestrator_core.system.presence import Presence
-from orchestrator_core.system.terminal import Sighting
+from orchestrator_core.system.terminal import SessionState
 from orchestrator_core.system.tmux import TmuxTerminal
 
 pytestmark = pytest.mark.tmux
@@ -40,10 +40,10 @@ def test_a_stopped_server_costs_each_call_its_timeout_and_no_more(private_tmux):
     try:
         took = [
             _seconds(lambda: terminal.start("agent_2", owner="c2", argv=RUNS)),
-            _seconds(lambda: terminal.end("agent_1", owner="c1")),
+            _seconds(lambda: terminal.kill("agent_1", owner="c1")),
             _seconds(terminal.sessions),
         ]
-        assert Presence.UNKNOWN == terminal.look("agent_1", owner="c1").presence
+        assert Presence.UNKNOWN == terminal.inspect("agent_1", owner="c1").presence
     finally:
         os.kill(pid, signal.SIGCONT)
 
@@ -79,7 +79,7 @@ def test_a_socket_that_was_removed_is_no_server(terminal, private_tmux, killed):
     lost = terminal.start("agent_1", owner="c1", argv=RUNS)
     private_tmux.socket.unlink()
     try:
-        assert Sighting(Presence.ABSENT) == terminal.look("agent_1", owner="c1")
+        assert SessionState(Presence.ABSENT) == terminal.inspect("agent_1", owner="c1")
         found = terminal.start("agent_1", owner="c1", argv=RUNS)
         assert lost.server_pid != found.server_pid
     finally:
@@ -140,7 +140,7 @@ def test_a_listener_that_is_no_tmux_is_an_error_and_not_an_absence(private_tmux)
         listener.listen()
         terminal = TmuxTerminal(private_tmux.socket, timeout_s=0.2)
 
-        assert Presence.UNKNOWN == terminal.look("agent_1", owner="c1").presence
+        assert Presence.UNKNOWN == terminal.inspect("agent_1", owner="c1").presence
         with pytest.raises(TerminalError):
             terminal.sessions()
     private_tmux.socket.unlink()
@@ -162,7 +162,7 @@ def test_without_tmux_it_says_how_to_get_one(monkeypatch, short_tmp):
         terminal.check()
 
     assert "install tmux" in unavailable.value.hint
-    assert Presence.UNKNOWN == terminal.look("agent_1", owner="c1").presence
+    assert Presence.UNKNOWN == terminal.inspect("agent_1", owner="c1").presence
 
 
 @pytest.mark.parametrize("named", ["missing", "plain", "directory"])
@@ -207,7 +207,7 @@ def test_an_old_tmux_is_told_by_any_call(short_tmp):
 
     with pytest.raises(TerminalUnavailable, match=r"3\.0a.*3\.2 or newer"):
         terminal.start("agent_1", owner="c1", argv=RUNS)
-    assert "3.2 or newer" in terminal.look("agent_1", owner="c1").why
+    assert "3.2 or newer" in terminal.inspect("agent_1", owner="c1").why
 
 
 def test_a_server_that_goes_away_while_asked_is_asked_once_more(short_tmp, private_tmux):
@@ -247,7 +247,7 @@ def test_on_the_default_server_sessions_live_and_end_as_anywhere(default):
     session = default.start("agent_1", owner="c1", argv=RUNS)
 
     assert (session,) == default.sessions()
-    assert Presence.OURS == default.end("agent_1", owner="c1")
+    assert Presence.OURS == default.kill("agent_1", owner="c1")
     assert () == default.sessions()
 
 
@@ -266,7 +266,7 @@ def test_a_configuration_that_keeps_dead_panes_does_not_keep_ours(default):
 
     os.kill(session.pane_pid, signal.SIGKILL)
 
-    assert _soon(lambda: Presence.ABSENT == default.look("agent_1", owner="c1").presence)
+    assert _soon(lambda: Presence.ABSENT == default.inspect("agent_1", owner="c1").presence)
 
 
 # --- how ---

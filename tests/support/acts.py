@@ -7,9 +7,9 @@ import os
 from orchestrator_core import AgentSpec, Orchestrator
 from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.model.limits import Limits
-from orchestrator_core.system.processes.protocol import Patience
+from orchestrator_core.system.processes.protocol import GracePeriods
 
-PATIENCE = Patience(term_s=0.5, kill_s=2.0, linger_s=0.3)
+PATIENCE = GracePeriods(term_s=0.5, kill_s=2.0, linger_s=0.3)
 
 
 def opened(root, *, recover=False, limits=None, **how):

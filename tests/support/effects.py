@@ -32,8 +32,8 @@ _CALLS = {
 
 #: What an orchestrator asks of a fake world that changes it, or asks who is alive.
 _FAKE_CALLS = {
-    *("start", "end", "look", "sessions"),
-    *("processes.end", "processes.signal", "processes.identify", "processes.is_alive"),
+    *("start", "kill", "inspect", "sessions"),
+    *("processes.terminate_all", "processes.signal", "processes.identify", "processes.is_alive"),
 }
 
 

@@ -22,7 +22,7 @@ from orchestrator_core import AgentSpec, DeploymentError, Orchestrator, WaitTime
 from orchestrator_core.aio import AsyncOrchestrator
 from orchestrator_core.exceptions import InvalidInput, TerminalError
 from orchestrator_core.saga import Observer
-from orchestrator_core.system.processes.protocol import Seen
+from orchestrator_core.system.processes.protocol import WatchResult
 from orchestrator_core.testing import Exits, Scene, leaks
 
 TOP = Path(__file__).parents[2]
@@ -192,7 +192,7 @@ class Halts(Observer):
             poll.register(fd, select.POLLIN)
             news = bool(poll.poll(timeout_s * 1000))
             self.left += 1
-            return Seen(news=news)
+            return WatchResult(readable=news)
 
         self._scene.terminal.processes.watch = watch
 
@@ -285,7 +285,7 @@ def test_a_cancelled_deployment_that_cannot_be_undone_says_what_is_left(backend,
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(deploy)
             await halts.until_here()
-            scene.terminal.fail("end", TerminalError("no"), times=1000)
+            scene.terminal.fail("kill", TerminalError("no"), times=1000)
             tasks.cancel_scope.cancel()
             halts.go.set()
 

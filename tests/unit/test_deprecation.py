@@ -8,6 +8,7 @@ import types
 import pytest
 
 from orchestrator_core.system.deprecation import renamed, renamed_attributes, renamed_keyword
+from orchestrator_core.testing import FakeTerminal
 
 
 @pytest.fixture
@@ -61,3 +62,25 @@ def test_an_old_keyword_is_passed_as_the_new_one_and_warns_where_it_is_used():
 
     assert (2, [__file__]) == (taken, [each.filename for each in seen])
     assert 4 == Thing().take(count=4)
+
+
+def test_an_old_method_of_the_fake_is_the_new_one_and_warns():
+    fake = FakeTerminal()
+
+    with pytest.warns(DeprecationWarning, match=r"is now FakeTerminal\.inspect") as seen:
+        look = fake.look
+    with pytest.warns(DeprecationWarning, match=r"is now FakeProcesses\.find_tagged"):
+        marked = fake.processes.marked
+
+    assert (fake.inspect, fake.processes.find_tagged) == (look, marked)
+    assert [__file__] == [each.filename for each in seen]
+
+
+def test_the_fake_fails_a_call_by_its_old_name():
+    fake = FakeTerminal()
+
+    with pytest.warns(DeprecationWarning, match="the call 'end' is now 'kill'"):
+        fake.fail("end", KeyError)
+
+    with pytest.raises(KeyError):
+        fake.kill("agent_1", owner="c1")

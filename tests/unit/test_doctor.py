@@ -1120,7 +1120,7 @@ def test_here_a_subreaper_can_be_had():
 def test_what_contains_agents_is_told(tmp_path, monkeypatch, asked, has_cgroup, verdict, said):
     monkeypatch.setattr(machine, "_IS_LINUX", True)
     place = str(tmp_path / "oc_doctor") if has_cgroup else None
-    monkeypatch.setattr(machine.cgroups, "place", lambda _: place)
+    monkeypatch.setattr(machine.cgroups, "path_for", lambda _: place)
 
     answer = machine.containment(subject(None, env={"ORCHESTRATOR_CONTAINMENT": asked}))
 
@@ -1194,7 +1194,7 @@ def test_little_room_for_processes_is_told(monkeypatch, left, verdict, said):
     monkeypatch.setattr(
         resource_limits.proc, "read", lambda path: threads.get(int(path.split("/")[2]), b"")
     )
-    monkeypatch.setattr(resource_limits.cgroups, "own_directory", lambda: None)
+    monkeypatch.setattr(resource_limits.cgroups, "current_cgroup", lambda: None)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (7 + left, 7 + left))
 
     answer = resource_limits.processes(subject(None))
@@ -1208,7 +1208,7 @@ def test_little_room_for_processes_is_told(monkeypatch, left, verdict, said):
 def test_a_control_group_that_is_nearly_full_is_told(monkeypatch, tmp_path):
     (tmp_path / "pids.max").write_text("100\n")
     (tmp_path / "pids.current").write_text("99\n")
-    monkeypatch.setattr(resource_limits.cgroups, "own_directory", lambda: tmp_path)
+    monkeypatch.setattr(resource_limits.cgroups, "current_cgroup", lambda: tmp_path)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
 
     answer = resource_limits.processes(subject(None))

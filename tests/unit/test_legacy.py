@@ -15,7 +15,12 @@ from orchestrator_core.reconcile.legacy.agent import legacy_agents, report_of
 from orchestrator_core.reconcile.legacy.proof import _differs_in_any_timezone, _matches_start
 from orchestrator_core.reconcile.legacy.server_protocol import match_format, parse
 from orchestrator_core.system.clock import parse_timestamp
-from orchestrator_core.system.processes import Claim, LocalProcesses, Patience, open_files
+from orchestrator_core.system.processes import (
+    GracePeriods,
+    LocalProcesses,
+    OwnershipSelector,
+    open_files,
+)
 from orchestrator_core.system.processes.protocol import FileId
 
 LINE = "4242:$3:1760000000:%{pane}:{pid}:{name}:/tmp/tmux-0/default"
@@ -193,29 +198,29 @@ def file_id(path):
 def test_who_writes_a_file_who_reads_it_and_whose_input_it_is(held):
     path, pids = held
     processes = LocalProcesses()
-    found = {holder.who.pid: holder for holder in processes.holders({file_id(path)})}
+    found = {holder.process.pid: holder for holder in processes.find_open_files({file_id(path)})}
     assert set(pids.values()) == set(found)
     assert {"writes": (True, False), "reads": (False, False), "input": (False, True)} == {
         name: (found[pid].writes, found[pid].is_input) for name, pid in pids.items()
     }
     us = processes.identify(os.getpid())
-    assert all(us in holder.above for holder in found.values())
-    assert all(processes.age_s(holder.who) < 60 for holder in found.values())
-    assert Path.cwd() == processes.directory(found[pids["reads"]].who)
+    assert all(us in holder.ancestors for holder in found.values())
+    assert all(processes.age_s(holder.process) < 60 for holder in found.values())
+    assert Path.cwd() == processes.cwd_of(found[pids["reads"]].process)
 
 
 def test_a_file_that_was_moved_is_the_same_and_one_of_its_name_is_not(held):
     path, _ = held
     moved = path.rename(path.with_name("moved"))
     path.touch()
-    assert () == LocalProcesses().holders({file_id(path)})
-    assert 3 == len(LocalProcesses().holders({file_id(moved)}))
-    assert () == LocalProcesses().holders(set())
+    assert () == LocalProcesses().find_open_files({file_id(path)})
+    assert 3 == len(LocalProcesses().find_open_files({file_id(moved)}))
+    assert () == LocalProcesses().find_open_files(set())
 
 
 def test_without_proc_the_same_processes_are_found(held):
     path, pids = held
-    found = {holder.who.pid for holder in open_files._by_psutil({file_id(path)})}
+    found = {holder.process.pid for holder in open_files._by_psutil({file_id(path)})}
     assert set(pids.values()) == found
 
 
@@ -232,9 +237,9 @@ def test_what_one_that_is_known_leaves_behind_in_its_session_goes_with_it(tmp_pa
     )
     ready.read_text()
     processes = LocalProcesses(containment="scan")
-    claim = Claim(cookie="none-of-ours", known=(processes.identify(leader.pid),))
-    assert [leader.pid] == [who.pid for who in processes.covered(claim)]
-    ending = processes.end(claim, Patience(term_s=0.5, kill_s=2))
+    claim = OwnershipSelector(cookie="none-of-ours", extra_roots=(processes.identify(leader.pid),))
+    assert [leader.pid] == [who.pid for who in processes.owned_processes(claim)]
+    ending = processes.terminate_all(claim, GracePeriods(term_s=0.5, kill_s=2))
     leader.wait()
     assert () == ending.survivors
     left = [pid for pid in Path("/proc").glob("[0-9]*") if _session_of(pid) == leader.pid]

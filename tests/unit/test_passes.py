@@ -6,19 +6,19 @@ import time
 import pytest
 
 from orchestrator_core.system import shared_scan
-from orchestrator_core.system.shared_scan import Passes
+from orchestrator_core.system.shared_scan import SharedScan
 
 
 class Looks:
     """Looks at nothing, counted."""
 
     def __init__(self):
-        self.passes = Passes("things")
+        self.passes = SharedScan("things")
         self.number = 0
         self.error = None
 
     def since(self, moment):
-        return self.passes.one(self._look, since=moment)
+        return self.passes.get(self._look, since=moment)
 
     def now(self):
         return self.since(time.monotonic())
@@ -76,17 +76,17 @@ def test_who_is_interrupted_before_its_pass_strands_no_other(looks):
         def __exit__(self, *_):
             raise AssertionError
 
-    turn = looks.passes._turn
-    looks.passes._turn = Interrupted()
+    turn = looks.passes._run_lock
+    looks.passes._run_lock = Interrupted()
     with pytest.raises(KeyboardInterrupt):
         looks.now()
-    looks.passes._turn = turn
+    looks.passes._run_lock = turn
 
     assert 1 == looks.now()
 
 
 def test_a_pass_does_not_serve_late_comers_for_ever(looks, monkeypatch):
-    monkeypatch.setattr(shared_scan, "_STAYS_S", 0.0)
+    monkeypatch.setattr(shared_scan, "_TTL_S", 0.0)
     long_ago = time.monotonic()
 
     assert 1 == looks.now()
@@ -95,7 +95,7 @@ def test_a_pass_does_not_serve_late_comers_for_ever(looks, monkeypatch):
 
 def test_a_child_that_was_forked_in_the_middle_of_a_pass_looks_for_itself(looks):
     """The thread that was looking is not in the child, and would be waited for for ever."""
-    with looks.passes._turn, looks.passes._guard:
+    with looks.passes._run_lock, looks.passes._lock:
         child = os.fork()
         if child == 0:
             os._exit(0 if looks.now() == 1 else 1)

@@ -20,14 +20,14 @@ from orchestrator_core.supervisor import procfs as proc
 from orchestrator_core.supervisor.cgroup import Cgroup
 from orchestrator_core.system.boot import boot_id
 from orchestrator_core.system.processes import (
-    Claim,
+    GracePeriods,
     Identity,
     LocalProcesses,
-    Patience,
+    OwnershipSelector,
     cgroups,
     identity,
     ownership,
-    read_exit,
+    read_exit_record,
     table,
 )
 
@@ -83,7 +83,7 @@ def test_a_zombie_is_dead(local, zombie):
     os.kill(zombie.pid, 0)
 
     assert None is local.identify(zombie.pid)
-    assert zombie.pid not in {row.pid for row in table.rows()}
+    assert zombie.pid not in {row.pid for row in table.snapshot()}
 
 
 def test_a_zombie_known_by_its_identity_is_dead_and_cannot_be_signalled(local):
@@ -110,7 +110,7 @@ def test_the_same_pid_with_another_start_or_boot_is_a_stranger(local, child, boo
 
     assert not local.is_alive(other)
     assert not local.signal(other, signal.SIGKILL)
-    assert local.watch(other, timeout_s=LONG_S).gone
+    assert local.watch(other, timeout_s=LONG_S).exited
     assert None is child.poll()
 
 
@@ -129,7 +129,7 @@ def test_a_watch_sees_the_end_of_a_process(local, child):
 
     seen = local.watch(who, timeout_s=LONG_S)
 
-    assert (True, False) == (seen.gone, seen.news)
+    assert (True, False) == (seen.exited, seen.readable)
 
 
 def test_a_watch_sees_news_before_the_end(local, child):
@@ -138,7 +138,7 @@ def test_a_watch_sees_news_before_the_end(local, child):
 
     seen = local.watch(local.identify(child.pid), timeout_s=LONG_S, fd=reader)
 
-    assert (False, True) == (seen.gone, seen.news)
+    assert (False, True) == (seen.exited, seen.readable)
     os.close(writer)
     os.close(reader)
 
@@ -147,7 +147,7 @@ def test_a_watch_sees_that_the_writers_are_gone(local):
     reader, writer = os.pipe()
     os.close(writer)
 
-    assert local.watch(None, timeout_s=LONG_S, fd=reader).news
+    assert local.watch(None, timeout_s=LONG_S, fd=reader).readable
     os.close(reader)
 
 
@@ -157,7 +157,7 @@ def test_a_watch_of_the_dead_still_tells_their_last_news(local, zombie):
 
     seen = local.watch(Identity(boot_id(), zombie.pid, 1), timeout_s=LONG_S, fd=reader)
 
-    assert (True, True) == (seen.gone, seen.news)
+    assert (True, True) == (seen.exited, seen.readable)
     os.close(writer)
     os.close(reader)
 
@@ -167,7 +167,7 @@ def test_a_watch_keeps_its_time(local, child):
 
     seen = local.watch(local.identify(child.pid), timeout_s=0.1)
 
-    assert (False, False) == (seen.gone, seen.news)
+    assert (False, False) == (seen.exited, seen.readable)
     assert 0.09 < time.monotonic() - began < LONG_S
 
 
@@ -279,12 +279,12 @@ def test_what_a_tmux_server_has_just_forked_is_looked_at_once_it_is_somebody(mon
 
 def test_a_lineage_with_a_gap_is_looked_at_again(monkeypatch):
     """An ancestor could not be looked at, just then: who is above it is not forgotten for it."""
-    lineage = ownership._Lineage()
+    lineage = ownership._OwnAncestors()
     whole = [row.pid for row in lineage.rows()]
-    lineage = ownership._Lineage()
+    lineage = ownership._OwnAncestors()
     with monkeypatch.context() as patched:
-        real = table.row
-        patched.setattr(table, "row", lambda pid: real(pid) if pid == os.getpid() else None)
+        real = table.get
+        patched.setattr(table, "get", lambda pid: real(pid) if pid == os.getpid() else None)
         assert [os.getpid()] == [row.pid for row in lineage.rows()]
 
     assert whole == [row.pid for row in lineage.rows()]
@@ -294,7 +294,7 @@ def test_a_pass_that_does_not_even_show_ourselves_is_none(monkeypatch):
     """Out of descriptors, /proc seems empty."""
     monkeypatch.setattr(table.proc, "pids", list)
     with pytest.raises(CouldNotAsk, match="ourselves"):
-        table.rows()
+        table.snapshot()
 
 
 def test_the_dead_are_known_to_be_dead_since_they_were_first_found_so(child):
@@ -393,12 +393,12 @@ def test_a_cgroup_stands_beside_ours_and_never_inside_an_agents(
     }
     monkeypatch.setattr(cgroups.proc, "read", files.__getitem__)
 
-    assert str(base / "oc_3_new") == cgroups.place("oc_3_new")
+    assert str(base / "oc_3_new") == cgroups.path_for("oc_3_new")
 
 
 @pytest.mark.parametrize("name", ["../oc_x", "oc_x/y", "", "other", "oc_x\n", "oc_."])
 def test_a_cgroup_has_a_name_of_ours(name):
-    assert None is cgroups.place(name)
+    assert None is cgroups.path_for(name)
 
 
 @pytest.mark.usefixtures("unmounted")
@@ -406,13 +406,13 @@ def test_without_cgroup_version_2_there_is_none(monkeypatch):
     real = cgroups.proc.read
     monkeypatch.setattr(cgroups.proc, "read", lambda _path: b"")
 
-    assert None is cgroups.place("oc_1_agent")
-    assert not cgroups.is_ours("/sys/fs/cgroup/oc_1_agent")
+    assert None is cgroups.path_for("oc_1_agent")
+    assert not cgroups.is_managed("/sys/fs/cgroup/oc_1_agent")
 
     # It may just have been out of descriptors: it is asked again.
     shown = {"/proc/self/mountinfo": _mountinfo("/", "/sys/fs/cgroup")}
     monkeypatch.setattr(cgroups.proc, "read", lambda path: shown.get(path) or real(path))
-    assert cgroups.is_ours("/sys/fs/cgroup/oc_1_agent")
+    assert cgroups.is_managed("/sys/fs/cgroup/oc_1_agent")
 
 
 # --- choices ----------------------------------------------------------------------------------
@@ -421,7 +421,7 @@ def test_without_cgroup_version_2_there_is_none(monkeypatch):
 def test_the_environment_chooses_the_containment(monkeypatch):
     monkeypatch.setenv("ORCHESTRATOR_CONTAINMENT", "subreaper")
 
-    assert None is LocalProcesses().containment("oc_1_agent")
+    assert None is LocalProcesses().cgroup_path("oc_1_agent")
 
 
 def test_an_unknown_containment_is_refused_with_the_choices():
@@ -435,7 +435,7 @@ def test_an_exit_file_that_tells_nothing_is_none(tmp_path, content):
     if content is not None:
         path.write_text(content)
 
-    assert None is read_exit(path)
+    assert None is read_exit_record(path)
 
 
 def test_importing_processes_does_not_import_psutil_where_there_is_proc():
@@ -477,11 +477,11 @@ def test_an_end_that_cannot_be_read_is_not_taken_for_none(tmp_path):
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
     try:
         with pytest.raises(CouldNotAsk, match="Too many open files"):
-            read_exit(told)
+            read_exit_record(told)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    assert read_exit(told).contained
+    assert read_exit_record(told).contained
 
 
 @pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("told"), None])
@@ -490,14 +490,14 @@ def test_what_an_agent_puts_in_the_place_of_its_end_tells_nothing(tmp_path, put)
     if put is not None:
         put(tmp_path / "exit")
 
-    assert read_exit(tmp_path / "exit") is None
+    assert read_exit_record(tmp_path / "exit") is None
 
 
 def test_where_nobody_could_look_nothing_is_proved(tmp_path, local, out_of_reach):
     """That no supervisor can have been started is seen by its run directory."""
 
     def end(run):
-        claim = Claim("oc_unit_never", exit_file=str(run / "exit"))
-        return local.end(claim, Patience(term_s=0.1, kill_s=0.1))
+        claim = OwnershipSelector("oc_unit_never", exit_file=str(run / "exit"))
+        return local.terminate_all(claim, GracePeriods(term_s=0.1, kill_s=0.1))
 
     assert (True, False) == (end(tmp_path / "gone").proven, end(out_of_reach).proven)

@@ -88,8 +88,10 @@ def test_the_newest_are_found_without_reading_all_that_was_ever_said(
         old.write_text(json.dumps(line) + "\n")
         os.utime(old, (1_600_000_000, 1_600_000_000))
     read = []
-    original = reported.read_kept
-    monkeypatch.setattr(reported, "read_kept", lambda path: read.append(path) or original(path))
+    original = reported.read_maybe_gzipped
+    monkeypatch.setattr(
+        reported, "read_maybe_gzipped", lambda path: read.append(path) or original(path)
+    )
 
     found = orch.read_findings(task_id=task, last=3)
 

@@ -23,7 +23,7 @@ import attrs
 import msgspec
 
 import orchestrator_core
-from orchestrator_core import AgentSpec, DeploymentError, Orchestrator, Patience
+from orchestrator_core import AgentSpec, DeploymentError, GracePeriods, Orchestrator
 from orchestrator_core.cli.demo import leftovers, socket_of
 from orchestrator_core.cli.demo.drawing import Row
 from orchestrator_core.cli.demo.programs import ENV_READY
@@ -55,7 +55,9 @@ class Play:
         self.directory = directory
         self.paper = paper
         self.witness = _Witness()
-        self.orch = Orchestrator(self.root, observer=self.witness, patience=Patience(term_s=1.0))
+        self.orch = Orchestrator(
+            self.root, observer=self.witness, patience=GracePeriods(term_s=1.0)
+        )
         self.ends: dict[str, dict[str, Any]] = {}
         self.most: dict[str, int] = {}
 

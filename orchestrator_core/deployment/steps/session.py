@@ -11,11 +11,11 @@ from orchestrator_core.deployment.steps.base import DeploymentStep, task_and_age
 from orchestrator_core.exceptions import Survivors
 from orchestrator_core.model import ids
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
-from orchestrator_core.system.processes.protocol import Claim, Identity
+from orchestrator_core.system.processes.protocol import Identity, OwnershipSelector
 
 if TYPE_CHECKING:
     from orchestrator_core.saga import Context
-    from orchestrator_core.system.processes.protocol import Ending
+    from orchestrator_core.system.processes.protocol import TerminationResult
 
 
 @receipt("spawn_tmux")
@@ -30,9 +30,9 @@ class SessionReceipt:
     supervisor: Identity | None = None  #: Known once it is there; the names find it without.
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> OwnershipSelector:
         """What may be ended as ours."""
-        return Claim(
+        return OwnershipSelector(
             cookie=self.cookie,
             supervisor=self.supervisor,
             cgroup=self.cgroup,
@@ -53,13 +53,13 @@ class SpawnTmux(DeploymentStep):
             session=ids.session_name(ctx.saga_id),
             cookie=cookie,
             exit_file=f"{self.context.layout.run_dir(*task_and_agent(ctx))}/exit",
-            cgroup=self.context.processes.containment(cgroup),
+            cgroup=self.context.processes.cgroup_path(cgroup),
         )
 
     def do(self, receipt: SessionReceipt) -> SessionReceipt:
         """Start it: one call, under a name that no other saga can hold."""
         if receipt.cgroup is not None:
-            self.context.processes.make_containment(receipt.cgroup)
+            self.context.processes.create_cgroup(receipt.cgroup)
         session = self.context.terminal.start(
             receipt.session,
             owner=receipt.cookie,
@@ -70,10 +70,10 @@ class SpawnTmux(DeploymentStep):
     def undo(self, receipt: SessionReceipt, _why: Unwind) -> Outcome:
         """End every process of the agent, then its session, and prove it."""
         claim = self._claim(receipt)
-        ending = self.context.processes.end(claim, self.context.patience)
+        ending = self.context.processes.terminate_all(claim, self.context.patience)
         # Processes first: they could be ended even if tmux hangs, and raises here.
-        found = self.context.terminal.end(
-            receipt.session, owner=receipt.cookie, gone_since=ending.dead_since
+        found = self.context.terminal.kill(
+            receipt.session, owner=receipt.cookie, absent_since=ending.dead_since
         )
         if ending.survivors:
             names = [f"{one.pid} ({one.name})" for one in ending.survivors]
@@ -84,15 +84,15 @@ class SpawnTmux(DeploymentStep):
             )
         if found is Presence.FOREIGN:
             return Outcome.left(session="foreign", **_facts(ending))
-        was_there = found is Presence.OURS or ending.ended > 0 or claim.supervisor is not None
+        was_there = found is Presence.OURS or ending.signalled > 0 or claim.supervisor is not None
         facts = {"session": found.value, **_facts(ending)}
         return Outcome.undone(**facts) if was_there else Outcome.absent(**facts)
 
-    def _claim(self, receipt: SessionReceipt) -> Claim:
+    def _claim(self, receipt: SessionReceipt) -> OwnershipSelector:
         # A crash may have come before the pid was known; the name still finds it.
         if receipt.supervisor is not None:
             return receipt.claim
-        sighting = self.context.terminal.look(receipt.session, owner=receipt.cookie)
+        sighting = self.context.terminal.inspect(receipt.session, owner=receipt.cookie)
         if sighting.presence is not Presence.OURS or sighting.session is None:
             return receipt.claim
         found = self.context.processes.identify(sighting.session.pane_pid)
@@ -100,13 +100,13 @@ class SpawnTmux(DeploymentStep):
 
     def probe(self, receipt: SessionReceipt) -> Presence:
         """Look for the session."""
-        return self.context.terminal.look(receipt.session, owner=receipt.cookie).presence
+        return self.context.terminal.inspect(receipt.session, owner=receipt.cookie).presence
 
 
-def _facts(ending: Ending) -> dict[str, Any]:
+def _facts(ending: TerminationResult) -> dict[str, Any]:
     return {
         "method": ending.method,
         "proven": ending.proven,
-        "processes_ended": ending.ended,
+        "processes_ended": ending.signalled,
         "forced": ending.forced,
     }

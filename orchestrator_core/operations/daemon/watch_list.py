@@ -25,8 +25,8 @@ from orchestrator_core.saga import State
 from orchestrator_core.saga.receipts import name_of
 from orchestrator_core.saga.store import SUFFIX, JournalStore
 from orchestrator_core.system import locks
-from orchestrator_core.system.processes.exit_record import read_exit
-from orchestrator_core.system.processes.identity import held
+from orchestrator_core.system.processes.exit_record import read_exit_record
+from orchestrator_core.system.processes.identity import open_handle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,7 +105,7 @@ class Roster:
         if receipt.supervisor is None:
             return Seen.DUE
         with contextlib.ExitStack() as stack:
-            handle = stack.enter_context(held(receipt.supervisor))
+            handle = stack.enter_context(open_handle(receipt.supervisor))
             if handle is None:
                 return Seen.DUE
             deadline = deadlines.monotonic_deadline(history.labels)
@@ -174,7 +174,7 @@ class Roster:
 def _seen(watched: Watched) -> Seen:
     """Say what a living supervisor has to say: it may have called us for its relief."""
     try:
-        witnessed = read_exit(watched.exit_file)
+        witnessed = read_exit_record(watched.exit_file)
     except CouldNotAsk:
         return Seen.ALIVE  # Who gets no relief helps itself.
     return Seen.DUE if witnessed is not None and witnessed.contained else Seen.ALIVE

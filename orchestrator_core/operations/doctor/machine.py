@@ -125,7 +125,7 @@ def containment(environment: Environment) -> Check:
     """Report what will contain agents, and how far their end can be proved."""
     choice = environment.env.get("ORCHESTRATOR_CONTAINMENT") or "auto"
     try:
-        path = LocalProcesses(containment=choice).containment("oc_doctor")
+        path = LocalProcesses(containment=choice).cgroup_path("oc_doctor")
     except InvalidInput as error:
         return failed(str(error), "unset ORCHESTRATOR_CONTAINMENT")
     found = f"asked for {choice}: "
@@ -156,7 +156,7 @@ def _can_kill(base: Path) -> bool:
 
 
 def _why_no_cgroup() -> str:
-    own = cgroups.own_directory()
+    own = cgroups.current_cgroup()
     if own is None:
         return "there are no cgroups of version 2 here"
     if not os.access(own, os.W_OK):

@@ -96,7 +96,7 @@ def _threads(pid: int) -> int:
 
 
 def _group_processes() -> Check:
-    own = cgroups.own_directory()
+    own = cgroups.current_cgroup()
     limit = proc.read(f"{own}/pids.max").strip() if own is not None else b""
     if not limit.isdigit():
         return ok("no limit for this control group")

@@ -9,7 +9,7 @@ from orchestrator_core.exceptions import TerminalError
 from orchestrator_core.reconcile.legacy import server_protocol as server
 from orchestrator_core.saga import Presence
 from orchestrator_core.system.terminal import check_name
-from orchestrator_core.system.tmux import NOTHING_THERE, TmuxTerminal, Trouble, kill_if
+from orchestrator_core.system.tmux import ABSENT_ERRORS, TmuxError, TmuxTerminal, kill_if
 
 if TYPE_CHECKING:
     from orchestrator_core.reconcile.legacy.server_protocol import LegacySession
@@ -27,20 +27,20 @@ class DefaultServer:
 
     def sessions(self) -> tuple[LegacySession, ...]:
         """Return all of its sessions, by one call; none if it does not run."""
-        reply = self._at(None).ask("list-panes", "-a", "-F", server.LISTING)
+        reply = self._at(None).run("list-panes", "-a", "-F", server.LISTING)
         if reply.returncode == 0:
             return server.parse(reply.stdout)
-        if Trouble.of(reply) in NOTHING_THERE:
+        if TmuxError.classify(reply) in ABSENT_ERRORS:
             return ()
         raise _refusal("list the sessions of", reply.stderr)
 
     def end(self, session: LegacySession) -> Presence:
         """End exactly this session; the server itself compares and kills."""
         ours = server.match_format(session)
-        reply = self._at(session.socket).ask(*kill_if(check_name(session.name), ours))
+        reply = self._at(session.socket).run(*kill_if(check_name(session.name), ours))
         with contextlib.suppress(ValueError, IndexError):
             return Presence(reply.stdout[-1])
-        if Trouble.of(reply) in NOTHING_THERE:
+        if TmuxError.classify(reply) in ABSENT_ERRORS:
             return Presence.ABSENT
         raise _refusal(f"end session {session.name!r} on", reply.stderr)
 

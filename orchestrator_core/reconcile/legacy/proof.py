@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.reconcile.legacy.agent import LegacyAgent
     from orchestrator_core.reconcile.legacy.server_protocol import LegacySession
-    from orchestrator_core.system.processes.protocol import Holder, Identity, Processes
+    from orchestrator_core.system.processes.protocol import Identity, OpenFile, Processes
 
 _BIRTH_S = 60.0  #: From a session's start to its agent's record, at most.
 _ZONE_S = 900.0  #: Time zones differ by multiples of this; the records have none.
@@ -75,13 +75,13 @@ def inspect_all(context: RootContext, agents: Sequence[LegacyAgent]) -> dict[str
     return {agent.id: look.standing(agent) for agent in agents}
 
 
-def writers_of(processes: Processes, logs: Iterable[Path], born: float | None) -> list[Holder]:
+def writers_of(processes: Processes, logs: Iterable[Path], born: float | None) -> list[OpenFile]:
     """Return who writes one of *logs* and was started when its agent was."""
     files = set(_files(logs))
     return [
         holder
-        for holder in processes.holders(files)
-        if holder.writes and _matches_start(_started_at(processes, holder.who), born)
+        for holder in processes.find_open_files(files)
+        if holder.writes and _matches_start(_started_at(processes, holder.process), born)
     ]
 
 
@@ -94,7 +94,7 @@ class _LegacySnapshot:
         self._logs = {agent.id: set(_files(agent.logs)) for agent in agents}
         self._prompts = {agent.id: set(_files([agent.files.prompt])) for agent in agents}
         every = set().union(*self._logs.values(), *self._prompts.values())
-        self._holders = context.processes.holders(every)
+        self._holders = context.processes.find_open_files(every)
 
     def standing(self, agent: LegacyAgent) -> LegacyStatus:
         """Return how one agent stands."""
@@ -139,16 +139,18 @@ class _LegacySnapshot:
             if not _is_in(holder, pane):
                 continue
             if holder.writes and holder.file in self._logs[agent.id]:
-                return f"process {holder.who.pid} ({holder.name}) in it writes the agent's log"
+                return f"process {holder.process.pid} ({holder.name}) in it writes the agent's log"
             if holder.is_input and holder.file in self._prompts[agent.id]:
-                return f"process {holder.who.pid} ({holder.name}) in it reads the agent's prompt"
+                return (
+                    f"process {holder.process.pid} ({holder.name}) in it reads the agent's prompt"
+                )
         return ""
 
     def _start_time_proof(self, agent: LegacyAgent, session: LegacySession, pane: Identity) -> str:
         births = (session.created, _started_at(self._processes, pane))
         if not all(_matches_start(birth, agent.started_at) for birth in births):
             return ""
-        directory = self._processes.directory(pane)
+        directory = self._processes.cwd_of(pane)
         if directory is None or not any(map(directory.is_relative_to, agent.places)):
             return ""
         return f"it was made when the agent was started, and works in {directory}"
@@ -170,17 +172,17 @@ class _LegacySnapshot:
             holder
             for holder in using
             if holder.writes
-            and _matches_start(_started_at(self._processes, holder.who), agent.started_at)
+            and _matches_start(_started_at(self._processes, holder.process), agent.started_at)
         ]
         if not born:
             first = using[0]
             return LegacyStatus(
                 life=LegacyState.UNKNOWN,
                 proofs=(recorded,),
-                why=f"process {first.who.pid} ({first.name}) has a file of {agent.id} open, "
+                why=f"process {first.process.pid} ({first.name}) has a file of {agent.id} open, "
                 "and nothing else says that it is the agent's",
             )
-        writer = f"process {born[0].who.pid} ({born[0].name})"
+        writer = f"process {born[0].process.pid} ({born[0].name})"
         return LegacyStatus(
             life=LegacyState.ALIVE,
             proofs=(
@@ -191,17 +193,17 @@ class _LegacySnapshot:
         )
 
 
-def roots_of(writers: Iterable[Holder]) -> tuple[Identity, ...]:
+def roots_of(writers: Iterable[OpenFile]) -> tuple[Identity, ...]:
     """Return the writers of a log, and who leads their POSIX sessions, where he is above them."""
     found: dict[Identity, None] = {}
     for writer in writers:
-        leaders = (who for who in writer.above if who.pid == writer.sid)
-        found.update(dict.fromkeys((*leaders, writer.who)))
+        leaders = (who for who in writer.ancestors if who.pid == writer.sid)
+        found.update(dict.fromkeys((*leaders, writer.process)))
     return tuple(found)
 
 
-def _is_in(holder: Holder, pane: Identity) -> bool:
-    return pane in (holder.who, *holder.above) or holder.sid == pane.pid
+def _is_in(holder: OpenFile, pane: Identity) -> bool:
+    return pane in (holder.process, *holder.ancestors) or holder.sid == pane.pid
 
 
 def _files(paths: Iterable[Path]) -> Iterable[FileId]:

@@ -24,14 +24,14 @@ from orchestrator_core.model import ids
 from orchestrator_core.reconcile.legacy.proof import roots_of, writers_of
 from orchestrator_core.reconcile.legacy.server_protocol import LegacySession  # noqa: TC001 - msgspec reads it
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
-from orchestrator_core.system.processes.protocol import Claim, Identity
+from orchestrator_core.system.processes.protocol import Identity, OwnershipSelector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.saga import Context
-    from orchestrator_core.system.processes.protocol import Ending
+    from orchestrator_core.system.processes.protocol import TerminationResult
 
 
 @receipt("legacy_session")
@@ -60,9 +60,9 @@ class LegacySessionReceipt:
         return
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> OwnershipSelector:
         """What would be ended: for asking whether we are part of it."""
-        return Claim(cookie=self.cookie, known=self.roots)
+        return OwnershipSelector(cookie=self.cookie, extra_roots=self.roots)
 
 
 @attrs.frozen
@@ -87,14 +87,14 @@ class EndLegacySession:
     def undo(self, receipt: LegacySessionReceipt, _why: Unwind) -> Outcome:
         """End every process of the agent, then its session."""
         processes = self.context.processes
-        if processes.is_inside(receipt.claim):
+        if processes.includes_self(receipt.claim):
             raise Survivors("we are part of what is to be ended", leaked=[receipt.session])
         writers = writers_of(processes, map(Path, receipt.logs), receipt.born)
         roots = dict.fromkeys((*filter(processes.is_alive, receipt.roots), *roots_of(writers)))
-        every = processes.covered(self._claim(receipt, roots))
-        ended = self._end_the_agent(receipt, every, {*roots, *(one.who for one in writers)})
+        every = processes.owned_processes(self._claim(receipt, roots))
+        ended = self._end_the_agent(receipt, every, {*roots, *(one.process for one in writers)})
         found = self._end_session(receipt)
-        ending = processes.end(self._claim(receipt, every), self.context.patience)
+        ending = processes.terminate_all(self._claim(receipt, every), self.context.patience)
         if ending.survivors:
             names = [f"{one.pid} ({one.name})" for one in ending.survivors]
             raise Survivors(f"still alive after SIGKILL: {', '.join(names)}", leaked=names)
@@ -112,12 +112,14 @@ class EndLegacySession:
 
     def _end_the_agent(
         self, receipt: LegacySessionReceipt, every: Iterable[Identity], last: set[Identity]
-    ) -> Ending | None:
+    ) -> TerminationResult | None:
         """End all but *last*, and give those that write the log the time to write its end."""
         first = [who for who in every if who not in last]
         if not first:
             return None
-        ending = self.context.processes.end(self._claim(receipt, first), self.context.patience)
+        ending = self.context.processes.terminate_all(
+            self._claim(receipt, first), self.context.patience
+        )
         until = time.monotonic() + self.context.patience.linger_s
         for who in last:
             left_s = max(0.0, until - time.monotonic())
@@ -129,8 +131,8 @@ class EndLegacySession:
             return Presence.ABSENT
         return self.context.legacy_server.end(receipt.seen)
 
-    def _claim(self, receipt: LegacySessionReceipt, known: Iterable[Identity]) -> Claim:
-        return Claim(cookie=receipt.cookie, known=tuple(known))
+    def _claim(self, receipt: LegacySessionReceipt, known: Iterable[Identity]) -> OwnershipSelector:
+        return OwnershipSelector(cookie=receipt.cookie, extra_roots=tuple(known))
 
     def _is_of_another_boot(self, receipt: LegacySessionReceipt) -> bool:
         """Tell whether the machine has been started anew since: nothing outlives that."""

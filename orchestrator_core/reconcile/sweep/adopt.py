@@ -118,7 +118,7 @@ def _session_of(context: RootContext, agent_id: str) -> SessionReceipt:
         session=ids.session_name(agent_id),
         cookie=ids.process_cookie(context.root_id, agent_id),
         exit_file=None,
-        cgroup=context.processes.containment(ids.cgroup_name(context.root_id, agent_id)),
+        cgroup=context.processes.cgroup_path(ids.cgroup_name(context.root_id, agent_id)),
     )
 
 

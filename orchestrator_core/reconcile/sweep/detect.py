@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from orchestrator_core.reconcile.sweep.saga_snapshot import Seen
     from orchestrator_core.reconcile.sweep.snapshot import Look
     from orchestrator_core.registry.snapshot_cache import RegistrySnapshot
-    from orchestrator_core.system.processes.protocol import Exit
+    from orchestrator_core.system.processes.protocol import ExitRecord
 
 
 @attrs.frozen(kw_only=True)
@@ -131,7 +131,7 @@ def _dead(seen: Seen, look: Look) -> Candidate:
     )
 
 
-def _told(witnessed: Exit) -> str:
+def _told(witnessed: ExitRecord) -> str:
     if witnessed.error:
         return f"it never ran: {witnessed.error}"
     if witnessed.signal is not None:
@@ -159,7 +159,7 @@ def _how_lost(seen: Seen, look: Look) -> str:
         gone = ["its session and its supervisor are gone"]
     left = [one for one in look.processes or () if one.cookie == receipt.cookie]
     if left:
-        shown = ", ".join(f"{one.who.pid} ({one.name})" for one in left[:5])
+        shown = ", ".join(f"{one.identity.pid} ({one.name})" for one in left[:5])
         gone.append(f"{len(left)} of its processes live on: {shown}")
     return "; ".join(gone)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from orchestrator_core.reconcile.sweep.named_files import Trace
     from orchestrator_core.reconcile.sweep.snapshot import Look
-    from orchestrator_core.system.processes.protocol import Marked
+    from orchestrator_core.system.processes.protocol import TaggedProcess
     from orchestrator_core.system.terminal import Session
 
     IsStray = Callable[[str | None], TypeGuard[str]]
@@ -102,7 +102,7 @@ def old_records(look: Look) -> dict[str, LegacyRecord]:
     return found
 
 
-def _is_server(marked: Marked) -> bool:
+def _is_server(marked: TaggedProcess) -> bool:
     """Tell whether it is a tmux server: one that an agent started may host others' sessions."""
     return marked.name.startswith("tmux: server")
 
@@ -162,13 +162,13 @@ def _session(session: Session, agent_id: str, proofs: _Proofs) -> Candidate:
     )
 
 
-def _process(marked: Marked, agent_id: str, proofs: _Proofs) -> Candidate:
+def _process(marked: TaggedProcess, agent_id: str, proofs: _Proofs) -> Candidate:
     cookie = f"its environment has the cookie {marked.cookie}"
     return _stray(
         FindingKind.ORPHAN_PROCESS,
         agent_id,
         proofs.task_of(agent_id),
-        f"process {marked.who.pid} ({marked.name})",
+        f"process {marked.identity.pid} ({marked.name})",
         f"it carries the cookie of {agent_id}, of which no open saga tells",
         [cookie, *proofs.of(agent_id, but="process")],
         ours=is_id(agent_id),

@@ -24,7 +24,7 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.model import deadlines
 from orchestrator_core.saga import State
-from orchestrator_core.system.processes.exit_record import read_exit
+from orchestrator_core.system.processes.exit_record import read_exit_record
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from orchestrator_core.reconcile.legacy.session_step import LegacySessionReceipt
     from orchestrator_core.saga import History
     from orchestrator_core.saga.open_journals import Opened
-    from orchestrator_core.system.processes.protocol import Exit, Identity, Processes
+    from orchestrator_core.system.processes.protocol import ExitRecord, Identity, Processes
 
 
 @attrs.frozen(kw_only=True)
@@ -46,7 +46,7 @@ class Seen:
     unknown: str = ""  #: What could not be asked of it, and why.
     owned: bool = False  #: Somebody alive is at it, deploying or ending it.
     dead: bool = False  #: It is committed, and its supervisor is not alive.
-    witnessed: Exit | None = None  #: How it ended, if its supervisor saw that.
+    witnessed: ExitRecord | None = None  #: How it ended, if its supervisor saw that.
     late: bool = False  #: Its deadline has passed.
     wrote_at: float | None = None  #: When its log last grew, by the time of day.
     age_s: float | None = None  #: Of its supervisor, by a clock that nobody sets.
@@ -111,7 +111,7 @@ def _has_session(seen: Seen, sessions: Collection[str] | None) -> bool:
 def _with_witness(seen: Seen) -> Seen:
     assert seen.session is not None  # noqa: S101 - it has a session, or did
     try:
-        return attrs.evolve(seen, witnessed=read_exit(seen.session.exit_file))
+        return attrs.evolve(seen, witnessed=read_exit_record(seen.session.exit_file))
     except CouldNotAsk as error:
         return attrs.evolve(seen, unknown=str(error))
 
@@ -166,7 +166,7 @@ def _suspicious(
     seen = attrs.evolve(seen, late=deadlines.is_expired(seen.labels), wrote_at=_wrote_at(history))
     if seen.receipt is None or not can_ask or _is_alive(seen.receipt, processes):
         return seen
-    return attrs.evolve(seen, dead=True, witnessed=read_exit(seen.receipt.exit_file))
+    return attrs.evolve(seen, dead=True, witnessed=read_exit_record(seen.receipt.exit_file))
 
 
 def _is_alive(receipt: SessionReceipt | LegacySessionReceipt, processes: Processes) -> bool:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from orchestrator_core.reconcile.sweep.registry_entries import Entered, Records
     from orchestrator_core.reconcile.sweep.saga_snapshot import Seen
     from orchestrator_core.saga import Sagas
-    from orchestrator_core.system.processes.protocol import Marked
+    from orchestrator_core.system.processes.protocol import TaggedProcess
     from orchestrator_core.system.terminal import Session
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Look:
     boot_id: str | None = None
     sagas: Mapping[str, Seen] | None  #: The open ones, by id.
     sessions: tuple[Session, ...] | None = None
-    processes: tuple[Marked, ...] | None = None
+    processes: tuple[TaggedProcess, ...] | None = None
     tasks: Mapping[str, RegistrySnapshot] | None = None  #: Each task's registry.
     living: RegistrySnapshot | None = None  #: The global registry.
     traces: tuple[Trace, ...] | None = None
@@ -134,7 +134,7 @@ class _Looking:
         context = self._context
         sessions = if_asked(Source.SESSIONS, "the sessions", context.terminal.sessions)
         processes = if_asked(
-            Source.PROCESSES, "the processes", lambda: context.processes.marked(self._prefix)
+            Source.PROCESSES, "the processes", lambda: context.processes.find_tagged(self._prefix)
         )
         task_ids = self._ask("the tasks", context.layout.task_ids) if sources else None
         named = if_asked(Source.FILES, "the files", lambda: self._traces(task_ids or []))
@@ -188,7 +188,7 @@ class _Looking:
         return found
 
     def _cgroups(self, opened: Iterable[Seen]) -> list[Trace]:
-        here = self._context.processes.containment(f"{self._prefix}x")
+        here = self._context.processes.cgroup_path(f"{self._prefix}x")
         known = {seen.session.cgroup for seen in opened if seen.session is not None}
         parents = {os.path.dirname(path) for path in (*known, here) if path is not None}  # noqa: PTH120 - strings
         return traces.cgroups(parents, self._prefix)
@@ -214,9 +214,9 @@ class _Looking:
     # --- journals ------------------------------------------------------------------------------
 
     def _sagas(
-        self, processes: Iterable[Marked] | None, sessions: Iterable[Session] | None
+        self, processes: Iterable[TaggedProcess] | None, sessions: Iterable[Session] | None
     ) -> dict[str, Seen]:
-        running = None if processes is None else frozenset(marked.who for marked in processes)
+        running = None if processes is None else frozenset(marked.identity for marked in processes)
         named = None if sessions is None else frozenset(session.name for session in sessions)
         found = journals.read(self._opened, self._context.processes, running, named)
         self._unknown += [seen.unknown for seen in found.values() if seen.unknown]

@@ -8,30 +8,30 @@ machine. Below it: :mod:`.identity` (who is it), :mod:`.table` (all of them),
 
 from __future__ import annotations
 
-from orchestrator_core.system.processes.exit_record import read_exit
+from orchestrator_core.system.processes.exit_record import read_exit_record
 from orchestrator_core.system.processes.local import LocalProcesses
 from orchestrator_core.system.processes.protocol import (
-    Claim,
-    Ending,
-    Exit,
+    ExitRecord,
+    GracePeriods,
     Identity,
-    Marked,
-    Patience,
+    OwnershipSelector,
     Processes,
-    Seen,
     Survivor,
+    TaggedProcess,
+    TerminationResult,
+    WatchResult,
 )
 
 __all__ = [
-    "Claim",
-    "Ending",
-    "Exit",
+    "ExitRecord",
+    "GracePeriods",
     "Identity",
     "LocalProcesses",
-    "Marked",
-    "Patience",
+    "OwnershipSelector",
     "Processes",
-    "Seen",
     "Survivor",
-    "read_exit",
+    "TaggedProcess",
+    "TerminationResult",
+    "WatchResult",
+    "read_exit_record",
 ]

@@ -24,9 +24,9 @@ from orchestrator_core.supervisor.cgroup import Cgroup
 _OURS = re.compile(r"oc_[A-Za-z0-9_-]+")
 
 
-def place(name: str) -> str | None:
+def path_for(name: str) -> str | None:
     """Return the directory that a cgroup called *name* would have; None if none can be had."""
-    own = own_directory()
+    own = current_cgroup()
     if own is None or not _OURS.fullmatch(name):
         return None
     base = Path(*(part for part in own.parts if not part.startswith("oc_")))
@@ -34,9 +34,9 @@ def place(name: str) -> str | None:
     return str(base / name) if writable else None
 
 
-def make(directory: str) -> bool:
+def create(directory: str) -> bool:
     """Make the cgroup *directory*, or find it made. False if it cannot be had, or is of no use."""
-    if not is_ours(directory):
+    if not is_managed(directory):
         return False
     try:
         Path(directory).mkdir(exist_ok=True)
@@ -48,7 +48,7 @@ def make(directory: str) -> bool:
     return False
 
 
-def is_ours(directory: str) -> bool:
+def is_managed(directory: str) -> bool:
     """Tell whether *directory* is a cgroup of our making, so that it may be killed."""
     mount = _mount()
     return (
@@ -59,7 +59,7 @@ def is_ours(directory: str) -> bool:
     )
 
 
-def own_directory() -> Path | None:
+def current_cgroup() -> Path | None:
     """Return the directory of the calling process's own cgroup (version 2), if it can be seen."""
     mount = _mount()
     if mount is None:
@@ -71,21 +71,21 @@ def own_directory() -> Path | None:
     return None
 
 
-_STAYS_S = 0.5  #: Nobody moves us about; and if somebody does, it is seen a moment later.
-_seen: tuple[int, float, Path | None] = (0, 0.0, None)  #: By which process, and until when.
+_TTL_S = 0.5  #: Nobody moves us about; and if somebody does, it is seen a moment later.
+_cached: tuple[int, float, Path | None] = (0, 0.0, None)  #: By which process, and until when.
 
 
-def is_inside(directory: str) -> bool:
+def includes_self(directory: str) -> bool:
     """
     Tell whether the calling process is in the cgroup *directory*, or below it.
 
     It may have been moved there, or away, half a second ago, and this does not know it yet.
     """
-    global _seen  # noqa: PLW0603 - replaced whole, so that threads need no lock
-    now, (pid, until, own) = time.monotonic(), _seen
+    global _cached  # noqa: PLW0603 - replaced whole, so that threads need no lock
+    now, (pid, until, own) = time.monotonic(), _cached
     if own is None or pid != os.getpid() or now >= until:
-        own = own_directory()
-        _seen = os.getpid(), now + _STAYS_S, own
+        own = current_cgroup()
+        _cached = os.getpid(), now + _TTL_S, own
     return own is not None and own.is_relative_to(directory)
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from orchestrator_core.exceptions import CouldNotAsk, StorageError
 from orchestrator_core.system import durable
-from orchestrator_core.system.processes.protocol import Exit, Identity
+from orchestrator_core.system.processes.protocol import ExitRecord, Identity
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ _TRANSIENT_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 
 
 @attrs.frozen
-class Started:
+class StartRecord:
     """The agent's main process, as its supervisor started it."""
 
     boot_id: str
@@ -38,34 +38,34 @@ class Started:
         return None if self.started is None else Identity(self.boot_id, self.pid, self.started)
 
 
-def read_exit(path: str | Path | None) -> Exit | None:
+def read_exit_record(path: str | Path | None) -> ExitRecord | None:
     """
     Return how the agent ended; None if nobody has witnessed an end (yet).
 
     Raises:
         CouldNotAsk: We have no descriptor to read it with, or the disk fails.
     """
-    return None if path is None else _read(path, Exit)
+    return None if path is None else _read(path, ExitRecord)
 
 
-def read_started(run_dir: str | None) -> Started | None:
+def read_start_record(run_dir: str | None) -> StartRecord | None:
     """
     Return who the agent is; None if it was never started, or its run directory is gone.
 
     Raises:
-        CouldNotAsk: As :func:`read_exit`.
+        CouldNotAsk: As :func:`read_exit_record`.
     """
-    return None if run_dir is None else _read(f"{run_dir}/started", Started)
+    return None if run_dir is None else _read(f"{run_dir}/started", StartRecord)
 
 
-def is_gone(run_dir: str) -> bool:
+def run_dir_is_gone(run_dir: str) -> bool:
     """Tell whether it is certain that there is no such run directory."""
     with contextlib.suppress(StorageError):
         return not durable.exists(run_dir)
     return False
 
 
-def was_never_started(run_dir: str) -> bool:
+def gate_not_passed(run_dir: str) -> bool:
     """
     Tell whether it is certain that no supervisor has passed its gate.
 

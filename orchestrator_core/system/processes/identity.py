@@ -36,64 +36,64 @@ def identify(pid: int) -> Identity | None:
     Raises:
         CouldNotAsk: There is one, and ``/proc`` does not tell: out of descriptors, say.
     """
-    started = _started(pid)
+    started = _start_time(pid)
     return None if started is None else Identity(boot_id(), pid, started)
 
 
-def is_alive(who: Identity) -> bool:
+def is_alive(identity: Identity) -> bool:
     """
-    Tell whether *who* is alive. A zombie is not; nor is anyone of another boot.
+    Tell whether *identity* is alive. A zombie is not; nor is anyone of another boot.
 
     Raises:
         CouldNotAsk: As :func:`identify`.
     """
-    if who.boot_id != boot_id() or who in _dead:
+    if identity.boot_id != boot_id() or identity in _dead_cache:
         return False
-    if _started(who.pid) == who.started:
+    if _start_time(identity.pid) == identity.started:
         return True
-    if len(_dead) >= _REMEMBERED:
-        _dead.clear()
-    _dead[who] = time.monotonic()
+    if len(_dead_cache) >= _DEAD_CACHE_SIZE:
+        _dead_cache.clear()
+    _dead_cache[identity] = time.monotonic()
     return False
 
 
-_dead: dict[Identity, float] = {}  #: Since when, at the latest. The dead do not come back.
-_REMEMBERED = 4096
+_dead_cache: dict[Identity, float] = {}  #: Since when, at the latest. The dead do not come back.
+_DEAD_CACHE_SIZE = 4096
 
 
-def dead_since(who: Identity) -> float | None:
-    """Return since when *who* is known to be dead, by ``time.monotonic``; None if it is not."""
-    return None if is_alive(who) else _dead.get(who)
+def dead_since(identity: Identity) -> float | None:
+    """Return since when *identity* is known to be dead, by ``time.monotonic``, or None."""
+    return None if is_alive(identity) else _dead_cache.get(identity)
 
 
-def age_s(who: Identity) -> float:
-    """Return how long ago *who* was started, whether it is alive or not, in this boot."""
+def age_s(identity: Identity) -> float:
+    """Return how long ago *identity* was started, whether it is alive or not, in this boot."""
     if _HAS_PROC:
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - who.started / os.sysconf("SC_CLK_TCK")
-    return time.time() - who.started / 1_000_000
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - identity.started / os.sysconf("SC_CLK_TCK")
+    return time.time() - identity.started / 1_000_000
 
 
-def directory(who: Identity) -> Path | None:
-    """Return the directory in which *who* works; None if it has ended, or does not tell."""
+def cwd_of(identity: Identity) -> Path | None:
+    """Return the directory in which *identity* works; None if it has ended, or does not tell."""
     try:
         if _HAS_PROC:
-            found = Path(f"/proc/{who.pid}/cwd").readlink()
+            found = Path(f"/proc/{identity.pid}/cwd").readlink()
         else:
             from orchestrator_core.system.processes import psutil_table  # noqa: PLC0415 - as below
 
-            found = Path(psutil_table.directory(who.pid))
+            found = Path(psutil_table.cwd_of(identity.pid))
     except OSError:
         return None
-    return found if is_alive(who) else None  # And so it was his, not another's of that number.
+    return found if is_alive(identity) else None  # And so it was his, not another's of that number.
 
 
-def _started(pid: int) -> int | None:
+def _start_time(pid: int) -> int | None:
     if _HAS_PROC:
         seen = _stat(pid) if pid > 0 else None
         return None if seen is None or seen.is_dead else seen.started
     from orchestrator_core.system.processes import psutil_table  # noqa: PLC0415 - only without /proc
 
-    return psutil_table.started(pid)
+    return psutil_table.start_time(pid)
 
 
 def _stat(pid: int) -> proc.Stat | None:
@@ -117,8 +117,8 @@ def _stat(pid: int) -> proc.Stat | None:
 class Handle:
     """A hold on one living process: what is done through it reaches that one or nobody."""
 
-    def __init__(self, who: Identity, fd: int) -> None:
-        self.who = who
+    def __init__(self, identity: Identity, fd: int) -> None:
+        self.identity = identity
         self.fd = fd  #: Readable when the process has ended.
 
     def signal(self, signum: int) -> bool:
@@ -127,46 +127,48 @@ class Handle:
             if sys.platform == "linux":
                 signal.pidfd_send_signal(self.fd, signum)
             else:
-                os.kill(self.who.pid, signum)  # The identity was compared a moment ago.
+                os.kill(self.identity.pid, signum)  # The identity was compared a moment ago.
         except OSError:
             return False
         return True
 
 
 @contextlib.contextmanager
-def held(who: Identity) -> Iterator[Handle | None]:
+def open_handle(identity: Identity) -> Iterator[Handle | None]:
     """
-    Hold *who* for the length of a ``with``; None if it has ended.
+    Hold *identity* for the length of a ``with``; None if it has ended.
 
     Raises:
         CouldNotAsk: There is no descriptor to be had for it.
     """
     with contextlib.ExitStack() as stack:
-        handle = _open(who, stack)
-        yield handle if handle is not None and is_alive(who) else None
+        handle = _open(identity, stack)
+        yield handle if handle is not None and is_alive(identity) else None
 
 
 if sys.platform == "linux":
 
-    def _open(who: Identity, stack: contextlib.ExitStack) -> Handle | None:
+    def _open(identity: Identity, stack: contextlib.ExitStack) -> Handle | None:
         try:
-            fd = os.pidfd_open(who.pid)
+            fd = os.pidfd_open(identity.pid)
         except OverflowError:
             return None
         except OSError as error:
             if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
-                raise CouldNotAsk(f"cannot hold process {who.pid}: {error.strerror}") from error
+                raise CouldNotAsk(
+                    f"cannot hold process {identity.pid}: {error.strerror}"
+                ) from error
             return None
         stack.callback(os.close, fd)
-        return Handle(who, fd)
+        return Handle(identity, fd)
 
 else:
 
-    def _open(who: Identity, stack: contextlib.ExitStack) -> Handle | None:
+    def _open(identity: Identity, stack: contextlib.ExitStack) -> Handle | None:
         queue = select.kqueue()
         stack.callback(queue.close)
         exits = select.kevent(
-            who.pid,
+            identity.pid,
             filter=select.KQ_FILTER_PROC,
             flags=select.KQ_EV_ADD,
             fflags=select.KQ_NOTE_EXIT,
@@ -175,7 +177,7 @@ else:
             queue.control([exits], 0)
         except OSError:
             return None
-        return Handle(who, queue.fileno())
+        return Handle(identity, queue.fileno())
 
 
 def wait_readable(fds: Sequence[int], deadline: float, *, events: int = select.POLLIN) -> list[int]:

@@ -16,22 +16,22 @@ from orchestrator_core.system.processes import (
     table,
     termination,
 )
-from orchestrator_core.system.processes.protocol import Marked, Seen
+from orchestrator_core.system.processes.protocol import TaggedProcess, WatchResult
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
     from orchestrator_core.system.processes.protocol import (
-        Claim,
-        Ending,
         FileId,
-        Holder,
+        GracePeriods,
         Identity,
-        Patience,
+        OpenFile,
+        OwnershipSelector,
+        TerminationResult,
     )
 
-_TRUSTED = {
+_ACCEPTED_PROOFS = {
     "auto": frozenset({"cgroup", "subreaper"}),
     "cgroup": frozenset({"cgroup"}),
     "subreaper": frozenset({"subreaper"}),
@@ -50,12 +50,12 @@ class LocalProcesses:
 
     def __init__(self, *, containment: str | None = None) -> None:
         chosen = containment or os.environ.get("ORCHESTRATOR_CONTAINMENT") or "auto"
-        if chosen not in _TRUSTED:
+        if chosen not in _ACCEPTED_PROOFS:
             raise InvalidInput(
-                f"containment {chosen!r} is not one of {', '.join(_TRUSTED)}",
+                f"containment {chosen!r} is not one of {', '.join(_ACCEPTED_PROOFS)}",
                 hint="choose one of these, or unset ORCHESTRATOR_CONTAINMENT",
             )
-        self._trust = _TRUSTED[chosen]
+        self._accepted = _ACCEPTED_PROOFS[chosen]
 
     def identify(self, pid: int) -> Identity | None:
         """Return the identity of the living process *pid*; None if there is none, or a zombie."""
@@ -65,62 +65,66 @@ class LocalProcesses:
         """Tell whether *who* is alive. A zombie is not; nor is anyone of another boot."""
         return identity.is_alive(who)
 
-    def marked(self, prefix: str) -> tuple[Marked, ...]:
+    def find_tagged(self, prefix: str) -> tuple[TaggedProcess, ...]:
         """Return all living processes whose cookie begins with *prefix*; see the protocol."""
         found = []
-        saw_us = False
-        for row in table.rows():
-            saw_us = saw_us or row.pid == os.getpid()
+        saw_self = False
+        for row in table.snapshot():
+            saw_self = saw_self or row.pid == os.getpid()
             if row.cookie is not None and row.cookie.startswith(prefix):
-                found.append(Marked(row.identity, row.comm, row.cookie))
-        if not saw_us:
+                found.append(TaggedProcess(row.identity, row.comm, row.cookie))
+        if not saw_self:
             # It shows not even us: a table that could not be read, not a machine without agents.
             raise CouldNotAsk("the table of processes cannot be read", hint="is /proc mounted?")
         return tuple(found)
 
     def signal(self, who: Identity, signum: int) -> bool:
         """Send *signum* to *who* and to nobody else; False if it is gone."""
-        with identity.held(who) as handle:
+        with identity.open_handle(who) as handle:
             return handle is not None and handle.signal(signum)
 
-    def watch(self, who: Identity | None, *, timeout_s: float, fd: int | None = None) -> Seen:
+    def watch(
+        self, who: Identity | None, *, timeout_s: float, fd: int | None = None
+    ) -> WatchResult:
         """Wait until *who* has ended, or *fd* is readable, or *timeout_s* is over."""
         until = time.monotonic() + timeout_s
         with contextlib.ExitStack() as stack:
-            handle = None if who is None else stack.enter_context(identity.held(who))
-            gone = who is not None and handle is None
+            handle = None if who is None else stack.enter_context(identity.open_handle(who))
+            exited = who is not None and handle is None
             fds = [each for each in (handle.fd if handle else None, fd) if each is not None]
-            ready = identity.wait_readable(fds, 0.0 if gone else until)
-            return Seen(news=fd in ready, gone=gone or (handle is not None and handle.fd in ready))
+            ready = identity.wait_readable(fds, 0.0 if exited else until)
+            return WatchResult(
+                readable=fd in ready, exited=exited or (handle is not None and handle.fd in ready)
+            )
 
-    def holders(self, files: Collection[FileId]) -> tuple[Holder, ...]:
+    def find_open_files(self, files: Collection[FileId]) -> tuple[OpenFile, ...]:
         """Return who has one of *files* open, once for each of its descriptors, by one pass."""
-        return open_files.holders(files)
+        return open_files.find_open_files(files)
 
     def age_s(self, who: Identity) -> float:
         """Return how long ago *who* was started, whether it is alive or not, in this boot."""
         return identity.age_s(who)
 
-    def directory(self, who: Identity) -> Path | None:
+    def cwd_of(self, who: Identity) -> Path | None:
         """Return the directory in which *who* works; None if it has ended, or does not tell."""
-        return identity.directory(who)
+        return identity.cwd_of(who)
 
-    def covered(self, claim: Claim) -> tuple[Identity, ...]:
-        """Return who is covered by *claim* now: whom :meth:`end` would end."""
-        return tuple(row.identity for row in ownership.covered(claim))
+    def owned_processes(self, claim: OwnershipSelector) -> tuple[Identity, ...]:
+        """Return who is covered by *claim* now: whom :meth:`terminate_all` would end."""
+        return tuple(row.identity for row in ownership.owned_rows(claim))
 
-    def is_inside(self, claim: Claim) -> bool:
+    def includes_self(self, claim: OwnershipSelector) -> bool:
         """Tell whether the calling process would be ended with what *claim* covers."""
-        return ownership.is_inside(claim)
+        return ownership.includes_self(claim)
 
-    def containment(self, name: str) -> str | None:
+    def cgroup_path(self, name: str) -> str | None:
         """Return the directory that a cgroup called *name* would have; None if none can be had."""
-        return cgroups.place(name) if "cgroup" in self._trust else None
+        return cgroups.path_for(name) if "cgroup" in self._accepted else None
 
-    def make_containment(self, directory: str) -> bool:
-        """Make the cgroup that :meth:`containment` named, if it can be made."""
-        return cgroups.make(directory)
+    def create_cgroup(self, directory: str) -> bool:
+        """Make the cgroup that :meth:`cgroup_path` named, if it can be made."""
+        return cgroups.create(directory)
 
-    def end(self, claim: Claim, patience: Patience) -> Ending:
+    def terminate_all(self, claim: OwnershipSelector, patience: GracePeriods) -> TerminationResult:
         """End everything that *claim* covers, gently first, and prove it."""
-        return termination.end(claim, patience, trust=self._trust)
+        return termination.terminate_all(claim, patience, accepted_proofs=self._accepted)

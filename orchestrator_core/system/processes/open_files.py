@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from orchestrator_core.exceptions import CouldNotAsk
 from orchestrator_core.supervisor import procfs as proc
 from orchestrator_core.system.boot import boot_id
-from orchestrator_core.system.processes.protocol import FileId, Holder, Identity
+from orchestrator_core.system.processes.protocol import FileId, Identity, OpenFile
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _FLAGS = b"flags:\t"
 
 
-def holders(files: Collection[FileId]) -> tuple[Holder, ...]:
+def find_open_files(files: Collection[FileId]) -> tuple[OpenFile, ...]:
     """Return every process that has one of *files* open, once for each of its descriptors."""
     if not files:
         return ()
@@ -35,7 +35,7 @@ def holders(files: Collection[FileId]) -> tuple[Holder, ...]:
     return tuple(found)
 
 
-def _by_proc(files: set[FileId]) -> Iterator[Holder]:
+def _by_proc(files: set[FileId]) -> Iterator[OpenFile]:
     pids = proc.pids()
     if not pids:
         raise CouldNotAsk("/proc does not tell who there is")
@@ -46,7 +46,7 @@ def _by_proc(files: set[FileId]) -> Iterator[Holder]:
             except OSError:
                 continue  # It is closed by now.
             file = FileId(status.st_dev, status.st_ino)
-            if file in files and (holder := _holder(pid, number, file)) is not None:
+            if file in files and (holder := _open_file(pid, number, file)) is not None:
                 yield holder
 
 
@@ -59,23 +59,23 @@ def _descriptors(pid: int) -> list[str]:
         return []  # It has ended meanwhile, or is not ours to look into.
 
 
-def _holder(pid: int, number: str, file: FileId) -> Holder | None:
-    line = list(_lineage(pid))
+def _open_file(pid: int, number: str, file: FileId) -> OpenFile | None:
+    line = list(_ancestors(pid))
     if not line:
         return None
     who, boot = line[0], boot_id()
-    return Holder(
-        who=Identity(boot, who.pid, who.started),
+    return OpenFile(
+        process=Identity(boot, who.pid, who.started),
         name=who.comm,
         file=file,
         writes=_writes(proc.read(f"/proc/{pid}/fdinfo/{number}")),
         is_input=number == "0",
-        above=tuple(Identity(boot, each.pid, each.started) for each in line[1:]),
+        ancestors=tuple(Identity(boot, each.pid, each.started) for each in line[1:]),
         sid=who.sid,
     )
 
 
-def _lineage(pid: int) -> Iterator[proc.Stat]:
+def _ancestors(pid: int) -> Iterator[proc.Stat]:
     while pid > 1 and (seen := proc.stat(pid)) is not None and not seen.is_dead:
         yield seen
         pid = seen.ppid
@@ -86,7 +86,7 @@ def _writes(told: bytes) -> bool:
     return bool(flags) and int(flags[len(_FLAGS) :], 8) & os.O_ACCMODE != os.O_RDONLY
 
 
-def _by_psutil(files: set[FileId]) -> Iterator[Holder]:
+def _by_psutil(files: set[FileId]) -> Iterator[OpenFile]:
     from orchestrator_core.system.processes import psutil_table  # noqa: PLC0415 - only without /proc
 
     for pid, started, name, path in psutil_table.open_files():
@@ -96,12 +96,12 @@ def _by_psutil(files: set[FileId]) -> Iterator[Holder]:
             continue
         file = FileId(status.st_dev, status.st_ino)
         if file in files:
-            yield Holder(
-                who=Identity(boot_id(), pid, started),
+            yield OpenFile(
+                process=Identity(boot_id(), pid, started),
                 name=name,
                 file=file,
                 writes=False,
                 is_input=False,
-                above=(),
+                ancestors=(),
                 sid=os.getsid(pid),
             )

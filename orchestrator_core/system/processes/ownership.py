@@ -24,54 +24,56 @@ from orchestrator_core.system.processes import cgroups, exit_record, table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from orchestrator_core.system.processes.protocol import Claim, Identity
+    from orchestrator_core.system.processes.protocol import Identity, OwnershipSelector
     from orchestrator_core.system.processes.table import Row
 
-_NEVER = {0, 1, 2}  #: The kernel's own, and init.
+_RESERVED_PIDS = {0, 1, 2}  #: The kernel's own, and init.
 
 
-def covered(claim: Claim, *, since: float | None = None) -> list[Row]:
+def owned_rows(claim: OwnershipSelector, *, since: float | None = None) -> list[Row]:
     """
     Return the living processes that *claim* covers and that may be ended, newest first.
 
     They are those of now, or of any moment after *since*.
     """
-    view = _view(table.rows(since=since))
-    roots = _roots(claim)
+    snapshot = _snapshot_of(table.snapshot(since=since))
+    roots = _root_identities(claim)
     known_sessions = {root.pid for root in roots}
-    found = view.marked(claim.cookie) | {root.pid for root in roots if view.shows(root)}
-    found |= view.orphans({who.pid for who in claim.known})
-    while found and (more := view.related(found, known_sessions) - found):
+    found = snapshot.with_cookie(claim.cookie) | {
+        root.pid for root in roots if snapshot.contains(root)
+    }
+    found |= snapshot.sessions_of_dead_leaders({who.pid for who in claim.extra_roots})
+    while found and (more := snapshot.expand(found, known_sessions) - found):
         found |= more
-    return [row for row in view.of(found) if not view.is_spared(row, claim)]
+    return [row for row in snapshot.rows_of(found) if not snapshot.is_protected(row, claim)]
 
 
-def is_inside(claim: Claim) -> bool:
+def includes_self(claim: OwnershipSelector) -> bool:
     """Tell whether the calling process would be ended with what *claim* covers."""
     if is_supervisor(claim):
         return False
     if os.environ.get(table.COOKIE_NAME) == claim.cookie:
         return True
-    if claim.cgroup is not None and cgroups.is_inside(claim.cgroup):
+    if claim.cgroup is not None and cgroups.includes_self(claim.cgroup):
         return True
-    theirs = {claim.supervisor, *claim.known}
-    return any(row.cookie == claim.cookie or row.identity in theirs for row in _lineage.rows())
+    theirs = {claim.supervisor, *claim.extra_roots}
+    return any(row.cookie == claim.cookie or row.identity in theirs for row in _own_line.rows())
 
 
-def is_supervisor(claim: Claim) -> bool:
+def is_supervisor(claim: OwnershipSelector) -> bool:
     """Tell whether the calling process is the agent's supervisor, become its unwinder."""
     who = claim.supervisor
     return who is not None and who.pid == os.getpid() and who.boot_id == boot_id()
 
 
-def _roots(claim: Claim) -> set[Identity]:
+def _root_identities(claim: OwnershipSelector) -> set[Identity]:
     """Return the supervisor and the agent, as far as they are known."""
-    started = exit_record.read_started(claim.run_dir)
-    known = (claim.supervisor, started.identity if started else None, *claim.known)
+    started = exit_record.read_start_record(claim.run_dir)
+    known = (claim.supervisor, started.identity if started else None, *claim.extra_roots)
     return {who for who in known if who is not None and who.boot_id == boot_id()}
 
 
-class _Lineage:
+class _OwnAncestors:
     """
     The calling process and its ancestors, up to init.
 
@@ -96,65 +98,65 @@ class _Lineage:
     @staticmethod
     def _look() -> Iterator[Row]:
         pid = os.getpid()
-        while pid > 1 and (row := table.row(pid)) is not None:
+        while pid > 1 and (row := table.get(pid)) is not None:
             yield row
             pid = row.ppid
 
 
-_lineage = _Lineage()
-os.register_at_fork(after_in_child=_lineage.__init__)  # type: ignore[misc]  # a child has another
+_own_line = _OwnAncestors()
+os.register_at_fork(after_in_child=_own_line.__init__)  # type: ignore[misc]  # a child has another
 
 
-_last: _View | None = None
+_last: _ProcessSnapshot | None = None
 
 
-def _view(rows: Sequence[Row]) -> _View:
-    """Return the view of a pass: the last one's, if it is that, since many ends share a pass."""
+def _snapshot_of(rows: Sequence[Row]) -> _ProcessSnapshot:
+    """Return the snapshot of a pass; many ends that share a pass share its snapshot."""
     global _last  # noqa: PLW0603 - replaced whole, so that threads need no lock
-    view = _last
-    if view is None or view.all is not rows:
-        view = _last = _View(rows)
-    return view
+    snapshot = _last
+    if snapshot is None or snapshot.all is not rows:
+        snapshot = _last = _ProcessSnapshot(rows)
+    return snapshot
 
 
-class _View:
+class _ProcessSnapshot:
     """One pass over all processes, with what can be said of one by looking at the others."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.all = rows
         self._by_pid = {row.pid: row for row in rows}
-        self._me = os.getpid()
-        self._mine = set(self._ancestry())
+        self._own_pid = os.getpid()
+        self._own_ancestors = set(self._ancestry())
         self._by_cookie: dict[str | None, set[int]] = {}
         for row in rows:
             self._by_cookie.setdefault(row.cookie, set()).add(row.pid)
 
-    def marked(self, cookie: str) -> set[int]:
+    def with_cookie(self, cookie: str) -> set[int]:
         """Return those with that cookie in their environment."""
         return set(self._by_cookie.get(cookie, ()))
 
-    def shows(self, who: Identity) -> bool:
+    def contains(self, who: Identity) -> bool:
         """Tell whether *who* is among them."""
         row = self._by_pid.get(who.pid)
         return row is not None and row.identity == who
 
-    def of(self, pids: set[int]) -> list[Row]:
+    def rows_of(self, pids: set[int]) -> list[Row]:
         """Return the rows of *pids*, newest first."""
         return [row for row in self.all if row.pid in pids] if pids else []
 
-    def related(self, found: set[int], known_sessions: set[int]) -> set[int]:
+    def expand(self, found: set[int], known_sessions: set[int]) -> set[int]:
         """Return those that are children of *found*, or in a session that is theirs."""
-        parents = {pid for pid in found if pid != self._me and not self._is_server(pid)}
+        parents = {pid for pid in found if pid != self._own_pid and not self._is_server(pid)}
         sessions = self._sessions(found, known_sessions)
         return {row.pid for row in self.all if row.ppid in parents or row.sid in sessions}
 
-    def orphans(self, leaders: set[int]) -> set[int]:
+    def sessions_of_dead_leaders(self, leaders: set[int]) -> set[int]:
         """
         Return those in a session whose leader was one of *leaders*, and has just ended.
 
         Its number is not given away while its session lasts.
         """
-        ended = leaders - self._by_pid.keys() - _NEVER
+        ended = leaders - self._by_pid.keys() - _RESERVED_PIDS
         return {row.pid for row in self.all if row.sid in ended}
 
     def _sessions(self, found: set[int], known: set[int]) -> set[int]:
@@ -163,18 +165,20 @@ class _View:
 
         A session with another leader may be a person's own shell.
         """
-        mine = self._by_pid[self._me].sid if self._me in self._by_pid else 0
+        mine = self._by_pid[self._own_pid].sid if self._own_pid in self._by_pid else 0
         theirs = {self._by_pid[pid].sid for pid in found}
-        return {sid for sid in theirs if sid != mine and (sid in found or sid in known)} - _NEVER
+        return {
+            sid for sid in theirs if sid != mine and (sid in found or sid in known)
+        } - _RESERVED_PIDS
 
-    def is_spared(self, row: Row, claim: Claim) -> bool:
+    def is_protected(self, row: Row, claim: OwnershipSelector) -> bool:
         """Tell whether *row* is left alone, whatever the evidence."""
-        if row.pid in self._mine or row.pid in _NEVER:
+        if row.pid in self._own_ancestors or row.pid in _RESERVED_PIDS:
             return True
         if self._is_fork(row):
             return True
         return row.is_tmux_server and (
-            row.cookie != claim.cookie or self._hosts_others(row.pid, claim)
+            row.cookie != claim.cookie or self._serves_other_sessions(row.pid, claim)
         )
 
     def _is_server(self, pid: int) -> bool:
@@ -184,7 +188,7 @@ class _View:
         parent = self._by_pid.get(row.ppid)
         return parent is not None and row.is_fork_of(parent)
 
-    def _hosts_others(self, server: int, claim: Claim) -> bool:
+    def _serves_other_sessions(self, server: int, claim: OwnershipSelector) -> bool:
         """Tell whether a tmux server has a pane that is the claim's supervisor, or not ours."""
         panes = [row for row in self.all if row.ppid == server]
         return any(
@@ -193,7 +197,7 @@ class _View:
         )
 
     def _ancestry(self) -> Iterable[int]:
-        pid = self._me
+        pid = self._own_pid
         while pid in self._by_pid:
             yield pid
             pid = self._by_pid[pid].ppid

@@ -28,14 +28,14 @@ class Identity:
 
 
 @attrs.frozen
-class Claim:
+class OwnershipSelector:
     """All by which an agent's processes are told from everybody else's."""
 
     cookie: str  #: The value of ORCHESTRATOR_COOKIE in their environment.
     supervisor: Identity | None = None  #: The pane's own process, if it is known.
     cgroup: str | None = None  #: The directory of the agent's own cgroup, if it has one.
     exit_file: str | None = None  #: Where its supervisor writes how it ended.
-    known: tuple[Identity, ...] = ()  #: Seen a moment ago to be its, by other evidence.
+    extra_roots: tuple[Identity, ...] = ()  #: Seen a moment ago to be its, by other evidence.
 
     @property
     def run_dir(self) -> str | None:
@@ -52,20 +52,20 @@ class FileId:
 
 
 @attrs.frozen(kw_only=True)
-class Holder:
+class OpenFile:
     """A process that has a file open."""
 
-    who: Identity
+    process: Identity
     name: str
     file: FileId
     writes: bool  #: It can write to it.
     is_input: bool  #: The file is its standard input.
-    above: tuple[Identity, ...]  #: Its parent, its parent's, and so on.
+    ancestors: tuple[Identity, ...]  #: Its parent, its parent's, and so on.
     sid: int  #: Of its POSIX session: the pid of who leads that, or led it.
 
 
 @attrs.frozen
-class Patience:
+class GracePeriods:
     """How long an agent is given at its end, in seconds. The sum is the bound."""
 
     term_s: float = 2.0  #: From SIGTERM to SIGKILL.
@@ -82,12 +82,12 @@ class Survivor:
 
 
 @attrs.frozen
-class Ending:
+class TerminationResult:
     """How an agent's processes were ended, and how far that is proved."""
 
     method: str  #: "cgroup", "subreaper" or "scan": the strongest proof there was.
     proven: bool  #: Nothing of it is alive, by a method that misses nothing it started.
-    ended: int = 0  #: How many processes were signalled from here.
+    signalled: int = 0  #: How many processes were signalled from here.
     forced: bool = False  #: Whether SIGKILL was needed.
     survivors: tuple[Survivor, ...] = ()
     duration_ms: float = 0.0
@@ -97,24 +97,24 @@ class Ending:
 
 
 @attrs.frozen
-class Marked:
+class TaggedProcess:
     """A living process that carries a cookie in its environment."""
 
-    who: Identity
+    identity: Identity
     name: str
     cookie: str
 
 
 @attrs.frozen
-class Seen:
+class WatchResult:
     """What a watch saw first; neither, if its time ran out."""
 
-    news: bool = False  #: The descriptor has something to read, or its writers are gone.
-    gone: bool = False  #: The process has ended.
+    readable: bool = False  #: The descriptor has something to read, or its writers are gone.
+    exited: bool = False  #: The process has ended.
 
 
 @attrs.frozen
-class Exit:
+class ExitRecord:
     """How an agent ended, as its supervisor has witnessed it."""
 
     code: int | None  #: The exit status; None if a signal ended it, or it never ran.
@@ -138,7 +138,7 @@ class Processes(Protocol):
         """Tell whether *who* is alive. A zombie is not; nor is anyone of another boot."""
         ...
 
-    def marked(self, prefix: str) -> tuple[Marked, ...]:
+    def find_tagged(self, prefix: str) -> tuple[TaggedProcess, ...]:
         """
         Return all living processes whose cookie begins with *prefix*, by one pass over all.
 
@@ -151,11 +151,13 @@ class Processes(Protocol):
         """Send *signum* to *who* and to nobody else; False if it is gone."""
         ...
 
-    def watch(self, who: Identity | None, *, timeout_s: float, fd: int | None = None) -> Seen:
+    def watch(
+        self, who: Identity | None, *, timeout_s: float, fd: int | None = None
+    ) -> WatchResult:
         """Wait until *who* has ended, or *fd* is readable, or *timeout_s* is over."""
         ...
 
-    def holders(self, files: Collection[FileId]) -> tuple[Holder, ...]:
+    def find_open_files(self, files: Collection[FileId]) -> tuple[OpenFile, ...]:
         """
         Return who has one of *files* open, once for each of its descriptors, by one pass.
 
@@ -168,15 +170,15 @@ class Processes(Protocol):
         """Return how long ago *who* was started, whether it is alive or not, in this boot."""
         ...
 
-    def directory(self, who: Identity) -> Path | None:
+    def cwd_of(self, who: Identity) -> Path | None:
         """Return the directory in which *who* works; None if it has ended, or does not tell."""
         ...
 
-    def covered(self, claim: Claim) -> tuple[Identity, ...]:
-        """Return who is covered by *claim* now: whom :meth:`end` would end."""
+    def owned_processes(self, claim: OwnershipSelector) -> tuple[Identity, ...]:
+        """Return who is covered by *claim* now: whom :meth:`terminate_all` would end."""
         ...
 
-    def is_inside(self, claim: Claim) -> bool:
+    def includes_self(self, claim: OwnershipSelector) -> bool:
         """
         Tell whether the calling process would be ended with what *claim* covers.
 
@@ -184,7 +186,7 @@ class Processes(Protocol):
         """
         ...
 
-    def containment(self, name: str) -> str | None:
+    def cgroup_path(self, name: str) -> str | None:
         """
         Return the directory that a cgroup called *name* would have; None if none can be had.
 
@@ -193,16 +195,16 @@ class Processes(Protocol):
         """
         ...
 
-    def make_containment(self, directory: str) -> bool:
+    def create_cgroup(self, directory: str) -> bool:
         """
-        Make the cgroup that :meth:`containment` named, if it can be made.
+        Make the cgroup that :meth:`cgroup_path` named, if it can be made.
 
         Idempotent. False is no error: the supervisor contains the agent without it.
-        :meth:`end` removes it.
+        :meth:`terminate_all` removes it.
         """
         ...
 
-    def end(self, claim: Claim, patience: Patience) -> Ending:
+    def terminate_all(self, claim: OwnershipSelector, patience: GracePeriods) -> TerminationResult:
         """
         End everything that *claim* covers, gently first, and prove it.
 

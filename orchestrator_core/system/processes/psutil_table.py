@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Fields = tuple[int, int, int, int, int, str, str | None]
 
 
-def started(pid: int) -> int | None:
+def start_time(pid: int) -> int | None:
     """Return when the living process *pid* was started; None if there is none, or a zombie."""
     try:
         process = psutil.Process(pid)
@@ -27,7 +27,7 @@ def started(pid: int) -> int | None:
         return None
 
 
-def directory(pid: int) -> str:
+def cwd_of(pid: int) -> str:
     """
     Return the directory in which a process works.
 
@@ -41,7 +41,7 @@ def directory(pid: int) -> str:
     return found
 
 
-def fields(cookie_name: str) -> Iterator[Fields]:
+def rows(cookie_name: str) -> Iterator[Fields]:
     """Go through all living processes, newest first: pid, ppid, pgid, sid, start, name, cookie."""
     for process in sorted(psutil.process_iter(), key=lambda each: each.pid, reverse=True):
         try:

@@ -18,7 +18,7 @@ from orchestrator_core.exceptions import CouldNotAsk
 from orchestrator_core.supervisor import procfs as proc
 from orchestrator_core.system.boot import boot_id
 from orchestrator_core.system.processes.protocol import Identity
-from orchestrator_core.system.shared_scan import Passes
+from orchestrator_core.system.shared_scan import SharedScan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ class Row:
         return self.is_fork and self.is_tmux_server and parent.is_tmux_server
 
 
-def rows(*, since: float | None = None) -> Sequence[Row]:
+def snapshot(*, since: float | None = None) -> Sequence[Row]:
     """
     Return all living processes, the newest numbers first. A zombie is not one.
 
@@ -70,13 +70,13 @@ def rows(*, since: float | None = None) -> Sequence[Row]:
     that ask while a pass is under way share the next one: many ends at once do not look
     through /proc once each.
     """
-    return _passes.one(_look, since=time.monotonic() if since is None else since)
+    return _scan_cache.get(_scan, since=time.monotonic() if since is None else since)
 
 
-_passes: Passes[Sequence[Row]] = Passes("processes")
+_scan_cache: SharedScan[Sequence[Row]] = SharedScan("processes")
 
 
-def _look() -> Sequence[Row]:
+def _scan() -> Sequence[Row]:
     found = tuple(proc_rows() if sys.platform == "linux" else psutil_rows())
     if os.getpid() not in {row.pid for row in found}:
         raise CouldNotAsk(
@@ -86,7 +86,7 @@ def _look() -> Sequence[Row]:
     return found
 
 
-def row(pid: int) -> Row | None:
+def get(pid: int) -> Row | None:
     """Return the living process *pid*, or None."""
     if sys.platform == "linux":
         seen = proc.stat(pid)
@@ -98,7 +98,7 @@ def row(pid: int) -> Row | None:
 
 def proc_rows() -> Iterator[Row]:
     """Go through ``/proc``."""
-    unclear = []
+    mid_exec = []
     for pid in proc.pids():
         seen = proc.stat(pid)
         if seen is None or seen.is_dead:
@@ -107,14 +107,14 @@ def proc_rows() -> Iterator[Row]:
         if environ and not _is_fork(seen):
             yield _row(seen, environ)
         else:
-            unclear.append(seen)
-    for seen in unclear:
-        now = _after_exec(seen)
+            mid_exec.append(seen)
+    for seen in mid_exec:
+        now = _wait_for_exec(seen)
         if now is not None and not now.is_dead:
             yield _row(now, proc.environ(now.pid))
 
 
-def _after_exec(seen: proc.Stat) -> proc.Stat | None:
+def _wait_for_exec(seen: proc.Stat) -> proc.Stat | None:
     """Look again while *seen* is about to execute something, or does: it is nobody yet."""
     until = time.monotonic() + _EXEC_S
     now: proc.Stat | None = seen
@@ -151,4 +151,4 @@ def psutil_rows() -> Iterator[Row]:
     """Go through what psutil shows."""
     from orchestrator_core.system.processes import psutil_table  # noqa: PLC0415 - only without /proc
 
-    return (Row(*fields) for fields in psutil_table.fields(COOKIE_NAME))
+    return (Row(*fields) for fields in psutil_table.rows(COOKIE_NAME))
