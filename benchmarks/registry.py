@@ -46,7 +46,7 @@ def past(directory: Path, rounds: int) -> list[Figure]:
         ("global registry, 10,000 past agents", 1.2, everything, many_registry),
         ("its task's registry, 50 past agents", None, each[0], many_task),
     ):
-        few = Registry(many.path.with_name("FEW.json"), kind=many.kind)
+        few = Registry(many.path.with_name("FEW.json"), schema=many.schema)
         few.create(few_document)
         taken: dict[str, list[float]] = {"few": [], "many": [], "bare": []}
         for number in range(rounds):
