@@ -24,7 +24,6 @@ from orchestrator_core.exceptions import (
     RegistryTooNew,
     StorageError,
 )
-from orchestrator_core.registry.batcher import of_this_thread
 from orchestrator_core.registry.document import InvalidDocument, check, decode, encode
 from orchestrator_core.registry.foreign_writer import read_when_unlocked
 from orchestrator_core.registry.group_commit import UNKNOWN, CommitLog, Transaction
@@ -126,9 +125,7 @@ class Registry:
         No other update comes between; none is lost. Counters are derived
         afterwards. When this returns the change is durable; if *change* raises,
         nothing was changed. *change* runs with the lock held: it is to be quick,
-        and to take no other lock. In a :class:`~orchestrator_core.registry.batcher.Crowd` the
-        changes of several threads are one update; then it may be called a second time,
-        on another document, if one of them raises or cannot be written.
+        and to take no other lock.
 
         Raises:
             NotFound: There is none.
@@ -137,13 +134,6 @@ class Registry:
             StorageError: The disk refused, and the old document stands, unless
                 the message says that this is unknown.
         """
-        crowd = of_this_thread()
-        if crowd is None:
-            return self._update(change)
-        result: T = crowd.update(str(self.path), change, self._update)
-        return result
-
-    def _update(self, change: Callable[[Document], T]) -> T:
         written: list[T] = []
 
         def rewrite(revision: Transaction, loaded: _Loaded | None) -> PendingVersion | None:

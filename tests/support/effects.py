@@ -223,8 +223,8 @@ if sys.platform != "linux":
     del _CALLS[signal]
 
 
-def editions_from_now(monkeypatch):
-    """Return the files in which new editions of registries are written: a list that grows."""
+def registry_writes_from_now(monkeypatch):
+    """Return the files that new versions of registries are written to: a list that grows."""
     seen = []
     real = os.open
 

@@ -1,8 +1,10 @@
-"""What a life costs, counted: none of it is looked at, or read, more often than it has to be."""
+"""What an agent's life costs, counted in look-ups, reads and registry writes."""
 
 from __future__ import annotations
 
 import shutil
+
+from support.effects import registry_writes_from_now
 
 from orchestrator_core.saga import store as directory
 
@@ -31,3 +33,18 @@ def test_the_journal_is_read_once_for_an_end_and_never_for_a_deployment(fake_sce
     assert [] == read
     orch.terminate(agent.id)
     assert 1 == len(read)
+
+
+def test_reaping_writes_registries_at_most_three_times_for_each_dead_agent(fake_scene, monkeypatch):
+    """One write ends the agent's record, one takes its live entry out, one stores its cleanup."""
+    orch = fake_scene.orchestrator()
+    task = orch.create_task("a task").id
+    agents = [orch.deploy(task, fake_scene.spec()).id for _ in range(20)]
+    fake_scene.fake.reboot()
+    writes = registry_writes_from_now(monkeypatch)
+
+    report = orch.sweep(reap=True)
+
+    assert set(agents) == {each.finding.agent_id for each in report.reaped if each.success}
+    assert len([path for path in writes if "_REGISTRY.json" in path]) <= 3 * len(agents)
+    assert orch.sweep().clean
