@@ -9,16 +9,47 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
+from support.needs import missing
 from support.scene import actors, scene  # noqa: F401 - fixtures
 
 
 def pytest_addoption(parser):
     """Let the crash suites try every point, which takes minutes, or a fair sample."""
     parser.addoption("--all-points", action="store_true", help="crash at every point, not a sample")
+    parser.addoption(
+        "--complete",
+        action="store_true",
+        help="fail a test whose needs this run cannot meet, instead of counting it",
+    )
+
+
+def pytest_configure(config):
+    """Let an interrupt be one, also where the tests run in the background of a shell."""
+    config.addinivalue_line("markers", "needs(what): root or cgroup, which not every user has")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_runtest_setup(item):
+    """Count a test that this user cannot run as not run; fail it where all must run."""
+    for mark in item.iter_markers("needs"):
+        lacking = [missing(what) for what in mark.args if missing(what)]
+        if lacking and item.config.getoption("--complete"):
+            pytest.fail(f"needs {' and '.join(lacking)}", pytrace=False)
+        if lacking:
+            pytest.skip(f"needs {' and '.join(lacking)}")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Report in one line for each need how many tests did not run for want of it."""
+    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
+    for reason, number in sorted(reasons.items()):
+        terminalreporter.write_line(f"{number} not run: {reason.removeprefix('Skipped: ')}")
 
 
 class PrivateTmux:

@@ -289,6 +289,7 @@ def _raised_ours(stderr):
     return stderr.splitlines()[-1].startswith("orchestrator_core.exceptions.")
 
 
+@pytest.mark.needs("root")  # It mounts a file system.
 def test_a_full_disk_is_an_error_and_loses_nothing(scene):
     """On a small tmpfs that fills up: an error of ours; once there is space, nothing is left."""
     script = scene.program("full", f"#!/bin/sh\nexport PYTHONPATH={_package()}\n{_FULL_DISK}")
@@ -344,7 +345,15 @@ END
 """
 
 
-@pytest.mark.parametrize("kind", ["a file", "world-writable", "read-only", "another user's"])
+ROOTS = [
+    "a file",
+    "world-writable",
+    pytest.param("read-only", marks=pytest.mark.needs("root")),
+    pytest.param("another user's", marks=pytest.mark.needs("root")),
+]
+
+
+@pytest.mark.parametrize("kind", ROOTS)
 def test_a_root_that_cannot_be_used_is_refused_at_the_door(kind, scene):
     """With an error that names it; whatever is there stays as it is."""
     root = scene.root

@@ -14,7 +14,8 @@ from support.world import wait_for_deaths
 
 pytestmark = pytest.mark.tmux
 
-CONTAINMENTS = ["cgroup", "subreaper", "scan"]
+CGROUP = pytest.param("cgroup", marks=pytest.mark.needs("cgroup"))
+CONTAINMENTS = [CGROUP, "subreaper", "scan"]
 FORK = (
     "import os, signal, sys, time\n"
     "def leave():\n"
@@ -110,7 +111,7 @@ def test_gone_means_gone(kind, containment, scene, monkeypatch):
     assert [] == scene.world.leftovers()
 
 
-@pytest.mark.parametrize("containment", ["cgroup", "subreaper"])
+@pytest.mark.parametrize("containment", [CGROUP, "subreaper"])
 @pytest.mark.parametrize("kind", HIDDEN)
 def test_gone_means_gone_where_no_scan_sees_it(kind, containment, scene, monkeypatch):
     """A daemon without an environment, and one that forks ahead of any scan, end as well."""

@@ -52,7 +52,10 @@ def answered(scene, agent):
     return scene.follow(*logs, until=b"answered")
 
 
-@pytest.mark.parametrize("containment", ["cgroup", "subreaper", "scan"])
+@pytest.mark.parametrize(
+    "containment",
+    [pytest.param("cgroup", marks=pytest.mark.needs("cgroup")), "subreaper", "scan"],
+)
 @pytest.mark.parametrize("way", WAYS)
 def test_who_reports_its_own_end_has_its_answer_before_it_is_ended(
     way, containment, scene, orch, monkeypatch

@@ -20,6 +20,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from support.needs import may_create_cgroups
+
 HELD = frozenset(
     {"session", "process", "journal", "prompt", "log", "deploy log", "run", "record", "entry"}
 )
@@ -234,9 +236,10 @@ class World:
                     yield mark.decode()
                 yield from (agent for agent in known if agent.encode() in told)
 
-    def torn(self, *, cgroups=True):
+    def torn(self, *, cgroups=None):
         """Return a sentence for everything that is neither wholly there nor wholly gone."""
         odd = []
+        cgroups = may_create_cgroups() if cgroups is None else cgroups
         optional = {"cgroup", "progress", "findings"}
         for agent, holds in sorted(self.holdings().items()):
             if holds and (HELD - holds or holds - HELD - optional):

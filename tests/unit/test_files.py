@@ -20,7 +20,7 @@ def content(directory):
 
 
 @pytest.fixture(params=[0o022, 0o000, 0o777], ids=oct)
-def _umask(request):
+def _umask(request, tmp_path):  # noqa: ARG001 - it has to exist before the mask shuts its user out
     old = os.umask(request.param)
     yield
     os.umask(old)

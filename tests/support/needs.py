@@ -1,0 +1,35 @@
+"""What this machine lets a test have: by the kernel's account, not the library's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_MOUNTS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
+
+
+def missing(what):
+    """Return None if *what* can be had here, else what is missing, in words."""
+    return _MISSING[what]()
+
+
+def may_create_cgroups():
+    """Return whether this user may create a cgroup beside the one that this process is in."""
+    return missing("cgroup") is None
+
+
+def _root():
+    return None if os.geteuid() == 0 else "root"
+
+
+def _cgroup():
+    own = [line for line in Path("/proc/self/cgroup").read_text().splitlines() if line[:3] == "0::"]
+    for mount in _MOUNTS:
+        if own and (mount / "cgroup.controllers").exists():
+            here = mount / own[0][4:].lstrip("/")
+            if os.access(here if here == mount else here.parent, os.W_OK):
+                return None
+    return "a cgroup that this user may create"
+
+
+_MISSING = {"root": _root, "cgroup": _cgroup}
