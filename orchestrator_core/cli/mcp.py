@@ -1,4 +1,4 @@
-"""``mcp``: serve the tools to MCP clients, over stdio or HTTP, until they or we have had enough."""
+"""``mcp``: serve the tools to MCP clients over stdio or HTTP."""
 
 from __future__ import annotations
 
@@ -16,41 +16,45 @@ from orchestrator_core.orchestrator import Orchestrator
 if TYPE_CHECKING:
     import argparse
 
-TOKEN = "mcp-token"  # noqa: S105 - the name of the file in the root that holds it
+_TOKEN_NAME = "mcp-token"  # noqa: S105 - the name of the file in the root that holds it
+_PORT = 8765
 
 
 def run(arguments: argparse.Namespace) -> Result:
-    """Serve; SIGTERM, Ctrl-C and a client that goes away end it, and that is success."""
-    from orchestrator_core.mcp import ProgressObserver  # noqa: PLC0415 - says what to install, if need be
-    from orchestrator_core.mcp.agent_kind import kind_of  # noqa: PLC0415 - as above
+    """Serve; SIGTERM, Ctrl-C and a client that closes its end stop the server with success."""
+    from orchestrator_core.mcp import ProgressObserver  # noqa: PLC0415 - a clear error without the extra
+    from orchestrator_core.mcp.agent_kind import kind_from  # noqa: PLC0415 - as above
     from orchestrator_core.mcp.server import serve_http, serve_stdio  # noqa: PLC0415 - as above
-    from orchestrator_core.mcp.token import token_in  # noqa: PLC0415 - as above
+    from orchestrator_core.mcp.token import read_or_create_token  # noqa: PLC0415 - as above
 
     if not arguments.http and (arguments.port is not None or arguments.token_file):
-        raise InvalidInput("a port or a token, and no --http", hint="add --http, or leave them out")
+        raise InvalidInput(
+            "--port and --token-file need --http", hint="add --http, or leave them out"
+        )
     _log(verbose=arguments.verbose)
     orch = Orchestrator(arguments.root, observer=ProgressObserver())
-    kind = kind_of(
+    kind = kind_from(
         settings.read(orch.root).mcp,
         command=arguments.agent_command,
         preset=arguments.agent_preset,
     )
     if arguments.http:
-        token_file = Path(arguments.token_file or orch.root / TOKEN)
-        token = token_in(token_file)
-        port = _PORT if arguments.port is None else arguments.port
-        serve_http(orch, kind, port=port, token=token, listening=lambda url: _say(url, token_file))
+        token_file = Path(arguments.token_file or orch.root / _TOKEN_NAME)
+        serve_http(
+            orch,
+            kind,
+            port=_PORT if arguments.port is None else arguments.port,
+            token=read_or_create_token(token_file),
+            on_listening=lambda url: _print_address(url, token_file),
+        )
     else:
         serve_stdio(orch, kind)
-    arguments.json = False  # Standard output was the client's.
+    arguments.json = False  # Standard output belongs to the client.
     return Result(None, "")
 
 
-_PORT = 8765
-
-
 def _log(*, verbose: bool) -> None:
-    """Log to stderr, whatever others would do: standard output is the client's."""
+    """Log to stderr only: standard output belongs to the client."""
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
@@ -59,6 +63,6 @@ def _log(*, verbose: bool) -> None:
         logging.getLogger("orchestrator_core").propagate = False
 
 
-def _say(url: str, token_file: Path) -> None:
+def _print_address(url: str, token_file: Path) -> None:
     print(f"orchestrator-core: listening on {url}; the token is in {token_file}", file=sys.stderr)
     sys.stderr.flush()

@@ -1,5 +1,5 @@
 """
-The library as MCP tools, in anybody's server or in one of our own.
+The library as MCP tools, in a server of your own or in ``orchestrator-core mcp``.
 
 ::
 
@@ -11,9 +11,8 @@ The library as MCP tools, in anybody's server or in one of our own.
     register_tools(server, Orchestrator(), command=["claude", "-p"])
     server.run()
 
-The tools have the names, parameters and results that people's agents know. What an
-agent runs is the server's to say, here or in ``orchestrator.toml``, and never a
-model's. ``orchestrator-core mcp`` is such a server, ready made.
+The tools have the names, parameters and results that existing agents use. The server's owner
+sets the program that agents run, here or in ``orchestrator.toml``; a model cannot.
 
 It needs the extra ``mcp``: ``pip install 'orchestrator-core[mcp]'``.
 """
@@ -21,7 +20,7 @@ It needs the extra ``mcp``: ``pip install 'orchestrator-core[mcp]'``.
 from __future__ import annotations
 
 try:
-    import mcp.server.mcpserver  # noqa: F401 - to say early, and in our words, that it is not there
+    import mcp.server.mcpserver  # noqa: F401 - a missing extra is reported here, with its remedy
 except ImportError as error:
     from orchestrator_core.exceptions import OrchestratorError
 
@@ -31,7 +30,7 @@ except ImportError as error:
         code = "mcp-missing"
         default_hint = "pip install 'orchestrator-core[mcp]'"
 
-    raise McpMissing(f"there is no MCP SDK of version 2 here: {error}") from error
+    raise McpMissing(f"the MCP SDK, version 2, is not installed: {error}") from error
 
 from orchestrator_core.mcp.agent_kind import AgentKind
 from orchestrator_core.mcp.progress import ProgressObserver

@@ -1,8 +1,8 @@
 """
-What the agents of a server run: settled by whoever runs the server, never by a model.
+The program that a server's agents run: chosen by the server's owner, never by a model.
 
-By an argv, or by the name of a preset. A model names the type, which is only a word
-in an id, and gives the prompt, which travels on standard input.
+The owner gives an argv, or the name of a preset. A model gives the type, which is only a word
+in an id, and the prompt, which goes to the program's standard input.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
     from orchestrator_core.model.settings import Mcp
 
-#: Not ``shell``: its prompt is its program, and a prompt is what a model gives.
+#: Not ``shell``: it would run the prompt, which a model gives.
 PRESETS = ("claude", "codex", "gemini")
 
-_HOW = (
-    "whoever runs this server says it: --agent-command, or in orchestrator.toml "
+_COMMAND_HINT = (
+    "its owner sets it: --agent-command, or in orchestrator.toml "
     '[mcp] agent_command = ["claude", "-p"]'
 )
 
 
-def _argv_of(command: Sequence[str] | None) -> tuple[str, ...]:
+def _to_argv(command: Sequence[str] | None) -> tuple[str, ...]:
     if isinstance(command, str):
         raise InvalidInput(
             "the agents' command is one string", hint='give an argv: ["claude", "-p"]'
@@ -40,75 +40,76 @@ def _argv_of(command: Sequence[str] | None) -> tuple[str, ...]:
 @attrs.frozen(kw_only=True)
 class AgentKind:
     """
-    The agents that one server deploys: their command or preset, and their time.
+    The agents that one server deploys: their command or preset, and their time limits.
 
     Raises:
-        InvalidInput: A command and a preset, or a preset that there is not.
+        InvalidInput: Both a command and a preset are given, or the preset is unknown.
     """
 
-    command: tuple[str, ...] = attrs.field(default=(), converter=_argv_of)
+    command: tuple[str, ...] = attrs.field(default=(), converter=_to_argv)
     preset: str | None = None
-    grace_s: float = 0.0  #: A deployment whose agent dies sooner has failed.
-    deadline_s: float | None = None  #: An agent is ended after so long.
+    grace_s: float = 0.0  #: An agent that dies sooner is a failed deployment.
+    deadline_s: float | None = None  #: An agent is ended after this time.
 
     def __attrs_post_init__(self) -> None:
         if self.command and self.preset:
             raise InvalidInput(
-                f"a command ({self.command[0]}) and a preset ({self.preset}) for the same agents",
+                f"both a command ({self.command[0]}) and a preset ({self.preset}) are given",
                 hint="give one of the two",
             )
-        if self.preset is not None:
-            _preset(self.preset)
+        if self.preset is not None and self.preset not in PRESETS:
+            raise InvalidInput(
+                f"there is no preset {self.preset!r} for a server's agents",
+                hint=f"use one of {PRESETS}",
+            )
 
     def spec(self, *, kind: str, prompt: str, parent: str | None, cwd: str | None) -> AgentSpec:
         """
-        Return an agent of this kind to deploy.
+        Return the spec of an agent; *kind* is its type.
 
         Raises:
-            InvalidInput: Nobody has said what agents run; or no agent can be so.
+            InvalidInput: There is neither a command nor a preset, or the spec is invalid.
         """
-        about: dict[str, Any] = {"parent": parent, "cwd": cwd, "deadline_s": self.deadline_s}
+        options: dict[str, Any] = {
+            "type": kind,
+            "prompt": prompt,
+            "parent": parent,
+            "cwd": cwd,
+            "deadline_s": self.deadline_s,
+        }
         if self.preset is not None:
-            made: AgentSpec = _preset(self.preset)(prompt=prompt, type=kind, **about)
-            return made
+            spec: AgentSpec = getattr(AgentSpec, self.preset)(**options)
+            return spec
         if not self.command:
-            raise InvalidInput("this server has not been told what its agents run", hint=_HOW)
-        return AgentSpec(type=kind, prompt=prompt, command=self.command, **about)
+            raise InvalidInput("this server has no command for its agents", hint=_COMMAND_HINT)
+        return AgentSpec(command=self.command, **options)
 
 
-def _preset(name: str) -> Any:  # noqa: ANN401 - a class method of AgentSpec
-    if name not in PRESETS:
-        raise InvalidInput(
-            f"there is no preset {name!r} for a server's agents", hint=f"use one of {PRESETS}"
-        )
-    return getattr(AgentSpec, name)
-
-
-def kind_of(settings: Mcp, *, command: Sequence[str] = (), preset: str | None = None) -> AgentKind:
+def kind_from(
+    settings: Mcp, *, command: Sequence[str] = (), preset: str | None = None
+) -> AgentKind:
     """
-    Return the agents of a server: as the command line says, or else as the settings do.
+    Return a server's agents: from the command line if it names any, else from the settings.
 
-    A *command* of one string is taken apart as a shell does; of more, each is one argument.
+    A *command* of one string is split as a shell splits it; of more, each is one argument.
 
     Raises:
-        InvalidInput: The two contradict each other, or make no sense.
+        InvalidInput: A command and a preset are given, or one of them is invalid.
     """
     if not command and not preset:
         command, preset = settings.agent_command, settings.agent_preset
-    else:
-        command = _taken_apart(command)
+    elif len(command) == 1:
+        command = _split(command[0])
     return AgentKind(
         command=command, preset=preset, grace_s=settings.grace_s, deadline_s=settings.deadline_s
     )
 
 
-def _taken_apart(command: Sequence[str]) -> Sequence[str]:
-    if len(command) != 1:
-        return command
+def _split(command: str) -> list[str]:
     try:
-        return shlex.split(command[0])
+        return shlex.split(command)
     except ValueError as error:
         raise InvalidInput(
-            f"the agents' command {command[0]!r} is quoted wrongly: {error}",
+            f"the agents' command {command!r} is quoted wrongly: {error}",
             hint="give --agent-command once for each argument",
         ) from error

@@ -1,7 +1,7 @@
 """
-What several tools say of their parameters and of themselves, for models to read.
+Parameters that several tools share, and what a client may know of a tool before its call.
 
-The annotations of the tools name these, and the SDK looks at them when it is given a tool.
+The SDK evaluates the annotations of a tool when it is registered, so these are imported there.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ AgentId = Annotated[str, Field(description="The agent's id, as its deployment re
 OwnTask = Annotated[str, Field(description="Your task's id. May be left empty inside an agent.")]
 OwnId = Annotated[str, Field(description="Your own id. May be left empty inside an agent.")]
 AgentType = Annotated[
-    str, Field(description="What kind of agent, in a word: its id begins with it. A-Z a-z 0-9 _ -")
+    str, Field(description="The kind of agent, in one word; its id begins with it. A-Z a-z 0-9 _ -")
 ]
-Prompt = Annotated[str, Field(description="All that the agent is to know and to do.")]
+Prompt = Annotated[str, Field(description="Everything that the agent must know and do.")]
 Severity = Annotated[
     Literal["low", "medium", "high", "critical", "info"], Field(description="How bad it is.")
 ]

@@ -1,9 +1,9 @@
 """
-ProgressFeed of a long call while it lasts: the steps of its sagas, and that it is still going on.
+Progress notifications of a long call: the steps of its sagas, and a heartbeat every second.
 
-A call that was asked for progress has a :class:`ProgressFeed` in its context, which a worker
-thread inherits. :class:`ProgressObserver` watches all sagas of an orchestrator, and tells the
-news of whatever call the step belongs to.
+A call whose client asked for progress has a :class:`ProgressFeed` in its context, which its
+worker thread inherits. :class:`ProgressObserver` watches all sagas of an orchestrator, and
+pushes each step into the feed of the call that the step belongs to.
 """
 
 from __future__ import annotations
@@ -15,87 +15,90 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.from_thread
 
-from orchestrator_core.saga.observer import Observer
+from orchestrator_core.saga import Observer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from mcp.server.mcpserver import Context
 
-    from orchestrator_core.saga.report import StepReport
+    from orchestrator_core.saga import StepReport
 
-_BEAT_S = 1.0  #: A client that has heard nothing for too long gives a call up.
+_HEARTBEAT_S = 1.0  #: A client gives up a call after too long a silence.
+_CAPACITY = 100  #: Messages that wait for the client; later ones are dropped.
 
 
 class ProgressFeed:
-    """What is to be told of one call, in order; said in worker threads, sent by the event loop."""
+    """The progress of one call: pushed in worker threads, sent in order by the event loop."""
 
-    def __init__(self, doing: str) -> None:
-        self._doing = doing
-        self._send, self._heard = anyio.create_memory_object_stream[str](100)
+    def __init__(self, action: str) -> None:
+        self._action = action
+        self._sender, self._receiver = anyio.create_memory_object_stream[str](_CAPACITY)
 
-    def say(self, message: str) -> None:
-        """Tell of something, from a worker thread. What nobody hears any more is no harm."""
+    def push(self, message: str) -> None:
+        """Queue a message, from a worker thread; without effect when the call is over."""
         with contextlib.suppress(Exception):
-            anyio.from_thread.run_sync(self._send.send_nowait, message)
+            anyio.from_thread.run_sync(self._sender.send_nowait, message)
 
-    async def tell(self, ctx: Context) -> None:
-        """Send all that is said, and something at least every second, until cancelled."""
-        number, message = 0, self._doing
-        with self._send, self._heard:
+    async def send(self, ctx: Context) -> None:
+        """Send each message, and a heartbeat at least every second, until cancelled."""
+        number, message = 0, self._action
+        with self._sender, self._receiver:
             while True:
                 await ctx.report_progress(number, message=message)
-                number, message = number + 1, f"still {self._doing}"
-                with anyio.move_on_after(_BEAT_S):
-                    message = await self._heard.receive()
+                number, message = number + 1, f"still {self._action}"
+                with anyio.move_on_after(_HEARTBEAT_S):
+                    message = await self._receiver.receive()
 
 
-_FEED: contextvars.ContextVar[ProgressFeed | None] = contextvars.ContextVar("news", default=None)
+_FEED: contextvars.ContextVar[ProgressFeed | None] = contextvars.ContextVar("feed", default=None)
 
 
 @contextlib.asynccontextmanager
-async def news(ctx: Context | None, doing: str) -> AsyncIterator[None]:
-    """Tell the client what is going on in the block, if it has asked to be told."""
-    if ctx is None or not _is_asked(ctx):
+async def progress_feed(ctx: Context, action: str) -> AsyncIterator[None]:
+    """Notify the client of the block's progress, if the client asked for it."""
+    meta = ctx.request_context.meta
+    if meta is None or "progress_token" not in meta:
         yield
         return
-    told = ProgressFeed(doing)
-    before = _FEED.set(told)
+    feed = ProgressFeed(action)
+    previous = _FEED.set(feed)
+    error: Exception | None = None
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(told.tell, ctx)
-            yield
+            tasks.start_soon(feed.send, ctx)
+            try:
+                yield
+            except Exception as raised:  # noqa: BLE001 - raised below, where no group wraps it
+                error = raised
             tasks.cancel_scope.cancel()
     finally:
-        _FEED.reset(before)
-
-
-def _is_asked(ctx: Context) -> bool:
-    meta = ctx.request_context.meta
-    return meta is not None and "progress_token" in meta
+        _FEED.reset(previous)
+    if error is not None:
+        raise error
 
 
 class ProgressObserver(Observer):
     """
-    Tells a client of each step that its call does or undoes.
+    Notifies a client of each step that its call does or undoes.
 
     Give it to the orchestrator of the tools: ``Orchestrator(observer=ProgressObserver())``.
     """
 
     def step_done(self, saga_id: str, step: str, duration_ms: float) -> None:
-        """A step holds its resource."""
-        _say(f"{saga_id}: {step} done in {duration_ms:.0f} ms")
+        """Push a step that holds its resource."""
+        _push(f"{saga_id}: {step} done in {duration_ms:.0f} ms")
 
     def saga_committed(self, saga_id: str) -> None:
-        """All steps are done, durably."""
-        _say(f"{saga_id}: committed")
+        """Push a commit: all steps are done, durably."""
+        _push(f"{saga_id}: committed")
 
     def step_undone(self, saga_id: str, report: StepReport) -> None:
-        """A step's undo has come to something."""
-        _say(f"{saga_id}: {report.step} {report.result}")
+        """Push the result of an undo."""
+        _push(f"{saga_id}: {report.step} {report.result}")
 
 
-def _say(message: str) -> None:
-    told = _FEED.get()
-    if told is not None:
-        told.say(message)
+def _push(message: str) -> None:
+    feed = _FEED.get()
+    if feed is not None:
+        feed.push(message)

@@ -1,21 +1,33 @@
 """
-What the tools return: the shapes that people's agents know, as types.
+The results of the tools, as types; the SDK derives the tools' output schemas from these.
 
-The SDK draws the tools' output schemas from these. Its pydantic wants the
-``TypedDict`` of typing_extensions before Python 3.12, and with it its ``NotRequired``.
+Its pydantic needs the ``TypedDict`` of typing_extensions before Python 3.12, and with it the
+``NotRequired``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from typing_extensions import NotRequired, TypedDict  # noqa: UP035 - see above
 
+T = TypeVar("T")
 
-class CreateTaskResult(TypedDict):
-    """A task that was made."""
+
+def select(source: object, shape: type[T]) -> T:
+    """Return the attributes of *source* that the TypedDict *shape* names."""
+    return cast("T", {name: getattr(source, name) for name in shape.__annotations__})
+
+
+class ToolResult(TypedDict):
+    """The part that all results have."""
 
     success: bool
+
+
+class CreateTaskResult(ToolResult):
+    """A new task."""
+
     task_id: str
     description: str
     priority: str
@@ -23,10 +35,9 @@ class CreateTaskResult(TypedDict):
     status: str
 
 
-class DeployResult(TypedDict):
-    """An agent that runs."""
+class DeployResult(ToolResult):
+    """A running agent."""
 
-    success: bool
     agent_id: str
     tmux_session: str
     type: str
@@ -38,7 +49,7 @@ class DeployResult(TypedDict):
 
 
 class CleanupSummary(TypedDict):
-    """What became of the things that an agent held."""
+    """The result of an agent's cleanup."""
 
     success: bool
     tmux_session_killed: bool
@@ -49,10 +60,9 @@ class CleanupSummary(TypedDict):
     archived_files: list[str]
 
 
-class KillResult(TypedDict):
-    """An agent's end; with ``handed_over``, its supervisor sees to the rest of it."""
+class KillResult(ToolResult):
+    """An agent's end; with ``handed_over``, its supervisor completes it."""
 
-    success: bool
     agent_id: str
     tmux_session: str
     session_killed: bool
@@ -64,7 +74,7 @@ class KillResult(TypedDict):
 
 
 class ProgressUpdate(TypedDict):
-    """What an agent has said of its progress."""
+    """An agent's report of its progress."""
 
     timestamp: str
     agent_id: str
@@ -74,7 +84,7 @@ class ProgressUpdate(TypedDict):
 
 
 class AgentFinding(TypedDict):
-    """Something that an agent has found."""
+    """A finding of an agent."""
 
     timestamp: str
     agent_id: str
@@ -85,7 +95,7 @@ class AgentFinding(TypedDict):
 
 
 class AgentCounts(TypedDict):
-    """How many agents a task has had, has, and has seen end."""
+    """How many agents of a task there were, are active, and have ended."""
 
     total_spawned: int
     active: int
@@ -93,31 +103,29 @@ class AgentCounts(TypedDict):
 
 
 class CoordinationInfo(TypedDict):
-    """What others are doing; small on purpose."""
+    """A short summary of the task's agents."""
 
     agent_counts: AgentCounts
     recent_findings: list[AgentFinding]
 
 
-class ReportProgressResult(TypedDict):
-    """A progress report that was recorded; with ``handed_over``, the agent's end is on its way."""
+class ReportProgressResult(ToolResult):
+    """A recorded progress report; with ``handed_over``, the agent's end follows."""
 
-    success: bool
     own_update: ProgressUpdate
     coordination_info: CoordinationInfo
     handed_over: NotRequired[bool]
 
 
-class ReportFindingResult(TypedDict):
-    """A finding that was recorded."""
+class ReportFindingResult(ToolResult):
+    """A recorded finding."""
 
-    success: bool
     own_finding: AgentFinding
     coordination_info: CoordinationInfo
 
 
 class AgentInfo(TypedDict):
-    """One agent, in short."""
+    """An agent without its output and its reports."""
 
     id: str
     type: str
@@ -134,10 +142,9 @@ class AgentInfo(TypedDict):
     tmux_session: str
 
 
-class ListAgentsResult(TypedDict):
+class ListAgentsResult(ToolResult):
     """Agents, oldest first."""
 
-    success: bool
     count: int
     agents: list[AgentInfo]
 
@@ -149,7 +156,7 @@ class TaskAgents(AgentCounts):
 
 
 class EnhancedProgress(TypedDict):
-    """What the agents of a task have last said."""
+    """The last reports of the agents of a task."""
 
     recent_updates: list[ProgressUpdate]
     recent_findings: list[AgentFinding]
@@ -157,17 +164,16 @@ class EnhancedProgress(TypedDict):
 
 
 class TaskLimits(TypedDict):
-    """How many agents are too many."""
+    """A task's limits."""
 
     max_agents: int
     max_depth: int
     max_concurrent: int
 
 
-class TaskStatusResult(TypedDict):
-    """All about a task."""
+class TaskStatusResult(ToolResult):
+    """A task with its agents and their last reports."""
 
-    success: bool
     task_id: str
     description: str
     status: str
@@ -180,7 +186,7 @@ class TaskStatusResult(TypedDict):
 
 
 class OutputMetadata(TypedDict):
-    """How much an agent has written, and how much of it this is."""
+    """The size of an output, and of the part that was returned."""
 
     total_lines: int
     total_bytes: int
@@ -189,10 +195,9 @@ class OutputMetadata(TypedDict):
     truncated: bool
 
 
-class AgentOutputResult(TypedDict):
-    """What an agent has written: text, or with the format "parsed" a list of values."""
+class AgentOutputResult(ToolResult):
+    """An agent's output: text, or with the format "parsed" a list of values."""
 
-    success: bool
     agent_id: str
     session_status: str
     output: str | list[Any]
@@ -202,7 +207,7 @@ class AgentOutputResult(TypedDict):
 
 
 class SweepFinding(TypedDict):
-    """One thing that a sweep has found."""
+    """One finding of a sweep."""
 
     kind: str
     subject: str
@@ -213,10 +218,9 @@ class SweepFinding(TypedDict):
     said: str
 
 
-class SweepResult(TypedDict):
-    """What a sweep has found; ``clean`` means that all could be asked, and nothing is left."""
+class SweepResult(ToolResult):
+    """A sweep's findings; ``clean``: every source could be read, and nothing is left."""
 
-    success: bool
     clean: bool
     dry_run: bool
     findings: list[SweepFinding]
@@ -226,7 +230,7 @@ class SweepResult(TypedDict):
 
 
 class TimelineEvent(TypedDict):
-    """One moment of an agent's life."""
+    """One event of an agent's life."""
 
     timestamp: str
     event: str
@@ -234,10 +238,9 @@ class TimelineEvent(TypedDict):
     data: NotRequired[dict[str, Any]]
 
 
-class TimelineResult(TypedDict):
-    """An agent's life, in the order in which it went."""
+class TimelineResult(ToolResult):
+    """An agent's events, oldest first."""
 
-    success: bool
     agent_id: str
     task_id: str
     status: str

@@ -1,8 +1,8 @@
 """
-A server of our own: the tools, over stdio or over HTTP on loopback.
+The server of ``orchestrator-core mcp``: the tools, over stdio or over HTTP on loopback.
 
-It ends cleanly when it is told to, and when its client goes away: what was being
-deployed is undone first. However it is killed, the next opening recovers.
+SIGTERM, Ctrl-C and a client that closes its end stop the server cleanly: a deployment in
+progress is undone first. After any other death, the next opening of the root recovers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mcp.server.stdio import stdio_server
 
 from orchestrator_core import __version__
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.mcp import stdio
+from orchestrator_core.mcp.stdio import redirect_stdio
 from orchestrator_core.mcp.token import StaticTokenVerifier
 from orchestrator_core.mcp.tools import register_tools
 
@@ -31,62 +31,63 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from orchestrator_core.mcp.agent_kind import AgentKind
+    from orchestrator_core.mcp.stdio import StdinLines, StdoutWriter
     from orchestrator_core.orchestrator import Orchestrator
 
 NAME = "orchestrator-core"
 HOST = "127.0.0.1"
 PATH = "/mcp"
 _STOP_SIGNALS = signal.SIGTERM, signal.SIGINT
-_FAREWELL_S = 5  #: For answers that are under way, when the server is told to end.
+_SHUTDOWN_TIMEOUT_S = 5  #: For answers that the client has not read when the server stops.
 
 _INSTRUCTIONS = """\
 Headless agents in tmux: make a task with create_real_task, deploy agents for it with
-deploy_headless_agent, look after them with get_real_task_status, and end them with
+deploy_headless_agent, check on them with get_real_task_status, and end them with
 kill_real_agent. Inside an agent, report with update_agent_progress and
 report_agent_finding; the status "completed" is the last thing to report.
 """
 
 
-class _Server(MCPServer[Any]):
-    """One whose standard input and output are waited for without threads."""
+class _StdioServer(MCPServer[Any]):
+    """A server that signals stop, also while its client neither writes nor reads."""
 
     async def run_stdio_async(self) -> None:
-        """Serve one client on standard input and output, until it goes away or we are told to."""
-        with stdio.taken() as (incoming, outgoing):
+        """Serve one client on standard input and output, until it closes its end or a signal."""
+        with redirect_stdio() as (stdin, stdout):
             async with anyio.create_task_group() as tasks:
-                await tasks.start(_ending_when_told, incoming, outgoing)
-                # It uses of a file what these have.
-                files = cast("AsyncFile[str]", incoming), cast("AsyncFile[str]", outgoing)
+                await tasks.start(_stop_on_signal, stdin, stdout)
+                # The SDK calls only what these two have of a file.
+                files = cast("AsyncFile[str]", stdin), cast("AsyncFile[str]", stdout)
                 async with stdio_server(*files) as (reading, writing):
-                    ours = self._lowlevel_server
-                    await ours.run(reading, writing, ours.create_initialization_options())
-                    outgoing.hurry(_FAREWELL_S)
+                    server = self._lowlevel_server
+                    await server.run(reading, writing, server.create_initialization_options())
+                    stdout.set_write_deadline(_SHUTDOWN_TIMEOUT_S)
                 tasks.cancel_scope.cancel()
 
 
-async def _ending_when_told(
-    incoming: stdio.Incoming, outgoing: stdio.Outgoing, *, task_status: TaskStatus[None]
+async def _stop_on_signal(
+    stdin: StdinLines, stdout: StdoutWriter, *, task_status: TaskStatus[None]
 ) -> None:
-    """Let SIGTERM and Ctrl-C be the same as a client that goes away."""
-    with anyio.open_signal_receiver(*_STOP_SIGNALS) as told:
+    """Treat SIGTERM and Ctrl-C like a client that closes its end."""
+    with anyio.open_signal_receiver(*_STOP_SIGNALS) as signals:
         task_status.started()
-        async for _ in told:
-            incoming.end()
-            outgoing.hurry(_FAREWELL_S)
+        async for _ in signals:
+            stdin.stop()
+            stdout.set_write_deadline(_SHUTDOWN_TIMEOUT_S)
 
 
-def server_of(orchestrator: Orchestrator, kind: AgentKind, **how: Any) -> MCPServer[Any]:  # noqa: ANN401 - the SDK's
-    """Return a server with all tools, and nothing else."""
-    server = _Server(
-        NAME, instructions=_INSTRUCTIONS, version=__version__, log_level="WARNING", **how
+def build_server(orchestrator: Orchestrator, kind: AgentKind, **settings: Any) -> MCPServer[Any]:  # noqa: ANN401 - the SDK's
+    """Return a server with all tools, and nothing else; *settings* are the SDK's."""
+    server = _StdioServer(
+        NAME, instructions=_INSTRUCTIONS, version=__version__, log_level="WARNING", **settings
     )
     register_tools(server, orchestrator, kind=kind)
     return server
 
 
 def serve_stdio(orchestrator: Orchestrator, kind: AgentKind) -> None:
-    """Serve one client on standard input and output, until it goes away or we are told to end."""
-    server_of(orchestrator, kind).run()
+    """Serve one client on standard input and output, until it closes its end or a signal."""
+    build_server(orchestrator, kind).run()
 
 
 # --- HTTP ----------------------------------------------------------------------------------------
@@ -98,61 +99,60 @@ def serve_http(
     *,
     port: int,
     token: str,
-    listening: Callable[[str], None],
+    on_listening: Callable[[str], None],
 ) -> None:
     """
-    Serve any number of clients who have the *token*, on loopback, until told to end.
+    Serve clients that have the *token*, on loopback, until SIGTERM or Ctrl-C.
 
-    *listening* is called with the address when clients can connect. A *port* of 0 is any
-    that is free. Requests that name another host, or come from a web page elsewhere, are
-    refused: a browser on this machine must not be the way in.
+    *on_listening* is called with the address when clients can connect. *port* 0 means any
+    free port. Requests that name another host, or that come from a web page of another
+    origin, are refused, so that no browser on this machine gives access.
 
     Raises:
-        InvalidInput: The port cannot be had.
+        InvalidInput: The port is not available.
     """
-    import uvicorn  # noqa: PLC0415 - for this alone
+    import uvicorn  # noqa: PLC0415 - only HTTP needs it
 
-    # No issuer is ever asked: there is one token, and its owner has it from a file.
+    # No issuer is asked: the only token is in a file of the server's owner.
     auth = AuthSettings.model_validate(
         {"issuer_url": f"http://{HOST}", "resource_server_url": None}
     )
-    server = server_of(orchestrator, kind, auth=auth, token_verifier=StaticTokenVerifier(token))
-    app = server.streamable_http_app(streamable_http_path=PATH, host=HOST)
+    server = build_server(orchestrator, kind, auth=auth, token_verifier=StaticTokenVerifier(token))
     config = uvicorn.Config(
-        app,
-        log_config=None,  # Its own writes to standard output.
+        server.streamable_http_app(streamable_http_path=PATH, host=HOST),
+        log_config=None,  # uvicorn's own configuration writes to standard output.
         access_log=False,
         lifespan="on",
-        timeout_graceful_shutdown=_FAREWELL_S,
+        timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT_S,
     )
-    with _listener(port) as listener:
-        listening(f"http://{HOST}:{listener.getsockname()[1]}{PATH}")
-        with _ignore_signals():  # uvicorn hears the signal, and passes it on when it is done.
+    with _listening_socket(port) as listener:
+        on_listening(f"http://{HOST}:{listener.getsockname()[1]}{PATH}")
+        with _ignore_signals():  # uvicorn handles a signal, and raises it again afterwards.
             uvicorn.Server(config).run(sockets=[listener])
 
 
 @contextlib.contextmanager
 def _ignore_signals() -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C do nothing."""
-    before = {number: signal.signal(number, lambda *_: None) for number in _STOP_SIGNALS}
+    """Let SIGTERM and Ctrl-C have no effect in the block."""
+    previous = {number: signal.signal(number, lambda *_: None) for number in _STOP_SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 @contextlib.contextmanager
-def _listener(port: int) -> Iterator[socket.socket]:
-    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as made:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _listening_socket(port: int) -> Iterator[socket.socket]:
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            made.bind((HOST, port))
+            listener.bind((HOST, port))
         except (OSError, OverflowError) as error:
-            taken = getattr(error, "errno", None) == errno.EADDRINUSE
+            in_use = getattr(error, "errno", None) == errno.EADDRINUSE
             raise InvalidInput(
-                f"port {port} of {HOST} cannot be had: {error}",
-                hint="another server has it; --port 0 takes any" if taken else "try --port 0",
+                f"port {port} of {HOST} is not available: {error}",
+                hint="another server uses it; --port 0 takes any" if in_use else "try --port 0",
             ) from error
-        made.listen()
-        yield made
+        listener.listen()
+        yield listener

@@ -1,21 +1,13 @@
-"""
-What a task is about beyond its description: told once, and before every prompt of it.
-
-It is kept in the task's registry, beside what the library keeps there.
-"""
+"""A task's context: stored once with the task, and put before the prompt of each of its agents."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.model.layout import Layout
-from orchestrator_core.registry import task_registry
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
-FIELD = "task_context"
+FIELD = "task_context"  #: In the task's registry.
 
 _TITLES = {
     "background_context": "Background",
@@ -26,31 +18,26 @@ _TITLES = {
 }
 
 
-def save_context(root: Path, task_id: str, context: Mapping[str, Any]) -> None:
-    """Keep what was given of a task's context; durable when this returns."""
+def context_field(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the registry field of a *context*; none if all of it is empty."""
     given = {name: value for name, value in context.items() if value}
-    if not given:
-        return
-
-    def enter(document: dict[str, Any]) -> None:
-        document[FIELD] = given
-
-    task_registry(Layout(root), task_id).update(enter)
+    return {FIELD: given} if given else {}
 
 
-def with_context(prompt: str, document: Mapping[str, Any]) -> str:
-    """Return a prompt with the context of its task before it, if it has any."""
-    kept = document.get(FIELD)
-    known = kept if isinstance(kept, dict) else {}
-    parts = [
-        f"# {title}\n\n{_told(known[name])}" for name, title in _TITLES.items() if name in known
-    ]
-    if not parts:
+def with_context(prompt: str, record: Mapping[str, Any]) -> str:
+    """Return a prompt after the context that its task's *record* has, if any."""
+    context = record.get(FIELD)
+    if not isinstance(context, dict):
         return prompt
-    return "\n\n".join([*parts, f"# Your task\n\n{prompt}"])
+    parts = [
+        f"# {title}\n\n{_format(context[name])}"
+        for name, title in _TITLES.items()
+        if name in context
+    ]
+    return "\n\n".join([*parts, f"# Your task\n\n{prompt}"]) if parts else prompt
 
 
-def _told(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, list):
         return "\n".join(f"- {each}" for each in value)
     return str(value)

@@ -1,4 +1,4 @@
-"""An agent's life as a list of moments: from its record, its journal and its reports."""
+"""An agent's life as a list of events: from its record, its journal and its reports."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from orchestrator_core.system.clock import parse_timestamp
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from orchestrator_core.aio import AsyncOrchestrator
+    from orchestrator_core.deployment.report_reader import ReportedFinding, ReportedProgress
     from orchestrator_core.mcp import schemas
     from orchestrator_core.model.records import Agent
-    from orchestrator_core.orchestrator import Orchestrator
+
+_CLEANUP_FIELDS = ("tmux_session_killed", "prompt_file_deleted", "verified_no_zombies", "method")
 
 
-def timeline(orch: Orchestrator, agent: Agent) -> schemas.TimelineResult:
-    """Return an agent's life, in the order in which it went."""
-    events = [*_beginning(orch, agent), *_reports(orch, agent), *_end(agent)]
+async def timeline(orch: AsyncOrchestrator, agent: Agent) -> schemas.TimelineResult:
+    """Return an agent's events, oldest first."""
+    events = [
+        await _deployment(orch, agent),
+        *map(_progress, await orch.read_progress(agent.id)),
+        *map(_finding, await orch.read_findings(agent.id)),
+        *_end(agent),
+    ]
     return {
         "success": True,
         "agent_id": agent.id,
@@ -27,37 +35,39 @@ def timeline(orch: Orchestrator, agent: Agent) -> schemas.TimelineResult:
     }
 
 
-def _beginning(orch: Orchestrator, agent: Agent) -> Iterator[schemas.TimelineEvent]:
+async def _deployment(orch: AsyncOrchestrator, agent: Agent) -> schemas.TimelineEvent:
+    message = f"by {agent.parent}"
     try:
-        history = orch.history(agent.id)
-    except (NotFound, JournalDamaged):  # The old system's, or kept for long enough.
-        yield _event(agent.started_at, "deployed", f"by {agent.parent}")
-        return
+        history = await orch.history(agent.id)
+    except (NotFound, JournalDamaged):  # A legacy agent, or its journal has been collected.
+        return _event(agent.started_at, "deployed", message)
     steps = [frame.name for frame in history.stack if frame.done]
-    yield _event(history.begun_at, "deployed", f"by {agent.parent}", steps=steps)
+    return _event(history.begun_at, "deployed", message, steps=steps)
 
 
-def _reports(orch: Orchestrator, agent: Agent) -> Iterator[schemas.TimelineEvent]:
-    for update in orch.read_progress(agent.id):
-        said = {"status": update.status, "progress": update.progress}
-        yield _event(update.timestamp, "progress", update.message, **said)
-    for found in orch.read_findings(agent.id):
-        what = {"finding_type": found.finding_type, "severity": found.severity}
-        yield _event(found.timestamp, "finding", found.message, **what, data=found.data)
+def _progress(report: ReportedProgress) -> schemas.TimelineEvent:
+    values = {"status": report.status, "progress": report.progress}
+    return _event(report.timestamp, "progress", report.message, **values)
+
+
+def _finding(report: ReportedFinding) -> schemas.TimelineEvent:
+    values = {"finding_type": report.finding_type, "severity": report.severity, "data": report.data}
+    return _event(report.timestamp, "finding", report.message, **values)
 
 
 def _end(agent: Agent) -> Iterator[schemas.TimelineEvent]:
     if agent.completed_at:
-        exit_of = {"exit_code": agent.exit_code, "exit_signal": agent.exit_signal}
-        yield _event(agent.completed_at, "ended", agent.end_reason, status=agent.status, **exit_of)
-    record = agent.record
-    cleanup = record.get("auto_cleanup_result")
-    if isinstance(cleanup, dict) and record.get("auto_cleanup_timestamp"):
-        wrong = record.get("auto_cleanup_error")
-        said = "nothing is left" if cleanup.get("success") else f"not all of it: {wrong}"
-        names = ("tmux_session_killed", "prompt_file_deleted", "verified_no_zombies", "method")
-        told = {name: cleanup.get(name) for name in names}
-        yield _event(record["auto_cleanup_timestamp"], "given back", said, **told)
+        exit_values = {"exit_code": agent.exit_code, "exit_signal": agent.exit_signal}
+        yield _event(
+            agent.completed_at, "ended", agent.end_reason, status=agent.status, **exit_values
+        )
+    cleanup = agent.record.get("auto_cleanup_result")
+    at = agent.record.get("auto_cleanup_timestamp")
+    if isinstance(cleanup, dict) and at:
+        error = agent.record.get("auto_cleanup_error")
+        message = "nothing is left" if cleanup.get("success") else f"not all of it: {error}"
+        values = {name: cleanup.get(name) for name in _CLEANUP_FIELDS}
+        yield _event(at, "given back", message, **values)
 
 
 def _event(at: object, event: str, message: str, **data: Any) -> schemas.TimelineEvent:  # noqa: ANN401 - JSON

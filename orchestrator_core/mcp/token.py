@@ -1,4 +1,4 @@
-"""The bearer token of an HTTP server: in a file that only its owner can read."""
+"""The bearer token of an HTTP server, in a file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -17,62 +17,65 @@ from orchestrator_core.system.os_errors import storage_errors
 if TYPE_CHECKING:
     from pathlib import Path
 
-_FEWEST = 16  #: Characters that are not guessed.
+_MIN_LENGTH = 16  #: Characters.
 
 
-def token_in(path: Path) -> str:
+def read_or_create_token(path: Path) -> str:
     """
-    Return the token in a file; if there is no file, one is made, 0600, with a new token.
+    Return the token in a file; a missing file is created, 0600, with a new token.
 
-    Of several that make it at once, all return the same token.
+    Concurrent callers that create the file all return the same token.
 
     Raises:
-        StorageError: Others can read it, it holds no token, or it cannot be read or made.
+        StorageError: Other users can read the file, it contains no token, or it cannot be
+            read or created.
     """
     try:
         return _read(path)
     except FileNotFoundError:
-        _make(path)
+        _create(path)
         return _read(path)
 
 
 def _read(path: Path) -> str:
     token = durable.read(path).decode("ascii", errors="replace").strip()
-    with storage_errors("look at", path):
+    with storage_errors("inspect", path):
         mode = path.stat().st_mode
     if mode & 0o077:
-        raise StorageError(f"{path} holds a token, and is open to others", hint=f"chmod 600 {path}")
-    if len(token) < _FEWEST or not token.isascii() or not token.isprintable() or " " in token:
         raise StorageError(
-            f"{path} holds no token: {_FEWEST} characters of ASCII or more, without spaces",
-            hint=f"remove {path}, and one is made",
+            f"{path} contains a token, and other users can read it", hint=f"chmod 600 {path}"
+        )
+    if len(token) < _MIN_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
+        raise StorageError(
+            f"{path} contains no token: {_MIN_LENGTH} or more ASCII characters without spaces",
+            hint=f"remove {path}; the server then creates one",
         )
     return token
 
 
-def _make(path: Path) -> None:
-    whole = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with storage_errors("make", path):
-        durable.create(whole, secrets.token_urlsafe(32).encode() + b"\n")
+def _create(path: Path) -> None:
+    complete = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with storage_errors("create", path):
+        durable.create(complete, secrets.token_urlsafe(32).encode() + b"\n")
     try:
-        # A link has the name in one instant, and never another's: the first one's token is all's.
+        # A link appears complete, and never replaces a file: the first caller's token wins.
         with (
             contextlib.suppress(FileExistsError),
-            storage_errors("make", path, allow=(FileExistsError,)),
+            storage_errors("create", path, allow=(FileExistsError,)),
         ):
-            os.link(whole, path)
+            os.link(complete, path)
     finally:
-        durable.remove(whole)
+        durable.remove(complete)
 
 
 class StaticTokenVerifier:
-    """Lets in whoever has the token."""
+    """Accepts one token."""
 
     def __init__(self, token: str) -> None:
         self._token = token.encode()
 
     async def verify_token(self, token: str) -> AccessToken | None:
-        """Return who it is that has *token*; None for anybody else."""
+        """Return the access of the owner for the right *token*, and None for any other."""
         if not hmac.compare_digest(token.encode(), self._token):
             return None
         return AccessToken(token="", client_id="owner", scopes=[])

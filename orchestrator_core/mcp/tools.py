@@ -1,23 +1,28 @@
 """
-The tools: each one call of the library, under the name and in the shape that agents know.
+The tools for deploying agents and looking after them; each is one call of the library.
 
-Their docstrings and the descriptions of their parameters are what a model reads. The
-SDK looks at their annotations when they are registered, so what those name is imported.
+A model reads their docstrings and the descriptions of their parameters. The SDK evaluates
+their annotations when they are registered, so the names in those are imported here.
 """
 
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
 from mcp.server.mcpserver import Context  # noqa: TC002 - the SDK evaluates the annotations
 from pydantic import Field
 
+from orchestrator_core.aio import AsyncOrchestrator
 from orchestrator_core.exceptions import DeploymentError, InvalidInput, OrchestratorError
-from orchestrator_core.mcp import output_slice, schemas, task_context, views
+from orchestrator_core.mcp import output_slice, schemas, views
 from orchestrator_core.mcp.agent_kind import AgentKind
-from orchestrator_core.mcp.agent_tools import OwnTools
+from orchestrator_core.mcp.agent_tools import AgentTools
 from orchestrator_core.mcp.annotations import (
     ADDS,
     ENDS,
@@ -28,10 +33,12 @@ from orchestrator_core.mcp.annotations import (
     Prompt,
     TaskId,
 )
-from orchestrator_core.mcp.errors import DeployRefused, cleanup, raise_if_not_clean
+from orchestrator_core.mcp.errors import DeployRefused, errors_as_results, raise_if_not_clean
+from orchestrator_core.mcp.progress import progress_feed
+from orchestrator_core.mcp.task_context import context_field, with_context
 from orchestrator_core.mcp.timeline import timeline
-from orchestrator_core.mcp.worker import errors_as_results, run
 from orchestrator_core.model.environment import ORCHESTRATOR
+from orchestrator_core.system.log import emit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +47,9 @@ if TYPE_CHECKING:
     from mcp.types import ToolAnnotations
 
     from orchestrator_core.model.records import Agent
+    from orchestrator_core.model.spec import AgentSpec
     from orchestrator_core.orchestrator import Orchestrator
+    from orchestrator_core.reconcile.sweep.findings import Finding, ReapResult
 
 
 def register_tools(
@@ -54,29 +63,32 @@ def register_tools(
     """
     Add the tools to a server.
 
-    *command* is the argv of every agent that is deployed through them, *preset* the name
-    of one instead, *kind* all that can be said about them. Without any of the three,
-    everything but deploying works. The orchestrator may be in use elsewhere as well.
+    *command* is the argv of every agent that is deployed through them; *preset* is the name
+    of a preset instead, and *kind* has further options. Without all three, every tool but
+    deploying works. The orchestrator may be in use elsewhere as well.
 
     Raises:
-        InvalidInput: More than one of them is given, or one that makes no sense.
+        InvalidInput: More than one of them is given, or an invalid one.
     """
     if kind is not None and (command or preset):
-        raise InvalidInput("a kind of agent, and a command or preset as well", hint="give one")
-    tools = Tools(orchestrator, kind or AgentKind(command=command, preset=preset))
-    for tool, hints in (*tools.all(), *OwnTools(orchestrator).all()):
-        server.add_tool(tool, description=inspect.getdoc(tool), annotations=hints)
+        raise InvalidInput("kind is given together with command or preset", hint="give one")
+    orch = AsyncOrchestrator.wrapping(orchestrator)
+    tools = Tools(orch, kind or AgentKind(command=command, preset=preset))
+    for tool, hints in (*tools.all(), *AgentTools(orch).all()):
+        server.add_tool(
+            errors_as_results(tool), description=inspect.getdoc(tool), annotations=hints
+        )
 
 
 class Tools:
-    """The tools of whoever directs agents."""
+    """The tools of a model or a person that directs agents."""
 
-    def __init__(self, orchestrator: Orchestrator, kind: AgentKind) -> None:
+    def __init__(self, orchestrator: AsyncOrchestrator, kind: AgentKind) -> None:
         self._orch = orchestrator
         self._kind = kind
 
     def all(self) -> list[tuple[Any, ToolAnnotations]]:
-        """Return each of them, with what a client may know of it before it is called."""
+        """Return each tool with its annotations."""
         return [
             (self.create_real_task, ADDS),
             (self.deploy_headless_agent, RUNS),
@@ -91,7 +103,6 @@ class Tools:
 
     # --- beginning -------------------------------------------------------------------------------
 
-    @errors_as_results
     async def create_real_task(
         self,
         description: Annotated[str, Field(description="What is to be done.")],
@@ -100,7 +111,7 @@ class Tools:
             str | None, Field(description="The directory its agents run in; absolute.")
         ] = None,
         background_context: Annotated[
-            str | None, Field(description="What its agents have to know; before every prompt.")
+            str | None, Field(description="What its agents must know; put before every prompt.")
         ] = None,
         expected_deliverables: Annotated[
             list[str] | None, Field(description="What they are to deliver.")
@@ -121,30 +132,26 @@ class Tools:
         Its id is what all other tools ask for. The context given here is put before
         the prompt of each of its agents.
         """
-        about = {
+        context = {
             "background_context": background_context,
             "expected_deliverables": expected_deliverables,
             "success_criteria": success_criteria,
             "constraints": constraints,
             "relevant_files": relevant_files,
         }
+        _check_directory(client_cwd)
+        task = await self._orch.create_task(
+            description, priority=priority, client_cwd=client_cwd, extra=context_field(context)
+        )
+        return {
+            "success": True,
+            "task_id": task.id,
+            "description": task.description,
+            "priority": task.priority,
+            "workspace": task.workspace,
+            "status": task.status,
+        }
 
-        def create() -> schemas.CreateTaskResult:
-            _check_directory(client_cwd)
-            task = self._orch.create_task(description, priority=priority, client_cwd=client_cwd)
-            task_context.save_context(self._orch.root, task.id, about)
-            return {
-                "success": True,
-                "task_id": task.id,
-                "description": task.description,
-                "priority": task.priority,
-                "workspace": task.workspace,
-                "status": task.status,
-            }
-
-        return await run(create)
-
-    @errors_as_results
     async def deploy_headless_agent(
         self,
         task_id: TaskId,
@@ -156,14 +163,13 @@ class Tools:
         ] = ORCHESTRATOR,
     ) -> schemas.DeployResult:
         """
-        Deploy an agent for a task, headless, in a tmux session of its own.
+        Deploy an agent for a task, headless, in a new tmux session.
 
-        When this returns, it runs. If it fails, nothing of it is left, or the error
-        names what is. Cancelled, it is undone.
+        When this returns, the agent runs. If it fails, nothing of it is left, or the error
+        names what is. A cancelled call is undone.
         """
         return await self._deploy(task_id, agent_type, prompt, parent, ctx)
 
-    @errors_as_results
     async def spawn_child_agent(
         self,
         task_id: TaskId,
@@ -172,32 +178,26 @@ class Tools:
         child_prompt: Prompt,
         ctx: Context,
     ) -> schemas.DeployResult:
-        """Deploy an agent as the child of another one of its task: it ends when its parent does."""
+        """Deploy an agent as the child of another one of its task: it ends with its parent."""
         return await self._deploy(task_id, child_agent_type, child_prompt, parent_agent_id, ctx)
 
     async def _deploy(
-        self, task_id: str, kind: str, prompt: str, parent: str, ctx: Context
+        self, task_id: str, agent_type: str, prompt: str, parent: str, ctx: Context
     ) -> schemas.DeployResult:
-        def deploy() -> Agent:
-            try:
-                document = views.document_of(self._orch, task_id)
-                spec = self._kind.spec(
-                    kind=kind,
-                    prompt=task_context.with_context(prompt, document),
-                    parent=parent,
-                    cwd=document.get("client_cwd"),
-                )
-                return self._orch.deploy(task_id, spec, grace_s=self._kind.grace_s)
-            except DeploymentError:
-                raise
-            except OrchestratorError as error:
-                raise DeployRefused(error) from error
-
-        def undo(agent: Agent) -> None:
-            self._orch.terminate(agent.id, reason="cancelled")
-
-        doing = f"deploying an agent for {task_id}"
-        agent = await run(deploy, ctx=ctx, doing=doing, undo=undo)
+        try:
+            task = await self._orch.task(task_id)
+            spec = self._kind.spec(
+                kind=agent_type,
+                prompt=with_context(prompt, task.record),
+                parent=parent,
+                cwd=task.record.get("client_cwd"),
+            )
+            async with progress_feed(ctx, f"deploying an agent for {task_id}"):
+                agent = await self._deploy_or_log(task_id, spec)
+        except DeploymentError:
+            raise
+        except OrchestratorError as error:
+            raise DeployRefused(error) from error
         return {
             "success": True,
             "agent_id": agent.id,
@@ -210,14 +210,24 @@ class Tools:
             "deployment_method": "tmux session",
         }
 
-    # --- looking ---------------------------------------------------------------------------------
+    async def _deploy_or_log(self, task_id: str, spec: AgentSpec) -> Agent:
+        """Deploy; a cancelled call has no result, so an incomplete undo goes to the log."""
+        try:
+            return await self._orch.deploy(task_id, spec, grace_s=self._kind.grace_s)
+        except OrchestratorError as error:
+            try:
+                await anyio.lowlevel.checkpoint_if_cancelled()
+            except anyio.get_cancelled_exc_class():
+                _log_undo_failed(error)
+                raise
+            raise
 
-    @errors_as_results
+    # --- reading ---------------------------------------------------------------------------------
+
     async def get_real_task_status(self, task_id: TaskId) -> schemas.TaskStatusResult:
-        """Tell all about a task: its agents, whose children they are, and what they last said."""
-        return await run(lambda: views.status(self._orch, task_id))
+        """Return a task: its agents, whose children they are, and their last reports."""
+        return await views.task_status(self._orch, task_id)
 
-    @errors_as_results
     async def get_agent_output(
         self,
         task_id: TaskId,
@@ -244,30 +254,25 @@ class Tools:
             Field(description="summary: at most the last 20 lines; compact: the last 5."),
         ] = "full",
     ) -> schemas.AgentOutputResult:
-        """Return what an agent has written, whether it still lives or its log is archived."""
-        wish = output_slice.OutputQuery(
+        """Return an agent's output, from its log or from the archived log."""
+        query = output_slice.OutputQuery(
             filter=filter, format=format, tail=tail, response=response_format, max_bytes=max_bytes
         )
+        agent = await views.agent_of_task(self._orch, task_id, agent_id)
+        text = await self._orch.read_output(agent.id)
+        part = await anyio.to_thread.run_sync(output_slice.slice_output, text, query)
+        result: schemas.AgentOutputResult = {
+            "success": True,
+            "agent_id": agent.id,
+            "session_status": "running" if agent.is_active else "terminated",
+            "output": part.output,
+            "source": _source(agent, text),
+            "tmux_session": agent.tmux_session,
+        }
+        if include_metadata:
+            result["metadata"] = part.metadata
+        return result
 
-        def read() -> schemas.AgentOutputResult:
-            agent = views.agent_of(self._orch, task_id, agent_id)
-            text = self._orch.read_output(agent.id)
-            cut = output_slice.slice_output(text, wish)
-            found: schemas.AgentOutputResult = {
-                "success": True,
-                "agent_id": agent.id,
-                "session_status": "running" if agent.is_active else "terminated",
-                "output": cut.output,
-                "source": _source(agent, text),
-                "tmux_session": agent.tmux_session,
-            }
-            if include_metadata:
-                found["metadata"] = cut.metadata
-            return found
-
-        return await run(read)
-
-    @errors_as_results
     async def list_agents(
         self,
         task_id: Annotated[str | None, Field(description="Only those of this task.")] = None,
@@ -275,26 +280,19 @@ class Tools:
             str | None, Field(description='Only those of this status, or all "active" ones.')
         ] = None,
     ) -> schemas.ListAgentsResult:
-        """List agents, oldest first: of one task or of all, living or ended."""
+        """List agents, oldest first: of one task or of all, active or ended."""
+        agents = await self._orch.agents(task_id=task_id, status=status)
+        infos = [schemas.select(agent, schemas.AgentInfo) for agent in agents]
+        return {"success": True, "count": len(infos), "agents": infos}
 
-        def look() -> schemas.ListAgentsResult:
-            agents = self._orch.agents(task_id=task_id, status=status)
-            return {"success": True, "count": len(agents), "agents": [*map(views.info, agents)]}
-
-        return await run(look)
-
-    @errors_as_results
     async def get_agent_timeline(
         self, task_id: TaskId, agent_id: AgentId
     ) -> schemas.TimelineResult:
-        """Tell an agent's life, moment by moment: deployment, progress, findings, end."""
-        return await run(
-            lambda: timeline(self._orch, views.agent_of(self._orch, task_id, agent_id))
-        )
+        """Return an agent's events, oldest first: deployment, progress, findings, end."""
+        return await timeline(self._orch, await views.agent_of_task(self._orch, task_id, agent_id))
 
     # --- ending ----------------------------------------------------------------------------------
 
-    @errors_as_results
     async def kill_real_agent(
         self,
         task_id: TaskId,
@@ -305,71 +303,76 @@ class Tools:
         """
         End an agent with its children, and give back all they held; logs are archived.
 
-        One that has ended before is not ended again: the status and reason of its end
+        An agent that has ended before is not ended again: the status and reason of its end
         are returned.
         """
+        agent = await views.agent_of_task(self._orch, task_id, agent_id)
+        async with progress_feed(ctx, f"ending {agent_id}"):
+            end = await self._orch.terminate(agent.id, reason=reason)
+        raise_if_not_clean(end)
+        return {
+            "success": True,
+            "agent_id": agent.id,
+            "tmux_session": agent.tmux_session,
+            "session_killed": end.tmux_session_killed,
+            "reason": end.reason,
+            "status": end.status,
+            "cleanup": schemas.select(end, schemas.CleanupSummary),
+            "handed_over": end.handed_over,
+            "children": [child.agent_id for child in end.children],
+        }
 
-        def kill() -> schemas.KillResult:
-            agent = views.agent_of(self._orch, task_id, agent_id)
-            end = self._orch.terminate(agent.id, reason=reason)
-            raise_if_not_clean(end)
-            return {
-                "success": True,
-                "agent_id": agent.id,
-                "tmux_session": agent.tmux_session,
-                "session_killed": end.tmux_session_killed,
-                "reason": end.reason,
-                "status": end.status,
-                "cleanup": cleanup(end),
-                "handed_over": end.handed_over,
-                "children": [child.agent_id for child in end.children],
-            }
-
-        return await run(kill, ctx=ctx, doing=f"ending {agent_id}")
-
-    @errors_as_results
     async def sweep_agents(
         self,
         ctx: Context,
         reap: Annotated[  # noqa: FBT002 - the tool's parameter, by name
-            bool, Field(description="End what is ours by two proofs; else it is only told.")
+            bool,
+            Field(
+                description="Clean up leftovers that have two pieces of evidence; "
+                "by default only list them."
+            ),
         ] = False,
     ) -> schemas.SweepResult:
-        """Find what dead orchestrators and agents have left behind, and end it if asked to."""
+        """Find what dead orchestrators and agents have left behind, and reap it on request."""
+        async with progress_feed(ctx, "sweeping"):
+            report = await self._orch.sweep(reap=reap)
+        reaped = {result.finding.key: result for result in report.reaped}
+        return {
+            "success": True,
+            "clean": report.clean,
+            "dry_run": report.dry_run,
+            "findings": [
+                _sweep_finding(finding, reaped.get(finding.key)) for finding in report.findings
+            ],
+            "left": [finding.subject for finding in report.left],
+            "unknown": list(report.unknown),
+            "alive": list(report.alive),
+        }
 
-        def sweep() -> schemas.SweepResult:
-            report = self._orch.sweep(reap=reap)
-            reaped = {one.finding.key: one for one in report.reaped}
-            return {
-                "success": True,
-                "clean": report.clean,
-                "dry_run": report.dry_run,
-                "findings": [
-                    {
-                        "kind": finding.kind.value,
-                        "subject": finding.subject,
-                        "what": finding.what,
-                        "proofs": list(finding.proofs),
-                        "action": finding.action,
-                        "reaped": finding.key in reaped and reaped[finding.key].success,
-                        "said": reaped[finding.key].message if finding.key in reaped else "",
-                    }
-                    for finding in report.findings
-                ],
-                "left": [finding.subject for finding in report.left],
-                "unknown": list(report.unknown),
-                "alive": list(report.alive),
-            }
 
-        return await run(sweep, ctx=ctx, doing="sweeping")
+def _sweep_finding(finding: Finding, reaped: ReapResult | None) -> schemas.SweepFinding:
+    return {
+        "kind": finding.kind.value,
+        "subject": finding.subject,
+        "what": finding.what,
+        "proofs": list(finding.proofs),
+        "action": finding.action,
+        "reaped": reaped is not None and reaped.success,
+        "said": "" if reaped is None else reaped.message,
+    }
 
 
 def _check_directory(path: str | None) -> None:
     if path is not None and not (os.path.isabs(path) and os.path.isdir(path)):  # noqa: PTH112, PTH117 - a string is given
         raise InvalidInput(
-            f"client_cwd is {path!r:.200}, which is no absolute path of a directory here",
-            hint="leave it out, and agents run where the server runs",
+            f"client_cwd is {path!r:.200}, not the absolute path of a directory on this machine",
+            hint="leave it out; agents then run in the server's directory",
         )
+
+
+def _log_undo_failed(error: OrchestratorError) -> None:
+    """A call was cancelled, and what it had done could not be undone at once."""
+    emit(logging.ERROR, "mcp.undo_failed", error=str(error), hint=error.hint)
 
 
 def _source(agent: Agent, text: str) -> str:
