@@ -1,24 +1,17 @@
 """
-Kernel locks, waited for in the kernel, with a deadline.
+Kernel locks (``flock``) with a deadline. A blocked caller waits in the kernel, without polling.
 
-A lock here is an ``flock``: it belongs to the open file, ends with the process
-that holds it, and needs no cleaning up. Two kinds are built on it:
+An flock belongs to the open file and ends with the process that holds it. So no lock
+needs cleaning up. Two kinds of lock are built on it:
 
-- :func:`try_lock` and :func:`lock_within` lock a descriptor that the caller
-  holds. A saga's journal is locked so: the file itself, which is only ever
-  appended to.
-- :func:`locked` guards a document that is *replaced*. It locks a sibling,
-  because a rename gives the document a new inode, and a lock on the old one
-  would guard nothing. These locks are leaves: a thread holds those of one
-  document at most.
+- :func:`try_lock` and :func:`lock_within` lock a descriptor of the caller. A saga's
+  journal is locked so: it is only ever appended to.
+- :class:`LockFile` and :func:`locked` guard a document that is *replaced*. They lock a
+  sibling file: a rename gives the document a new inode, and a lock on the old inode would
+  guard nothing. These locks are leaves: a thread locks at most one document at a time.
 
-Nothing polls. Who must wait does so in a thread that blocks in the kernel, while
-the caller waits for the thread, so that its patience can end. :func:`run_with_lock`
-hands such a thread the whole work, so that who gets the lock goes on at once
-and wakes nobody first: in a crowd that is what the time goes into.
-
-A process forked while a lock is held holds it too, until it ends or starts
-another program; :func:`locked` is let go for both by the one who took it.
+A process forked while a lock is held shares the lock until it ends or executes another
+program. The process that acquired a :func:`locked` document releases it for both.
 """
 
 from __future__ import annotations
@@ -30,15 +23,16 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from orchestrator_core.system import durable, lock_owner, threads
+from orchestrator_core.system import durable, lock_owner
+from orchestrator_core.system.lock_owner import LockRequest
 from orchestrator_core.system.os_errors import storage_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    Acquire = Callable[[int, "lock_owner.LockRequest"], None]
-    """How to take the lock of an open file: it is ours when this returns."""
+    Acquire = Callable[[int, LockRequest], None]
+    """A way to acquire the lock of an open file; the lock is held when it returns."""
 
 T = TypeVar("T")
 
@@ -47,7 +41,7 @@ T = TypeVar("T")
 
 
 def try_lock(fd: int) -> bool:
-    """Take the exclusive lock of an open file, or tell at once that another has it."""
+    """Acquire the exclusive lock of an open file; return False at once if it is taken."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -56,7 +50,7 @@ def try_lock(fd: int) -> bool:
 
 
 def try_lock_shared(fd: int) -> bool:
-    """Take the shared lock of an open file; False at once if another has the exclusive one."""
+    """Acquire the shared lock of an open file; return False at once if it is taken exclusively."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -66,25 +60,26 @@ def try_lock_shared(fd: int) -> bool:
 
 def lock_within(fd: int, timeout_s: float) -> bool:
     """
-    Take the exclusive lock of an open file; wait for it up to *timeout_s*.
+    Acquire the exclusive lock of an open file; return False after *timeout_s* without it.
 
-    If it returns False, or raises, close *fd*: the wait may still be under way,
-    and the lock, should it come, is let go at once. To try again, open anew.
+    After False or an error, close *fd* and open the file anew for another try. The wait may
+    still be under way; its lock is released as soon as the kernel grants it.
 
     Raises:
-        OSError: The kernel refused: no more descriptors, or no such locks there.
+        OSError: The kernel refused: no descriptors are left, or no such locks exist there.
+        RuntimeError: The system has no more threads.
     """
     if try_lock(fd):
         return True
     if timeout_s <= 0:
         return False
-    # A descriptor of its own for the same open file: the number *fd* may mean
-    # another file by the time the kernel answers.
+    # A second descriptor of the same open file: the caller may close *fd*, and
+    # its number may mean another file by the time the kernel grants the lock.
     twin = os.dup(fd)
 
     def wait(acquire: Acquire) -> None:
         try:
-            acquire(twin, lock_owner.LockRequest("", ""))
+            acquire(twin, LockRequest("", ""))
         finally:
             os.close(twin)
 
@@ -101,7 +96,7 @@ def lock_within(fd: int, timeout_s: float) -> bool:
 
 
 def unlock(fd: int) -> None:
-    """Let the lock of an open file go, also for processes forked meanwhile."""
+    """Release the lock of an open file, also for processes forked since it was acquired."""
     fcntl.flock(fd, fcntl.LOCK_UN)
 
 
@@ -109,31 +104,31 @@ def unlock(fd: int) -> None:
 
 
 class WouldBlock(Exception):
-    """Somebody else has the lock at this moment."""
+    """The lock has another owner now."""
 
 
-def nonblocking(fd: int, request: lock_owner.LockRequest) -> None:
+def nonblocking(fd: int, request: LockRequest) -> None:
     """
-    Take a lock that is free.
+    Acquire a free lock.
 
     Raises:
-        WouldBlock: It is not.
+        WouldBlock: The lock is not free.
     """
     if not _try_acquire(fd, request):
         raise WouldBlock
 
 
-def _try_acquire(fd: int, request: lock_owner.LockRequest) -> bool:
+def _try_acquire(fd: int, request: LockRequest) -> bool:
     return try_lock_shared(fd) if request.shared else try_lock(fd)
 
 
 def blocking(timeout_s: float) -> Acquire:
-    """Return how to take a lock, not shared, within *timeout_s*; else it raises LockTimeout."""
-    begun = time.monotonic()
+    """Return a way to acquire exclusive locks that raises LockTimeout *timeout_s* from now."""
+    start = time.monotonic()
 
-    def acquire(fd: int, request: lock_owner.LockRequest) -> None:
-        if not lock_within(fd, begun + timeout_s - time.monotonic()):
-            lock_owner.raise_lock_timeout(request, waited_s=time.monotonic() - begun)
+    def acquire(fd: int, request: LockRequest) -> None:
+        if not lock_within(fd, start + timeout_s - time.monotonic()):
+            lock_owner.raise_lock_timeout(request, waited_s=time.monotonic() - start)
 
     return acquire
 
@@ -141,14 +136,15 @@ def blocking(timeout_s: float) -> Acquire:
 @contextlib.contextmanager
 def locked(path: Path, *, timeout_s: float, what: str) -> Iterator[bool]:
     """
-    Hold the lock of the document at *path*: of its sibling ``<name>.lock``.
+    Hold the lock of the document at *path* for a ``with`` block.
 
-    The lock file is made 0600 when first needed and never removed. Yields
-    whether the last holder did not get to its end, so that something of its
-    may lie about. *what* names the document in errors.
+    The lock file is the document's sibling ``<name>.lock``. It is created with mode 0600
+    when first needed and never removed. The block gets whether the previous owner died while
+    it held the lock; its temporary files may then still exist. *what* names the document in
+    errors.
 
     Raises:
-        LockTimeout: Another held it for all of *timeout_s*; the message names it.
+        LockTimeout: Another process held the lock for all of *timeout_s*; the error names it.
         FileNotFoundError: The document's directory does not exist.
         StorageError: The lock file cannot be used.
     """
@@ -165,40 +161,39 @@ class LockFile:
     """
     A lock of the document at *path*: its sibling ``<path>.<name>``.
 
-    Opened when first taken; then it can be taken and let go as often as needed,
-    by one thread. Who is done with it closes it.
+    The first acquisition opens the file. One thread may then acquire and release the lock
+    any number of times, and closes the file at the end.
     """
 
     def __init__(
         self, path: Path | str, *, what: str, name: str = "lock", wait_target: str = ""
     ) -> None:
-        self.previous_owner_died = False  #: The holder before us did not get to its end.
+        self.previous_owner_died = False  #: The previous owner never released the lock.
         self.fd = -1
+        self.is_held = False  #: By this object.
         self._document = str(path)
-        #: The holder of this lock waits for the lock *wait_target*; a timeout names its owner.
-        self._request = lock_owner.LockRequest(
-            f"{path}.{name}", what, wait_target and f"{path}.{wait_target}"
-        )
-        self._owner = os.getpid()
-        self.is_held = False  #: By us.
+        # The owner of this lock waits for the lock *wait_target*; a timeout names the latter's.
+        target = f"{path}.{wait_target}" if wait_target else ""
+        self._request = LockRequest(f"{path}.{name}", what, target)
+        self._pid = os.getpid()
         self._is_signed = False
 
     def acquire(self, acquire: Acquire, *, sign: bool = True, shared: bool = False) -> None:
         """
-        Take the lock, as *acquire* gets it, and write us into the file; or hold it already.
+        Acquire the lock by *acquire*, and write this process into the file as its owner.
 
-        Who holds it for a moment only, and leaves nothing about, need not *sign*. If it is
-        *shared*, others may hold it so too; then it cannot be signed.
+        Nothing happens if the lock is held already. A short holder that leaves nothing behind
+        need not *sign*. A *shared* lock may have several holders, and is never signed.
 
         Raises:
-            LockTimeout, WouldBlock: What *acquire* raises when it does not get it.
+            LockTimeout, WouldBlock: Raised by *acquire* without the lock.
             FileNotFoundError, StorageError: See :func:`locked`.
         """
         if self.is_held:
             return
         _push_document(self._document)
         try:
-            self._take(acquire, self._request._replace(shared=True) if shared else self._request)
+            self._acquire_current_file(acquire, self._request._replace(shared=shared))
             self.is_held = True
         except BaseException:
             _pop_document()
@@ -207,50 +202,48 @@ class LockFile:
         if self._is_signed:
             self.previous_owner_died = lock_owner.write_owner(self.fd)
 
-    def _take(self, acquire: Acquire, request: lock_owner.LockRequest) -> None:
-        sibling = request.sibling
-        try:
-            while True:
-                acquire(self.fileno(), request)
-                if _same_file(self.fd, sibling):
-                    return
-                os.close(self.fd)
-                self.fd = -1
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise storage_error("lock", sibling, error) from error
-
-    def wait_until_free(self, acquire: Acquire) -> None:
-        """Wait until nobody has it for itself; hold it, with others, for no longer than that."""
-        request = self._request._replace(shared=True)
+    def _acquire_current_file(self, acquire: Acquire, request: LockRequest) -> None:
+        """Acquire the lock of the file that has the lock file's name now."""
         try:
             acquire(self.fileno(), request)
-            unlock(self.fd)
+            while not _same_file(self.fd, request.sibling):  # Somebody removed it by hand.
+                os.close(self.fd)
+                self.fd = -1
+                acquire(self.fileno(), request)
         except FileNotFoundError:
             raise
         except OSError as error:
             raise storage_error("lock", request.sibling, error) from error
 
+    def wait_until_free(self, acquire: Acquire) -> None:
+        """Wait until no exclusive owner has the lock; do not keep it."""
+        try:
+            acquire(self.fileno(), self._request._replace(shared=True))
+            unlock(self.fd)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise storage_error("lock", self._request.sibling, error) from error
+
     def fileno(self) -> int:
-        """Return the descriptor of the file, locked or not."""
+        """Return the descriptor of the file, and open the file if necessary."""
         if self.fd < 0:
             self.fd = durable.open_private(self._request.sibling, os.O_RDWR | os.O_CREAT)
         return self.fd
 
     def release(self) -> None:
-        """Let it go, having got to our end."""
+        """Release the lock after complete work."""
         if self._is_signed:
             lock_owner.clear_owner(self.fd)
         self._unlock()
 
     def abandon(self) -> None:
-        """Let it go, if it is held; the next holder is told that we broke off."""
+        """Release the lock, if it is held. The next owner learns that the work was incomplete."""
         if self.is_held:
             self._unlock()
 
     def close(self) -> None:
-        """Let it go as :meth:`drop` does, and close the file."""
+        """Release the lock as :meth:`abandon` does, and close the file."""
         self.abandon()
         if self.fd >= 0:
             os.close(self.fd)
@@ -259,12 +252,12 @@ class LockFile:
     def _unlock(self) -> None:
         self.is_held = False
         _pop_document()
-        if os.getpid() == self._owner:  # not a child that was forked inside
+        if os.getpid() == self._pid:  # Not in a child that was forked meanwhile.
             unlock(self.fd)
 
 
 def _same_file(fd: int, path: str) -> bool:
-    """Tell whether others would open the same file: someone may have removed it by hand."""
+    """Return whether *path* still names the open file."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
     except FileNotFoundError:
@@ -275,10 +268,12 @@ _held = threading.local()
 
 
 def _push_document(document: str) -> None:
-    """See to it that a thread locks no two documents: so no two can wait for each other."""
+    """Refuse to lock two documents in one thread, so that no two threads can deadlock."""
     documents: list[str] = _held.__dict__.setdefault("documents", [])
     if documents and documents[-1] != document:
-        raise AssertionError(f"{document} was to be locked by a thread that holds {documents[-1]}")
+        raise AssertionError(
+            f"cannot lock {document}: this thread holds the lock of {documents[-1]}"
+        )
     documents.append(document)
 
 
@@ -291,23 +286,22 @@ def _pop_document() -> None:
 
 def run_with_lock(work: Callable[[Acquire], T], *, timeout_s: float) -> T:
     """
-    Do *work*, which takes locks by what it is given, and return its result.
+    Run *work*, which acquires locks by the function that it is given, and return its result.
 
-    It is called here; if a lock turns out to be another's, which *work* lets out
-    as WouldBlock, it is called again, in a thread that waits for each lock in the
-    kernel and goes on when it has it. The time it works is not limited, only
-    each of its waits. An interrupt ends a wait; work under way is done first.
-    What it keeps open for the second call, it closes however that ends.
+    The first call runs in this thread and gets free locks only. If a lock is taken, *work*
+    lets :class:`WouldBlock` pass. It is then called again in a thread that waits for each
+    lock in the kernel. *timeout_s* limits each wait, not the work. An interrupt of the caller
+    ends a wait; work under way is finished first. *work* must close what it keeps open
+    between the two calls, however the second one ends.
 
     Raises:
-        LockTimeout: It waited for *timeout_s*; the message names the holder.
-            What it was waiting for it will not do any more.
+        LockTimeout: A wait took *timeout_s*; the error names the owner. *work* does no more.
     """
     try:
         return work(nonblocking)
     except WouldBlock:
         pass
-    begun = time.monotonic()
+    start = time.monotonic()
     try:
         waiter = LockWaiter(work)
     except RuntimeError:  # No more threads.
@@ -317,93 +311,90 @@ def run_with_lock(work: Callable[[Acquire], T], *, timeout_s: float) -> T:
     try:
         return waiter.result(timeout_s)
     except _Abandoned:
-        lock_owner.raise_lock_timeout(waiter.request, waited_s=time.monotonic() - begun)
+        lock_owner.raise_lock_timeout(waiter.request, waited_s=time.monotonic() - start)
 
 
 class _Abandoned(Exception):
-    """The caller's patience ended during a wait."""
+    """The caller ended a wait for a lock."""
 
 
-def _always_abandon(_fd: int, _request: lock_owner.LockRequest) -> None:
+def _always_abandon(_fd: int, _request: LockRequest) -> None:
     raise _Abandoned
 
 
 class LockWaiter(Generic[T]):
-    """Work that waits for its turn in a thread, for a caller whose patience may end."""
+    """Work that waits for locks in a thread, for a caller that may abandon a wait."""
 
     def __init__(self, work: Callable[[Acquire], T]) -> None:
         self._work = work
-        self._ended = threading.Lock()  # released at the end: the cheapest of events
-        self._ended.acquire()
+        self._ended = threading.Event()
         self._state_lock = threading.Lock()
-        self._waiting = True  #: It may be given up. It is not while it works.
-        self._abandoned = False
+        self._is_waiting = True  #: Only a wait can be abandoned, not the work.
+        self._is_abandoned = False
         self._result: Any = None
         self._error: BaseException | None = None
-        self.request = lock_owner.LockRequest("", "")  #: The lock of its last wait.
-        threads.run_in_thread(self._run)
+        self.request = LockRequest("", "")  #: The lock of the last wait.
+        threading.Thread(target=self._run, name="lock-waiter", daemon=True).start()
 
     def result(self, timeout_s: float) -> T:
         """
-        Return what the work returns; raise what it raises.
+        Return the work's result, or raise its error.
 
         Raises:
-            _Abandoned: It has waited for *timeout_s*, and will do no more.
+            _Abandoned: A wait took *timeout_s*. The thread does no more work.
         """
-        if not self._await(timeout_s):
+        if not self._wait(timeout_s):
             raise _Abandoned
         if self._error is not None:
             raise self._error
         result: T = self._result
         return result
 
-    def _await(self, timeout_s: float) -> bool:
-        """Wait for the end; False if it was given up before."""
+    def _wait(self, timeout_s: float) -> bool:
+        """Wait for the end of the work; return False if a wait was abandoned."""
         try:
-            while not self._ended.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX)):
+            while not self._ended.wait(min(timeout_s, threading.TIMEOUT_MAX)):
                 if self._abandon():
                     return False
         except BaseException:
             if not self._abandon():
-                self._ended.acquire()
+                self._ended.wait()
             raise
         return True
 
     def _abandon(self) -> bool:
-        """Let the thread do no more once it has the lock; False if it is at work just now."""
+        """End the thread at its next lock; return False if it works now or has ended."""
         with self._state_lock:
-            self._abandoned = self._waiting and self._ended.locked()
-            return self._abandoned
+            self._is_abandoned = self._is_waiting and not self._ended.is_set()
+            return self._is_abandoned
 
     def _run(self) -> None:
         try:
-            self._result = self._work(self._take)
-        except BaseException as error:  # noqa: BLE001 - raised where the caller waits
+            self._result = self._work(self._acquire)
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             self._error = error
         with self._state_lock:
-            self._ended.release()
+            self._ended.set()
 
-    def _take(self, fd: int, request: lock_owner.LockRequest) -> None:
-        """Block until the lock is ours."""
-        if _try_acquire(fd, request):
-            self._acquired(fd)
-            return
+    def _acquire(self, fd: int, request: LockRequest) -> None:
+        if not _try_acquire(fd, request):
+            with self._state_lock:
+                self._is_waiting, self.request = True, request
+            _wait_for_lock(fd, shared=request.shared)
         with self._state_lock:
-            self._waiting, self.request = True, request
-        # Imported by those who must wait: it costs 60 ms, a free lock 2 µs. Of its lockers the
-        # one that is flock whatever a host may have set, which portalocker.lock goes by.
-        from portalocker import LockException, LockFlags  # noqa: PLC0415
-        from portalocker.portalocker import FlockLocker  # noqa: PLC0415
-
-        try:
-            FlockLocker().lock(fd, LockFlags.SHARED if request.shared else LockFlags.EXCLUSIVE)
-        except LockException as error:
-            raise OSError(f"cannot lock: {error}") from error
-        self._acquired(fd)
-
-    def _acquired(self, fd: int) -> None:
-        with self._state_lock:
-            if self._abandoned:
+            if self._is_abandoned:
                 unlock(fd)
                 raise _Abandoned
-            self._waiting = False
+            self._is_waiting = False
+
+
+def _wait_for_lock(fd: int, *, shared: bool) -> None:
+    # The import takes 60 ms, and only a caller that must wait needs it. FlockLocker is flock
+    # whatever a host application has set portalocker's default locker to.
+    from portalocker import LockException, LockFlags  # noqa: PLC0415
+    from portalocker.portalocker import FlockLocker  # noqa: PLC0415
+
+    try:
+        FlockLocker().lock(fd, LockFlags.SHARED if shared else LockFlags.EXCLUSIVE)
+    except LockException as error:
+        raise OSError(f"cannot lock: {error}") from error

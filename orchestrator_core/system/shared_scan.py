@@ -1,9 +1,9 @@
 """
-Looks at many things at once, that any number of threads may share.
+Single-flight for full scans: concurrent callers share the result of one scan.
 
-To look at all processes, or at all sessions, costs the same for one who asks as for
-fifty. Whoever asks gets what a look finds that has begun after a moment he names: the
-one that is under way is another's if it began too early, and then he shares the next.
+A scan of all processes, or of all sessions, costs the same for one caller as for
+fifty. Each caller names the time since which its answer must hold. It gets the
+result of a scan that began after that time.
 """
 
 from __future__ import annotations
@@ -13,97 +13,68 @@ import threading
 import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from orchestrator_core.exceptions import CouldNotAsk
+import attrs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
 
-_TTL_S = 5.0  #: A pass serves late comers for so long, at most.
+_TTL_S = 5.0  #: A result serves callers that arrive at most this long after its scan began.
 
 
 class SharedScan(Generic[T]):
-    """SharedScan over *what* there is, one at a time. A forked child has its own."""
+    """The last result of *scan*, which runs at most once at a time. A forked child starts anew."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, scan: Callable[[], T]) -> None:
+        self._scan = scan
         self._reset()
 
     def _reset(self) -> None:
-        self._lock, self._run_lock = threading.Lock(), threading.Lock()
-        self._next: _Scan[T] | None = None  #: Has not begun.
-        self._last: _Scan[T] = _Scan()  #: The last that has; it may be under way.
-        self._pid = os.getpid()  # Now all is of this process, and not before.
+        self._lock = threading.Lock()
+        self._last: _Result[T] | None = None
+        self._pid = os.getpid()
 
-    def get(self, look: Callable[[], T], *, since: float) -> T:
+    def get(self, *, since: float) -> T:
         """
-        Return what a *look* finds that began after *since*, by ``time.monotonic``.
+        Return the result of a scan that began after *since*, by ``time.monotonic``.
 
         Raises:
-            CouldNotAsk: Another's look, that was to be ours, was interrupted.
-            Exception: What the look raised; it is everybody's who shares it.
+            Exception: The scan's error, for each caller that waited for this scan.
         """
         if os.getpid() != self._pid:
-            self._reset()  # No lock stays taken that a thread of our parent's held.
+            self._reset()  # A thread of the parent may have held the lock during the fork.
+        arrived = time.monotonic()
         with self._lock:
-            is_first = False
-            mine = self._last if self._last.covers(since) else self._next
-            if mine is None:
-                mine = self._next = _Scan()
-                is_first = True
-        if is_first:
-            try:
-                self._run(mine, look)
-            except BaseException:
-                with self._lock:
-                    if self._next is mine:
-                        self._next = None
-                mine.fail(CouldNotAsk(f"the look at all {self._what} was interrupted"))
-                raise
-        return mine.result()
-
-    def _run(self, mine: _Scan[T], look: Callable[[], T]) -> None:
-        with self._run_lock:
-            with self._lock:
-                self._next, self._last = None, mine  # Who comes now may have to wait again.
-                mine.begin()
-            mine.run(look)
+            if self._last is None or not self._last.covers(since, arrived):
+                self._last = _Result.of(self._scan)
+            return self._last.get()
 
 
-class _Scan(Generic[T]):
-    """One pass, that any number may wait for."""
+@attrs.frozen
+class _Result(Generic[T]):
+    """What one scan returned or raised."""
 
-    def __init__(self) -> None:
-        self._is_over = threading.Event()
-        self._found: list[T] = []
-        self._error: Exception | None = None
-        self._begun: float | None = None
+    began: float
+    ended: float
+    found: T | None = None
+    error: Exception | None = None
 
-    def begin(self) -> None:
-        self._begun = time.monotonic()
-
-    def covers(self, since: float) -> bool:
-        """Whether all that it finds was so after *since*, and not too long ago."""
-        if self._begun is None or self._error is not None:
-            return False
-        return since < self._begun and time.monotonic() < self._begun + _TTL_S
-
-    def run(self, look: Callable[[], T]) -> None:
+    @classmethod
+    def of(cls, scan: Callable[[], T]) -> _Result[T]:
+        began = time.monotonic()
         try:
-            self._found.append(look())
-        except Exception as error:  # noqa: BLE001 - it is for all who wait
-            self.fail(error)
-        else:
-            self._is_over.set()
+            found = scan()
+        except Exception as error:  # noqa: BLE001 - raised for each caller that waited
+            return cls(began, time.monotonic(), error=error)
+        return cls(began, time.monotonic(), found=found)
 
-    def fail(self, error: Exception) -> None:
-        """Let all who wait for it have an error."""
-        self._error = error
-        self._is_over.set()
+    def covers(self, since: float, arrived: float) -> bool:
+        """Return whether a caller that *arrived* then may have this result. Errors do not last."""
+        until = self.ended if self.error is not None else self.began + _TTL_S
+        return since < self.began and arrived < until
 
-    def result(self) -> T:
-        self._is_over.wait()
-        if self._error is not None:
-            raise self._error
-        return self._found[0]
+    def get(self) -> T:
+        if self.error is not None:
+            raise self.error
+        return self.found  # type: ignore[return-value]  # what the scan returned, if no error

@@ -102,7 +102,6 @@ class Terminal(Protocol):
         Raises:
             InvalidInput: The name or the owner cannot be used.
             TerminalTimeout: No answer in time: unknown.
-            CouldNotAsk: Another's look, that was to be ours, was interrupted: unknown.
             TerminalError: The terminal refused.
         """
         ...

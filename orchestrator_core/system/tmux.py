@@ -99,7 +99,7 @@ class TmuxTerminal:
         self.timeout_s = timeout_s
         self._given_bin = None if tmux_bin is None else os.fspath(tmux_bin)
         self._version = ""
-        self._session_scan: SharedScan[tuple[Session, ...]] = SharedScan("sessions")
+        self._session_scan = SharedScan(self.sessions)
 
     def check(self) -> str:
         """Return tmux's name and version, asked of the program once; see the protocol."""
@@ -167,7 +167,7 @@ class TmuxTerminal:
         raise self._terminal_error(f"end session {name!r}", reply)
 
     def _was_listed(self, name: str, since: float) -> bool:
-        listed = self._session_scan.get(self.sessions, since=since)
+        listed = self._session_scan.get(since=since)
         return any(session.name == name for session in listed)
 
     def sessions(self) -> tuple[Session, ...]:

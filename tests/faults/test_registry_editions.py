@@ -31,7 +31,7 @@ from orchestrator_core.exceptions import LockTimeout, StorageError
 from orchestrator_core.registry import TASK, Registry
 from orchestrator_core.registry import staging as slots
 from orchestrator_core.registry.group_commit import PendingVersion, Transaction
-from orchestrator_core.system import durable, locks, threads
+from orchestrator_core.system import durable, locks
 
 
 @pytest.fixture
@@ -328,7 +328,7 @@ def test_who_cannot_have_a_thread_to_wait_in_leaves_no_file_open(registry, monke
     def no_more(*_):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threads, "run_in_thread", no_more)
+    monkeypatch.setattr(threading.Thread, "start", no_more)
     before = open_files()
     with SettleLock(registry), pytest.raises(RuntimeError):
         add(registry, "late")

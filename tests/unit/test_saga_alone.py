@@ -18,7 +18,6 @@ ALLOWED = {
     "orchestrator_core.system.lock_owner",
     "orchestrator_core.system.move",
     "orchestrator_core.system.os_errors",
-    "orchestrator_core.system.threads",
     "orchestrator_core.exceptions",
     "orchestrator_core.system.names",
     "orchestrator_core.system.presence",

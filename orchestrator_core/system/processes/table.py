@@ -70,10 +70,7 @@ def snapshot(*, since: float | None = None) -> Sequence[Row]:
     that ask while a pass is under way share the next one: many ends at once do not look
     through /proc once each.
     """
-    return _scan_cache.get(_scan, since=time.monotonic() if since is None else since)
-
-
-_scan_cache: SharedScan[Sequence[Row]] = SharedScan("processes")
+    return _shared_scan.get(since=time.monotonic() if since is None else since)
 
 
 def _scan() -> Sequence[Row]:
@@ -84,6 +81,9 @@ def _scan() -> Sequence[Row]:
             hint="out of file descriptors? see: ulimit -n; or /proc is not mounted",
         )
     return found
+
+
+_shared_scan = SharedScan(_scan)
 
 
 def get(pid: int) -> Row | None:
