@@ -472,6 +472,8 @@ def _default(default: object) -> str:
     if default is attrs.NOTHING:
         return ""
     if isinstance(default, attrs.Factory):
+        if default.takes_self:
+            return "derived"
         return f"`{default.factory()!r}`"
     return f"`{default!r}`"
 

@@ -631,7 +631,7 @@ def test_a_living_supervisor_whose_word_cannot_be_read_is_alive(tmp_path, monkey
     told = tmp_path / "exit"
     told.symlink_to("nowhere")
     watched = roster.Watched("a-1", -1, None, str(told), contextlib.ExitStack())
-    seen = journals.Seen(saga_id="a-1", receipt=SessionReceipt("s", "c", exit_file=str(told)))
+    seen = journals.SagaState(saga_id="a-1", receipt=SessionReceipt("s", "c", exit_file=str(told)))
 
     assert roster.Seen.ALIVE is roster._seen(watched)
-    assert "could not be read" in journals._with_witness(seen).unknown
+    assert "could not be read" in journals._with_exit_unless_in((), seen).unknown

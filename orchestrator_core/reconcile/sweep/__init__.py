@@ -1,28 +1,18 @@
 """
-Sweeping: find what no saga accounts for, and what a saga accounts for no more.
+The sweep: find what no saga accounts for, and sagas that nobody tends; reap both.
 
-============ ====================================================================
-look         one look at the world: sessions, processes, registries, files, journals
-compare      what the look says against what the journals say; pure
-findings     the values: a finding, with its proofs; the table of all kinds
-settling     a would-be finding is looked at once more before it is told
-reaping      a finding is ended by the saga that holds it, or by one that adopts it
-old_system   the seam for agents that another system has recorded
-============ ====================================================================
+============== ==================================================================
+run            one sweep: snapshot, detect, confirm, reap
+snapshot       one snapshot of sessions, processes, registries and files
+saga_snapshot  the open journals, and whether the kernel confirms them
+named_files    the files, run directories and cgroups that are named after agents
+detect         findings from one snapshot; pure. Its parts: orphans, mismatches
+confirm        findings that a second snapshot must confirm; pure
+reap           end a finding through the saga that holds it, or that adopts it
+adopt          a saga for an agent's leftovers
+legacy_agents  the findings about agents that another system has recorded
+findings       the values: a finding with its proofs, the table of kinds, the report
+============== ==================================================================
 
-A sweep only finds. What it ends, it ends as everything else is ended: some saga
-is unwound.
+A sweep without reaping changes nothing.
 """
-
-from __future__ import annotations
-
-from orchestrator_core.reconcile.sweep.findings import (
-    FINDINGS,
-    Finding,
-    FindingInfo,
-    FindingKind,
-    ReapResult,
-    SweepReport,
-)
-
-__all__ = ["FINDINGS", "Finding", "FindingInfo", "FindingKind", "ReapResult", "SweepReport"]

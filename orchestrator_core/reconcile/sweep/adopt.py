@@ -22,9 +22,8 @@ from orchestrator_core.deployment.steps import SessionReceipt
 from orchestrator_core.exceptions import NotFound, SagaBusy, SagaError, SagaExists, UnknownStep
 from orchestrator_core.model import ids
 from orchestrator_core.model.outcome import terminal_reason
-from orchestrator_core.model.status import Status
+from orchestrator_core.model.status import Status, is_active
 from orchestrator_core.reconcile.rebuild import derive_receipts
-from orchestrator_core.reconcile.sweep.registry_entries import shows_living
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.saga import State, Unwind
 
@@ -166,7 +165,7 @@ def _recorded(context: RootContext, agent_id: str, task_id: str | None) -> str:
         record = find_agent(context.task_registry(task_id).read_or_none() or {}, agent_id) or {}
     except NotFound:
         record = {}
-    return Status.ERROR.value if shows_living(record) else str(record["status"])
+    return Status.ERROR.value if is_active(record.get("status")) else str(record["status"])
 
 
 def _terminal(message: str, agent_id: str, status: str) -> Unwind:

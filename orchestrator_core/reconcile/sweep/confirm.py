@@ -1,39 +1,32 @@
 """
-Settling: what one look has put in doubt is looked at once more before it is told.
+Confirm findings by a second snapshot.
 
-A look takes time, and the world goes on meanwhile: a session seen first may be that
-of an agent whose saga has closed before its journal was looked for. It is gone
-then. So a second look, at those sources alone that a candidate needs, finds again
-what is really there, and nothing else: an id is never used twice, and what an
-open journal holds is not given back before that journal says so.
+A snapshot takes time, and the world goes on meanwhile: a session that was seen first may
+belong to an agent whose saga closed before its journal was read. A second snapshot, of only
+those sources that the findings need, shows what is really there: an agent's id is never used
+twice, and an open journal gives nothing back before it records that.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator_core.reconcile.sweep.candidates import Source
+from orchestrator_core.reconcile.sweep.findings import FINDINGS, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
-    from orchestrator_core.reconcile.sweep.candidates import Candidate
     from orchestrator_core.reconcile.sweep.findings import Finding
 
 
-def settled(
-    candidates: Iterable[Candidate],
-    again: Callable[[frozenset[Source]], Iterable[Candidate]],
-) -> list[Finding]:
-    """Return the findings among *candidates*; *again* returns those of another look at sources."""
-    candidates = list(candidates)
-    doubts = frozenset[Source]().union(*(candidate.doubts for candidate in candidates))
-    if not doubts:
-        return [candidate.finding for candidate in candidates]
-    # Who is of the old system, only the registries can tell.
-    still = {each.finding.key for each in again(doubts | {Source.REGISTRIES})}
-    return [
-        candidate.finding
-        for candidate in candidates
-        if not candidate.doubts or candidate.finding.key in still
-    ]
+def recheck_sources(findings: Iterable[Finding]) -> frozenset[Source]:
+    """Return the sources of the second snapshot; none if no finding needs one."""
+    needed = frozenset[Source]().union(*(FINDINGS[each.kind].recheck for each in findings))
+    # Only the registries show which agents are legacy agents.
+    return needed | {Source.REGISTRIES} if needed else needed
+
+
+def confirm(findings: Iterable[Finding], again: Iterable[Finding]) -> list[Finding]:
+    """Return those of *findings* that need no second snapshot, or are in *again*, too."""
+    keys = {finding.key for finding in again}
+    return [each for each in findings if not FINDINGS[each.kind].recheck or each.key in keys]

@@ -1,247 +1,201 @@
 """
-What was seen, against what the journals account for: findings, and nothing is asked.
+Detect findings in one snapshot: a pure function, which reads nothing.
 
-Each comparison is a function of one :class:`~orchestrator_core.reconcile.sweep.snapshot.Look`.
-Where a look has None, nothing is compared: what could not be asked is no finding.
+A source that the snapshot lacks is not compared with anything, so no finding comes from a
+source that could not be read.
 
-=============== ==================================================================
-here            what an open journal, and the kernel's word on it, tell by themselves
-strays          things that are ours by their marks, and in no open journal
-disagreements   registries that tell another story than the journals
-=============== ==================================================================
+=========== ====================================================================
+here        findings from an open journal, and from damaged files
+orphans     resources that carry this root's marks, and are in no open journal
+mismatches  registries that contradict the journals
+=========== ====================================================================
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
-from orchestrator_core.reconcile.sweep import mismatches as disagreements
-from orchestrator_core.reconcile.sweep import orphans as strays
-from orchestrator_core.reconcile.sweep.candidates import Candidate, Source, saga_candidate
-from orchestrator_core.reconcile.sweep.findings import FINDINGS, Finding, FindingKind
+from orchestrator_core.model.outcome import describe_exit
+from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind
+from orchestrator_core.reconcile.sweep.mismatches import detect_mismatches
+from orchestrator_core.reconcile.sweep.orphans import detect_orphans
 from orchestrator_core.saga import State
 from orchestrator_core.system.clock import parse_timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Container, Iterator, Mapping
 
-    from orchestrator_core.reconcile.sweep.legacy_agents import LegacyRecord
-    from orchestrator_core.reconcile.sweep.saga_snapshot import Seen
-    from orchestrator_core.reconcile.sweep.snapshot import Look
+    from orchestrator_core.reconcile.sweep.saga_snapshot import SagaState
+    from orchestrator_core.reconcile.sweep.snapshot import Snapshot
     from orchestrator_core.registry.snapshot_cache import RegistrySnapshot
-    from orchestrator_core.system.processes.protocol import ExitRecord
 
 
-@attrs.frozen(kw_only=True)
-class Comparison:
-    """What one look comes to."""
+def detect(
+    snapshot: Snapshot, legacy: Container[str], *, silent_after_s: float, now: float
+) -> list[Finding]:
+    """
+    Return the findings in *snapshot*; *now* is the time in seconds since 1970.
 
-    candidates: tuple[Candidate, ...] = ()
-    alive: tuple[str, ...] = ()
-    busy: tuple[str, ...] = ()
-    old: tuple[LegacyRecord, ...] = ()  #: The old system's agents, for their own code.
-
-
-def compare(look: Look, *, silent_after_s: float, now: float) -> Comparison:
-    """Return what is to be found in *look*; *now* is the time of day."""
-    if look.sagas is None:
-        return Comparison()
-    seen = look.sagas.values()
-    old = strays.old_records(look)
-    candidates = [
-        *(candidate for one in seen for candidate in _of_saga(one, look)),
-        *_silent(look, silent_after_s, now),
-        *strays.of(look, old),
-        *disagreements.of(look),
-        *_damaged(look),
-    ]
-    return Comparison(
-        candidates=tuple(candidates),
-        alive=tuple(one.agent_id for one in seen if one.lives),
-        busy=tuple(one.agent_id for one in seen if one.owned),
-        old=tuple(old.values()),
-    )
+    The *legacy* agents are left out: :mod:`.legacy_agents` judges them.
+    """
+    if snapshot.sagas is None:
+        return []
+    findings: list[Finding] = []
+    for state in snapshot.sagas.values():
+        if not (state.has_owner or state.unknown):
+            findings += _of_saga(state, snapshot)
+    for state in snapshot.sagas.values():
+        if state.is_alive and not state.past_deadline:
+            findings += _silent(state, snapshot, silent_after_s, now)
+    findings += detect_orphans(snapshot, legacy)
+    findings += detect_mismatches(snapshot)
+    findings += _damaged(snapshot)
+    return findings
 
 
-def _of_saga(seen: Seen, look: Look) -> Iterator[Candidate]:
-    if seen.owned or seen.unknown:
-        return
-    if seen.history is None:
-        yield _damaged_journal(seen)
-    elif seen.history.state is State.STUCK:
-        yield _stuck(seen)
-    elif seen.history.state is not State.COMMITTED:
-        yield _ownerless(seen)
-    elif seen.dead:
-        yield _dead(seen, look)
-    elif seen.late:
-        yield _overdue(seen)
-    elif _has_lost_its_session(seen, look):
-        yield _without_session(seen)
+# --- one open saga ------------------------------------------------------------------------------
 
 
-def _journal(seen: Seen) -> str:
-    return f"the journal sagas/{seen.saga_id}.jsonl of this root tells what it holds"
-
-
-_NO_OWNER = "nobody holds its journal's lock, which the kernel keeps for as long as an owner lives"
-
-
-def _ownerless(seen: Seen) -> Candidate:
-    assert seen.history is not None  # noqa: S101 - see the caller
-    told = {
-        State.RUNNING: "its deployment was left half-way",
-        State.UNWINDING: "its unwinding was left half-way",
-        State.CLOSED: "it was unwound, and its journal not put away",
-    }
-    return saga_candidate(
-        FindingKind.ABANDONED,
-        seen,
-        what=f"{told[seen.history.state]}: who was at it has died",
-        proofs=(_journal(seen), _NO_OWNER),
-    )
-
-
-def _stuck(seen: Seen) -> Candidate:
-    assert seen.history is not None  # noqa: S101 - see the caller
-    failures = "; ".join(f"{step}: {error}" for step, error in seen.history.failures.items())
-    return saga_candidate(
-        FindingKind.STUCK,
-        seen,
-        what=f"it could not be unwound in {seen.history.tries} tries: {failures}",
-        proofs=(_journal(seen), _NO_OWNER),
-    )
-
-
-def _dead(seen: Seen, look: Look) -> Candidate:
-    if seen.witnessed is not None:
-        return saga_candidate(
-            FindingKind.ENDED,
-            seen,
-            what=f"{_told(seen.witnessed)}, and nobody has unwound it",
-            proofs=(_journal(seen), "its supervisor, which is gone, has witnessed its end"),
+def _of_saga(state: SagaState, snapshot: Snapshot) -> Iterator[Finding]:
+    history = state.history
+    if history is None:
+        yield _finding(
+            FindingKind.DAMAGED,
+            state,
+            f"it cannot be used: {state.damage}",
+            "its name is that of a journal of this root, in a directory that only its user may "
+            "write to",
+            "no live process writes to it, and its checksums do not match",
+            subject=f"journal {state.saga_id}",
         )
-    return saga_candidate(
-        FindingKind.LOST,
-        seen,
-        what=_how_lost(seen, look),
-        proofs=(_journal(seen), _supervisor_is_dead(seen)),
+    elif history.state is State.STUCK:
+        failures = "; ".join(f"{step}: {error}" for step, error in history.failures.items())
+        what = f"it could not be unwound in {history.tries} tries: {failures}"
+        yield _finding(FindingKind.STUCK, state, what, _journal(state), _NO_OWNER)
+    elif history.state is not State.COMMITTED:
+        what = f"{_LEFT_HALF_WAY[history.state]}: its owner has died"
+        yield _finding(FindingKind.ABANDONED, state, what, _journal(state), _NO_OWNER)
+    elif state.is_dead and state.exit is not None:
+        what = f"{describe_exit(state.exit)}, and nobody has unwound it"
+        proof = "its supervisor, which is gone, has recorded its end"
+        yield _finding(FindingKind.ENDED, state, what, _journal(state), proof)
+    elif state.is_dead:
+        what = _describe_loss(state, snapshot)
+        yield _finding(FindingKind.LOST, state, what, _journal(state), _dead_supervisor(state))
+    elif state.past_deadline:
+        what = "it is alive past its deadline, and its supervisor has not ended it"
+        yield _finding(FindingKind.OVERDUE, state, what, _journal(state), _live_supervisor(state))
+    elif _has_lost_its_session(state, snapshot):
+        what = "its session is gone; its supervisor lives, and has not noticed, or is unwinding it"
+        yield _finding(FindingKind.LOST, state, what, _journal(state), _live_supervisor(state))
+
+
+_NO_OWNER = "no process holds its journal's lock, which the kernel keeps while an owner lives"
+_LEFT_HALF_WAY = {
+    State.RUNNING: "its deployment was left half-way",
+    State.UNWINDING: "its unwinding was left half-way",
+    State.CLOSED: "it was unwound, and its journal not archived",
+}
+
+
+def _finding(
+    kind: FindingKind, state: SagaState, what: str, *proofs: str, subject: str = ""
+) -> Finding:
+    return Finding(
+        kind=kind,
+        agent_id=state.agent_id,
+        task_id=state.task_id,
+        saga_id=state.saga_id,
+        subject=subject or f"agent {state.agent_id}",
+        what=what,
+        proofs=proofs,
     )
 
 
-def _told(witnessed: ExitRecord) -> str:
-    if witnessed.error:
-        return f"it never ran: {witnessed.error}"
-    if witnessed.signal is not None:
-        return f"it was ended by signal {witnessed.signal}"
-    return f"it left with exit status {witnessed.code}"
+def _journal(state: SagaState) -> str:
+    return f"the journal sagas/{state.saga_id}.jsonl of this root lists what it holds"
 
 
-def _supervisor_is_dead(seen: Seen) -> str:
-    who = None if seen.receipt is None else seen.receipt.supervisor
-    if who is None:
+def _dead_supervisor(state: SagaState) -> str:
+    supervisor = None if state.receipt is None else state.receipt.supervisor
+    if supervisor is None:
         return "its supervisor has never been seen alive"
-    return f"its supervisor, pid {who.pid}, is dead: no process of that pid has its start time"
-
-
-def _how_lost(seen: Seen, look: Look) -> str:
-    receipt = seen.receipt
-    if receipt is None or receipt.supervisor is None:
-        return "its supervisor was never there"
-    if look.boot_id not in (None, receipt.supervisor.boot_id):
-        return "the machine has been started anew since"
-    gone = ["its supervisor was killed"]
-    if look.sessions == ():
-        gone = ["its tmux server is gone, with its supervisor"]
-    elif look.sessions is not None and not _has_session(seen, look):
-        gone = ["its session and its supervisor are gone"]
-    left = [one for one in look.processes or () if one.cookie == receipt.cookie]
-    if left:
-        shown = ", ".join(f"{one.identity.pid} ({one.name})" for one in left[:5])
-        gone.append(f"{len(left)} of its processes live on: {shown}")
-    return "; ".join(gone)
-
-
-def _overdue(seen: Seen) -> Candidate:
-    assert seen.receipt is not None  # noqa: S101 - no saga without an agent has a deadline
-    return saga_candidate(
-        FindingKind.OVERDUE,
-        seen,
-        what="it lives past its deadline, and its supervisor has not ended it",
-        proofs=(_journal(seen), _cookie_in_environment(seen)),
+    return (
+        f"its supervisor, pid {supervisor.pid}, is dead: no process of that pid has its start time"
     )
 
 
-def _cookie_in_environment(seen: Seen) -> str:
-    assert seen.receipt is not None  # noqa: S101 - as above
-    who = seen.receipt.supervisor
-    pid = "" if who is None else f", pid {who.pid},"
+def _live_supervisor(state: SagaState) -> str:
+    supervisor = None if state.receipt is None else state.receipt.supervisor
+    pid = "" if supervisor is None else f", pid {supervisor.pid},"
     return f"its supervisor{pid} is the one that its journal names, by boot, pid and start time"
 
 
-def _has_lost_its_session(seen: Seen, look: Look) -> bool:
-    if seen.witnessed is not None:
-        return False  # Its supervisor has seen it end, and is at it.
-    known = look.sessions is not None and look.processes is not None
-    return known and seen.session is not None and not _has_session(seen, look)
+def _describe_loss(state: SagaState, snapshot: Snapshot) -> str:
+    receipt = state.receipt
+    if receipt is None or receipt.supervisor is None:
+        return "its supervisor was never there"
+    if snapshot.boot_id not in (None, receipt.supervisor.boot_id):
+        return "the machine has been restarted since"
+    gone = "its supervisor was killed"
+    if snapshot.sessions == ():
+        gone = "its tmux server is gone, with its supervisor"
+    elif snapshot.sessions is not None and not _has_session(state, snapshot):
+        gone = "its session and its supervisor are gone"
+    left = [each for each in snapshot.processes or () if each.cookie == receipt.cookie]
+    if not left:
+        return gone
+    names = ", ".join(f"{each.identity.pid} ({each.name})" for each in left[:5])
+    return f"{gone}; {len(left)} of its processes are alive: {names}"
 
 
-def _has_session(seen: Seen, look: Look) -> bool:
-    """Tell whether there is a session that is the agent's, by its mark or by its pane."""
-    assert seen.receipt is not None  # noqa: S101 - see the callers
-    if seen.receipt.cookie in look.owners:
-        return True
-    who = seen.receipt.supervisor
-    return who is not None and any(one.pane_pid == who.pid for one in look.sessions or ())
+def _has_lost_its_session(state: SagaState, snapshot: Snapshot) -> bool:
+    if state.exit is not None or state.session is None:
+        return False  # With an exit record, its supervisor is unwinding it.
+    if snapshot.sessions is None or snapshot.processes is None:
+        return False
+    return not _has_session(state, snapshot)
 
 
-def _without_session(seen: Seen) -> Candidate:
-    return saga_candidate(
-        FindingKind.LOST,
-        seen,
-        what="its session is gone; its supervisor lives, and has not noticed, or is at it",
-        proofs=(_journal(seen), _cookie_in_environment(seen)),
-        doubts=frozenset({Source.SESSIONS, Source.PROCESSES}),
+def _has_session(state: SagaState, snapshot: Snapshot) -> bool:
+    """Return whether some session is the agent's, by its mark or by its pane."""
+    receipt = state.receipt
+    supervisor = None if receipt is None else receipt.supervisor
+    return any(
+        (receipt is not None and session.owner == receipt.cookie)
+        or (supervisor is not None and session.pane_pid == supervisor.pid)
+        for session in snapshot.sessions or ()
     )
 
 
-# --- silent -------------------------------------------------------------------------------
+# --- silent -------------------------------------------------------------------------------------
 
 
-def _silent(look: Look, silent_after_s: float, now: float) -> Iterator[Candidate]:
-    for seen in (look.sagas or {}).values():
-        if not seen.lives or seen.late:
-            continue
-        limit_s = seen.labels.get("silent_after_s") or silent_after_s
-        if seen.wrote_at is not None and now - seen.wrote_at <= limit_s:
-            continue
-        record = look.records.get(seen.task_id or "", {}).get(seen.agent_id, {})
-        silent_s = now - _last_sign(seen, record, now)
-        if silent_s > limit_s:
-            yield saga_candidate(
-                FindingKind.SILENT,
-                seen,
-                what=f"it has neither written nor reported for {_duration(silent_s)}; "
-                f"its limit is {_duration(limit_s)}",
-                proofs=(_journal(seen),),
-            )
+def _silent(
+    state: SagaState, snapshot: Snapshot, silent_after_s: float, now: float
+) -> Iterator[Finding]:
+    limit_s = state.labels.get("silent_after_s") or silent_after_s
+    if state.wrote_at is not None and now - state.wrote_at <= limit_s:
+        return
+    record = snapshot.records.get(state.task_id or "", {}).get(state.agent_id, {})
+    silent_s = now - _last_sign_of_life(state, record, now)
+    if silent_s > limit_s:
+        what = (
+            f"it has neither written nor reported for {_format_duration(silent_s)}; "
+            f"its limit is {_format_duration(limit_s)}"
+        )
+        yield _finding(FindingKind.SILENT, state, what, _journal(state))
 
 
-def _last_sign(seen: Seen, record: Mapping[str, Any], now: float) -> float:
-    """Return when it last gave a sign of life. One from the future was given just now."""
-    assert seen.history is not None  # noqa: S101 - it lives
-    signs = (
-        seen.wrote_at,
-        parse_timestamp(record.get("last_update")),
-        parse_timestamp(seen.history.begun_at),
-    )
-    known = [min(sign, now) for sign in signs if sign is not None]
-    return max(known, default=now)
+def _last_sign_of_life(state: SagaState, record: Mapping[str, Any], now: float) -> float:
+    """Return the time of the last sign of life. A time in the future counts as *now*."""
+    begun_at = None if state.history is None else state.history.begun_at
+    reported_at = parse_timestamp(record.get("last_update"))
+    signs = (state.wrote_at, reported_at, parse_timestamp(begun_at))
+    return max((min(sign, now) for sign in signs if sign is not None), default=now)
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     if seconds < 120:  # noqa: PLR2004 - two minutes
         return f"{seconds:.0f} s"
     if seconds < 7200:  # noqa: PLR2004 - two hours
@@ -249,50 +203,28 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-# --- damaged --------------------------------------------------------------------------------
+# --- damaged ------------------------------------------------------------------------------------
 
 
-def _damaged_journal(seen: Seen) -> Candidate:
-    return saga_candidate(
-        FindingKind.DAMAGED,
-        seen,
-        subject=f"journal {seen.saga_id}",
-        what=f"it cannot be used: {seen.damage}",
-        proofs=(
-            "its name is that of a journal of this root, in a directory that only we may write to",
-            "nobody who lives writes to it, and it does not check",
-        ),
-    )
-
-
-def _damaged(look: Look) -> Iterator[Candidate]:
-    registries: dict[str | None, RegistrySnapshot] = {}
-    registries.update(look.tasks or {})
-    if look.living is not None:
-        registries[None] = look.living
-    for task_id, registry in registries.items():
-        if registry.damage:
-            yield Candidate(_damaged_registry(task_id, registry.damage))
-    for path in look.kept_aside:
-        yield Candidate(
-            Finding(
+def _damaged(snapshot: Snapshot) -> Iterator[Finding]:
+    registries: list[tuple[str | None, RegistrySnapshot | None]] = [*(snapshot.tasks or {}).items()]
+    for task_id, registry in (*registries, (None, snapshot.global_registry)):
+        if registry is not None and registry.damage:
+            yield Finding(
                 kind=FindingKind.DAMAGED,
-                subject=path,
-                what="it could not be used, and was kept aside",
-                proofs=("its name is one that we give to what is damaged",),
+                task_id=task_id,
+                subject="the global registry" if task_id is None else f"the registry of {task_id}",
+                what=f"it cannot be used: {registry.damage}",
+                proofs=(
+                    "its name is that of a registry of this root",
+                    "every writer replaces it as a whole, and it is no complete document",
+                ),
             )
+    for path in snapshot.quarantined:
+        yield Finding(
+            kind=FindingKind.DAMAGED,
+            subject=path,
+            what="it could not be used, and was kept aside",
+            proofs=("its name is one that only damaged files get",),
+            action="",
         )
-
-
-def _damaged_registry(task_id: str | None, damage: str) -> Finding:
-    return Finding(
-        kind=FindingKind.DAMAGED,
-        task_id=task_id,
-        subject="the global registry" if task_id is None else f"the registry of {task_id}",
-        what=f"it cannot be used: {damage}",
-        proofs=(
-            "its name is that of a registry of this root",
-            "it was replaced as a whole, as all of ours are, and is no such document",
-        ),
-        action=FINDINGS[FindingKind.DAMAGED].reap_action,
-    )

@@ -1,13 +1,13 @@
 """
-Agents that another system has recorded, and no saga ever held.
+The findings about legacy agents: agents that another system recorded, and no saga ever held.
 
-Such a record has no journal, open or closed, and none of the fields that every
-record of ours has had from the first release on. A sweep neither calls it a
-stray nor touches the files and sessions of its id: all of it is handed over here.
+The record of a legacy agent has no journal, open or closed, and none of the fields that
+every record of this library has had from the first release on. A sweep does not treat the
+agent's files and sessions as orphans; this module judges all of them.
 
-Whether such an agent lives, and what of it is left, :mod:`orchestrator_core.reconcile.legacy`
-proves: with one more call to tmux, and only where there are such records. It is
-reaped as it is ended: adopted, which proves it again, and unwound.
+:mod:`orchestrator_core.reconcile.legacy` proves whether a legacy agent is alive and what is
+left of it, with one more call to tmux, and only if a registry has such records. The agent
+is reaped as it is terminated: adopted, with all proofs collected again, and unwound.
 """
 
 from __future__ import annotations
@@ -16,121 +16,142 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core.reconcile.legacy.agent import LegacyAgent, legacy_agent, was_ended_by_us
-from orchestrator_core.reconcile.legacy.proof import LegacyState, LegacyStatus, inspect_all
-from orchestrator_core.reconcile.sweep.findings import FINDINGS, Finding, FindingKind
+from orchestrator_core.model.status import is_active
+from orchestrator_core.reconcile.legacy.agent import is_legacy, legacy_agent, was_ended_by_us
+from orchestrator_core.reconcile.legacy.proof import LegacyState, inspect_all
+from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from orchestrator_core.deployment.context import RootContext
-    from orchestrator_core.reconcile.sweep.snapshot import Look
+    from orchestrator_core.reconcile.legacy.agent import LegacyAgent
+    from orchestrator_core.reconcile.legacy.proof import LegacyStatus
+    from orchestrator_core.reconcile.sweep.snapshot import Snapshot
 
 
 @attrs.frozen(kw_only=True)
 class LegacyRecord:
-    """An agent of the old system, as its records show it."""
+    """A legacy agent, as the registries show it."""
 
     agent_id: str
     task_id: str
     record: Mapping[str, Any] | None = None  #: In its task's registry.
-    entry: Mapping[str, Any] | None = None  #: In the global registry.
-    lives: bool = True  #: Whether they show it as living.
+    is_listed: bool = False  #: The global registry lists it.
+    is_active: bool = True  #: The registries show it as alive.
 
 
 @attrs.frozen(kw_only=True)
-class Judged:
-    """What there is to tell of the old system's agents."""
+class LegacyFindings:
+    """The findings about legacy agents, the live ones, and what could not be found out."""
 
-    findings: tuple[Finding, ...] = ()
-    alive: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
+    findings: tuple[Finding, ...]
+    alive: tuple[str, ...]
+    unknown: tuple[str, ...]
 
 
-def judge(context: RootContext, look: Look, records: Sequence[LegacyRecord]) -> Judged:
-    """Look at the old system's agents, all at once, and say how each of them stands."""
-    asked = [one for one in records if one.record is None or not was_ended_by_us(one.record)]
-    agents = {one.agent_id: _agent(context, look, one) for one in asked}
-    known = inspect_all(context, [agent for agent in agents.values() if agent is not None])
-    told = [_told(one, agents[one.agent_id], known.get(one.agent_id)) for one in asked]
-    return Judged(
-        findings=tuple(one for one in told if isinstance(one, Finding)),
-        alive=tuple(
-            one.agent_id
-            for one in asked
-            if one.lives and one.agent_id in known and known[one.agent_id].life is LegacyState.ALIVE
-        ),
-        unknown=tuple(one for one in told if isinstance(one, str)),
+def legacy_records(snapshot: Snapshot) -> dict[str, LegacyRecord]:
+    """Return the legacy agents in the registries of *snapshot*, live and ended, by id."""
+    if snapshot.sagas is None:
+        return {}  # Then it is unknown which agents have a saga.
+    found: dict[str, LegacyRecord] = {}
+    for task_id, agents in snapshot.current_records.items():
+        for agent_id, record in agents.items():
+            # The record is looked at first: most are not of legacy agents.
+            if is_legacy(record) and not _has_saga(agent_id, snapshot):
+                found[agent_id] = LegacyRecord(
+                    agent_id=agent_id,
+                    task_id=task_id,
+                    record=record,
+                    is_listed=agent_id in snapshot.global_entries,
+                    is_active=is_active(record.get("status")),
+                )
+    for agent_id, entry in snapshot.global_entries.items():
+        # The entry of an agent whose record is no legacy one is none, either.
+        has_record = agent_id in found or agent_id in snapshot.records.get(entry.task_id, {})
+        if is_legacy(entry.record) and not has_record and not _has_saga(agent_id, snapshot):
+            found[agent_id] = LegacyRecord(agent_id=agent_id, task_id=entry.task_id, is_listed=True)
+    return found
+
+
+def _has_saga(agent_id: str, snapshot: Snapshot) -> bool:
+    return agent_id in snapshot.agents_with_saga or agent_id in snapshot.agents_with_closed_saga
+
+
+def inspect_legacy(
+    context: RootContext, snapshot: Snapshot, records: Mapping[str, LegacyRecord]
+) -> LegacyFindings:
+    """Inspect all legacy agents by one look at the machine; return what is wrong with them."""
+    agents: dict[str, LegacyAgent] = {}
+    nameless: list[LegacyRecord] = []
+    for record in records.values():
+        if record.record is None or not was_ended_by_us(record.record):
+            agent = _agent(context, snapshot, record)
+            if agent is None:
+                nameless.append(record)
+            else:
+                agents[agent.id] = agent
+    statuses = inspect_all(context, list(agents.values()))
+    findings, alive, unknown = [], [], []
+    for record in nameless:
+        if record.record is None:
+            findings.append(_listed_only(record))
+        elif record.is_active:
+            unknown.append(f"{_subject(record)}: its id or its session's name cannot be used")
+    for agent_id, status in statuses.items():
+        record = records[agent_id]
+        if status.life is LegacyState.UNKNOWN:
+            unknown.append(f"{_subject(record)}: {status.why}")
+        elif status.life is LegacyState.ALIVE and record.is_active:
+            alive.append(agent_id)
+        else:
+            findings += _findings(record, agents[agent_id], status)
+    return LegacyFindings(findings=tuple(findings), alive=tuple(alive), unknown=tuple(unknown))
+
+
+def _agent(context: RootContext, snapshot: Snapshot, record: LegacyRecord) -> LegacyAgent | None:
+    registry = (snapshot.tasks or {}).get(record.task_id)
+    if record.record is None or registry is None or registry.document is None:
+        return None
+    return legacy_agent(context, registry.document, record.task_id, record.record)
+
+
+def _subject(record: LegacyRecord) -> str:
+    return f"agent {record.agent_id} of the old system"
+
+
+def _listed_only(record: LegacyRecord) -> Finding:
+    return Finding(
+        kind=FindingKind.ORPHAN_RECORD,
+        is_old=True,
+        agent_id=record.agent_id,
+        task_id=record.task_id,
+        subject=f"entry of {record.agent_id} in the global registry",
+        what="the old system lists it as alive, and its task has no record of it",
+        proofs=("the global registry lists it",),
+        action="",
     )
 
 
-def _agent(context: RootContext, look: Look, one: LegacyRecord) -> LegacyAgent | None:
-    registry = (look.tasks or {}).get(one.task_id)
-    if one.record is None or registry is None or registry.document is None:
-        return None
-    return legacy_agent(context, registry.document, one.task_id, one.record)
-
-
-def _told(
-    one: LegacyRecord, agent: LegacyAgent | None, standing: LegacyStatus | None
-) -> Finding | str | None:
-    """Return a finding, or what could not be found out, or None if all is well."""
-    if agent is None or standing is None:
-        return _nameless(one)
-    if standing.life is LegacyState.UNKNOWN:
-        return f"agent {one.agent_id} of the old system: {standing.why}"
-    if one.lives:
-        return None if standing.life is LegacyState.ALIVE else _lost(one, agent, standing)
-    return _ended(one, agent, standing)
-
-
-def _nameless(one: LegacyRecord) -> Finding | str | None:
-    if one.record is None:
-        return Finding(
-            kind=FindingKind.ORPHAN_RECORD,
-            is_old=True,
-            agent_id=one.agent_id,
-            task_id=one.task_id,
-            subject=f"entry of {one.agent_id} in the global registry",
-            what="the old system lists it as living, and its task does not know it",
-            proofs=("the global registry lists it",),
-        )
-    if not one.lives:
-        return None
-    return f"agent {one.agent_id} of the old system: under its names nothing can be asked for"
-
-
-def _lost(one: LegacyRecord, agent: LegacyAgent, standing: LegacyStatus) -> Finding:
-    return _finding(
-        FindingKind.LOST,
-        one,
-        standing,
-        what=f"the old system shows it as {agent.status!r}, and nothing of it lives",
-    )
-
-
-def _ended(one: LegacyRecord, agent: LegacyAgent, standing: LegacyStatus) -> Finding | None:
+def _findings(record: LegacyRecord, agent: LegacyAgent, status: LegacyStatus) -> Iterator[Finding]:
     left = []
-    if standing.life is LegacyState.ALIVE:
-        left.append("it lives on")
+    if status.life is LegacyState.ALIVE:
+        left.append("it is still alive")
     if agent.files.present:
         left.append(f"{len(agent.files.present)} of its files are where they were")
-    if one.entry is not None:
-        left.append("the global registry lists it as living")
-    if not left:
-        return None
-    what = f"the old system shows it as {agent.status!r}; {', '.join(left)}"
-    return _finding(FindingKind.ENDED, one, standing, what=what)
-
-
-def _finding(kind: FindingKind, one: LegacyRecord, standing: LegacyStatus, *, what: str) -> Finding:
-    return Finding(
-        kind=kind,
-        is_old=True,
-        agent_id=one.agent_id,
-        task_id=one.task_id,
-        subject=f"agent {one.agent_id} of the old system",
-        what=what,
-        proofs=standing.proofs,
-        action=FINDINGS[kind].reap_action,
-    )
+    if record.is_listed:
+        left.append("the global registry lists it as alive")
+    if record.is_active:
+        kind, rest = FindingKind.LOST, ", and no process of it is alive"
+    else:
+        kind, rest = FindingKind.ENDED, f"; {', '.join(left)}"
+    if record.is_active or left:
+        yield Finding(
+            kind=kind,
+            is_old=True,
+            agent_id=record.agent_id,
+            task_id=record.task_id,
+            subject=_subject(record),
+            what=f"the old system recorded it as {agent.status!r}{rest}",
+            proofs=status.proofs,
+        )

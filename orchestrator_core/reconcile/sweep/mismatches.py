@@ -1,92 +1,73 @@
 """
-Disagreements: a registry tells another story of an agent than its journal does.
+Mismatches: a registry contradicts a journal about whether an agent is alive.
 
-The journal counts: it is written before anything happens, and nobody edits it.
+The journal counts. Each of its entries is written before the fact, and nobody edits it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator_core.reconcile.sweep.candidates import Candidate, Source, saga_candidate
-from orchestrator_core.reconcile.sweep.findings import FINDINGS, Finding, FindingKind
-from orchestrator_core.reconcile.sweep.registry_entries import shows_living
+from orchestrator_core.model.status import is_active
+from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from orchestrator_core.reconcile.sweep.registry_entries import Entered
-    from orchestrator_core.reconcile.sweep.saga_snapshot import Seen
-    from orchestrator_core.reconcile.sweep.snapshot import Look
-
-_DOUBTS = frozenset({Source.REGISTRIES, Source.PROCESSES})
+    from orchestrator_core.reconcile.sweep.saga_snapshot import SagaState
+    from orchestrator_core.reconcile.sweep.snapshot import Snapshot
 
 
-def of(look: Look) -> Iterator[Candidate]:
-    """Return where the registries in *look* contradict its journals."""
-    if look.processes is not None:  # Otherwise it is not known who lives.
-        entries = {entered.agent_id: entered for entered in look.listed}
-        for seen in (look.sagas or {}).values():
-            if seen.lives and seen.receipt is not None and seen.agent_id == seen.saga_id:
-                yield from _unrecorded(seen, look)
-                yield from _unlisted(seen, look, entries)
-    accounted = look.accounted
-    for entered in look.recorded:
-        if entered.agent_id in look.closed and entered.agent_id not in accounted:
-            yield _ended(entered, f"record of {entered.agent_id} in {entered.task_id}")
-    for entered in look.listed:
-        if entered.agent_id in look.closed and entered.agent_id not in accounted:
-            yield _ended(entered, f"entry of {entered.agent_id} in the global registry")
+def detect_mismatches(snapshot: Snapshot) -> Iterator[Finding]:
+    """Yield where the registries in *snapshot* contradict its journals."""
+    if snapshot.processes is not None:  # Otherwise nobody is known to be alive.
+        for state in (snapshot.sagas or {}).values():
+            if state.is_alive and state.receipt is not None and state.agent_id == state.saga_id:
+                yield from _alive_but_not_registered(state, snapshot)
+    for entry in (*snapshot.live_records, *snapshot.global_entries.values()):
+        agent_id = entry.agent_id
+        if agent_id in snapshot.agents_with_closed_saga:
+            yield Finding(
+                kind=FindingKind.MISMATCH,
+                agent_id=agent_id,
+                task_id=entry.task_id,
+                subject=entry.subject,
+                what="it shows the agent as alive, and the agent's saga is closed",
+                proofs=(
+                    f"the closed journal sagas/closed/{agent_id}.jsonl records its end",
+                    "the registry is one of this root, and names that agent",
+                ),
+            )
 
 
-def _unrecorded(seen: Seen, look: Look) -> Iterator[Candidate]:
-    registry = (look.tasks or {}).get(seen.task_id or "")
-    if registry is None or registry.document is None:
+def _alive_but_not_registered(state: SagaState, snapshot: Snapshot) -> Iterator[Finding]:
+    agent_id, task_id = state.agent_id, state.task_id or ""
+    registry = (snapshot.tasks or {}).get(task_id)
+    if registry is not None and registry.document is not None:
+        record = registry.records.get(agent_id)
+        yield from _unless_active(record, state, f"record of {agent_id} in {task_id}")
+    registry = snapshot.global_registry
+    if registry is not None and (registry.document is not None or registry.missing):
+        entry = snapshot.global_entries.get(agent_id)
+        subject = f"entry of {agent_id} in the global registry"
+        yield from _unless_active(None if entry is None else entry.record, state, subject)
+
+
+def _unless_active(
+    record: Mapping[str, object] | None, state: SagaState, subject: str
+) -> Iterator[Finding]:
+    if record is not None and is_active(record.get("status")):
         return
-    record = look.records.get(seen.task_id or "", {}).get(seen.agent_id)
-    if record is None:
-        yield _living(seen, f"record of {seen.agent_id} in {seen.task_id}", "it is missing")
-    elif not shows_living(record):
-        told = f"it says {record.get('status')!r}"
-        yield _living(seen, f"record of {seen.agent_id} in {seen.task_id}", told)
-
-
-def _unlisted(seen: Seen, look: Look, entries: dict[str, Entered]) -> Iterator[Candidate]:
-    if look.living is None or (look.living.document is None and not look.living.missing):
-        return
-    subject = f"entry of {seen.agent_id} in the global registry"
-    entered = entries.get(seen.agent_id)
-    if entered is None:
-        yield _living(seen, subject, "it is missing")
-    elif not shows_living(entered.record):
-        yield _living(seen, subject, f"it says {entered.record.get('status')!r}")
-
-
-def _living(seen: Seen, subject: str, told: str) -> Candidate:
-    return saga_candidate(
-        FindingKind.MISMATCH,
-        seen,
+    wrong = "it is missing" if record is None else f"its status is {record.get('status')!r}"
+    yield Finding(
+        kind=FindingKind.MISMATCH,
+        agent_id=state.agent_id,
+        task_id=state.task_id,
+        saga_id=state.saga_id,
         subject=subject,
-        what=f"{told}, and the agent lives",
+        what=f"{wrong}, and the agent is alive",
         proofs=(
-            f"the journal sagas/{seen.saga_id}.jsonl says that it is committed",
+            f"the state of the journal sagas/{state.saga_id}.jsonl is committed",
             "its supervisor is alive: the one that its journal names",
         ),
-        doubts=_DOUBTS,
     )
-
-
-def _ended(entered: Entered, subject: str) -> Candidate:
-    finding = Finding(
-        kind=FindingKind.MISMATCH,
-        agent_id=entered.agent_id,
-        task_id=entered.task_id,
-        subject=subject,
-        what="it shows the agent as living, and its saga is closed",
-        proofs=(
-            f"the closed journal sagas/closed/{entered.agent_id}.jsonl tells of its end",
-            "the registry is one of this root, and names that agent",
-        ),
-        action=FINDINGS[FindingKind.MISMATCH].reap_action,
-    )
-    return Candidate(finding, _DOUBTS)

@@ -1,251 +1,166 @@
 """
-Strays: what is ours by its marks, and in no open journal.
+Orphans: resources that carry this root's marks, and that no open saga accounts for.
 
-What something is known to be ours by are its *proofs*, from sources that do not
-lean on each other: the name, the mark on the session, the cookie in a process's
-environment, a cgroup, a journal, a registry, what is written in a file. Many
-things of one name are one proof.
+The *proofs* of an orphan come from sources that do not depend on each other: the name, the
+mark on the session, the cookie in a process's environment, a cgroup, a journal, a registry,
+the content of a file. Any number of files with an agent's name are one proof.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
-from orchestrator_core.reconcile.legacy import is_legacy
-from orchestrator_core.reconcile.sweep.candidates import Candidate, Source
-from orchestrator_core.reconcile.sweep.findings import FINDINGS, Finding, FindingKind
-from orchestrator_core.reconcile.sweep.legacy_agents import LegacyRecord
-from orchestrator_core.reconcile.sweep.registry_entries import shows_living
+import attrs
+
+from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind
 from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator
+    from collections.abc import Collection, Container, Iterator
 
-    from orchestrator_core.reconcile.sweep.named_files import Trace
-    from orchestrator_core.reconcile.sweep.snapshot import Look
+    from orchestrator_core.reconcile.sweep.named_files import NamedFile
+    from orchestrator_core.reconcile.sweep.snapshot import LiveEntry, Snapshot
     from orchestrator_core.system.processes.protocol import TaggedProcess
     from orchestrator_core.system.terminal import Session
 
-    IsStray = Callable[[str | None], TypeGuard[str]]
 
-
-def of(look: Look, old: Container[str]) -> list[Candidate]:
-    """Return the strays in *look*; those of *old* agents are not ours to judge."""
-    proofs = _Proofs(look)
-    known = look.accounted
-
-    def is_stray(agent_id: str | None) -> TypeGuard[str]:
-        return agent_id is not None and agent_id not in known and agent_id not in old
-
-    comparisons = (_sessions, _processes, _traces, _records, _entries)
-    return [stray for compare in comparisons for stray in compare(look, proofs, is_stray)]
-
-
-def _sessions(look: Look, proofs: _Proofs, is_stray: IsStray) -> Iterator[Candidate]:
-    for session in look.sessions or ():
-        agent_id = look.agent_of(session.owner)
-        if is_stray(agent_id):
+def detect_orphans(snapshot: Snapshot, legacy: Container[str]) -> Iterator[Finding]:
+    """Yield the orphans in *snapshot*, without those of *legacy* agents."""
+    orphaned = {agent for agent in snapshot.agents_without_saga if agent not in legacy}
+    proofs = _Proofs(snapshot, orphaned)
+    for session in snapshot.sessions or ():
+        agent_id = snapshot.agent_for_cookie(session.owner)
+        if agent_id in orphaned:
             yield _session(session, agent_id, proofs)
+    for process in snapshot.processes or ():
+        agent_id = snapshot.agent_for_cookie(process.cookie)
+        if agent_id in orphaned and not _is_server(process):
+            yield _process(process, agent_id, proofs)
+    for file in snapshot.files or ():
+        if file.agent_id in orphaned and _registry_is_known(file, snapshot):
+            yield _file(file, proofs)
+    for entry in (*snapshot.live_records, *snapshot.global_entries.values()):
+        # With a closed saga it is a mismatch.
+        if entry.agent_id in orphaned - snapshot.agents_with_closed_saga:
+            yield _record(entry, proofs)
 
 
-def _processes(look: Look, proofs: _Proofs, is_stray: IsStray) -> Iterator[Candidate]:
-    for marked in look.processes or ():
-        agent_id = look.agent_of(marked.cookie)
-        if is_stray(agent_id) and not _is_server(marked):
-            yield _process(marked, agent_id, proofs)
+def _is_server(process: TaggedProcess) -> bool:
+    """Return whether a process is a tmux server, which may host the sessions of others."""
+    return process.name.startswith("tmux: server")
 
 
-def _traces(look: Look, proofs: _Proofs, is_stray: IsStray) -> Iterator[Candidate]:
-    for trace in look.traces or ():
-        if is_stray(trace.agent_id) and _can_be_judged(trace, look):
-            yield _trace(trace, look, proofs)
-
-
-def _records(look: Look, proofs: _Proofs, is_stray: IsStray) -> Iterator[Candidate]:
-    for entered in look.recorded:
-        if is_stray(entered.agent_id) and entered.agent_id not in look.closed:
-            where = f"record of {entered.agent_id} in {entered.task_id}"
-            yield _record(entered.agent_id, entered.task_id, where, "record", proofs)
-
-
-def _entries(look: Look, proofs: _Proofs, is_stray: IsStray) -> Iterator[Candidate]:
-    for entered in look.listed:
-        if is_stray(entered.agent_id) and entered.agent_id not in look.closed:
-            where = f"entry of {entered.agent_id} in the global registry"
-            yield _record(entered.agent_id, entered.task_id, where, "entry", proofs)
-
-
-def old_records(look: Look) -> dict[str, LegacyRecord]:
-    """Return the agents that only the old system can have recorded, living and ended."""
-    known = look.accounted | look.closed
-    entries = {entered.agent_id: entered for entered in look.listed}
-    found = {}
-    for task_id, agents in look.present.items():
-        for agent_id, record in agents.items():
-            # Most records are of ended agents of ours: this is asked first, and says so.
-            if is_legacy(record) and agent_id not in known:
-                entry = entries.get(agent_id)
-                found[agent_id] = LegacyRecord(
-                    agent_id=agent_id,
-                    task_id=task_id,
-                    record=record,
-                    entry=None if entry is None else entry.record,
-                    lives=shows_living(record),
-                )
-    for agent_id, entered in entries.items():
-        if agent_id not in found and agent_id not in known and is_legacy(entered.record):
-            if agent_id in look.records.get(entered.task_id, {}):
-                continue  # A record of ours: its entry is no less so.
-            found[agent_id] = LegacyRecord(
-                agent_id=agent_id, task_id=entered.task_id, entry=entered.record, lives=True
-            )
-    return found
-
-
-def _is_server(marked: TaggedProcess) -> bool:
-    """Tell whether it is a tmux server: one that an agent started may host others' sessions."""
-    return marked.name.startswith("tmux: server")
-
-
-def _can_be_judged(trace: Trace, look: Look) -> bool:
-    """Tell whether it is known what the registry of its task says of its agent."""
-    if trace.task_id is None or trace.agent_id in look.closed:
+def _registry_is_known(file: NamedFile, snapshot: Snapshot) -> bool:
+    """Return whether the record of a file's agent is known, or is no longer of interest."""
+    if file.task_id is None or file.agent_id in snapshot.agents_with_closed_saga:
         return True
-    registry = (look.tasks or {}).get(trace.task_id)
+    registry = (snapshot.tasks or {}).get(file.task_id)
     return registry is not None and registry.document is not None
 
 
-# --- what each would be ------------------------------------------------------------------------
+def _session(session: Session, agent_id: str, proofs: _Proofs) -> Finding:
+    has_name = session.name == f"agent_{agent_id}"
+    name = (f"it has exactly the name of the session of {agent_id}",) if has_name else ()
+    mark = f"its @orchestrator_owner is {session.owner}"
+    return _orphan(
+        FindingKind.ORPHAN_SESSION,
+        agent_id,
+        proofs.task_ids.get(agent_id),
+        f"session {session.name}",
+        f"it carries the mark of {agent_id}, which is in no open saga",
+        (*name, mark, *proofs.without(agent_id, "session")),
+        reapable=has_name,
+    )
 
 
-def _stray(
+def _process(process: TaggedProcess, agent_id: str, proofs: _Proofs) -> Finding:
+    cookie = f"its environment has the cookie {process.cookie}"
+    return _orphan(
+        FindingKind.ORPHAN_PROCESS,
+        agent_id,
+        proofs.task_ids.get(agent_id),
+        f"process {process.identity.pid} ({process.name})",
+        f"it carries the cookie of {agent_id}, which is in no open saga",
+        (cookie, *proofs.without(agent_id, "process")),
+        reapable=is_id(agent_id),
+    )
+
+
+def _file(file: NamedFile, proofs: _Proofs) -> Finding:
+    name = f"it has the name of the {file.what} of {file.agent_id}"
+    content = ("its content names that agent, too",) if file.names_agent else ()
+    source = "cgroup" if file.what == "cgroup" else "name"
+    return _orphan(
+        FindingKind.ORPHAN_FILE,
+        file.agent_id,
+        file.task_id or proofs.task_ids.get(file.agent_id),
+        file.path,
+        f"a {file.what} of {file.agent_id}, which is in no open saga",
+        (name, *content, *proofs.without(file.agent_id, source, "name")),
+        reapable=not file.is_foreign,
+    )
+
+
+def _record(entry: LiveEntry, proofs: _Proofs) -> Finding:
+    return _orphan(
+        FindingKind.ORPHAN_RECORD,
+        entry.agent_id,
+        entry.task_id,
+        entry.subject,
+        "it shows an agent as alive that is in no journal, open or closed",
+        tuple(proofs.all[entry.agent_id].values()),
+    )
+
+
+def _orphan(
     kind: FindingKind,
     agent_id: str,
     task_id: str | None,
     subject: str,
     what: str,
-    proofs: list[str],
+    proofs: tuple[str, ...],
     *,
-    ours: bool = True,
-) -> Candidate:
+    reapable: bool = True,
+) -> Finding:
     finding = Finding(
-        kind=kind,
-        agent_id=agent_id,
-        task_id=task_id,
-        subject=subject,
-        what=what,
-        proofs=tuple(proofs),
-        action=FINDINGS[kind].reap_action if ours else "",
+        kind=kind, agent_id=agent_id, task_id=task_id, subject=subject, what=what, proofs=proofs
     )
-    return Candidate(finding, _DOUBTS[kind])
-
-
-_DOUBTS = {
-    FindingKind.ORPHAN_SESSION: frozenset({Source.SESSIONS}),
-    FindingKind.ORPHAN_PROCESS: frozenset({Source.PROCESSES}),
-    FindingKind.ORPHAN_FILE: frozenset({Source.FILES, Source.REGISTRIES}),
-    FindingKind.ORPHAN_RECORD: frozenset({Source.REGISTRIES}),
-}
-
-
-def _session(session: Session, agent_id: str, proofs: _Proofs) -> Candidate:
-    named_so = session.name == f"agent_{agent_id}"
-    name = [f"it has exactly the name of the session of {agent_id}"] if named_so else []
-    return _stray(
-        FindingKind.ORPHAN_SESSION,
-        agent_id,
-        proofs.task_of(agent_id),
-        f"session {session.name}",
-        f"it carries the mark of {agent_id}, of which no open saga tells",
-        [*name, f"its @orchestrator_owner is {session.owner}", *proofs.of(agent_id, but="session")],
-        ours=named_so,
-    )
-
-
-def _process(marked: TaggedProcess, agent_id: str, proofs: _Proofs) -> Candidate:
-    cookie = f"its environment has the cookie {marked.cookie}"
-    return _stray(
-        FindingKind.ORPHAN_PROCESS,
-        agent_id,
-        proofs.task_of(agent_id),
-        f"process {marked.identity.pid} ({marked.name})",
-        f"it carries the cookie of {agent_id}, of which no open saga tells",
-        [cookie, *proofs.of(agent_id, but="process")],
-        ours=is_id(agent_id),
-    )
-
-
-def _trace(trace: Trace, look: Look, proofs: _Proofs) -> Candidate:
-    mine = [f"it has the name of the {trace.what} of {trace.agent_id}"]
-    if trace.path in look.telling:
-        mine.append("its content names that agent, too")
-    source = "cgroup" if trace.what == "cgroup" else "name"
-    return _stray(
-        FindingKind.ORPHAN_FILE,
-        trace.agent_id,
-        trace.task_id or proofs.task_of(trace.agent_id),
-        trace.path,
-        f"a {trace.what} of {trace.agent_id}, of which no open saga tells",
-        [*mine, *proofs.of(trace.agent_id, but=source, without_files=True)],
-        ours=trace.path not in look.foreign,
-    )
-
-
-def _record(agent_id: str, task_id: str, where: str, source: str, proofs: _Proofs) -> Candidate:
-    return _stray(
-        FindingKind.ORPHAN_RECORD,
-        agent_id,
-        task_id,
-        where,
-        "it shows an agent as living, of which no journal tells, open or closed",
-        [f"{proofs.words(agent_id, source)}", *proofs.of(agent_id, but=source)],
-    )
+    return finding if reapable else attrs.evolve(finding, action="")
 
 
 class _Proofs:
-    """All that a look has to say of agents that no open saga accounts for, by source."""
+    """What each source of a snapshot proves about the *orphaned* agents, and their tasks."""
 
-    def __init__(self, look: Look) -> None:
-        self._look = look
-        self._records = look.records
+    def __init__(self, snapshot: Snapshot, orphaned: Collection[str]) -> None:
+        self.all: dict[str, dict[str, str]] = {agent_id: {} for agent_id in orphaned}
+        self.task_ids: dict[str, str] = {}
+        for agent_id, known in self.all.items():
+            cookie = f"{snapshot.prefix}{agent_id}"
+            if agent_id in snapshot.agents_with_closed_saga:
+                known["journal"] = f"the closed journal sagas/closed/{agent_id}.jsonl is its own"
+            for task_id, agents in snapshot.records.items():
+                if agent_id in agents:
+                    known["record"] = f"the registry of {task_id} has a record of it"
+                    self.task_ids.setdefault(agent_id, task_id)
+            if agent_id in snapshot.global_entries:
+                known["entry"] = "the global registry lists it"
+            if any(session.owner == cookie for session in snapshot.sessions or ()):
+                known["session"] = f"a session carries the mark {cookie}"
+            if any(process.cookie == cookie for process in snapshot.processes or ()):
+                known["process"] = f"a process carries the cookie {cookie}"
+        for file in snapshot.files or ():
+            if file.agent_id in self.all:
+                self._add_file(file)
 
-    def of(self, agent_id: str, *, but: str, without_files: bool = False) -> list[str]:
-        """Return what is known of an agent from all sources *but* one, a line each."""
-        left_out = {but, "name"} if without_files else {but}
-        return [words for source, words in self._all(agent_id).items() if source not in left_out]
+    def _add_file(self, file: NamedFile) -> None:
+        if file.task_id is not None:
+            self.task_ids.setdefault(file.agent_id, file.task_id)
+        if not file.is_foreign:
+            source = "cgroup" if file.what == "cgroup" else "name"
+            text = f"there is a {file.what} of its name: {file.path}"
+            self.all[file.agent_id].setdefault(source, text)
 
-    def words(self, agent_id: str, source: str) -> str:
-        """Return what one source says of it."""
-        return self._all(agent_id)[source]
-
-    def task_of(self, agent_id: str) -> str | None:
-        """Return its task, if anything but a journal leads to one."""
-        for task_id, agents in self._records.items():
-            if agent_id in agents:
-                return task_id
-        found = (trace.task_id for trace in self._look.traces or () if trace.agent_id == agent_id)
-        return next((task_id for task_id in found if task_id is not None), None)
-
-    def _all(self, agent_id: str) -> dict[str, str]:
-        look = self._look
-        known: dict[str, str] = {}
-        if agent_id in look.closed:
-            known["journal"] = f"the closed journal sagas/closed/{agent_id}.jsonl tells of it"
-        for task_id, agents in self._records.items():
-            if agent_id in agents:
-                known["record"] = f"the registry of {task_id} has a record of it"
-        if any(entered.agent_id == agent_id for entered in look.listed):
-            known["entry"] = "the global registry lists it"
-        cookies = {session.owner for session in look.sessions or ()}
-        cookie = f"{look.prefix}{agent_id}"
-        if cookie in cookies:
-            known["session"] = f"a session carries the mark {cookie}"
-        if any(marked.cookie == cookie for marked in look.processes or ()):
-            known["process"] = f"a process carries the cookie {cookie}"
-        for trace in look.traces or ():
-            if trace.agent_id == agent_id and trace.path not in look.foreign:
-                if trace.what == "cgroup":
-                    known["cgroup"] = f"there is a cgroup of its name: {trace.path}"
-                else:
-                    known.setdefault("name", f"there is a {trace.what} of its name: {trace.path}")
-        return known
+    def without(self, agent_id: str, *sources: str) -> tuple[str, ...]:
+        """Return the proofs of an agent from all but *sources*."""
+        known = self.all[agent_id]
+        return tuple(text for source, text in known.items() if source not in sources)

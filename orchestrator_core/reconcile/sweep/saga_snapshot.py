@@ -1,11 +1,9 @@
 """
-The open journals of a root, and what the kernel says to what they say.
+The open journals of a root, and whether the kernel confirms what they say.
 
-Most agents are well, and are to cost next to nothing: a journal that says
-"committed", whose supervisor is among the processes that were seen and whose
-deadline is to come, is read once and that is all. Every other one is suspicious.
-It is read again, under a lock that any owner would hold, and only what it says
-then counts.
+Most agents are well and cost one read: the journal says "committed", the supervisor is
+among the processes of the snapshot, and the deadline lies ahead. Every other journal is
+read again under the lock that an owner holds, and only that second read counts.
 """
 
 from __future__ import annotations
@@ -15,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from orchestrator_core.deployment.liveness import session_receipt
 from orchestrator_core.deployment.steps import SessionReceipt
 from orchestrator_core.exceptions import (
     CouldNotAsk,
     JournalDamaged,
+    NotFound,
     OrchestratorError,
     SagaNotFound,
 )
@@ -36,156 +36,149 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(kw_only=True)
-class Seen:
-    """One open saga."""
+class SagaState:
+    """One open saga, as a snapshot shows it."""
 
     saga_id: str
-    history: History | None = None  #: None if it is damaged, or could not be read.
-    receipt: SessionReceipt | LegacySessionReceipt | None = None  #: Of its session, if it has one.
-    damage: str = ""  #: Why its journal cannot be used.
-    unknown: str = ""  #: What could not be asked of it, and why.
-    owned: bool = False  #: Somebody alive is at it, deploying or ending it.
-    dead: bool = False  #: It is committed, and its supervisor is not alive.
-    witnessed: ExitRecord | None = None  #: How it ended, if its supervisor saw that.
-    late: bool = False  #: Its deadline has passed.
-    wrote_at: float | None = None  #: When its log last grew, by the time of day.
-    age_s: float | None = None  #: Of its supervisor, by a clock that nobody sets.
+    history: History | None = None  #: None for a damaged or unreadable journal.
+    receipt: SessionReceipt | LegacySessionReceipt | None = None  #: Of the session, if it has one.
+    damage: str = ""  #: Why the journal cannot be used.
+    unknown: str = ""  #: What could not be read, and why.
+    has_owner: bool = False  #: A live process holds the lock, to deploy or to end the agent.
+    is_dead: bool = False  #: The saga is committed, and its supervisor is dead.
+    exit: ExitRecord | None = None  #: The supervisor's exit record, if there is one.
+    past_deadline: bool = False
+    wrote_at: float | None = None  #: Time of the log's last write, in seconds since 1970.
 
     @property
     def labels(self) -> Mapping[str, Any]:
-        """What its journal is labelled with."""
+        """The journal's labels; empty for an unreadable journal."""
         return {} if self.history is None else self.history.labels
 
     @property
     def agent_id(self) -> str:
-        """The agent that it accounts for, which an adopting saga is not named after."""
+        """The agent that the saga accounts for. An adopting saga has another id."""
         return str(self.labels.get("agent_id") or self.saga_id)
 
     @property
     def task_id(self) -> str | None:
-        """Its task, if its journal can tell."""
+        """The agent's task, if the journal names it."""
         task_id = self.labels.get("task_id")
         return None if task_id is None else str(task_id)
 
     @property
     def session(self) -> SessionReceipt | None:
-        """The receipt of its session on our own server."""
+        """The receipt of a session on this root's own server; None for a legacy session."""
         return self.receipt if isinstance(self.receipt, SessionReceipt) else None
 
     @property
-    def lives(self) -> bool:
-        """Whether its agent is alive, for all that is known."""
+    def is_alive(self) -> bool:
+        """Whether the agent is alive, as far as the snapshot shows."""
         committed = self.history is not None and self.history.state is State.COMMITTED
-        return committed and not (self.owned or self.dead or self.unknown)
+        return committed and not (self.has_owner or self.is_dead or self.unknown)
 
 
-def read(
+def read_sagas(
     journals: Opened,
     processes: Processes,
     running: Collection[Identity] | None,
     sessions: Collection[str] | None,
-) -> dict[str, Seen]:
+) -> dict[str, SagaState]:
     """
-    Read all open journals, by saga id.
+    Read all open journals; return their states by saga id.
 
-    *running* are the processes that were seen alive a moment ago; None if they could
-    not be asked: then nothing is said about who is alive. *sessions* are the names of
-    those that were seen. An agent without one is being seen off, perhaps: its session
-    goes when its supervisor becomes the unwinder.
+    *running* are the live processes of the snapshot. With None, nobody is judged dead.
+    *sessions* are the names of its sessions. The exit record is read for an agent without a
+    session: its supervisor may be the unwinder by now, which ends the session first.
 
     Raises:
-        StorageError: They cannot be listed.
+        StorageError: The journals cannot be listed.
     """
-    known = (_seen(journals, processes, running, saga_id) for saga_id in journals.ids())
-    return {
-        seen.saga_id: seen if _has_session(seen, sessions) else _with_witness(seen)
-        for seen in known
-        if seen is not None
-    }
+    states: dict[str, SagaState] = {}
+    for saga_id in journals.ids():
+        state = _read(journals, processes, running, saga_id)
+        if state is not None:
+            states[saga_id] = _with_exit_unless_in(sessions, state)
+    return states
 
 
-def _has_session(seen: Seen, sessions: Collection[str] | None) -> bool:
-    return sessions is None or seen.session is None or seen.session.session in sessions
-
-
-def _with_witness(seen: Seen) -> Seen:
-    assert seen.session is not None  # noqa: S101 - it has a session, or did
+def _with_exit_unless_in(sessions: Collection[str] | None, state: SagaState) -> SagaState:
+    if sessions is None or state.session is None or state.session.session in sessions:
+        return state
     try:
-        return attrs.evolve(seen, witnessed=read_exit_record(seen.session.exit_file))
+        return attrs.evolve(state, exit=read_exit_record(state.session.exit_file))
     except CouldNotAsk as error:
-        return attrs.evolve(seen, unknown=str(error))
+        return attrs.evolve(state, unknown=str(error))
 
 
-def _seen(
-    journals: Opened,
-    processes: Processes,
-    running: Collection[Identity] | None,
-    saga_id: str,
-) -> Seen | None:
-    """Return what is to be known of one saga; None if it has closed."""
+def _read(
+    journals: Opened, processes: Processes, running: Collection[Identity] | None, saga_id: str
+) -> SagaState | None:
+    """Return the state of one saga; None if it has closed."""
     try:
         try:
-            history = journals.history(saga_id)
-            if _is_well(_of(history), running):
-                return _of(history, wrote_at=_wrote_at(history))
+            state = _from_history(journals.history(saga_id))
+            if _is_well(state, running):
+                return attrs.evolve(state, wrote_at=_log_written_at(state))
         except JournalDamaged:
-            pass
-        return _suspicious(journals, processes, saga_id, can_ask=running is not None)
+            pass  # Perhaps by a write in progress: read it again under its lock.
+        return _read_locked(journals, processes, saga_id, can_ask=running is not None)
     except SagaNotFound:
         return None
     except JournalDamaged as error:
-        return Seen(saga_id=saga_id, damage=str(error))
+        return SagaState(saga_id=saga_id, damage=str(error))
     except OrchestratorError as error:
-        return Seen(saga_id=saga_id, unknown=f"journal of {saga_id}: {error}")
+        return SagaState(saga_id=saga_id, unknown=f"journal of {saga_id}: {error}")
 
 
-def _of(history: History, *, wrote_at: float | None = None) -> Seen:
-    frame = history.frame("spawn_tmux") or history.frame("legacy_session")
-    receipt: SessionReceipt | LegacySessionReceipt | None = None if frame is None else frame.load()
-    return Seen(saga_id=history.saga_id, history=history, receipt=receipt, wrote_at=wrote_at)
+def _from_history(history: History) -> SagaState:
+    try:
+        receipt = session_receipt(history)
+    except NotFound:
+        receipt = None
+    return SagaState(saga_id=history.saga_id, history=history, receipt=receipt)
 
 
-def _is_well(seen: Seen, running: Collection[Identity] | None) -> bool:
-    assert seen.history is not None  # noqa: S101 - it was just made of one
-    if seen.history.state is not State.COMMITTED or deadlines.is_expired(seen.labels):
+def _is_well(state: SagaState, running: Collection[Identity] | None) -> bool:
+    if not state.is_alive or deadlines.is_expired(state.labels):
         return False
-    if seen.receipt is None or running is None:
-        return True
-    return seen.receipt.supervisor in running
+    return state.receipt is None or running is None or state.receipt.supervisor in running
 
 
-def _suspicious(
+def _read_locked(
     journals: Opened, processes: Processes, saga_id: str, *, can_ask: bool
-) -> Seen | None:
+) -> SagaState | None:
     history = journals.at_rest(saga_id)
     if history is None:
-        return Seen(saga_id=saga_id, history=_if_readable(journals, saga_id), owned=True)
-    seen = _of(history)
+        return SagaState(
+            saga_id=saga_id, history=_history_or_none(journals, saga_id), has_owner=True
+        )
+    state = _from_history(history)
     if history.state is not State.COMMITTED:
-        return seen
-    seen = attrs.evolve(seen, late=deadlines.is_expired(seen.labels), wrote_at=_wrote_at(history))
-    if seen.receipt is None or not can_ask or _is_alive(seen.receipt, processes):
-        return seen
-    return attrs.evolve(seen, dead=True, witnessed=read_exit_record(seen.receipt.exit_file))
+        return state
+    past_deadline = deadlines.is_expired(state.labels)
+    state = attrs.evolve(state, past_deadline=past_deadline, wrote_at=_log_written_at(state))
+    receipt = state.receipt
+    if receipt is None or not can_ask:
+        return state
+    if receipt.supervisor is not None and processes.is_alive(receipt.supervisor):
+        return state
+    return attrs.evolve(state, is_dead=True, exit=read_exit_record(receipt.exit_file))
 
 
-def _is_alive(receipt: SessionReceipt | LegacySessionReceipt, processes: Processes) -> bool:
-    return receipt.supervisor is not None and processes.is_alive(receipt.supervisor)
-
-
-def _if_readable(journals: Opened, saga_id: str) -> History | None:
-    """Read a journal that somebody is writing, for its labels."""
+def _history_or_none(journals: Opened, saga_id: str) -> History | None:
+    """Read a journal that its owner is writing, for its labels."""
     try:
         return journals.history(saga_id)
     except JournalDamaged:
         return None
 
 
-def _wrote_at(history: History) -> float | None:
-    frame = history.frame("tee_log")
+def _log_written_at(state: SagaState) -> float | None:
+    frame = None if state.history is None else state.history.frame("tee_log")
     if frame is None:
         return None
     try:
-        return os.stat(frame.receipt["log"]).st_mtime  # noqa: PTH116 - for each of many
+        return os.stat(frame.receipt["log"]).st_mtime  # noqa: PTH116 - once per agent
     except OSError:
         return None

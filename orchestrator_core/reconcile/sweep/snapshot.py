@@ -1,250 +1,267 @@
 """
-One look at the world, whatever the number of agents.
+One snapshot of sessions, processes, registries, files and open journals.
 
-It asks once: tmux for its sessions, the kernel for the processes with a cookie of
-this root, each registry, each directory, each open journal. A source that cannot
-be asked is None, and told of in ``unknown``; what would be compared with it is not.
+Its cost does not depend on the number of agents: one call to tmux, one pass over the
+processes, one listing of each directory, one read of each registry and open journal. A
+source that cannot be read is None and is named in ``unknown``; nothing is compared with it.
 
-Things are looked at **first**, journals **after** them. A journal is durable
-before its saga takes anything, and is closed only when nothing is held any more.
-So whatever was seen is in a journal that was open a moment later; or its saga has
-closed in between, and then a second look finds the thing gone, or its record
-ended. :mod:`.settling` takes that second look, at what a first one has put in doubt.
-
-What a journal tells by itself needs none: see :mod:`.journals`. An agent that is
-being deployed or ended has an owner, who holds its lock. That a supervisor is
-dead is asked after its journal said that it lives, and the dead do not come back.
+The other sources are read **first**, the journals **after** them. A journal is durable before
+its saga takes anything, and closes when the saga holds nothing. So whatever the snapshot
+shows is in a journal that was open later; or the saga has closed in between. For the second
+case :mod:`.confirm` takes a second snapshot. A finding from a journal alone needs none: see
+:mod:`.saga_snapshot`.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import attrs
 
 from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.model.ids import process_cookie
-from orchestrator_core.reconcile.sweep import named_files as traces
-from orchestrator_core.reconcile.sweep import saga_snapshot as journals
-from orchestrator_core.reconcile.sweep.candidates import EVERYTHING, Source
-from orchestrator_core.reconcile.sweep.registry_entries import living_entries, living_records
-from orchestrator_core.registry.snapshot_cache import RegistrySnapshot, read_snapshot
+from orchestrator_core.model.status import is_active
+from orchestrator_core.reconcile.sweep import named_files
+from orchestrator_core.reconcile.sweep.findings import Source
+from orchestrator_core.reconcile.sweep.saga_snapshot import read_sagas
+from orchestrator_core.registry.snapshot_cache import read_snapshot
+from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from orchestrator_core.deployment.context import RootContext
-    from orchestrator_core.reconcile.sweep.named_files import Trace
-    from orchestrator_core.reconcile.sweep.registry_entries import Entered, Records
-    from orchestrator_core.reconcile.sweep.saga_snapshot import Seen
+    from orchestrator_core.reconcile.sweep.named_files import NamedFile
+    from orchestrator_core.reconcile.sweep.saga_snapshot import SagaState
+    from orchestrator_core.registry.snapshot_cache import RegistrySnapshot
     from orchestrator_core.saga import Sagas
     from orchestrator_core.system.processes.protocol import TaggedProcess
     from orchestrator_core.system.terminal import Session
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
+_DAMAGED_REGISTRY = ".json.damaged-"
 
-def _of_the_present(look: Look) -> Records:
-    past = {task_id for task_id, registry in (look.tasks or {}).items() if registry.all_ended}
-    return {task_id: agents for task_id, agents in look.records.items() if task_id not in past}
+
+@attrs.frozen
+class LiveEntry:
+    """An agent that a registry shows as alive: a task's record, or the global registry's entry."""
+
+    agent_id: str
+    task_id: str
+    record: Mapping[str, Any]
+    subject: str  #: How a finding names the entry.
 
 
 @attrs.frozen(kw_only=True)
-class Look:
-    """What was seen. None: it was not asked, or could not be."""
+class Snapshot:
+    """What one snapshot shows. A source that was not, or could not be, read is None."""
 
     root_id: str
     boot_id: str | None = None
-    sagas: Mapping[str, Seen] | None  #: The open ones, by id.
+    sagas: Mapping[str, SagaState] | None = None  #: The open sagas, by id.
     sessions: tuple[Session, ...] | None = None
     processes: tuple[TaggedProcess, ...] | None = None
     tasks: Mapping[str, RegistrySnapshot] | None = None  #: Each task's registry.
-    living: RegistrySnapshot | None = None  #: The global registry.
-    traces: tuple[Trace, ...] | None = None
-    kept_aside: tuple[str, ...] = ()  #: Files that were damaged, and set aside.
-    closed: frozenset[str] = frozenset()  #: Of the agents in question: a closed journal tells.
-    telling: frozenset[str] = frozenset()  #: Paths of files whose content names their agent.
-    foreign: frozenset[str] = frozenset()  #: Paths that are another user's, or lead elsewhere.
-    unknown: tuple[str, ...] = ()  #: What could not be asked, and why.
-    records: Records = attrs.field(
-        default=attrs.Factory(
-            lambda look: {task_id: seen.records for task_id, seen in (look.tasks or {}).items()},
-            takes_self=True,
-        )
-    )
-    #: Of those tasks only that have any but agents that ended well.
-    present: Records = attrs.field(default=attrs.Factory(_of_the_present, takes_self=True))
-    #: The records, and the global registry's entries, that show an agent as living.
-    recorded: tuple[Entered, ...] = attrs.field(
-        default=attrs.Factory(lambda look: tuple(living_records(look.present)), takes_self=True)
-    )
-    listed: tuple[Entered, ...] = attrs.field(
-        default=attrs.Factory(lambda look: tuple(living_entries(look.living)), takes_self=True)
-    )
+    global_registry: RegistrySnapshot | None = None
+    files: tuple[NamedFile, ...] | None = None
+    quarantined: tuple[str, ...] = ()  #: The damaged files that were set aside.
+    agents_with_closed_saga: frozenset[str] = frozenset()  #: Of those without an open one.
+    unknown: tuple[str, ...] = ()  #: The sources that could not be read, and why.
 
     @functools.cached_property
     def prefix(self) -> str:
-        """What every cookie of this root begins with."""
-        return prefix_of(self.root_id)
+        """The prefix of every cookie of this root."""
+        return _cookie_prefix(self.root_id)
 
-    def agent_of(self, cookie: str | None) -> str | None:
-        """Return whose cookie it is; None if it is not one of this root's."""
+    def agent_for_cookie(self, cookie: str | None) -> str | None:
+        """Return the agent whose cookie it is; None if the cookie is not one of this root's."""
         if cookie is None or not cookie.startswith(self.prefix):
             return None
         return cookie.removeprefix(self.prefix) or None
 
     @functools.cached_property
-    def owners(self) -> frozenset[str | None]:
-        """What the sessions are marked with."""
-        return frozenset(session.owner for session in self.sessions or ())
+    def records(self) -> dict[str, Mapping[str, Mapping[str, Any]]]:
+        """All tasks' records, by task and by agent."""
+        return {task_id: registry.records for task_id, registry in (self.tasks or {}).items()}
 
     @functools.cached_property
-    def accounted(self) -> frozenset[str]:
+    def current_records(self) -> dict[str, Mapping[str, Mapping[str, Any]]]:
+        """The records of the tasks that have an agent which did not end with success."""
+        past = {task_id for task_id, registry in (self.tasks or {}).items() if registry.all_ended}
+        return {task_id: agents for task_id, agents in self.records.items() if task_id not in past}
+
+    @functools.cached_property
+    def live_records(self) -> tuple[LiveEntry, ...]:
+        """The tasks' records that show an agent as alive."""
+        return tuple(
+            LiveEntry(agent_id, task_id, record, f"record of {agent_id} in {task_id}")
+            for task_id, agents in self.current_records.items()
+            for agent_id, record in agents.items()
+            if is_active(record.get("status"))
+        )
+
+    @functools.cached_property
+    def global_entries(self) -> dict[str, LiveEntry]:
+        """The entries of the global registry, by agent. It lists live agents only."""
+        document = None if self.global_registry is None else self.global_registry.document
+        return {
+            agent_id: LiveEntry(
+                agent_id,
+                str(entry.get("task_id")),
+                entry,
+                f"entry of {agent_id} in the global registry",
+            )
+            for agent_id, entry in (document or {}).get("agents", {}).items()
+            if is_id(agent_id)
+        }
+
+    @functools.cached_property
+    def agents_with_saga(self) -> frozenset[str]:
         """The agents that an open saga accounts for."""
-        return frozenset(seen.agent_id for seen in (self.sagas or {}).values())
+        return frozenset(state.agent_id for state in (self.sagas or {}).values())
+
+    @functools.cached_property
+    def agents_without_saga(self) -> frozenset[str]:
+        """The agents that some source shows, and that no open saga accounts for."""
+        cookies = [session.owner for session in self.sessions or ()]
+        cookies += [process.cookie for process in self.processes or ()]
+        agents = {agent for agent in map(self.agent_for_cookie, cookies) if agent is not None}
+        agents |= {file.agent_id for file in self.files or ()}
+        agents |= {entry.agent_id for entry in self.live_records} | self.global_entries.keys()
+        return frozenset(agents - self.agents_with_saga)
 
 
-def prefix_of(root_id: str) -> str:
-    """Return what every cookie of a root begins with."""
+def _cookie_prefix(root_id: str) -> str:
     return process_cookie(root_id, "x")[:-1]
 
 
-def look(context: RootContext, sagas: Sagas, sources: Collection[Source] = EVERYTHING) -> Look:
-    """Look at the world, as far as *sources* go, and at the journals."""
-    return _Looking(context, sagas).at(sources)
+def take_snapshot(
+    context: RootContext, sagas: Sagas, sources: Collection[Source] = frozenset(Source)
+) -> Snapshot:
+    """Take a snapshot of *sources* and of the journals. Nothing is changed."""
+    return _Snapshotter(context, sagas).take(sources)
 
 
-class _Looking:
-    """One look under way."""
+class _Snapshotter:
+    """Takes one snapshot."""
 
     def __init__(self, context: RootContext, sagas: Sagas) -> None:
         self._context = context
-        self._opened = sagas.opened
+        self._journals = sagas.opened
         self._closed = sagas.journals.closed
-        self._prefix = prefix_of(context.root_id)
+        self._prefix = _cookie_prefix(context.root_id)
         self._unknown: list[str] = []
-        self._kept_aside: list[str] = []
+        self._quarantined: list[str] = []
 
-    def at(self, sources: Collection[Source]) -> Look:
-        def if_asked(source: Source, what: str, ask: Callable[[], T]) -> T | None:
-            return self._ask(what, ask) if source in sources else None
-
-        context = self._context
-        sessions = if_asked(Source.SESSIONS, "the sessions", context.terminal.sessions)
-        processes = if_asked(
-            Source.PROCESSES, "the processes", lambda: context.processes.find_tagged(self._prefix)
-        )
-        task_ids = self._ask("the tasks", context.layout.task_ids) if sources else None
-        named = if_asked(Source.FILES, "the files", lambda: self._traces(task_ids or []))
-        living = if_asked(Source.REGISTRIES, "the registries", self._living)
-        tasks = if_asked(Source.REGISTRIES, "the registries", lambda: self._tasks(task_ids))
-        opened = self._ask("the journals", lambda: self._sagas(processes, sessions))
-        if opened is not None and named is not None:
-            named += self._ask("the cgroups", lambda: self._cgroups(opened.values())) or []
-        seen = Look(
-            root_id=context.root_id,
-            boot_id=self._ask("the machine", self._boot_id),
-            sagas=opened,
-            sessions=sessions,
-            processes=processes,
-            tasks=tasks,
-            living=living,
-            traces=None if named is None else tuple(named),
-            kept_aside=tuple(self._kept_aside),
-        )
-        doubted = _in_doubt(seen)
-        return attrs.evolve(
-            seen,
-            closed=frozenset(filter(self._is_closed, doubted)),
-            telling=self._those(seen, doubted, traces.says_whose),
-            foreign=self._those(seen, doubted, traces.is_foreign),
-            unknown=tuple(self._unknown),
-        )
-
-    def _ask(self, what: str, ask: Callable[[], T]) -> T | None:
-        try:
-            return ask()
-        except (OrchestratorError, OSError) as error:
-            self._unknown.append(f"{what}: {error}")
-            return None
-
-    # --- things --------------------------------------------------------------------------------
-
-    def _traces(self, task_ids: Iterable[str]) -> list[Trace]:
-        found: list[Trace] = []
-        for task_id in task_ids:
-            below = self._ask(
-                f"the files of {task_id}",
-                lambda task_id=task_id: traces.of_task(self._context.layout, task_id),  # type: ignore[misc]  # it is the loop's
+    def take(self, sources: Collection[Source]) -> Snapshot:
+        context, read = self._context, self._try
+        sessions = processes = files = global_registry = tasks = None
+        if Source.SESSIONS in sources:
+            sessions = read("the sessions", context.terminal.sessions)
+        if Source.PROCESSES in sources:
+            processes = read("the processes", context.processes.find_tagged, self._prefix)
+        task_ids = read("the tasks", context.layout.task_ids)
+        if Source.FILES in sources:
+            files = self._files(task_ids or ())
+        if Source.REGISTRIES in sources:
+            global_registry = read("the registries", self._global_registry)
+            if task_ids is not None:
+                tasks = read("the registries", self._task_registries, task_ids)
+        states = read("the journals", self._sagas, processes, sessions)
+        if states is not None and files is not None:
+            files += read("the cgroups", self._cgroups, states.values()) or ()
+        identity = read("the machine", context.processes.identify, os.getpid())
+        return self._with_details(
+            Snapshot(
+                root_id=context.root_id,
+                boot_id=None if identity is None else identity.boot_id,
+                sagas=states,
+                sessions=sessions,
+                processes=processes,
+                tasks=tasks,
+                global_registry=global_registry,
+                files=None if files is None else tuple(files),
+                quarantined=tuple(self._quarantined),
             )
-            if below is not None:
-                found += below.traces
-                self._kept_aside += below.kept_aside
-        layout = self._context.layout
-        self._kept_aside += traces.damaged_below(layout.sagas, ".damaged")
-        self._kept_aside += traces.damaged_below(layout.global_registry.parent, ".json.damaged-")
-        return found
+        )
 
-    def _cgroups(self, opened: Iterable[Seen]) -> list[Trace]:
-        here = self._context.processes.cgroup_path(f"{self._prefix}x")
-        known = {seen.session.cgroup for seen in opened if seen.session is not None}
-        parents = {os.path.dirname(path) for path in (*known, here) if path is not None}  # noqa: PTH120 - strings
-        return traces.cgroups(parents, self._prefix)
-
-    def _living(self) -> RegistrySnapshot:
-        return self._told(read_snapshot(self._context.global_registry), "the global registry")
-
-    def _tasks(self, task_ids: Iterable[str] | None) -> dict[str, RegistrySnapshot] | None:
-        if task_ids is None:
+    def _try(
+        self, source: str, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T | None:
+        """Return what *read* returns, or None with a note in ``unknown`` if it fails."""
+        try:
+            return read(*args, **kwargs)
+        except (OrchestratorError, OSError) as error:
+            self._unknown.append(f"{source}: {error}")
             return None
+
+    # --- other sources -------------------------------------------------------------------------
+
+    def _files(self, task_ids: Collection[str]) -> list[NamedFile]:
+        layout = self._context.layout
+        files: list[NamedFile] = []
+        damaged = [(layout.sagas, ".damaged"), (layout.global_registry.parent, _DAMAGED_REGISTRY)]
+        for task_id in task_ids:
+            source = f"the files of {task_id}"
+            files += self._try(source, named_files.scan_task, layout, task_id) or ()
+            damaged.append((layout.task(task_id), _DAMAGED_REGISTRY))
+        for directory, mark in damaged:
+            self._quarantined += (
+                self._try("the files", named_files.quarantined, directory, mark) or ()
+            )
+        return files
+
+    def _cgroups(self, states: Collection[SagaState]) -> list[NamedFile]:
+        here = self._context.processes.cgroup_path(f"{self._prefix}x")
+        known = {state.session.cgroup for state in states if state.session is not None}
+        parents = {str(Path(path).parent) for path in (*known, here) if path is not None}
+        return named_files.scan_cgroups(parents, self._prefix)
+
+    def _global_registry(self) -> RegistrySnapshot:
+        return self._noted(read_snapshot(self._context.global_registry), "the global registry")
+
+    def _task_registries(self, task_ids: Collection[str]) -> dict[str, RegistrySnapshot]:
         registries = {task_id: self._context.task_registry(task_id) for task_id in task_ids}
-        found = self._context.snapshots.at(registries)
         return {
-            task_id: self._told(seen, f"the registry of {task_id}")
-            for task_id, seen in found.items()
+            task_id: self._noted(registry, f"the registry of {task_id}")
+            for task_id, registry in self._context.snapshots.at(registries).items()
         }
 
-    def _told(self, seen: RegistrySnapshot, what: str) -> RegistrySnapshot:
-        if seen.unreadable:
-            self._unknown.append(f"{what}: {seen.unreadable}")
-        return seen
+    def _noted(self, registry: RegistrySnapshot, source: str) -> RegistrySnapshot:
+        if registry.unreadable:
+            self._unknown.append(f"{source}: {registry.unreadable}")
+        return registry
 
     # --- journals ------------------------------------------------------------------------------
 
     def _sagas(
-        self, processes: Iterable[TaggedProcess] | None, sessions: Iterable[Session] | None
-    ) -> dict[str, Seen]:
-        running = None if processes is None else frozenset(marked.identity for marked in processes)
-        named = None if sessions is None else frozenset(session.name for session in sessions)
-        found = journals.read(self._opened, self._context.processes, running, named)
-        self._unknown += [seen.unknown for seen in found.values() if seen.unknown]
-        return found
-
-    def _is_closed(self, agent_id: str) -> bool:
-        return os.path.lexists(self._closed / f"{agent_id}.jsonl")
-
-    def _those(
-        self, seen: Look, doubted: Collection[str], are: Callable[[Trace], bool]
-    ) -> frozenset[str]:
-        return frozenset(
-            trace.path for trace in seen.traces or () if trace.agent_id in doubted and are(trace)
+        self, processes: Collection[TaggedProcess] | None, sessions: Collection[Session] | None
+    ) -> dict[str, SagaState]:
+        running = (
+            None if processes is None else frozenset(process.identity for process in processes)
         )
+        names = None if sessions is None else frozenset(session.name for session in sessions)
+        states = read_sagas(self._journals, self._context.processes, running, names)
+        self._unknown += [state.unknown for state in states.values() if state.unknown]
+        return states
 
-    def _boot_id(self) -> str | None:
-        who = self._context.processes.identify(os.getpid())
-        return None if who is None else who.boot_id
-
-
-def _in_doubt(seen: Look) -> frozenset[str]:
-    """Return the agents of which there is something, and no open saga."""
-    return frozenset(_agents_of(seen)) - seen.accounted
-
-
-def _agents_of(seen: Look) -> Iterable[str]:
-    yield from (trace.agent_id for trace in seen.traces or ())
-    cookies = [session.owner for session in seen.sessions or ()]
-    cookies += [marked.cookie for marked in seen.processes or ()]
-    yield from (agent for agent in map(seen.agent_of, cookies) if agent is not None)
-    yield from (entered.agent_id for entered in (*seen.recorded, *seen.listed))
+    def _with_details(self, snapshot: Snapshot) -> Snapshot:
+        """Add what is only of interest for agents without an open saga."""
+        agents = snapshot.agents_without_saga
+        closed = (agent for agent in agents if os.path.lexists(self._closed / f"{agent}.jsonl"))
+        files = snapshot.files
+        if files is not None:
+            files = tuple(
+                named_files.inspect(file) if file.agent_id in agents else file for file in files
+            )
+        return attrs.evolve(
+            snapshot,
+            files=files,
+            agents_with_closed_saga=frozenset(closed),
+            unknown=tuple(self._unknown),
+        )
