@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator_core.supervisor import command
-from orchestrator_core.supervisor.launch import Launch, write
+from orchestrator_core.supervisor.launch import Launch, encode
 
 #: As many bytes as a real deployment's lines have.
 INTENTS = b'{"kind":"begin"}\n' + b'{"kind":"intent","of":"' + b"x" * 2900 + b'"}\n'
@@ -99,7 +99,7 @@ def deploy(site: Site, name: str, argv: list[str], prompt: bytes) -> Held:
     create(held.deploy_log, DEPLOY_LOG)
     os.mkdir(run, 0o700)
     os.mkfifo(run / "events", 0o600)
-    write(str(run / "launch"), launch(held, argv))
+    create(run / "launch", encode(launch(held, argv)))
     os.write(journal, DONE)
 
     if held.cgroup is not None:

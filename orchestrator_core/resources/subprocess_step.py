@@ -35,6 +35,7 @@ from orchestrator_core.resources.private_dir import (
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Outcome, Presence, receipt
 from orchestrator_core.supervisor import launch as launching
+from orchestrator_core.system import durable
 from orchestrator_core.system.event_reader import SupervisorEvents
 from orchestrator_core.system.processes import (
     GracePeriods,
@@ -138,8 +139,9 @@ class Subprocess:
         os.mkfifo(run / "events", 0o600)
         launch = self._launch(receipt, given)
         Path(launch.log).touch(mode=0o600)
-        launching.write(str(run / "launch"), launch)
-        _write_new(run / "journal", _COMMITTED)  # Last: without it nothing can start.
+        durable.create(run / "launch", launching.encode(launch), durable=False)
+        # Last: without it nothing can start.
+        durable.create(run / "journal", _COMMITTED, durable=False)
         with SupervisorEvents(launch.events, launch.log) as news:
             who = _spawn_detached(supervisor.command(str(run / "launch")), receipt.cookie)
             self._wait_until_started(receipt, news, who)
@@ -244,9 +246,3 @@ def _prevent_start(run: Path) -> bool:
     except FileNotFoundError:
         return not is_there(run / "journal")
     return True
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(path, flags, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor
-        file.write(data)

@@ -1,19 +1,22 @@
 """
-The supervisor: the pane's own process, and everything above an agent.
+The supervisor: the program of an agent's tmux pane, and the parent of all its processes.
 
-It is three things at once. The *gate*: nothing of the agent runs before the
-deployment is committed. The *containment*: nothing of it runs on after its end.
-The *witness*: how it ended is on disk before anybody asks. When all is over it
-becomes, by exec, the unwinder of its own agent.
+It has three tasks:
 
-This package is a program of its own: it starts with ``python -I -S`` in a few
-milliseconds, so it imports nothing but small parts of the standard library.
-Read :mod:`.launch` (what it is config), :mod:`.gate`, then :mod:`.life`.
+- *Gate*: nothing of the agent runs before the deployment is committed.
+- *Containment*: nothing of the agent runs after its end.
+- *Exit record*: how the agent ended is on disk before any other process asks.
+
+At the end the supervisor becomes, by exec, the unwinder of its agent.
+
+This package is a separate program: it starts with ``python -I -S`` in a few milliseconds,
+so it imports only small parts of the standard library. Start with :mod:`.launch` (its
+configuration), :mod:`.gate`, then :mod:`.main_loop`.
 """
 
 from __future__ import annotations
 
-import os
+import posix
 import sys
 
 _BOOTSTRAP = (
@@ -24,18 +27,17 @@ _BOOTSTRAP = (
 
 def command(launch_path: str) -> list[str]:
     """
-    Return the argv that supervises what the file *launch_path* describes.
+    Return the argv of a supervisor whose configuration is the file *launch_path*.
 
-    It names no secret and no agent: a command line can be read by everybody.
+    The argv contains no secret and no agent's id: every user can read a command line.
     """
-    package = os.path.dirname(os.path.abspath(__file__))
-    home = os.path.dirname(os.path.dirname(package))
+    home = __file__.rsplit("/", 3)[0]
     return [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, home, launch_path]
 
 
 def main(launch_path: str) -> None:
-    """Live the supervisor's whole main_loop. Does not return: it exits, or becomes the heir."""
-    from orchestrator_core.supervisor import (  # noqa: PLC0415 - command() needs none of it
+    """Run a supervisor. Does not return: the process exits, or becomes the unwinder."""
+    from orchestrator_core.supervisor import (  # noqa: PLC0415 - command() needs none of them
         gate,
         launch,
         main_loop,
@@ -46,7 +48,7 @@ def main(launch_path: str) -> None:
     try:
         config = launch.read(launch_path)
     except FileNotFoundError:
-        sys.exit(0)  # The deployment was undone before we came to be.
+        sys.exit(0)  # The deployment was undone before this process started.
     journal = gate.wait_for_commit(config.journal)
     if journal is None or not _delete_launch_file(launch_path):
         sys.exit(0)
@@ -54,9 +56,9 @@ def main(launch_path: str) -> None:
 
 
 def _delete_launch_file(launch_path: str) -> bool:
-    """Remove the file: it holds the agent's environment, secrets included. False if it is gone."""
+    """Delete the file, which contains secrets of the environment. False if there is none."""
     try:
-        os.unlink(launch_path)
+        posix.unlink(launch_path)
     except FileNotFoundError:
-        return False  # Somebody has begun to clear up.
+        return False  # An undo has begun.
     return True

@@ -1,79 +1,95 @@
 """
-A cgroup (version 2): the kernel's own list of what an agent started.
+An agent's cgroup (version 2): the kernel's own list of the processes that an agent started.
 
-A process cannot leave it by forking, by ``setsid``, or by emptying its
-environment, and ``cgroup.kill`` ends all of it at once, new forks included.
+No process can leave its cgroup by a fork, by ``setsid``, or by emptying its environment.
+``cgroup.kill`` kills all of them at once, concurrent forks included.
 """
 
 from __future__ import annotations
 
 import errno
-import os
+import posix
 
 from orchestrator_core.supervisor import procfs
 
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV)  #: The last: it was removed while open.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV)  #: ENODEV: removed while it was open.
 
 
 class Cgroup:
-    """The cgroup at *path*, whether it is still there or not."""
+    """The cgroup at *path*, which may no longer exist."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
     def exists(self) -> bool:
-        """Tell whether the directory is there; also if that cannot be told."""
+        """Return whether the directory exists; True if that is unknown."""
         try:
-            os.lstat(self.path)
+            posix.lstat(self.path)
         except OSError as error:
             return error.errno not in _GONE
         return True
 
     def is_populated(self) -> bool:
-        """Tell whether a living process is in it, or in one below it; also if it cannot be told."""
+        """Return whether a live process is in or below the cgroup; True if that is unknown."""
         try:
-            fd = os.open(f"{self.path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+            fd = posix.open(f"{self.path}/cgroup.events", posix.O_RDONLY | posix.O_CLOEXEC)
             try:
-                return b"populated 1" in os.read(fd, 4096)
+                return b"populated 1" in posix.read(fd, 4096)
             finally:
-                os.close(fd)
+                posix.close(fd)
         except OSError as error:
             return error.errno not in _GONE
 
     def watch(self) -> int | None:
         """Return a descriptor that polls as POLLPRI when the cgroup fills or empties."""
         try:
-            fd = os.open(f"{self.path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
-            os.read(fd, 4096)  # Changes are counted from the first look.
+            fd = posix.open(f"{self.path}/cgroup.events", posix.O_RDONLY | posix.O_CLOEXEC)
+            posix.read(fd, 4096)  # The kernel reports changes since the last read.
         except OSError:
             return None
         return fd
 
     def members(self) -> list[int]:
-        """Return the pids in it and in those below it; a zombie may be among them."""
-        lists = [procfs.read(f"{path}/cgroup.procs") for path, _, _ in os.walk(self.path)]
+        """Return the pids in and below the cgroup; zombies may be among them."""
+        lists = [procfs.read(f"{path}/cgroup.procs") for path in _leaves_first(self.path)]
         return [int(pid) for listed in lists for pid in listed.split()]
 
     def kill(self) -> bool:
-        """Send SIGKILL to all of it, atomically; False if the kernel would not."""
+        """Send SIGKILL to all members, atomically; False if the kernel refuses."""
         try:
-            fd = os.open(f"{self.path}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
+            fd = posix.open(f"{self.path}/cgroup.kill", posix.O_WRONLY | posix.O_CLOEXEC)
         except OSError:
             return False
         try:
-            return os.write(fd, b"1") == 1
+            return posix.write(fd, b"1") == 1
         except OSError:
             return False
         finally:
-            os.close(fd)
+            posix.close(fd)
 
     def remove(self) -> bool:
-        """Remove the empty cgroup and those below it. True if it is gone, whoever removed it."""
-        for path, _, _ in os.walk(self.path, topdown=False):
+        """Remove the empty cgroup and those below it. True if it no longer exists."""
+        for path in _leaves_first(self.path):
             try:
-                os.rmdir(path)
+                posix.rmdir(path)
             except FileNotFoundError:
                 continue
             except OSError:
                 return False
         return not self.exists()
+
+
+def _leaves_first(path: str) -> Iterator[str]:
+    """Yield the directories below *path*, then *path*."""
+    try:
+        with posix.scandir(path) as entries:
+            below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        below = []
+    for directory in below:
+        yield from _leaves_first(directory)
+    yield path

@@ -1,14 +1,14 @@
 """
-The witness: how the agent ended, on disk by rename, and news for who listens.
+The exit recorder: how the agent started and ended, on disk by rename.
 
-State is in files: ``started`` (who the agent is) and ``exit`` (how it ended).
-The events FIFO only says when to look; it may have no reader, and nothing
-depends on one.
+The state is in two files: ``started`` (the agent's identity) and ``exit`` (how it ended).
+The events FIFO only says when to read them. It may have no reader, and nothing depends on
+one.
 """
 
 from __future__ import annotations
 
-import os
+import posix
 
 from orchestrator_core.supervisor import procfs
 
@@ -19,19 +19,20 @@ if TYPE_CHECKING:
 
 class ExitRecorder:
     """
-    What is known of one agent's life, told as it becomes known.
+    The facts of one agent's life, written as soon as they are known.
 
     Attributes:
-        cause: What its end began with; "exit" until something else comes first.
+        cause: What began the agent's end; "exit" until another cause comes first.
     """
 
     def __init__(self, exit_file: str, events: str) -> None:
         self._exit_file = exit_file
-        self._started_file = os.path.join(os.path.dirname(exit_file), "started")
+        self._started_file = f"{exit_file.rpartition('/')[0]}/started"
         try:
-            self._events: int | None = os.open(events, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            flags = posix.O_WRONLY | posix.O_NONBLOCK | posix.O_CLOEXEC
+            self._events: int | None = posix.open(events, flags)
         except OSError:
-            self._events = None  # Nobody listens.
+            self._events = None  # The FIFO has no reader.
         self._in_cgroup = False
         self._code: int | None = None
         self._signal: int | None = None
@@ -40,7 +41,7 @@ class ExitRecorder:
         self.cause = "exit"
 
     def started(self, pid: int, *, in_cgroup: bool) -> None:
-        """Tell that the agent runs, and who it is."""
+        """Record that the agent runs, and its identity."""
         seen = procfs.stat(pid)
         boot_id = procfs.read("/proc/sys/kernel/random/boot_id").decode().strip()
         self._write_start_record(pid, seen.started if seen else None, boot_id, in_cgroup=in_cgroup)
@@ -54,21 +55,21 @@ class ExitRecorder:
         self._send_event(f"started {pid}")
 
     def spawn_failed(self, why: str) -> None:
-        """Tell that the agent never ran, and why."""
+        """Record that the agent never ran, and why."""
         self.cause, self._error = "refused", why
         self._send_event(f"refused {why}")
 
     def exited(self, wait_status: int, ran_s: float) -> None:
-        """Tell how the agent's main process ended; what it started may live on."""
+        """Record how the agent's main process ended; its descendants may still be alive."""
         if self.cause == "refused":
             return
-        code = os.waitstatus_to_exitcode(wait_status)
+        code = posix.waitstatus_to_exitcode(wait_status)
         self._code, self._signal = (code, None) if code >= 0 else (None, -code)
         self._ran_s = ran_s
         self._write(tree_empty=False, forced=False)
 
     def all_exited(self, *, tree_empty: bool, forced: bool) -> None:
-        """All that could be ended has ended."""
+        """Record that the shutdown is over; *tree_empty*: proved, no descendant is alive."""
         self._write(tree_empty=tree_empty, forced=forced)
         self._send_event("exited")
 
@@ -89,43 +90,42 @@ class ExitRecorder:
         if self._events is None:
             return
         try:
-            os.write(self._events, os.fsencode(line[:4000] + "\n"))
-        except OSError:  # Nobody listens any more.
-            os.close(self._events)
+            posix.write(self._events, (line[:4000] + "\n").encode(errors="surrogateescape"))
+        except OSError:  # The FIFO has no reader any more, or is full.
+            posix.close(self._events)
             self._events = None
 
 
 def _replace(path: str, facts: Mapping[str, object]) -> None:
-    """Put a JSON object at *path* by rename; not at all if its directory has been removed."""
+    """Write a JSON object to *path* by rename; without effect if its directory was removed."""
     text = "{" + ", ".join(f'"{key}": {_json(value)}' for key, value in facts.items()) + "}\n"
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC
     try:
-        fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fd = posix.open(f"{path}.new", flags, 0o600)
         try:
-            os.write(fd, text.encode())
+            posix.write(fd, text.encode())
         finally:
-            os.close(fd)
-        os.rename(f"{path}.new", path)
+            posix.close(fd)
+        posix.rename(f"{path}.new", path)
     except OSError:
-        pass  # Somebody else has ended the agent and cleared up; nobody will read it.
+        pass  # Another process has ended the agent and removed the directory.
 
 
 def _json(value: object) -> str:
-    """Write one flat value. The json module would cost as much time as all of our start."""
+    """Return a flat value as JSON. The json module takes as long to import as this package."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        plain = value.encode("utf-8", "replace").decode()
-        return (
-            '"'
-            + "".join(c if c.isprintable() and c not in '"\\' else _escape(c) for c in plain)
-            + '"'
-        )
+        text = value.encode("utf-8", "replace").decode()
+        return f'"{"".join(map(_json_character, text))}"'
     return repr(value)
 
 
-def _escape(char: str) -> str:
-    """Return a character as JSON's escapes: one, or a pair beyond the first 65,536."""
+def _json_character(char: str) -> str:
+    """Return a character as itself or as JSON's escapes, a surrogate pair beyond U+FFFF."""
+    if char.isprintable() and char not in '"\\':
+        return char
     units = char.encode("utf-16-be").hex()
     return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))

@@ -1,31 +1,37 @@
 """
-The gate: no agent without a commit, and no waiting for the dead.
+The gate: the agent starts only after the deployment is committed.
 
-The deployer holds the kernel lock of the saga's journal until the commit record
-is durable. The supervisor waits for that lock, and when it has it, reads. The
-record is there: the agent may run. It is not: the deployer gave up or died, and
-there is nothing to start. The kernel lets go of a dead deployer's lock, so
-nobody waits for longer than the deployer lives. It shares the lock while it
-reads: who recovers the saga at that moment sees that nobody owns it.
+The deployer holds the kernel lock of the saga's journal until the commit record is
+durable. The supervisor waits for that lock, then reads the journal:
 
-The journal's lines start with their kind, so that they can be told apart
-without reading JSON; only a line that has its newline counts.
+- With a commit record, the agent may run.
+- Without one, the deployer gave up or died, and there is nothing to start.
+
+The kernel releases a dead deployer's lock, so the wait ends when the deployer does. The
+supervisor takes the lock shared: a process that recovers the saga at the same time sees
+that the saga has no owner.
+
+Every line of the journal starts with its kind, so the gate needs no JSON parser. Only a
+line with its newline counts.
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
+import posix
+
+_ENDED = {b"unwind", b"close"}  #: After these records the saga has been, or is being, undone.
 
 
 def wait_for_commit(path: str) -> int | None:
     """
-    Wait until the journal at *path* is free.
+    Wait until the journal at *path* is unlocked.
 
-    Returns its descriptor if the saga is committed, None if there is nothing to start.
+    Returns the journal's descriptor if the saga is committed, None if there is nothing to
+    start.
     """
     try:
-        journal = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        journal = posix.open(path, posix.O_RDWR | posix.O_NOFOLLOW | posix.O_CLOEXEC)
     except FileNotFoundError:
         return None
     fcntl.flock(journal, fcntl.LOCK_SH)
@@ -36,43 +42,43 @@ def wait_for_commit(path: str) -> int | None:
 
 
 def is_committed(journal: int) -> bool:
-    """Tell whether the agent may run: a commit, and nobody who has begun to undo it."""
-    seen = _kinds(journal)
-    return b"commit" in seen and not seen & {b"unwind", b"close"}
+    """Return whether the agent may run: the saga is committed, and its undo has not begun."""
+    kinds = _kinds(journal)
+    return b"commit" in kinds and not kinds & _ENDED
 
 
 def is_unwinding(journal: int, path: str | None = None) -> bool:
-    """Tell whether somebody has begun to unwind the saga."""
-    return bool(_current_kinds(journal, path) & {b"unwind", b"close"})
+    """Return whether the saga's undo has begun; *path* as in :func:`end_requested`."""
+    return bool(_current_kinds(journal, path) & _ENDED)
 
 
 def end_requested(journal: int, path: str | None = None) -> bool:
-    """Tell whether the agent's end was asked for from inside."""
+    """
+    Return whether the agent requested its own end.
+
+    *path* is where the current journal is. Recovery replaces a damaged journal by a rebuilt
+    one, so *journal* may be the old one.
+    """
     return b"request" in _current_kinds(journal, path)
 
 
 def _current_kinds(journal: int, path: str | None) -> set[bytes]:
-    """
-    Return the kinds of lines in *journal*, and in what is at its *path* by now.
-
-    Recovery puts a rebuilt journal where a damaged one was, so ours may be the old one.
-    """
-    seen = _kinds(journal)
+    kinds = _kinds(journal)
     if path is None:
-        return seen
+        return kinds
     try:
-        latest = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        latest = posix.open(path, posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC)
     except FileNotFoundError:
-        return seen | {b"close"}
+        return kinds | {b"close"}
     try:
-        return seen | _kinds(latest)
+        return kinds | _kinds(latest)
     finally:
-        os.close(latest)
+        posix.close(latest)
 
 
 def _kinds(journal: int) -> set[bytes]:
-    data = os.pread(journal, os.fstat(journal).st_size, 0)
-    begun = (b"\n" + data).split(b'\n{"kind":"')[1:]
-    if begun and b"\n" not in begun[-1]:
-        begun.pop()
-    return {line.partition(b'"')[0] for line in begun if b'"' in line}  # Its closing quote.
+    data = posix.pread(journal, posix.fstat(journal).st_size, 0)
+    lines = (b"\n" + data).split(b'\n{"kind":"')[1:]
+    if lines and b"\n" not in lines[-1]:
+        lines.pop()
+    return {line.partition(b'"')[0] for line in lines if b'"' in line}  # Its closing quote.

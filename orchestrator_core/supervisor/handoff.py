@@ -1,28 +1,30 @@
 """
-Relief: where a resident sweeper is awake, it unwinds our agent sooner than we could.
+Handoff: a running sweeper unwinds the agent sooner than the supervisor could.
 
-The unwinder that a supervisor becomes has Python and our modules to load first. The
-sweeper has them loaded. So we tell it, by closing the journal as if it had been
-written, and give it a moment to take over, which shows in its SIGTERM. If that does not
-come, whatever the sweeper is at, we go on as if there were none.
+The unwinder that a supervisor becomes must first load Python and this library; a sweeper
+has them loaded. The supervisor notifies the sweeper by closing the journal after it was
+open for writing, which is an inotify event. It then waits at most
+:data:`HANDOFF_TIMEOUT_S` for the sweeper's SIGTERM, which means that the sweeper has taken
+over. Without one, the supervisor becomes the unwinder.
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
+import posix
 
-HANDOFF_TIMEOUT_S = 1.0  #: What a sweeper takes, many times over.
+HANDOFF_TIMEOUT_S = 1.0  #: An idle sweeper takes a few milliseconds.
 
 
 def sweeper_is_running(lock: str | None) -> bool:
-    """Tell whether a sweeper holds its *lock*: then it is alive, and awake for all we know."""
+    """Return whether a process holds the sweeper's *lock*."""
     if lock is None:
         return False
     try:
-        fd = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        flags = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
+        fd = posix.open(lock, flags)
     except OSError:
-        return False  # There never was one.
+        return False  # No sweeper has ever run.
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
@@ -30,12 +32,12 @@ def sweeper_is_running(lock: str | None) -> bool:
     else:
         return False
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def notify_sweeper(journal: str) -> None:
-    """Have the journal looked at: to close it after writing is an event, and changes nothing."""
+    """Open the journal for writing and close it, which is an event and changes nothing."""
     try:
-        os.close(os.open(journal, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+        posix.close(posix.open(journal, posix.O_WRONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC))
     except OSError:
-        pass  # Moved: somebody has closed the saga.
+        pass  # The journal was moved: the saga is closed.

@@ -1,44 +1,53 @@
 """
-The mirror: what the agent writes to its log, shown in the pane.
+The log tail: the pane shows the agent's log as it grows (``tail -f``).
 
-It is a courtesy. It reads the log as anybody may, writes to the terminal only
-what that takes at once, and leaves out what is old when the terminal does not
-keep up: a hung tmux stalls neither the agent nor its end.
+The tail is a courtesy, and must not block the agent or its end. It writes only what the
+terminal accepts at once. If the terminal falls behind, it skips older output.
 """
 
 from __future__ import annotations
 
 import errno
-import os
+import posix
 import select
-import termios
 
-from orchestrator_core.supervisor import platform
+from orchestrator_core.supervisor.platform import FileGrowthWatch
 
 _TERMINAL = 1
-_BACKLOG = 65536  #: What a terminal that has fallen behind still gets to see.
+_BACKLOG = 65536  #: The bytes that a terminal still gets after it has fallen behind.
 
 
 class PaneTail:
-    """The log's end, on our terminal; nothing at all, if we have none."""
+    """
+    A tail of *log* on standard output; without effect if that is not a terminal.
+
+    Attributes:
+        has_terminal: Whether there is a terminal to write to.
+    """
 
     def __init__(self, log: str) -> None:
+        self._path = log
         self._log: int | None = None
-        self._growth: platform.FileGrowthWatch | None = None
+        self._growth: FileGrowthWatch | None = None
         self._position = 0
         self._pending = b""
-        self.has_terminal = os.isatty(_TERMINAL)
+        self.has_terminal = posix.isatty(_TERMINAL)
+
+    def open(self) -> None:
+        """Start to follow the log, from its beginning."""
         if not self.has_terminal:
             return
-        os.set_blocking(_TERMINAL, False)
+        posix.set_blocking(_TERMINAL, False)
         try:
-            self._log = os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            self._growth = platform.FileGrowthWatch(log, self._log)
+            flags = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC
+            self._log = posix.open(self._path, flags)
+            self._growth = FileGrowthWatch(self._path, self._log)
         except OSError:
-            pass  # The log is what counts; the pane shows what it can.
+            pass  # The log is complete without the pane.
+        self.copy_new()
 
     def poll_fds(self) -> list[tuple[int, int]]:
-        """Return what to poll for: the terminal's end, or that it takes more; the log's growth."""
+        """Return the descriptors and events to poll for: the terminal, and the log's growth."""
         wanted = []
         if self.has_terminal:
             wanted.append((_TERMINAL, select.POLLOUT if self._pending else 0))
@@ -47,46 +56,46 @@ class PaneTail:
         return wanted
 
     def copy_new(self) -> None:
-        """Show what is new by now, as far as the terminal takes it without waiting."""
+        """Copy new output to the terminal, as much as it accepts without blocking."""
         if self._log is None or not self.has_terminal:
             return
         if self._growth is not None:
             self._growth.drain()
-        size = os.fstat(self._log).st_size  # What comes after this look is news again.
+        size = posix.fstat(self._log).st_size  # Output after this call is a new event.
         try:
             while self._pending or self._read_new(self._log, size):
-                shown = os.write(_TERMINAL, self._pending)
-                self._pending = self._pending[shown:]
+                written = posix.write(_TERMINAL, self._pending)
+                self._pending = self._pending[written:]
         except BlockingIOError:
-            pass  # The terminal is full; we go on when it polls as writable.
+            pass  # The terminal is full. The copy continues when it polls as writable.
         except OSError:
-            self._pending = b""  # There is no terminal any more; hung_up() will tell.
+            self._pending = b""  # The terminal is gone, as hung_up() will report.
 
     def hung_up(self) -> bool:
-        """Tell whether there was a terminal, and it has been taken away."""
+        """Return whether the terminal that was there is gone."""
         if not self.has_terminal:
             return False
         try:
-            termios.tcgetwinsize(_TERMINAL)
-        except (termios.error, OSError) as error:
-            return error.args[0] in (errno.EIO, errno.ENXIO)
+            posix.get_terminal_size(_TERMINAL)
+        except OSError as error:
+            return error.errno in (errno.EIO, errno.ENXIO)
         return False
 
     def detach(self) -> None:
-        """Neither show nor watch anything from now on."""
+        """Write and poll nothing from now on."""
         self.has_terminal = False
         self._growth = None
         self._pending = b""
 
     def _read_new(self, log: int, size: int) -> bool:
-        """Read on, from where the terminal is or from the backlog; False if *size* is reached."""
-        self._position = min(self._position, size)  # Somebody may have cut the log.
-        behind = size - self._position > _BACKLOG
-        if behind:
+        """Read the output up to *size*, at most the backlog; False if there is none."""
+        self._position = min(self._position, size)  # The log may have been truncated.
+        has_gap = size - self._position > _BACKLOG
+        if has_gap:
             self._position = size - _BACKLOG
-        new = os.pread(log, size - self._position, self._position)
+        new = posix.pread(log, size - self._position, self._position)
         self._position += len(new)
-        if behind:
+        if has_gap:
             new = b"\n[...]\n" + new.partition(b"\n")[2]
         self._pending = new
         return bool(new)

@@ -1,24 +1,24 @@
 """
-A supervisor's loop, from the open gate to the heir.
+The supervisor's main loop, from the commit to the exec of the unwinder.
 
 ::
 
-    RUNNING ------ agent exits, SIGTERM, deadline, terminal gone ------> TERMINATING
-       |                                                                |     |
-       +-- request (SIGUSR1) --> END_REQUESTED -- exits, or linger_s -------+  term_s
-                                                                        |     |
-    DONE <------------------- nothing is left below us -----------------+   KILLING
+    RUNNING ---- agent exits, SIGTERM, deadline, terminal gone ----> TERMINATING
+       |                                                              |       |
+       +-- SIGUSR1 --> END_REQUESTED -- agent exits, or linger_s -----+    term_s
+                                                                      |       |
+    DONE <------------------ no process is left ----------------------+    KILLING
        ^                                                                      |
-       +-------------------- nothing is left, or kill_s ----------------------+
+       +--------------------- no process is left, or kill_s ------------------+
 
-One loop waits for whatever comes first: a signal, a dead child, the log, the
-terminal, or the phase's own deadline. When it is DONE we become the unwinder of
-our own agent, unless somebody else is at it already.
+The loop waits for the first of: a signal, a dead child, output in the log, the terminal,
+the cgroup, or the end of the phase's time. In DONE the supervisor offers a sweeper the
+unwinding (:mod:`.handoff`), else becomes the unwinder itself.
 """
 
 from __future__ import annotations
 
-import os
+import posix
 import select
 import time
 
@@ -31,17 +31,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from orchestrator_core.supervisor.launch import Launch
 
-RUNNING = "living"  #: The agent does its work.
-END_REQUESTED = "lingering"  #: It has asked for its end, and may leave by itself.
-TERMINATING = "leaving"  #: All have had SIGTERM.
-KILLING = "forcing"  #: All are getting SIGKILL.
-DONE = "over"
+RUNNING = "running"  #: The agent works.
+END_REQUESTED = "end-requested"  #: The agent has requested its end, and may exit by itself.
+TERMINATING = "terminating"  #: All processes have had SIGTERM.
+KILLING = "killing"  #: All processes get SIGKILL.
+DONE = "done"
 
 _BEFORE_SHUTDOWN = (RUNNING, END_REQUESTED)
 
 
 def supervise(launch: Launch, journal: int) -> int:
-    """Run the agent to its end, and contain it. Returns an exit status, or becomes the heir."""
+    """
+    Run the agent to its end, and contain it.
+
+    Returns an exit status, unless the process becomes the unwinder. *journal* is a
+    descriptor of the committed journal.
+    """
     loop = MainLoop(launch, journal)
     try:
         loop.start_agent()
@@ -51,13 +56,13 @@ def supervise(launch: Launch, journal: int) -> int:
         loop.write_exit_record()
         loop.offer_handoff()
     except BaseException:
-        loop.kill_all()  # A defect of ours must not leave the agent without a supervisor.
+        loop.kill_all()  # A defect here must not leave an agent without a supervisor.
         raise
     return _exec_unwinder(launch, journal)
 
 
 class MainLoop:
-    """One agent's loop, as its supervisor lives it."""
+    """One agent's life, as a state machine: ``phase`` is its state."""
 
     def __init__(self, launch: Launch, journal: int) -> None:
         self.phase = RUNNING
@@ -71,7 +76,7 @@ class MainLoop:
         self._began = time.monotonic()
 
     def start_agent(self) -> None:
-        """Start the agent, or say why it could not be started."""
+        """Start the agent, or record why it could not be started."""
         started = spawn.start(self._launch)
         self._tree.attach(started.pid, self._launch.cgroup if started.in_cgroup else None)
         if self._launch.deadline_s is not None:
@@ -82,6 +87,7 @@ class MainLoop:
             self._recorder.started(started.pid, in_cgroup=started.in_cgroup)
         if started.pid is None:
             self.phase = DONE
+        self._tail.open()
 
     def wait(self) -> None:
         """Wait until there is something to do."""
@@ -92,16 +98,15 @@ class MainLoop:
         poll.poll(self._left_ms())
 
     def step(self) -> None:
-        """Take in what has happened, and do what the phase makes of it."""
+        """Read all events, and act on them as the phase requires."""
         received = self._signals.drain()
         self._tail.copy_new()
         self._tree.drain_cgroup_events()
         self._reap()
+        received.discard(signals.HUP)  # Any process may send one. Ask the terminal instead.
         if self._tail.hung_up():
             self._tail.detach()
             received.add(signals.HUP)
-        else:
-            received.discard(signals.HUP)  # Somebody's joke: our terminal is still there.
         if self.phase != RUNNING and self._tree.is_empty():
             self.phase = DONE
         elif self.phase in _BEFORE_SHUTDOWN:
@@ -111,12 +116,12 @@ class MainLoop:
         self._check_deadline()
 
     def write_exit_record(self) -> None:
-        """Leave the account of the end, the last thing that is about the agent."""
+        """Write the final exit record, the last action that concerns the agent."""
         self._tail.copy_new()
         self._recorder.all_exited(tree_empty=self._tree.is_proven_empty(), forced=self._tree.forced)
 
     def offer_handoff(self) -> None:
-        """Let a resident sweeper take over, if one is awake: a SIGTERM says that it has."""
+        """Offer the unwinding to a running sweeper, whose SIGTERM accepts it."""
         if not handoff.sweeper_is_running(self._launch.sweeper_lock):
             return
         handoff.notify_sweeper(self._launch.journal)
@@ -127,13 +132,13 @@ class MainLoop:
             poll.poll(self._left_ms())
 
     def kill_all(self) -> None:
-        """End by force whatever is there, at once."""
+        """Kill all processes of the agent at once."""
         self._tree.kill()
 
     def _reap(self) -> None:
-        had_ended = self._tree.status is not None
+        was_alive = self._tree.status is None
         self._tree.reap()
-        if self._tree.status is not None and not had_ended:
+        if was_alive and self._tree.status is not None:
             self._recorder.exited(self._tree.status, time.monotonic() - self._began)
             if self.phase in _BEFORE_SHUTDOWN:
                 self._begin_shutdown(self._recorder.cause)
@@ -186,19 +191,19 @@ class MainLoop:
 
 def _exec_unwinder(launch: Launch, journal: int) -> int:
     """
-    Become the unwinder, unless somebody is unwinding.
+    Become the unwinder, unless another process has begun to unwind.
 
-    A SIGTERM from who takes over meanwhile is not lost: it is held first, then
-    the journal is read, and what comes after that the heir finds pending.
+    A process that takes over sends SIGTERM. The supervisor first blocks SIGTERM, then reads
+    the journal, so none is lost: the unwinder finds a later SIGTERM pending.
     """
     signals.block_sigterm()
     if not launch.unwinder_argv or gate.is_unwinding(journal, launch.journal):
         return 0
     signals.ignore_terminal_signals()
-    nothing = os.open(os.devnull, os.O_RDWR)
+    null = posix.open("/dev/null", posix.O_RDWR)
     for fd in (0, 1, 2):
-        os.dup2(nothing, fd)
+        posix.dup2(null, fd)
     try:
-        os.execve(launch.unwinder_argv[0], launch.unwinder_argv, launch.unwinder_env)  # noqa: S606 - no shell
+        posix.execve(launch.unwinder_argv[0], launch.unwinder_argv, launch.unwinder_env)
     except OSError:
-        return 1  # Recovery does it.
+        return 1  # Recovery unwinds the saga.

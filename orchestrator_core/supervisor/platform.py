@@ -1,50 +1,65 @@
 """
-Two things Python has no one name for: the child subreaper, and files that change.
+Two facilities that differ between systems: the child subreaper, and file change events.
 
-Linux has both, as ``prctl`` and inotify. macOS has no subreaper, and says so;
-kqueue tells of a file. (Nobody could try the macOS lines here: they are few.)
+Linux has both, as ``prctl`` and inotify. macOS has no subreaper, and uses kqueue for file
+changes. The macOS lines are untested: no machine was available.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
+import posix
 import select
 import sys
 
 _PR_SET_CHILD_SUBREAPER = 36
 _IN_MODIFY = 0x2
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 def become_subreaper() -> bool:
     """
-    Become the parent of every orphan below us, instead of init. False if that cannot be had.
+    Become the parent of every orphan below this process, instead of init.
 
-    It makes a proof out of ``waitpid``: "no children" then means no descendants.
+    ``waitpid`` is then a proof: "no children" means no descendants. False where the system
+    has no subreaper.
     """
     if sys.platform != "linux":
         return False
-    flags = [ctypes.c_ulong(value) for value in (1, 0, 0, 0)]
-    return bool(_libc.prctl(_PR_SET_CHILD_SUBREAPER, *flags) == 0)
+    # The agent's start waits for this call, and ``ctypes`` takes 2 ms to import. It adds
+    # nothing to this call of its C half: four small integers, and an integer back.
+    import _ctypes  # noqa: PLC0415 - as above
+
+    program = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # None is the C library, too.
+    prctl = _ctypes.dlsym(program, "prctl")
+    return bool(_ctypes.call_function(prctl, (_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0)
 
 
 if sys.platform == "linux":
 
     def inotify(watches: dict[str, int]) -> tuple[int, dict[int, str]]:
         """
-        Watch paths, each for the events of its mask.
+        Watch paths, each for the events in its mask.
 
-        Returns a descriptor, and which path is meant by the number in an event.
+        Returns a descriptor, and the path of each watch number in an event.
 
         Raises:
-            OSError: A path is not there, or the system has no more watches to give.
+            OSError: A path does not exist, or the system's limit of watches is reached.
         """
-        fd = _check(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        # Not at the top: slow to import, and not needed before the agent runs.
+        import ctypes  # noqa: PLC0415
+        import os  # noqa: PLC0415
+
+        libc = ctypes.CDLL(None, use_errno=True)
+
+        def check(result: int) -> int:
+            if result < 0:
+                number = ctypes.get_errno()
+                raise OSError(number, f"inotify: {os.strerror(number)}")
+            return result
+
+        fd = check(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
         try:
             numbers = {
-                _check(_libc.inotify_add_watch(fd, os.fsencode(path), mask)): path
+                check(libc.inotify_add_watch(fd, os.fsencode(path), mask)): path
                 for path, mask in watches.items()
             }
         except OSError:
@@ -52,34 +67,28 @@ if sys.platform == "linux":
             raise
         return fd, numbers
 
-    def _check(answer: int) -> int:
-        if answer < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"inotify: {os.strerror(number)}")
-        return answer
-
     class FileGrowthWatch:
         """
-        News of a file's growth.
+        A descriptor that becomes readable when a file grows.
 
         Raises:
-            OSError: The system has no more watches to give.
+            OSError: The system's limit of watches is reached.
         """
 
         def __init__(self, path: str, _fd: int) -> None:
             self.fd, _ = inotify({path: _IN_MODIFY})
 
         def drain(self) -> None:
-            """Take the news, so that *fd* is readable again only for later ones."""
+            """Discard the events so far; later ones make *fd* readable again."""
             try:
-                os.read(self.fd, 65536)
+                posix.read(self.fd, 65536)
             except BlockingIOError:
                 pass
 
 else:
 
     class FileGrowthWatch:
-        """News of a file's growth."""
+        """A descriptor that becomes readable when a file grows."""
 
         def __init__(self, _path: str, fd: int) -> None:
             self._queue = select.kqueue()
@@ -93,5 +102,5 @@ else:
             self._queue.control([change], 0)
 
         def drain(self) -> None:
-            """Take the news, so that *fd* is readable again only for later ones."""
+            """Discard the events so far; later ones make *fd* readable again."""
             self._queue.control(None, 8, 0)

@@ -1,19 +1,20 @@
 """
-Everything below us: what the agent started, however it hid.
+The process tree below the supervisor: all that the agent started.
 
-As a child subreaper we are the parent of every orphan below, so ``waitpid``
-is a proof: when it says that we have no children, no descendant is alive. And
-it is a method: whatever is killed hands its children up to us, so that killing
-our own children, again and again, ends any tree, faster than it can fork.
+As a child subreaper, the supervisor becomes the parent of every orphan below it. So
+``waitpid`` is a proof: when it reports no children, no descendant is alive. It is also the
+way to kill: the children of every killed process move up to the supervisor, so repeated
+SIGKILL to its own children ends any tree, faster than the tree can fork.
 """
 
 from __future__ import annotations
 
-import os
+import posix
 import select
 
-from orchestrator_core.supervisor import platform, procfs, signals
+from orchestrator_core.supervisor import procfs, signals
 from orchestrator_core.supervisor.cgroup import Cgroup
+from orchestrator_core.supervisor.platform import become_subreaper
 
 
 class ProcessTree:
@@ -21,13 +22,13 @@ class ProcessTree:
     The agent's main process and all its descendants.
 
     Attributes:
-        main: The agent's pid, for as long as it is ours to signal; None before and after.
-        status: The wait status of the agent, when it has one.
+        main: The agent's pid while it is unreaped; None before and after.
+        status: The wait status of the agent, after its exit.
         forced: Whether SIGKILL was needed.
     """
 
     def __init__(self) -> None:
-        self._is_subreaper = platform.become_subreaper()
+        self._is_subreaper = become_subreaper()
         self._cgroup: Cgroup | None = None
         self._cgroup_fd: int | None = None
         self._has_children = True
@@ -37,7 +38,7 @@ class ProcessTree:
         self.forced = False
 
     def attach(self, main: int | None, cgroup: str | None) -> None:
-        """Take charge of *main*, if there is one, and of the cgroup it is in."""
+        """Add the agent's process, if it was started, and its cgroup."""
         self.main = main
         self._has_children = main is not None
         if cgroup is not None:
@@ -45,10 +46,10 @@ class ProcessTree:
             self._cgroup_fd = self._cgroup.watch()
 
     def reap(self) -> None:
-        """Bury the dead, and learn whether any are left. Never waits."""
+        """Reap all exited children, and note whether any are left. Never blocks."""
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status = posix.waitpid(-1, posix.WNOHANG)
             except ChildProcessError:
                 self._has_children = False
                 return
@@ -59,49 +60,49 @@ class ProcessTree:
                 self.main, self.status = None, status
 
     def is_empty(self) -> bool:
-        """Tell whether nothing is left of which we know."""
+        """Return whether no known process is left."""
         return not self._has_children and not (self._cgroup and self._cgroup.is_populated())
 
     def is_proven_empty(self) -> bool:
-        """Tell whether nothing is left at all."""
+        """Return whether it is proved that no process is left."""
         return self._is_subreaper and self.is_empty()
 
     def poll_fds(self) -> list[tuple[int, int]]:
-        """Return what to poll for, while the end is awaited."""
+        """Return the descriptors and events to poll for."""
         return [] if self._cgroup_fd is None else [(self._cgroup_fd, select.POLLPRI)]
 
     def drain_cgroup_events(self) -> None:
-        """Take the cgroup's news, so that it polls for the next."""
+        """Read the cgroup's state, so that only a later change polls again."""
         if self._cgroup_fd is not None:
             try:
-                os.pread(self._cgroup_fd, 4096, 0)
+                posix.pread(self._cgroup_fd, 4096, 0)
             except OSError:
-                self._cgroup_fd = None  # It has been removed: it was empty.
+                self._cgroup_fd = None  # The cgroup was removed, so it was empty.
 
     def terminate(self) -> None:
-        """Send SIGTERM to everything, the stopped included."""
-        for seen in self._all():
-            _signal_verified(seen, signals.TERM)
-            _signal_verified(seen, signals.CONT)
+        """Send SIGTERM to all processes, and SIGCONT to let the stopped ones receive it."""
+        for process in self._all():
+            _signal_verified(process, signals.TERM)
+            _signal_verified(process, signals.CONT)
         self._signal_group_without_proc(signals.TERM)
 
     def kill(self) -> None:
         """
-        Send SIGKILL to everything that has not had it.
+        Send SIGKILL to all processes that have not had it.
 
-        One round; the next is due when one of those it struck has died.
+        This is one round. The next is due when one of the killed processes has exited.
         """
         self.forced = True
         if self._cgroup is not None:
             self._cgroup.kill()
-        # Our own children first and fast: they keep their pids until we reap
-        # them, and each that dies hands us its own.
+        # The supervisor's own children first, without a check of their identity: they keep
+        # their pids until it reaps them. Each hands up its own children when it dies.
         while fresh := set(procfs.children()) - self._killed:
             for pid in fresh:
                 signals.send_to_child(pid, signals.KILL)
             self._killed |= fresh
-        for seen in self._all():
-            _signal_verified(seen, signals.KILL)
+        for process in self._all():
+            _signal_verified(process, signals.KILL)
         self._signal_group_without_proc(signals.KILL)
 
     def interrupt(self) -> None:
@@ -110,28 +111,28 @@ class ProcessTree:
             signals.send_to_child(-self.main, signals.INT)
 
     def _signal_group_without_proc(self, number: int) -> None:
-        """Signal what can be known where nothing else is: macOS. The heir's scan does the rest."""
+        """Signal the agent's group on macOS, where ``/proc`` lists nothing."""
         if not self._is_subreaper and self.main is not None:
             signals.send_to_child(-self.main, number)
 
     def _all(self) -> list[procfs.Stat]:
-        found = {seen.pid: seen for seen in procfs.descendants(os.getpid())}
+        found = {process.pid: process for process in procfs.descendants(posix.getpid())}
         for pid in self._cgroup.members() if self._cgroup else ():
-            seen = procfs.stat(pid)
-            if seen is not None and pid not in found:
-                found[pid] = seen
+            process = procfs.stat(pid)
+            if process is not None:
+                found.setdefault(pid, process)
         return list(found.values())
 
 
-def _signal_verified(seen: procfs.Stat, number: int) -> None:
-    """Signal the process that was seen, and nobody who has been given its pid since."""
+def _signal_verified(process: procfs.Stat, number: int) -> None:
+    """Signal a process, unless another one has its pid by now."""
     try:
-        pidfd = os.pidfd_open(seen.pid)
+        pidfd = posix.pidfd_open(process.pid)
     except OSError:
         return
     try:
-        now = procfs.stat(seen.pid)
-        if now is not None and now.started == seen.started:
+        now = procfs.stat(process.pid)
+        if now is not None and now.started == process.started:
             signals.send(pidfd, number)
     finally:
-        os.close(pidfd)
+        posix.close(pidfd)

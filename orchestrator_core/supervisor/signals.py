@@ -1,21 +1,20 @@
 """
-Signals as news: what came is noted, and a descriptor becomes readable.
+Signals: a set of received signals behind a descriptor that becomes readable (self-pipe).
 
-Until the gate is passed every signal has its default effect: there is nothing
-to protect, and a TERM or a vanished session should end us at once. From then on
-the few that mean something are noted and all others are ignored: an agent may
-send its parent anything.
+Before the commit every signal has its default effect: a TERM or a vanished session should
+end the supervisor at once. After it, the supervisor handles the five signals that have a
+meaning and ignores all others, since an agent may send its parent any signal.
 """
 
 from __future__ import annotations
 
-import os
+import posix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
 else:
-    import _signal as signal  # ``signal`` itself imports enum: half of our start-up time.
+    import _signal as signal  # ``signal`` imports enum, which takes longer than this package.
 
 TERM, KILL, CONT = signal.SIGTERM, signal.SIGKILL, signal.SIGCONT
 HUP, INT, USR1, CHLD = signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD
@@ -31,57 +30,55 @@ _UNCHANGED = {CONT, signal.SIGWINCH, *_HANDLED, *_FAULTS, *_CANNOT_BE_IGNORED}
 
 class SignalQueue:
     """
-    The signals that have come since the last look.
+    The signals received since the last :meth:`drain`.
 
     Attributes:
         fd: Readable when there are any.
     """
 
     def __init__(self) -> None:
-        self._noted: set[int] = set()
-        self.fd, wake = os.pipe()
-        os.set_blocking(self.fd, False)
-        os.set_blocking(wake, False)
-        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        for noted in _HANDLED:
-            signal.signal(noted, self._on_signal)
-        for number in range(1, signal.NSIG):
-            if number not in _UNCHANGED:
-                _set(number, signal.SIG_IGN)
+        self._received: set[int] = set()
+        self.fd, wakeup_fd = posix.pipe()
+        posix.set_blocking(self.fd, False)
+        posix.set_blocking(wakeup_fd, False)
+        signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
+        for number in _HANDLED:
+            signal.signal(number, self._on_signal)
+        _set_all_but(_UNCHANGED, signal.SIG_IGN)
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        self._noted.add(number)
+        self._received.add(number)
 
     def drain(self) -> set[int]:
-        """Return what came since the last look, and forget it."""
+        """Return the signals since the last call, each once."""
         try:
-            os.read(self.fd, 4096)
+            posix.read(self.fd, 4096)
         except BlockingIOError:
             pass
-        came, self._noted = self._noted, set()
-        return came
+        received, self._received = self._received, set()
+        return received
 
 
 def reset_handlers() -> None:
-    """Give every signal its default effect, and block none."""
-    _default_but(_CANNOT_BE_IGNORED)
+    """Give every signal its default effect, and unblock all."""
+    _set_all_but(_CANNOT_BE_IGNORED, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
 def block_sigterm() -> None:
-    """Keep every SIGTERM from now on pending, across exec too, until it is unblocked."""
+    """Keep every later SIGTERM pending, also across exec, until the program unblocks it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [TERM])
 
 
 def ignore_terminal_signals() -> None:
-    """Ignore, across exec too, what a terminal sends, and late requests; nothing else."""
+    """Ignore, also across exec, a terminal's signals and USR1; give all others their default."""
+    _set_all_but(_CANNOT_BE_IGNORED | _FROM_THE_TERMINAL, signal.SIG_DFL)
     for number in _FROM_THE_TERMINAL:
-        _set(number, signal.SIG_IGN)
-    _default_but(_CANNOT_BE_IGNORED | _FROM_THE_TERMINAL)
+        signal.signal(number, signal.SIG_IGN)
 
 
 def send(pidfd: int, number: int) -> bool:
-    """Send a signal through a pidfd; False if its process is gone, or not ours to signal."""
+    """Send a signal through a pidfd; False if the process is gone or runs as another user."""
     try:
         signal.pidfd_send_signal(pidfd, number)
     except OSError:
@@ -90,22 +87,23 @@ def send(pidfd: int, number: int) -> bool:
 
 
 def send_to_child(pid: int, number: int) -> bool:
-    """Send a signal to a child of ours, or to the group it leads if *pid* is negative."""
+    """
+    Send a signal to an unreaped child, or to the group it leads if *pid* is negative.
+
+    False if the child runs as another user. No other process can have the pid before the
+    supervisor reaps the child.
+    """
     try:
-        os.kill(pid, number)
+        posix.kill(pid, number)
     except OSError:
-        return False  # It runs as another user; the pid is still its own until we reap it.
+        return False
     return True
 
 
-def _default_but(others: set[int]) -> None:
+def _set_all_but(others: set[int], action: int) -> None:
     for number in range(1, signal.NSIG):
         if number not in others:
-            _set(number, signal.SIG_DFL)
-
-
-def _set(number: int, action: int) -> None:
-    try:
-        signal.signal(number, action)
-    except (OSError, ValueError):
-        pass  # The C library keeps a few real-time signals for itself.
+            try:
+                signal.signal(number, action)
+            except (OSError, ValueError):
+                pass  # The C library reserves a few real-time signals.

@@ -1,16 +1,15 @@
 """
-The agent's start: fork, a clean process, exec, and an answer.
+The start of the agent: fork, prepare the child, exec, and report a failure.
 
-What the agent gets is all there is to get: standard input from a file, output
-and error into the log, its own session, directory and environment, every signal
-at its default, and no other descriptor. The log *is* its output, not a copy of
-it: whoever else dies, no line is lost.
+The agent gets standard input from a file, output and error into the log, a session,
+directory and environment of its own, default signal handlers, and no other descriptor. The
+log is the agent's output, not a copy of it: no line is lost, whichever process dies.
 """
 
 from __future__ import annotations
 
 import errno
-import os
+import posix
 
 from orchestrator_core.supervisor import signals
 
@@ -20,123 +19,124 @@ if TYPE_CHECKING:
 
     from orchestrator_core.supervisor.launch import Launch
 
-_IN_CGROUP = b"c"  #: The new process has entered its cgroup.
-_REFUSED = b"!"  #: It could not become the agent; the reason follows.
-_ANSWER_FD = 3
+_IN_CGROUP = b"c"  #: The child has entered its cgroup.
+_FAILED = b"!"  #: The child could not become the agent; the reason follows.
+_REPORT_FD = 3
 
 
 class SpawnResult:
     """
-    What became of a start.
+    The result of a start.
 
     Attributes:
-        pid: The child, ours to reap; None if there is not even that.
-        in_cgroup: Whether it entered its cgroup before it ran anything.
-        refused: Why it is not the agent; None if it is.
+        pid: The unreaped child; None if the fork failed.
+        in_cgroup: Whether the child entered its cgroup before it ran anything.
+        refused: Why the child is not the agent; None if it is.
     """
 
-    def __init__(self, pid: int | None, answer: bytes) -> None:
+    def __init__(self, pid: int | None, report: bytes) -> None:
         self.pid = pid
-        self.in_cgroup = answer.startswith(_IN_CGROUP)
-        _, no, why = answer.partition(_REFUSED)
-        self.refused = why.decode(errors="replace") if no else None
+        self.in_cgroup = report.startswith(_IN_CGROUP)
+        _, failed, why = report.partition(_FAILED)
+        self.refused = why.decode(errors="replace") if failed else None
 
 
 def start(launch: Launch) -> SpawnResult:
-    """Start the agent and wait until it runs, or could not."""
-    answer, tell = os.pipe()
+    """Start the agent, and wait until it runs or has failed."""
+    read_fd, write_fd = posix.pipe()
     try:
-        pid = os.fork()
+        pid = posix.fork()
     except OSError as error:
-        os.close(answer)
-        os.close(tell)
-        return SpawnResult(None, _REFUSED + f"no process can be started: {error.strerror}".encode())
+        posix.close(read_fd)
+        posix.close(write_fd)
+        why = f"no process can be started: {error.strerror}"
+        return SpawnResult(None, _FAILED + why.encode())
     if pid == 0:
-        _child_main(launch, tell)
-    os.close(tell)
-    with open(answer, "rb", buffering=0) as file:
-        return SpawnResult(pid, file.readall())  # Ends when exec closes the other end.
+        _child_main(launch, write_fd)
+    posix.close(write_fd)
+    with open(read_fd, "rb", buffering=0) as report:
+        return SpawnResult(pid, report.readall())  # Ends when exec closes the child's end.
 
 
-def _child_main(launch: Launch, tell: int) -> None:
+def _child_main(launch: Launch, write_fd: int) -> None:
     try:
-        signals.reset_handlers()  # First: our handlers write to a descriptor that is closed next.
-        _close_other_fds(tell)
-        os.setsid()
+        signals.reset_handlers()  # First: the handlers write to a descriptor that is closed next.
+        _close_other_fds(write_fd)
+        posix.setsid()
         _join_cgroup(launch.cgroup)
         _redirect_stdio(launch)
         _exec(launch.argv, launch.env)
-    except _SpawnError as refused:
-        _report_failure(str(refused))
-    except BaseException as error:  # noqa: BLE001 - the child must not live on as a second us
+    except _SpawnError as error:
+        _report_failure(str(error))
+    except BaseException as error:  # noqa: BLE001 - the child must never run the supervisor's code
         _report_failure(f"the agent could not be started: {error!r}")
     finally:
-        os._exit(127)
+        posix._exit(127)  # noqa: SLF001 - a public function
 
 
 def _report_failure(why: str) -> None:
     line = " ".join(why.split())
-    os.write(_ANSWER_FD, _REFUSED + line.encode(errors="replace")[:4000])
+    posix.write(_REPORT_FD, _FAILED + line.encode(errors="replace")[:4000])
 
 
 class _SpawnError(Exception):
-    """The operating system refused something the agent needs."""
+    """The operating system refused something that the agent needs."""
 
     def __init__(self, what: str, error: OSError) -> None:
         super().__init__(f"{what}: {error.strerror}")
 
 
-def _close_other_fds(tell: int) -> None:
-    """Close every descriptor but 0, 1, 2 and the one to answer on, which exec closes."""
-    if tell != _ANSWER_FD:
-        os.dup2(tell, _ANSWER_FD, inheritable=False)
-    os.closerange(_ANSWER_FD + 1, os.sysconf("SC_OPEN_MAX"))
+def _close_other_fds(write_fd: int) -> None:
+    """Close every descriptor but 0, 1, 2 and the report's, which exec closes."""
+    if write_fd != _REPORT_FD:
+        posix.dup2(write_fd, _REPORT_FD, inheritable=False)
+    posix.closerange(_REPORT_FD + 1, posix.sysconf("SC_OPEN_MAX"))
 
 
 def _join_cgroup(cgroup: str | None) -> None:
     if cgroup is None:
         return
     try:
-        door = os.open(f"{cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
-        os.write(door, b"0")
-        os.close(door)
+        fd = posix.open(f"{cgroup}/cgroup.procs", posix.O_WRONLY | posix.O_CLOEXEC)
+        posix.write(fd, b"0")
+        posix.close(fd)
     except OSError:
-        return  # It runs without one, below a subreaper as ever.
-    os.write(_ANSWER_FD, _IN_CGROUP)
+        return  # The agent runs without a cgroup, below the subreaper.
+    posix.write(_REPORT_FD, _IN_CGROUP)
 
 
 def _redirect_stdio(launch: Launch) -> None:
-    """Connect 0, 1 and 2, and go where the agent runs."""
-    stdin = _opened("standard input", launch.stdin, os.O_RDONLY)
-    log = _opened("log", launch.log, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
-    os.dup2(stdin, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    """Connect descriptors 0, 1 and 2, and change to the agent's directory."""
+    stdin = _open("standard input", launch.stdin, posix.O_RDONLY)
+    log = _open("log", launch.log, posix.O_WRONLY | posix.O_APPEND | posix.O_NOFOLLOW)
+    posix.dup2(stdin, 0)
+    posix.dup2(log, 1)
+    posix.dup2(log, 2)
     try:
-        os.chdir(launch.cwd)
+        posix.chdir(launch.cwd)
     except OSError as error:
         raise _SpawnError(f"the working directory {launch.cwd!r} cannot be used", error) from None
 
 
-def _opened(what: str, path: str, flags: int) -> int:
+def _open(what: str, path: str, flags: int) -> int:
     try:
-        return os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY)
+        return posix.open(path, flags | posix.O_CLOEXEC | posix.O_NOCTTY)
     except OSError as error:
         raise _SpawnError(f"the {what} {path!r} cannot be opened", error) from None
 
 
 def _exec(argv: list[str], env: dict[str, str]) -> None:
     """Run *argv* as a shell would find it, by the agent's own PATH."""
-    reason = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-    for path in _candidates(argv[0], env.get("PATH", os.defpath)):
+    reason = OSError(errno.ENOENT, posix.strerror(errno.ENOENT))
+    for path in _candidates(argv[0], env.get("PATH", "/bin:/usr/bin")):
         try:
-            os.execve(path, argv, env)  # noqa: S606 - no shell is the point
+            posix.execve(path, argv, env)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
             reason = error
             if error.errno != errno.EACCES:
-                break  # It is there; looking further would run another program.
+                break  # The program exists. A later directory would have another program.
     raise _SpawnError(f"the command {argv[0]!r} cannot be run", reason)
 
 
@@ -144,4 +144,4 @@ def _candidates(name: str, path: str) -> Iterator[str]:
     if "/" in name:
         yield name
     else:
-        yield from (os.path.join(where or ".", name) for where in path.split(os.pathsep))
+        yield from (f"{directory or '.'}/{name}" for directory in path.split(":"))

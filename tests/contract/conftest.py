@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from orchestrator_core.supervisor import command, launch
+from orchestrator_core.system import durable
 from orchestrator_core.system.presence import Presence
 from orchestrator_core.system.processes import LocalProcesses
 from orchestrator_core.system.processes.protocol import GracePeriods, OwnershipSelector
@@ -74,7 +75,8 @@ class Stage:
         self.deployer = self.lock()
         os.mkfifo(self.run / "events", 0o600)
         self.news = os.open(self.run / "events", os.O_RDONLY | os.O_NONBLOCK)
-        launch.write(str(self.run / "launch"), self.told(agent, heir=heir, cwd=cwd))
+        config = self.told(agent, heir=heir, cwd=cwd)
+        durable.create(self.run / "launch", launch.encode(config), durable=False)
         argv = command(str(self.run / "launch"))
         self.session = self.terminal.start(self.name, owner=self.cookie, argv=argv)
         self.supervisor = self.processes.identify(self.session.pane_pid)

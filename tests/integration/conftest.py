@@ -19,6 +19,7 @@ import pytest
 
 from orchestrator_core.supervisor import command, launch
 from orchestrator_core.supervisor.cgroup import Cgroup
+from orchestrator_core.system import durable
 from orchestrator_core.system.processes import GracePeriods, LocalProcesses, OwnershipSelector
 
 LONG_S = 20
@@ -127,7 +128,8 @@ class Stage:
             "unwinder_argv": unwinder_argv or ["/bin/sh", "-c", f"echo ran > {self.heir_ran}"],
             "unwinder_env": {"PATH": os.environ["PATH"]},
         }
-        launch.write(str(self.run / "launch"), launch.Launch(**said | told))
+        config = launch.Launch(**said | told)
+        durable.create(self.run / "launch", launch.encode(config), durable=False)
         self._start(terminal=terminal, inherited=inherited)
 
     def _start(self, *, terminal=False, inherited=()):

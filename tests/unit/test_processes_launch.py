@@ -1,19 +1,20 @@
-"""The launch file: whatever an argument or an environment can hold comes back."""
+"""The launch file, and the gate's reading of a journal."""
 
 from __future__ import annotations
 
 import errno
 import os
+import posix
 import stat
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator_core.supervisor import command, launch
-from orchestrator_core.supervisor import spawn as agent
+from orchestrator_core.supervisor import command, launch, spawn
 from orchestrator_core.supervisor.gate import end_requested, is_committed, is_unwinding
 from orchestrator_core.supervisor.launch import Launch
+from orchestrator_core.system import durable
 
 REQUIRED = {
     "journal": "/j",
@@ -24,7 +25,7 @@ REQUIRED = {
     "env": {},
 }
 
-# What os.fsdecode can give: any bytes but NUL.
+# The strings that os.fsdecode can return: any bytes but NUL.
 words = st.binary(max_size=40).map(lambda raw: os.fsdecode(raw.replace(b"\0", b"")))
 names = words.filter(lambda word: word and "=" not in word)
 environments = st.dictionaries(names, words, max_size=5)
@@ -49,41 +50,50 @@ launches = st.builds(
 )
 
 
+def write(path):
+    durable.create(path, launch.encode(Launch(**REQUIRED)), durable=False)
+
+
 @given(launches)
-def test_what_is_written_is_read(told):
-    assert told == launch.decode(launch.encode(told))
+def test_a_launch_is_read_as_it_was_written(config):
+    assert config == launch.decode(launch.encode(config))
 
 
 @given(launches, st.data())
-def test_a_file_that_is_cut_short_is_never_taken_for_a_whole_one(told, data):
-    whole = launch.encode(told)
+def test_a_truncated_file_is_never_read_as_a_whole_one(config, data):
+    whole = launch.encode(config)
     cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
 
     with pytest.raises(ValueError, match="cut short"):
         launch.decode(cut)
 
 
-def test_the_file_is_its_owners_and_new(tmp_path):
+def test_a_file_without_a_required_entry_is_refused():
+    with pytest.raises(ValueError, match=r"incomplete: .*'journal'"):
+        launch.decode(b"log=/l\0end=\0")
+
+
+def test_a_launch_file_is_new_and_its_owners(tmp_path):
     path = tmp_path / "launch"
-    launch.write(str(path), Launch(**REQUIRED))
+    write(path)
 
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
     assert Launch(**REQUIRED) == launch.read(str(path))
     with pytest.raises(FileExistsError):
-        launch.write(str(path), Launch(**REQUIRED))
+        write(path)
 
 
-def test_a_planted_link_is_not_followed(tmp_path):
+def test_a_symlink_in_place_of_the_file_is_not_followed(tmp_path):
     (tmp_path / "launch").symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(FileExistsError):
-        launch.write(str(tmp_path / "launch"), Launch(**REQUIRED))
+        write(tmp_path / "launch")
 
 
 @pytest.mark.parametrize(
     "wrong", [{"argv": ["a\0b"]}, {"env": {"A": "\0"}}, {"env": {"A=B": ""}}, {"env": {"": ""}}]
 )
-def test_what_cannot_reach_a_process_is_refused(wrong):
+def test_a_value_that_cannot_reach_a_process_is_refused(wrong):
     with pytest.raises(ValueError, match=r"NUL|environment variable"):
         launch.encode(Launch(**REQUIRED | wrong))
 
@@ -107,37 +117,37 @@ def test_the_command_is_an_argv_that_ends_with_the_file():
         (["begin", "commit", "close"], False, True, False),
     ],
 )
-def test_a_journal_is_understood_by_the_kinds_of_its_lines(
+def test_a_journals_kinds_of_lines_decide_what_the_gate_reads(
     tmp_path, kinds, committed, unwinding, asked
 ):
     path = tmp_path / "journal"
     path.write_text("".join(f'{{"kind":"{kind}","crc":"0"}}\n' for kind in kinds))
     fd = os.open(path, os.O_RDONLY)
 
-    told = (is_committed(fd), is_unwinding(fd), end_requested(fd))
+    kinds_mean = (is_committed(fd), is_unwinding(fd), end_requested(fd))
 
     os.close(fd)
-    assert (committed, unwinding, asked) == told
+    assert (committed, unwinding, asked) == kinds_mean
 
 
-def test_a_journal_of_garbage_opens_nothing(tmp_path):
+def test_a_journal_of_garbage_does_not_open_the_gate(tmp_path):
     path = tmp_path / "journal"
     path.write_bytes(b'\xff\0\n{"kind":"\n{"kind":"commit\n{"kind":"commit"')
     fd = os.open(path, os.O_RDONLY)
 
-    told = is_committed(fd)
+    committed = is_committed(fd)
 
     os.close(fd)
-    assert not told
+    assert not committed
 
 
-def test_where_no_process_can_be_started_the_agent_is_refused(monkeypatch):
+def test_an_agent_is_refused_where_no_process_can_be_started(monkeypatch):
     def refuse():
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    monkeypatch.setattr(os, "fork", refuse)
+    monkeypatch.setattr(posix, "fork", refuse)
 
-    started = agent.start(Launch(**REQUIRED))
+    started = spawn.start(Launch(**REQUIRED))
 
     assert (None, False) == (started.pid, started.in_cgroup)
     assert "no process can be started: Resource temporarily unavailable" == started.refused

@@ -105,7 +105,7 @@ class OpenLog(DeploymentStep):
         with storage_errors("make", receipt.run):
             os.mkdir(receipt.run, 0o700)
             os.mkfifo(inputs.events, 0o600)
-            launch_file.write(inputs.launch_file, launch)
+            durable.create(inputs.launch_file, launch_file.encode(launch), durable=False)
         return receipt
 
     def undo(self, receipt: LogReceipt, why: Unwind) -> Outcome:
