@@ -1,10 +1,12 @@
 """
-The resident sweeper: somebody who is always awake, one for each root.
+The resident sweeper: a daemon or a thread that looks after one root. One runs on each root.
 
-It ends what has died within moments, keeps deadlines that nobody else keeps,
-and sweeps from time to time for all that no event tells. It ends nothing in a
-way of its own: what it does is :meth:`Orchestrator.recover` and
-:meth:`Orchestrator.sweep`, when it is time for them.
+- When an agent dies, the sweeper unwinds its saga at once.
+- The sweeper enforces deadlines that no supervisor enforces.
+- Regular sweeps find what has caused no event.
+
+The sweeper calls :meth:`Orchestrator.recover`, :meth:`Orchestrator.sweep` and
+:meth:`Orchestrator.gc`, and has no other way to end anything.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from orchestrator_core.exceptions import InvalidInput, LockTimeout
 from orchestrator_core.model import settings
 from orchestrator_core.model.layout import Layout
 from orchestrator_core.operations.daemon import heartbeat
-from orchestrator_core.operations.daemon.event_loop import Watch
+from orchestrator_core.operations.daemon.event_loop import EventLoop
 from orchestrator_core.operations.daemon.health import Health, health
 from orchestrator_core.operations.daemon.notify import ServiceManager
 from orchestrator_core.system import durable, locks
@@ -37,21 +39,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Health", "Sweeper", "health"]
 
-_GLANCE_S = 0.2  #: Far longer than a supervisor takes to look.
-_END_S = 2.0  #: It ends within one second; a busy machine has another.
+_LOCK_RETRY_S = 0.2  #: A supervisor that checks for a sweeper holds the lock for far less.
+_STOP_TIMEOUT_S = 2.0  #: The sweeper stops within 1 s; the rest is for a busy machine.
 
 
 class Sweeper:
     """
-    Looks after one root, until it is told to stop; once.
+    Looks after one root until it is stopped. A stopped sweeper cannot be started again.
 
-    In a thread of a server that has other things to do::
+    In a thread of a server::
 
         with Sweeper(orchestrator):
             serve()
 
-    or, with :meth:`run`, in the thread that calls it. There is one on a root at
-    a time, in whatever process. *on_sweep* is called with each report.
+    or, with :meth:`run`, in the calling thread. At most one sweeper runs on a root, in any
+    process. *on_sweep* is called with the report of each sweep.
     """
 
     def __init__(
@@ -65,13 +67,14 @@ class Sweeper:
         manager: ServiceManager | None = None,
     ) -> None:
         """
-        Make one, and touch nothing.
+        Create a sweeper, and change nothing.
 
-        *interval_s*, *hang_s* and *silent_after_s* are, unless given, those of the
-        root's ``orchestrator.toml``. *manager* is told when we are ready, and that we live.
+        The defaults of *interval_s*, *hang_s* and *silent_after_s* are those of the root's
+        ``orchestrator.toml``. *manager* is notified when the sweeper is ready, and while it
+        is alive.
 
         Raises:
-            InvalidInput: An interval that is none, or an ``orchestrator.toml`` that is wrong.
+            InvalidInput: An interval is not positive, or ``orchestrator.toml`` is invalid.
         """
         given = settings.read(orchestrator.root).sweep
         self._orchestrator = orchestrator
@@ -79,53 +82,48 @@ class Sweeper:
         self._hang_s = given.hang_s if hang_s is None else hang_s
         for name, value in (("interval_s", self._interval_s), ("hang_s", self._hang_s)):
             if not 0 < value < threading.TIMEOUT_MAX:
-                raise InvalidInput(f"{name}: {value} s is no time to wait")
+                raise InvalidInput(
+                    f"{name} = {value} is no interval", hint="give seconds, more than 0"
+                )
         self._silent_after_s = silent_after_s
         self._on_sweep = on_sweep
         self._manager = manager or ServiceManager()
         self._thread: threading.Thread | None = None
-        # It lives as long as we do: who rings late must not write into another file.
-        self._stop, self._wakeup_fd = os.pipe()
-        for fd in (self._stop, self._wakeup_fd):
+        # The pipe lives as long as this object: a late write must not reach another file.
+        self._stop_fd, self._wakeup_fd = os.pipe()
+        for fd in (self._stop_fd, self._wakeup_fd):
             os.set_blocking(fd, False)
-        weakref.finalize(self, _close, self._stop, self._wakeup_fd)
+        weakref.finalize(self, _close, self._stop_fd, self._wakeup_fd)
 
-    # --- from beginning to end ----------------------------------------------------------------
+    # --- start and stop ------------------------------------------------------------------------
 
     def run(self) -> None:
         """
         Look after the root in this thread, until :meth:`request_stop`.
 
         Raises:
-            LockTimeout: Another sweeper runs on this root; the message says which.
+            LockTimeout: Another sweeper runs on this root; the message names its process.
             StorageError: The root cannot be used.
         """
-        with self._the_only_one():
-            self._watch(lambda: None)
+        with self._exclusive():
+            self._run_loop(lambda: None)
 
     def start(self) -> Self:
         """
-        Look after the root in a thread, from now on.
-
-        When this returns, every agent that lives is watched.
+        Look after the root in a thread. When this returns, every live agent is watched.
 
         Raises:
-            LockTimeout: Another sweeper runs on this root; the message says which.
+            LockTimeout: Another sweeper runs on this root; the message names its process.
             StorageError: The root cannot be used.
         """
         ready = threading.Event()
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._the_only_one())
-
-            def watch(root_is_ours: contextlib.ExitStack) -> None:
-                with root_is_ours:
-                    try:
-                        self._watch(ready.set)
-                    finally:
-                        ready.set()
-
+            stack.enter_context(self._exclusive())
             self._thread = threading.Thread(
-                target=watch, args=[stack.pop_all()], name="sweeper", daemon=True
+                target=self._run_in_thread,
+                args=[stack.pop_all(), ready],
+                name="sweeper",
+                daemon=True,
             )
         self._thread.start()
         ready.wait()
@@ -173,24 +171,24 @@ class Sweeper:
 
     def stop(self) -> bool:
         """
-        End it, and return when it has ended; tell whether it has.
+        Stop the sweeper, and return whether it has stopped within 2 seconds.
 
-        An unwinding that is under way has a moment to come to its end. If that is
-        not enough, its thread goes on by itself, or recovery finishes it.
+        Running jobs have 0.7 seconds to finish. After that, a job's thread goes on by
+        itself. If the process exits first, recovery finishes the job.
         """
         self.request_stop()
         if self._thread is None:
             return True
-        self._thread.join(_END_S)
+        self._thread.join(_STOP_TIMEOUT_S)
         return not self._thread.is_alive()
 
     @property
     def is_running(self) -> bool:
-        """Whether it looks after the root in a thread of its own."""
+        """Whether the sweeper runs in a thread of this object."""
         return self._thread is not None and self._thread.is_alive()
 
     def health(self) -> Health:
-        """Tell how it is, as anybody could tell from outside."""
+        """Return the health of the root's sweeper, as any process can read it."""
         return health(self._orchestrator.root)
 
     def __enter__(self) -> Self:
@@ -204,27 +202,34 @@ class Sweeper:
     ) -> None:
         self.stop()
 
-    # --- inside --------------------------------------------------------------------------------
+    # --- private -------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _the_only_one(self) -> Iterator[None]:
-        """Hold the root for as long as this one runs."""
+    def _exclusive(self) -> Iterator[None]:
+        """Hold the lock that only one sweeper of the root can hold."""
         root = self._orchestrator.root
         lock = Layout(root).sweeper_lock
         fd = durable.open_private(lock, os.O_RDWR | os.O_CREAT)
         try:
             with storage_errors("lock", lock):
-                # A supervisor that looks whether we are awake holds it for an instant.
-                if not locks.lock_within(fd, _GLANCE_S):
-                    _tell_who_runs(root)
+                # A supervisor that checks for a sweeper holds the lock for an instant.
+                if not locks.lock_within(fd, _LOCK_RETRY_S):
+                    _raise_already_running(root)
             durable.remove_stale_temps(heartbeat.file_of(root))
             yield
-            locks.unlock(fd)  # Also for processes that were forked meanwhile.
+            locks.unlock(fd)  # Also for forked processes with the descriptor.
         finally:
             os.close(fd)
 
-    def _watch(self, ready: Callable[[], object]) -> None:
-        watch = Watch(
+    def _run_in_thread(self, exclusive: contextlib.ExitStack, ready: threading.Event) -> None:
+        with exclusive:
+            try:
+                self._run_loop(ready.set)
+            finally:
+                ready.set()
+
+    def _run_loop(self, ready: Callable[[], object]) -> None:
+        loop = EventLoop(
             self._orchestrator,
             interval_s=self._interval_s,
             hang_s=self._hang_s,
@@ -232,15 +237,15 @@ class Sweeper:
             manager=self._manager,
             on_sweep=self._on_sweep,
         )
-        watch.keep(self._stop, ready=ready)
+        loop.run(self._stop_fd, ready=ready)
 
 
-def _tell_who_runs(root: Path) -> NoReturn:
+def _raise_already_running(root: Path) -> NoReturn:
     beat = heartbeat.read(root)
-    who = "" if beat is None or beat.is_stopped else f": pid {beat.pid}, since {beat.started_at}"
+    owner = "" if beat is None or beat.is_stopped else f": pid {beat.pid}, since {beat.started_at}"
     raise LockTimeout(
-        f"a sweeper runs on {root} already{who}",
-        hint="one is enough; orchestrator-core health tells how it is",
+        f"a sweeper already runs on {root}{owner}",
+        hint="one is enough; orchestrator-core health reports its state",
     )
 
 

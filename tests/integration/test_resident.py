@@ -15,9 +15,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from orchestrator_core.deployment import deployer as deploying
-from orchestrator_core.deployment import launch_plan as preparing
-from orchestrator_core.operations.daemon import file_events as changes
+from orchestrator_core.deployment import deployer, launch_plan
+from orchestrator_core.operations.daemon.file_events import DirectoryEvents
 from orchestrator_core.system.processes import identity
 
 pytestmark = pytest.mark.tmux
@@ -69,10 +68,10 @@ class Resident:
     def until_swept(self):
         """Return when the first sweep is over."""
         beats = self.scene.root / "registry"
-        with changes.Changes(beats) as news:
+        with contextlib.closing(DirectoryEvents(beats)) as events:
             while not (self.beat() or {}).get("sweeps"):
-                assert identity.wait_readable([news.fd], time.monotonic() + LONG_S)
-                news.take()
+                assert identity.wait_readable([events.fd], time.monotonic() + LONG_S)
+                events.read()
         return self
 
     def beat(self):
@@ -123,10 +122,10 @@ def task(orch):
 def until_closed(scene, *agents):
     """Return when the agents' sagas are closed, by whomever."""
     closed = scene.root / "sagas" / "closed"
-    with changes.Changes(closed) as news:
+    with contextlib.closing(DirectoryEvents(closed)) as events:
         while [each for each in agents if not (closed / f"{each}.jsonl").exists()]:
-            assert identity.wait_readable([news.fd], time.monotonic() + LONG_S), agents
-            news.take()
+            assert identity.wait_readable([events.fd], time.monotonic() + LONG_S), agents
+            events.read()
 
 
 def crash(scene, agent):
@@ -175,8 +174,8 @@ def test_an_agent_that_leaves_by_itself_is_unwound_by_it_and_no_unwinder_is_star
     scene, orch, task, resident, monkeypatch
 ):
     """What is loaded already is sooner there than what a supervisor would have to become."""
-    heirs = scene.place / "heirs"
-    monkeypatch.setattr(preparing, "heir", lambda *_: ["/usr/bin/touch", str(heirs)])
+    unwinders = scene.place / "unwinders"
+    monkeypatch.setattr(launch_plan, "unwinder_argv", lambda *_: ["/usr/bin/touch", str(unwinders)])
     sweeper = resident().until("READY=1").until_swept()
     agent = orch.deploy(task, scene.spec("sh", "-c", "exit 3"))
 
@@ -185,7 +184,7 @@ def test_an_agent_that_leaves_by_itself_is_unwound_by_it_and_no_unwinder_is_star
     sweeper.stop()
     assert ("failed", 3) == (end.status, end.exit_code)
     assert (True, True) == (end.success, end.verified_no_zombies)
-    assert not heirs.exists()
+    assert not unwinders.exists()
     assert [] == scene.world.leftovers()
 
 
@@ -229,20 +228,21 @@ def test_a_deployer_killed_half_way_is_cleaned_up_after(scene, task, resident, a
 
 
 def _until_open_sagas(scene, count):
-    with changes.Changes(scene.root / "sagas") as news:
+    with contextlib.closing(DirectoryEvents(scene.root / "sagas")) as events:
         while len(scene.world.files("sagas/*.jsonl")) > count:
-            assert identity.wait_readable([news.fd], time.monotonic() + LONG_S)
-            news.take()
+            assert identity.wait_readable([events.fd], time.monotonic() + LONG_S)
+            events.read()
 
 
 def test_a_deadline_is_kept_when_the_supervisor_does_not(scene, orch, task, resident, monkeypatch):
     """A supervisor that knows of no deadline keeps none; the sweeper is the second net."""
-    prepare = deploying.prepare
+    build_inputs = deployer.build_inputs
 
-    def forgetful(world, task_id, agent_id, spec, provided):
-        return prepare(world, task_id, agent_id, attrs.evolve(spec, deadline_s=None), provided)
+    def without_deadline(context, task_id, agent_id, spec, provided):
+        spec = attrs.evolve(spec, deadline_s=None)
+        return build_inputs(context, task_id, agent_id, spec, provided)
 
-    monkeypatch.setattr(deploying, "prepare", forgetful)
+    monkeypatch.setattr(deployer, "build_inputs", without_deadline)
     sweeper = resident().until("READY=1").until_swept()
     agent = orch.deploy(task, scene.spec(deadline_s=0.3))
 
@@ -343,7 +343,7 @@ def test_health_in_each_state(scene, orch, task, resident):
     assert [1, 0, 1, 0, 1] == [code for code, _ in seen]
     words = [said["words"] for _, said in seen]
     for part, told in zip(
-        ["no sweeper has run", "watches 1 agents", "is dead", "watches 1", "ended as it was told"],
+        ["no sweeper has run", "watches 1 agents", "is dead", "watches 1", "stopped on request"],
         words,
         strict=True,
     ):

@@ -52,6 +52,7 @@ from orchestrator_core.operations.doctor.check import (
     worst_of,
 )
 from orchestrator_core.supervisor import platform as system
+from orchestrator_core.system.processes import identity
 
 OK, UNKNOWN, WARNING, FAILED = Verdict
 ON_LINUX = sys.platform == "linux"
@@ -1010,14 +1011,11 @@ def test_a_clock_that_was_never_set_is_told(monkeypatch):
 def test_a_clock_that_was_set_while_an_agent_lives_is_told(used, patient, monkeypatch, step):
     """The kernel says how long its supervisor has lived, the journal when it was deployed."""
     history = clock_check.JournalStore(used.root / "sagas").history(used.lives)
-    who = history.frame("spawn_tmux").receipt["supervisor"]
-    # What the kernel would tell of the fake's supervisor: it lives, and was born just now.
+    who = history.frame("spawn_tmux").load().supervisor
+    # What the kernel would report for the fake's supervisor: it is alive, and was just started.
     monkeypatch.setattr(clock_check, "_IS_LINUX", True)
-    monkeypatch.setattr(clock_check, "_is_alive", lambda told: told == who)
-    monkeypatch.setattr(clock_check, "boot_id", lambda: who["boot_id"])
-    monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
-    uptime_s = who["started"] / os.sysconf("SC_CLK_TCK")
-    monkeypatch.setattr(time, "clock_gettime", lambda _: uptime_s)
+    monkeypatch.setattr(identity, "is_alive", lambda asked: asked == who)
+    monkeypatch.setattr(identity, "age_s", lambda _: 0.0)
     assert OK is clock_check.clock_is_sane(patient).verdict
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + step)

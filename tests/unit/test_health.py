@@ -55,16 +55,16 @@ def test_one_that_beats_is_well(root):
 
 
 def test_one_that_has_only_just_come_is_well(root):
-    assert "first sweep is under way" in asked(root, beat_of(sweeps=0, last_sweep=None)).words
+    assert "first sweep is running" in asked(root, beat_of(sweeps=0, last_sweep=None)).words
 
 
 @pytest.mark.parametrize(
     ("how", "problem"),
     [
-        ({"beat_monotonic": time.monotonic() - 3600}, "has not beaten for 36"),
+        ({"beat_monotonic": time.monotonic() - 3600}, "no heartbeat for 36"),
         ({"errors_in_a_row": 3, "last_error": "sweep: no disk"}, "last 3 of its sweeps failed: sw"),
-        ({"hung": {"sweep": 130.0}}, "sweep has taken 130 s"),
-        ({"is_stopped": True}, "ended as it was told"),
+        ({"hung": {"sweep": 130.0}}, "sweep has run for 130 s"),
+        ({"is_stopped": True}, "stopped on request"),
     ],
     ids=["silent", "failing", "hung", "stopped in a server that lives on"],
 )
@@ -83,7 +83,7 @@ def test_findings_are_told_and_are_no_illness(root):
     found = asked(root, beat_of(last_sweep=last))
 
     assert found.healthy
-    assert ("silent: a-1 says nothing", "and 29 findings more", "could not ask: tmux") == (
+    assert ("silent: a-1 says nothing", "and 29 more findings", "could not ask: tmux") == (
         found.remarks
     )
 
@@ -99,9 +99,9 @@ def test_a_dead_one_is_dead_whoever_has_its_pid_by_now(root):
     finally:
         stranger.kill()
         stranger.wait()
-    assert "is dead; its heart last beat at just now" in asked(root, beat).words
+    assert "is dead; its last heartbeat was just now" in asked(root, beat).words
     stopped = asked(root, attrs.evolve(beat, is_stopped=True))
-    assert "ended as it was told, at just now" in stopped.words
+    assert "stopped on request, at just now" in stopped.words
 
 
 def test_a_clock_that_is_set_makes_nobody_ill(root, monkeypatch):

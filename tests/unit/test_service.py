@@ -125,7 +125,7 @@ def test_a_property_list_runs_this_interpreter_on_this_root(name):
 
 @pytest.mark.parametrize("name", ["bell\a", os.fsdecode(b"by\xfftes")])
 def test_what_no_property_list_can_hold_is_refused(name):
-    with pytest.raises(InvalidInput, match="no property list"):
+    with pytest.raises(InvalidInput, match="in a property list"):
         Service(root=Path("/srv") / name, root_id="0123abcd").launchd()
 
 

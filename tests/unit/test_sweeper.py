@@ -22,9 +22,8 @@ from saga_kit import policy
 from orchestrator_core.deployment.steps import SessionReceipt
 from orchestrator_core.exceptions import InvalidInput, LockTimeout, StorageError
 from orchestrator_core.model import deadlines
-from orchestrator_core.operations.daemon import event_loop as watch
-from orchestrator_core.operations.daemon import file_events as changes
-from orchestrator_core.operations.daemon import watch_list as roster
+from orchestrator_core.operations.daemon import event_loop, watch_list
+from orchestrator_core.operations.daemon.file_events import DirectoryEvents
 from orchestrator_core.operations.sweeper import Sweeper
 from orchestrator_core.reconcile.sweep import saga_snapshot as journals
 from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind, SweepReport
@@ -127,10 +126,10 @@ class Root:
     def until_closed(self, *agent_ids):
         """Return when the sagas are closed, by whomever."""
         closed = self.root / "sagas" / "closed"
-        with changes.Changes(closed) as news:
+        with contextlib.closing(DirectoryEvents(closed)) as events:
             while [each for each in agent_ids if not (closed / f"{each}.jsonl").exists()]:
-                assert identity.wait_readable([news.fd], time.monotonic() + LONG_S), agent_ids
-                news.take()
+                assert identity.wait_readable([events.fd], time.monotonic() + LONG_S), agent_ids
+                events.read()
 
     def close(self):
         for process in self.sleepers.values():
@@ -241,7 +240,7 @@ def test_an_agent_that_ends_by_itself_is_let_go_of(root, sweeper_of):
 
 def test_a_registry_that_is_replaced_brings_a_sweep(root, sweeper_of, monkeypatch):
     """Not at once and not each time: the sweeps asked for so take a small share of the time."""
-    monkeypatch.setattr(watch, "_SOON_S", 0.1)
+    monkeypatch.setattr(event_loop, "_MIN_PAUSE_S", 0.1)
     registry = root.root / "registry" / "GLOBAL_REGISTRY.json"
     sweeper_of()
     first = come(root.swept)
@@ -255,8 +254,8 @@ def test_a_registry_that_is_replaced_brings_a_sweep(root, sweeper_of, monkeypatc
 
 def test_its_own_heartbeat_brings_no_sweep(root, sweeper_of, monkeypatch):
     """It writes into the directory that it watches, and does not wake itself by it."""
-    monkeypatch.setattr(watch, "_SOON_S", 0.01)
-    monkeypatch.setattr(watch, "_BEAT_S", 0.02)
+    monkeypatch.setattr(event_loop, "_MIN_PAUSE_S", 0.01)
+    monkeypatch.setattr(event_loop, "_MAX_HEARTBEAT_S", 0.02)
     sweeper = sweeper_of()
     come(root.swept)
 
@@ -272,7 +271,7 @@ def test_without_file_events_it_sweeps_and_says_so(root, sweeper_of, monkeypatch
     def refuse(*_):
         raise OSError(24, "no more watches")
 
-    monkeypatch.setattr(watch, "Changes", refuse)
+    monkeypatch.setattr(event_loop, "DirectoryEvents", refuse)
     sweeper = sweeper_of(interval_s=0.05)
     root.deploy("a-1")
     come(root.swept)
@@ -289,7 +288,7 @@ def test_without_file_events_it_sweeps_and_says_so(root, sweeper_of, monkeypatch
 @pytest.mark.parametrize("name", ["sagas", "registry"])
 def test_a_directory_that_is_replaced_is_watched_anew(root, sweeper_of, monkeypatch, name):
     """Whoever restores a backup under it has it watch what is there now."""
-    monkeypatch.setattr(watch, "_SOON_S", 0.1)
+    monkeypatch.setattr(event_loop, "_MIN_PAUSE_S", 0.1)
     sweeper_of()
     come(root.swept)
     being_written = shutil.ignore_patterns(".*.tmp")
@@ -308,7 +307,7 @@ def test_a_directory_that_is_replaced_is_watched_anew(root, sweeper_of, monkeypa
 
 
 def test_a_deadline_that_nobody_keeps_is_kept(root, sweeper_of, monkeypatch):
-    monkeypatch.setattr(watch, "_SLACK_S", 0.1)
+    monkeypatch.setattr(event_loop, "_DEADLINE_SLACK_S", 0.1)
     sweeper_of()
 
     root.deploy("a-1", deadline_s=0.2)
@@ -319,7 +318,7 @@ def test_a_deadline_that_nobody_keeps_is_kept(root, sweeper_of, monkeypatch):
 @pytest.mark.parametrize("by_s", [YEARS_S, -YEARS_S], ids=["forward", "back"])
 def test_a_clock_that_is_set_ends_nobody_and_spares_nobody(root, sweeper_of, monkeypatch, by_s):
     """Neither is a life cut short, nor a deadline forgotten, nor a second spent on it."""
-    monkeypatch.setattr(watch, "_SLACK_S", 0.1)
+    monkeypatch.setattr(event_loop, "_DEADLINE_SLACK_S", 0.1)
     root.deploy("long", deadline_s=NEVER_S)
     root.deploy("short", deadline_s=0.5)
     sweeper = sweeper_of()
@@ -344,8 +343,8 @@ def test_what_is_not_kept_any_longer_is_collected_again_and_again(root, sweeper_
     def refuses():
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(watch, "_TIDY_FIRST_S", 0.0)
-    monkeypatch.setattr(watch, "_TIDY_EVERY_S", 0.05)
+    monkeypatch.setattr(event_loop, "_GC_FIRST_S", 0.0)
+    monkeypatch.setattr(event_loop, "_GC_EVERY_S", 0.05)
     root.on_gc = refuses
     sweeper_of()
     for _ in range(3):
@@ -419,12 +418,12 @@ def test_a_hung_sweep_is_told_of_and_deaths_are_seen_to_all_the_same(root, sweep
     root.deploy("a-1")
     root.kill("a-1")
     root.until_closed("a-1")
-    with changes.Changes(root.root / "registry") as news:
+    with contextlib.closing(DirectoryEvents(root.root / "registry")) as events:
         while sweeper.health().healthy:
-            assert identity.wait_readable([news.fd], time.monotonic() + LONG_S)
-            news.take()
+            assert identity.wait_readable([events.fd], time.monotonic() + LONG_S)
+            events.read()
 
-    assert "sweep has taken" in sweeper.health().problems[0]
+    assert "sweep has run for" in sweeper.health().problems[0]
     began = time.monotonic()
     assert sweeper.stop()
     assert time.monotonic() - began < 1.5
@@ -433,7 +432,7 @@ def test_a_hung_sweep_is_told_of_and_deaths_are_seen_to_all_the_same(root, sweep
 
 def test_a_defect_of_its_own_does_not_end_it_nor_make_it_spin(root, sweeper_of, monkeypatch):
     """It stays deaf for a while, and goes on."""
-    monkeypatch.setattr(watch, "_DEAF_S", 0.3)
+    monkeypatch.setattr(event_loop, "_ERROR_PAUSE_S", 0.3)
     calls = []
 
     def fail(*_):
@@ -442,7 +441,7 @@ def test_a_defect_of_its_own_does_not_end_it_nor_make_it_spin(root, sweeper_of, 
 
     sweeper = sweeper_of()
     come(root.swept)
-    monkeypatch.setattr(watch.Watch, "_hear", fail)
+    monkeypatch.setattr(event_loop.EventLoop, "_on_file_event", fail)
     root.deploy("a-1")
     root.deploy("a-2")
     root.sagas.unwind("a-2", Unwind.terminal("done", status="completed"))
@@ -478,12 +477,12 @@ def test_stopping_is_quick_and_may_be_asked_for_twice(root):
 
     assert time.monotonic() - began < 0.5
     assert not sweeper.is_running
-    assert "ended as it was told" in sweeper.health().problems[0]
+    assert "stopped on request" in sweeper.health().problems[0]
 
 
 def test_an_end_that_is_under_way_comes_to_its_end(root, sweeper_of, monkeypatch):
     """Who is told to stop gives what it has begun a moment, and begins nothing more."""
-    monkeypatch.setattr(watch, "_AT_ONCE", 1)
+    monkeypatch.setattr(event_loop, "_MAX_JOBS", 1)
     begun, go_on = threading.Event(), threading.Event()
 
     def slowly(agent_id):
@@ -630,8 +629,8 @@ def test_a_living_supervisor_whose_word_cannot_be_read_is_alive(tmp_path, monkey
     monkeypatch.setattr(exit_record, "_TRANSIENT_ERRNOS", (errno.ELOOP,))
     told = tmp_path / "exit"
     told.symlink_to("nowhere")
-    watched = roster.Watched("a-1", -1, None, str(told), contextlib.ExitStack())
+    watched = watch_list.WatchedAgent("a-1", -1, None, str(told), contextlib.ExitStack())
     seen = journals.SagaState(saga_id="a-1", receipt=SessionReceipt("s", "c", exit_file=str(told)))
 
-    assert roster.Seen.ALIVE is roster._seen(watched)
+    assert watch_list.SagaCheck.ALIVE is watch_list._state(watched)
     assert "could not be read" in journals._with_exit_unless_in((), seen).unknown

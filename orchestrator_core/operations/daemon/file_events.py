@@ -1,8 +1,8 @@
 """
-File events of a root: a journal was let go of, or moved; a registry was replaced.
+File events of some directories, by inotify or kqueue.
 
-They only ever say *where to look*. Whoever misses one (a system without watches
-to give, a queue that ran over) looks everywhere instead, and later.
+An event says only where something has changed. If an event is lost (the system has no more
+watches, or the queue has overflowed), the listener checks everything instead, and later.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import os
 import select
 import struct
 import sys
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import attrs
 
-from orchestrator_core.supervisor import platform as system
+from orchestrator_core.supervisor import platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,24 +31,24 @@ _IN_ONLYDIR = 0x1000000
 _IN_Q_OVERFLOW = 0x4000
 _IN_IGNORED = 0x8000  #: The directory is gone, and its watch with it.
 _LOST = _IN_IGNORED | _IN_MOVE_SELF
-_ASKED = _IN_CLOSE_WRITE | _IN_MOVED_FROM | _IN_MOVED_TO | _IN_MOVE_SELF | _IN_ONLYDIR
+_MASK = _IN_CLOSE_WRITE | _IN_MOVED_FROM | _IN_MOVED_TO | _IN_MOVE_SELF | _IN_ONLYDIR
 
 
 @attrs.frozen
-class Change:
-    """Something has changed in a directory."""
+class DirectoryEvent:
+    """A change in a directory."""
 
     directory: Path
-    name: str | None  #: What; None if it may be anything.
-    is_last: bool = False  #: It is gone, or has another name: watch anew.
+    name: str | None  #: The changed file; None if it may be any.
+    watch_lost: bool = False  #: The directory is gone or renamed: a new watch is needed.
 
 
-class Changes:
+class DirectoryEvents:
     """
-    What changes in some directories, until closed.
+    The changes in some directories, until closed. *fd* is readable if there are any.
 
     Raises:
-        OSError: A directory is not there, or the system has no more watches to give.
+        OSError: A directory does not exist, or the system has no more watches.
     """
 
     def __init__(self, *directories: Path) -> None:
@@ -58,32 +58,30 @@ class Changes:
     if sys.platform == "linux":
 
         def _open(self) -> None:
-            watches = dict.fromkeys(self._directories, _ASKED)
-            self.fd, self._numbers = system.inotify(watches)
+            self.fd, self._numbers = platform.inotify(dict.fromkeys(self._directories, _MASK))
 
-        def take(self) -> list[Change]:
-            """Return what has changed since the last time. Never waits."""
-            changes: dict[Change, None] = {}  # In order, each once.
-            for number, mask, name in _parse(self._read()):
+        def read(self) -> list[DirectoryEvent]:
+            """Return the changes since the last call. Never wait."""
+            events: dict[DirectoryEvent, None] = {}  # In order, without duplicates.
+            try:
+                data = os.read(self.fd, 1 << 16)
+            except BlockingIOError:
+                return []
+            for number, mask, name in _parse(data):
                 if mask & _IN_Q_OVERFLOW:
-                    changes |= dict.fromkeys(Change(each, None) for each in self._all())
+                    all_changed = (DirectoryEvent(d, None) for d in self._directories.values())
+                    events |= dict.fromkeys(all_changed)
                 elif number in self._numbers:
                     directory = self._directories[self._numbers[number]]
                     lost = bool(mask & _LOST)
-                    changes[Change(directory, None if lost else name, lost)] = None
-            return list(changes)
-
-        def _read(self) -> bytes:
-            try:
-                return os.read(self.fd, 1 << 16)
-            except BlockingIOError:
-                return b""
+                    events[DirectoryEvent(directory, None if lost else name, lost)] = None
+            return list(events)
 
         def close(self) -> None:
-            """Watch no more."""
+            """Stop watching."""
             os.close(self.fd)
 
-    else:  # Nobody could try these lines here: they are few.
+    else:  # Not tested on this project's machines, therefore short.
 
         def _open(self) -> None:
             self._queue = select.kqueue()
@@ -99,28 +97,21 @@ class Changes:
                 )
                 self._queue.control([change], 0)
 
-        def take(self) -> list[Change]:
-            """Return what has changed since the last time. Never waits."""
-            gone = select.KQ_NOTE_DELETE | select.KQ_NOTE_RENAME
+        def read(self) -> list[DirectoryEvent]:
+            """Return the changes since the last call. Never wait."""
+            lost = select.KQ_NOTE_DELETE | select.KQ_NOTE_RENAME
             return [
-                Change(self._directories[self._fds[event.ident]], None, bool(event.fflags & gone))
+                DirectoryEvent(
+                    self._directories[self._fds[event.ident]], None, bool(event.fflags & lost)
+                )
                 for event in self._queue.control(None, 8, 0)
             ]
 
         def close(self) -> None:
-            """Watch no more."""
+            """Stop watching."""
             self._queue.close()
             for fd in self._fds:
                 os.close(fd)
-
-    def _all(self) -> list[Path]:
-        return list(self._directories.values())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _parse(data: bytes) -> Iterator[tuple[int, int, str]]:

@@ -1,9 +1,8 @@
 """
-Health: whether a root's sweeper is alive, awake and getting somewhere.
+The health of a root's sweeper: whether it is alive, responsive and successful.
 
-Asked by service managers, so it opens nothing, changes nothing and waits for
-nothing. That a sweep has *found* something is no illness of the sweeper's: it
-is told, and the answer stays "healthy".
+Service managers ask for it, so the check changes nothing and never waits. The findings of a
+sweep are remarks, and do not make the sweeper unhealthy.
 """
 
 from __future__ import annotations
@@ -18,99 +17,85 @@ from orchestrator_core.operations.daemon import heartbeat
 from orchestrator_core.system.processes import identity
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from orchestrator_core.operations.daemon.heartbeat import Heartbeat
 
-_LATE_S = 10.0  #: A busy machine's allowance, beyond two heartbeats.
+_LATE_S = 10.0  #: Beyond two heartbeats, for a busy machine.
 
 
 @attrs.frozen(kw_only=True)
 class Health:
-    """How a root's sweeper is."""
+    """The health of a root's sweeper."""
 
     healthy: bool
     words: str  #: In one sentence.
-    problems: tuple[str, ...] = ()  #: Why it is not healthy.
-    remarks: tuple[str, ...] = ()  #: What else there is to know: findings, for one.
+    problems: tuple[str, ...] = ()  #: Why the sweeper is unhealthy.
+    remarks: tuple[str, ...] = ()  #: Other facts, for example findings.
     heartbeat: Heartbeat | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-safe values."""
-        told = {"healthy": self.healthy, "words": self.words}
-        lists = {"problems": list(self.problems), "remarks": list(self.remarks)}
+        """Return the health as JSON-safe values."""
         beat = self.heartbeat
-        return {**told, **lists, "heartbeat": None if beat is None else beat.to_dict()}
+        return {
+            "healthy": self.healthy,
+            "words": self.words,
+            "problems": list(self.problems),
+            "remarks": list(self.remarks),
+            "heartbeat": None if beat is None else beat.to_dict(),
+        }
 
 
 def health(root: Path) -> Health:
-    """Tell how the sweeper of *root* is. Never raises for what it finds."""
+    """Return the health of the sweeper of *root*. Never raise for what is found there."""
+    beat = None
     try:
         beat = heartbeat.read(root)
-    except StorageError as error:
-        return _ill(str(error))
-    if beat is None:
-        return _ill(f"no sweeper has run on {root}")
-    try:
-        alive = identity.is_alive(beat.who)
-    except CouldNotAsk as error:
-        return _ill(str(error), beat)
-    return judge(beat, alive=alive, now=time.monotonic())
+        if beat is None:
+            return _unhealthy(f"no sweeper has run on {root}", None)
+        is_alive = identity.is_alive(beat.who)
+    except (StorageError, CouldNotAsk) as error:
+        return _unhealthy(str(error), beat)
+    if not is_alive:
+        state = "stopped on request, at" if beat.is_stopped else "is dead; its last heartbeat was"
+        return _unhealthy(f"the sweeper (pid {beat.pid}) {state} {beat.beat_at}", beat)
+    remarks = tuple(_remarks(beat))
+    if problems := tuple(_problems(beat, time.monotonic())):
+        summary = f"the sweeper (pid {beat.pid}) is unhealthy"
+        return Health(
+            healthy=False, words=summary, problems=problems, remarks=remarks, heartbeat=beat
+        )
+    return Health(healthy=True, words=_describe_healthy(beat), remarks=remarks, heartbeat=beat)
 
 
-def judge(beat: Heartbeat, *, alive: bool, now: float) -> Health:
-    """Tell what a heartbeat means, given whether its process is *alive*."""
-    if not alive:
-        how = "ended as it was told, at" if beat.is_stopped else "is dead; its heart last beat at"
-        return _ill(f"the sweeper (pid {beat.pid}) {how} {beat.beat_at}", beat)
-    problems = [*_silent(beat, now), *_unsuccessful(beat)]
-    problems += [f"{what} has taken {for_s:g} s, and goes on" for what, for_s in beat.hung.items()]
-    if problems:
-        return _ill(f"the sweeper (pid {beat.pid}) is not well", beat, *problems)
-    return Health(healthy=True, words=_well(beat), remarks=tuple(_remarks(beat)), heartbeat=beat)
+def _unhealthy(problem: str, beat: Heartbeat | None) -> Health:
+    return Health(healthy=False, words=problem, problems=(problem,), heartbeat=beat)
 
 
-def _silent(beat: Heartbeat, now: float) -> list[str]:
-    if beat.is_stopped:  # In a server that lives on.
-        return [f"it ended as it was told, at {beat.beat_at}"]
+def _problems(beat: Heartbeat, now: float) -> Iterator[str]:
     age_s = now - beat.beat_monotonic
-    if age_s <= 2 * beat.beats_every_s + _LATE_S:
-        return []
-    return [f"its heart has not beaten for {age_s:.0f} s, and should every {beat.beats_every_s:g}"]
+    if beat.is_stopped:  # In a server that goes on.
+        yield f"it stopped on request, at {beat.beat_at}"
+    elif age_s > 2 * beat.beats_every_s + _LATE_S:
+        yield f"no heartbeat for {age_s:.0f} s; one is due every {beat.beats_every_s:g} s"
+    if beat.errors_in_a_row:
+        yield f"the last {beat.errors_in_a_row} of its sweeps failed: {beat.last_error}"
+    yield from (f"{name} has run for {for_s:g} s, and goes on" for name, for_s in beat.hung.items())
 
 
-def _unsuccessful(beat: Heartbeat) -> list[str]:
-    if not beat.errors_in_a_row:
-        return []
-    return [f"the last {beat.errors_in_a_row} of its sweeps failed: {beat.last_error}"]
-
-
-def _ill(words: str, beat: Heartbeat | None = None, *problems: str) -> Health:
-    remarks = tuple(_remarks(beat)) if problems and beat is not None else ()
-    return Health(
-        healthy=False,
-        words=words,
-        problems=problems or (words,),
-        remarks=remarks,
-        heartbeat=beat,
-    )
-
-
-def _well(beat: Heartbeat) -> str:
-    did = "its first sweep is under way"
+def _describe_healthy(beat: Heartbeat) -> str:
+    state = "its first sweep is running"
     if beat.last_sweep is not None:
-        did = f"it swept in {beat.last_sweep.duration_ms:.0f} ms, at {beat.last_sweep.at}"
-    return f"the sweeper (pid {beat.pid}) watches {beat.watched} agents; {did}"
+        state = f"it swept in {beat.last_sweep.duration_ms:.0f} ms, at {beat.last_sweep.at}"
+    return f"the sweeper (pid {beat.pid}) watches {beat.watched} agents; {state}"
 
 
-def _remarks(beat: Heartbeat) -> list[str]:
-    remarks = []
+def _remarks(beat: Heartbeat) -> Iterator[str]:
     if not beat.has_file_events:
-        remarks.append("it has no file events: new agents are noticed by the next sweep only")
-    last = beat.last_sweep
-    if last is not None:
-        remarks += last.told
-        left = sum(last.findings.values()) - len(last.told)
-        remarks += [f"and {left} findings more"] if left else []
-        remarks += [f"could not ask: {what}" for what in last.unknown]
-    return remarks
+        yield "it has no file events: only the next sweep finds new agents"
+    if (last := beat.last_sweep) is not None:
+        yield from last.told
+        if more := sum(last.findings.values()) - len(last.told):
+            yield f"and {more} more findings"
+        yield from (f"could not ask: {what}" for what in last.unknown)

@@ -1,10 +1,9 @@
 """
-The heartbeat: what a sweeper last knew of itself, in ``registry/sweeper.json``.
+The heartbeat: the last known state of a sweeper, in ``registry/sweeper.json``.
 
-It is replaced in one instant, so that a reader sees a whole one; and it is not
-seen to the disk, for after a power failure there is no sweeper that it could
-tell of. Its age is told by the monotonic clock: setting the time of day makes
-nobody look dead.
+- Each write replaces the file atomically, so a reader sees a complete heartbeat.
+- The file is not synced: after a power failure there is no sweeper that it could describe.
+- The age is by the monotonic clock, so that a change of the time of day has no effect.
 """
 
 from __future__ import annotations
@@ -25,68 +24,68 @@ if TYPE_CHECKING:
 
 NAME = "sweeper.json"
 
-_TOLD = 20  #: Findings that are told one by one; of the rest, only how many.
+_MAX_MESSAGES = 20  #: Findings and unknowns in a heartbeat; of the rest, only the number.
 
 
 @attrs.frozen(kw_only=True)
 class LastSweep:
-    """What the last sweep came to."""
+    """The result of the last sweep."""
 
     at: str  #: When it ended.
     duration_ms: float
-    error: str | None = None  #: Why it failed; the fields below are then those of no sweep.
+    error: str | None = None  #: Why it failed; the fields below are then empty.
     findings: dict[str, int] = attrs.field(factory=dict)  #: How many are left, by kind.
-    told: tuple[str, ...] = ()  #: The first of them, in words.
-    unknown: tuple[str, ...] = ()  #: What could not be asked.
+    told: tuple[str, ...] = ()  #: The messages of the first findings.
+    unknown: tuple[str, ...] = ()  #: What the sweep could not find out.
     reaped: int = 0
 
 
 @attrs.frozen(kw_only=True)
 class Heartbeat:
-    """A sweeper, as it was when its heart last beat."""
+    """The state of a sweeper at its last write."""
 
     pid: int
     boot_id: str
-    started: int  #: What tells this process from others that get its pid.
+    started: int  #: The start time, which distinguishes processes with the same pid.
     version: str
     started_at: str
     beat_at: str
     beat_monotonic: float
     beats_every_s: float
-    interval_s: float  #: Between two sweeps, if nothing wakes it.
-    is_stopped: bool = False  #: It was told to end, and has.
-    has_file_events: bool = True  #: Without, new agents are noticed by the next sweep only.
-    watched: int = 0  #: Living agents whose death it will notice.
-    reactions: int = 0  #: Ends that it has carried out, or tried to, when something woke it.
+    interval_s: float  #: Between two sweeps, if no event causes one.
+    is_stopped: bool = False  #: The sweeper has stopped on request.
+    has_file_events: bool = True  #: If not, only the next sweep finds new agents.
+    watched: int = 0  #: Live agents whose exit the sweeper will notice.
+    reactions: int = 0  #: Recoveries that events have caused.
     sweeps: int = 0
-    errors: int = 0  #: Of sweeps and of reactions, since it was started.
+    errors: int = 0  #: Of sweeps and of reactions, since the start.
     errors_in_a_row: int = 0  #: Sweeps that have failed, one after another, up to now.
     last_error: str | None = None
     last_sweep: LastSweep | None = None
-    hung: dict[str, float] = attrs.field(factory=dict)  #: What takes too long, and seconds.
+    hung: dict[str, float] = attrs.field(factory=dict)  #: Hung jobs, and seconds.
 
     @property
     def who(self) -> Identity:
-        """The sweeper's process."""
+        """The identity of the sweeper's process."""
         return Identity(self.boot_id, self.pid, self.started)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-safe values."""
+        """Return the heartbeat as JSON-safe values."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         return plain
 
 
 def file_of(root: Path) -> Path:
-    """Return where a root's heartbeat is."""
+    """Return the path of a root's heartbeat."""
     return root / "registry" / NAME
 
 
 def write(root: Path, beat: Heartbeat) -> None:
     """
-    Let others read it from now on.
+    Replace the heartbeat of *root*.
 
     Raises:
-        StorageError: Refused; they read the last one.
+        StorageError: The write failed; readers still see the last heartbeat.
     """
     data = msgspec.json.format(msgspec.json.encode(beat), indent=2) + b"\n"
     durable.replace_unsynced(file_of(root), data, durable=False)
@@ -94,10 +93,10 @@ def write(root: Path, beat: Heartbeat) -> None:
 
 def read(root: Path) -> Heartbeat | None:
     """
-    Return a root's heartbeat; None if no sweeper has ever run there.
+    Return the heartbeat of *root*; None if no sweeper has ever run there.
 
     Raises:
-        StorageError: It cannot be read, or is none.
+        StorageError: The file cannot be read, or is no heartbeat.
     """
     path = file_of(root)
     try:
@@ -106,19 +105,19 @@ def read(root: Path) -> Heartbeat | None:
         return None
     except msgspec.DecodeError as error:
         raise StorageError(
-            f"{path} is no heartbeat: {error}", hint="remove it: a sweeper writes it anew"
+            f"{path} is no heartbeat: {error}", hint="remove it: a sweeper writes a new one"
         ) from error
 
 
-def swept(report: SweepReport, *, at: str) -> LastSweep:
-    """Return what is to be told of a sweep that has a report."""
+def summarize(report: SweepReport, *, at: str) -> LastSweep:
+    """Return what the heartbeat says of a sweep with a report."""
     left = report.left
     kinds = [finding.kind.value for finding in left]
     return LastSweep(
         at=at,
         duration_ms=report.duration_ms,
         findings={kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
-        told=tuple(f"{finding.kind.value}: {finding.what}" for finding in left[:_TOLD]),
-        unknown=tuple(report.unknown[:_TOLD]),
+        told=tuple(f"{finding.kind.value}: {finding.what}" for finding in left[:_MAX_MESSAGES]),
+        unknown=tuple(report.unknown[:_MAX_MESSAGES]),
         reaped=sum(one.success for one in report.reaped),
     )

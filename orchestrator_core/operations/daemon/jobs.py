@@ -1,15 +1,17 @@
 """
-Acts in threads of their own, few at once, each with a time after which it counts as hung.
+A work queue: calls in worker threads, a few in parallel, each with a hang limit.
 
-A thread cannot be ended from outside, so a hung act is not ended but told of:
-whoever restarts the process ends it. The threads are daemons: who leaves does
-not wait for them, and what an act leaves half done, recovery finishes.
+- A thread cannot be ended from outside. A hung job is therefore reported, and the restart of
+  the process ends it.
+- The threads are daemon threads: the process exits without them, and recovery finishes what
+  an interrupted job has left.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -22,114 +24,114 @@ if TYPE_CHECKING:
 
 
 @attrs.define(eq=False)
-class Chore:
-    """One act: to be done, being done, or done."""
+class Job:
+    """One call: queued, running, or done."""
 
     name: str
-    act: Callable[[], object] = attrs.field(repr=False)
-    began: float = 0.0  #: By the monotonic clock; 0 until it begins.
+    call: Callable[[], object] = attrs.field(repr=False)
+    began: float = 0.0  #: By the monotonic clock; 0 while the job is queued.
     ended: float = 0.0
     result: object = attrs.field(default=None, repr=False)
     error: BaseException | None = None
 
     @property
     def duration_ms(self) -> float:
-        """How long it has taken."""
+        """The running time of the job."""
         return round((self.ended - self.began) * 1000, 3)
 
 
-class Chores:
+class JobPool:
     """
-    What there is to do, begun in the order in which it was given, *at_once* at a time.
+    Jobs, started in the order of submission, at most *limit* in parallel.
 
-    For one thread, which gives and takes; only the acts are in others.
+    One thread submits and collects; only the calls run in other threads.
     """
 
-    def __init__(self, *, at_once: int, hang_s: float) -> None:
-        self._at_once = at_once
+    def __init__(self, *, limit: int, hang_s: float) -> None:
+        self._limit = limit
         self._hang_s = hang_s
-        self._waiting: collections.OrderedDict[str, Chore] = collections.OrderedDict()
-        self._running: dict[str, Chore] = {}
-        self._ended: collections.deque[Chore] = collections.deque()
-        self._door = threading.Lock()  # Of the pipe: a late act must not write into another file.
-        self.fd, self._bell = os.pipe()
-        for fd in (self.fd, self._bell):
+        self._queued: dict[str, Job] = {}
+        self._running: dict[str, Job] = {}
+        self._done: collections.deque[Job] = collections.deque()
+        self._pipe_lock = threading.Lock()  # A late job must not write to a reused descriptor.
+        self.fd, self._wakeup_fd = os.pipe()
+        for fd in (self.fd, self._wakeup_fd):
             os.set_blocking(fd, False)
 
-    def give(self, name: str, act: Callable[[], object]) -> bool:
-        """Have *act* done; False if one of that name waits or is being done."""
-        if name in self._waiting or name in self._running:
+    def submit(self, name: str, call: Callable[..., object], *args: object, **how: object) -> bool:
+        """Queue a call; return False if a job of that name is queued or running."""
+        if name in self._queued or name in self._running:
             return False
-        self._waiting[name] = Chore(name, act)
-        self._begin()
+        self._queued[name] = Job(name, functools.partial(call, *args, **how))
+        self._start()
         return True
 
-    def take(self, *, begin_more: bool = True) -> list[Chore]:
-        """Return those that are done since the last time. *fd* is readable when there are some."""
+    def collect(self, *, start_more: bool = True) -> list[Job]:
+        """Return the jobs that are done since the last call. *fd* is readable if there are any."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 4096)
-        taken = []
-        while self._ended:
-            chore = self._ended.popleft()
-            del self._running[chore.name]
-            taken.append(chore)
-        if begin_more:
-            self._begin()
-        return taken
+        done = []
+        while self._done:
+            done.append(self._done.popleft())
+            del self._running[done[-1].name]
+        if start_more:
+            self._start()
+        return done
 
     @property
     def names(self) -> list[str]:
-        """What is being done, the longest first."""
+        """The running jobs, the longest first."""
         return list(self._running)
 
     def hung(self) -> dict[str, float]:
-        """Return those that have been at it for too long, and how long, in seconds."""
+        """Return the jobs over the hang limit, and their running time in seconds."""
         now = time.monotonic()
         return {
-            chore.name: round(now - chore.began, 1)
-            for chore in self._running.values()
-            if not chore.ended and now - chore.began >= self._hang_s
+            job.name: round(now - job.began, 1)
+            for job in self._running.values()
+            if not job.ended and now - job.began >= self._hang_s
         }
 
     def next_hang(self) -> float | None:
-        """Return when, by the monotonic clock, the next one counts as hung, if none ends."""
-        times = [chore.began + self._hang_s for chore in self._running.values()]
+        """Return when, by the monotonic clock, the next running job reaches the hang limit."""
+        times = [job.began + self._hang_s for job in self._running.values()]
         return min((at for at in times if at > time.monotonic()), default=None)
 
-    def _begin(self) -> None:
-        while self._waiting and len(self._running) < self._at_once:
-            _, chore = self._waiting.popitem(last=False)
-            self._running[chore.name] = chore
-            chore.began = time.monotonic()
-            name = f"sweeper: {chore.name}"
+    def _start(self) -> None:
+        while self._queued and len(self._running) < self._limit:
+            name = next(iter(self._queued))
+            job = self._running[name] = self._queued.pop(name)
+            job.began = time.monotonic()
+            thread = threading.Thread(
+                target=self._run, args=[job], name=f"sweeper: {name}", daemon=True
+            )
             try:
-                threading.Thread(target=self._do, args=[chore], name=name, daemon=True).start()
-            except RuntimeError as error:  # No more threads to be had.
-                self._end(chore, error)
+                thread.start()
+            except RuntimeError as error:  # The system has no more threads.
+                job.error = error
+                self._finish(job)
 
-    def _do(self, chore: Chore) -> None:
+    def _run(self, job: Job) -> None:
         try:
-            chore.result = chore.act()
-        except BaseException as error:  # noqa: BLE001 - told to whoever takes the chore
-            self._end(chore, error)
-        else:
-            self._end(chore)
+            job.result = job.call()
+        except BaseException as error:  # noqa: BLE001 - the collector of the job handles it
+            job.error = error
+        self._finish(job)
 
-    def _end(self, chore: Chore, error: BaseException | None = None) -> None:
-        chore.error = error
-        chore.ended = time.monotonic()
-        self._ended.append(chore)
-        with self._door:
-            if self._bell >= 0:
-                with contextlib.suppress(BlockingIOError):  # Full: it has been rung.
-                    os.write(self._bell, b".")
+    def _finish(self, job: Job) -> None:
+        job.ended = time.monotonic()
+        self._done.append(job)
+        with self._pipe_lock:
+            if self._wakeup_fd >= 0:
+                with contextlib.suppress(BlockingIOError):  # The pipe is full, so fd is readable.
+                    os.write(self._wakeup_fd, b".")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take no more part in what is still being done."""
-        with self._door:
-            os.close(self._bell)
+        """Close the pipe. Running jobs go on, and their results are dropped."""
+        with self._pipe_lock:
+            os.close(self._wakeup_fd)
             os.close(self.fd)
-            self._bell = -1
+            self._wakeup_fd = -1

@@ -1,4 +1,4 @@
-"""What a resident sweeper logs: a function for each event, which says what it means."""
+"""The log events of a resident sweeper: one function for each, which says what it means."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from orchestrator_core.system.log import emit
 
 
 def started(watched: int) -> None:
-    """A resident sweeper watches every agent that lives."""
+    """A resident sweeper watches every live agent."""
     emit(logging.INFO, "sweeper.started", watched=watched)
 
 
 def stopped(left: list[str]) -> None:
-    """It has ended, as it was told; what was *left* undone, recovery finishes."""
+    """A resident sweeper has stopped on request; recovery finishes the jobs in *left*."""
     emit(logging.INFO, "sweeper.stopped", left=left)
 
 
 def has_no_file_events(error: OSError) -> None:
-    """It is not told of new journals: new agents are noticed by the next sweep only."""
+    """The sweeper gets no file events: only the next sweep finds new agents."""
     emit(logging.WARNING, "sweeper.no_file_events", error=str(error))
 
 
 def reacted(saga_id: str, *, unwound: bool, duration_ms: float) -> None:
-    """Something woke it, and it has seen to that saga."""
+    """An event has caused a recovery of that saga, and the recovery is done."""
     emit(logging.INFO, "sweeper.reacted", saga_id=saga_id, unwound=unwound, duration_ms=duration_ms)
 
 
 def failed(what: str, error: str) -> None:
-    """A sweep, a reaction or a call of ours has failed; it goes on, and tries again."""
+    """A sweep, a reaction or a callback has failed; the sweeper goes on, and tries again."""
     emit(logging.WARNING, "sweeper.failed", what=what, error=error)
 
 
 def hung(what: str, for_s: float) -> None:
-    """Something takes longer than `hang_s`: it is not healthy, and is to be started anew."""
+    """A job runs for longer than `hang_s`: the sweeper is unhealthy until it is restarted."""
     emit(logging.ERROR, "sweeper.hung", what=what, for_s=for_s)

@@ -1,8 +1,4 @@
-"""
-Words to the service manager that has started us, if one has: systemd's ``sd_notify``.
-
-A datagram to the socket that the environment names; nothing, if it names none.
-"""
+"""Notifications to the service manager that has started this process: systemd's ``sd_notify``."""
 
 from __future__ import annotations
 
@@ -19,30 +15,28 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class ServiceManager:
-    """Whoever has started us, and wants to be told."""
+    """A service manager that listens at a datagram socket; none, if *address* is empty."""
 
     address: str = ""
-    watchdog_s: float | None = None  #: It takes us for hung if it hears nothing for so long.
+    watchdog_s: float | None = None  #: The manager restarts a process that is silent for so long.
 
     @classmethod
     def from_environment(cls, env: MutableMapping[str, str]) -> Self:
-        """Take it from an environment, which programs that we start are not to have it from."""
+        """Return the manager that *env* names, and remove the variables: no child inherits them."""
         address, usec, pid = (
             env.pop(name, "") for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
         )
-        ours = usec.isdecimal() and pid in ("", str(os.getpid()))
-        return cls(address, int(usec) / 1e6 if ours and int(usec) else None)
+        is_watched = usec.isdecimal() and int(usec) > 0 and pid in ("", str(os.getpid()))
+        return cls(address, int(usec) / 1e6 if is_watched else None)
 
-    def notify(self, *words: str) -> None:
-        """Say so. Who does not listen is none of our business."""
+    def notify(self, *messages: str) -> None:
+        """Send the messages. A manager that does not listen is no error."""
         if not self.address:
             return
         name = f"\0{self.address[1:]}" if self.address.startswith("@") else self.address
-        with contextlib.suppress(OSError), _datagrams() as to:
-            to.sendto("\n".join(words).encode(), name)
-
-
-def _datagrams() -> socket.socket:
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    made.settimeout(0)
-    return made
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams,
+        ):
+            datagrams.setblocking(False)  # noqa: FBT003 - the socket's own signature
+            datagrams.sendto("\n".join(messages).encode(), name)

@@ -1,8 +1,8 @@
 """
-What a service manager is given to run the sweeper: a systemd user unit, a launchd plist.
+Service files for the sweeper: a systemd user unit and a launchd property list.
 
-Both start this interpreter on this root, whatever characters their paths hold,
-with what of our environment it takes to find tmux and this package again.
+Both start this interpreter on this root, with any characters in their paths, and with the
+environment variables that are needed to find tmux and this package.
 """
 
 from __future__ import annotations
@@ -19,45 +19,45 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-_KEPT = ("PATH", "PYTHONPATH", "ORCHESTRATOR_CONTAINMENT")
+_INHERITED = ("PATH", "PYTHONPATH", "ORCHESTRATOR_CONTAINMENT")
 _WATCHDOG_S = 90  #: Three heartbeats.
-_NO_PROGRAM = "\"'\\"
+_REFUSED_IN_PROGRAM = "\"'\\"
 
 
 @attrs.frozen(kw_only=True)
 class Service:
-    """One root's sweeper, as a service manager is to run it."""
+    """The service of one root's sweeper."""
 
     root: Path
     root_id: str
     python: str = sys.executable
-    env: Mapping[str, str] = attrs.field(factory=lambda: _kept(os.environ))
+    env: Mapping[str, str] = attrs.field(factory=lambda: _inherited(os.environ))
 
     @property
     def name(self) -> str:
-        """What it is to be called: each root has its own."""
+        """The name of the service, which is unique for each root."""
         return f"orchestrator-core-{self.root_id}"
 
     @property
     def argv(self) -> tuple[str, ...]:
-        """The command that it runs."""
-        # -P: whatever lies in the working directory is not imported.
+        """The command of the service."""
+        # -P: Python imports nothing from the working directory.
         program = (self.python, "-P", "-m", "orchestrator_core")
         return (*program, "--root", str(self.root), "sweep", "--watch")
 
     def systemd(self) -> str:
         """Return a unit for ``systemctl --user``."""
         environment = "".join(
-            f"Environment={_quoted(f'{name}={value}')}\n" for name, value in self.env.items()
+            f"Environment={_quote(f'{name}={value}')}\n" for name, value in self.env.items()
         )
         argv = self.argv
-        if set(self.python) & set(_NO_PROGRAM) or not self.python.isprintable():
-            argv = ("/bin/sh", "-c", 'exec "$0" "$@"', *argv)  # systemd runs no such program.
-        # The colon: no "$" in it is a variable.
-        command = ":" + " ".join(map(_quoted, argv))
+        if set(self.python) & set(_REFUSED_IN_PROGRAM) or not self.python.isprintable():
+            argv = ("/bin/sh", "-c", 'exec "$0" "$@"', *argv)  # systemd refuses such a path.
+        # The colon: systemd expands no "$" in it.
+        command = ":" + " ".join(map(_quote, argv))
         return _UNIT.format(
             name=self.name,
-            root="".join(map(_escaped, str(self.root))),
+            root="".join(map(_escape, str(self.root))),
             environment=environment,
             command=command,
             watchdog_s=_WATCHDOG_S,
@@ -68,9 +68,9 @@ class Service:
         Return a property list for ``launchctl``.
 
         Raises:
-            InvalidInput: A path holds what no XML can: control characters, no Unicode.
+            InvalidInput: A path has characters that XML cannot represent.
         """
-        import plistlib  # noqa: PLC0415 - for this alone
+        import plistlib  # noqa: PLC0415 - for this method only
 
         document = {
             "Label": self.name,
@@ -86,18 +86,18 @@ class Service:
         try:
             return plistlib.dumps(document).decode()
         except ValueError as error:  # UnicodeEncodeError is one.
-            raise InvalidInput(f"no property list can hold it: {error}") from error
+            raise InvalidInput(f"a path cannot be in a property list: {error}") from error
 
 
 _UNIT = """\
 # Save as ~/.config/systemd/user/{name}.service, then:
 #   systemctl --user daemon-reload
 #   systemctl --user enable --now {name}.service
-#   loginctl enable-linger      (so that it runs while nobody is logged in)
+#   loginctl enable-linger      (so that it runs without a login)
 
 [Unit]
 Description=orchestrator-core: the resident sweeper of {root}
-# A safety net is never given up on.
+# systemd restarts it however often it fails.
 StartLimitIntervalSec=0
 
 [Service]
@@ -106,7 +106,7 @@ Type=notify
 ExecStart={command}
 Restart=always
 RestartSec=5
-# Bad usage, a bad orchestrator.toml: starting it again mends neither.
+# Bad usage or a bad orchestrator.toml: a restart repairs neither.
 RestartPreventExitStatus=2
 WatchdogSec={watchdog_s}
 TimeoutStopSec=10
@@ -116,20 +116,20 @@ WantedBy=default.target
 """
 
 
-def _kept(env: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: env[name] for name in _KEPT if env.get(name)}
-    if "PYTHONPATH" in kept:  # A checkout's; the service has another working directory.
-        places = map(os.path.abspath, kept["PYTHONPATH"].split(os.pathsep))
-        kept["PYTHONPATH"] = os.pathsep.join(places)
-    return kept
+def _inherited(env: Mapping[str, str]) -> dict[str, str]:
+    inherited = {name: env[name] for name in _INHERITED if env.get(name)}
+    if "PYTHONPATH" in inherited:  # The service has another working directory.
+        paths = map(os.path.abspath, inherited["PYTHONPATH"].split(os.pathsep))
+        inherited["PYTHONPATH"] = os.pathsep.join(paths)
+    return inherited
 
 
-def _quoted(text: str) -> str:
-    """Return *text* as one word of a unit file, whatever it holds."""
-    return '"' + "".join(map(_escaped, text)) + '"'
+def _quote(text: str) -> str:
+    """Return *text* as one word of a unit file."""
+    return '"' + "".join(map(_escape, text)) + '"'
 
 
-def _escaped(char: str) -> str:
+def _escape(char: str) -> str:
     if char in '"\\':
         return f"\\{char}"
     if char == "%":

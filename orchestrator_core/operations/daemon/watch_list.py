@@ -1,12 +1,13 @@
 """
-The roster: every open saga of a root, and what is to be done about it.
+The watch list: every live agent of a root, and the check of each open saga.
 
-A committed one is an agent that lives: its supervisor is held, by a descriptor
-that tells of its death. One that is being deployed or unwound has an owner, who
-holds the journal's lock; it is nobody's business but the owner's. A dead
-supervisor, or a lock that nobody holds, is for recovery.
+- A committed saga is a live agent. The list holds a descriptor that is readable when the
+  agent's supervisor exits.
+- A saga that is being deployed or unwound has an owner with the journal's lock, and is left
+  to the owner.
+- A saga with a dead supervisor, or without an owner, needs recovery.
 
-Looking never writes, so that no look is news of its own.
+A check never writes, so no check causes a file event.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ import attrs
 from orchestrator_core.deployment.steps import SessionReceipt
 from orchestrator_core.exceptions import CouldNotAsk, JournalDamaged, SagaNotFound
 from orchestrator_core.model import deadlines
+from orchestrator_core.operations.lock_probe import is_locked
 from orchestrator_core.saga import State
 from orchestrator_core.saga.receipts import name_of
 from orchestrator_core.saga.store import SUFFIX, JournalStore
-from orchestrator_core.system import locks
 from orchestrator_core.system.processes.exit_record import read_exit_record
 from orchestrator_core.system.processes.identity import open_handle
 
@@ -35,120 +36,107 @@ if TYPE_CHECKING:
     from orchestrator_core.saga import History
 
 
-class Seen(enum.Enum):
-    """What one look at a saga comes to."""
+class SagaCheck(enum.Enum):
+    """The result of one check of a saga."""
 
-    GONE = "gone"  #: It is closed, or never was.
-    ALIVE = "alive"  #: Its agent lives, and is watched.
-    OWNED = "owned"  #: It is in somebody's hands.
-    DUE = "due"  #: Its agent, or its owner, is dead.
-    LEFT = "left"  #: For a sweep: it is stuck, or could not be looked at.
+    GONE = "gone"  #: The saga is closed, or never existed.
+    ALIVE = "alive"  #: The agent is alive, and watched.
+    OWNED = "owned"  #: A live process owns the saga.
+    NEEDS_RECOVERY = "needs recovery"  #: The agent, or the owner, is dead.
+    DEFERRED = "deferred"  #: For a sweep: the saga is STUCK, or the check failed.
 
 
 @attrs.frozen
-class Watched:
-    """A living agent, and the hold on its supervisor."""
+class WatchedAgent:
+    """A live agent, and the handle on its supervisor."""
 
     agent_id: str
-    fd: int  #: Readable when the supervisor has ended.
+    fd: int  #: Readable when the supervisor has exited.
     deadline: float | None  #: By the monotonic clock.
     exit_file: str | None
-    hold: contextlib.ExitStack = attrs.field(repr=False, eq=False)
+    handle: contextlib.ExitStack = attrs.field(repr=False, eq=False)
 
 
-class Roster:
-    """The open sagas of one root, as they were when last looked at."""
+def saga_of_journal(file_name: str) -> str | None:
+    """Return the saga of an open journal's file name; None if it is no such name."""
+    is_journal = file_name.endswith(SUFFIX) and not file_name.startswith(".")
+    return file_name.removesuffix(SUFFIX) if is_journal else None
+
+
+class WatchList:
+    """The live agents of one root, as of the last check of each."""
 
     def __init__(self, sagas: Path) -> None:
         self._journals = JournalStore(sagas)
-        self._watched: dict[str, Watched] = {}
-        self._by_fd: dict[int, Watched] = {}
+        self._watched: dict[str, WatchedAgent] = {}
+        self._by_fd: dict[int, WatchedAgent] = {}
 
-    # --- looking ------------------------------------------------------------------------------
+    # --- checks -------------------------------------------------------------------------------
 
-    def look(self, saga_id: str) -> Seen:
-        """Look at one saga, and watch its agent if it lives."""
+    def check(self, saga_id: str) -> SagaCheck:
+        """Check one saga, and watch its agent if the agent is alive."""
         try:
             history = self._journals.history(saga_id)
         except SagaNotFound:
-            return self._forgotten(saga_id, Seen.GONE)
+            return self._unwatch(saga_id, SagaCheck.GONE)
         except JournalDamaged:
-            return self._forgotten(saga_id, Seen.DUE)
-        if history.state is State.CLOSED and not self._is_open(saga_id):
-            return self._forgotten(saga_id, Seen.GONE)
+            return self._unwatch(saga_id, SagaCheck.NEEDS_RECOVERY)
         if history.state is State.COMMITTED:
             return self._watch(history)
         if history.state is State.STUCK:
-            return self._forgotten(saga_id, Seen.LEFT)
-        return self._forgotten(saga_id, self._owned(saga_id))
+            return self._unwatch(saga_id, SagaCheck.DEFERRED)
+        # A closed saga whose journal is still among the open ones awaits its last rename.
+        try:
+            has_owner = is_locked(self._journals.file(saga_id))
+        except FileNotFoundError:
+            return self._unwatch(saga_id, SagaCheck.GONE)
+        return self._unwatch(saga_id, SagaCheck.OWNED if has_owner else SagaCheck.NEEDS_RECOVERY)
 
     def unwatched(self) -> list[str]:
-        """Return the open sagas whose agents are not watched: new ones, or about to end."""
+        """Return the open sagas whose agents are not watched: new agents, or ended ones."""
         with os.scandir(self._journals.path) as entries:
-            names = [entry.name for entry in entries]
-        return sorted(
-            name.removesuffix(SUFFIX)
-            for name in names
-            if name.endswith(SUFFIX)
-            and not name.startswith(".")
-            and name.removesuffix(SUFFIX) not in self._watched
-        )
+            found = {saga_of_journal(entry.name) for entry in entries}
+        return sorted(saga_id for saga_id in found - self._watched.keys() if saga_id is not None)
 
-    def _watch(self, history: History) -> Seen:
+    def _watch(self, history: History) -> SagaCheck:
         saga_id = history.saga_id
         if saga_id in self._watched:
-            return _seen(self._watched[saga_id])
+            return _state(self._watched[saga_id])
         frame = history.frame(name_of(SessionReceipt))
         if frame is None:
-            return Seen.LEFT  # No agent's.
+            return SagaCheck.DEFERRED  # The saga belongs to no agent.
         receipt: SessionReceipt = frame.load()
         if receipt.supervisor is None:
-            return Seen.DUE
+            return SagaCheck.NEEDS_RECOVERY
         with contextlib.ExitStack() as stack:
             handle = stack.enter_context(open_handle(receipt.supervisor))
             if handle is None:
-                return Seen.DUE
+                return SagaCheck.NEEDS_RECOVERY
             deadline = deadlines.monotonic_deadline(history.labels)
-            watched = Watched(saga_id, handle.fd, deadline, receipt.exit_file, stack.pop_all())
+            watched = WatchedAgent(saga_id, handle.fd, deadline, receipt.exit_file, stack.pop_all())
         self._watched[saga_id] = self._by_fd[watched.fd] = watched
-        return _seen(watched)
+        return _state(watched)
 
-    def _owned(self, saga_id: str) -> Seen:
-        """Tell whether somebody alive holds a saga's lock."""
-        # Read-only: a descriptor that could write would be news when it is closed.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            fd = os.open(self._journals.file(saga_id), flags)
-        except FileNotFoundError:
-            return Seen.GONE
-        try:
-            return Seen.DUE if locks.try_lock_shared(fd) else Seen.OWNED
-        finally:
-            os.close(fd)
-
-    def _is_open(self, saga_id: str) -> bool:
-        return os.path.lexists(self._journals.file(saga_id))
-
-    # --- watching -----------------------------------------------------------------------------
+    # --- watched agents -----------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._watched)
 
     @property
     def fds(self) -> Iterator[int]:
-        """The descriptors that tell of a death when they are readable."""
+        """The descriptors that are readable when a supervisor has exited."""
         return iter(self._by_fd)
 
-    def died(self, fd: int) -> str | None:
-        """Return whose supervisor *fd* tells of, and watch it no more; None if nobody's."""
+    def exited_agent(self, fd: int) -> str | None:
+        """Return the agent whose supervisor's descriptor is *fd*, and unwatch it; else None."""
         watched = self._by_fd.get(fd)
         if watched is None:
             return None
-        self._forgotten(watched.agent_id, Seen.DUE)
+        self._unwatch(watched.agent_id, SagaCheck.NEEDS_RECOVERY)
         return watched.agent_id
 
     def next_deadline(self) -> float | None:
-        """Return when, by the monotonic clock, the first deadline passes."""
+        """Return the first deadline, by the monotonic clock."""
         return min((one.deadline for one in self._watched.values() if one.deadline), default=None)
 
     def overdue(self, now: float) -> list[str]:
@@ -159,22 +147,24 @@ class Roster:
         return [one.agent_id for one in found]
 
     def close(self) -> None:
-        """Watch nobody any more."""
+        """Unwatch all agents."""
         for saga_id in list(self._watched):
-            self._forgotten(saga_id, Seen.GONE)
+            self._unwatch(saga_id, SagaCheck.GONE)
 
-    def _forgotten(self, saga_id: str, seen: Seen) -> Seen:
+    def _unwatch(self, saga_id: str, result: SagaCheck) -> SagaCheck:
         watched = self._watched.pop(saga_id, None)
         if watched is not None:
             del self._by_fd[watched.fd]
-            watched.hold.close()
-        return seen
+            watched.handle.close()
+        return result
 
 
-def _seen(watched: Watched) -> Seen:
-    """Say what a living supervisor has to say: it may have called us for its relief."""
+def _state(watched: WatchedAgent) -> SagaCheck:
+    """Return whether a live supervisor has offered its handoff: the sweeper then unwinds."""
     try:
-        witnessed = read_exit_record(watched.exit_file)
+        exit_record = read_exit_record(watched.exit_file)
     except CouldNotAsk:
-        return Seen.ALIVE  # Who gets no relief helps itself.
-    return Seen.DUE if witnessed is not None and witnessed.contained else Seen.ALIVE
+        return SagaCheck.ALIVE  # Without a handoff, the supervisor unwinds by itself.
+    if exit_record is not None and exit_record.contained:
+        return SagaCheck.NEEDS_RECOVERY
+    return SagaCheck.ALIVE

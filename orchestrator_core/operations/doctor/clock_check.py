@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from orchestrator_core.deployment.steps import SessionReceipt
 from orchestrator_core.exceptions import SagaError, StorageError
 from orchestrator_core.operations.doctor.check import (
     Check,
@@ -17,8 +17,8 @@ from orchestrator_core.operations.doctor.check import (
     warning,
     worst_of,
 )
+from orchestrator_core.saga.receipts import name_of
 from orchestrator_core.saga.store import SUFFIX, JournalStore
-from orchestrator_core.system.boot import boot_id
 from orchestrator_core.system.processes import identity
 
 if TYPE_CHECKING:
@@ -64,18 +64,17 @@ def _check_steps(sagas: Path, now: float) -> Iterator[Check]:
     """Compare the deployment time of each live agent with the age of its supervisor."""
     if not _IS_LINUX:
         return
-    booted_at = now - time.clock_gettime(time.CLOCK_BOOTTIME)
     journals = JournalStore(sagas)
     steps = {}
     for path in sagas.glob(f"*{SUFFIX}"):  # JournalStore.ids() may write.
         try:
             history = journals.history(path.name.removesuffix(SUFFIX))
+            frame = history.frame(name_of(SessionReceipt))
+            supervisor = None if frame is None else frame.load().supervisor
         except (SagaError, StorageError):
             continue
-        frame = history.frame("spawn_tmux")
-        supervisor = (frame.receipt if frame else {}).get("supervisor") or {}
-        if supervisor.get("boot_id") == boot_id() and _is_alive(supervisor):
-            started_at = booted_at + supervisor["started"] / os.sysconf("SC_CLK_TCK")
+        if supervisor is not None and identity.is_alive(supervisor):
+            started_at = now - identity.age_s(supervisor)
             step = started_at - datetime.fromisoformat(history.begun_at).timestamp()
             if abs(step) > _TOLERANCE_S:
                 steps[history.saga_id] = step
@@ -85,8 +84,3 @@ def _check_steps(sagas: Path, now: float) -> Iterator[Check]:
             f"since {shorten_list(steps)} was deployed",
             f"{_SET_CLOCK}; deadlines of such agents are off by as much",
         )
-
-
-def _is_alive(supervisor: dict[str, Any]) -> bool:
-    found = identity.identify(supervisor["pid"])
-    return found is not None and found.started == supervisor["started"]
