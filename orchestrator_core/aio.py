@@ -8,10 +8,10 @@ The orchestrator for event loops: asyncio and trio, over anyio.
         agent = await orch.deploy(task.id, spec, grace_s=0.5)
         end = await orch.wait(agent.id, timeout_s=600)
 
-Every method of :class:`~orchestrator_core.Orchestrator` has a twin of the same name and
-parameters, which runs it in a worker thread. A thread cannot be cancelled, so no call
-returns before its thread is done with it; how soon that is, the two that may take long
-see to. It needs the extra ``async``: ``pip install 'orchestrator-core[async]'``.
+Every method of :class:`~orchestrator_core.Orchestrator` has an asynchronous method of the
+same name and parameters, which runs it in a worker thread. A thread cannot be cancelled, so
+a cancelled call returns when its thread is done. ``deploy`` and ``wait``, which may take
+long, then end early. It needs the extra ``async``: ``pip install 'orchestrator-core[async]'``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ except ImportError as error:
         code = "anyio-missing"
         default_hint = "pip install 'orchestrator-core[async]'"
 
-    raise AnyioMissing(f"there is no anyio here: {error}") from error
+    raise AnyioMissing(f"anyio is not installed: {error}") from error
 
 if TYPE_CHECKING:
     import os
@@ -67,85 +67,85 @@ R = TypeVar("R")
 # --- a call in a thread ------------------------------------------------------------------------
 
 
-class _Call(Generic[T]):
+class _ThreadCall(Generic[T]):
     """One call of the library in a worker thread, for a task that may be cancelled meanwhile."""
 
-    #: Threads beside those that anyio shares out: who waits must not keep others from working.
-    in_own_thread = False
+    #: Whether the thread counts against anyio's limit: a long wait must not keep others waiting.
+    is_limited = True
 
     def __init__(self, orch: Orchestrator, work: Callable[[], T]) -> None:
         self.orch = orch
         self._work = work
-        self._over = anyio.Event()
+        self._done = anyio.Event()
         self._result: list[T] = []
         self._error: Exception | None = None
-        self._trouble: Exception | None = None
+        self._withdraw_error: Exception | None = None
 
     async def result(self) -> T:
-        """Return what it comes to. If we are cancelled, it is over and withdrawn before we are."""
-        done = False
+        """Return the call's result. A cancellation goes on when the call is over and withdrawn."""
+        returned = False
         try:
-            # A task of its own for the thread: asyncio's cancellation passes every shield,
-            # but does not reach beyond the task that it was meant for.
+            # The thread is awaited by a second task: asyncio's own cancellation ignores shields,
+            # but reaches only the task that it names.
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._go)
+                tasks.start_soon(self._run)
                 try:
-                    await self._over.wait()
-                    done = True
+                    await self._done.wait()
+                    returned = True
                 except BaseException:
                     self.stop()
-                    tasks.start_soon(self._go_back)
+                    tasks.start_soon(self._withdraw)
                     raise
         except BaseException:
-            if done:  # Cancelled between its end and here.
+            if returned:  # The cancellation came between the call's end and this task's turn.
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._go_back)
-            if self._trouble is not None:
-                raise self._trouble from None
+                    tasks.start_soon(self._withdraw)
+            if self._withdraw_error is not None:
+                raise self._withdraw_error from None
             raise
         if self._error is not None:
             raise self._error
         return self._result[0]
 
-    async def _go(self) -> None:
+    async def _run(self) -> None:
         try:
-            self._result = [await self._threaded(self.run)]
-        except Exception as error:  # noqa: BLE001 - raised where the result is asked for
+            self._result = [await self._in_thread(self.run)]
+        except Exception as error:  # noqa: BLE001 - raised where the result is returned
             self._error = error
         finally:
             self.close()
-            self._over.set()
+            self._done.set()
 
-    async def _go_back(self) -> None:
+    async def _withdraw(self) -> None:
         try:
-            await self._threaded(self.withdraw)
-        except Exception as error:  # noqa: BLE001 - raised where we are cancelled
-            self._trouble = error
+            await self._in_thread(self.withdraw)
+        except Exception as error:  # noqa: BLE001 - raised where the cancellation is
+            self._withdraw_error = error
 
-    async def _threaded(self, work: Callable[[], R]) -> R:
-        limiter = anyio.CapacityLimiter(math.inf) if self.in_own_thread else None
+    async def _in_thread(self, work: Callable[[], R]) -> R:
+        limiter = None if self.is_limited else anyio.CapacityLimiter(math.inf)
         with anyio.CancelScope(shield=True):
             return await anyio.to_thread.run_sync(work, limiter=limiter)
-        raise AssertionError("nobody cancels this scope itself")
+        raise AssertionError("nothing cancels this scope")
 
     def run(self) -> T:
-        """Do it, in the thread."""
+        """Do the work, in the thread."""
         return self._work()
 
     def stop(self) -> None:
-        """Let it end soon, in the event loop: nobody wants its result any more."""
+        """Shorten the work, from the event loop: its result is no longer needed."""
 
     def withdraw(self) -> None:
-        """Undo what it has made, in a thread, perhaps while it is still at it."""
+        """Undo the work, in a thread, perhaps while the work still runs."""
 
     def close(self) -> None:
-        """It is over, or was never begun."""
+        """Release the call's resources; the work is done, or never began."""
 
 
-class _Followed(_Call[T]):
-    """One that tells how far it is, and listens."""
+class _CancellableCall(_ThreadCall[T]):
+    """A call whose work looks at a cancellation scope while it runs."""
 
-    in_own_thread = True
+    is_limited = False
 
     def __init__(self, orch: Orchestrator, work: Callable[[], T]) -> None:
         super().__init__(orch, work)
@@ -159,24 +159,24 @@ class _Followed(_Call[T]):
         self.scope.close()
 
 
-class _Wait(_Followed[T]):
-    """A wait, which ends when nobody waits any more."""
+class _WaitCall(_CancellableCall[T]):
+    """A wait, which ends when its caller is cancelled."""
 
     def stop(self) -> None:
         self.scope.stop()
 
 
-class _Deployment(_Followed[T]):
-    """A deployment, whose agent is ended when nobody wants it any more."""
+class _DeployCall(_CancellableCall[T]):
+    """A deployment, whose agent is terminated when its caller is cancelled."""
 
     def withdraw(self) -> None:
         agent_id = self.scope.wait_for_agent()
         if agent_id is None:
-            return  # It failed, or found an agent that somebody else has deployed.
+            return  # The deployment failed, or returned the agent of an earlier one.
         try:
             end = self.orch.terminate(agent_id, reason="cancelled")
         except NotFound:
-            return  # It died early, and has been undone.
+            return  # The agent died early, and has been undone.
         if not end.success:
             raise DeploymentError(
                 f"agent {agent_id!r} was cancelled, and not wholly undone",
@@ -186,34 +186,35 @@ class _Deployment(_Followed[T]):
             )
 
 
-def _twin(
-    method: Callable[Concatenate[Orchestrator, P], T], kind: type[_Call[Any]] = _Call
+def _async_method(
+    method: Callable[Concatenate[Orchestrator, P], T], call: type[_ThreadCall[Any]] = _ThreadCall
 ) -> Callable[Concatenate[AsyncOrchestrator, P], Coroutine[Any, Any, T]]:
-    """Return a method that runs the orchestrator's in a thread."""
+    """Return a coroutine function that runs the orchestrator's *method* in a thread."""
 
     @functools.wraps(method)
-    async def twin(self: AsyncOrchestrator, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def wrapper(self: AsyncOrchestrator, /, *args: P.args, **kwargs: P.kwargs) -> T:
         await anyio.lowlevel.checkpoint_if_cancelled()
-        call: _Call[T] = kind(self.sync, functools.partial(method, self.sync, *args, **kwargs))
-        return await call.result()
+        work = functools.partial(method, self.sync, *args, **kwargs)
+        running: _ThreadCall[T] = call(self.sync, work)
+        return await running.result()
 
-    return twin
+    return wrapper
 
 
-# --- the twin ------------------------------------------------------------------------------------
+# --- the asynchronous orchestrator ---------------------------------------------------------------
 
 
 class AsyncOrchestrator:
     """
     The orchestrator for event loops: all agents below one root.
 
-    Opened by ``async with``, which recovers what dead owners left there; leaving it ends
-    nobody. :meth:`wrapping` makes one of an orchestrator that is open already.
+    ``async with`` opens it, and recovers what dead owners left there; leaving the block ends
+    no agent. :meth:`wrapping` makes one from an orchestrator that is already open.
 
-    A call that is cancelled returns when its thread is done with it: a cancelled
-    ``deploy`` has ended its agent, with the reason "cancelled", and nothing is left, or
-    it raises and names what is; a cancelled ``wait`` stops waiting, at once, and ends
-    nobody. Whatever else is cancelled has been done all the same.
+    A cancelled call returns when its thread is done. A cancelled ``deploy`` has ended its
+    agent with the reason "cancelled": nothing is left, or the error names what is. A
+    cancelled ``wait`` stops at once, and ends no agent. Every other cancelled call has had
+    its effect.
     """
 
     def __init__(  # noqa: PLR0913 - as Orchestrator's
@@ -231,7 +232,7 @@ class AsyncOrchestrator:
         lock_timeout_s: float = 10.0,
         terminal_timeout_s: float = 10.0,
     ) -> None:
-        """Prepare to open a root; the parameters are :class:`Orchestrator`'s."""
+        """Prepare to open a root; the parameters are those of :class:`Orchestrator`."""
         self._sync: Orchestrator | None = None
         self._open = functools.partial(
             Orchestrator,
@@ -263,7 +264,7 @@ class AsyncOrchestrator:
 
     @property
     def sync(self) -> Orchestrator:
-        """The orchestrator that does the work, safe in any number of threads."""
+        """The synchronous orchestrator, safe in any number of threads."""
         if self._sync is None:
             raise InvalidInput(
                 "the orchestrator is not open", hint="async with AsyncOrchestrator(…) as orch: …"
@@ -277,7 +278,7 @@ class AsyncOrchestrator:
 
     @property
     def chosen_by(self) -> str:
-        """What led to this root."""
+        """The source of this root: see :func:`~orchestrator_core.model.layout.find_root`."""
         return self.sync.chosen_by
 
     @property
@@ -287,7 +288,7 @@ class AsyncOrchestrator:
 
     @property
     def recovery(self) -> RecoveryReport | None:
-        """What opening has recovered."""
+        """The result of the recovery at opening; None without one."""
         return self.sync.recovery
 
     @property
@@ -295,29 +296,29 @@ class AsyncOrchestrator:
         """The registries found damaged since this was opened: which, where it is kept, and why."""
         return self.sync.damaged
 
-    create_task = _twin(Orchestrator.create_task)
-    deploy = _twin(Orchestrator.deploy, _Deployment)
-    report_progress = _twin(Orchestrator.report_progress)
-    report_finding = _twin(Orchestrator.report_finding)
-    agent = _twin(Orchestrator.agent)
-    agents = _twin(Orchestrator.agents)
-    task = _twin(Orchestrator.task)
-    tasks = _twin(Orchestrator.tasks)
-    read_output = _twin(Orchestrator.read_output)
-    read_findings = _twin(Orchestrator.read_findings)
-    read_progress = _twin(Orchestrator.read_progress)
-    read_result = _twin(Orchestrator.read_result)
-    terminate = _twin(Orchestrator.terminate)
-    wait = _twin(Orchestrator.wait, _Wait)
-    recover = _twin(Orchestrator.recover)
-    abandon = _twin(Orchestrator.abandon)
-    history = _twin(Orchestrator.history)
-    finish = _twin(Orchestrator.finish)
-    sweep = _twin(Orchestrator.sweep)
-    stats = _twin(Orchestrator.stats)
-    gc = _twin(Orchestrator.gc)
-    export_task = _twin(Orchestrator.export_task)
-    repair = _twin(Orchestrator.repair)
+    create_task = _async_method(Orchestrator.create_task)
+    deploy = _async_method(Orchestrator.deploy, _DeployCall)
+    report_progress = _async_method(Orchestrator.report_progress)
+    report_finding = _async_method(Orchestrator.report_finding)
+    agent = _async_method(Orchestrator.agent)
+    agents = _async_method(Orchestrator.agents)
+    task = _async_method(Orchestrator.task)
+    tasks = _async_method(Orchestrator.tasks)
+    read_output = _async_method(Orchestrator.read_output)
+    read_findings = _async_method(Orchestrator.read_findings)
+    read_progress = _async_method(Orchestrator.read_progress)
+    read_result = _async_method(Orchestrator.read_result)
+    terminate = _async_method(Orchestrator.terminate)
+    wait = _async_method(Orchestrator.wait, _WaitCall)
+    recover = _async_method(Orchestrator.recover)
+    abandon = _async_method(Orchestrator.abandon)
+    history = _async_method(Orchestrator.history)
+    finish = _async_method(Orchestrator.finish)
+    sweep = _async_method(Orchestrator.sweep)
+    stats = _async_method(Orchestrator.stats)
+    gc = _async_method(Orchestrator.gc)
+    export_task = _async_method(Orchestrator.export_task)
+    repair = _async_method(Orchestrator.repair)
 
     async def __aenter__(self) -> Self:
         if self._sync is None:
@@ -330,4 +331,4 @@ class AsyncOrchestrator:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Nothing to do: agents live on, and no call outlasts its caller."""
+        """Do nothing: agents live on, and no call outlasts its caller."""

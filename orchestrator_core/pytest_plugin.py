@@ -1,9 +1,8 @@
 """
-Fixtures to test an orchestrator of your own: with neither tmux nor time.
+Pytest fixtures for tests of your own orchestrator, without tmux and without waiting.
 
-Pytest loads this by itself wherever the package is installed. A project that asks
-for none of the fixtures pays for the import of this module alone: everything else
-is imported in them.
+Pytest loads this plugin wherever the package is installed. A project that uses no fixture pays
+only for the import of this module: the fixtures import everything else.
 """
 
 from __future__ import annotations
@@ -22,59 +21,59 @@ if TYPE_CHECKING:
     from orchestrator_core.testing.scripts import Script
     from orchestrator_core.testing.terminal import FakeTerminal
 
-#: A test is nobody's agent, though it may well be one that runs the tests.
+#: Unset in each test: an agent may run the tests, but no test is an agent.
 _AMBIENT = ("ORCHESTRATOR_", "CLAUDE_ORCHESTRATOR_")
 
 
-class _Stage:
-    """What one test's fixtures share. It is torn down after whatever uses any of them."""
+class _TestRoot:
+    """The state that the fixtures of one test share; it outlives them all."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
-        self.insists = False  #: Whether nothing may be left.
+        self.forbids_leaks = False
 
 
 @pytest.fixture
-def _orchestrator_core_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Stage]:
+def _orchestrator_core_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[_TestRoot]:
     from orchestrator_core.testing.leaks import Watch  # noqa: PLC0415 - see the module
     from orchestrator_core.testing.scene import Scene  # noqa: PLC0415 - the same
 
     for name in [name for name in os.environ if name.startswith(_AMBIENT)]:
         monkeypatch.delenv(name)
     with Watch() as watch, Scene() as scene:
-        stage = _Stage(scene)
-        yield stage
-        left = watch.left() if stage.insists else []
+        test_root = _TestRoot(scene)
+        yield test_root
+        left = watch.left() if test_root.forbids_leaks else []
     if left:
         pytest.fail("\n".join(["left behind by the test:", *left]), pytrace=False)
 
 
 @pytest.fixture
-def fake_terminal(_orchestrator_core_stage: _Stage) -> FakeTerminal:
+def fake_terminal(_orchestrator_core_root: _TestRoot) -> FakeTerminal:
     """
-    Sessions, processes and time, none of them real: what `orchestrator` runs its agents in.
+    The fake sessions, processes and time of `orchestrator`.
 
-    `fake_terminal.agents["claude"] = Exits(0, after_s=60)` says how a program lives.
+    `fake_terminal.agents["claude"] = Exits(0, after_s=60)` sets the script of a program.
     """
-    return _orchestrator_core_stage.scene.terminal
+    return _orchestrator_core_root.scene.terminal
 
 
 @pytest.fixture
-def orchestrator(_orchestrator_core_stage: _Stage) -> Orchestrator:
-    """An Orchestrator on a root of its own, in memory, with `fake_terminal` for tmux."""
-    return _orchestrator_core_stage.scene.orchestrator()
+def orchestrator(_orchestrator_core_root: _TestRoot) -> Orchestrator:
+    """An Orchestrator on a new root, in memory, with `fake_terminal` instead of tmux."""
+    return _orchestrator_core_root.scene.orchestrator()
 
 
 @pytest.fixture
 def fake_agent(
-    _orchestrator_core_stage: _Stage, monkeypatch: pytest.MonkeyPatch
+    _orchestrator_core_root: _TestRoot, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str, Script | None], str]:
     """
-    Have a program on the PATH that need not be installed, and a script that it lives by.
+    A function that puts a stand-in for a program on the PATH, and sets its script.
 
     `fake_agent("claude", Exits(0, after_s=60))`; without a script it runs until it is ended.
     """
-    scene = _orchestrator_core_stage.scene
+    scene = _orchestrator_core_root.scene
     programs = scene.place / "bin"
 
     def install(name: str, script: Script | None = None) -> str:
@@ -82,7 +81,7 @@ def fake_agent(
             programs.mkdir()
             monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
         program = programs / name
-        program.write_text("#!/bin/sh\nexit 1  # A fake terminal plays it, and never runs it.\n")
+        program.write_text("#!/bin/sh\nexit 1  # The fake terminal never runs it.\n")
         program.chmod(0o755)
         if script is not None:
             scene.terminal.agents[name] = script
@@ -94,11 +93,11 @@ def fake_agent(
 @pytest.fixture
 def crash_points(fake_terminal: FakeTerminal) -> CrashPoints:
     """
-    Kill your own code at every effect it has, and recover.
+    A crash test: kill your code at each of its effects, and recover.
 
     `crash_points(act, then=check)` calls `act` with an orchestrator, kills it at an effect,
-    recovers, and calls `check`; once for each effect, each time in a world of its own, in
-    which agents live by the scripts of `fake_terminal`.
+    recovers, and calls `check`; once for each effect, each time in a new fake world with the
+    scripts of `fake_terminal`.
     """
     from orchestrator_core.testing.crashes import CrashPoints  # noqa: PLC0415 - see the module
 
@@ -106,10 +105,10 @@ def crash_points(fake_terminal: FakeTerminal) -> CrashPoints:
 
 
 @pytest.fixture
-def no_leaks(_orchestrator_core_stage: _Stage) -> None:
+def no_leaks(_orchestrator_core_root: _TestRoot) -> None:
     """
     Fail a test that leaves a session, a process, an open saga or a file outside the archive.
 
-    It looks at every root that is opened in this process, on the fake or on real tmux.
+    It inspects every root that is opened in this process, on the fake or on real tmux.
     """
-    _orchestrator_core_stage.insists = True
+    _orchestrator_core_root.forbids_leaks = True

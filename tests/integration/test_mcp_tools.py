@@ -31,7 +31,7 @@ from orchestrator_core.mcp.agent_kind import kind_from
 from orchestrator_core.mcp.output_slice import OutputQuery, slice_output
 from orchestrator_core.mcp.token import read_or_create_token
 from orchestrator_core.model import settings
-from orchestrator_core.saga import Observer, together
+from orchestrator_core.saga import Observer, combine
 
 LONG_S = 20
 
@@ -435,7 +435,7 @@ def test_a_cancelled_deployment_that_cannot_be_undone_is_logged(scene, caplog):
         async with Client(server) as client, anyio.create_task_group() as tasks:
             tasks.start_soon(client.call_tool, *question)
             await asyncio.to_thread(halts.here.wait, LONG_S)
-            scene.fake.fail("end", TerminalError("no"), times=1000)
+            scene.fake.fail("kill", TerminalError("no"), times=1000)
             tasks.cancel_scope.cancel()
             halts.go.set()
 
@@ -451,7 +451,7 @@ def test_a_long_call_tells_its_steps_and_that_it_goes_on(scene, monkeypatch):
     """Numbers that rise, every step, and in between that it is still at it."""
     monkeypatch.setattr(progress, "_HEARTBEAT_S", 0.01)
     halts, heard = Halts(), []
-    orch = scene.orchestrator(observer=together(ProgressObserver(), halts))
+    orch = scene.orchestrator(observer=combine(ProgressObserver(), halts))
     server = server_of(orch, AgentKind(command=[str(scene.bin / "lives")]))
     task = orch.create_task("See").id
 

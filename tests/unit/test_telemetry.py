@@ -190,7 +190,7 @@ def test_nothing_is_kept_of_sagas_that_are_over(scene, traces):
     with pytest.raises(DeploymentError):
         deployed(scene, orch, "refuses")
 
-    assert ({}, {}, {}) == (observer._runs, observer._unwindings, observer._taken_up)
+    assert ({}, {}, {}) == (observer._runs, observer._unwindings, observer._resumed)
 
 
 def test_an_adopted_saga_is_committed_from_the_start(tmp_path, traces):
