@@ -63,11 +63,12 @@ def files_of(place):
 def open_below(place):
     """Return what this process has open below *place*; other threads' descriptors are elsewhere."""
     if sys.platform != "linux":
-        return sorted(file.path for file in psutil.Process().open_files() if str(place) in file.path)
-    opened = []
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # It may be closed by now.
-            opened.append(str(entry.readlink()))
+        opened = [file.path for file in psutil.Process().open_files()]
+    else:
+        opened = []
+        for entry in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):  # It may be closed by now.
+                opened.append(str(entry.readlink()))
     return sorted(path for path in opened if path.startswith(f"{place}/"))
 
 
