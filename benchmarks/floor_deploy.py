@@ -49,14 +49,14 @@ class Site:
             directory.mkdir(mode=0o700)
         for name in ("logs", "run", "archive"):
             (site.task / name).mkdir(mode=0o700)
-        for name in (site.task / "AGENT.lock", site.registry / "GLOBAL.lock", site.spare):
+        for name in (site.task / "AGENT.lock", site.registry / "GLOBAL.lock"):
             name.touch(mode=0o600)
         return site
 
     @property
-    def spare(self) -> Path:
-        """An empty journal that lies ready, so that a new one needs no directory fsync."""
-        return self.sagas / ".spare"
+    def new(self) -> Path:
+        """The name of a journal until its intents are on the disk."""
+        return self.sagas / ".new"
 
 
 @dataclass
@@ -85,12 +85,13 @@ def deploy(site: Site, name: str, argv: list[str], prompt: bytes) -> Held:
         cgroup=None if site.cgroups is None else site.cgroups / f"oc_floor_{name}",
         supervisor=0,
     )
-    journal = os.open(site.spare, os.O_RDWR | os.O_CLOEXEC)
+    journal = os.open(site.new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     fcntl.flock(journal, fcntl.LOCK_EX)
-    os.link(site.spare, held.journal)
-    os.unlink(site.spare)
     os.write(journal, INTENTS)
     os.fsync(journal)
+    os.link(site.new, held.journal)
+    os.unlink(site.new)
+    settle(site.sagas)
 
     create(held.prompt, prompt)
     os.write(journal, DONE)

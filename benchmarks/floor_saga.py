@@ -1,8 +1,8 @@
 """
 The floor of a saga: the same file operations, lines and fsyncs, by hand.
 
-Read it downwards: a journal is made of a spare that lies ready; its intents and
-its commit are fsynced; each step is a line with a checksum; an end is a reason,
+Read it downwards: a journal is made under a temporary name; its intents, its name
+and its commit are fsynced; each step is a line with a checksum; an end is a reason,
 five lines and a report, and the file is put away. There are no steps, no states
 and no errors: nothing is planned, checked, undone or tried again.
 """
@@ -36,32 +36,33 @@ def check(raw: bytes) -> dict:
 
 
 class Place:
-    """A directory of journals, with a spare for the next one."""
+    """A directory of journals."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.spare = f"{path}/.spare"
+        self.new = f"{path}/.new"
         self.closed = f"{path}/closed"
         os.makedirs(self.closed)  # noqa: PTH103 - see above
-        os.close(self._lay())
-
-    def _lay(self) -> int:
-        return os.open(self.spare, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def begin(self, name: str) -> tuple[int, int]:
-        fd = os.open(self.spare, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(self.new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.fstat(fd)  # Is it ours, a file, and empty?
         lines = [line("begin", saga=name, labels={}, steps=STEPS)] + [
             line("intent", step=step, type="bench.nothing", version=1, receipt={"name": step})
             for step in STEPS
         ]
         end = os.pwrite(fd, b"".join(lines), 0)
         os.fsync(fd)
-        os.link(self.spare, f"{self.path}/{name}")
+        os.link(self.new, f"{self.path}/{name}")
         os.path.lexists(f"{self.closed}/{name}")
-        os.unlink(self.spare)
+        os.unlink(self.new)
+        self._sync()
         return fd, end
+
+    def _sync(self) -> None:
+        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.fsync(directory)
+        os.close(directory)
 
     def commit(self, name: str) -> None:
         fd, end = self.begin(name)
@@ -95,12 +96,7 @@ class Place:
         os.pwrite(fd, line("close", report=close), end)
         os.fsync(fd)
         os.rename(f"{self.path}/{name}", f"{self.closed}/{name}")
-        spare = self._lay()
-        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        os.fsync(directory)
-        os.close(directory)
-        os.fchmod(spare, 0o600)
-        os.close(spare)
+        self._sync()
         _let_go(fd)
 
     def fail(self, name: str) -> None:

@@ -51,7 +51,6 @@ def terminate(site: Site, held: Held) -> None:
     os.write(journal, CLOSE)
     os.fsync(journal)
     os.rename(held.journal, site.sagas / "closed" / held.journal.name)
-    os.close(os.open(site.spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     settle(site.sagas)
     os.close(journal)
 

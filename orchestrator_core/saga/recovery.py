@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from orchestrator_core.saga.engine import Finalizer
     from orchestrator_core.saga.history import History
     from orchestrator_core.saga.journal import Journal
-    from orchestrator_core.saga.open_journals import Opened
     from orchestrator_core.saga.report import UnwindReport
     from orchestrator_core.saga.step import Step
     from orchestrator_core.saga.store import JournalStore
@@ -135,7 +134,6 @@ class Recovery:
     """How to recover the sagas of one directory."""
 
     journals: JournalStore
-    opened: Opened  #: The same, to be looked at.
     steps: Mapping[str, Step[Any]]
     policy: RecoveryPolicy = attrs.field(factory=KeepCommitted)
     finalizer: Finalizer | None = None
@@ -202,7 +200,7 @@ class Recovery:
     def _peek(self, saga_id: str) -> History | None:
         """Look without locking, so that a saga that is well is not disturbed; None if damaged."""
         try:
-            return self.opened.seen_before(saga_id) or self.journals.history(saga_id)
+            return self.journals.open_history(saga_id)
         except JournalDamaged:
             return None
 

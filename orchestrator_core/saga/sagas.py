@@ -12,7 +12,6 @@ from orchestrator_core.saga.encoding import make_entry
 from orchestrator_core.saga.engine import Saga
 from orchestrator_core.saga.history import fold
 from orchestrator_core.saga.observer import safe
-from orchestrator_core.saga.open_journals import Opened
 from orchestrator_core.saga.planning import begin_entry, intent_entry, steps_by_type
 from orchestrator_core.saga.recovery import (
     KeepCommitted,
@@ -44,7 +43,9 @@ class Sagas:
     """
 
     if not TYPE_CHECKING:
-        __getattr__ = renamed_attributes("Sagas", {"adopt": "create_committed"})
+        __getattr__ = renamed_attributes(
+            "Sagas", {"adopt": "create_committed", "opened": "journals"}
+        )
 
     @renamed_keyword("epilogue", "finalizer")
     def __init__(
@@ -66,7 +67,6 @@ class Sagas:
             StorageError: The directory cannot be used.
         """
         self.journals = JournalStore.open_directory(directory)
-        self.opened = Opened.of(self.journals)
         self.steps = steps if isinstance(steps, Mapping) else steps_by_type(steps)
         self._finalizer = finalizer
         self._observer = observer
@@ -204,7 +204,6 @@ class Sagas:
             policy = policy_from_callables(**callables)
         recovery = Recovery(
             journals=self.journals,
-            opened=self.opened,
             steps=self.steps,
             policy=policy or KeepCommitted(),
             finalizer=self._finalizer,

@@ -1,8 +1,11 @@
 """
-The journals of all sagas of one place: open ones, and those in ``closed/``.
+The journals of one directory: the open sagas', and in ``closed/`` the closed ones'.
 
-Whatever instant a crash chooses, a journal is under the name of its saga, or in
-a spare that leads to it (:mod:`~orchestrator_core.saga.preallocation`), and it is whole.
+- A journal appears under its saga's name when its first lines are complete and on the disk,
+  so a journal without them is damaged.
+- An owner holds the exclusive lock on the journal. A reader changes nothing. A reader that
+  has to know whether there is an owner holds the shared lock for the time of one read.
+- A closed journal never changes.
 """
 
 from __future__ import annotations
@@ -12,9 +15,10 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
+import msgspec
 
 from orchestrator_core.exceptions import (
     JournalDamaged,
@@ -24,11 +28,12 @@ from orchestrator_core.exceptions import (
     SagaNotFound,
     StorageError,
 )
-from orchestrator_core.saga.encoding import ParsedJournal, parse
+from orchestrator_core.saga.encoding import ParsedJournal, decode, parse
 from orchestrator_core.saga.history import load_history
 from orchestrator_core.saga.journal import Journal
-from orchestrator_core.saga.preallocation import Spares, is_at
+from orchestrator_core.saga.report import UnwindReport
 from orchestrator_core.system import durable, locks, move
+from orchestrator_core.system.deprecation import renamed_attributes
 from orchestrator_core.system.names import check_id, is_id
 from orchestrator_core.system.os_errors import storage_errors
 
@@ -37,37 +42,46 @@ if TYPE_CHECKING:
 
     from orchestrator_core.saga.encoding import Entry
     from orchestrator_core.saga.history import History
-    from orchestrator_core.saga.preallocation import Spare
 
 SUFFIX = ".jsonl"
-_LOOK_S = 1.0  #: Far longer than anybody looks at a journal.
+_NEW = ".new-"
+_UNNAMED = (_NEW, ".spare-")  #: What a crash may leave. Earlier releases wrote ``.spare-*``.
+_READER_TIMEOUT_S = 1.0  #: Reading a journal under the shared lock takes a few milliseconds.
 
 
 @attrs.frozen
 class JournalStore:
-    """A directory of journals. Any number of threads and processes may share it."""
+    """
+    A directory of journals. Any number of threads and processes may share it.
+
+    Methods that take a saga's id raise InvalidId if the id is not safe in a file name.
+    """
 
     path: Path
+    _cache: dict[str, tuple[durable.Fingerprint, History]] = attrs.field(
+        factory=dict, eq=False, repr=False
+    )
+
+    if not TYPE_CHECKING:
+        __getattr__ = renamed_attributes("JournalStore", {"has": "contains", "retire": "archive"})
 
     @classmethod
     def open_directory(cls, path: str | os.PathLike[str]) -> Self:
         """
-        Make the directories if they are missing, and lay spares ready.
+        Create the directories if they are missing, and finish what a crash interrupted there.
 
         Raises:
-            StorageError: They cannot be used.
+            StorageError: The directories cannot be used.
         """
-        directory = cls(Path(path))
-        durable.make_directory(directory.closed)
-        directory._adopt_left_behind()
-        if directory._spares.are_missing():
-            with contextlib.suppress(StorageError):  # A place to look at need not be writable.
-                directory._spares.lay()
-        return directory
+        store = cls(Path(path))
+        durable.make_directory(store.closed)
+        with contextlib.suppress(StorageError):  # A directory that is only read may be read-only.
+            store._settle_unnamed()
+        return store
 
     @property
     def closed(self) -> Path:
-        """Where the journals of closed sagas go."""
+        """The directory of the closed sagas' journals."""
         return self.path / "closed"
 
     def file(self, saga_id: str) -> Path:
@@ -78,7 +92,7 @@ class JournalStore:
         """Return the path of a closed saga's journal."""
         return Path(self._closed_file(saga_id))
 
-    # pathlib is slow, and these are on every saga's way.
+    # Every call of an orchestrator needs these paths, and pathlib is slow.
 
     def _file(self, saga_id: str) -> str:
         return f"{self.path}/{check_id('saga id', saga_id)}{SUFFIX}"
@@ -86,41 +100,34 @@ class JournalStore:
     def _closed_file(self, saga_id: str) -> str:
         return f"{self.path}/closed/{check_id('saga id', saga_id)}{SUFFIX}"
 
-    # --- looking ----------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------
 
     def ids(self) -> list[str]:
-        """Return the ids of all sagas that are not closed, sorted."""
-        self._adopt_left_behind()
-        return sorted(self._names(self.path))
+        """
+        Return the ids of all sagas that are not closed, sorted; a hostile file name is no id.
+
+        Raises:
+            StorageError: The directory cannot be listed.
+        """
+        found = sorted(saga_id for saga_id, _ in _list(self.path))
+        for gone in self._cache.keys() - found:
+            self._cache.pop(gone, None)  # Another thread may have done so.
+        return found
 
     def contains(self, saga_id: str) -> bool:
-        """Tell whether there is an open saga of that id."""
-        if not is_id(saga_id):
-            return False
-        if os.path.lexists(self._file(saga_id)):
-            return True
-        self._adopt_left_behind()
-        return os.path.lexists(self._file(saga_id))
-
-    def closed_ids(self) -> Iterator[str]:
-        """Return the ids of the closed sagas, in no order."""
-        return self._names(self.closed)
-
-    def _names(self, directory: Path) -> Iterator[str]:
-        with storage_errors("list", directory), os.scandir(directory) as entries:
-            for entry in entries:
-                if entry.name.endswith(SUFFIX) and not entry.name.startswith("."):
-                    yield entry.name.removesuffix(SUFFIX)
+        """Return whether there is an open saga of that id."""
+        return is_id(saga_id) and os.path.lexists(self._file(saga_id))
 
     def read(self, saga_id: str) -> ParsedJournal:
         """
-        Read a saga's journal, open or closed, without owning it.
+        Read a saga's journal, open or closed.
 
         Raises:
-            SagaNotFound: There is none.
-            JournalDamaged: What has its name is no file.
+            SagaNotFound: There is no such saga.
+            JournalDamaged: The journal is no regular file.
         """
-        # Closing renames it once: what is in neither place at two looks is nowhere.
+        # Closing renames the journal once, so a saga whose journal is in neither place
+        # does not exist.
         for path in (self._file(saga_id), self._closed_file(saga_id), self._file(saga_id)):
             try:
                 fd = _open_file(path, os.O_RDONLY)
@@ -134,69 +141,193 @@ class JournalStore:
 
     def history(self, saga_id: str) -> History:
         """
-        Read what has happened to a saga, open or closed, without owning it.
+        Read the history of a saga, open or closed.
 
         Raises:
-            SagaNotFound: There is none.
-            JournalDamaged: Its journal is not whole.
+            SagaNotFound: There is no such saga.
+            JournalDamaged: The journal is not whole.
         """
         return load_history(self.read(saga_id), saga_id)
+
+    def open_history(self, saga_id: str) -> History:
+        """
+        Return the history of an open saga, which may go on meanwhile.
+
+        The result comes from a cache, and must not be changed: a journal that is the same
+        file, and as long as before, is not read again, since writers only append.
+
+        Raises:
+            SagaNotFound: There is no open saga of that id.
+            JournalDamaged: The journal is not whole.
+            StorageError: The journal cannot be read.
+        """
+        cached = self._cached_history(saga_id)
+        if cached is not None:
+            return cached
+        path = self._file(saga_id)
+        with _opened(path, saga_id) as fd:
+            fingerprint = durable.fingerprint(os.fstat(fd))  # The journal may grow meanwhile.
+            history = load_history(_read(fd, path), saga_id)
+        self._cache[saga_id] = fingerprint, history
+        return history
+
+    def _cached_history(self, saga_id: str) -> History | None:
+        cached = self._cache.get(saga_id)
+        if cached is None or cached[0] != durable.fingerprint_at(self._file(saga_id)):
+            return None
+        return cached[1]
+
+    def history_if_unowned(self, saga_id: str) -> History | None:
+        """
+        Return the history of an open saga that has no owner; None if it has one.
+
+        No owner was in the middle of anything when the journal was read. The result comes
+        from a cache, as that of :meth:`open_history`, which has the same errors.
+        """
+        path = self._file(saga_id)
+        with _opened(path, saga_id) as fd, storage_errors("lock", path):
+            if not locks.try_lock_shared(fd):
+                return None
+            try:
+                if not locks.same_file(fd, path):
+                    raise SagaNotFound(f"there is no open saga {saga_id!r} any more")
+                return self._cached_history(saga_id) or load_history(_read(fd, path), saga_id)
+            finally:
+                locks.unlock(fd)  # A process that was forked meanwhile has the descriptor, too.
+
+    # --- reading the closed ones ---------------------------------------------------------------
+
+    def closed_ids(self) -> list[str]:
+        """Return the ids of all closed sagas, in no order."""
+        return [saga_id for saga_id, _ in _list(self.closed) if is_id(saga_id)]
+
+    def closed_stats(self) -> dict[str, os.stat_result]:
+        """Return the status of each closed journal by saga id; its mtime is the time of closing."""
+        found = {}
+        for saga_id, entry in _list(self.closed):
+            with contextlib.suppress(FileNotFoundError):  # Removed since it was listed.
+                if is_id(saga_id):
+                    found[saga_id] = entry.stat(follow_symlinks=False)
+        return found
+
+    def closed_report(self, saga_id: str) -> UnwindReport:
+        """
+        Return how a closed saga was unwound, from the last line of its journal.
+
+        Raises:
+            FileNotFoundError: There is no closed saga of that id.
+            JournalDamaged: The last line holds no report.
+            StorageError: The journal is no private file, or cannot be read.
+        """
+        last = self._closed_entry(saga_id, -1)
+        try:
+            if last.kind == "close":
+                return msgspec.convert(last.data["report"], UnwindReport)
+        except (KeyError, msgspec.ValidationError) as error:
+            raise JournalDamaged(f"closed saga {saga_id!r}: no report: {error!r}") from error
+        raise JournalDamaged(f"closed saga {saga_id!r}: its journal ends with {last.kind!r}")
+
+    def closed_labels(self, saga_id: str) -> dict[str, Any]:
+        """Return the labels of a closed saga; raises as :meth:`closed_report` does."""
+        first = self._closed_entry(saga_id, 0)
+        labels = first.data.get("labels", {})
+        if first.kind != "begin" or not isinstance(labels, dict):
+            raise JournalDamaged(f"closed saga {saga_id!r}: its journal has no beginning")
+        return labels
+
+    def _closed_entry(self, saga_id: str, index: int) -> Entry:
+        lines = durable.read(self._closed_file(saga_id)).rstrip(b"\n").split(b"\n")
+        try:
+            return decode(lines[index])
+        except ValueError as error:
+            raise JournalDamaged(f"closed saga {saga_id!r}: {error}") from error
+
+    def remove_closed(self, saga_id: str) -> int:
+        """Remove a closed journal; return its size in bytes, 0 if there was none. See the next."""
+        return durable.remove(self._closed_file(saga_id), durable=False)
+
+    def sync_closed(self) -> None:
+        """Make the removals of closed journals durable."""
+        durable.fsync_directory(self.closed)
 
     # --- owning -----------------------------------------------------------------------------
 
     def create(self, saga_id: str, entries: Sequence[Entry]) -> Journal:
         """
-        Return a new journal that holds *entries*, durably, and that we own.
+        Return a new, durable journal that holds *entries*, owned by this process.
+
+        A crash leaves the whole journal, or none.
 
         Raises:
             SagaExists: The id was used before.
             StorageError: The file system refused; there is no journal.
         """
         path = self._file(saga_id)
-        spare = self._spares.take()
-        try:
-            journal = Journal(path, spare.fd, ParsedJournal())
-            journal.append(*entries, durable=True)
-            self._name(spare, path, saga_id)
-        except BaseException:
-            if is_at(spare.fd, path):
-                with contextlib.suppress(OSError):  # Nothing is taken: recovery may find it.
-                    os.unlink(path)  # noqa: PTH108 - `os` calls are where the tests break in
-            spare.give_up()
-            raise
-        with contextlib.suppress(OSError):  # Left behind, it has a journal's name, and is dropped.
-            os.unlink(spare.path)  # noqa: PTH108 - see above
+        with self._unnamed(path, entries) as (unnamed, fd, journal):
+            try:
+                self._link(unnamed, path, saga_id)
+                _unlink_quietly(unnamed)
+                durable.fsync_directory(self.path)
+            except BaseException:
+                if locks.same_file(fd, path):
+                    _unlink_quietly(path)  # No step was done: recovery may close what remains.
+                raise
         return journal
 
-    def _name(self, spare: Spare, path: str, saga_id: str) -> None:
+    @contextlib.contextmanager
+    def _unnamed(self, path: str, entries: Sequence[Entry]) -> Iterator[tuple[str, int, Journal]]:
+        """Write the journal for *path* under a temporary name; remove it if the block raises."""
+        unnamed, fd = self._create_unnamed()
         try:
-            os.link(spare.path, path)
+            journal = Journal(path, fd, ParsedJournal())
+            journal.append(*entries, durable=True)
+            yield unnamed, fd, journal
+        except BaseException:
+            _unlink_quietly(unnamed)
+            os.close(fd)
+            raise
+
+    def _create_unnamed(self) -> tuple[str, int]:
+        while True:
+            path = f"{self.path}/{_NEW}{os.getpid()}-{os.urandom(4).hex()}"
+            fd = durable.open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            try:
+                with storage_errors("lock", path):
+                    owned = locks.try_lock(fd) and locks.same_file(fd, path)
+            except BaseException:
+                _unlink_quietly(path)
+                os.close(fd)
+                raise
+            if owned:
+                return path, fd
+            os.close(fd)  # Another process took it for a leftover before it was locked.
+
+    def _link(self, unnamed: str, path: str, saga_id: str) -> None:
+        try:
+            os.link(unnamed, path)
         except FileExistsError:
             raise SagaExists(f"there is a saga {saga_id!r} already") from None
         except OSError:
             with storage_errors("create journal", path):
                 raise
-        # Asked only now: one of that id may be closed at this very moment, and make room.
+        # Checked last: closing a saga of that id moves its journal away from *path*.
         if os.access(self._closed_file(saga_id), os.F_OK):
             raise SagaExists(f"there was a saga {saga_id!r} already; it is closed")
 
     def open(self, saga_id: str, *, timeout_s: float = 0.0) -> tuple[Journal, History]:
         """
-        Return the journal of an open saga, owned by us from now on, and what it tells.
-
-        An owner holds the exclusive lock. Who only looks shares it for a moment: that
-        makes no saga busy, it is waited for.
+        Return the journal of an open saga, owned by this process from now on, and its history.
 
         Raises:
             SagaNotFound: There is no open saga of that id.
-            SagaBusy: Its owner is alive, and did not let go within *timeout_s*.
-            JournalDamaged: It is not whole.
+            SagaBusy: Its owner is alive, and did not release it within *timeout_s*.
+            JournalDamaged: The journal is not whole.
         """
         path = self._file(saga_id)
         fd = self._acquire(saga_id, path, timeout_s)
         try:
-            reading = _read(fd, path)
-            return Journal(path, fd, reading), load_history(reading, saga_id)
+            parsed = _read(fd, path)
+            return Journal(path, fd, parsed), load_history(parsed, saga_id)
         except BaseException:
             os.close(fd)
             raise
@@ -211,114 +342,101 @@ class JournalStore:
             try:
                 with storage_errors("lock", path):
                     owned = _lock(fd, deadline - time.monotonic())
-                if owned and is_at(fd, path):
-                    return fd
+                    if owned and locks.same_file(fd, path):
+                        return fd
             except BaseException:
                 os.close(fd)
                 raise
             os.close(fd)
             if not owned:
                 raise SagaBusy(f"saga {saga_id!r} is being worked on by somebody else")
-            # While we waited it was closed and moved away, or rebuilt.
+            # During the wait the journal was closed and moved away, or rebuilt.
 
     def archive(self, journal: Journal) -> None:
         """
-        Move a closed saga's journal to ``closed/``, durably, and let go of it.
+        Move a closed saga's journal to ``closed/``, durably, and release it.
 
-        If a crash comes before, recovery finds a closed saga among the open ones,
-        and retires it again.
+        After a crash before that, recovery finds a closed saga among the open ones, and
+        archives it.
 
         Raises:
             StorageError: The file system refused.
         """
-        with storage_errors("retire journal", journal.path):
-            name = os.path.basename(journal.path)  # noqa: PTH119 - no pathlib on this way
+        with storage_errors("archive journal", journal.path):
+            name = os.path.basename(journal.path)  # noqa: PTH119 - pathlib is slow
             os.rename(journal.path, f"{self.path}/closed/{name}")  # noqa: PTH104 - see create
         try:
-            self._spares.lay()  # Its fsync is what makes the rename durable.
+            durable.fsync_directory(self.path)
         finally:
             journal.close()
 
     # --- after a crash ------------------------------------------------------------------------
 
-    def _adopt_left_behind(self) -> None:
-        """
-        Give the journals that a crash left in spares their names, and drop other leftovers.
+    def _settle_unnamed(self) -> None:
+        """Name the complete journals that have no name yet, and remove other leftovers."""
+        with storage_errors("list", self.path):
+            names = os.listdir(self.path)  # noqa: PTH208 - pathlib is slow
+        for name in names:
+            if name.startswith(_UNNAMED):
+                with contextlib.suppress(OSError, StorageError):
+                    self._settle(f"{self.path}/{name}")
 
-        What cannot be settled now is left for the next time.
-        """
-        with contextlib.suppress(StorageError):
-            for spare in self._spares.left_behind():
-                try:
-                    with storage_errors("adopt", spare.path):
-                        self._adopt(spare)
-                finally:
-                    os.close(spare.fd)
-
-    def _adopt(self, spare: Spare) -> None:
-        reading = _read(spare.fd, spare.path)
-        saga_id = _is_of(reading)
-        if saga_id is not None:
-            with contextlib.suppress(FileExistsError):
-                if not os.path.lexists(self._closed_file(saga_id)):
-                    os.link(spare.path, self._file(saga_id))
-        elif reading.damaged:
-            left = Path(spare.path)
-            move.move_no_clobber(left, left.with_name(f"{left.name[1:]}.damaged"))
-            return
-        os.unlink(spare.path)  # noqa: PTH108 - see create
+    def _settle(self, unnamed: str) -> None:
+        fd = durable.open_private(unnamed, os.O_RDONLY)
+        try:
+            if not (locks.try_lock(fd) and locks.same_file(fd, unnamed)):
+                return  # A living process is creating it.
+            parsed = _read(fd, unnamed)
+            saga_id = _complete_id(parsed)
+            if saga_id and not os.path.lexists(self._closed_file(saga_id)):
+                with contextlib.suppress(FileExistsError):
+                    os.link(unnamed, self._file(saga_id))
+            if saga_id or not parsed.damaged:  # A damaged one is kept for inspection.
+                _unlink_quietly(unnamed)
+        finally:
+            os.close(fd)
 
     def rebuild(
-        self, saga_id: str, mend: Callable[[tuple[Entry, ...]], list[Entry]]
+        self, saga_id: str, repair: Callable[[tuple[Entry, ...]], list[Entry]]
     ) -> tuple[Path, Journal]:
         """
         Put a whole journal in the place of a damaged one, which is kept under another name.
 
-        *mend* makes its entries from those that still check. Returns where the
-        damaged one is now, and the new one, owned by us. However often a crash
-        interrupts it, the damaged one is kept once.
+        *repair* makes the entries from those that still check. Returns the new path of the
+        damaged journal, and the new journal, owned by this process. However often a crash
+        interrupts a rebuild, the damaged journal is kept once.
 
         Raises:
-            SagaBusy: Its owner is alive, or somebody else rebuilds it, or has.
+            SagaBusy: The owner is alive, or another process rebuilds the journal, or did.
         """
-        # A journal that is no file cannot be locked, so whoever rebuilds locks the directory.
-        with storage_errors("lock", self.path):
-            turn = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            if not locks.try_lock(turn):
+        path = self._file(saga_id)
+        with contextlib.ExitStack() as stack:
+            # A journal that is no file cannot be locked, so the directory is.
+            with storage_errors("lock", self.path):
+                directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, directory)
+            if not locks.try_lock(directory):
                 raise SagaBusy(f"saga {saga_id!r}: somebody else is rebuilding a journal")
-            return self._rebuild(saga_id, self._file(saga_id), mend)
-        finally:
-            os.close(turn)
-
-    def _rebuild(
-        self, saga_id: str, path: str, mend: Callable[[tuple[Entry, ...]], list[Entry]]
-    ) -> tuple[Path, Journal]:
-        damaged = self._acquire(saga_id, path, 0.0) if _is_file(path) else None
-        try:
-            reading = ParsedJournal() if damaged is None else _read(damaged, path)
-            if damaged is not None and _is_whole(reading, saga_id):
+            parsed = ParsedJournal()
+            if _is_file(path):
+                damaged = self._acquire(saga_id, path, 0.0)
+                stack.callback(os.close, damaged)
+                parsed = _read(damaged, path)
+            if _complete_id(parsed) == saga_id:
                 raise SagaBusy(f"saga {saga_id!r} was rebuilt by somebody else just now")
-            entries = mend(reading.entries)
-            spare = self._spares.take()
-            try:
-                journal = Journal(path, spare.fd, ParsedJournal())
-                journal.append(*entries, durable=True)
-                kept = _keep(Path(path))
+            with self._unnamed(path, repair(parsed.entries)) as (unnamed, _, journal):
+                quarantined = _quarantine(Path(path))
                 with storage_errors("rebuild journal", path):
-                    os.rename(spare.path, path)  # noqa: PTH104 - see create
+                    os.rename(unnamed, path)  # noqa: PTH104 - tests replace calls of `os`
                 durable.fsync_directory(self.path)
-            except BaseException:
-                spare.give_up()
-                raise
-        finally:
-            if damaged is not None:
-                os.close(damaged)
-        return kept, journal
+        return quarantined, journal
 
-    @property
-    def _spares(self) -> Spares:
-        return Spares(self.path)
+
+def _list(directory: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    with storage_errors("list", directory), os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name.endswith(SUFFIX) and not entry.name.startswith("."):
+                yield entry.name.removesuffix(SUFFIX), entry
 
 
 def _read(fd: int, path: str) -> ParsedJournal:
@@ -327,13 +445,25 @@ def _read(fd: int, path: str) -> ParsedJournal:
 
 
 def _lock(fd: int, timeout_s: float) -> bool:
-    """Own the journal within *timeout_s*, or as soon as those are done who only look at it."""
+    """Lock the journal within *timeout_s*; a reader's lock does not count, and is waited for."""
     if locks.try_lock(fd):
         return True
-    if locks.try_lock_shared(fd):  # Nobody owns it.
+    if locks.try_lock_shared(fd):  # Only readers hold the lock.
         locks.unlock(fd)
-        timeout_s = max(timeout_s, _LOOK_S)
+        timeout_s = max(timeout_s, _READER_TIMEOUT_S)
     return locks.lock_within(fd, timeout_s)
+
+
+@contextlib.contextmanager
+def _opened(path: str, saga_id: str) -> Iterator[int]:
+    try:
+        fd = _open_file(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise SagaNotFound(f"there is no open saga {saga_id!r}") from None
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _open_file(path: str, flags: int) -> int:
@@ -349,31 +479,31 @@ def _is_file(path: str) -> bool:
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
-        return True  # Gone by now, or not to be asked: that is for others to say.
+        return True  # The next call that needs the file reports the error.
 
 
-def _is_of(reading: ParsedJournal) -> str | None:
-    """Return the id of the saga whose journal this is, if it is whole."""
-    if not reading.entries:
-        return None
-    saga_id = str(reading.entries[0].data.get("saga"))
-    return saga_id if _is_whole(reading, saga_id) else None
-
-
-def _is_whole(reading: ParsedJournal, saga_id: str) -> bool:
+def _complete_id(parsed: ParsedJournal) -> str | None:
+    """Return the id of the saga whose journal this is; None if the journal is not whole."""
+    saga_id = str(parsed.entries[0].data.get("saga")) if parsed.entries else ""
     try:
-        load_history(reading, saga_id)
+        load_history(parsed, saga_id)
     except SagaError:
-        return False
-    return True
+        return None
+    return saga_id
 
 
-def _keep(path: Path) -> Path:
-    """Give what is at *path* another name, too; a directory can have one name only."""
+def _unlink_quietly(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)  # noqa: PTH108 - tests replace calls of `os`
+
+
+def _quarantine(path: Path) -> Path:
+    """Give the file at *path* a second name; a directory, which has one name only, another one."""
     target = path.with_name(f"{path.name}.damaged")
-    with storage_errors("keep", path):
+    with storage_errors("quarantine", path):
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             return Path(move.link_no_clobber(path, target))
-        kept = next(name for name in move.numbered_names(target) if not os.path.lexists(name))
-        os.rename(path, kept)  # noqa: PTH104 - see JournalStore.create
-        return Path(kept)
+        names = move.numbered_names(target)
+        quarantined = next(name for name in names if not os.path.lexists(name))
+        os.rename(path, quarantined)  # noqa: PTH104 - as above
+        return Path(quarantined)

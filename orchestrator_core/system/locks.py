@@ -206,7 +206,7 @@ class LockFile:
         """Acquire the lock of the file that has the lock file's name now."""
         try:
             acquire(self.fileno(), request)
-            while not _same_file(self.fd, request.sibling):  # Somebody removed it by hand.
+            while not same_file(self.fd, request.sibling):  # Somebody removed it by hand.
                 os.close(self.fd)
                 self.fd = -1
                 acquire(self.fileno(), request)
@@ -256,7 +256,7 @@ class LockFile:
             unlock(self.fd)
 
 
-def _same_file(fd: int, path: str) -> bool:
+def same_file(fd: int, path: str) -> bool:
     """Return whether *path* still names the open file."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))

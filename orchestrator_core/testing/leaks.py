@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: The files of a root in which nobody lives, relative to it.
 _KEPT = re.compile(
-    r"[^/]+\.(json|toml|lock|sock)|[^/]+\.json\.lock|registry/.*|sagas/(closed/.*|\.spare-[^/]*)"
+    r"[^/]+\.(json|toml|lock|sock)|[^/]+\.json\.lock|registry/.*|sagas/closed/.*"
     r"|TASK-[^/]+/(AGENT_REGISTRY\.json[^/]*|(archive|output)/.*)"
 )
 

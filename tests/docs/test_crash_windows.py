@@ -78,7 +78,7 @@ if line == "in flight":
 orch = Orchestrator(root, recover=False)
 if act == "deploy":
     if told.get("heir"):
-        launch_plan.heir = lambda *_: told["heir"]
+        launch_plan.unwinder_argv = lambda *_: told["heir"]
     if told.get("dies after the commit"):
         deployer.Deployer._wait_until_started = lambda *_args, **_how: die()
     spec = AgentSpec(type="a", prompt="do it", command=told["command"])

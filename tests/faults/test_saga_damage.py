@@ -262,30 +262,75 @@ def test_a_journal_that_another_has_rebuilt_meanwhile_is_not_rebuilt_again(
     )
 
 
-def test_a_damaged_spare_is_kept_and_stops_nothing(sagas, committed):
-    """A disk that breaks the one line that says whose it was: kept for people to look at."""
-    spare = sagas.journals.path / ".spare-9-x"
-    spare.write_bytes(committed.read_bytes().replace(b'"begin"', b'"beg1n"'))
-    (sagas.journals.path / ".spare-8-torn").write_bytes(b'{"kind":"begin"')
-
-    assert ("s",) == sagas.recover().alive
-    assert (["spare-9-x.damaged"], False) == (kept_aside(sagas), spare.exists())
-    assert not (sagas.journals.path / ".spare-8-torn").exists()
+# --- files that a crash, or an earlier release, has left without a name -----------------------
 
 
+LEFTOVERS = [".new-9-x", ".spare-0"]  #: The second is from an earlier release.
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
+def test_a_damaged_leftover_is_kept_and_stops_nothing(sagas, committed, name):
+    leftover = sagas.journals.path / name
+    leftover.write_bytes(committed.read_bytes().replace(b'"begin"', b'"beg1n"'))
+
+    report = reopened(sagas).recover()
+
+    assert (("s",), {}, True) == (report.alive, report.damaged, leftover.exists())
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
+@pytest.mark.parametrize("content", [b"", b'{"kind":"begin"'])
+@pytest.mark.parametrize("mode", [0o600, 0o400])
+def test_an_incomplete_leftover_is_removed_and_is_no_damage(sagas, committed, name, content, mode):
+    leftover = sagas.journals.path / name
+    leftover.write_bytes(content)
+    leftover.chmod(mode)
+
+    report = reopened(sagas).recover()
+
+    assert (("s",), {}, {}) == (report.alive, report.damaged, report.failed)
+    assert ["closed", committed.name] == names_in(sagas)
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
+def test_a_complete_leftover_gets_its_name_and_is_recovered(sagas, committed, memory_tmp, name):
+    """The power failed before the name of the journal was on the disk."""
+    committed.rename(sagas.journals.path / name)
+
+    report = reopened(sagas).recover()
+
+    assert (("s",), [committed.name]) == (report.alive, open_journals(sagas.journals.path))
+    assert list(NAMES) == files_of(memory_tmp)
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
+def test_a_leftover_that_has_its_name_already_is_removed(sagas, committed, name):
+    os.link(committed, sagas.journals.path / name)
+
+    assert ("s",) == reopened(sagas).recover().alive
+    assert (1, ["closed", committed.name]) == (
+        committed.stat().st_nlink,
+        names_in(sagas),
+    )
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
 @pytest.mark.parametrize("planted", [symlink, directory, fifo])
-def test_what_is_planted_where_a_spare_should_be_is_not_used(memory_tmp, planted):
-    sagas = Sagas(memory_tmp / "sagas", steps=[OnDisk()])
-    for number in range(4):
-        planted(sagas.journals.path / f".spare-{number}")
-        elsewhere = sagas.journals.path / "elsewhere"
-        if elsewhere.exists():
-            elsewhere.write_text("a stranger's")
+def test_what_is_planted_under_the_name_of_a_leftover_is_not_touched(sagas, planted, name):
+    path = sagas.journals.path / name
+    path.write_text("a stranger's")
+    planted(path)
+    before = os.lstat(path)
 
-    with sagas.begin("s", on_disk(), values={"place": str(memory_tmp)}) as saga:
-        saga.run()
-        saga.commit()
-
-    assert "committed" == stands(sagas.journals.path, "s")
+    assert {} == reopened(sagas).recover().failed
+    assert os.path.samestat(before, os.lstat(path))
     if planted is symlink:
-        assert "a stranger's" == elsewhere.read_text()
+        assert "a stranger's" == path.read_text()
+
+
+def names_in(sagas):
+    return sorted(path.name for path in sagas.journals.path.iterdir())
+
+
+def reopened(sagas):
+    return Sagas(sagas.journals.path, steps=[OnDisk()])

@@ -80,12 +80,12 @@ def half_unwound(place):
     killed_at(_first("unlink", end, deploy), "after", lambda: end(place))
 
 
-def not_retired(place):
+def not_archived(place):
     deploy(place)
     killed_at(_first("rename", end, deploy), "before", lambda: end(place))
 
 
-def left_in_a_spare(place):
+def left_without_a_name(place):
     killed_at(_first("link", deploy), "before", lambda: deploy(place))
 
 
@@ -154,7 +154,7 @@ def test_killed_anywhere_in_an_unwinding_it_goes_on_to_the_end(memory_tmp):
     assert sorted(seen, reverse=True) == seen
 
 
-@pytest.mark.parametrize("crash", [half_run, half_unwound, not_retired, left_in_a_spare])
+@pytest.mark.parametrize("crash", [half_run, half_unwound, not_archived, left_without_a_name])
 def test_killed_anywhere_in_a_recovery_the_next_one_finishes(memory_tmp, crash):
     """A crash in the recovery of a crash is one more crash."""
     assert {"closed"} == set(seen_everywhere(memory_tmp, crash, recover))
@@ -197,7 +197,7 @@ def test_an_id_is_not_used_twice_however_its_first_use_was_killed(memory_tmp):
     """What recovery has closed stays closed; an id that never got a journal is free."""
     place = memory_tmp / "place"
     place.mkdir()
-    left_in_a_spare(place)
+    left_without_a_name(place)
     in_child(lambda: recover(place))
 
     assert "closed" == stands(place / "sagas", "s")

@@ -229,7 +229,7 @@ print(won)
 
 
 def test_of_many_beginners_of_one_id_exactly_one_wins(tmp_path):
-    """And none of them takes the spare another has taken: every journal is of its own saga."""
+    """And every journal is of its own saga."""
     open_sagas(tmp_path)
     with contextlib.ExitStack() as stack:
         children = [stack.enter_context(program(BEGINNER, tmp_path)) for _ in range(4)]

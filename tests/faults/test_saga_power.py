@@ -75,7 +75,7 @@ def two_lives_at_once(recorded):
     other.release()
 
 
-def more_than_the_spares(recorded):
+def many_lives(recorded):
     for number in range(5):
         recorded.commit(f"s{number}")
 
@@ -94,10 +94,8 @@ def fails_and_is_rolled_back(recorded):
     recorded.commit("t")
 
 
-def begun_while_spares_are_laid(recorded):
-    """Another takes a spare that is there, but not durable: it must make its own."""
-    for number in range(4):
-        recorded.commit(f"s{number}")
+def begun_while_another_is(recorded):
+    """Between the name of a journal and its fsync, another saga begins."""
     real = durable.fsync_directory
 
     def begun_first(directory):
@@ -114,9 +112,9 @@ def begun_while_spares_are_laid(recorded):
     [
         one_life,
         two_lives_at_once,
-        more_than_the_spares,
+        many_lives,
         fails_and_is_rolled_back,
-        begun_while_spares_are_laid,
+        begun_while_another_is,
     ],
 )
 def test_acknowledged_is_durable_whenever_the_power_fails(memory_tmp, story, monkeypatch):

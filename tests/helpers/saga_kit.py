@@ -163,13 +163,9 @@ def closed_journals(sagas):
 
 
 def litter(sagas):
-    """Return what lies among journals and is neither one of them nor a spare laid ready."""
+    """Return the names of the files that lie among journals and are none."""
     return sorted(
-        path.name
-        for path in Path(sagas).iterdir()
-        if path.is_file()
-        and path.suffix != ".jsonl"
-        and (path.stat().st_size or path.stat().st_mode & 0o777 != 0o600)
+        path.name for path in Path(sagas).iterdir() if path.is_file() and path.suffix != ".jsonl"
     )
 
 

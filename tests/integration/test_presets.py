@@ -137,11 +137,6 @@ def test_a_shells_prompt_is_its_script(scene, orch, deploy):  # noqa: F811 - the
     assert DONE == bare(orch.read_result(agent.id))
 
 
-def there(root):
-    """Return all that is below a root, but the journals that it has in stock for nobody."""
-    return {path for path in root.rglob("*") if not path.name.startswith(".spare-")}
-
-
 @pytest.mark.parametrize("preset", ["claude", "codex", "gemini"])
 def test_without_its_program_nothing_is_taken(scene, orch, preset):  # noqa: F811 - the fixture
     """No session, no file, no saga; and the hint says how one comes by it."""
@@ -149,12 +144,12 @@ def test_without_its_program_nothing_is_taken(scene, orch, preset):  # noqa: F81
     empty.mkdir()
     task = orch.create_task("t")
     spec = getattr(AgentSpec, preset)(prompt="x", cwd=scene.work, env={"PATH": str(empty)})
-    before = there(scene.root)
+    before = set(scene.root.rglob("*"))
 
     with pytest.raises(InvalidInput, match=f"'{preset}' is not there") as refused:
         orch.deploy(task.id, spec)
 
-    assert before == there(scene.root)
+    assert before == set(scene.root.rglob("*"))
     assert "npm install -g" in refused.value.hint
 
 

@@ -132,14 +132,13 @@ class World:
         return sorted(str(path.relative_to(self.root)) for path in self.root.glob(pattern))
 
     def snapshot(self):
-        """Return all names below the root but spares, with what is in those that are not signed."""
+        """Return all names below the root with what is in those that are not signed."""
         signed = re.compile(r"\.lock$|tmux\.sock$|/events$")
         return {
             str(path.relative_to(self.root)): None
             if signed.search(str(path)) or not path.is_file()
             else path.read_bytes()
             for path in sorted(self.root.rglob("*"))
-            if not path.name.startswith(".spare-")
         }
 
     def litter(self):
@@ -148,7 +147,7 @@ class World:
             r"root\.json(\.lock)?|orchestrator\.toml|mcp-token|registry/sweeper\.(json|lock)|tmux\.sock"
             r"|registry/(GLOBAL_REGISTRY|STATS)\.json((\.(settle|queue))?\.lock)?"
             r"|(registry|TASK-[^/]+)/\.[A-Z_]+\.json\.next-[01]"
-            r"|sagas/\.spare-[0-3]|sagas/(closed/)?[A-Za-z0-9_-]+\.jsonl"
+            r"|sagas/(closed/)?[A-Za-z0-9_-]+\.jsonl"
             r"|TASK-[0-9]+-[0-9]+-[0-9a-f]{8}/(AGENT_REGISTRY\.json((\.(settle|queue))?\.lock)?"
             r"|agent_prompt_[^/]+\.txt|(logs|progress|findings|archive|output)/[^/.][^/]*"
             r"|run/[^/]+/[a-z]+)"

@@ -27,7 +27,6 @@ from orchestrator_core.reconcile.sweep.findings import (
     SweepReport,
 )
 from orchestrator_core.saga import Unwind, UnwindReport
-from orchestrator_core.saga.closed_journals import Closed
 from orchestrator_core.saga.encoding import encode, make_entry
 from orchestrator_core.saga.report import StepReport
 
@@ -124,18 +123,18 @@ def test_only_the_last_line_of_a_closed_journal_is_read(fake_scene):
     path.write_bytes(b"x" * 1_000_000 + b"\n" + path.read_bytes().splitlines(keepends=True)[-1])
 
     assert 1 == orch.stats().total
-    assert agent == Closed.of(orch._terminator.sagas.journals).report(agent).saga_id
+    assert agent == orch._terminator.sagas.journals.closed_report(agent).saga_id
 
 
 def test_a_last_line_longer_than_the_first_look_is_found(fake_scene):
     orch, _, [agent] = past.end_some(fake_scene)
-    closed = Closed.of(orch._terminator.sagas.journals)
-    report = closed.report(agent)
+    journals = orch._terminator.sagas.journals
+    report = journals.closed_report(agent)
     long = attrs.evolve(report, why=attrs.evolve(report.why, message="m" * 100_000))
-    path = closed.file(agent)
+    path = journals.closed_file(agent)
     path.write_bytes(path.read_bytes() + encode([make_entry("close", report=long)], "now"))
 
-    assert 100_000 == len(closed.report(agent).why.message)
+    assert 100_000 == len(journals.closed_report(agent).why.message)
 
 
 OUTCOME_CASES = [

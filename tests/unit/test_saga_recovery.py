@@ -289,26 +289,18 @@ def fsyncs(monkeypatch):
     return done
 
 
-def test_a_saga_goes_forward_with_two_fsyncs(sagas, shelf, fsyncs):
-    """One for the intents, one for the commit: the names of files were seen to before."""
+def test_a_saga_goes_forward_with_three_fsyncs(sagas, shelf, fsyncs):
+    """One for the intents, one for the name of the journal, one for the commit."""
     for number in range(4):
         committed(sagas, shelf, f"s{number}")
 
-    assert 8 == len(fsyncs)
+    assert 3 * 4 == len(fsyncs)
 
 
-def test_when_the_spares_are_used_up_one_fsync_more_lays_the_next(sagas, shelf, fsyncs):
-    for number in range(10):
-        committed(sagas, shelf, f"s{number}")
-
-    assert 2 * 10 + 2 == len(fsyncs)  # once after four, then after the fifth with four more
-
-
-def test_an_end_is_three_fsyncs_and_leaves_a_spare_for_the_next_saga(sagas, shelf, fsyncs):
+def test_an_end_is_three_fsyncs(sagas, shelf, fsyncs):
     committed(sagas, shelf)
     fsyncs.clear()
 
     sagas.unwind("s", Unwind.terminal())
 
     assert 3 == len(fsyncs)
-    assert 4 == len(list(sagas.journals.path.glob(".spare-*")))

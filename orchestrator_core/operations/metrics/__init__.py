@@ -44,7 +44,6 @@ from orchestrator_core.operations.metrics.summary import (
 )
 from orchestrator_core.operations.metrics.summary import Summary as _Summary
 from orchestrator_core.saga import State
-from orchestrator_core.saga.closed_journals import Closed
 from orchestrator_core.system import log
 
 if TYPE_CHECKING:
@@ -192,13 +191,13 @@ def _past(context: RootContext, sagas: Sagas) -> tuple[_Summary, CleanupCounts]:
 
 
 def _counted(summary: _Summary, sagas: Sagas) -> CleanupCounts:
-    closed, tally = Closed.of(sagas.journals), summary.tally()
+    journals, tally = sagas.journals, summary.tally()
     pending = set(summary.pending)
-    for saga_id in closed.ids():
+    for saga_id in journals.closed_ids():
         if saga_id in pending:
             continue
         try:
-            tally.add(closed.report(saga_id))
+            tally.add(journals.closed_report(saga_id))
         except FileNotFoundError:
             continue
         except (JournalDamaged, StorageError):

@@ -26,14 +26,13 @@ from orchestrator_core.exceptions import (
 from orchestrator_core.operations.metrics.cleanup_counts import CleanupCounts, Histogram
 from orchestrator_core.registry import Registry
 from orchestrator_core.registry.document import Schema
-from orchestrator_core.saga.closed_journals import Closed
 from orchestrator_core.system.clock import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from orchestrator_core.deployment.context import RootContext
-    from orchestrator_core.saga import Sagas
+    from orchestrator_core.saga import JournalStore, Sagas
 
 
 @attrs.frozen(kw_only=True)
@@ -184,21 +183,21 @@ def compact_journals(
         StorageError, LockTimeout: The summary cannot be written; nothing is removed.
         RegistryDamaged, RegistryTooNew: It cannot be read.
     """
-    closed = Closed.of(sagas.journals)
+    journals = sagas.journals
     registry = statistics(context)
     wanted = list(dict.fromkeys(saga_ids))
     if not wanted and not read(context).pending:
         return CompactionResult()
     registry.create({})
     failed: dict[str, str] = {}
-    pending = registry.update(lambda document: _count(document, closed, wanted, failed))
-    gone, freed = _remove(closed, pending, failed)
+    pending = registry.update(lambda document: _count(document, journals, wanted, failed))
+    gone, freed = _remove(journals, pending, failed)
     registry.update(lambda document: _settle(document, gone))
     return CompactionResult(sagas=tuple(gone), bytes_freed=freed, failed=failed)
 
 
 def _count(
-    document: dict[str, Any], closed: Closed, wanted: Sequence[str], failed: dict[str, str]
+    document: dict[str, Any], journals: JournalStore, wanted: Sequence[str], failed: dict[str, str]
 ) -> tuple[str, ...]:
     """Count those that are not counted yet; return all that are to be removed."""
     summary = Summary.of(document)
@@ -209,7 +208,7 @@ def _count(
             continue
         # Read here, under the lock: what another has counted and removed is gone by now.
         try:
-            tally.add(closed.report(saga_id))
+            tally.add(journals.closed_report(saga_id))
         except FileNotFoundError:
             continue
         except JournalDamaged:
@@ -223,16 +222,16 @@ def _count(
 
 
 def _remove(
-    closed: Closed, pending: Iterable[str], failed: dict[str, str]
+    journals: JournalStore, pending: Iterable[str], failed: dict[str, str]
 ) -> tuple[list[str], int]:
     gone, freed = [], 0
     for saga_id in pending:
         try:
-            freed += closed.remove(saga_id)
+            freed += journals.remove_closed(saga_id)
             gone.append(saga_id)
         except StorageError as error:
             failed[saga_id] = str(error)  # It stays pending: counted, and to be removed.
-    closed.settle()
+    journals.sync_closed()
     return gone, freed
 
 

@@ -30,7 +30,6 @@ from orchestrator_core.operations.retention import remove_task as removal
 from orchestrator_core.operations.retention.retention_report import ExportReport
 from orchestrator_core.operations.retention.tarball import FileStamp, pack, read_back, stamp_tree
 from orchestrator_core.registry import TASK, Registry
-from orchestrator_core.saga.closed_journals import Closed
 from orchestrator_core.system import durable, locks
 from orchestrator_core.system.clock import ms_since
 from orchestrator_core.system.os_errors import storage_errors
@@ -65,7 +64,7 @@ def export(
     def fill(packing: Packing) -> None:
         packing.add_tree(task, task_id, marks)
         for saga_id in journals:
-            path = Closed.of(sagas.journals).file(saga_id)
+            path = sagas.journals.closed_file(saga_id)
             mark = FileStamp.of(os.lstat(path))
             packing.add(path, str(path.relative_to(context.layout.root)), mark)
 

@@ -18,7 +18,6 @@ from orchestrator_core.exceptions import JournalDamaged, SagaNotFound, StorageEr
 from orchestrator_core.operations.retention import file_names
 from orchestrator_core.operations.retention.policy import ArchivedFile, is_older
 from orchestrator_core.operations.retention.safe_dir import FileState, SafeDir
-from orchestrator_core.saga.closed_journals import Closed
 
 if TYPE_CHECKING:
     import os
@@ -77,7 +76,7 @@ def take_inventory(
         if (agent_id := file_names.agent_of(seen.name)) is not None
     ]
     held = _held(sagas)
-    ages = Closed.of(sagas.journals).ended()
+    ages = sagas.journals.closed_stats()
     free = [
         ArchivedFile(task_id, seen, _since(seen, agent_id, ages))
         for task_id, seen, agent_id in files

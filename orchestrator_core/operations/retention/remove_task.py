@@ -29,7 +29,6 @@ from orchestrator_core.exceptions import (
     StorageError,
 )
 from orchestrator_core.operations import metrics
-from orchestrator_core.saga.closed_journals import Closed
 from orchestrator_core.system import durable, locks
 from orchestrator_core.system.names import check_id
 from orchestrator_core.system.os_errors import storage_errors
@@ -107,11 +106,11 @@ def _finish(context: RootContext, sagas: Sagas, task_id: str, gone: Path) -> lis
 
 def journals_of(sagas: Sagas, task_id: str) -> list[str]:
     """Return the closed sagas of a task, those that never came to be among them, sorted."""
-    closed = Closed.of(sagas.journals)
+    journals = sagas.journals
     found = []
-    for saga_id in closed.ids():
+    for saga_id in journals.closed_ids():
         with contextlib.suppress(FileNotFoundError, JournalDamaged, StorageError):
-            if closed.labels(saga_id).get("task_id") == task_id:
+            if journals.closed_labels(saga_id).get("task_id") == task_id:
                 found.append(saga_id)
     return sorted(found)
 

@@ -24,6 +24,7 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.model import deadlines
 from orchestrator_core.saga import State
+from orchestrator_core.system.names import is_id
 from orchestrator_core.system.processes.exit_record import read_exit_record
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from orchestrator_core.reconcile.legacy.session_step import LegacySessionReceipt
     from orchestrator_core.saga import History
-    from orchestrator_core.saga.open_journals import Opened
+    from orchestrator_core.saga.store import JournalStore
     from orchestrator_core.system.processes.protocol import ExitRecord, Identity, Processes
 
 
@@ -79,7 +80,7 @@ class SagaState:
 
 
 def read_sagas(
-    journals: Opened,
+    journals: JournalStore,
     processes: Processes,
     running: Collection[Identity] | None,
     sessions: Collection[str] | None,
@@ -95,7 +96,7 @@ def read_sagas(
         StorageError: The journals cannot be listed.
     """
     states: dict[str, SagaState] = {}
-    for saga_id in journals.ids():
+    for saga_id in filter(is_id, journals.ids()):
         state = _read(journals, processes, running, saga_id)
         if state is not None:
             states[saga_id] = _with_exit_unless_in(sessions, state)
@@ -112,12 +113,12 @@ def _with_exit_unless_in(sessions: Collection[str] | None, state: SagaState) -> 
 
 
 def _read(
-    journals: Opened, processes: Processes, running: Collection[Identity] | None, saga_id: str
+    journals: JournalStore, processes: Processes, running: Collection[Identity] | None, saga_id: str
 ) -> SagaState | None:
     """Return the state of one saga; None if it has closed."""
     try:
         try:
-            state = _from_history(journals.history(saga_id))
+            state = _from_history(journals.open_history(saga_id))
             if _is_well(state, running):
                 return attrs.evolve(state, wrote_at=_log_written_at(state))
         except JournalDamaged:
@@ -146,9 +147,9 @@ def _is_well(state: SagaState, running: Collection[Identity] | None) -> bool:
 
 
 def _read_locked(
-    journals: Opened, processes: Processes, saga_id: str, *, can_ask: bool
+    journals: JournalStore, processes: Processes, saga_id: str, *, can_ask: bool
 ) -> SagaState | None:
-    history = journals.at_rest(saga_id)
+    history = journals.history_if_unowned(saga_id)
     if history is None:
         return SagaState(
             saga_id=saga_id, history=_history_or_none(journals, saga_id), has_owner=True
@@ -166,10 +167,10 @@ def _read_locked(
     return attrs.evolve(state, is_dead=True, exit=read_exit_record(receipt.exit_file))
 
 
-def _history_or_none(journals: Opened, saga_id: str) -> History | None:
+def _history_or_none(journals: JournalStore, saga_id: str) -> History | None:
     """Read a journal that its owner is writing, for its labels."""
     try:
-        return journals.history(saga_id)
+        return journals.open_history(saga_id)
     except JournalDamaged:
         return None
 

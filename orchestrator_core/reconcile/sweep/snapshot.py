@@ -152,7 +152,7 @@ class _Snapshotter:
 
     def __init__(self, context: RootContext, sagas: Sagas) -> None:
         self._context = context
-        self._journals = sagas.opened
+        self._journals = sagas.journals
         self._closed = sagas.journals.closed
         self._prefix = _cookie_prefix(context.root_id)
         self._unknown: list[str] = []
