@@ -217,11 +217,15 @@ def test_a_clock_that_was_set_ends_nobody(by_s, scene, orch, task, monkeypatch):
     assert orch.terminate(agent).success
 
 
-def test_a_deadline_that_a_stopped_supervisor_does_not_keep_is_kept(scene, orch, task):
-    agent = orch.deploy(task, scene.spec(deadline_s=0.3)).id
+def test_a_sweep_enforces_a_deadline_that_a_stopped_supervisor_does_not(
+    scene, orch, task, monkeypatch
+):
+    """The clock is moved past the deadline, so that the supervisor cannot be faster."""
+    agent = orch.deploy(task, scene.spec(deadline_s=3600)).id
     [supervisor] = scene.world.panes(agent)
     os.kill(supervisor, signal.SIGSTOP)
-    orch._terminator.context.processes.watch(None, timeout_s=0.4)
+    real = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + 3600)
 
     report = orch.sweep(reap=True)
 
