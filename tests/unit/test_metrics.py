@@ -14,7 +14,6 @@ from orchestrator_core.exceptions import RegistryDamaged
 from orchestrator_core.operations import metrics
 from orchestrator_core.operations.metrics.cleanup_counts import (
     OUTCOMES,
-    CleanupCounts,
     Histogram,
     unwind_outcome,
     unwind_reason,
@@ -202,20 +201,6 @@ def test_bounds_of_a_power_of_two_are_exact():
     assert [1, 3, 5] == [histogram.cumulative(doubling) for doubling in range(3)]
 
 
-def test_tallies_add_up_to_the_tally_of_all():
-    reports = [
-        UnwindReport("a", Unwind.terminal("", by="exit"), (), closed=True, duration_ms=ms)
-        for ms in (1, 5, 9, 100)
-    ]
-    first, second, whole = CleanupCounts(), CleanupCounts(), CleanupCounts()
-    for index, report in enumerate(reports):
-        (first if index % 2 else second).add(report)
-        whole.add(report)
-    first.update(second)
-
-    assert whole == first
-
-
 # --- what is remembered -------------------------------------------------------------------------
 
 
@@ -301,7 +286,7 @@ def test_the_sum_is_that_of_one_moment_while_journals_are_forgotten(fake_scene, 
     """One that is forgotten between the two looks is neither missed nor counted twice."""
     orch, _, ids = past.end_some(fake_scene, 6)
     left = iter(ids[:times])  # After three, it looks with the lock held.
-    original = metrics._counted
+    original = metrics._add_closed_sagas
 
     def meanwhile(summary, sagas):
         agent = next(left, None)
@@ -309,7 +294,7 @@ def test_the_sum_is_that_of_one_moment_while_journals_are_forgotten(fake_scene, 
             compact_journals(orch, agent)
         return original(summary, sagas)
 
-    monkeypatch.setattr(metrics, "_counted", meanwhile)
+    monkeypatch.setattr(metrics, "_add_closed_sagas", meanwhile)
 
     assert 6 == orch.stats().total
     assert sorted(ids[times:]) == past.journals(orch.root)

@@ -127,7 +127,7 @@ def _check_registry(registry: Registry, option: str) -> Iterator[Check]:
 def _check_statistics(path: Path) -> Iterator[Check]:
     """Check the counts of removed journals: no other file has them."""
     try:
-        Summary.of(msgspec.json.decode(durable.read(path), type=dict[str, Any]))
+        Summary.from_document(msgspec.json.decode(durable.read(path), type=dict[str, Any]))
     except FileNotFoundError:
         pass  # No journal has been removed yet.
     except msgspec.MsgspecError as error:

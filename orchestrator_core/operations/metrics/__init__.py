@@ -1,17 +1,15 @@
 """
-What cleaning up has come to, counted from what is there.
+Statistics of cleanups, derived from the journals.
 
-Nobody adds anything up at an end: an end is killed, runs in a process of its own,
-or is carried out by an older release. The counts are derived, whenever
-they are asked for, from the journals: the closed ones tell how each saga ended,
-the open ones what lives and what is STUCK. Of the journals that retention has
-removed a summary is kept (:mod:`~orchestrator_core.operations.metrics.summary`).
+No process adds up counts at an end, because an end may be killed, may run in another process,
+or may be done by an older release. Each query counts anew: the closed journals say how each
+saga ended, the open ones which agents are alive and which sagas are STUCK. Retention removes
+old journals, and keeps a summary (:mod:`~orchestrator_core.operations.metrics.summary`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -36,15 +34,15 @@ from orchestrator_core.operations.metrics.summary import (
     Cleanups,
     CompactionResult,
     Leftovers,
+    Summary,
     compact_journals,
     read,
     record_findings,
     statistics,
     to_rows,
 )
-from orchestrator_core.operations.metrics.summary import Summary as _Summary
 from orchestrator_core.saga import State
-from orchestrator_core.system import log
+from orchestrator_core.system.log import emit
 
 if TYPE_CHECKING:
     from orchestrator_core.deployment.context import RootContext
@@ -61,86 +59,87 @@ __all__ = [
     "stats",
 ]
 
-_TRIES = 3  #: Looks without a lock, before one with it.
+_ATTEMPTS = 3  #: Counts without the lock, before one with the lock.
 
 
 @attrs.frozen(kw_only=True)
 class Stats:
-    """How cleaning up has gone below one root, ever since its first end, and what lives now."""
+    """The cleanups of one root since its first end, and what is alive now."""
 
     root: str
     root_id: str
-    cleanups: tuple[Cleanups, ...]  #: By reason and outcome, those that are STUCK now among them.
-    total: int  #: All of them.
+    cleanups: tuple[Cleanups, ...]  #: By reason and outcome, with those that are STUCK now.
+    total: int  #: Of all cleanups.
     success_rate: float | None  #: The share after which nothing is known to be left; None of none.
     bytes_freed: int
-    p50_ms: float | None  #: How long cleaning up takes at most, in half of all cases …
+    p50_ms: float | None  #: The longest duration of a cleanup in half of all cases …
     p95_ms: float | None  #: … and so on; to within 5 %.
     p99_ms: float | None
     max_ms: float
-    leftovers: tuple[Leftovers, ...]  #: What reaping sweeps have found, by kind; each thing once.
+    leftovers: tuple[Leftovers, ...]  #: The findings of reaping sweeps, by kind, each once.
     stuck: tuple[str, ...]  #: The sagas that are STUCK now.
-    sagas: dict[str, int]  #: How many are open, by state.
+    sagas: dict[str, int]  #: The open sagas, by state.
     agents_live: int | None  #: Recorded as alive; None if the registry cannot be read.
     unreadable: tuple[str, ...] = ()  #: Open sagas whose journal cannot be read.
-    since: str = ""  #: Since when a summary is kept of what is gone; empty if nothing is.
+    since: str = ""  #: When the summary of removed journals was begun; empty if there is none.
     durations: Histogram = attrs.field(factory=Histogram, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-safe values."""
-        plain: dict[str, Any] = msgspec.to_builtins(attrs.evolve(self, durations=Histogram()))
+        """Return the statistics as JSON-safe values."""
+        plain: dict[str, Any] = msgspec.to_builtins(self, str_keys=True)
         del plain["durations"]
         return plain
 
 
 def stats(context: RootContext, sagas: Sagas) -> Stats:
     """
-    Count. Ten thousand closed journals take about half a second; nothing is changed.
+    Return the statistics of a root, and change nothing.
+
+    The count of ten thousand closed journals takes about 0.5 s.
 
     Raises:
         StorageError: The journals cannot be read.
-        RegistryDamaged, RegistryTooNew: The summary cannot.
+        RegistryDamaged, RegistryTooNew: The summary cannot be read.
     """
-    living = _living(sagas)
-    summary, tally = _past(context, sagas)
-    tally.cleanups.update(living.stuck.values())
-    times = tally.durations
-    total = tally.cleanups.total()
-    good = sum(n for (_, outcome), n in tally.cleanups.items() if outcome in SUCCESSES)
+    open_sagas = _read_open_sagas(sagas)
+    summary, counts = _count_closed_sagas(context, sagas)
+    counts.cleanups.update(open_sagas.stuck.values())
+    times = counts.durations
+    total = counts.cleanups.total()
+    good = sum(n for (_, outcome), n in counts.cleanups.items() if outcome in SUCCESSES)
     return Stats(
         root=str(context.layout.root),
         root_id=context.root_id,
-        cleanups=to_rows(tally),
+        cleanups=to_rows(counts),
         total=total,
         success_rate=round(good / total, 6) if total else None,
-        bytes_freed=tally.bytes_freed,
+        bytes_freed=counts.bytes_freed,
         p50_ms=times.percentile(0.50),
         p95_ms=times.percentile(0.95),
         p99_ms=times.percentile(0.99),
         max_ms=times.max_ms,
         leftovers=summary.leftovers,
-        stuck=tuple(living.stuck),
-        sagas=living.states,
+        stuck=tuple(open_sagas.stuck),
+        sagas=open_sagas.states,
         agents_live=_agents_live(context),
-        unreadable=tuple(living.unreadable),
+        unreadable=tuple(open_sagas.unreadable),
         since=summary.since,
         durations=times,
     )
 
 
-# --- the living ---------------------------------------------------------------------------------
+# --- open sagas ---------------------------------------------------------------------------------
 
 
 @attrs.frozen
-class _Living:
+class _OpenSagas:
     states: dict[str, int]
     stuck: dict[str, tuple[str, str]]  #: Reason and outcome, by saga id.
     unreadable: list[str]
 
 
-def _living(sagas: Sagas) -> _Living:
-    states = Counter({state.value: 0 for state in State if state is not State.CLOSED})
-    found = _Living(states, {}, [])
+def _read_open_sagas(sagas: Sagas) -> _OpenSagas:
+    found = _OpenSagas({state.value: 0 for state in State if state is not State.CLOSED}, {}, [])
     for saga_id in sagas.journals.ids():
         try:
             history = sagas.history(saga_id)
@@ -150,8 +149,8 @@ def _living(sagas: Sagas) -> _Living:
             found.unreadable.append(saga_id)
             continue
         if history.state is State.CLOSED:
-            continue  # On its way to where the closed ones are.
-        states[history.state.value] += 1
+            continue  # Its journal is about to move to the closed ones.
+        found.states[history.state.value] += 1
         if history.state is State.STUCK:
             reason = UNKNOWN if history.why is None else unwind_reason(history.why)
             found.stuck[saga_id] = (reason, STUCK)
@@ -165,61 +164,54 @@ def _agents_live(context: RootContext) -> int | None:
     return sum(1 for entry in document["agents"].values() if is_active(entry.get("status")))
 
 
-# --- the past -----------------------------------------------------------------------------------
+# --- closed sagas -------------------------------------------------------------------------------
 
 
-def _past(context: RootContext, sagas: Sagas) -> tuple[_Summary, CleanupCounts]:
+def _count_closed_sagas(context: RootContext, sagas: Sagas) -> tuple[Summary, CleanupCounts]:
     """
-    Return what is remembered, and it and the closed journals counted together.
+    Return the summary, and the counts of removed and of closed journals together.
 
-    Journals move from one to the other meanwhile: only if the summary was the
-    same before and after is the sum that of one moment.
+    A compaction may move a journal from the closed ones to the summary meanwhile. Only if the
+    summary is the same before and after does the sum belong to one instant.
     """
-    for _ in range(_TRIES):
-        summary = read(context)
-        tally = _counted(summary, sagas)
-        if read(context) == summary:
-            return summary, tally
-    found: list[tuple[_Summary, CleanupCounts]] = []
-
-    def look(document: dict[str, Any]) -> None:
-        summary = _Summary.of(document)
-        found.append((summary, _counted(summary, sagas)))
-
-    statistics(context).update(look)
-    return found[0]
+    for _ in range(_ATTEMPTS):
+        result = _add_closed_sagas(read(context), sagas)
+        if read(context) == result[0]:
+            return result
+    return statistics(context).update(
+        lambda document: _add_closed_sagas(Summary.from_document(document), sagas)
+    )
 
 
-def _counted(summary: _Summary, sagas: Sagas) -> CleanupCounts:
-    journals, tally = sagas.journals, summary.tally()
-    pending = set(summary.pending)
-    for saga_id in journals.closed_ids():
+def _add_closed_sagas(summary: Summary, sagas: Sagas) -> tuple[Summary, CleanupCounts]:
+    counts, pending = summary.counts(), set(summary.pending)
+    for saga_id in sagas.journals.closed_ids():
         if saga_id in pending:
             continue
         try:
-            tally.add(journals.closed_report(saga_id))
+            counts.add(sagas.journals.closed_report(saga_id))
         except FileNotFoundError:
             continue
         except (JournalDamaged, StorageError):
-            tally.add_unreadable()
-    return tally
+            counts.add_unreadable()
+    return summary, counts
 
 
-# --- what sweeps find -----------------------------------------------------------------------------
+# --- sweeps ---------------------------------------------------------------------------------------
 
 
 def record_sweep(context: RootContext, report: SweepReport) -> tuple[Finding, ...]:
     """
-    Count what a reaping sweep has found and reaped, and return what the last one had not found.
+    Count the findings of a reaping sweep, and return those that the last one did not have.
 
-    A dry run counts for nothing. What one sweep has left the next one finds again: it is
-    counted once. That it could not be recorded is logged, and no reason for a sweep to fail.
+    A dry run is not counted. A finding that several sweeps have is counted once. An error of
+    the count is logged, and all findings are returned.
     """
     if report.dry_run:
         return ()
     left = {finding.key for finding in report.left}
     try:
-        fresh = record_findings(
+        new = record_findings(
             context,
             found={_name(finding): finding.kind.value for finding in report.findings},
             reaped=[one.finding.kind.value for one in report.reaped if one.success],
@@ -228,12 +220,12 @@ def record_sweep(context: RootContext, report: SweepReport) -> tuple[Finding, ..
     except OrchestratorError as error:
         _log_not_recorded("a sweep", error)
         return report.findings
-    return tuple(finding for finding in report.findings if _name(finding) in fresh)
+    return tuple(finding for finding in report.findings if _name(finding) in new)
 
 
 def _log_not_recorded(what: str, error: OrchestratorError) -> None:
-    """Something could not be counted into `registry/STATS.json`; it was done all the same."""
-    log.emit(logging.WARNING, "stats.not_recorded", what=what, error=str(error))
+    """Something was done, but could not be counted in `registry/STATS.json`."""
+    emit(logging.WARNING, "stats.not_recorded", what=what, error=str(error))
 
 
 def _name(finding: Finding) -> str:

@@ -1,4 +1,4 @@
-"""The statistics as Prometheus reads them: its text exposition format, version 0.0.4."""
+"""The statistics in Prometheus' text exposition format, version 0.0.4."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from orchestrator_core.operations.metrics import Stats
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 PREFIX = "orchestrator_core_"  #: Of every metric's name.
 _DOUBLINGS = range(18)  #: The histogram's bounds: from a millisecond to two minutes.
@@ -34,7 +32,7 @@ METRICS = {
     "leftovers_found_total": ("counter", "What reaping sweeps have found, by kind."),
     "leftovers_reaped_total": ("counter", "What they have reaped of it, by kind."),
 }
-"""Every metric, without the prefix: its type, and what it means."""
+"""Every metric, without the prefix: its type, and its meaning."""
 
 
 @attrs.frozen
@@ -43,7 +41,7 @@ class Sample:
 
     value: float
     labels: dict[str, str] = attrs.field(factory=dict)
-    suffix: str = ""  #: Of its name: a histogram has samples of three names.
+    suffix: str = ""  #: Of its name: a histogram has samples with three names.
 
 
 def format_stats(stats: Stats) -> str:
@@ -51,13 +49,13 @@ def format_stats(stats: Stats) -> str:
     samples = to_samples(stats)
     return "".join(
         line
-        for name, (kind, about) in METRICS.items()
-        for line in _family(f"{PREFIX}{name}", kind, about, samples[name])
+        for name, (kind, meaning) in METRICS.items()
+        for line in _format_family(f"{PREFIX}{name}", kind, meaning, samples[name])
     )
 
 
 def to_samples(stats: Stats) -> dict[str, list[Sample]]:
-    """Return the samples of every metric, by its name without the prefix, with their root's id."""
+    """Return the samples of every metric, by its name without the prefix, with the root's id."""
     return {
         name: [attrs.evolve(one, labels={"root": stats.root_id, **one.labels}) for one in samples]
         for name, samples in _samples(stats).items()
@@ -65,32 +63,33 @@ def to_samples(stats: Stats) -> dict[str, list[Sample]]:
 
 
 def _samples(stats: Stats) -> dict[str, list[Sample]]:
-    over = [row for row in stats.cleanups if row.outcome != STUCK]
-    stuck = [row for row in stats.cleanups if row.outcome == STUCK]
+    rows, leftovers = stats.cleanups, stats.leftovers
     live, ratio = stats.agents_live, stats.success_rate
     return {
         "info": [Sample(1, {"path": stats.root})],
         "agents_live": [] if live is None else [Sample(live)],
         "sagas_open": [Sample(n, {"state": state}) for state, n in stats.sagas.items()],
-        "cleanups_stuck": [Sample(row.count, {"reason": row.reason}) for row in stuck],
+        "cleanups_stuck": [
+            Sample(row.count, {"reason": row.reason}) for row in rows if row.outcome == STUCK
+        ],
         "journals_unreadable": [Sample(len(stats.unreadable))],
         "cleanups_total": [
-            Sample(row.count, {"reason": row.reason, "outcome": row.outcome}) for row in over
+            Sample(row.count, {"reason": row.reason, "outcome": row.outcome})
+            for row in rows
+            if row.outcome != STUCK
         ],
         "cleanup_success_ratio": [] if ratio is None else [Sample(ratio)],
         "cleanup_freed_bytes_total": [Sample(stats.bytes_freed)],
         "cleanup_duration_seconds": _histogram(stats),
-        "leftovers_found_total": [Sample(row.found, {"kind": row.kind}) for row in stats.leftovers],
-        "leftovers_reaped_total": [
-            Sample(row.reaped, {"kind": row.kind}) for row in stats.leftovers
-        ],
+        "leftovers_found_total": [Sample(row.found, {"kind": row.kind}) for row in leftovers],
+        "leftovers_reaped_total": [Sample(row.reaped, {"kind": row.kind}) for row in leftovers],
     }
 
 
 def _histogram(stats: Stats) -> list[Sample]:
     times = stats.durations
     bounded = [
-        Sample(times.cumulative(doubling), {"le": _number(2**doubling / 1000)}, "_bucket")
+        Sample(times.cumulative(doubling), {"le": _format_number(2**doubling / 1000)}, "_bucket")
         for doubling in _DOUBLINGS
     ]
     return [
@@ -101,21 +100,21 @@ def _histogram(stats: Stats) -> list[Sample]:
     ]
 
 
-def _family(name: str, kind: str, about: str, samples: Iterable[Sample]) -> Iterable[str]:
-    yield f"# HELP {name} {_escaped(about)}\n"
+def _format_family(name: str, kind: str, meaning: str, samples: Iterable[Sample]) -> Iterable[str]:
+    yield f"# HELP {name} {_escape(meaning)}\n"
     yield f"# TYPE {name} {kind}\n"
     for sample in samples:
-        shown = ",".join(f'{label}="{_quoted(value)}"' for label, value in sample.labels.items())
-        yield f"{name}{sample.suffix}{{{shown}}} {_number(sample.value)}\n"
+        labels = ",".join(f'{label}="{_quote(value)}"' for label, value in sample.labels.items())
+        yield f"{name}{sample.suffix}{{{labels}}} {_format_number(sample.value)}\n"
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     return str(value) if isinstance(value, int) else repr(float(value))
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\n", "\\n")
 
 
-def _quoted(text: str) -> str:
-    return _escaped(text).replace('"', '\\"')
+def _quote(text: str) -> str:
+    return _escape(text).replace('"', '\\"')

@@ -1,11 +1,10 @@
 """
-What is remembered of the journals that are gone: ``registry/STATS.json``.
+The summary of removed journals, in ``registry/STATS.json``.
 
-A journal is counted, then removed, and a crash may come between. So the
-summary names the journals it has counted that may still be there, ``pending``,
-in the same write as the count; whoever reads skips those, and the next one to
-forget removes them. A journal is in the count, or in ``closed/`` and not
-pending: at every instant exactly one of the two.
+A journal is first counted, then removed, and a crash may come between. The write that counts
+a journal therefore also lists it in ``pending``. Readers skip pending journals, and the next
+compaction removes them. So at every instant each journal is in exactly one of two places: in
+the counts, or in ``closed/`` and not pending.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from orchestrator_core.registry.document import Schema
 from orchestrator_core.system.clock import timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.saga import JournalStore, Sagas
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class Cleanups:
-    """How often something was cleaned up for a reason, and came to an outcome."""
+    """The number of cleanups with one reason and one outcome."""
 
     reason: str
     outcome: str
@@ -46,7 +45,7 @@ class Cleanups:
 
 @attrs.frozen(kw_only=True)
 class Leftovers:
-    """What sweeps have found of one kind."""
+    """The number of findings of one kind, and of those that were reaped."""
 
     kind: str
     found: int = 0
@@ -54,76 +53,62 @@ class Leftovers:
 
 
 @attrs.frozen(kw_only=True)
-class Durations:
-    """A histogram as it is written: counts by the number of the bucket."""
-
-    buckets: dict[str, int] = attrs.field(factory=dict)
-    sum_ms: float = 0.0
-    max_ms: float = 0.0
-
-
-@attrs.frozen(kw_only=True)
 class Summary:
-    """The document."""
+    """The content of the document."""
 
     since: str = ""  #: When it was begun.
     pending: tuple[str, ...] = ()  #: Counted, and perhaps not removed yet.
     cleanups: tuple[Cleanups, ...] = ()
     bytes_freed: int = 0
-    durations: Durations = attrs.field(factory=Durations)
+    durations: Histogram = attrs.field(factory=Histogram)
     leftovers: tuple[Leftovers, ...] = ()
-    standing: tuple[str, ...] = ()  #: What the last reaping sweep found, and has left.
+    standing: tuple[str, ...] = ()  #: The findings that the last reaping sweep has left.
 
     @classmethod
-    def of(cls, document: dict[str, Any]) -> Self:
+    def from_document(cls, document: dict[str, Any]) -> Self:
         """
-        Read a document.
+        Return the summary in a document.
 
         Raises:
-            RegistryDamaged: Somebody has made something else of it.
+            RegistryDamaged: A field has the wrong type.
         """
         try:
-            summary = msgspec.convert(document, cls)
-            summary.tally()
-        except (msgspec.ValidationError, ValueError) as error:
+            return msgspec.convert(document, cls, str_keys=True)
+        except msgspec.ValidationError as error:
             raise RegistryDamaged(
                 f"the statistics cannot be used: {error}",
-                hint="mend registry/STATS.json, or move it away to count anew",
+                hint="repair registry/STATS.json, or move it away to restart the counts",
             ) from error
-        return summary
 
     def write_to(self, document: dict[str, Any]) -> None:
-        """Write it into a document, whose other fields stay."""
-        document.update(msgspec.to_builtins(self))
+        """Write the summary into a document. Unknown fields of the document stay."""
+        document.update(msgspec.to_builtins(self, str_keys=True))
 
-    def tally(self) -> CleanupCounts:
-        """Return what it has counted."""
-        written = self.durations
-        buckets = {int(number): count for number, count in written.buckets.items()}
+    def counts(self) -> CleanupCounts:
+        """Return the counts of the removed journals, as a copy."""
         return CleanupCounts(
             Counter({(row.reason, row.outcome): row.count for row in self.cleanups}),
             self.bytes_freed,
-            Histogram(buckets, written.sum_ms, written.max_ms),
+            attrs.evolve(self.durations, buckets=dict(self.durations.buckets)),
         )
 
-    def with_tally(self, tally: CleanupCounts) -> Summary:
-        """Return it with another count."""
-        times = tally.durations
-        buckets = {str(number): times.buckets[number] for number in sorted(times.buckets)}
+    def with_counts(self, counts: CleanupCounts) -> Summary:
+        """Return the summary with other counts."""
+        buckets = dict(sorted(counts.durations.buckets.items()))
         return attrs.evolve(
             self,
             since=self.since or timestamp(),
-            cleanups=to_rows(tally),
-            bytes_freed=tally.bytes_freed,
-            durations=Durations(buckets=buckets, sum_ms=times.sum_ms, max_ms=times.max_ms),
+            cleanups=to_rows(counts),
+            bytes_freed=counts.bytes_freed,
+            durations=attrs.evolve(counts.durations, buckets=buckets),
         )
 
 
-def to_rows(tally: CleanupCounts) -> tuple[Cleanups, ...]:
-    """Return the counts as rows, in the order of their names."""
+def to_rows(counts: CleanupCounts) -> tuple[Cleanups, ...]:
+    """Return the counts as rows, sorted by reason and outcome."""
     return tuple(
         Cleanups(reason=reason, outcome=outcome, count=count)
-        for (reason, outcome), count in sorted(tally.cleanups.items())
+        for (reason, outcome), count in sorted(counts.cleanups.items())
     )
 
 
@@ -131,7 +116,7 @@ def to_rows(tally: CleanupCounts) -> tuple[Cleanups, ...]:
 
 
 def _from_0(_document: dict[str, Any]) -> None:
-    """A document without a version is one of version 1 that has nothing in it."""
+    """Migrate a document without a version: an empty one of version 1."""
 
 
 _SCHEMA = Schema(
@@ -140,7 +125,7 @@ _SCHEMA = Schema(
 
 
 def statistics(context: RootContext) -> Registry:
-    """Return the document on disk. Damaged, it is kept aside, and counting begins anew."""
+    """Return the document on disk. A damaged one is quarantined, and the counts restart."""
     return Registry(
         context.layout.statistics,
         schema=_SCHEMA,
@@ -151,23 +136,26 @@ def statistics(context: RootContext) -> Registry:
 
 
 def read(context: RootContext) -> Summary:
-    """Return what is remembered; nothing, and no file is made, if nothing was forgotten yet."""
+    """Return the summary; an empty one, without creating the file, if there is none."""
     registry = statistics(context)
     if not os.path.lexists(registry.path):
         return Summary()
     try:
-        return Summary.of(registry.read())
+        return Summary.from_document(registry.read())
     except NotFound:
         return Summary()
 
 
+# --- compaction -------------------------------------------------------------------------------
+
+
 @attrs.frozen(kw_only=True)
 class CompactionResult:
-    """What became of journals that were to be forgotten."""
+    """The result of a compaction."""
 
-    sagas: tuple[str, ...] = ()  #: Counted, and gone.
+    sagas: tuple[str, ...] = ()  #: Counted and removed.
     bytes_freed: int = 0
-    failed: dict[str, str] = attrs.field(factory=dict)  #: Why not, by saga id.
+    failed: dict[str, str] = attrs.field(factory=dict)  #: The errors, by saga id.
 
 
 def compact_journals(
@@ -176,12 +164,12 @@ def compact_journals(
     """
     Count closed journals in the summary, durably, and remove them.
 
-    Killed at any instant, each is counted once; the next call finishes. Those that
-    are open, or not there, are passed over.
+    A crash at any instant leaves each journal counted once, and the next call finishes. Open
+    and missing sagas are ignored.
 
     Raises:
         StorageError, LockTimeout: The summary cannot be written; nothing is removed.
-        RegistryDamaged, RegistryTooNew: It cannot be read.
+        RegistryDamaged, RegistryTooNew: The summary cannot be read.
     """
     journals = sagas.journals
     registry = statistics(context)
@@ -191,91 +179,90 @@ def compact_journals(
     registry.create({})
     failed: dict[str, str] = {}
     pending = registry.update(lambda document: _count(document, journals, wanted, failed))
-    gone, freed = _remove(journals, pending, failed)
-    registry.update(lambda document: _settle(document, gone))
-    return CompactionResult(sagas=tuple(gone), bytes_freed=freed, failed=failed)
-
-
-def _count(
-    document: dict[str, Any], journals: JournalStore, wanted: Sequence[str], failed: dict[str, str]
-) -> tuple[str, ...]:
-    """Count those that are not counted yet; return all that are to be removed."""
-    summary = Summary.of(document)
-    tally, counted = summary.tally(), set(summary.pending)
-    pending = list(summary.pending)
-    for saga_id in wanted:
-        if saga_id in counted:
-            continue
-        # Read here, under the lock: what another has counted and removed is gone by now.
-        try:
-            tally.add(journals.closed_report(saga_id))
-        except FileNotFoundError:
-            continue
-        except JournalDamaged:
-            tally.add_unreadable()
-        except StorageError as error:
-            failed[saga_id] = str(error)
-            continue
-        pending.append(saga_id)
-    attrs.evolve(summary.with_tally(tally), pending=tuple(pending)).write_to(document)
-    return tuple(pending)
-
-
-def _remove(
-    journals: JournalStore, pending: Iterable[str], failed: dict[str, str]
-) -> tuple[list[str], int]:
-    gone, freed = [], 0
+    removed, freed = [], 0
     for saga_id in pending:
         try:
             freed += journals.remove_closed(saga_id)
-            gone.append(saga_id)
+            removed.append(saga_id)
         except StorageError as error:
-            failed[saga_id] = str(error)  # It stays pending: counted, and to be removed.
+            failed[saga_id] = str(error)  # The journal stays pending.
     journals.sync_closed()
-    return gone, freed
+    registry.update(lambda document: _clear_pending(document, set(removed)))
+    return CompactionResult(sagas=tuple(removed), bytes_freed=freed, failed=failed)
 
 
-def _settle(document: dict[str, Any], gone: Iterable[str]) -> None:
-    summary = Summary.of(document)
-    left = set(summary.pending) - set(gone)
-    kept = tuple(saga_id for saga_id in summary.pending if saga_id in left)
-    attrs.evolve(summary, pending=kept).write_to(document)
+def _count(
+    document: dict[str, Any], journals: JournalStore, wanted: Iterable[str], failed: dict[str, str]
+) -> tuple[str, ...]:
+    """Count the journals that are not counted yet, and return all that are to be removed."""
+    summary = Summary.from_document(document)
+    counts, pending = summary.counts(), dict.fromkeys(summary.pending)
+    for saga_id in wanted:
+        if saga_id in pending:
+            continue
+        # Under the lock: a journal that another process has counted and removed is gone by now.
+        try:
+            counts.add(journals.closed_report(saga_id))
+        except FileNotFoundError:
+            continue
+        except JournalDamaged:
+            counts.add_unreadable()
+        except StorageError as error:
+            failed[saga_id] = str(error)
+            continue
+        pending[saga_id] = None
+    attrs.evolve(summary.with_counts(counts), pending=tuple(pending)).write_to(document)
+    return tuple(pending)
+
+
+def _clear_pending(document: dict[str, Any], removed: set[str]) -> None:
+    summary = Summary.from_document(document)
+    pending = tuple(saga_id for saga_id in summary.pending if saga_id not in removed)
+    attrs.evolve(summary, pending=pending).write_to(document)
+
+
+# --- findings ---------------------------------------------------------------------------------
 
 
 def record_findings(
     context: RootContext, *, found: Mapping[str, str], reaped: Iterable[str], left: Iterable[str]
 ) -> set[str]:
     """
-    Count what a sweep has found, durably; return the names of what is new.
+    Count the findings of a sweep, durably, and return the names of the new ones.
 
-    *found* has the kind of each thing by its name, *reaped* the kinds of what was
-    reaped. What is *left* the next sweep finds again, and does not count again.
+    *found* has the kind of each finding by its name, *reaped* the kinds of those that were
+    reaped. The next sweep finds again what is *left*, and does not count it again.
 
     Raises:
-        OrchestratorError: See :func:`compact_journals`.
+        OrchestratorError: As :func:`compact_journals`.
     """
-    reaped, standing = Counter(reaped), tuple(sorted(set(left)))
     if not found and not read(context).standing:
         return set()
     registry = statistics(context)
     registry.create({})
+    left, reaped = tuple(sorted(set(left))), Counter(reaped)
+    return registry.update(lambda document: _count_findings(document, found, reaped, left))
 
-    def enter(document: dict[str, Any]) -> set[str]:
-        summary = Summary.of(document)
-        fresh = found.keys() - set(summary.standing)
-        counts = Counter(found[name] for name in fresh)
-        rows = {row.kind: row for row in summary.leftovers}
-        for kind in {*counts, *reaped}:
-            row = rows.get(kind, Leftovers(kind=kind))
-            rows[kind] = attrs.evolve(
-                row, found=row.found + counts[kind], reaped=row.reaped + reaped[kind]
-            )
-        attrs.evolve(
-            summary,
-            since=summary.since or timestamp(),
-            leftovers=tuple(rows[kind] for kind in sorted(rows)),
-            standing=standing,
-        ).write_to(document)
-        return fresh
 
-    return registry.update(enter)
+def _count_findings(
+    document: dict[str, Any],
+    found: Mapping[str, str],
+    reaped: Counter[str],
+    left: tuple[str, ...],
+) -> set[str]:
+    summary = Summary.from_document(document)
+    new = found.keys() - set(summary.standing)
+    counts = Counter(found[name] for name in new)
+    rows = {row.kind: row for row in summary.leftovers}
+    for kind in {*counts, *reaped}:
+        row = rows.get(kind, Leftovers(kind=kind))
+        rows[kind] = attrs.evolve(
+            row, found=row.found + counts[kind], reaped=row.reaped + reaped[kind]
+        )
+    attrs.evolve(
+        summary,
+        since=summary.since or timestamp(),
+        leftovers=tuple(rows[kind] for kind in sorted(rows)),
+        standing=left,
+    ).write_to(document)
+    return new
