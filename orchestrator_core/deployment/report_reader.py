@@ -115,7 +115,7 @@ def _reported(
     for file in files:
         if last is not None and len(newest) >= last and _is_older(file, newest):
             break  # So are all after it.
-        for line in _lines(file.path):
+        for line in json_lines(file.path):
             one = build(line)
             if agent_id in (None, one.agent_id):
                 at = parse_timestamp(one.timestamp) or 0.0
@@ -162,7 +162,8 @@ def _files(task: Path, kind: str, agent_id: str | None) -> Iterator[_File]:
                 yield _File(next(number), directory / entry.name.removesuffix(GZ), written)
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of a file of reports, compressed or not; skip torn lines."""
     try:
         data = read_maybe_gzipped(path)
     except (FileNotFoundError, StorageError):

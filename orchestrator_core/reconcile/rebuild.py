@@ -1,11 +1,11 @@
 """
-After a disaster: what was lost, made again from what else is known of it.
+Rebuild what was lost from all other sources.
 
-A journal that lost its intents is planned again from the agent's id. A registry
-that was damaged is written again from the journals, open and closed, which hold
-every record as it was first written and every end as it was reported; and from
-whatever can still be read of the damaged one, which is all there is of an agent
-whose journal is gone.
+- The receipts of a journal that lost its intents are planned again from the agent's id.
+- A damaged registry is merged from the journals, open and closed, which hold every record
+  as it was first written and every end as it was reported, and from what can be parsed of
+  the registry's damaged and previous versions. For an agent whose journal is gone, those
+  versions are the only source.
 """
 
 from __future__ import annotations
@@ -76,18 +76,18 @@ def task_document(
     task_id: str,
     *,
     present: Document | None = None,
-    damaged: bytes | None = None,
-    heard: EvidenceStore | None = None,
+    damaged_bytes: bytes | None = None,
+    evidence: EvidenceStore | None = None,
 ) -> Document:
     """
-    Return a task's registry from all that is known: its journals, its older copies.
+    Return a task's document, merged from the journals and the registry's previous versions.
 
-    *present* is the document as it is, if it can be used, and *damaged* its bytes
-    if not, and if they are not among the kept ones yet.
+    *present* is the document as it is, if it can be used. *damaged_bytes* are the bytes of
+    a damaged document that was not set aside yet.
     """
     registry = context.task_registry(task_id)
     listed = (context.global_registry.read_or_none() or {}).get("tasks", {}).get(task_id, {})
-    otherwise = {
+    defaults = {
         "task_id": task_id,
         "task_description": listed.get("description", ""),
         "created_at": listed.get("created_at") or timestamp(),
@@ -99,11 +99,11 @@ def task_document(
         "max_depth": context.limits.max_depth,
         "max_concurrent": context.limits.max_concurrent,
     }
-    told = (heard or EvidenceStore(context, sagas)).of(task_id)
-    older = previous_versions(registry, damaged)
+    known = (evidence or EvidenceStore(context, sagas)).for_task(task_id)
+    previous = previous_versions(registry, damaged_bytes)
     if present is None:
-        older.append(reconstruct_from_files(context, task_id, told))
-    return merge_task(present, older, told, otherwise=otherwise)
+        previous.append(reconstruct_from_files(context, task_id, known))
+    return merge_task(present, previous, known, defaults=defaults)
 
 
 def global_document(
@@ -111,15 +111,15 @@ def global_document(
     sagas: Sagas,
     *,
     present: Document | None = None,
-    damaged: bytes | None = None,
-    heard: EvidenceStore | None = None,
+    damaged_bytes: bytes | None = None,
+    evidence: EvidenceStore | None = None,
 ) -> Document:
-    """Return the global registry from all that is known; see :func:`task_document`."""
+    """Return the global document, merged in the same way; see :func:`task_document`."""
     return merge_global(
         present,
-        previous_versions(context.global_registry, damaged),
-        (heard or EvidenceStore(context, sagas)).of(),
-        fresh=new_global(),
+        previous_versions(context.global_registry, damaged_bytes),
+        (evidence or EvidenceStore(context, sagas)).for_task(),
+        empty=new_global(),
         tasks={
             task_id: context.task_registry(task_id).read_or_none()
             for task_id in context.layout.task_ids()
@@ -127,12 +127,12 @@ def global_document(
     )
 
 
-def previous_versions(registry: Registry, damaged: bytes | None = None) -> list[Document]:
-    """Return what can be read of a registry's damaged and superseded copies, the newest first."""
-    copies = [] if damaged is None else [parse_what_is_left(damaged, registry.schema)]
+def previous_versions(registry: Registry, damaged_bytes: bytes | None = None) -> list[Document]:
+    """Return what can be parsed of a registry's damaged and previous versions, newest first."""
+    versions = [] if damaged_bytes is None else [parse_what_is_left(damaged_bytes, registry.schema)]
     for path in registry.quarantined():
         try:
-            copies.append(parse_what_is_left(durable.read(path), registry.schema))
+            versions.append(parse_what_is_left(durable.read(path), registry.schema))
         except (FileNotFoundError, StorageError):
-            continue  # A directory was in its place; or it is gone by now.
-    return copies
+            continue  # It is a directory, or gone by now.
+    return versions

@@ -1,11 +1,10 @@
 """
-Repair: put a registry right by all that is known, and show the difference first.
+Repair: compare registries with what they should contain, and rewrite them on request.
 
-What a registry should say is made by :mod:`~orchestrator_core.reconcile.rebuild`, as it is
-when damage is found on the way; here it is compared with what the registry says,
-and written if that is wanted. Nobody is ended, and no file but registries is
-changed. All of it works while agents and orchestrators are at work: what is
-written is made under the registry's lock, from what is there at that instant.
+:mod:`~orchestrator_core.reconcile.rebuild` computes what a registry should contain, here as
+well as when damage is found by a reader. Repair ends no agent and changes no file but
+registries. It is safe while agents and orchestrators run: the new document is computed
+under the registry's lock, from the document at that instant.
 """
 
 from __future__ import annotations
@@ -26,45 +25,43 @@ from orchestrator_core.system.deprecation import warn_renamed
 from orchestrator_core.system.names import check_id, is_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.registry import Document, Registry
     from orchestrator_core.saga import Sagas
 
-    Make = Callable[[Document | None, bytes | None], Document]
-
 
 @attrs.frozen(kw_only=True)
 class Difference:
     """
-    What a registry says of one thing, and what it should say.
+    How one thing in a registry differs from what it should be.
 
-    ``was`` and ``becomes`` hold the fields that differ; a field is in one of the
-    two alone if it goes, or comes.
+    ``was`` and ``becomes`` hold the fields that differ. A field that is removed is only in
+    ``was``; a field that is added, only in ``becomes``.
     """
 
     kind: str  #: "added", "removed" or "changed".
-    agent_id: str | None  #: None: it is about the document itself.
+    agent_id: str | None  #: None: the document itself.
     was: dict[str, Any] = attrs.field(factory=dict)
     becomes: dict[str, Any] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
 class RegistryRepair:
-    """One registry: what is wrong with it, or was."""
+    """The result for one registry."""
 
     registry: str  #: Its path.
-    task_id: str | None  #: None: it is the global one.
-    state: str  #: "whole", "damaged", "missing", or "unknown": it could not be read.
-    why: str = ""  #: For damaged and unknown: why.
+    task_id: str | None  #: None: the global registry.
+    state: str  #: "whole", "damaged", "missing", or "unknown" if unreadable.
+    why: str = ""  #: The cause, for "damaged" and "unknown".
     differences: tuple[Difference, ...] = ()
-    kept: str | None = None  #: Where the damaged one is kept, if it was set aside just now.
-    error: str = ""  #: Why it was not repaired.
+    kept: str | None = None  #: Path of the damaged file, if this repair set it aside.
+    error: str = ""  #: Why the registry was not repaired.
 
     @property
     def is_consistent(self) -> bool:
-        """Whether there is nothing to be repaired."""
+        """Whether there is nothing to repair."""
         return self.state == "whole" and not self.differences
 
     @property
@@ -76,7 +73,7 @@ class RegistryRepair:
 
 @attrs.frozen(kw_only=True)
 class RepairReport:
-    """What is wrong with a root's registries; and with ``dry_run`` off, what was."""
+    """The differences of a root's registries; without ``dry_run`` they are repaired."""
 
     repairs: tuple[RegistryRepair, ...]
     dry_run: bool
@@ -89,13 +86,13 @@ class RepairReport:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is wrong, or is wrong any more."""
+        """Whether no registry needs repair, or, without ``dry_run``, none still does."""
         if self.dry_run:
             return all(one.is_consistent for one in self.repairs)
         return not any(one.error for one in self.repairs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-safe values."""
+        """Return the report as JSON-safe values."""
         repairs: list[dict[str, Any]] = msgspec.to_builtins(self.repairs)
         return {"clean": self.clean, "mended": repairs, "dry_run": self.dry_run}
 
@@ -104,116 +101,117 @@ def repair(
     context: RootContext, sagas: Sagas, *, task_id: str | None, only_global: bool, dry_run: bool
 ) -> RepairReport:
     """Repair one task's registry, or the global one, or all; see :meth:`Orchestrator.repair`."""
-    heard = EvidenceStore(context, sagas)
-    mended: list[RegistryRepair] = []
-    for name in _wanted(context, task_id, only_global=only_global):
-        registry, make = _maker(context, sagas, heard, name)
-        mended.append(_mended(registry, name, make, dry_run=dry_run))
-    return RepairReport(repairs=tuple(mended), dry_run=dry_run)
+    evidence = EvidenceStore(context, sagas)
+    repairs = [
+        _Repair(context, sagas, evidence, target).run(dry_run=dry_run)
+        for target in _targets(context, task_id, only_global=only_global)
+    ]
+    return RepairReport(repairs=tuple(repairs), dry_run=dry_run)
 
 
-def _wanted(
-    context: RootContext, task_id: str | None, *, only_global: bool
-) -> Iterator[str | None]:
-    """Yield the tasks whose registries are meant, and None for the global one: it counts them."""
+def _targets(context: RootContext, task_id: str | None, *, only_global: bool) -> list[str | None]:
+    """Return the tasks whose registries are meant; last, None for the global one."""
     if only_global:
-        yield None
-    elif task_id is not None:
+        return [None]
+    if task_id is not None:
         if not context.layout.task(check_id("task", task_id)).is_dir():
             raise NotFound(f"there is no task {task_id!r}")
-        yield task_id
-    else:
-        yield from sorted({*context.layout.task_ids(), *_without_registry(context)})
-        yield None
+        return [task_id]
+    directories = {path.parent.name for path in context.layout.root.glob("TASK-*/logs")}
+    without_registry = filter(is_id, directories)
+    # The global registry counts what the tasks' registries hold.
+    return [*sorted({*context.layout.task_ids(), *without_registry}), None]
 
 
-def _without_registry(context: RootContext) -> Iterator[str]:
-    """Yield the tasks whose registry is gone, without a trace but for their directories."""
-    for path in context.layout.root.glob("TASK-*/logs"):
-        if is_id(path.parent.name):
-            yield path.parent.name
+@attrs.frozen
+class _Repair:
+    """The repair of one registry: a task's, or the global one for None."""
+
+    context: RootContext
+    sagas: Sagas
+    evidence: EvidenceStore
+    task_id: str | None
+
+    @property
+    def registry(self) -> Registry:
+        if self.task_id is None:
+            return self.context.global_registry
+        return self.context.task_registry(self.task_id)
+
+    def run(self, *, dry_run: bool) -> RegistryRepair:
+        try:
+            found = self._diff()
+            if dry_run or found.is_consistent or found.state == "unknown":
+                return found
+            return self._apply(found)
+        except OrchestratorError as error:  # It does not affect the other registries.
+            return self._unknown(str(error))
+
+    def _build(self, present: Document | None, damaged_bytes: bytes | None) -> Document:
+        sources: dict[str, Any] = {
+            "present": present,
+            "damaged_bytes": damaged_bytes,
+            "evidence": self.evidence,
+        }
+        if self.task_id is None:
+            return global_document(self.context, self.sagas, **sources)
+        return task_document(self.context, self.sagas, self.task_id, **sources)
+
+    def _unknown(self, why: str) -> RegistryRepair:
+        path = str(self.registry.path)
+        return RegistryRepair(
+            registry=path, task_id=self.task_id, state="unknown", why=why, error=why
+        )
+
+    def _diff(self) -> RegistryRepair:
+        """Compare without a lock, and without changing anything."""
+        registry = self.registry
+        found = read_snapshot(registry)
+        if found.unreadable:
+            return self._unknown(found.unreadable)
+        data = _read_or_none(registry) if found.damage else None
+        target = self._build(copy.deepcopy(found.document), data)
+        registry.schema.derive(target)
+        before = found.document if data is None else parse_what_is_left(data, registry.schema)
+        return RegistryRepair(
+            registry=str(registry.path),
+            task_id=self.task_id,
+            state="damaged" if found.damage else "missing" if found.missing else "whole",
+            why=found.damage,
+            differences=tuple(differences(before or {}, target)),
+        )
+
+    def _apply(self, found: RegistryRepair) -> RegistryRepair:
+        """Rewrite the registry; return the real differences, which may be others by now."""
+        registry = self.registry
+        damaged = _read_or_none(registry) if found.state == "damaged" else None
+        before: Document = {} if damaged is None else parse_what_is_left(damaged, registry.schema)
+
+        def build(present: Document | None) -> Document:
+            nonlocal before
+            before = before if present is None else copy.deepcopy(present)
+            return self._build(present, None)
+
+        quarantined = registry.repair(build)
+        return attrs.evolve(
+            found,
+            differences=tuple(differences(before, registry.read())),
+            kept=str(quarantined[0].kept) if quarantined else None,
+        )
 
 
-def _maker(
-    context: RootContext, sagas: Sagas, heard: EvidenceStore, task_id: str | None
-) -> tuple[Registry, Make]:
-    def make(present: Document | None, damaged: bytes | None) -> Document:
-        how: dict[str, Any] = {"present": present, "damaged": damaged, "heard": heard}
-        if task_id is None:
-            return global_document(context, sagas, **how)
-        return task_document(context, sagas, task_id, **how)
-
-    return (context.global_registry if task_id is None else context.task_registry(task_id)), make
-
-
-def _mended(
-    registry: Registry, task_id: str | None, make: Make, *, dry_run: bool
-) -> RegistryRepair:
-    try:
-        seen = _seen(registry, task_id, make)
-        if dry_run or seen.is_consistent or seen.state == "unknown":
-            return seen
-        return _applied(registry, seen, make)
-    except OrchestratorError as error:  # One that cannot be repaired strands no other.
-        return _unknown(registry, task_id, str(error))
-
-
-def _unknown(registry: Registry, task_id: str | None, why: str) -> RegistryRepair:
-    return RegistryRepair(
-        registry=str(registry.path), task_id=task_id, state="unknown", why=why, error=why
-    )
-
-
-def _seen(registry: Registry, task_id: str | None, make: Make) -> RegistryRepair:
-    """Compare without a lock, and without changing anything."""
-    found = read_snapshot(registry)
-    if found.unreadable:
-        return _unknown(registry, task_id, found.unreadable)
-    data = _bytes(registry) if found.damage else None
-    wanted = make(copy.deepcopy(found.document), data)
-    registry.schema.derive(wanted)
-    before = found.document if data is None else parse_what_is_left(data, registry.schema)
-    return RegistryRepair(
-        registry=str(registry.path),
-        task_id=task_id,
-        state="damaged" if found.damage else "missing" if found.missing else "whole",
-        why=found.damage,
-        differences=tuple(differences(before or {}, wanted)),
-    )
-
-
-def _applied(registry: Registry, seen: RegistryRepair, make: Make) -> RegistryRepair:
-    """Write it, and return what was really done: something may have changed since the look."""
-    found: list[Document | None] = []
-    damaged = _bytes(registry) if seen.state == "damaged" else None
-
-    def mend(present: Document | None) -> Document:
-        found.append(copy.deepcopy(present))
-        return make(present, None)
-
-    asides = registry.repair(mend)
-    before = found[0]
-    if before is None:
-        before = parse_what_is_left(damaged, registry.schema) if damaged is not None else {}
-    return attrs.evolve(
-        seen,
-        differences=tuple(differences(before, registry.read())),
-        kept=str(asides[0].kept) if asides else None,
-    )
-
-
-def _bytes(registry: Registry) -> bytes | None:
+def _read_or_none(registry: Registry) -> bytes | None:
     try:
         return durable.read(registry.path)
     except (FileNotFoundError, StorageError):
-        return None  # A directory, perhaps; or gone by now.
+        return None  # It is a directory, or gone by now.
 
 
 # --- the difference ------------------------------------------------------------------------------
 
 
 def differences(was: Document, becomes: Document) -> Iterator[Difference]:
-    """Yield what differs between two documents: of themselves first, then agent by agent."""
+    """Yield the differences of two documents: of themselves first, then agent by agent."""
     own = _changed(_without_agents(was), _without_agents(becomes))
     if own is not None:
         yield Difference(kind="changed", agent_id=None, was=own[0], becomes=own[1])
@@ -230,10 +228,11 @@ def differences(was: Document, becomes: Document) -> Iterator[Difference]:
 def _changed(
     was: Mapping[str, Any], becomes: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    missing = object()
     names = [
         name
         for name in dict.fromkeys((*was, *becomes))
-        if name not in was or name not in becomes or was[name] != becomes[name]
+        if was.get(name, missing) != becomes.get(name, missing)
     ]
     if not names:
         return None
@@ -244,8 +243,7 @@ def _changed(
 
 
 def _without_agents(document: Document) -> dict[str, Any]:
-    # What marks a copy as such is not about what it says.
-    own = ("agents", "damaged", "schema_version")
+    own = ("agents", "damaged", "schema_version")  # The last two are about this copy only.
     return {name: value for name, value in document.items() if name not in own}
 
 

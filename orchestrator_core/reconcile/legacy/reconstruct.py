@@ -1,63 +1,50 @@
 """
-What else tells of a task's old agents, when its registry was cut off or emptied.
+Reconstruct the records of legacy agents whose task's registry was truncated.
 
-The old system wrote its registries in place: killed meanwhile, it left them with
-nothing in them, and its agents at work. They are listed globally, and they have
-files. An agent that has a journal needs none of this, and is left out.
+The legacy system wrote its registries in place. If it was killed meanwhile, its agents
+went on without a record. Their entries in the global registry and their files remain. An
+agent that has a journal is left out: :mod:`~orchestrator_core.reconcile.evidence` knows it.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from orchestrator_core.deployment.report_reader import json_lines
 from orchestrator_core.model import ids
 from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.model.status import Status
+from orchestrator_core.reconcile.sweep.named_files import LOG, PROMPT_FILE, scan_task
 from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container
     from pathlib import Path
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.registry import Document
 
-_FILES = (
-    ("", re.compile(r"agent_prompt_(.+)\.txt")),
-    ("logs", re.compile(r"(.+)_stream\.jsonl")),
-)
-_EXCERPT = 200
+_EXCERPT_LENGTH = 200
 
 
 def reconstruct_from_files(context: RootContext, task_id: str, known: Container[str]) -> Document:
-    """Return a document of the agents that are not *known*, as far as anything tells of them."""
+    """Return a document of a task's agents that are not *known*, from entries and files."""
     entries = (context.global_registry.read_or_none() or {}).get("agents", {})
     listed = {name: entry for name, entry in entries.items() if entry.get("task_id") == task_id}
-    names = dict.fromkeys((*listed, *_named(context.layout.task(task_id))))
+    files = scan_task(context.layout, task_id)
+    named = sorted(file.agent_id for file in files if file.what in (PROMPT_FILE, LOG))
     records = [
-        _record(context, task_id, name, listed.get(name, {}))
-        for name in names
-        if name not in known and is_id(name)
+        _record(context, task_id, agent_id, listed.get(agent_id, {}))
+        for agent_id in dict.fromkeys((*listed, *named))
+        if agent_id not in known and is_id(agent_id)
     ]
     return {"agents": sorted(records, key=lambda record: str(record.get("started_at")))}
-
-
-def _named(task: Path) -> Iterator[str]:
-    for directory, pattern in _FILES:
-        place = task / directory
-        for path in sorted(place.iterdir()) if place.is_dir() else ():
-            if found := pattern.fullmatch(path.name):
-                yield found[1]
 
 
 def _record(
     context: RootContext, task_id: str, agent_id: str, entry: dict[str, Any]
 ) -> dict[str, Any]:
-    prompt = context.layout.prompt(task_id, agent_id)
-    told = {name: value for name, value in entry.items() if name != "task_id"}
     return {
         "id": agent_id,
         "type": agent_id.rsplit("-", 2)[0],
@@ -65,34 +52,26 @@ def _record(
         "parent": ORCHESTRATOR,
         "depth": 1,
         "status": Status.RUNNING.value,
-        **_written(prompt),
-        **told,
-        **_last_said(context.layout.progress(task_id, agent_id)),
+        **_from_prompt(context.layout.prompt(task_id, agent_id)),
+        **{name: value for name, value in entry.items() if name != "task_id"},
+        **_last_progress(context.layout.progress(task_id, agent_id)),
     }
 
 
-def _written(prompt: Path) -> dict[str, Any]:
-    """Return what the prompt's file tells: it was written when its agent was started."""
+def _from_prompt(prompt: Path) -> dict[str, Any]:
+    """Return the prompt, and the agent's start: the prompt's file was written then."""
     try:
         text, at = prompt.read_text(errors="replace"), prompt.stat().st_mtime
     except OSError:
         return {}
     started_at = datetime.fromtimestamp(at).astimezone().isoformat()
-    return {"started_at": started_at, "prompt": text[:_EXCERPT]}
+    return {"started_at": started_at, "prompt": text[:_EXCERPT_LENGTH]}
 
 
-def _last_said(progress: Path) -> dict[str, Any]:
-    """Return what an agent last said of itself."""
-    try:
-        lines = progress.read_text(errors="replace").splitlines()
-    except OSError:
+def _last_progress(path: Path) -> dict[str, Any]:
+    lines = [*json_lines(path)]
+    if not lines:
         return {}
-    for line in reversed(lines):
-        try:
-            said = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(said, dict):
-            kept = {name: said[name] for name in ("status", "progress", "message") if name in said}
-            return {**kept, "last_update": said.get("timestamp")}
-    return {}
+    names = ("status", "progress", "message")
+    fields = {name: lines[-1][name] for name in names if name in lines[-1]}
+    return {**fields, "last_update": lines[-1].get("timestamp")}

@@ -1,12 +1,14 @@
 """
-What a registry should say, from all that is known: a pure comparison of witnesses.
+The merge: what a registry should contain, computed from all sources; pure.
 
-There are the document as it is, if it can be used; older copies of it, damaged
-ones among them, of which this and that can be read; and the testimony of each
-agent's journal. A document that is whole is right in all but what the journals
-contradict: who is alive, who has ended, who never was. Of a damaged one, what was
-fixed when an agent was deployed is taken from the journal, and the rest from
-whatever can be read. What only one of them knows is kept: nothing is lost.
+The sources are the document as it is, if it can be used; other versions of it, damaged ones
+among them, as far as each can be parsed; and the evidence from each agent's journal.
+
+- A whole document stays as it is, except where a journal contradicts it: about who is
+  alive, has ended, or never ran.
+- In place of a damaged one, the fields fixed at deployment come from the journal, and the
+  other fields from the newest version that has them.
+- What only one source has is kept: nothing is lost.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A task's registry, as it should be."""
+"""The merge of a task's registry."""
 
 from __future__ import annotations
 
@@ -12,229 +12,229 @@ from orchestrator_core.registry.partial_parse import agent_of
 from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from orchestrator_core.reconcile.evidence import Evidence
     from orchestrator_core.registry import Document
 
     Record = dict[str, Any]
 
-_OWN = fields.TASK_CONTENT | fields.PER_COPY  #: Not carried over from an older copy.
+_OWN = fields.TASK_CONTENT | fields.PER_COPY  #: Never taken from another version.
 _TIMES = frozenset({"completed_at", "last_update", "terminated_at", "auto_cleanup_timestamp"})
 _STATUSES = frozenset(status.value for status in Status)
 
 
 def merge_task(
     present: Document | None,
-    older: Sequence[Document],
-    told: Mapping[str, Evidence],
+    previous: Sequence[Document],
+    evidence: Mapping[str, Evidence],
     *,
-    otherwise: Mapping[str, Any],
+    defaults: Mapping[str, Any],
 ) -> Document:
     """
     Return a task's document as it should be.
 
-    *present* is the document as it is; None if it is damaged or gone. *older* are
-    other copies, the newest first. *otherwise* has what a document itself says
-    that nobody knows any more.
+    *present* is the document as it is; None if it is damaged or missing. *previous* are
+    other versions, the newest first. *defaults* are the top-level fields for a document
+    that no version has them of.
     """
-    documents = ([] if present is None else [present]) + list(older)
-    known = [_by_agent(each, told) for each in documents]
+    documents = [*([] if present is None else [present]), *previous]
+    known = [_records_by_agent(each, evidence) for each in documents]
     records: list[Record] = []
     without_depth = set()
-    for agent_id in dict.fromkeys((*(name for each in known for name in each), *told)):
+    for agent_id in dict.fromkeys((*(name for each in known for name in each), *evidence)):
         copies = [record for each in known for record in each.get(agent_id, ())]
-        testimony = told.get(agent_id)
-        if not _belongs(testimony, is_rebuilt=present is None, is_known=bool(copies)):
+        proof = evidence.get(agent_id)
+        if not _should_exist(proof, is_rebuilt=present is None, is_known=bool(copies)):
             continue
-        if testimony is None or (present is not None and agent_id in known[0]):
-            record = _corrected(_filled(copies), testimony)
-        else:
-            record = _corrected(_remade(testimony, copies), testimony)
-            if testimony.fate is LifeState.ENDED:
-                # Whole, as its report was. Times were written a moment later.
-                end = {k: v for k, v in testimony.end.items() if not (k in _TIMES and k in record)}
-                record |= end
-            if testimony.fate is LifeState.ALIVE and _has_ended(
-                told.get(str(record.get("parent")))
-            ):
-                record["parent"] = ORCHESTRATOR  # It was let live, or it would have ended first.
-            if not any("depth" in copy for copy in copies):
-                without_depth.add(agent_id)
-        if copies:
-            records.append(record)
-        else:
-            _insert(records, record)
-    document = _top(present, older, otherwise)
+        if proof is None or (present is not None and agent_id in known[0]):
+            is_live = is_active(copies[0].get("status"))
+            record = fill_missing(copies, without=fields.TERMINAL if is_live else ())
+            records.append(_apply_evidence(record, proof))
+            continue
+        record = _rebuild_record(proof, copies, evidence)
+        if not any("depth" in copy for copy in copies):
+            without_depth.add(agent_id)
+        position = len(records) if copies else _position_by_start(records, record)
+        records.insert(position, record)
+    document = _top_level(present, previous, defaults)
     document["agents"] = records
     _set_depths(records, without_depth)
-    document["agent_hierarchy"] = _hierarchy(documents, records, told)
+    document["agent_hierarchy"] = _hierarchy(documents, records, evidence)
     return document
 
 
-def _has_ended(testimony: Evidence | None) -> bool:
-    return testimony is not None and testimony.fate is LifeState.ENDED
+def fill_missing(copies: Sequence[Record], *, without: Collection[str] = ()) -> Record:
+    """Return the first of *copies* with the fields that only the others have, but *without*."""
+    filled = dict(copies[0]) if copies else {}
+    for copy in copies[1:]:
+        for name, value in copy.items():
+            if name not in without:
+                filled.setdefault(name, value)
+    return filled
 
 
-def _insert(records: list[Record], record: Record) -> None:
-    """Enter a record where its agent's turn was: parents stand before their children."""
-    born = str(record.get("started_at") or "")
-    at = len(records)
-    while at and str(records[at - 1].get("started_at") or "") > born:
-        at -= 1
-    records.insert(at, record)
-
-
-def _top(
-    present: Document | None, older: Iterable[Document], otherwise: Mapping[str, Any]
+def _top_level(
+    present: Document | None, previous: Sequence[Document], defaults: Mapping[str, Any]
 ) -> Document:
-    document: Document = dict(present) if present is not None else {}
+    document: Document = dict(present or {})
     if present is None:
-        document |= {name: otherwise[name] for name in ("task_id", "workspace", "workspace_base")}
-    for source in older if present is not None else (*older, otherwise):
+        document |= {name: defaults[name] for name in ("task_id", "workspace", "workspace_base")}
+    for source in previous if present is not None else (*previous, defaults):
         for name, value in source.items():
-            if name not in _OWN and (name not in document or _says_less(document[name], value)):
+            if name not in _OWN and (name not in document or _is_emptier(document[name], value)):
                 document[name] = value
     return document
 
 
-def _says_less(value: object, other: object) -> bool:
-    """Tell whether a field has lost what another copy has: an empty text, where one was."""
+def _is_emptier(value: object, other: object) -> bool:
+    """Return whether *value* is an empty text where *other* has a text."""
     return value == "" and isinstance(other, str) and other != ""
 
 
-def _by_agent(document: Document, told: Mapping[str, Evidence]) -> dict[str, list[Record]]:
-    """Return a document's records by the agents that they are of."""
+def _should_exist(evidence: Evidence | None, *, is_rebuilt: bool, is_known: bool) -> bool:
+    """Return whether an agent has a record at all."""
+    if evidence is None:
+        return True  # Without a journal, the record is the only source.
+    if evidence.state is LifeState.ROLLED_BACK:
+        return False
+    if is_known:
+        return not is_rebuilt or evidence.state is not LifeState.UNKNOWN or evidence.is_deploying
+    if "started_at" not in evidence.record:
+        return False  # It was ended without a record, and nothing has the record's fields.
+    # A running deployment writes its record by itself, unless that record was lost.
+    return evidence.state is not LifeState.UNKNOWN or (evidence.is_deploying and is_rebuilt)
+
+
+# --- records ------------------------------------------------------------------------------------
+
+
+def _records_by_agent(
+    document: Document, evidence: Mapping[str, Evidence]
+) -> dict[str, list[Record]]:
     found: dict[str, list[Record]] = {}
     for record in document.get("agents", ()):
-        # One that nobody knows is kept all the same; the same one, once.
-        owner = _owner(record, told) or f"\0{record!r}"
+        # A record of no known agent is kept, too, and equal ones once.
+        owner = _agent_of_record(record, evidence) or f"\0{record!r}"
         found.setdefault(owner, []).append(record)
     return found
 
 
-def _owner(record: Record, told: Mapping[str, Evidence]) -> str | None:
-    """Return whose record it is: if its id is nobody's, its session's name may tell."""
+def _agent_of_record(record: Record, evidence: Mapping[str, Evidence]) -> str | None:
+    """Return a record's agent. If its id is no agent's, its session's name may be."""
     agent_id = agent_of(record)
     session = agent_of({"tmux_session": record.get("tmux_session")})
-    return session if agent_id not in told and session in told else agent_id
+    return session if agent_id not in evidence and session in evidence else agent_id
 
 
-def _belongs(testimony: Evidence | None, *, is_rebuilt: bool, is_known: bool) -> bool:
-    """Tell whether an agent has a record at all."""
-    if testimony is None:
-        return True  # Its journal is gone, or it never had one: the record is all there is.
-    if testimony.fate is LifeState.ROLLED_BACK:
-        return False
-    if is_known:
-        return not (is_rebuilt and testimony.fate is LifeState.UNKNOWN and not testimony.is_coming)
-    if "started_at" not in testimony.record:
-        return False  # It was ended without a record; nothing says what it was.
-    # Who is being deployed enters its record by itself, unless what it entered was lost.
-    return testimony.is_coming and is_rebuilt if testimony.fate is LifeState.UNKNOWN else True
-
-
-def _filled(copies: Sequence[Record]) -> Record:
-    """Return the first copy, with what only the others have."""
-    record = dict(copies[0])
-    lives = is_active(record.get("status"))
-    for copy in copies[1:]:
-        for name, value in copy.items():
-            if not (lives and name in fields.TERMINAL):
-                record.setdefault(name, value)
-    return record
-
-
-def _remade(testimony: Evidence, copies: Sequence[Record]) -> Record:
-    """Return a record as it was first written, with what can be read of what became of it."""
-    record = dict(testimony.record)
+def _rebuild_record(
+    proof: Evidence, copies: Sequence[Record], evidence: Mapping[str, Evidence]
+) -> Record:
+    """Return a record as it was first written, with the later fields that *copies* have."""
+    first = proof.record
+    record = dict(first)
     for copy in reversed(copies):
         record |= {
-            name: value for name, value in copy.items() if _fits(value, testimony.record.get(name))
+            name: value for name, value in copy.items() if _same_type(value, first.get(name))
         }
     if not is_id(str(record.get("parent"))):
-        record["parent"] = testimony.record.get("parent", ORCHESTRATOR)
+        record["parent"] = first.get("parent", ORCHESTRATOR)
     if record.get("status") not in _STATUSES:
-        record["status"] = testimony.record.get("status", Status.RUNNING.value)
+        record["status"] = first.get("status", Status.RUNNING.value)
+    record = _apply_evidence(record, proof)
+    if proof.state is LifeState.ENDED:
+        # The end as it was reported. The registry's own times are a little later.
+        record |= {
+            name: value
+            for name, value in proof.end.items()
+            if name not in record or name not in _TIMES
+        }
+    parent = evidence.get(str(record.get("parent")))
+    if proof.state is LifeState.ALIVE and parent is not None and parent.state is LifeState.ENDED:
+        record["parent"] = ORCHESTRATOR  # The parent's end spared it, or it would have ended first.
     return record
 
 
-def _fits(value: object, known: object) -> bool:
+def _same_type(value: object, known: object) -> bool:
     return known is None or type(value) is type(known)
 
 
-def _corrected(record: Record, testimony: Evidence | None) -> Record:
-    """Return a record as its agent's journal, and its own reports, say that it is."""
-    if testimony is None:
+def _apply_evidence(record: Record, evidence: Evidence | None) -> Record:
+    """Return a record corrected by its agent's journal and reports."""
+    if evidence is None:
         return record
-    for name, value in testimony.record.items():
+    for name, value in evidence.record.items():
         if name in fields.IMMUTABLE or name not in record:
             record = {**record, name: value}
-    if testimony.fate is LifeState.ENDED or (
-        testimony.fate is LifeState.ENDING and testimony.record_is_over
+    if evidence.state is LifeState.ENDED or (
+        evidence.state is LifeState.ENDING and evidence.record_ended
     ):
-        if record.get("status") != testimony.end["status"]:
-            return record | testimony.end
-        return record | {name: v for name, v in testimony.end.items() if name not in record}
-    if testimony.fate is not LifeState.ALIVE:
+        if record.get("status") != evidence.end["status"]:
+            return record | evidence.end
+        return fill_missing([record, evidence.end])
+    if evidence.state is not LifeState.ALIVE:
         return record
     if not is_active(record.get("status")):
         record = {name: value for name, value in record.items() if name not in fields.TERMINAL}
-        record["status"] = testimony.reported.get("status", Status.RUNNING.value)
-    if str(testimony.reported.get("last_update", "")) >= str(record.get("last_update", "")):
-        record |= testimony.reported
+        record["status"] = evidence.last_report.get("status", Status.RUNNING.value)
+    if str(evidence.last_report.get("last_update", "")) >= str(record.get("last_update", "")):
+        record |= evidence.last_report
     return record
 
 
-def _set_depths(records: Sequence[Record], wanted: set[str]) -> None:
-    """Give the records of which nobody knows the depth that which their parents give them."""
+def _position_by_start(records: Sequence[Record], record: Record) -> int:
+    """Return where a record goes by its agent's start: parents stand before their children."""
+    started_at = str(record.get("started_at") or "")
+    position = len(records)
+    while position and str(records[position - 1].get("started_at") or "") > started_at:
+        position -= 1
+    return position
+
+
+# --- the hierarchy ------------------------------------------------------------------------------
+
+
+def _set_depths(records: Sequence[Record], agent_ids: set[str]) -> None:
+    """Set the depths of *agent_ids*, which no version has, by their parents."""
     by_id = {record["id"]: record for record in records if "id" in record}
-    for agent_id in wanted & by_id.keys():
-        depth, seen = 1, {agent_id}
+    for agent_id in agent_ids & by_id.keys():
+        ancestors = [agent_id]
         parent = by_id[agent_id].get("parent", ORCHESTRATOR)
-        while parent in by_id and parent not in seen:
-            depth += 1
-            seen.add(parent)
+        while parent in by_id and parent not in ancestors:
+            ancestors.append(parent)
             parent = by_id[parent].get("parent", ORCHESTRATOR)
-        by_id[agent_id]["depth"] = max(depth, by_id[agent_id].get("depth", 1))
+        by_id[agent_id]["depth"] = max(len(ancestors), by_id[agent_id].get("depth", 1))
 
 
 def _hierarchy(
-    documents: Sequence[Document], records: Sequence[Record], told: Mapping[str, Evidence]
+    documents: Sequence[Document], records: Sequence[Record], evidence: Mapping[str, Evidence]
 ) -> dict[str, list[str]]:
-    """Return who deployed whom: as the records say, and for agents without one as it was said."""
+    """Return the children of each agent: by the records, or else as any document has them."""
     parent_of = {
         record["id"]: str(record.get("parent") or ORCHESTRATOR)
         for record in records
         if isinstance(record.get("id"), str)
     }
-    hierarchy: dict[str, list[str]] = {}
-    for document in documents:
-        for parent, children in _pairs_of(document.get("agent_hierarchy")):
-            kept = [
-                child
-                for child in children
-                if parent_of.get(child, parent) == parent and _is_nobodys(child, parent_of, told)
-            ]
-            family = hierarchy.setdefault(parent, [])
-            family += [child for child in kept if child not in family]
-    for child, parent in parent_of.items():
-        family = hierarchy.setdefault(parent, [])
-        if child not in family:
-            family.append(child)
-    return {parent: children for parent, children in hierarchy.items() if children}
+    pairs = [
+        (parent, child)
+        for document in documents
+        for parent, child in _pairs(document.get("agent_hierarchy"))
+        # A child without a record stays, unless a journal shows that it never ran.
+        if (parent_of[child] == parent if child in parent_of else child not in evidence)
+    ]
+    hierarchy: dict[str, dict[str, None]] = {}
+    for parent, child in (*pairs, *((parent, child) for child, parent in parent_of.items())):
+        hierarchy.setdefault(parent, {})[child] = None
+    return {parent: list(children) for parent, children in hierarchy.items()}
 
 
-def _is_nobodys(child: str, parent_of: Mapping[str, str], told: Mapping[str, Evidence]) -> bool:
-    """Tell whether no journal says that there was no such agent."""
-    return child in parent_of or child not in told
-
-
-def _pairs_of(hierarchy: object) -> Iterable[tuple[str, list[str]]]:
+def _pairs(hierarchy: object) -> list[tuple[str, str]]:
     if not isinstance(hierarchy, dict):
-        return ()
+        return []
     return [
-        (parent, [child for child in children if isinstance(child, str)])
+        (parent, child)
         for parent, children in hierarchy.items()
         if isinstance(children, list)
+        for child in children
+        if isinstance(child, str)
     ]
