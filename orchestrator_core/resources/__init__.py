@@ -1,5 +1,5 @@
 """
-Resources that agents ask for most, each a step of a saga: held as long as the agent lives.
+The resources that agents need most often, each a step of a saga: held while the agent lives.
 
 ::
 
@@ -16,24 +16,24 @@ Resources that agents ask for most, each a step of a saga: held as long as the a
         ],
     )
 
-They are written as anybody's steps are, with :mod:`orchestrator_core.saga` and no
-knowledge of agents, and can be used in sagas of another kind. Steps of your own stand
-beside them: :mod:`.provision` says how a step hands on what it holds, and
-:mod:`.known` how other processes come to know it, who are to undo it.
+They use :mod:`orchestrator_core.saga` as every step does, know nothing of agents, and work
+in other sagas. A user's own steps have the same rights: :mod:`.provision` describes how a
+step passes on what it holds, and :mod:`.step_registry` how the processes that must undo a
+step find it.
 
 =============== =============================== ==========================================
 step            holds                           undo
 =============== =============================== ==========================================
-git_worktree    a worktree on a branch of it    remove both; work not saved elsewhere stays
+git_worktree    a worktree on a new branch      remove both; work not saved elsewhere stays
 reserved_port   a TCP port that no other agent  give it back
                 on this machine gets
 temp_directory  a directory                     remove it, with all that is in it
 env_file        secrets, in a private file      delete it
-subprocess      a helper server                 end all of its processes, and prove it
+subprocess      a helper server                 end all of its processes, with proof
 =============== =============================== ==========================================
 
-They are taken before anything of the agent is, in the order given, and given back
-after its last process has ended, in reverse order.
+A deployment takes them first, in the order given. It gives them back in reverse order,
+after the agent's last process has ended.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ __all__ = [
     "TempDirectory",
 ]
 
-#: Where each is, by the type that its receipts have in journals.
+#: The module and the class of each step, by the type of its receipts in journals.
 STEP_TYPES = {
     "git_worktree": ("orchestrator_core.resources.worktree", "GitWorktree"),
     "reserved_port": ("orchestrator_core.resources.port", "ReservedPort"),

@@ -1,8 +1,7 @@
-"""Secrets for an agent: in a private file and in its environment, and nowhere else."""
+"""Secrets for an agent: in its environment and in a private file, and in no other place."""
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from pathlib import Path
@@ -12,26 +11,23 @@ import attrs
 
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.resources.private_dir import (
-    check_name,
-    is_there,
+    PrivateDirOptions,
     make_private,
     remove_if_empty,
-    saga_dir,
 )
 from orchestrator_core.resources.provision import Provision
-from orchestrator_core.saga import Outcome, Presence, receipt
+from orchestrator_core.saga import Context, Outcome, Presence, Unwind, receipt
+from orchestrator_core.system import durable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from orchestrator_core.saga import Context, Unwind
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @receipt("env_file")
 class EnvFileReceipt:
-    """Where the file is, and what is named in it: never a value."""
+    """The file's path, and the names in the file: never a value."""
 
     path: str
     names: tuple[str, ...] = ()
@@ -41,59 +37,53 @@ def _check(_: object, __: object, values: Mapping[str, str]) -> None:
     for name, value in values.items():
         if _VARIABLE.fullmatch(name) is None:
             raise InvalidInput(f"{name!r:.80} is not the name of a variable")
-        if "\0" in value:
-            raise InvalidInput(f"the value of {name} cannot be passed on")  # and is not shown
+        if "\0" in value:  # An error must not show the value.
+            raise InvalidInput(f"the value of {name} contains a NUL and cannot be passed on")
 
 
 @attrs.frozen
-class EnvFile:
+class EnvFile(PrivateDirOptions):
     """
-    Secrets, in a file that only its owner can read, for as long as the agent lives.
+    Secrets in a file that only its owner can read, for as long as the agent lives.
 
-    They reach the agent's environment through its launch file, which is as private and is
-    gone when the agent runs: no journal, registry, log or command line ever has a value.
-    The file itself is ``{env_file}`` in the agent's command (or ``{name}``), for tools that
-    want one; its lines are as a POSIX shell reads them: ``NAME='value'``.
+    The values reach the agent's environment through its launch file, which is private too
+    and is deleted before the agent runs. No journal, registry, log or command line ever
+    contains a value. The file is ``{env_file}`` in the agent's command (or ``{name}``), for
+    tools that need one. Its lines are POSIX shell: ``NAME='value'``.
 
-    Whoever runs as the same user can read the environment of the agent, and the file.
+    Every process of the same user can read the agent's environment, and the file.
     """
 
     receipt_type = EnvFileReceipt
 
     values: Mapping[str, str] = attrs.field(factory=dict, repr=False, validator=_check)
-    name: str = attrs.field(
-        default="", kw_only=True, validator=lambda _, __, name: check_name(name)
-    )
-    directory: str | os.PathLike[str] | None = attrs.field(default=None, kw_only=True)
 
     def plan(self, ctx: Context) -> EnvFileReceipt:
-        """Name the file."""
-        place = saga_dir(ctx, self.directory)
-        return EnvFileReceipt(str(place / f"{self.name or 'env_file'}.env"), tuple(self.values))
+        """Fix the file's path."""
+        path = self.saga_dir(ctx) / f"{self.name or 'env_file'}.env"
+        return EnvFileReceipt(str(path), tuple(self.values))
 
     def do(self, receipt: EnvFileReceipt) -> EnvFileReceipt:
-        """Write it."""
+        """Write the file."""
         make_private(Path(receipt.path).parent)
         lines = [f"{name}={shlex.quote(value)}\n" for name, value in self.values.items()]
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(receipt.path, flags, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor
-            file.write("".join(lines).encode())
+        durable.create(receipt.path, "".join(lines).encode(), durable=False)
         return receipt
 
     def provide(self, receipt: EnvFileReceipt) -> Provision:
-        """Hand the values on; and where the file is."""
+        """Return the values as variables, and the file's path as a placeholder."""
         return Provision(
             environment=dict(self.values), placeholders={self.name or "env_file": receipt.path}
         )
 
     def undo(self, receipt: EnvFileReceipt, _why: Unwind) -> Outcome:
-        """Delete it."""
+        """Delete the file."""
         path = Path(receipt.path)
-        was_there = is_there(path)
+        existed = durable.exists(path)
         path.unlink(missing_ok=True)
         remove_if_empty(path.parent)
-        return Outcome.undone() if was_there else Outcome.absent()
+        return Outcome.undone() if existed else Outcome.absent()
 
     def probe(self, receipt: EnvFileReceipt) -> Presence:
-        """Look for it; nobody else has its name."""
-        return Presence.OURS if is_there(receipt.path) else Presence.ABSENT
+        """Return whether the path exists; no other saga has this path."""
+        return Presence.OURS if durable.exists(receipt.path) else Presence.ABSENT

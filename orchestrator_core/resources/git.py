@@ -1,9 +1,10 @@
 """
-Git, asked by one process at a time: ours, or one that a dead owner of ours has left behind.
+Git, run by one process at a time for each worktree.
 
-Who is killed in the middle of ``git worktree add`` leaves a git that goes on. So every git
-holds the lock of its place, an open file that it inherits from us, until it has ended, with
-all that its hooks have started. Whoever takes the lock next knows that nobody is at it.
+A process that is killed during ``git worktree add`` leaves a git behind that goes on. So
+every git inherits an open file with the lock of its worktree: the kernel keeps the lock
+until that git, and all that its hooks have started, have exited. The next owner of the lock
+therefore knows that no git works on the worktree.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_PATIENCE_S = 30.0  #: For a git that a dead owner has left behind.
+_LOCK_TIMEOUT_S = 30.0  #: The wait for a git that a dead owner has left behind.
 
-#: What would lead git elsewhere: ``git rev-parse --local-env-vars`` lists them.
-_LEADING_ELSEWHERE = (
+#: Variables that lead git to another repository: ``git rev-parse --local-env-vars``.
+_REPOSITORY_ENV = (
     *("GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_CONFIG_COUNT"),
     *("GIT_CONFIG_PARAMETERS", "GIT_DIR", "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE"),
     *("GIT_INDEX_FILE", "GIT_INTERNAL_SUPER_PREFIX", "GIT_NO_REPLACE_OBJECTS", "GIT_NAMESPACE"),
@@ -35,28 +36,29 @@ _LEADING_ELSEWHERE = (
 
 
 class GitError(OrchestratorError):
-    """Git did not do what was asked of it; the message has its own words."""
+    """Git failed; the message is git's own."""
 
     code = "git-refused"
 
 
 @attrs.frozen
 class Git:
-    """How to run git: with the lock of its place, if it changes anything."""
+    """A way to run git; *lock* is an open, locked file that every git inherits."""
 
     timeout_s: float
     lock: int | None = None
 
     def __call__(self, *arguments: str, cwd: str | os.PathLike[str] | None = None) -> str:
         """
-        Run git, and return what it says.
+        Run git, and return its output.
 
         Raises:
-            GitError: It failed, is not installed, or did not end in time.
+            GitError: Git failed, is not installed, or did not exit within *timeout_s*.
         """
+        command = f"git {' '.join([word for word in arguments if not word.startswith('-')][:2])}"
         try:
-            ran = subprocess.run(  # noqa: S603 - an argv of ours
-                ["git", *arguments],  # noqa: S607 - whichever git the user has
+            ran = subprocess.run(  # noqa: S603 - an argv of this library
+                ["git", *arguments],  # noqa: S607 - the user's git
                 cwd=cwd,
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
@@ -68,40 +70,35 @@ class Git:
         except FileNotFoundError as error:
             raise GitError(f"git cannot be run: {error}", hint="is git installed?") from error
         except subprocess.TimeoutExpired as error:
-            raise GitError(f"{_told(arguments)} did not end in {self.timeout_s:g} s") from error
+            raise GitError(f"{command} did not exit within {self.timeout_s:g} s") from error
         if ran.returncode:
-            said = os.fsdecode(ran.stderr).strip() or f"exit status {ran.returncode}"
-            raise GitError(f"{_told(arguments)}: {said}")
+            reason = os.fsdecode(ran.stderr).strip() or f"exit status {ran.returncode}"
+            raise GitError(f"{command}: {reason}")
         return os.fsdecode(ran.stdout)
-
-    def asks(self, *arguments: str, cwd: str | os.PathLike[str] | None = None) -> str | None:
-        """Run git, and return what it says, in one line; None if it refuses."""
-        with contextlib.suppress(GitError):
-            return self(*arguments, cwd=cwd).strip()
-        return None
 
 
 @contextlib.contextmanager
-def alone(lock: Path, *, timeout_s: float, make: bool = False) -> Iterator[Git]:
+def locked_git(lock: Path, *, timeout_s: float, create: bool = False) -> Iterator[Git]:
     """
-    Be the only one who runs git on a place, whose lock file is *lock*.
+    Hold the lock file *lock* for a ``with`` block, which gets a git that inherits the lock.
 
-    Without *make* a lock file that is not there is not made: nobody has run git there.
+    Without *create*, a missing lock file means that no git has run there; the git then needs
+    no lock.
 
     Raises:
-        CouldNotAsk: A git that somebody has left behind is at work, and does not end.
+        CouldNotAsk: A git that another process left behind is still at work.
     """
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if make else 0)
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
     try:
         fd = os.open(lock, flags, 0o600)
     except FileNotFoundError:
         yield Git(timeout_s)
         return
     try:
-        if not locks.lock_within(fd, _PATIENCE_S):
+        if not locks.lock_within(fd, _LOCK_TIMEOUT_S):
             raise CouldNotAsk(
-                f"somebody's git, or a hook of it, is still at work on {lock.parent}",
-                hint=f"see who has it open: fuser {lock}",
+                f"a git of another process, or its hook, is still at work on {lock.parent}",
+                hint=f"see which process has it open: fuser {lock}",
             )
         yield Git(timeout_s, fd)
     finally:
@@ -109,10 +106,5 @@ def alone(lock: Path, *, timeout_s: float, make: bool = False) -> Iterator[Git]:
 
 
 def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in _LEADING_ELSEWHERE}
+    kept = {name: value for name, value in os.environ.items() if name not in _REPOSITORY_ENV}
     return {**kept, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
-
-
-def _told(arguments: tuple[str, ...]) -> str:
-    words = [word for word in arguments if not word.startswith("-")]
-    return f"git {' '.join(words[:2])}"

@@ -1,15 +1,15 @@
 """
-A TCP port for an agent, held without a process of ours that would have to live on.
+A TCP port for an agent, reserved without a process that would have to live on.
 
-A port is *claimed* by a symlink of its number in a directory that all roots of this user
-share. The link leads to a file of the agent's own: whoever finds the file gone knows that
-the claim is dead, and may take it over. A claim is made under a lock, and only if the port
-can be bound at that moment, on every address.
+A *claim* is a symlink, named after the port, in a directory that all roots of this user
+share. The link leads to a file of the agent. If that file is gone, the claim is dead, and
+the next process takes it over. A claim is made under a lock, and only if the port can be
+bound at that time, on every address.
 
-What is held is our word, not the kernel's. While nobody listens on it, a program that asks
-neither us nor the kernel's own choice of ports can bind it: another user's, another
-container's, one with a number of its own. Then the agent cannot, and says so. From the
-numbers that the kernel gives to whoever has no preference we take none.
+A claim binds the processes that read claims, not the kernel. While the agent does not
+listen, a program outside this scheme can bind the port: a program of another user, of
+another container, or with a fixed port number. The agent's own bind then fails. Ports that
+the kernel assigns to programs without a preference are never claimed.
 """
 
 from __future__ import annotations
@@ -26,78 +26,81 @@ import attrs
 
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError
 from orchestrator_core.resources.private_dir import (
-    check_name,
+    PrivateDirOptions,
     make_private,
     remove_if_empty,
-    saga_dir,
 )
 from orchestrator_core.resources.provision import Provision
-from orchestrator_core.saga import Outcome, Presence, receipt
-from orchestrator_core.system import locks
+from orchestrator_core.saga import Context, Outcome, Presence, Unwind, receipt
+from orchestrator_core.system import durable, locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestrator_core.saga import Context, Unwind
-
-_FIRST, _LAST = 20000, 29999  #: Below what kernels choose from, and above what services have.
-_PATIENCE_S = 10.0  #: For others who claim a port; each takes milliseconds.
+_FIRST, _LAST = 20000, 29999  #: Below the kernels' ephemeral ranges, above the services' ports.
+_LOCK_TIMEOUT_S = 10.0  #: The wait for other claims; each takes milliseconds.
 _LARGEST = 65535
 
 
 @receipt("reserved_port")
 @attrs.frozen
 class ReservedPortReceipt:
-    """Who holds which port, and where that is claimed."""
+    """The claim: its port, its directory and its holder."""
 
     claims: str  #: The directory of all claims.
-    holder: str  #: The file that a claim of ours leads to.
-    number: int = 0  #: Known once it is claimed; the claim is found without.
+    holder: str  #: The file to which this agent's claim leads.
+    number: int = 0  #: Known after the claim. The undo finds the claim without it.
+
+    def owned_claims(self) -> list[Path]:
+        """Return the claims that lead to the holder."""
+        claims = Path(self.claims)
+        if self.number:
+            paths = [claims / str(self.number)]
+        else:  # The deployer died before it wrote the number down.
+            paths = [claim for claim in claims.iterdir() if claim.name.isdecimal()]
+        return [claim for claim in paths if _link_target(claim) == self.holder]
 
 
 @attrs.frozen
-class ReservedPort:
+class ReservedPort(PrivateDirOptions):
     """
-    A TCP port that no other agent on this machine is given, while this one lives.
+    A TCP port that no other agent on this machine gets, for as long as this agent lives.
 
-    A free one of *within*, or *number* and no other. The agent finds it as ``{port}`` in its
-    command and as ``PORT`` in its environment; with a *name*, which a second one needs, as
-    ``{name}`` and ``NAME``. What that is worth, the module's text says: see there.
+    The port is a free one of *within*, or *number* and no other. In the agent's command it is
+    ``{port}``, in its environment ``PORT``; with a *name*, which a second one needs,
+    ``{name}`` and ``NAME``. *variable* overrides the variable's name. The module's docstring
+    describes the limits of the reservation.
 
-    *claims* is the directory that all must share who are not to get the same port: one of
-    the user's own in ``/tmp``, unless it is given.
+    All processes that share *claims*, a directory, get different ports. Without *claims* it is
+    a directory of this user in ``/tmp``.
     """
 
     receipt_type = ReservedPortReceipt
 
     number: int | None = None
     within: tuple[int, int] = attrs.field(default=(_FIRST, _LAST), kw_only=True)
-    name: str = attrs.field(
-        default="", kw_only=True, validator=lambda _, __, name: check_name(name)
-    )
     variable: str = attrs.field(default="", kw_only=True)
     claims: str | os.PathLike[str] | None = attrs.field(default=None, kw_only=True)
-    directory: str | os.PathLike[str] | None = attrs.field(default=None, kw_only=True)
 
     def plan(self, ctx: Context) -> ReservedPortReceipt:
-        """Name the holder. Which port it will be is known when it is claimed."""
+        """Fix the holder's path. The port is known after ``do``."""
         numbers = self._numbers()
         if not numbers or not 0 < min(numbers) <= max(numbers) <= _LARGEST:
             raise InvalidInput(f"there is no TCP port {self.number or self.within}")
         claims = self.claims or f"/tmp/orchestrator-core-{os.geteuid()}-ports"  # noqa: S108 - made private
-        holder = saga_dir(ctx, self.directory) / f"{self.name or 'port'}.port"
+        holder = self.saga_dir(ctx) / f"{self.name or 'port'}.port"
         return ReservedPortReceipt(str(Path(claims).absolute()), str(holder))
 
     def do(self, receipt: ReservedPortReceipt) -> ReservedPortReceipt:
         """
-        Claim the first port that is free.
+        Claim a free port, chosen at random.
 
         Raises:
-            PortTaken: None is.
+            PortTaken: No port is free.
         """
         holder = Path(receipt.holder)
         make_private(holder.parent)
-        with self._alone(receipt) as claims:
+        with _locked_claims(receipt) as claims:
             holder.touch(mode=0o600, exist_ok=False)
             number = next((n for n in _shuffled(self._numbers()) if _is_free(claims, n)), None)
             if number is None:
@@ -107,66 +110,54 @@ class ReservedPort:
         return attrs.evolve(receipt, number=number)
 
     def provide(self, receipt: ReservedPortReceipt) -> Provision:
-        """Tell which it is."""
-        name = self.name or "port"
-        number = str(receipt.number)
+        """Return the port, as a variable and a placeholder."""
+        name, number = self.name or "port", str(receipt.number)
         return Provision(
             environment={self.variable or name.upper(): number}, placeholders={name: number}
         )
 
     def undo(self, receipt: ReservedPortReceipt, _why: Unwind) -> Outcome:
-        """Take our claim away, whichever port it is for, and nobody else's."""
-        holder = Path(receipt.holder)
-        ours: list[Path] = []
+        """Remove the agent's own claim, whichever its port, and no other."""
+        owned: list[Path] = []
         if Path(receipt.claims).is_dir():
-            with self._alone(receipt):
-                ours = _claims_of(receipt)
-                for claim in ours:
+            with _locked_claims(receipt):
+                owned = receipt.owned_claims()
+                for claim in owned:
                     claim.unlink()
-        was_there = holder.exists() or bool(ours)
-        holder.unlink(missing_ok=True)  # Last: a claim whose holder is gone is anybody's.
+        holder = Path(receipt.holder)
+        existed = durable.exists(holder) or bool(owned)
+        holder.unlink(missing_ok=True)  # Last: any process may take a claim without a holder.
         remove_if_empty(holder.parent)
-        ports = [int(claim.name) for claim in ours]
-        return Outcome.undone(ports=ports) if was_there else Outcome.absent()
+        ports = [int(claim.name) for claim in owned]
+        return Outcome.undone(ports=ports) if existed else Outcome.absent()
 
     def probe(self, receipt: ReservedPortReceipt) -> Presence:
-        """Look for our claim."""
+        """Return whose the claim is."""
         if not Path(receipt.claims).is_dir():
             return Presence.ABSENT
-        if _claims_of(receipt):
+        if receipt.owned_claims():
             return Presence.OURS
-        taken = receipt.number and os.path.lexists(Path(receipt.claims, str(receipt.number)))
+        taken = receipt.number and durable.exists(Path(receipt.claims, str(receipt.number)))
         return Presence.FOREIGN if taken else Presence.ABSENT
 
     def _numbers(self) -> range:
-        if self.number is not None:
-            return range(self.number, self.number + 1)
-        first, last = self.within
+        first, last = self.within if self.number is None else (self.number, self.number)
         return range(first, last + 1)
-
-    @contextlib.contextmanager
-    def _alone(self, receipt: ReservedPortReceipt) -> Iterator[Path]:
-        """Keep all others from claiming a port, or giving one back."""
-        claims = Path(receipt.claims)
-        make_private(claims)
-        with locks.locked(claims / "claims", timeout_s=_PATIENCE_S, what="the claims of ports"):
-            yield claims
 
 
 class PortTaken(OrchestratorError):
-    """There is no such port to be had."""
+    """No such port is free."""
 
     code = "port-taken"
     default_hint = "name other numbers, or end who has them: ss -ltnp shows who listens"
 
 
-def _claims_of(receipt: ReservedPortReceipt) -> list[Path]:
+@contextlib.contextmanager
+def _locked_claims(receipt: ReservedPortReceipt) -> Iterator[Path]:
     claims = Path(receipt.claims)
-    if receipt.number:
-        named = [claims / str(receipt.number)]
-    else:  # A crash may have come before it was known.
-        named = [claim for claim in claims.iterdir() if claim.name.isdecimal()]
-    return [claim for claim in named if _link_target(claim) == receipt.holder]
+    make_private(claims)
+    with locks.locked(claims / "claims", timeout_s=_LOCK_TIMEOUT_S, what="the claims of ports"):
+        yield claims
 
 
 def _link_target(claim: Path) -> str | None:
@@ -177,44 +168,43 @@ def _link_target(claim: Path) -> str | None:
 
 
 def _is_free(claims: Path, number: int) -> bool:
-    """Tell whether nobody claims a port or has it; a dead claim is cleared away."""
+    """Return whether a port is neither claimed nor in use. A dead claim is removed."""
     claim = claims / str(number)
-    if os.path.lexists(claim):
+    if durable.exists(claim):
         try:
             claim.stat()
         except (FileNotFoundError, NotADirectoryError):
             claim.unlink()
         except OSError:
-            return False  # It cannot be told whether its holder is there.
+            return False  # Whether the holder exists is unknown.
         else:
             return False
     return all(_can_be_bound(family, number) for family in (socket.AF_INET, socket.AF_INET6))
 
 
 def _can_be_bound(family: socket.AddressFamily, number: int) -> bool:
-    """Tell whether a port is free on all addresses of a family, or that there are none."""
+    """Return whether a port is free on all addresses of a family; True without that family."""
     try:
         with socket.socket(family, socket.SOCK_STREAM) as trial:
             if family is socket.AF_INET6:
                 trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            # Without SO_REUSEADDR: what is not quite free yet is not free.
-            trial.bind(("", number))
+            trial.bind(("", number))  # Without SO_REUSEADDR: TIME_WAIT is not free.
     except OSError as error:
         return error.errno in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
     return True
 
 
 def _shuffled(numbers: range) -> list[int]:
-    """Return the numbers in no order, without those that the kernel may give to anybody."""
+    """Return the numbers in random order, without those that the kernel may assign."""
     first, last = _ephemeral_range()
-    ours = [number for number in numbers if not first <= number <= last]
-    return random.sample(ours or numbers, len(ours or numbers))
+    allowed = [number for number in numbers if not first <= number <= last]
+    return random.sample(allowed or numbers, len(allowed or numbers))
 
 
 def _ephemeral_range() -> tuple[int, int]:
     try:
-        told = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
-        first, last = map(int, told.split())
+        text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
+        first, last = map(int, text.split())
     except (OSError, ValueError):
-        return 49152, 65535  # What IANA leaves for that.
+        return 49152, 65535  # IANA's dynamic ports.
     return first, last

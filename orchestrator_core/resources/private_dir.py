@@ -1,4 +1,4 @@
-"""A directory of a saga's own, in which its steps keep what is to be gone with it."""
+"""A saga's private directory: the place for files that must not outlive the saga."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
+
 from orchestrator_core.exceptions import InvalidInput, StorageError
+from orchestrator_core.system import durable
 
 if TYPE_CHECKING:
     from orchestrator_core.saga import Context
@@ -17,31 +20,12 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
-def saga_dir(ctx: Context, directory: str | os.PathLike[str] | None) -> Path:
+def check_name(_step: object, _attribute: object, name: str) -> None:
     """
-    Return the saga's own directory: in *directory*, or where a deployment says.
-
-    Named after the saga, so that no other has it. Touches nothing.
+    Refuse a name that cannot be both a step's and a placeholder's; empty is allowed.
 
     Raises:
-        InvalidInput: Neither says where.
-    """
-    if directory is not None:
-        owner = "_".join(filter(None, ("oc", str(ctx.values.get("root_id", "")), ctx.saga_id)))
-        return Path(directory).expanduser().absolute() / owner
-    if "held" not in ctx.values:
-        raise InvalidInput(
-            "there is no place for it outside of a deployment", hint="say which: directory=…"
-        )
-    return Path(ctx.values["held"])
-
-
-def check_name(name: str) -> None:
-    """
-    Refuse what can be neither a step's name nor a placeholder's; none at all is fine.
-
-    Raises:
-        InvalidInput: It is such a name.
+        InvalidInput: The name is refused.
     """
     if name and _NAME.fullmatch(name) is None:
         raise InvalidInput(
@@ -50,65 +34,77 @@ def check_name(name: str) -> None:
         )
 
 
-def make_private(place: Path) -> None:
+@attrs.frozen(kw_only=True)
+class PrivateDirOptions:
     """
-    See that *place* is a directory of ours that nobody else can enter.
+    The options of every step that keeps something in the saga's private directory.
+
+    Attributes:
+        name: Needed by the second step of a type in one deployment; names its placeholders.
+        directory: The parent of the private directory; None for a deployment's own place.
+    """
+
+    name: str = attrs.field(default="", validator=check_name)
+    directory: str | os.PathLike[str] | None = None
+
+    def saga_dir(self, ctx: Context) -> Path:
+        """
+        Return the saga's private directory. Creates nothing.
+
+        Its name contains the saga's id, so no other saga has it.
+
+        Raises:
+            InvalidInput: Neither *directory* nor a deployment defines the place.
+        """
+        if self.directory is not None:
+            owner = "_".join(filter(None, ("oc", str(ctx.values.get("root_id", "")), ctx.saga_id)))
+            return Path(self.directory).expanduser().absolute() / owner
+        if "held" not in ctx.values:
+            raise InvalidInput(
+                "outside of a deployment the step has no directory", hint="give one: directory=…"
+            )
+        return Path(ctx.values["held"])
+
+
+def make_private(directory: Path) -> None:
+    """
+    Create *directory*, unless it is this user's own and closed to others already.
 
     Raises:
-        StorageError: It is a symlink, a file, another user's, or open to others.
+        StorageError: The name belongs to a symlink, a file, another user, or an open directory.
     """
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        place.mkdir(mode=0o700)
-    status = place.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise StorageError(f"{place} is not a directory of ours", hint="move it away")
-    if status.st_mode & 0o077:
-        raise StorageError(f"{place} is open to others", hint=f"chmod 700 {place}")
-
-
-def is_there(path: str | os.PathLike[str]) -> bool:
-    """
-    Tell whether anything has that name, be it a symlink that leads nowhere.
-
-    Raises:
-        OSError: It cannot be told; pathlib's ``exists`` may say no then, which is a guess.
-    """
-    return _status(path) is not None
+    durable.make_directory(directory)
+    if directory.lstat().st_mode & 0o077:
+        raise StorageError(f"{directory} is open to others", hint=f"chmod 700 {directory}")
 
 
 def is_directory(path: str | os.PathLike[str]) -> bool:
     """
-    Tell whether a directory has that name, and not a symlink to one.
+    Return whether *path* is a directory; a symlink to one is not.
 
     Raises:
-        OSError: It cannot be told.
+        OSError: The answer is unknown.
     """
-    status = _status(path)
-    return status is not None and stat.S_ISDIR(status.st_mode)
-
-
-def _status(path: str | os.PathLike[str]) -> os.stat_result | None:
     try:
-        return os.lstat(path)
+        return stat.S_ISDIR(os.lstat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return False
 
 
-def remove_if_empty(place: Path) -> None:
-    """Remove *place*, unless something is left in it."""
+def remove_if_empty(directory: Path) -> None:
+    """Remove *directory*, unless it contains something."""
     with contextlib.suppress(OSError):
-        place.rmdir()
+        directory.rmdir()
 
 
 def remove_tree(path: Path) -> int:
     """
-    Remove a directory with all that is in it, and return how many bytes its files had.
+    Remove a directory with all its content, and return the size of its files in bytes.
 
-    No symlink is followed. What its owner has made read-only goes as well.
+    No symlink is followed. Directories that their owner made read-only are removed as well.
 
     Raises:
-        OSError: Something in it is not ours to remove.
+        OSError: Something in the directory belongs to another user.
     """
     import shutil  # noqa: PLC0415 - for ends only
 
@@ -125,7 +121,7 @@ def remove_tree(path: Path) -> int:
 
 
 def _make_writable(directory: Path) -> None:
-    """Let a directory be emptied: one that its owner cannot write to keeps what is in it."""
+    """Let the owner list and empty a directory."""
     mode = directory.lstat().st_mode
     if stat.S_ISDIR(mode) and mode & stat.S_IRWXU != stat.S_IRWXU:
         directory.chmod(stat.S_IRWXU)

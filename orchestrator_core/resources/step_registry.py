@@ -1,12 +1,12 @@
 """
-Who knows a step: the processes that are to undo it, and have never seen it made.
+The step registry: how a process finds a step that it must undo, and did not create.
 
-An agent is unwound by its supervisor's heir, by a sweeper, by a command typed a week
-later: each finds in the journal the *type* of a step's receipt, and needs an object that
-can undo it. Those of this library it knows by itself. One of your own is declared, so that
-anybody who opens the root can import it, in either of two ways:
+The processes that unwind an agent are its supervisor's unwinder, a sweeper, or a command
+that a user runs a week later. Each finds in the journal the *type* of a step's receipt, and
+needs an object that can undo it. The registry has the steps of this library. A user declares
+other steps in one of two ways, so that every process that opens the root can import them.
 
-``orchestrator.toml`` of the root names its module, which has its steps in a list::
+``orchestrator.toml`` of the root names a module with a list of steps::
 
     [steps]
     modules = ["acme.steps"]
@@ -14,74 +14,69 @@ anybody who opens the root can import it, in either of two ways:
     # acme/steps.py
     STEPS = [License(), Mount()]
 
-or an installed package has an entry point in the group ``orchestrator_core.steps``, called
-like the type of the receipts, that leads to the step or to its class::
+Or an installed package has an entry point in the group ``orchestrator_core.steps``. Its name
+is the type of the receipts, and its value the step or the step's class::
 
     [project.entry-points."orchestrator_core.steps"]
     "acme.license" = "acme.steps:License"
 
-A class is called without arguments: what a step needs to undo is in its receipt. It stands
-in a module that can be imported anywhere, and not in the script that is run. Nothing
-is imported before a journal names its type. One that nobody can import leaves its saga
-STUCK, with all other steps undone, and is tried again by the next recovery.
+A class is called without arguments, since the receipt contains all that an undo needs. The
+module must be importable in every process, so it cannot be the script that runs. A module is
+imported only when a journal names its type. If no process can import a type, the saga is
+STUCK with all other steps undone, and the next recovery tries again.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError, UnknownStep
 from orchestrator_core.resources import STEP_TYPES
-from orchestrator_core.saga import steps_by_type
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from orchestrator_core.saga import Step
+from orchestrator_core.saga import Step, steps_by_type
 
 GROUP = "orchestrator_core.steps"  #: The group of entry points.
-LIST = "STEPS"  #: What a declared module calls the list of its steps.
+LIST = "STEPS"  #: The name of the list in a declared module.
 
 
-class StepRegistry(Mapping[str, "Step[Any]"]):
+class StepRegistry(Mapping[str, Step[Any]]):
     """
-    The steps that can be undone here, by the type of their receipts.
+    The steps that this process can undo, by the type of their receipts.
 
-    Those that are not at hand are looked for when a journal asks for them.
+    Iteration covers the steps found so far. Others are searched when a journal names them.
     """
 
     def __init__(
         self, builtin: Iterable[Step[Any]], *, modules: Callable[[], Iterable[str]] = tuple
     ) -> None:
-        """Begin with the steps *builtin*; *modules* returns the names that are declared."""
+        """Start with the steps in *builtin*; *modules* returns the declared modules' names."""
         self._found = steps_by_type(builtin)
         self._modules = modules
 
     def __getitem__(self, kind: str) -> Step[Any]:
         """
-        Return the step whose receipts are of a type.
+        Return the step whose receipts are of the type *kind*.
 
         Raises:
-            UnknownStep: None is known, or what was declared cannot be imported.
+            UnknownStep: No such step is declared, or the declared one cannot be imported.
         """
-        found = self._found.get(kind)
-        if found is None:
-            found = self._found[kind] = self._look_for(kind)
-        return found
+        if kind not in self._found:
+            self._found[kind] = self._find(kind)
+        return self._found[kind]
 
     def __iter__(self) -> Iterator[str]:
-        """Go through those that are at hand by now."""
+        """Iterate over the types found so far."""
         return iter(self._found)
 
     def __len__(self) -> int:
-        """Count those."""
+        """Return the number of types found so far."""
         return len(self._found)
 
     def require_known(self, step: Step[Any]) -> None:
         """
-        See that other processes can undo *step*.
+        Check that other processes can undo *step*.
 
         Raises:
             InvalidInput: They could not.
@@ -94,12 +89,19 @@ class StepRegistry(Mapping[str, "Step[Any]"]):
                 f"nobody but this process could undo it: {error}", hint=error.hint
             ) from error
 
-    def _look_for(self, kind: str) -> Step[Any]:
+    def _find(self, kind: str) -> Step[Any]:
         failures: list[str] = []
-        for source in (_builtin, *map(_in_module, self._declared(failures)), _in_entry_points):
+        try:
+            modules = tuple(self._modules())
+        except OrchestratorError as error:  # The settings cannot be read.
+            modules, failures = (), [str(error)]
+        declared = (functools.partial(_find_in_module, module) for module in modules)
+        searches: list[Callable[[str], Step[Any] | None]]
+        searches = [_find_builtin, *declared, _find_entry_point]
+        for search in searches:
             try:
-                found = source(kind)
-            except Exception as error:  # noqa: BLE001 - others' code; and others may know the step
+                found = search(kind)
+            except Exception as error:  # noqa: BLE001 - others' code; another place may have the step
                 failures.append(f"{type(error).__name__}: {error}")
             else:
                 if found is not None:
@@ -111,34 +113,24 @@ class StepRegistry(Mapping[str, "Step[Any]"]):
             hint="declare it, or install the package that has it; then recover",
         )
 
-    def _declared(self, failures: list[str]) -> Iterable[str]:
-        try:
-            return tuple(self._modules())
-        except OrchestratorError as error:  # The settings cannot be read.
-            failures.append(str(error))
-            return ()
 
-
-def _builtin(kind: str) -> Step[Any] | None:
+def _find_builtin(kind: str) -> Step[Any] | None:
     if kind not in STEP_TYPES:
         return None
-    home, name = STEP_TYPES[kind]
-    return _step(getattr(importlib.import_module(home), name))
+    module, name = STEP_TYPES[kind]
+    return _instance(getattr(importlib.import_module(module), name))
 
 
-def _in_module(name: str) -> Callable[[str], Step[Any] | None]:
-    def source(kind: str) -> Step[Any] | None:
-        listed = getattr(importlib.import_module(name), LIST, ())
-        return steps_by_type(map(_step, listed)).get(kind)
-
-    return source
+def _find_in_module(module: str, kind: str) -> Step[Any] | None:
+    listed = getattr(importlib.import_module(module), LIST, ())
+    return steps_by_type(map(_instance, listed)).get(kind)
 
 
-def _in_entry_points(kind: str) -> Step[Any] | None:
+def _find_entry_point(kind: str) -> Step[Any] | None:
     from importlib.metadata import entry_points  # noqa: PLC0415 - seldom needed, and slow
 
     for point in entry_points(group=GROUP, name=kind):
-        found = _step(point.load())
+        found = _instance(point.load())
         if kind in steps_by_type([found]):
             return found
         raise UnknownStep(
@@ -147,6 +139,6 @@ def _in_entry_points(kind: str) -> Step[Any] | None:
     return None
 
 
-def _step(declared: Any) -> Step[Any]:  # noqa: ANN401 - whatever somebody has declared
-    made: Step[Any] = declared() if isinstance(declared, type) else declared
-    return made
+def _instance(declared: Any) -> Step[Any]:  # noqa: ANN401 - a step or its class, by declaration
+    step: Step[Any] = declared() if isinstance(declared, type) else declared
+    return step

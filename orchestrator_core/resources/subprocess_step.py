@@ -1,18 +1,20 @@
 """
-A helper server for an agent: started before it, ended after it, and proved to be gone.
+A helper server for an agent: started before the agent, ended after it, with proof of its end.
 
-It runs below a supervisor of its own, the same program that stands above every agent. So
-it lives on when the orchestrator dies; all that it starts is contained; and any process
-that knows its receipt can end it, by the same evidence as an agent: the supervisor's
-identity, which no other process can have, and a cookie in the environment.
+The helper runs below a supervisor, the same program as above every agent. It therefore
+survives the orchestrator, and all that it starts is contained. Every process that has its
+receipt can end it, by the same evidence as for an agent: the supervisor's identity, which no
+other process can have, and a cookie in the environment.
 
-Killed while it starts one, an orchestrator leaves a supervisor that is still to come. It
-starts nothing: each supervisor removes its launch file before it goes on, and the undo
-does so before it looks for processes. Whoever comes second finds none, and has lost.
+An orchestrator that is killed during the start may leave a supervisor that has not begun to
+run. The launch file decides: the supervisor must delete it before it starts the helper, and
+the undo deletes it before it looks for processes. The second of the two finds no file, and
+does nothing.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 from pathlib import Path
@@ -24,17 +26,15 @@ from orchestrator_core import supervisor
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError, Survivors
 from orchestrator_core.model.environment import HIDDEN_ENV, RESERVED_ENV
 from orchestrator_core.resources.private_dir import (
-    check_name,
+    PrivateDirOptions,
     is_directory,
-    is_there,
     make_private,
     remove_if_empty,
     remove_tree,
-    saga_dir,
 )
 from orchestrator_core.resources.provision import Provision
-from orchestrator_core.saga import Outcome, Presence, receipt
-from orchestrator_core.supervisor import launch as launching
+from orchestrator_core.saga import Context, Outcome, Presence, Unwind, receipt
+from orchestrator_core.supervisor import launch as launch_file
 from orchestrator_core.system import durable
 from orchestrator_core.system.event_reader import SupervisorEvents
 from orchestrator_core.system.processes import (
@@ -49,45 +49,43 @@ from orchestrator_core.system.processes.table import COOKIE_NAME
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator_core.saga import Context, Unwind
-
-_COMMITTED = b'{"kind":"commit"}\n'  #: A journal in which all is said that a gate asks for.
-_START_S = 10.0  #: From the start to the helper's first instruction.
+_COMMITTED = b'{"kind":"commit"}\n'  #: The journal of a committed saga, as the gate reads it.
+_START_S = 10.0  #: From the start of the supervisor to the helper's first instruction.
 
 
 @receipt("subprocess")
 @attrs.frozen
 class SubprocessReceipt:
-    """The helper's directory, and all by which its processes are known."""
+    """The helper's directory, and the evidence by which its processes are found."""
 
     run: str
     cookie: str
     term_s: float
     kill_s: float
-    supervisor: Identity | None = None  #: Known once it is there; the cookie finds it without.
+    supervisor: Identity | None = None  #: Known after the start. The cookie is enough.
 
     @property
     def claim(self) -> OwnershipSelector:
-        """What may be ended as the helper's."""
+        """The selector of the helper's processes."""
         return OwnershipSelector(
             self.cookie, supervisor=self.supervisor, exit_file=f"{self.run}/exit"
         )
 
 
 @attrs.frozen
-class Subprocess:
+class Subprocess(PrivateDirOptions):
     """
     A program that runs as long as the agent does: *command*, an argv and no shell string.
 
-    Placeholders of the steps before it are replaced in *command* and in the values of *env*;
-    what they have for the environment it gets as well, on top of ours. It runs in *cwd*, or
-    where a step before it has the agent run. It is started when this step is done, not
-    ready: a server needs a moment until it listens. If it ends by itself, nothing else does,
-    and the report has its exit status.
+    Placeholders of the steps before it are replaced in *command* and in the values of *env*.
+    Its environment is this process's, plus the variables of those steps, plus *env*. It runs
+    in *cwd*, or in the agent's directory if a step before it provides one. After this step it
+    is started, but perhaps not ready: a server needs time until it listens. If it exits by
+    itself, the agent goes on, and the report has its exit status.
 
-    Its output goes to the file *log*, which stays; without one, it goes with the helper.
-    Asked to end, it has *term_s* seconds; forced, and not gone after *kill_s*, it is a
-    survivor, and the saga STUCK.
+    Its output goes to the file *log*, which stays. Without *log*, the output is removed with
+    the helper. The undo waits *term_s* seconds after SIGTERM and *kill_s* seconds after
+    SIGKILL. A process that is alive after that is a survivor, and the saga is STUCK.
     """
 
     receipt_type = SubprocessReceipt
@@ -98,40 +96,36 @@ class Subprocess:
     log: str | os.PathLike[str] | None = attrs.field(default=None, kw_only=True)
     term_s: float = attrs.field(default=2.0, kw_only=True)
     kill_s: float = attrs.field(default=2.0, kw_only=True)
-    name: str = attrs.field(
-        default="", kw_only=True, validator=lambda _, __, name: check_name(name)
-    )
-    directory: str | os.PathLike[str] | None = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        refused = (RESERVED_ENV | HIDDEN_ENV) & set(self.env)
-        if refused:
-            raise InvalidInput(f"{min(refused)} is not a helper's to be given")
+        reserved = (RESERVED_ENV | HIDDEN_ENV) & set(self.env)
+        if reserved:
+            raise InvalidInput(f"{min(reserved)} is reserved, and not a helper's to be given")
 
     def plan(self, ctx: Context) -> SubprocessReceipt:
-        """Name its directory, and fix its cookie."""
+        """Fix the helper's directory and cookie."""
         if not self.command or not self.command[0]:
             raise InvalidInput("the helper has no command", hint='give an argv: ["redis-server"]')
         root = ctx.values.get("root_id") or os.urandom(8).hex()
         own = self.name or "subprocess"
         return SubprocessReceipt(
-            run=str(saga_dir(ctx, self.directory) / own),
-            # Not like an agent's: no sweep takes it for one that no saga accounts for.
+            run=str(self.saga_dir(ctx) / own),
+            # Unlike an agent's cookie, so that a sweep does not report the helper as an orphan.
             cookie=f"och_{root}_{ctx.saga_id}_{own}",
             term_s=self.term_s,
             kill_s=self.kill_s,
         )
 
     def do(self, receipt: SubprocessReceipt) -> SubprocessReceipt:
-        """Start it, with nothing handed on from other steps."""
+        """Start the helper without provisions of other steps."""
         return self.do_with(receipt, Provision())
 
     def do_with(self, receipt: SubprocessReceipt, given: Provision) -> SubprocessReceipt:
         """
-        Start it below its supervisor, and wait until it runs.
+        Start the helper below its supervisor, and wait until it runs.
 
         Raises:
-            HelperFailed: It cannot be run.
+            HelperFailed: The helper cannot be run.
         """
         run = Path(receipt.run)
         make_private(run.parent)
@@ -139,78 +133,80 @@ class Subprocess:
         os.mkfifo(run / "events", 0o600)
         launch = self._launch(receipt, given)
         Path(launch.log).touch(mode=0o600)
-        durable.create(run / "launch", launching.encode(launch), durable=False)
-        # Last: without it nothing can start.
+        durable.create(run / "launch", launch_file.encode(launch), durable=False)
+        # Last: the supervisor starts nothing without it.
         durable.create(run / "journal", _COMMITTED, durable=False)
-        with SupervisorEvents(launch.events, launch.log) as news:
-            who = _spawn_detached(supervisor.command(str(run / "launch")), receipt.cookie)
-            self._wait_until_started(receipt, news, who)
-        return attrs.evolve(receipt, supervisor=who)
+        with SupervisorEvents(launch.events, launch.log) as events:
+            identity = _spawn_detached(supervisor.command(str(run / "launch")), receipt.cookie)
+            self._wait_until_started(receipt, events, identity)
+        return attrs.evolve(receipt, supervisor=identity)
 
     def undo(self, receipt: SubprocessReceipt, _why: Unwind) -> Outcome:
         """
-        End all of its processes, and prove it.
+        End all processes of the helper, and prove it.
 
         Raises:
-            Survivors: Some are still alive after all that was done.
+            Survivors: A process is still alive after SIGKILL.
         """
         run = Path(receipt.run)
         if not is_directory(run) and receipt.supervisor is None:
             remove_if_empty(run.parent)
             return Outcome.absent()
         never_ran = _prevent_start(run)
-        patience = GracePeriods(term_s=receipt.term_s, kill_s=receipt.kill_s)
-        witnessed = read_exit_record(receipt.claim.exit_file)
-        ending = LocalProcesses().terminate_all(receipt.claim, patience)
-        if ending.survivors:
-            names = [f"{one.pid} ({one.name})" for one in ending.survivors]
+        periods = GracePeriods(term_s=receipt.term_s, kill_s=receipt.kill_s)
+        earlier_exit = read_exit_record(receipt.claim.exit_file)
+        result = LocalProcesses().terminate_all(receipt.claim, periods)
+        if result.survivors:
+            names = [f"{process.pid} ({process.name})" for process in result.survivors]
             raise Survivors(f"still alive after SIGKILL: {', '.join(names)}", leaked=names)
-        was_there = is_directory(run)
-        if was_there:
+        existed = is_directory(run)
+        if existed:
             remove_tree(run)
         remove_if_empty(run.parent)
         facts = {
-            "method": ending.method,
-            "proven": ending.proven or never_ran,
-            "processes_ended": ending.signalled,
-            "forced": ending.forced,
+            "method": result.method,
+            "proven": result.proven or never_ran,
+            "processes_ended": result.signalled,
+            "forced": result.forced,
         }
-        if witnessed is not None:  # It had ended before.
-            facts |= {"exit_code": witnessed.code, "exit_signal": witnessed.signal}
-        return Outcome.undone(**facts) if was_there or ending.signalled else Outcome.absent(**facts)
+        if earlier_exit is not None:
+            facts |= {"exit_code": earlier_exit.code, "exit_signal": earlier_exit.signal}
+        return Outcome.undone(**facts) if existed or result.signalled else Outcome.absent(**facts)
 
     def probe(self, receipt: SubprocessReceipt) -> Presence:
-        """Look for a process of it."""
+        """Return whether a process of the helper is alive."""
         return Presence.OURS if LocalProcesses().owned_processes(receipt.claim) else Presence.ABSENT
 
-    def _launch(self, receipt: SubprocessReceipt, given: Provision) -> launching.Launch:
+    def _launch(self, receipt: SubprocessReceipt, given: Provision) -> launch_file.Launch:
         run = receipt.run
         hidden = RESERVED_ENV | HIDDEN_ENV
-        ours = {name: value for name, value in os.environ.items() if name not in hidden}
+        inherited = {name: value for name, value in os.environ.items() if name not in hidden}
         own = {name: given.replaced(value) for name, value in self.env.items()}
-        return launching.Launch(
+        return launch_file.Launch(
             journal=f"{run}/journal",
             log=str(Path(self.log).absolute()) if self.log is not None else f"{run}/log",
             exit_file=f"{run}/exit",
             events=f"{run}/events",
             argv=[given.replaced(argument) for argument in self.command],
-            env={**ours, **given.environment, **own, COOKIE_NAME: receipt.cookie},
+            env={**inherited, **given.environment, **own, COOKIE_NAME: receipt.cookie},
             cwd=str(Path(self.cwd or given.cwd or ".").absolute()),
             term_s=receipt.term_s,
             kill_s=receipt.kill_s,
         )
 
     def _wait_until_started(
-        self, receipt: SubprocessReceipt, news: SupervisorEvents, who: Identity | None
+        self, receipt: SubprocessReceipt, events: SupervisorEvents, identity: Identity | None
     ) -> None:
-        first_of = {"processes": LocalProcesses(), "supervisor": who, "timeout_s": _START_S}
-        heard = news.wait_for({"started", "refused"}, **first_of)  # type: ignore[arg-type]  # each is of its own type
-        if heard == "started":
+        wait_for = functools.partial(
+            events.wait_for, processes=LocalProcesses(), supervisor=identity, timeout_s=_START_S
+        )
+        event = wait_for({"started", "refused"})
+        if event == "started":
             return
-        if heard == "refused":  # That is said first, and written down, with the reason, only then.
-            news.wait_for({"exited"}, **first_of)  # type: ignore[arg-type]  # as above
-        seen = read_exit_record(receipt.claim.exit_file)
-        why = seen.error if seen is not None and seen.error else "its supervisor did not answer"
+        if event == "refused":  # The supervisor writes the reason down before "exited".
+            wait_for({"exited"})
+        record = read_exit_record(receipt.claim.exit_file)
+        why = record.error if record is not None and record.error else "no answer of its supervisor"
         raise HelperFailed(f"the helper {self.command[0]!r} was not started: {why}")
 
 
@@ -222,11 +218,12 @@ class HelperFailed(OrchestratorError):
 
 def _spawn_detached(argv: list[str], cookie: str) -> Identity | None:
     """
-    Start a program that is nobody's child, in a POSIX session without a terminal.
+    Start a program as a child of init, in a POSIX session without a terminal.
 
-    Being ours would make a zombie of it when it ends, for as long as we live.
+    As a child of this process it would stay a zombie after its end until this process reaps
+    it.
     """
-    said = subprocess.run(  # noqa: S603 - an argv of ours; the shell only starts it, and leaves
+    shell = subprocess.run(  # noqa: S603 - the shell starts an argv of this library, and exits
         ["/bin/sh", "-c", '"$@" </dev/null >/dev/null 2>&1 & echo $!', "sh", *argv],
         cwd="/",
         env={"PATH": os.defpath, COOKIE_NAME: cookie},
@@ -236,13 +233,13 @@ def _spawn_detached(argv: list[str], cookie: str) -> Identity | None:
         stderr=subprocess.DEVNULL,
         check=True,
     )
-    return LocalProcesses().identify(int(said.stdout))
+    return LocalProcesses().identify(int(shell.stdout))
 
 
 def _prevent_start(run: Path) -> bool:
-    """Let no supervisor start anything any more; tell whether it is certain that none has."""
+    """Let no supervisor start the helper from now on; return whether certainly none has."""
     try:
         (run / "launch").unlink()
     except FileNotFoundError:
-        return not is_there(run / "journal")
+        return not durable.exists(run / "journal")
     return True

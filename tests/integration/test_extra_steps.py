@@ -20,7 +20,7 @@ from orchestrator_core.resources import (
     ReservedPort,
     Subprocess,
     TempDirectory,
-    helper,
+    subprocess_step,
 )
 from orchestrator_core.resources.subprocess_step import SubprocessReceipt
 from orchestrator_core.saga import Context, Unwind
@@ -348,7 +348,7 @@ def test_a_helper_that_is_still_to_come_when_it_is_undone_never_runs(scene, monk
     with pytest.raises(KeyboardInterrupt):
         step.do(planned)
 
-    shut = helper._shut_gate(Path(planned.run))
+    shut = subprocess_step._prevent_start(Path(planned.run))
     ran = subprocess.run(late[0], stdin=subprocess.DEVNULL, timeout=20, check=False)
     outcome = Subprocess().undo(planned, Unwind.recovery())
 
