@@ -69,7 +69,8 @@ def past(directory: Path, rounds: int) -> list[Figure]:
 
 def timed(registry: Registry, number: int) -> float:
     begun = time.perf_counter()
-    registry.update(lambda document: turn(document, number))
+    with registry.transaction() as document:
+        turn(document, number)
     return time.perf_counter() - begun
 
 

@@ -129,20 +129,17 @@ class Reporter:
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"the report's data is not JSON: {error}") from error
         spaced = msgspec.json.format(encoded, indent=0)
-
-        def enter(document: dict[str, Any]) -> bool:
+        with self._context.task_registry(task_id).transaction() as document:
             record = find_agent(document, agent_id)
             if record is None:
                 raise NotFound(f"task {task_id!r} has no agent {agent_id!r}")
-            if not is_active(record.get("status")):
-                return False
-            if not path.parent.is_dir():
-                durable.make_directory(path.parent)  # A task of the old system may lack it.
-            durable.append_line(path, spaced)
-            change(record)
-            return True
-
-        if self._context.task_registry(task_id).update(enter):
+            recorded = is_active(record.get("status"))
+            if recorded:
+                if not path.parent.is_dir():
+                    durable.make_directory(path.parent)  # A task of the old system may lack it.
+                durable.append_line(path, spaced)
+                change(record)
+        if recorded:
             return ReportReceipt(agent_id=agent_id, recorded=True, line=line)
         return ReportReceipt(
             agent_id=agent_id, recorded=False, line=line, end=self._end_report(agent_id)

@@ -48,17 +48,19 @@ def create_task(
         raise InvalidInput("the task's description is empty", hint="say what is to be done")
     if key is not None:
         check_id("key", key)
-        known = _find_by_key(context.global_registry.read(), key)
-        if known is not None and os.path.lexists(context.layout.task_registry(known)):
-            return _read(context, known)
+        task_id = _find_by_key(context.global_registry.read(), key)
+        if task_id is not None and os.path.lexists(context.layout.task_registry(task_id)):
+            return _read(context, task_id)
     given = {"task_description": description, "priority": priority, "client_cwd": client_cwd}
     document = _document(context, ids.new_task_id(), {**given, "key": key}, extra)
     if key is None:
         _make(context, document)
-        context.global_registry.update(lambda known: _register(known, document))
+        with context.global_registry.transaction() as known:
+            _register(known, document)
         return Task.from_document(document)
     # The key first: who dies after that leaves a task that the next caller makes.
-    winner = context.global_registry.update(lambda known: _register(known, document))
+    with context.global_registry.transaction() as known:
+        winner = _register(known, document)
     return _ensure_created(context, _document(context, winner, {**given, "key": key}, extra))
 
 

@@ -410,18 +410,15 @@ class Terminator:
         task_id = task_id_of(history)
         cleanup = cleanup_record(report, timestamp())
         agent_id = cleanup["auto_cleanup_result"]["agent_id"]
-
-        def enter(document: dict[str, Any]) -> None:
-            record = find_agent(document, agent_id)
-            if record is None:
-                return
-            if agent_id == report.saga_id or not record.get("auto_cleanup_result"):
-                record |= cleanup
-            else:  # What was left of it has been swept up: its end stays as it was told.
-                swept = record.setdefault("swept", {})
-                swept[report.saga_id] = cleanup["auto_cleanup_result"]
-
         try:
-            self.context.task_registry(task_id).update(enter)
+            with self.context.task_registry(task_id).transaction() as document:
+                record = find_agent(document, agent_id)
+                if record is None:
+                    return
+                if agent_id == report.saga_id or not record.get("auto_cleanup_result"):
+                    record |= cleanup
+                else:  # What was left of it has been swept up: its end stays as it was told.
+                    swept = record.setdefault("swept", {})
+                    swept[report.saga_id] = cleanup["auto_cleanup_result"]
         except NotFound:
             return  # The task is gone, and its records with it.

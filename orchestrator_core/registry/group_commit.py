@@ -1,36 +1,40 @@
 """
-How a new edition of a registry reaches the disk: many at once, by one fsync.
+Group commit: one fsync makes the updates of many writers durable.
 
-An update has two halves, and a lock for each:
+DeWitt and others, *Implementation techniques for main memory database systems*
+(SIGMOD 1984). An update has two halves, and a lock for each:
 
-- It is *written* under the document's lock: whole, in a place beside the registry
-  (:mod:`.slots`), where the next update builds on it. Nobody else sees it there.
-- It is *settled* under the settle lock: who gets that takes the newest edition,
-  and replaces the registry with it, durably. With it go all that were written
-  before; they find it done, and leave.
+- *Write*, under the document's lock: the whole new version goes to a staging slot
+  (:mod:`.staging`). The next writer builds on it. No reader sees it.
+- *Flush*, under the flush lock: the newest written version replaces the registry,
+  durably. All earlier versions are part of it, so their writers need no fsync.
 
-Those who wait do so at two doors. Who finds the queue's lock free holds it until it gets
-the settle lock: it is the next to settle. The others share it when that has happened, and
-what they wrote is part of what is settled now; so they share the settle lock as soon as it
-is free, all at the same time, and look. Were each to take the settle lock for itself, a
-crowd would spend as long on being told as on the disk; and who has just settled, and is
-still running, would take it again before any that wait have woken up.
+A writer that gets both locks without waiting writes the new registry directly.
+No pending version exists in between.
 
-So readers see only what is on the disk, and of eight processes that update at
-once, one does for all what would cost each of them two fsyncs. (Databases call it
-group commit: DeWitt and others, *Implementation techniques for main memory
-database systems*, SIGMOD 1984.) Who is alone, and finds both locks free, settles
-at once what it writes: there is no edition between the old registry and the new.
+Versions are numbered. The document's lock file holds four counters behind its
+owner's signature: how far versions are written, how far flushed, how often a
+failed flush has aborted, and how far versions were flushed before the last abort.
 
-Editions are numbered. The numbers are in the document's lock file, behind the
-holder's signature: how far it is written, how far settled. If settling fails, all
-that was not settled is dropped, under both locks, and whoever waits for it is
-told. An update whose process is killed has happened or not; killed in a crowd, it
-may also happen a little later, with the edition of another. A power failure takes
-what is not settled, since nobody was told that it holds.
+Guarantees:
 
-Locks are waited for in one order: the queue's, the settle lock, the document's. Who mends a
-registry begins with the second, since its own edition rides with nobody's.
+- Readers see only flushed versions, each complete.
+- A writer returns only after a version that contains its update is durable.
+- If a flush fails, all unflushed versions are aborted, under both locks, and each
+  of their writers gets the error.
+- A writer that is killed has updated the registry or not. If its version was
+  written, another writer's flush may publish it later.
+- A power failure loses only unflushed versions. None of their writers has returned.
+
+Waiting writers queue at two locks. The owner of the queue's lock is the next to
+flush. The others wait, shared, until that owner has the flush lock; what they have
+written is then part of its flush. They share the flush lock as soon as it is free,
+all at once, and read the counters. If each took the flush lock exclusively instead,
+the writers would spend as long on reading as on the disk, and a writer that has just
+flushed would take the lock again before the waiting ones wake up.
+
+Order of locks: queue, flush, document. A repair begins with the flush lock, since
+no other writer may flush its version.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from orchestrator_core.exceptions import StorageError
+from orchestrator_core.exceptions import LockTimeout, NotFound, StorageError
 from orchestrator_core.registry.staging import StagingSlots
 from orchestrator_core.system import durable, locks
 from orchestrator_core.system.os_errors import storage_error, storage_errors
@@ -50,51 +54,39 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from orchestrator_core.system.locks import Acquire
-
 UNKNOWN = "whether it reached the disk is unknown: read it again before going on"
-_RIDES = 3  #: So often it waits for others to settle for it, then it sees to it itself.
-_DROP_S = 10.0  #: Writers are quick. Were one not, what has failed would be tried again.
-
-
-class CommitLog:
-    """The editions of the registry at *path*; *what* names it in messages."""
-
-    def __init__(self, path: Path, what: str) -> None:
-        self.path = path
-        self.what = what
-        self.slots = StagingSlots(path)
-        #: The next registry, on its way to the disk.
-        self.settling = f"{path.parent}/.{path.name}.settling"
+_MAX_RIDES = 3  #: A writer relies on this many flushes of others, then it flushes itself.
+_ABORT_TIMEOUT_S = 10.0  #: How long an abort waits for the document's lock.
 
 
 class PendingVersion(NamedTuple):
-    """An edition that is written, and to be settled."""
+    """A version that is written and not known to be flushed."""
 
     number: int
-    drops: int  #: How often others had been dropped before.
+    aborts: int  #: How many aborts came before it.
 
 
 class Transaction:
     """
-    One revision of a registry, by one thread at a time: its locks, and what their holder may do.
+    One update of the registry at *path*, by one thread; *what* names it in messages.
 
-    Closing it, or leaving its ``with`` block, lets go of whatever is held.
+    Each wait for a lock ends after *timeout_s*. Leaving the ``with`` block releases all locks.
     """
 
-    def __init__(self, editions: CommitLog) -> None:
-        self._editions = editions
-        self._path = editions.path
-        self._writing = locks.LockFile(editions.path, what=editions.what)
-        self._settling = locks.LockFile(editions.path, what=editions.what, name="settle.lock")
-        self._queue = locks.LockFile(
-            editions.path, what=editions.what, name="queue.lock", wait_target="settle.lock"
+    def __init__(self, path: Path, *, what: str, timeout_s: float) -> None:
+        self.staging = StagingSlots(path)
+        #: The newest version if it was not flushed when the document's lock was acquired.
+        self.unflushed: bytes | None = None
+        self._path = path
+        self._what = what
+        self._blocking = locks.blocking(timeout_s)
+        self._lock = locks.LockFile(path, what=what)
+        self._flush_lock = locks.LockFile(path, what=what, name="settle.lock")
+        self._queue_lock = locks.LockFile(
+            path, what=what, name="queue.lock", wait_target="settle.lock"
         )
-        self._numbers = _Numbers(0, 0, 0, 0)  #: As they were when the lock was taken.
+        self._counters = _Counters(0, 0, 0, 0)  #: As the document's lock found them.
         self._has_waited = False
-        self._has_replaced = False
-        #: The newest edition, if it was not settled when the lock was taken.
-        self.unsettled: bytes | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -105,180 +97,190 @@ class Transaction:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
-
-    def pause(self) -> None:
-        """Let go of whatever is held; who goes on, in whatever thread, finds the files open."""
-        self._writing.abandon()
-        self._settling.abandon()
-        self._queue.abandon()
-
-    def close(self) -> None:
-        """Let go of whatever is held, and close the files."""
-        self._writing.close()
-        self._settling.close()
-        self._queue.close()
+        for lock in (self._lock, self._flush_lock, self._queue_lock):
+            lock.close()
 
     # --- writing -----------------------------------------------------------------------------
 
-    def lock(self, take: Acquire) -> None:
+    def lock(self) -> None:
         """
-        Take the document's lock.
+        Acquire the document's lock.
 
         Raises:
-            FileNotFoundError: The registry's directory is not there.
+            NotFound: The registry's directory is gone.
+            LockTimeout: Another process held the lock for too long.
         """
-        self._writing.acquire(take)
-        self._has_waited = take is not locks.nonblocking
-        if self._writing.previous_owner_died:
+        try:
+            self._lock.acquire(locks.nonblocking)
+        except locks.WouldBlock:
+            self._has_waited = True
+            self._lock.acquire(self._blocking)
+        except FileNotFoundError:
+            raise self.not_found() from None
+        if self._lock.previous_owner_died:
             durable.remove_stale_temps(self._path)
-        self.unsettled = self._newest()
+        self.unflushed = self._read_unflushed()
+
+    def lock_exclusive(self) -> None:
+        """Acquire the flush lock, then the document's: no other thread writes or flushes."""
+        try:
+            self._flush_lock.acquire(self._blocking, sign=False)
+        except FileNotFoundError:
+            raise self.not_found() from None
+        self.lock()
 
     def unlock(self) -> None:
-        """Let the document's lock go, having got to our end."""
-        self._writing.release()
+        """Release the document's lock after an update that is complete."""
+        self._lock.release()
 
-    def lock_alone(self, take: Acquire) -> None:
-        """Take both locks: nobody writes or settles anything meanwhile."""
-        self._settling.acquire(take)
-        self.lock(take)
+    def not_found(self) -> NotFound:
+        """Return the error for a registry that does not exist."""
+        return NotFound(f"there is no {self._what} {self._path}")
+
+    def commit(self, version: PendingVersion | None) -> None:
+        """Release the document's lock, and return when *version* is durable: see :meth:`flush`."""
+        self.unlock()
+        self.flush(version)
 
     def pending(self) -> PendingVersion | None:
-        """Return the newest edition if it is not settled yet."""
-        if self.unsettled is None:
+        """Return the newest version if it is not flushed."""
+        if self.unflushed is None:
             return None
-        return PendingVersion(self._numbers.written, self._numbers.drops)
+        return PendingVersion(self._counters.written, self._counters.aborts)
 
     def write(self, data: bytes) -> PendingVersion | None:
         """
-        Write a new edition, and return it; None if it is in its place already.
+        Write a new version and return it; None if it is the registry already.
 
-        Needs the document's lock. Either way it is to be settled.
+        Needs the document's lock. :meth:`flush` makes either durable.
 
         Raises:
-            StorageError: The disk refused; the document is as it was.
+            StorageError: The disk refused; the document is unchanged.
         """
-        if self.unsettled is None and self._settles_alone():
+        if self.unflushed is None and self._can_flush_directly():
             durable.replace_unsynced(self._path, data)
-            self._has_replaced = True
             return None
-        numbers = self._numbers
-        edition = PendingVersion(max(numbers.written, numbers.settled) + 1, numbers.drops)
-        self._editions.slots.write(edition.number, data)
+        written, flushed, aborts, _ = self._counters
+        version = PendingVersion(max(written, flushed) + 1, aborts)
+        self.staging.write(version.number, data)
         with storage_errors("write", self._path):
-            self._set(_WRITTEN, edition.number)  # With this it is there.
-        return edition
+            self._set(_WRITTEN, version.number)  # From here on, the version exists.
+        return version
 
-    def _settles_alone(self) -> bool:
-        """Tell whether we settle at once. Not in a crowd: the others would wait for our fsyncs."""
+    def _can_flush_directly(self) -> bool:
+        """Acquire the flush lock if that needs no wait. Under contention, fsyncs are shared."""
         if self._has_waited:
             return False
         try:
-            self._settling.acquire(locks.nonblocking, sign=False)
+            self._flush_lock.acquire(locks.nonblocking, sign=False)
         except locks.WouldBlock:
             return False
         return True
 
-    def _newest(self) -> bytes | None:
-        """Return the newest edition if it may not be settled. Needs the document's lock."""
-        self._numbers = numbers = self._read()
-        if numbers.written <= numbers.settled:
-            return None
-        return self._editions.slots.read(numbers.written)
+    def _read_unflushed(self) -> bytes | None:
+        self._counters = counters = self._read_counters()
+        return self.staging.read(counters.written) if counters.written > counters.flushed else None
 
-    def _read(self) -> _Numbers:
+    def _read_counters(self) -> _Counters:
         try:
-            return _Numbers.read(self._writing.fileno())
+            return _Counters.read(self._lock.fileno())
         except OSError as error:
             raise storage_error("read", self._path, error) from error
 
-    def _set(self, place: int, *numbers: int) -> None:
-        _Numbers.write(self._writing.fileno(), place, numbers)
+    def _set(self, index: int, *numbers: int) -> None:
+        _Counters.write(self._lock.fileno(), index, numbers)
 
-    # --- settling ----------------------------------------------------------------------------
+    # --- flushing ----------------------------------------------------------------------------
 
-    def settle(self, edition: PendingVersion | None, take: Acquire) -> None:
+    def flush(self, version: PendingVersion | None) -> None:
         """
-        See to it that what was written is on the disk, whoever has done it.
+        Return when *version* is durable, by this thread's flush or another writer's.
 
-        Needs no lock, and no lock may be held but what :meth:`write` took.
+        With None, make the registry durable as it is: another writer may have replaced it
+        and not finished. Call it without the document's lock.
 
         Raises:
+            LockTimeout: A wait took too long. The version exists, and may become durable later.
             StorageError: The disk refused, and the old document stands, unless
-                the message says that this is unknown.
+                the hint says that this is unknown.
         """
-        if edition is None:
-            # Without a change: who wrote what stands there may be settling it just now.
-            self._settling.acquire(take, sign=False)
-            if self._has_replaced or take is not locks.nonblocking:
-                durable.sync_name(self._path)
-            self._settling.release()
-            return
         try:
-            with storage_errors("settle", self._path):
-                # Who has the settle lock already waits for nobody who waits for it.
-                if not self._settling.is_held and self._goes_with_another(edition, take):
+            if version is None:
+                self._flush_lock.acquire(self._blocking, sign=False)
+                durable.sync_name(self._path)
+                self._flush_lock.release()
+            else:
+                self._flush_version(version)
+        except LockTimeout as timeout:
+            raise LockTimeout(f"{timeout}; by then it was written", hint=UNKNOWN) from None
+        except FileNotFoundError:
+            raise self.not_found() from None
+
+    def _flush_version(self, version: PendingVersion) -> None:
+        try:
+            with storage_errors("flush", self._path):
+                # A repair has the flush lock already, and waits for no other writer.
+                if not self._flush_lock.is_held and self._wait_for_other_flush(version):
                     return
-                self._settling.acquire(take, sign=False)
-                self._queue.abandon()
-                if not self._is_settled(edition):
-                    self._settle_newest(take)
-                self._settling.release()
-        except _Dropped as dropped:
-            raise dropped.error from dropped.error.__cause__
+                self._flush_lock.acquire(self._blocking, sign=False)
+                self._queue_lock.abandon()
+                if not self._is_flushed(version):
+                    self._flush_newest()
+                self._flush_lock.release()
+        except _Aborted as aborted:
+            raise aborted.error from aborted.error.__cause__
         except StorageError as error:
             raise StorageError(str(error), hint=UNKNOWN) from error.__cause__
 
-    def _goes_with_another(self, edition: PendingVersion, take: Acquire) -> bool:
-        """Wait while others settle; if that is not settled then, have the queue's lock."""
-        for _ in range(_RIDES):
-            try:
-                self._queue.acquire(locks.nonblocking, sign=False)
-            except locks.WouldBlock:
-                if take is locks.nonblocking:
-                    raise
-            else:
+    def _wait_for_other_flush(self, version: PendingVersion) -> bool:
+        """Return True once another writer has flushed *version*; False with the queue's lock."""
+        for _ in range(_MAX_RIDES):
+            with contextlib.suppress(locks.WouldBlock):
+                self._queue_lock.acquire(locks.nonblocking, sign=False)
                 return False
-            self._queue.wait_until_free(take)
-            self._settling.acquire(take, shared=True)
-            is_settled = self._is_settled(edition)
-            self._settling.release()
-            if is_settled:
+            self._queue_lock.wait_until_free(self._blocking)
+            self._flush_lock.acquire(self._blocking, shared=True)
+            is_flushed = self._is_flushed(version)
+            self._flush_lock.release()
+            if is_flushed:
                 return True
-        self._queue.acquire(take, sign=False)
+        self._queue_lock.acquire(self._blocking, sign=False)
         return False
 
-    def _is_settled(self, edition: PendingVersion) -> bool:
-        numbers = self._read()
-        if numbers.drops == edition.drops:
-            return numbers.settled >= edition.number
-        error = StorageError(f"{self._path} could not be written by another for us")
-        if numbers.drops > edition.drops + 1:
-            raise error  # Before which of them we were settled, if before any, is forgotten.
-        if edition.number > numbers.kept:
-            raise _Dropped(error)
+    def _is_flushed(self, version: PendingVersion) -> bool:
+        counters = self._read_counters()
+        if counters.aborts == version.aborts:
+            return counters.flushed >= version.number
+        error = StorageError(
+            f"{self._path}: another writer's flush failed, and this update with it"
+        )
+        if counters.aborts > version.aborts + 1:
+            raise error  # Only the last abort is recorded, so this version's fate is unknown.
+        if version.number > counters.flushed_before_abort:
+            raise _Aborted(error)
         return True
 
-    def _settle_newest(self, take: Acquire) -> None:
-        self._writing.acquire(take, sign=False)
-        newest, written = self._newest(), self._numbers.written
+    def _flush_newest(self) -> None:
+        self._lock.acquire(self._blocking, sign=False)
+        newest, written = self._read_unflushed(), self._counters.written
         self.unlock()
         if newest is None:
-            raise StorageError(f"{self._path}: what was to be settled is gone")
+            raise StorageError(f"{self._path}: the version to flush is gone")
         self._publish(newest)
         durable.sync_name(self._path)
-        # If this is refused, the others settle once more what is settled.
+        # If this is refused, the next writer flushes the same version once more.
         with contextlib.suppress(OSError):
-            self._set(_SETTLED, written)
+            self._set(_FLUSHED, written)
 
     def _publish(self, newest: bytes) -> None:
+        temp_path = f"{self._path.parent}/.{self._path.name}.settling"
         try:
-            durable.replace_unsynced(self._path, newest, temp_path=self._editions.settling)
+            durable.replace_unsynced(self._path, newest, temp_path=temp_path)
         except StorageError as error:
-            if self._is_published(newest):  # By one who died before saying so.
+            if self._is_published(newest):  # By a writer that died before it counted it.
                 return
-            self._drop_pending()
-            raise _Dropped(error) from None
+            self._abort_pending()
+            raise _Aborted(error) from None
 
     def _is_published(self, newest: bytes) -> bool:
         try:
@@ -286,57 +288,60 @@ class Transaction:
         except (FileNotFoundError, StorageError):
             return False
 
-    def _drop_pending(self) -> None:
-        """Drop all that is not settled, and let those who wait for it know."""
-        self.lock(locks.blocking(_DROP_S))
-        numbers = self._numbers
+    def _abort_pending(self) -> None:
+        """Abort all unflushed versions; their writers read that from the counters."""
+        self._lock.acquire(locks.blocking(_ABORT_TIMEOUT_S))
+        counters = self._read_counters()
         with storage_errors("write", self._path):
-            # All or nothing: whoever was told of a drop must not find it in the next edition.
-            self._set(_SETTLED, numbers.written, numbers.drops + 1, numbers.settled)
+            # By one call: a writer that reads of an abort must not find its version flushed later.
+            self._set(_FLUSHED, counters.written, counters.aborts + 1, counters.flushed)
         self.unlock()
 
 
-class _Dropped(Exception):
-    """What was not settled has been dropped, because of an error: the old document stands."""
+class _Aborted(Exception):
+    """The unflushed versions are aborted because of an error: the old document stands."""
 
     def __init__(self, error: StorageError) -> None:
         super().__init__(str(error))
         self.error = error
 
 
-_WRITTEN, _SETTLED, _DROPS, _KEPT = range(4)  #: The places of the numbers in the lock file.
-_SIZE = 2 * 21  #: Of one.
-_WHOLE = re.compile(b"".join(rb"(?:(\d{20}) \%d\n)?" % place for place in range(1, 5)))
-_AT = 64  #: The holder's signature, before them, is shorter.
+_WRITTEN, _FLUSHED = range(2)  #: Where the first two counters are.
+_COUNTERS = 4
+_SIZE = 2 * 21  #: Bytes of one counter in the lock file.
+_OFFSET = 64  #: The owner's signature, before the counters, is shorter.
+_COMPLETE = re.compile(
+    b"".join(rb"(?:(\d{20}) \%d\n)?" % group for group in range(1, _COUNTERS + 1))
+)
 
 
-class _Numbers(NamedTuple):
+class _Counters(NamedTuple):
     """
-    How far the editions of a registry have come, as its document's lock file has it.
+    How far a registry's versions have come, as the document's lock file has it.
 
-    Each number is there twice: one that is read while it is written, without the
-    lock for it, is seen to be so, and reads as 0.
+    Each counter is there twice. A reader without the counter's lock may meet a write in
+    progress; the two copies then differ, and the counter reads as 0.
     """
 
-    written: int  #: Under the document's lock.
-    settled: int  #: Under the settle lock; 0, at worst, to those who have not got it.
-    drops: int  #: How often what was not settled was dropped. Under both locks.
-    kept: int  #: How far it was settled at the last drop. Under both locks.
+    written: int  #: Changed under the document's lock.
+    flushed: int  #: Changed under the flush lock; may read as 0 without it.
+    aborts: int  #: How many flushes have failed. Changed under both locks.
+    flushed_before_abort: int  #: ``flushed`` at the last abort. Changed under both locks.
 
     @classmethod
-    def read(cls, fd: int) -> _Numbers:
-        found = os.pread(fd, 4 * _SIZE, _AT)
-        if whole := _WHOLE.fullmatch(found):
-            return cls(*map(int, whole.groups(default=0)))
-        return cls(*(_number(found[at : at + _SIZE]) for at in range(0, 4 * _SIZE, _SIZE)))
+    def read(cls, fd: int) -> _Counters:
+        data = os.pread(fd, _COUNTERS * _SIZE, _OFFSET)
+        if complete := _COMPLETE.fullmatch(data):
+            return cls(*map(int, complete.groups(default=0)))
+        return cls(*(_counter(data[at : at + _SIZE]) for at in range(0, _COUNTERS * _SIZE, _SIZE)))
 
     @classmethod
-    def write(cls, fd: int, place: int, numbers: Iterable[int]) -> None:
-        """Write some that stand one after another, by one call."""
+    def write(cls, fd: int, index: int, numbers: Iterable[int]) -> None:
+        """Write adjacent counters from *index* on, by one call."""
         fields = [b"%020d %020d\n" % (number, number) for number in numbers]
-        os.pwrite(fd, b"".join(fields), _AT + _SIZE * place)
+        os.pwrite(fd, b"".join(fields), _OFFSET + _SIZE * index)
 
 
-def _number(field: bytes) -> int:
+def _counter(field: bytes) -> int:
     once, _, again = field[:-1].partition(b" ")
     return int(once) if once == again and once.isdigit() else 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import stat
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -13,6 +11,7 @@ import msgspec
 from orchestrator_core.exceptions import RegistryTooNew, StorageError
 from orchestrator_core.model.status import is_active
 from orchestrator_core.registry.document import InvalidDocument, decode
+from orchestrator_core.registry.store import is_directory
 from orchestrator_core.system import durable
 from orchestrator_core.system.names import is_id
 
@@ -90,7 +89,7 @@ def read_snapshot(registry: Registry, *, summary_only: bool = False) -> Registry
     except InvalidDocument as damage:
         return RegistrySnapshot(damage=str(damage))
     except (RegistryTooNew, StorageError) as error:
-        if _is_directory(registry):
+        if is_directory(registry.path):
             return RegistrySnapshot(damage="it is a directory")
         return RegistrySnapshot(unreadable=str(error))
     return RegistrySnapshot(document=document, version=version)
@@ -128,10 +127,3 @@ def _past(data: bytes, version: int) -> Document | None:
     if past.schema_version != version or not all(over):
         return None
     return {"schema_version": version, "agents": msgspec.to_builtins(past.agents)}
-
-
-def _is_directory(registry: Registry) -> bool:
-    try:
-        return stat.S_ISDIR(os.lstat(registry.path).st_mode)
-    except OSError:
-        return False

@@ -1,16 +1,15 @@
 """
-Where editions are that are not settled: two files, written by turns.
+Staging slots: two files beside a registry that hold its unflushed versions, by turns.
 
-They are shared memory more than files: only processes that are alive look at them,
-and nobody ever waits for them to reach the disk. So nothing is created or renamed
-for an edition, which would wait for the disk after all: ext4, for one, begins to
-write out a file as soon as it is renamed over another (``auto_da_alloc`` in its
-documentation; it was half of the time that a crowd held the lock). An edition is
-written over the one before the last, and the last stays whole: who is killed in
-the middle spoils nothing.
+They serve as shared memory: only live processes read them, and no process waits for
+them to reach the disk. A version overwrites the last but one, and the last stays
+whole, so a writer that is killed half-way spoils nothing. No file is created or
+renamed for a version, since ext4 starts to write a file out as soon as it replaces
+another one (``auto_da_alloc`` in its documentation; that was half of the time for
+which contending writers held the lock).
 
-What is in a file is an edition only if that is what it says: its number, the boot,
-its length and its checksum come first. After a power failure nothing here counts.
+A slot's first line holds the version's number, the boot, its length and its checksum.
+Its content counts only if all of them match. After a power failure none does.
 """
 
 from __future__ import annotations
@@ -28,46 +27,45 @@ if TYPE_CHECKING:
 
 
 class StagingSlots:
-    """The two files beside the registry at *path*. Both need the document's lock."""
+    """The two slots of the registry at *path*. Both methods need the document's lock."""
 
     def __init__(self, path: Path) -> None:
         self.files = tuple(f"{path.parent}/.{path.name}.next-{n}" for n in range(2))
 
-    def _file(self, number: int) -> str:
-        """Return where the edition *number* is, if it is one of the last two."""
-        return self.files[number % 2]
-
     def write(self, number: int, data: bytes) -> None:
         """
-        Write the edition *number*; the one before it stays.
+        Write version *number*. The version before it stays, also after an error.
 
         Raises:
-            StorageError: Refused; the one before it stays.
+            StorageError: The disk refused.
         """
-        slot = self._file(number)
+        slot = self._slot(number)
         with storage_errors("write", slot):
             fd = durable.open_private(slot, os.O_WRONLY | os.O_CREAT)
             try:
-                durable.write_all(fd, _head(number, data) + data)
+                durable.write_all(fd, _header(number, data) + data)
             finally:
                 os.close(fd)
 
     def read(self, number: int) -> bytes | None:
         """
-        Return the edition *number*; None if it is not here, whole, and of this boot.
+        Return version *number*; None if it is not here, complete, and of this boot.
 
         Raises:
-            StorageError: Refused.
+            StorageError: The disk refused.
         """
         try:
-            found = durable.read(self._file(number))
+            content = durable.read(self._slot(number))
         except FileNotFoundError:
             return None
-        head, _, rest = found.partition(b"\n")
-        length = head.rpartition(b" ")[2]
+        header, _, rest = content.partition(b"\n")
+        length = header.rpartition(b" ")[2]
         data = rest[: int(length)] if length.isdigit() else b""
-        return data if head + b"\n" == _head(number, data) else None
+        return data if header + b"\n" == _header(number, data) else None
+
+    def _slot(self, number: int) -> str:
+        return self.files[number % 2]
 
 
-def _head(number: int, data: bytes) -> bytes:
+def _header(number: int, data: bytes) -> bytes:
     return b"%d %s %08x %d\n" % (number, boot_id().encode(), zlib.crc32(data), len(data))

@@ -21,7 +21,7 @@ import fcntl
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 from orchestrator_core.system import durable, lock_owner
 from orchestrator_core.system.lock_owner import LockRequest
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     Acquire = Callable[[int, LockRequest], None]
     """A way to acquire the lock of an open file; the lock is held when it returns."""
-
-T = TypeVar("T")
 
 
 # --- on a descriptor ------------------------------------------------------------------------
@@ -58,9 +56,9 @@ def try_lock_shared(fd: int) -> bool:
     return True
 
 
-def lock_within(fd: int, timeout_s: float) -> bool:
+def lock_within(fd: int, timeout_s: float, *, shared: bool = False) -> bool:
     """
-    Acquire the exclusive lock of an open file; return False after *timeout_s* without it.
+    Acquire the lock of an open file; return False after *timeout_s* without it.
 
     After False or an error, close *fd* and open the file anew for another try. The wait may
     still be under way; its lock is released as soon as the kernel grants it.
@@ -69,30 +67,11 @@ def lock_within(fd: int, timeout_s: float) -> bool:
         OSError: The kernel refused: no descriptors are left, or no such locks exist there.
         RuntimeError: The system has no more threads.
     """
-    if try_lock(fd):
+    if try_lock_shared(fd) if shared else try_lock(fd):
         return True
     if timeout_s <= 0:
         return False
-    # A second descriptor of the same open file: the caller may close *fd*, and
-    # its number may mean another file by the time the kernel grants the lock.
-    twin = os.dup(fd)
-
-    def wait(acquire: Acquire) -> None:
-        try:
-            acquire(twin, LockRequest("", ""))
-        finally:
-            os.close(twin)
-
-    try:
-        waiter = LockWaiter(wait)
-    except RuntimeError:  # No more threads.
-        os.close(twin)
-        raise
-    try:
-        waiter.result(timeout_s)
-    except _Abandoned:
-        return False
-    return True
+    return _LockWait(fd, shared=shared).result(timeout_s)
 
 
 def unlock(fd: int) -> None:
@@ -114,20 +93,16 @@ def nonblocking(fd: int, request: LockRequest) -> None:
     Raises:
         WouldBlock: The lock is not free.
     """
-    if not _try_acquire(fd, request):
+    if not (try_lock_shared(fd) if request.shared else try_lock(fd)):
         raise WouldBlock
 
 
-def _try_acquire(fd: int, request: LockRequest) -> bool:
-    return try_lock_shared(fd) if request.shared else try_lock(fd)
-
-
 def blocking(timeout_s: float) -> Acquire:
-    """Return a way to acquire exclusive locks that raises LockTimeout *timeout_s* from now."""
-    start = time.monotonic()
+    """Return a way to acquire locks that raises LockTimeout when one wait takes *timeout_s*."""
 
     def acquire(fd: int, request: LockRequest) -> None:
-        if not lock_within(fd, start + timeout_s - time.monotonic()):
+        start = time.monotonic()
+        if not lock_within(fd, timeout_s, shared=request.shared):
             lock_owner.raise_lock_timeout(request, waited_s=time.monotonic() - start)
 
     return acquire
@@ -284,108 +259,52 @@ def _pop_document() -> None:
 # --- waiting ----------------------------------------------------------------------------------
 
 
-def run_with_lock(work: Callable[[Acquire], T], *, timeout_s: float) -> T:
-    """
-    Run *work*, which acquires locks by the function that it is given, and return its result.
+class _LockWait:
+    """A wait for the lock of an open file, in a thread, which the caller may abandon."""
 
-    The first call runs in this thread and gets free locks only. If a lock is taken, *work*
-    lets :class:`WouldBlock` pass. It is then called again in a thread that waits for each
-    lock in the kernel. *timeout_s* limits each wait, not the work. An interrupt of the caller
-    ends a wait; work under way is finished first. *work* must close what it keeps open
-    between the two calls, however the second one ends.
-
-    Raises:
-        LockTimeout: A wait took *timeout_s*; the error names the owner. *work* does no more.
-    """
-    try:
-        return work(nonblocking)
-    except WouldBlock:
-        pass
-    start = time.monotonic()
-    try:
-        waiter = LockWaiter(work)
-    except RuntimeError:  # No more threads.
-        with contextlib.suppress(_Abandoned):
-            work(_always_abandon)
-        raise
-    try:
-        return waiter.result(timeout_s)
-    except _Abandoned:
-        lock_owner.raise_lock_timeout(waiter.request, waited_s=time.monotonic() - start)
-
-
-class _Abandoned(Exception):
-    """The caller ended a wait for a lock."""
-
-
-def _always_abandon(_fd: int, _request: LockRequest) -> None:
-    raise _Abandoned
-
-
-class LockWaiter(Generic[T]):
-    """Work that waits for locks in a thread, for a caller that may abandon a wait."""
-
-    def __init__(self, work: Callable[[Acquire], T]) -> None:
-        self._work = work
+    def __init__(self, fd: int, *, shared: bool) -> None:
+        # A second descriptor of the same open file: the caller may close *fd*, and
+        # its number may mean another file by the time the kernel grants the lock.
+        self._fd = os.dup(fd)
+        self._shared = shared
         self._ended = threading.Event()
         self._state_lock = threading.Lock()
-        self._is_waiting = True  #: Only a wait can be abandoned, not the work.
         self._is_abandoned = False
-        self._result: Any = None
         self._error: BaseException | None = None
-        self.request = LockRequest("", "")  #: The lock of the last wait.
-        threading.Thread(target=self._run, name="lock-waiter", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="lock-wait", daemon=True).start()
+        except RuntimeError:  # No more threads.
+            os.close(self._fd)
+            raise
 
-    def result(self, timeout_s: float) -> T:
-        """
-        Return the work's result, or raise its error.
-
-        Raises:
-            _Abandoned: A wait took *timeout_s*. The thread does no more work.
-        """
-        if not self._wait(timeout_s):
-            raise _Abandoned
+    def result(self, timeout_s: float) -> bool:
+        """Return True with the lock; False if it did not come within *timeout_s*."""
+        try:
+            if not self._ended.wait(min(timeout_s, threading.TIMEOUT_MAX)) and self._abandon():
+                return False
+        except BaseException:
+            self._abandon()
+            raise
         if self._error is not None:
             raise self._error
-        result: T = self._result
-        return result
-
-    def _wait(self, timeout_s: float) -> bool:
-        """Wait for the end of the work; return False if a wait was abandoned."""
-        try:
-            while not self._ended.wait(min(timeout_s, threading.TIMEOUT_MAX)):
-                if self._abandon():
-                    return False
-        except BaseException:
-            if not self._abandon():
-                self._ended.wait()
-            raise
         return True
 
     def _abandon(self) -> bool:
-        """End the thread at its next lock; return False if it works now or has ended."""
+        """Let the thread release the lock once it is granted; return False if it is granted."""
         with self._state_lock:
-            self._is_abandoned = self._is_waiting and not self._ended.is_set()
+            self._is_abandoned = not self._ended.is_set()
             return self._is_abandoned
 
     def _run(self) -> None:
         try:
-            self._result = self._work(self._acquire)
+            _wait_for_lock(self._fd, shared=self._shared)
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             self._error = error
         with self._state_lock:
+            if self._is_abandoned and self._error is None:
+                unlock(self._fd)
+            os.close(self._fd)
             self._ended.set()
-
-    def _acquire(self, fd: int, request: LockRequest) -> None:
-        if not _try_acquire(fd, request):
-            with self._state_lock:
-                self._is_waiting, self.request = True, request
-            _wait_for_lock(fd, shared=request.shared)
-        with self._state_lock:
-            if self._is_abandoned:
-                unlock(fd)
-                raise _Abandoned
-            self._is_waiting = False
 
 
 def _wait_for_lock(fd: int, *, shared: bool) -> None:

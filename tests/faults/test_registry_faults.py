@@ -25,10 +25,12 @@ from under_fire import (
     names,
     refuse,
     registry_in,
+    set_x,
 )
 
 from orchestrator_core.model.layout import open_root
 from orchestrator_core.registry import TASK, Registry
+from orchestrator_core.system import move
 
 # --- killed ---------------------------------------------------------------------------------
 
@@ -76,7 +78,7 @@ def test_damage_set_aside_is_kept_once_however_its_finder_dies(places):
 
     for crash, registry in each_crash(Registry.read, damaged):
         assert ["rebuilt"] == names(registry), crash
-        registry.update(lambda document: document.update(x=1))
+        set_x(registry)
         [kept] = litter(registry.path.parent)
         assert [kept] == registry.read()["damaged"], crash
         assert b'{"agents": [' == registry.path.with_name(kept).read_bytes(), crash
@@ -108,12 +110,12 @@ def test_a_move_killed_at_any_call_loses_and_doubles_nothing(places):
         (place / "log").write_bytes(b"all lines")
         return place
 
-    def move(place):
+    def move_log(place):
         move.move_no_clobber(place / "log", place / "kept")
 
-    for crash, place in each_crash(move, logged):
+    for crash, place in each_crash(move_log, logged):
         with contextlib.suppress(FileNotFoundError):
-            move(place)
+            move_log(place)
         assert {"kept": b"all lines"} == {e.name: e.read_bytes() for e in place.iterdir()}, crash
 
 
@@ -219,5 +221,5 @@ def test_writers_killed_in_the_crowd_take_nobody_with_them(tmp_path):
     survivors = [f"{p}-{u}" for p in range(1, PROCESSES, 2) for u in range(UPDATES)]
     assert set(survivors) <= set(found)
     assert len(found) == len(set(found))
-    registry.update(lambda document: document.update(x=1))
+    set_x(registry)
     assert set() == litter(tmp_path)

@@ -99,7 +99,13 @@ def litter(directory):
 
 
 def add(registry, name):
-    registry.update(lambda document: document["agents"].append({"id": name}))
+    with registry.transaction() as document:
+        document["agents"].append({"id": name})
+
+
+def set_x(registry):
+    with registry.transaction() as document:
+        document["x"] = 1
 
 
 def names(registry):

@@ -70,7 +70,8 @@ def test_one_that_was_replaced_is_read_again(tasks):
     registry = tasks.make("TASK-past", {"id": "a-1", **ENDED})
     tasks.seen()
 
-    registry.update(lambda document: document["agents"].append({"id": "a-2", "status": "working"}))
+    with registry.transaction() as document:
+        document["agents"].append({"id": "a-2", "status": "working"})
 
     assert ({"TASK-past": ["a-1", "a-2"]}, {"TASK-past"}) == tasks.seen()
     assert ({"TASK-past": ["a-1", "a-2"]}, {"TASK-past"}) == tasks.seen()

@@ -264,7 +264,9 @@ def test_a_lock_file_removed_by_hand_guards_nothing_and_is_not_trusted(document,
             got.set()
 
     with locked(document):
-        monkeypatch.setattr(locks, "lock_within", lambda *args: opened.set() or real(*args))
+        monkeypatch.setattr(
+            locks, "lock_within", lambda *args, **how: opened.set() or real(*args, **how)
+        )
         waiting = in_thread(wait)
         opened.wait()
         lock_of(document).unlink()

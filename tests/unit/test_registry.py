@@ -53,6 +53,11 @@ def everything(tmp_path):
     return made
 
 
+def update(registry, change):
+    with registry.transaction() as document:
+        change(document)
+
+
 def mode(path):
     return stat.S_IMODE(path.lstat().st_mode)
 
@@ -65,8 +70,8 @@ def kept_of(registry):
 
 
 def test_what_was_changed_is_read(registry):
-    returned = registry.update(lambda document: document["agents"].append(agent("a-2")) or "done")
-    assert "done" == returned
+    with registry.transaction() as document:
+        document["agents"].append(agent("a-2"))
     assert ["a-1", "a-2"] == [entry["id"] for entry in registry.read()["agents"]]
 
 
@@ -85,7 +90,7 @@ def test_a_change_is_durable_when_the_update_returns_and_the_next_need_not_wait_
         real(fd)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    registry.update(lambda document: document.update(x=1))
+    update(registry, lambda document: document.update(x=1))
     assert [(False, False), (True, True)] == synced
 
 
@@ -97,13 +102,13 @@ def test_a_change_that_raises_changes_nothing(registry):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        registry.update(change)
+        update(registry, change)
     assert before == registry.path.read_bytes()
 
 
 def test_a_change_that_changes_nothing_writes_nothing(registry):
     before = registry.path.stat()
-    registry.update(lambda _: None)
+    update(registry, lambda _: None)
     after = registry.path.stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
@@ -111,7 +116,7 @@ def test_a_change_that_changes_nothing_writes_nothing(registry):
 def test_the_file_is_private_and_keeps_a_mode_given_to_it(registry):
     assert 0o600 == mode(registry.path)
     registry.path.chmod(0o640)
-    registry.update(lambda document: document.update(x=1))
+    update(registry, lambda document: document.update(x=1))
     assert 0o640 == mode(registry.path)
 
 
@@ -123,7 +128,7 @@ def test_creating_again_changes_nothing(registry):
 def test_a_registry_that_never_was_is_not_found(tmp_path):
     for path in (tmp_path / "none.json", tmp_path / "gone" / "none.json"):
         registry = Registry(path, schema=TASK)
-        for ask in (registry.read, lambda r=registry: r.update(lambda _: None)):
+        for ask in (registry.read, lambda r=registry: update(r, lambda _: None)):
             with pytest.raises(NotFound, match=r"none\.json"):
                 ask()
         assert registry.read_or_none() is None
@@ -136,7 +141,7 @@ def test_an_update_waits_no_longer_than_asked_and_reading_does_not_wait(registry
 
     def wait_elsewhere():
         try:
-            impatient.update(lambda _: None)
+            update(impatient, lambda _: None)
         except LockTimeout as timeout:
             caught.append(str(timeout))
 
@@ -151,14 +156,14 @@ def test_an_update_waits_no_longer_than_asked_and_reading_does_not_wait(registry
 
 def test_an_update_inside_an_update_is_a_mistake_found_at_once(registry, everything):
     with pytest.raises(AssertionError, match="holds"):
-        registry.update(lambda _: everything.update(lambda _: None))
+        update(registry, lambda _: update(everything, lambda _: None))
 
 
 @pytest.mark.parametrize("value", [object(), "\ud83d", {1: object()}], ids=["object", "text", "in"])
 def test_what_json_cannot_hold_is_refused_and_nothing_is_written(registry, value):
     before = registry.path.read_bytes()
     with pytest.raises(InvalidInput):
-        registry.update(lambda document: document.update(x=value))
+        update(registry, lambda document: document.update(x=value))
     assert before == registry.path.read_bytes()
 
 
@@ -166,7 +171,7 @@ def test_what_json_cannot_hold_is_refused_and_nothing_is_written(registry, value
 def test_a_change_that_would_break_the_document_is_refused(registry, agents):
     before = registry.path.read_bytes()
     with pytest.raises(TypeError, match="would break"):
-        registry.update(lambda document: document.update(agents=agents))
+        update(registry, lambda document: document.update(agents=agents))
     assert before == registry.path.read_bytes()
 
 
@@ -174,7 +179,7 @@ def test_a_change_that_would_break_the_document_is_refused(registry, agents):
 
 
 def test_there_is_one_agent_a_line_with_a_space_after_each_colon(registry):
-    registry.update(lambda document: document["agents"].append(agent("a-2", note="ä, b: {c}")))
+    update(registry, lambda document: document["agents"].append(agent("a-2", note="ä, b: {c}")))
     assert (
         '{\n  "schema_version": 1,\n  "task_id": "TASK-1",\n  "agents": [\n'
         '    {"id": "a-1", "type": "bench", "status": "running"},\n'
@@ -223,14 +228,15 @@ def test_any_document_is_read_as_it_was_written_in_its_order(unknown, agents):
 
 
 def test_a_tasks_counters_are_those_of_its_agents(registry):
-    registry.update(
+    update(
+        registry,
         lambda document: document["agents"].extend(
             agent(f"x-{status}", status)
             for status in (
                 *("working", "blocked", "reviewing", "odd", "completed", "failed", "error"),
                 *("terminated", "killed", "phase_completed", "COMPLETED"),
             )
-        )
+        ),
     )
     document = registry.read()
     assert (12, 5, 7) == tuple(
@@ -241,7 +247,7 @@ def test_a_tasks_counters_are_those_of_its_agents(registry):
 def test_drifted_counters_are_right_after_the_next_update(registry):
     text = registry.path.read_text().replace('"active_count": 1', '"active_count": 17')
     registry.path.write_text(text)
-    registry.update(lambda _: None)
+    update(registry, lambda _: None)
     assert 1 == registry.read()["active_count"]
 
 
@@ -262,12 +268,12 @@ def totals(everything):
 
 def test_the_global_totals_go_on_counting_what_is_listed_no_more(everything):
     task = {"description": "d", "status": "INITIALIZED"}
-    everything.update(lambda document: document["tasks"].update(t1=dict(task), t2=dict(task)))
+    update(everything, lambda document: document["tasks"].update(t1=dict(task), t2=dict(task)))
     assert (2, 2, 0, 0) == totals(everything)
-    everything.update(lambda document: enter(document, "t1", "a"))
+    update(everything, lambda document: enter(document, "t1", "a"))
     assert (2, 2, 1, 1) == totals(everything)
-    everything.update(lambda document: leave(document, "a", "completed"))
-    everything.update(lambda document: leave(document, "a", "completed"))
+    update(everything, lambda document: leave(document, "a", "completed"))
+    update(everything, lambda document: leave(document, "a", "completed"))
     assert (2, 1, 1, 0) == totals(everything)
     document = everything.read()
     assert (["t2"], {}, {"completed": 1}, 1) == (
@@ -276,14 +282,14 @@ def test_the_global_totals_go_on_counting_what_is_listed_no_more(everything):
         document["ended"],
         document["past_tasks"],
     )
-    everything.update(lambda document: enter(document, "t1", "b"))
+    update(everything, lambda document: enter(document, "t1", "b"))
     assert (2, 2, 2, 1) == totals(everything)
 
 
 def test_a_task_with_a_key_stays_listed_so_that_the_key_finds_it(everything):
-    everything.update(lambda document: document["tasks"].update(t1={"key": "k"}))
-    everything.update(lambda document: enter(document, "t1", "a"))
-    everything.update(lambda document: leave(document, "a", "failed"))
+    update(everything, lambda document: document["tasks"].update(t1={"key": "k"}))
+    update(everything, lambda document: enter(document, "t1", "a"))
+    update(everything, lambda document: leave(document, "a", "failed"))
     assert ["t1"] == list(everything.read()["tasks"])
 
 
@@ -291,9 +297,9 @@ def test_the_global_document_does_not_grow_with_the_past(everything):
     sizes = []
     for number in range(30):
         task, name = f"TASK-{number:03}", f"a-{number:03}"
-        everything.update(lambda d, t=task: d["tasks"].update({t: {"status": "INITIALIZED"}}))
-        everything.update(lambda d, t=task, n=name: enter(d, t, n))
-        everything.update(lambda d, n=name: leave(d, n, "completed"))
+        update(everything, lambda d, t=task: d["tasks"].update({t: {"status": "INITIALIZED"}}))
+        update(everything, lambda d, t=task, n=name: enter(d, t, n))
+        update(everything, lambda d, n=name: leave(d, n, "completed"))
         sizes.append(everything.path.stat().st_size)
     assert sizes[-1] - sizes[9] <= 1 * 4  # a digit more in each total
 
@@ -335,7 +341,7 @@ def test_the_old_systems_registry_is_read_as_it_is(old):
 
 def test_an_old_registry_is_brought_up_at_its_first_update_and_its_last_state_kept(old):
     before = old.path.read_bytes()
-    old.update(lambda document: document.update(priority="P1"))
+    update(old, lambda document: document.update(priority="P1"))
     document = json.loads(old.path.read_text())
     assert (1, 2, 1, 1) == tuple(
         document[name]
@@ -344,7 +350,7 @@ def test_an_old_registry_is_brought_up_at_its_first_update_and_its_last_state_ke
     assert OLD_TASK["spiral_checks"] == document["spiral_checks"]
     assert list(OLD_TASK) == list(document)[: len(OLD_TASK)]
     assert before == old.path.with_name("AGENT_REGISTRY.json.v0").read_bytes()
-    old.update(lambda document: document.update(priority="P2"))
+    update(old, lambda document: document.update(priority="P2"))
     assert before == old.path.with_name("AGENT_REGISTRY.json.v0").read_bytes()
 
 
@@ -368,7 +374,7 @@ def old_everything(tmp_path):
 def test_what_the_old_system_listed_globally_stays_as_it_is_while_nobody_ends(old_everything):
     """A task of ours that comes beside it changes the totals, which are right for once."""
     before = json.loads(old_everything.path.read_text())
-    old_everything.update(lambda document: document["tasks"].update(t2={"key": None}))
+    update(old_everything, lambda document: document["tasks"].update(t2={"key": None}))
     after = old_everything.read()
     assert (before["agents"], before["tasks"]["t1"]) == (after["agents"], after["tasks"]["t1"])
     assert (2, 2, 3, 1) == totals(old_everything)
@@ -376,7 +382,7 @@ def test_what_the_old_system_listed_globally_stays_as_it_is_while_nobody_ends(ol
 
 
 def test_the_old_global_registrys_dead_are_counted_when_the_next_agent_ends(old_everything):
-    old_everything.update(lambda document: remove_live(document, "a", "failed"))
+    update(old_everything, lambda document: remove_live(document, "a", "failed"))
     document = old_everything.read()
     assert ({}, {}, {"failed": 1, "completed": 1, "killed": 1}, 1) == (
         document["agents"],
@@ -388,8 +394,8 @@ def test_the_old_global_registrys_dead_are_counted_when_the_next_agent_ends(old_
 
 
 def test_an_agent_that_never_was_leaves_the_old_systems_dead_where_they_are(old_everything):
-    old_everything.update(lambda document: document["agents"].update(n={"task_id": "t1"}))
-    old_everything.update(lambda document: remove_live(document, "n", None))
+    update(old_everything, lambda document: document["agents"].update(n={"task_id": "t1"}))
+    update(old_everything, lambda document: remove_live(document, "n", None))
     assert ["a", "b", "c"] == list(old_everything.read()["agents"])
 
 
@@ -398,7 +404,7 @@ def test_what_only_pythons_json_could_write_is_read(tmp_path):
     path = tmp_path / "AGENT_REGISTRY.json"
     path.write_text('{"agents": [{"id": "a", "progress": NaN, "prompt": "cut \\ud83d"}]}')
     registry = Registry(path, schema=TASK)
-    registry.update(lambda document: document.update(x=1))
+    update(registry, lambda document: document.update(x=1))
     assert "cut ?" == json.loads(path.read_text())["agents"][0]["prompt"]
 
 
@@ -411,17 +417,17 @@ def test_each_migration_runs_once_and_in_order(tmp_path):
 
     path = tmp_path / "thing.json"
     path.write_text('{"kept": 1}')
-    Registry(path, schema=schema(adding("to 1"))).update(lambda _: None)
+    update(Registry(path, schema=schema(adding("to 1"))), lambda _: None)
     newer = Registry(path, schema=schema(adding("to 1"), adding("to 2"), adding("to 3")))
     assert ["to 1", "to 2", "to 3"] == newer.read()["trail"]
-    newer.update(lambda _: None)
-    newer.update(lambda _: None)
+    update(newer, lambda _: None)
+    update(newer, lambda _: None)
     assert {"kept": 1, "trail": ["to 1", "to 2", "to 3"], "schema_version": 3} == newer.read()
 
 
 def test_a_registry_of_a_newer_release_is_left_alone(registry):
     registry.path.write_text('{"schema_version": 2, "agents": "of another shape"}')
-    for ask in (registry.read, lambda: registry.update(lambda document: document.clear())):
+    for ask in (registry.read, lambda: update(registry, lambda document: document.clear())):
         with pytest.raises(RegistryTooNew, match=r"AGENT_REGISTRY\.json.*version 2"):
             ask()
     assert '{"schema_version": 2, "agents": "of another shape"}' == registry.path.read_text()
@@ -456,7 +462,7 @@ def test_a_damaged_registry_is_kept_once_told_once_and_an_error_until_mended(reg
     registry = Registry(registry.path, schema=TASK, on_damage=told.append)
     asks = {
         "read": registry.read,
-        "update": lambda: registry.update(lambda _: None),
+        "update": lambda: update(registry, lambda _: None),
         "create": lambda: registry.create({"agents": []}),
     }
     good = registry.path.read_bytes()
@@ -501,7 +507,7 @@ def test_a_symlink_in_its_place_is_neither_followed_nor_moved(registry, tmp_path
     registry.path.rename(target)
     registry.path.symlink_to(target)
     before = target.read_bytes()
-    for ask in (registry.read, lambda: registry.update(lambda document: document.clear())):
+    for ask in (registry.read, lambda: update(registry, lambda document: document.clear())):
         with pytest.raises(StorageError, match="symbolic"):
             ask()
     assert before == target.read_bytes()
@@ -524,7 +530,7 @@ def test_a_registry_that_can_be_rebuilt_is_and_says_so(registry):
         document["damaged"],
         document["active_count"],
     )
-    rebuilt.update(lambda document: document.update(x=1))
+    update(rebuilt, lambda document: document.update(x=1))
     assert [kept.name] == rebuilt.read()["damaged"]
     assert 1 == len(told)
 
@@ -552,8 +558,8 @@ def test_a_disk_that_keeps_nothing_as_written_is_an_error_and_fills_with_no_copi
     )
     registry.path.write_text("damaged")
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(RegistryDamaged, match="damaged again as soon as it was mended"):
-        registry.update(lambda _: None)
+    with pytest.raises(RegistryDamaged, match="damaged again as soon as it was repaired"):
+        update(registry, lambda _: None)
     assert len(kept_of(registry)) < 5
 
 

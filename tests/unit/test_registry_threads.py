@@ -50,7 +50,8 @@ def all_at_once(path, *changes, **how):
     def made(change):
         start.wait(TIMEOUT_S)
         try:
-            return registry(path, **how).update(change)
+            with registry(path, **how).transaction() as document:
+                return change(document)
         except Exception as error:  # noqa: BLE001 - the test looks at it
             return error
 

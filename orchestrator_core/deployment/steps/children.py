@@ -69,7 +69,8 @@ class OwnChildren(DeploymentStep):
             document = registry.read()
             own = find_agent(document, receipt.agent_id)
             if own is not None and is_active(own.get("status")):
-                registry.update(lambda doc: end_record(doc, receipt.agent_id, why))
+                with registry.transaction() as changed:
+                    end_record(changed, receipt.agent_id, why)
                 document = registry.read()
                 own = find_agent(document, receipt.agent_id)
             if own is not None and is_active(own.get("status")):
@@ -96,10 +97,10 @@ class OwnChildren(DeploymentStep):
         self, receipt: ChildrenReceipt, _document: Document, _why: Unwind
     ) -> Outcome:
         own = receipt.agent_id
-        adopted = self.context.task_registry(receipt.task_id).update(
-            lambda document: orphan_children(document, own)
-        )
-        self.context.global_registry.update(lambda document: orphan_entries(document, own))
+        with self.context.task_registry(receipt.task_id).transaction() as document:
+            adopted = orphan_children(document, own)
+        with self.context.global_registry.transaction() as document:
+            orphan_entries(document, own)
         return Outcome.left(adopted=adopted) if adopted else Outcome.absent()
 
     def probe(self, receipt: ChildrenReceipt) -> Presence:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.deployment.steps.base import DeploymentStep, task_and_agent
@@ -48,15 +47,16 @@ class RegisterTask(DeploymentStep):
 
     def do(self, receipt: TaskReceipt) -> TaskReceipt:
         """Write it."""
-        registry = self.context.task_registry(receipt.task_id)
-        registry.update(lambda document: add_agent(document, receipt.record, self.context.limits))
+        with self.context.task_registry(receipt.task_id).transaction() as document:
+            add_agent(document, receipt.record, self.context.limits)
         return receipt
 
     def undo(self, receipt: TaskReceipt, why: Unwind) -> Outcome:
         """Give it its final status; or take it out, if it never came to be."""
         registry = self.context.task_registry(receipt.task_id)
         try:
-            changed = registry.update(lambda doc: end_record(doc, receipt.agent_id, why))
+            with registry.transaction() as document:
+                changed = end_record(document, receipt.agent_id, why)
         except NotFound:
             return Outcome.absent(registry="gone")
         return Outcome.undone() if changed else Outcome.absent()
@@ -118,9 +118,8 @@ class RegisterGlobal(DeploymentStep):
 
         def enter(over: Container[str]) -> None:
             own, limits = receipt.agent_id, self.context.limits
-            self.context.global_registry.update(
-                lambda doc: add_live(doc, own, receipt.entry, limits, excluded=over)
-            )
+            with self.context.global_registry.transaction() as document:
+                add_live(document, own, receipt.entry, limits, excluded=over)
 
         retry_without_ended(self.context, enter)
         return receipt
@@ -128,12 +127,12 @@ class RegisterGlobal(DeploymentStep):
     def undo(self, receipt: GlobalReceipt, why: Unwind) -> Outcome:
         """Take it out, and count the end of a life that was one."""
         status = None if why.removes_everything else str(why.detail["status"])
-        with contextlib.suppress(NotFound):
-            if self.context.global_registry.update(
-                lambda doc: remove_live(doc, receipt.agent_id, status)
-            ):
-                return Outcome.undone()
-        return Outcome.absent()
+        try:
+            with self.context.global_registry.transaction() as document:
+                removed = remove_live(document, receipt.agent_id, status)
+        except NotFound:
+            return Outcome.absent()
+        return Outcome.undone() if removed else Outcome.absent()
 
     def probe(self, receipt: GlobalReceipt) -> Presence:
         """Look for the entry."""

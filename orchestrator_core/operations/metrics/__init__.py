@@ -178,9 +178,8 @@ def _count_closed_sagas(context: RootContext, sagas: Sagas) -> tuple[Summary, Cl
         result = _add_closed_sagas(read(context), sagas)
         if read(context) == result[0]:
             return result
-    return statistics(context).update(
-        lambda document: _add_closed_sagas(Summary.from_document(document), sagas)
-    )
+    with statistics(context).transaction() as document:
+        return _add_closed_sagas(Summary.from_document(document), sagas)
 
 
 def _add_closed_sagas(summary: Summary, sagas: Sagas) -> tuple[Summary, CleanupCounts]:

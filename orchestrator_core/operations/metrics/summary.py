@@ -178,7 +178,8 @@ def compact_journals(
         return CompactionResult()
     registry.create({})
     failed: dict[str, str] = {}
-    pending = registry.update(lambda document: _count(document, journals, wanted, failed))
+    with registry.transaction() as document:
+        pending = _count(document, journals, wanted, failed)
     removed, freed = [], 0
     for saga_id in pending:
         try:
@@ -187,7 +188,8 @@ def compact_journals(
         except StorageError as error:
             failed[saga_id] = str(error)  # The journal stays pending.
     journals.sync_closed()
-    registry.update(lambda document: _clear_pending(document, set(removed)))
+    with registry.transaction() as document:
+        _clear_pending(document, set(removed))
     return CompactionResult(sagas=tuple(removed), bytes_freed=freed, failed=failed)
 
 
@@ -241,7 +243,8 @@ def record_findings(
     registry = statistics(context)
     registry.create({})
     left, reaped = tuple(sorted(set(left))), Counter(reaped)
-    return registry.update(lambda document: _count_findings(document, found, reaped, left))
+    with registry.transaction() as document:
+        return _count_findings(document, found, reaped, left)
 
 
 def _count_findings(

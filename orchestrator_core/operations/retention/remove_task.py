@@ -68,7 +68,8 @@ def remove_task(
         try:
             _rename(task, leaving)
             insist(leaving)
-            context.global_registry.update(lambda known: _leave(known, task_id))
+            with context.global_registry.transaction() as known:
+                _leave(known, task_id)
             _rename(leaving, gone)
         except BaseException:
             if os.path.lexists(leaving):

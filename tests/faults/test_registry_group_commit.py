@@ -28,10 +28,13 @@ from under_fire import (
 )
 
 from orchestrator_core.exceptions import LockTimeout, StorageError
-from orchestrator_core.registry import TASK, Registry
-from orchestrator_core.registry import staging as slots
+from orchestrator_core.registry import TASK, Registry, staging
 from orchestrator_core.registry.group_commit import PendingVersion, Transaction
 from orchestrator_core.system import durable, locks
+
+
+def transaction(registry):
+    return Transaction(registry.path, what="it", timeout_s=10)
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def registry(tmp_path):
 @pytest.fixture
 def nobody_alone(monkeypatch):
     """No update finds the settle lock free at its first look, though it is at its second."""
-    monkeypatch.setattr(Transaction, "_settles_alone", lambda _: False)
+    monkeypatch.setattr(Transaction, "_can_flush_directly", lambda _: False)
 
 
 class SettleLock:
@@ -155,7 +158,7 @@ def test_who_mends_waits_for_nobody_that_waits_for_it(registry):
 def test_those_that_another_settles_for_look_at_the_same_time(registry, monkeypatch):
     """Were one to wait until the other has looked, a crowd would spend its time on being told."""
     both, looks = threading.Barrier(2), []
-    real = Transaction._is_settled
+    real = Transaction._is_flushed
 
     def is_settled(self, edition):
         looks.append(real(self, edition))
@@ -163,7 +166,7 @@ def test_those_that_another_settles_for_look_at_the_same_time(registry, monkeypa
             both.wait(20)
         return looks[-1]
 
-    monkeypatch.setattr(Transaction, "_is_settled", is_settled)
+    monkeypatch.setattr(Transaction, "_is_flushed", is_settled)
     with SettleLock(registry):
         next_to_settle, errors = start(functools.partial(add, registry, "a0"))
         wait_for_waiting(registry, "settle.lock", 1)
@@ -241,14 +244,14 @@ def unsettled(registry):
     with SettleLock(registry), pytest.raises(LockTimeout, match="it was written"):
         add(hasty, "unsettled")
     assert ["before"] == names(registry)
-    slots = [slot for slot in map(Path, registry._editions.slots.files) if slot.exists()]
+    slots = [slot for slot in map(Path, staging.StagingSlots(registry.path).files) if slot.exists()]
     return slots[0]
 
 
 @pytest.mark.usefixtures("unsettled")
 def test_what_was_not_settled_in_another_boot_is_nobodys_and_is_dropped(registry, monkeypatch):
     """It was never acknowledged, and what has been settled since may have been lost."""
-    monkeypatch.setattr(slots, "boot_id", lambda: "another")
+    monkeypatch.setattr(staging, "boot_id", lambda: "another")
 
     add(registry, "after")
 
@@ -296,7 +299,7 @@ def test_who_finds_what_it_wrote_gone_is_not_told_that_it_holds(registry):
     with SettleLock(registry):
         threads, errors = start(lambda: add(registry, "lost"))
         wait_for_written(registry, 1)
-        for slot in map(Path, registry._editions.slots.files):
+        for slot in map(Path, staging.StagingSlots(registry.path).files):
             slot.unlink(missing_ok=True)
     threads[0].join()
 
@@ -312,7 +315,9 @@ def test_what_was_published_by_one_who_died_before_saying_so_is_not_said_to_be_d
     with SettleLock(registry):
         threads, errors = start(lambda: add(registry, "there"))
         wait_for_written(registry, 1)
-        [slot] = [each for each in map(Path, registry._editions.slots.files) if each.exists()]
+        [slot] = [
+            each for each in map(Path, staging.StagingSlots(registry.path).files) if each.exists()
+        ]
         registry.path.write_bytes(slot.read_bytes().partition(b"\n")[2])
 
         def refused(*_, **__):
@@ -348,14 +353,15 @@ def test_who_waits_too_long_for_the_disk_is_told_that_it_is_written(registry):
 def test_a_change_that_finds_itself_made_by_one_not_settled_waits_for_that(registry):
     """What is said to be so is on the disk, even if another had to bring it there."""
 
-    def ensure(document):
-        if not any(agent["id"] == "a" for agent in document["agents"]):
-            document["agents"].append({"id": "a"})
+    def ensure():
+        with registry.transaction() as document:
+            if not any(agent["id"] == "a" for agent in document["agents"]):
+                document["agents"].append({"id": "a"})
 
     with SettleLock(registry):
-        threads, errors = start(lambda: registry.update(ensure))
+        threads, errors = start(ensure)
         wait_for_written(registry, 1)
-        more, more_errors = start(lambda: registry.update(ensure))
+        more, more_errors = start(ensure)
         more[0].join(0.05)
         assert more[0].is_alive()
     for thread in (*threads, *more):
@@ -378,6 +384,11 @@ def test_a_change_that_finds_itself_made_by_one_who_is_settling_it_waits_for_tha
         settle(path)
         told.append("it is on the disk")
 
+    def unchanged():
+        with registry.transaction():
+            pass
+        told.append("no change")
+
     def seen(*how):
         waiting.set()
         lock(*how)
@@ -386,7 +397,7 @@ def test_a_change_that_finds_itself_made_by_one_who_is_settling_it_waits_for_tha
     monkeypatch.setattr(FlockLocker, "lock", seen)
     threads, errors = start(lambda: add(registry, "a1"))
     assert replaced.wait(30)
-    more, _ = start(lambda: told.append(registry.update(lambda _: "no change")))
+    more, _ = start(unchanged)
     assert waiting.wait(30)
     assert [] == told
     go_on.set()
@@ -403,21 +414,21 @@ def test_who_was_settled_before_a_failure_is_not_told_that_it_failed_nor_the_rev
         threads, errors = start(lambda: add(registry, "first"))
         wait_for_written(registry, 1)
     threads[0].join()
-    with Transaction(registry._editions) as revision:
-        revision.lock(locks.nonblocking)
+    with transaction(registry) as revision:
+        revision.lock()
         early, late = revision.pending() or PendingVersion(1, 0), PendingVersion(2, 0)
-        revision._drop_pending()
+        revision._abort_pending()
     add(registry, "after")
 
-    with Transaction(registry._editions) as revision:
-        revision.settle(early, locks.nonblocking)
-    with Transaction(registry._editions) as revision, pytest.raises(StorageError) as dropped:
-        revision.settle(late, locks.nonblocking)
+    with transaction(registry) as revision:
+        revision.flush(early)
+    with transaction(registry) as revision, pytest.raises(StorageError) as dropped:
+        revision.flush(late)
     assert "" == dropped.value.hint
-    with Transaction(registry._editions) as revision:
-        revision.lock(locks.nonblocking)
-        revision._drop_pending()
-    with Transaction(registry._editions) as revision, pytest.raises(StorageError) as forgotten:
-        revision.settle(late, locks.nonblocking)
+    with transaction(registry) as revision:
+        revision.lock()
+        revision._abort_pending()
+    with transaction(registry) as revision, pytest.raises(StorageError) as forgotten:
+        revision.flush(late)
     assert "unknown" in forgotten.value.hint
     assert [] == errors
