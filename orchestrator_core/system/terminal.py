@@ -1,14 +1,12 @@
 """
-What a deployment asks of a terminal multiplexer, and nothing more.
+What a deployment needs of a terminal multiplexer.
 
-The protocol is small on purpose: a session is started under an exact name by
-one call, looked at, and ended. :mod:`orchestrator_core.system.tmux` keeps it with
-real tmux, :class:`orchestrator_core.testing.FakeTerminal` in memory, and one
-contract suite holds both to the same behaviour.
+The protocol is small: one call starts a session under an exact name, one inspects it, one
+kills it. :mod:`orchestrator_core.system.tmux` implements it with real tmux,
+:class:`orchestrator_core.testing.FakeTerminal` in memory. One contract suite tests both.
 
-Every session carries its *owner*, the cookie of the saga that started it. A
-session of the right name with another owner is somebody else's: FOREIGN, and
-never touched.
+Every session carries its *owner*, the cookie of the saga that started it. A session with the
+right name and another owner is FOREIGN and never touched.
 """
 
 from __future__ import annotations
@@ -25,22 +23,13 @@ if TYPE_CHECKING:
 
     from orchestrator_core.system.presence import Presence
 
-__all__ = [
-    "Session",
-    "SessionState",
-    "Terminal",
-    "check_argv",
-    "check_name",
-    "check_owner",
-]
-
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _OWNER = re.compile(r"[A-Za-z0-9_.:-]{1,300}")
 
 
 @attrs.frozen
 class Session:
-    """A session as the terminal's own listing shows it."""
+    """A session as the terminal lists it."""
 
     name: str
     owner: str | None  #: The cookie it was started with; None if it has none.
@@ -50,11 +39,11 @@ class Session:
 
 @attrs.frozen
 class SessionState:
-    """One look for one session."""
+    """The result of one inspection of one session."""
 
     presence: Presence
-    session: Session | None = None  #: What was seen; None when ABSENT or UNKNOWN.
-    why: str = ""  #: For UNKNOWN: why we could not ask.
+    session: Session | None = None  #: None if it is ABSENT or UNKNOWN.
+    why: str = ""  #: Why it is UNKNOWN.
 
 
 class Terminal(Protocol):
@@ -73,12 +62,12 @@ class Terminal(Protocol):
         """
         Start a detached session called *name* that runs *argv*, without a shell.
 
-        The name is taken atomically: of several starters exactly one wins. The
-        program starts in ``/``, and finds *owner* in ``ORCHESTRATOR_COOKIE``.
+        The name is taken atomically: of several concurrent calls exactly one succeeds. The
+        program starts in ``/`` with *owner* in ``ORCHESTRATOR_COOKIE``.
 
         Raises:
             InvalidInput: The name, the owner or an argument cannot be used.
-            SessionExists: The name is taken; that session was left alone.
+            SessionExists: The name is taken; its session was left alone.
             TerminalUnavailable: There is no usable tmux.
             TerminalTimeout: No answer in time; the session may appear later.
             TerminalError: Any other refusal; there is no session.
@@ -86,45 +75,42 @@ class Terminal(Protocol):
         ...
 
     def inspect(self, name: str, *, owner: str) -> SessionState:
-        """Tell whether the session called *name* is there, and ours. Never raises."""
+        """Return whether the session called *name* exists and has this *owner*. Never raises."""
         ...
 
-    def kill(self, name: str, *, owner: str, absent_since: float | None = None) -> Presence:
+    def kill(self, name: str, *, owner: str) -> Presence:
         """
-        End the session called *name* if it is *owner*'s, and tell what was found.
+        Kill the session called *name* if it has this *owner*, and return what was found.
 
-        OURS: it was there and is gone. ABSENT: there was none. FOREIGN: left alone.
-        Looking and ending are one act: no other session can slip in between.
-
-        *absent_since* is for who expects it to be gone, since a moment by ``time.monotonic``,
-        for good: that none was there after it is answer enough, whoever has seen it.
+        OURS: it existed and is gone. ABSENT: it did not exist. FOREIGN: it was left alone.
+        Comparison and kill are one atomic action.
 
         Raises:
             InvalidInput: The name or the owner cannot be used.
-            TerminalTimeout: No answer in time: unknown.
+            TerminalTimeout: No answer in time; the state is unknown.
             TerminalError: The terminal refused.
         """
         ...
 
     def sessions(self) -> tuple[Session, ...]:
         """
-        List all sessions of the server with one call; none if no server runs.
+        Return all sessions of the server by one call; none if no server runs.
 
         Raises:
-            TerminalTimeout: No answer in time: unknown.
-            TerminalError: The terminal could not be asked.
+            TerminalTimeout: No answer in time; the state is unknown.
+            TerminalError: The terminal refused.
         """
         ...
 
 
 def check_name(name: str) -> str:
     """
-    Return *name*, which a terminal takes as it is.
+    Return *name* if a terminal takes it literally.
 
     tmux executes ``#(...)`` in a name, and rewrites ``.``, ``:`` and newlines.
 
     Raises:
-        InvalidId: It could mean something else than itself.
+        InvalidId: The terminal would change or interpret it.
     """
     if not _NAME.fullmatch(name):
         raise InvalidId(
@@ -135,10 +121,10 @@ def check_name(name: str) -> str:
 
 def check_owner(owner: str) -> str:
     """
-    Return *owner*, in which nothing means anything to a terminal's formats.
+    Return *owner* if the terminal's formats take it literally.
 
     Raises:
-        InvalidInput: Something does.
+        InvalidInput: They would interpret it.
     """
     if not _OWNER.fullmatch(owner):
         raise InvalidInput(
@@ -149,13 +135,13 @@ def check_owner(owner: str) -> str:
 
 def check_argv(argv: Sequence[str]) -> Sequence[str]:
     """
-    Return *argv*, which a program can be given.
+    Return *argv* if it names a program and can be passed to it.
 
     Raises:
-        InvalidInput: There is no program, or an argument holds a NUL.
+        InvalidInput: It names no program, or an argument has a NUL.
     """
     if not argv or not argv[0]:
         raise InvalidInput("a session needs a program to run")
     if any("\0" in arg for arg in argv):
-        raise InvalidInput("an argument holds a NUL, which no program can be given")
+        raise InvalidInput("an argument has a NUL, which cannot be passed to a program")
     return argv

@@ -1,15 +1,13 @@
 """
-The terminal, kept by real tmux.
+The terminal protocol, implemented with real tmux.
 
-One idea: every question is **one** ``tmux`` process, exact in its target,
-bounded in time and clean in its environment, and its answer is read for what
-it is. tmux exits with 1 whether there is no server, no such session or no way
-to ask; only its words tell them apart, so they are told apart here, once, in
-:class:`TmuxError`.
+Every question is one ``tmux`` process with an exact target, a time limit and a clean
+environment. tmux exits with 1 whether there is no server, no such session or a failure. Only
+its messages tell them apart; :class:`TmuxError` classifies them.
 
-The only module that imports libtmux. Of libtmux it takes the server and its
-``cmd``, never the listings: those split on a character that an agent can put
-into its own title, and then fail for every session of the server.
+This is the only module that imports libtmux. It uses libtmux's server and its ``cmd``, never
+its listings: those split on a character that an agent can put into its own title, and then
+fail for every session of the server.
 """
 
 from __future__ import annotations
@@ -37,7 +35,6 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.system.paths import SOCKET_PATH_MAX
 from orchestrator_core.system.presence import Presence
-from orchestrator_core.system.shared_scan import SharedScan
 from orchestrator_core.system.terminal import (
     Session,
     SessionState,
@@ -55,15 +52,15 @@ OWNER_OPTION: Final = "@orchestrator_owner"
 MINIMUM_VERSION: Final = (3, 2)
 """The first tmux that has both ``-N`` and ``new-session -e``."""
 
-# A session's name holds neither ":" nor a newline. Its owner, which anybody may
-# set to anything, comes last: at its worst it spoils its own line.
+# A session's name has neither ":" nor a newline. Its owner may be set to any text by
+# anybody, so it comes last: at worst it spoils its own line.
 _LISTING = "#{pid}:#{pane_id}:#{pane_pid}:#{session_name}:#{" + OWNER_OPTION + "}"
 _LISTED = re.compile(
     r"(?P<server>\d+):%(?P<pane>\d+):(?P<pid>\d+):(?P<name>[^:]+):(?P<owner>.*)", re.DOTALL
 )
 
-# A server with few descriptors wedges, and every client of it hangs: less than
-# a thousand is raised. "$0" and "$@" are the tmux command.
+# A server that runs out of descriptors hangs, and so does every client of it. A limit below
+# 1000 is raised. "$0" and "$@" are the tmux command.
 _RAISE_NOFILE = """\
 case $(ulimit -S -n) in ?|??|???)
   ulimit -S -n 4096 2>/dev/null || ulimit -S -n "$(ulimit -H -n)" 2>/dev/null
@@ -76,11 +73,10 @@ class TmuxTerminal:
     """
     Sessions on one tmux server; see :class:`~orchestrator_core.system.terminal.Terminal`.
 
-    With *socket_path* it is a private server: started when it is first needed,
-    from ``/``, without a configuration and with nothing of our environment but
-    what tmux needs. Without, it is the user's own default server, on which
-    nothing but our own sessions is changed. *timeout_s* bounds each call of
-    this class as a whole. Safe to use from several threads.
+    With *socket_path* the server is private. It is started when first needed, from ``/``,
+    without a configuration file, and with only those environment variables that tmux needs.
+    Without *socket_path* it is the user's default server, where only sessions of this class
+    are changed. *timeout_s* bounds each call of this class as a whole. Thread-safe.
     """
 
     def __init__(
@@ -99,18 +95,17 @@ class TmuxTerminal:
         self.timeout_s = timeout_s
         self._given_bin = None if tmux_bin is None else os.fspath(tmux_bin)
         self._version = ""
-        self._session_scan = SharedScan(self.sessions)
 
     def check(self) -> str:
-        """Return tmux's name and version, asked of the program once; see the protocol."""
+        """Return tmux's name and version; the first call runs ``tmux -V``. See the protocol."""
         if not self._version:
             reply = self._server().run("-V", bare=True)
-            self._version = _checked_version(" ".join(reply.stdout), self.binary())
+            self._version = _check_version(" ".join(reply.stdout), self.binary())
         return self._version
 
     def binary(self) -> str:
         """
-        Return the tmux program that is run.
+        Return the path of the tmux program.
 
         Raises:
             TerminalUnavailable: There is none.
@@ -121,12 +116,12 @@ class TmuxTerminal:
         return found
 
     def start(self, name: str, *, owner: str, argv: Sequence[str]) -> Session:
-        """Start a session with one tmux process; with two more if no server runs yet."""
+        """Start a session with one tmux process; with three if no server runs yet."""
         command = _new_session(check_name(name), check_owner(owner), argv)
         if self.socket_path is not None:
-            _refuse_foreign_path(self.socket_path)
+            _check_socket(self.socket_path)
         server = self._server()
-        reply = self._run(server, *command)
+        reply = server.run_again_if_lost(*command)
         if TmuxError.classify(reply) is TmuxError.NO_SERVER:
             reply = self._start_server(server, command)
         created = _parse(reply.stdout)
@@ -134,99 +129,84 @@ class TmuxTerminal:
             return Session(name, owner, created[0].pane_pid, created[0].server_pid)
         if TmuxError.classify(reply) is TmuxError.DUPLICATE:
             raise SessionExists(f"tmux session {name!r} is there already")
-        if created:
-            # It was made, and then refused to be marked as ours.
-            self._run(server, *kill_if(name, f"#{{==:#{{pane_pid}},{created[0].pane_pid}}}"))
+        if created:  # The session exists, but its owner could not be set.
+            is_created = f"#{{==:#{{pane_pid}},{created[0].pane_pid}}}"
+            server.run_again_if_lost(*kill_if(name, is_created))
         raise self._terminal_error(f"start session {name!r}", reply)
-
-    def inspect(self, name: str, *, owner: str) -> SessionState:
-        """Tell whether the session is there and ours, with one tmux process."""
-        try:
-            found = self._list("-s", "-t", f"={check_name(name)}:")
-        except (InvalidId, TerminalError) as error:
-            return SessionState(Presence.UNKNOWN, why=str(error))
-        seen = next((session for session in found if session.name == name), None)
-        if seen is None:
-            return SessionState(Presence.ABSENT)
-        return SessionState(Presence.OURS if seen.owner == owner else Presence.FOREIGN, seen)
-
-    def kill(self, name: str, *, owner: str, absent_since: float | None = None) -> Presence:
-        """
-        End the session if it is *owner*'s; the server itself compares and kills.
-
-        Many that have been gone share one tmux process.
-        """
-        ours = f"#{{==:#{{{OWNER_OPTION}}},{check_owner(owner)}}}"
-        if absent_since is not None and not self._was_listed(check_name(name), absent_since):
-            return Presence.ABSENT
-        reply = self._run(self._server(), *kill_if(check_name(name), ours))
-        with contextlib.suppress(ValueError, IndexError):
-            return Presence(reply.stdout[-1])
-        if TmuxError.classify(reply) in ABSENT_ERRORS:
-            return Presence.ABSENT
-        raise self._terminal_error(f"end session {name!r}", reply)
-
-    def _was_listed(self, name: str, since: float) -> bool:
-        listed = self._session_scan.get(since=since)
-        return any(session.name == name for session in listed)
-
-    def sessions(self) -> tuple[Session, ...]:
-        """List all sessions with one tmux process; none if no server runs."""
-        return self._list("-a")
-
-    def run(self, *command: str) -> tmux_cmd:
-        """
-        Return what the server answers to one command; it is not started by being asked.
-
-        Raises:
-            TerminalTimeout: No answer in time: unknown.
-            TerminalUnavailable: There is no usable tmux.
-        """
-        return self._run(self._server(), *command)
-
-    def _list(self, *which: str) -> tuple[Session, ...]:
-        reply = self._run(self._server(), "list-panes", *which, "-F", _LISTING)
-        if reply.returncode == 0:
-            return _parse(reply.stdout)
-        if TmuxError.classify(reply) in ABSENT_ERRORS:
-            return ()
-        raise self._terminal_error("list sessions", reply)
-
-    def _run(self, server: _Server, *command: str) -> tmux_cmd:
-        """Run one command; once more if the server went away while it was asked."""
-        reply = server.cmd(*command)
-        return server.cmd(*command) if TmuxError.classify(reply) is TmuxError.LOST else reply
 
     def _start_server(self, server: _Server, command: tuple[str, ...]) -> tmux_cmd:
         """
-        Start the server and give it *command*; where several do, one server comes of it.
+        Start the server and run *command* on it; concurrent calls result in one server.
 
-        A private server is started first and by itself: it shows its first
-        command line for ever, and would show *command*, and end with its last session.
+        A private server is started by a separate command, since ``ps`` shows the first command
+        line of a server as long as it lives, and since it would end with its last session.
         """
         if self.socket_path is None:
             return server.run(*command, may_start=True)
         reply = server.run(*_START_SERVER, may_start=True)
         if reply.returncode or reply.stderr:
             raise self._terminal_error("start a server", reply)
-        return self._run(server, *command)
+        return server.run_again_if_lost(*command)
 
-    def _terminal_error(self, what: str, reply: tmux_cmd) -> TerminalError:
-        """Return the error for an answer that no case above has expected."""
-        self.check()  # An old tmux refuses what a new one knows: that is the better message.
-        said = "; ".join(reply.stderr) or f"exit code {reply.returncode}, and no message"
+    def inspect(self, name: str, *, owner: str) -> SessionState:
+        """Return whether the session exists and has this *owner*, by one tmux process."""
+        try:
+            sessions = self._list("-s", "-t", f"={check_name(name)}:")
+        except (InvalidId, TerminalError) as error:
+            return SessionState(Presence.UNKNOWN, why=str(error))
+        found = next((session for session in sessions if session.name == name), None)
+        if found is None:
+            return SessionState(Presence.ABSENT)
+        return SessionState(Presence.OURS if found.owner == owner else Presence.FOREIGN, found)
+
+    def kill(self, name: str, *, owner: str) -> Presence:
+        """Kill the session if it has this *owner*; the server itself compares and kills."""
+        is_owned = f"#{{==:#{{{OWNER_OPTION}}},{check_owner(owner)}}}"
+        reply = self.run(*kill_if(check_name(name), is_owned))
+        with contextlib.suppress(ValueError, IndexError):
+            return Presence(reply.stdout[-1])
+        if TmuxError.classify(reply) in ABSENT_ERRORS:
+            return Presence.ABSENT
+        raise self._terminal_error(f"end session {name!r}", reply)
+
+    def sessions(self) -> tuple[Session, ...]:
+        """Return all sessions, by one tmux process; none if no server runs."""
+        return self._list("-a")
+
+    def _list(self, *which: str) -> tuple[Session, ...]:
+        reply = self.run("list-panes", *which, "-F", _LISTING)
+        if reply.returncode == 0:
+            return _parse(reply.stdout)
+        if TmuxError.classify(reply) in ABSENT_ERRORS:
+            return ()
+        raise self._terminal_error("list sessions", reply)
+
+    def run(self, *command: str) -> tmux_cmd:
+        """
+        Return the server's reply to one command. The command does not start a server.
+
+        Raises:
+            TerminalTimeout: No answer in time; the state is unknown.
+            TerminalUnavailable: There is no usable tmux.
+        """
+        return self._server().run_again_if_lost(*command)
+
+    def _terminal_error(self, action: str, reply: tmux_cmd) -> TerminalError:
+        """Return the error for a reply that no caller has expected."""
+        self.check()  # An old tmux refuses new options: that error explains more.
+        message = "; ".join(reply.stderr) or f"exit code {reply.returncode}, and no message"
         return TerminalError(
-            f"tmux ({self._server_name()}) did not {what}: {said}",
-            hint="command too long: pass large values in files" if "too long" in said else "",
+            f"tmux ({self._server_name()}) did not {action}: {message}",
+            hint="command too long: pass large values in files" if "too long" in message else "",
         )
 
     def _server(self) -> _Server:
-        """Return a server handle for one operation, whose time starts now."""
+        """Return a server handle for one operation; its time limit starts now."""
         return _Server(
             self.socket_path,
             tmux_bin=self.binary(),
             timeout_s=self.timeout_s,
-            place=self._server_name(),
+            name=self._server_name(),
         )
 
     def _server_name(self) -> str:
@@ -234,34 +214,38 @@ class TmuxTerminal:
 
 
 class _Server(libtmux.Server):
-    """A libtmux server whose ``cmd`` is clean, cannot start a server, and ends in time."""
+    """A libtmux server for one operation, with a clean environment and a time limit."""
 
     def __init__(
-        self, socket_path: str | None, *, tmux_bin: str, timeout_s: float, place: str
+        self, socket_path: str | None, *, tmux_bin: str, timeout_s: float, name: str
     ) -> None:
-        private = socket_path is not None
         super().__init__(
             socket_path=socket_path,
-            config_file=os.devnull if private else None,
+            config_file=None if socket_path is None else os.devnull,
             tmux_bin=tmux_bin,
         )
         self._binary = tmux_bin
-        self._server_name = place
+        self._name = name
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
 
     def cmd(self, cmd: str, *args: Any, target: str | int | None = None) -> tmux_cmd:  # noqa: ANN401 - libtmux's own signature
         """Run one tmux command on this server, if it runs."""
-        at = () if target is None else ("-t", str(target))
-        return self.run(cmd, *at, *map(str, args))
+        target_args = () if target is None else ("-t", str(target))
+        return self.run(cmd, *target_args, *map(str, args))
+
+    def run_again_if_lost(self, *command: str) -> tmux_cmd:
+        """Run one command; run it again if the server exited during the first run."""
+        reply = self.cmd(*command)
+        return self.cmd(*command) if TmuxError.classify(reply) is TmuxError.LOST else reply
 
     def run(self, *command: str, may_start: bool = False, bare: bool = False) -> tmux_cmd:
-        """Run tmux; *may_start* a server, or *bare*, without one."""
+        """Run tmux. *may_start* lets it start a server; *bare* runs it without server options."""
         argv = [self._binary, *([] if bare else self._options(may_start=may_start)), *command]
         if may_start:
             argv = ["/bin/sh", "-c", _RAISE_NOFILE, *argv]
         try:
-            done = subprocess.run(  # noqa: S603 - an argv of ours, no shell sees it
+            done = subprocess.run(  # noqa: S603 - no shell interprets the arguments
                 argv,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -272,7 +256,7 @@ class _Server(libtmux.Server):
             )
         except subprocess.TimeoutExpired:
             raise TerminalTimeout(
-                f"tmux ({self._server_name}) did not answer within {self._timeout_s:g} s"
+                f"tmux ({self._name}) did not answer within {self._timeout_s:g} s"
             ) from None
         except (FileNotFoundError, PermissionError) as error:
             raise TerminalUnavailable(f"{self._binary} cannot be run: {error.strerror}") from error
@@ -281,14 +265,14 @@ class _Server(libtmux.Server):
         return _Reply(argv, done)
 
     def _options(self, *, may_start: bool) -> list[str]:
-        """Return the options that stand before the command; ``-u``: UTF-8 in any locale."""
+        """Return the options before the command; ``-u`` means UTF-8 in any locale."""
         config = ["-f", str(self.config_file)] if self.config_file else []
         socket = ["-S", str(self.socket_path)] if self.socket_path else []
         return ["-u", *([] if may_start else ["-N"]), *config, *socket]
 
 
 class _Reply(tmux_cmd):
-    """What libtmux's ``cmd`` returns, made from a process that has ended already."""
+    """The result of libtmux's ``cmd``, made from a process that has ended."""
 
     def __init__(self, argv: list[str], done: subprocess.CompletedProcess[bytes]) -> None:
         self.cmd = argv
@@ -297,12 +281,12 @@ class _Reply(tmux_cmd):
         self.stderr = _lines(done.stderr)
 
 
-def _lines(said: bytes) -> list[str]:
-    return [line for line in said.decode(errors="backslashreplace").split("\n") if line]
+def _lines(output: bytes) -> list[str]:
+    return [line for line in output.decode(errors="backslashreplace").split("\n") if line]
 
 
 class TmuxError(enum.Enum):
-    """Why tmux exited with 1, by the words it has for it."""
+    """The reason for exit code 1, as a pattern of tmux's message."""
 
     NO_SERVER = re.compile(
         r"no server running on|error connecting to .*\((No such file|Connection refused)"
@@ -313,16 +297,16 @@ class TmuxError(enum.Enum):
 
     @classmethod
     def classify(cls, reply: tmux_cmd) -> TmuxError | None:
-        """Return the error that *reply* tells of; None if none, or none we know."""
+        """Return the reason for a failed *reply*; None for a success or an unknown reason."""
         if reply.returncode == 0:
             return None
-        said = "\n".join(reply.stderr)
-        return next((error for error in cls if error.value.search(said)), None)
+        message = "\n".join(reply.stderr)
+        return next((error for error in cls if error.value.search(message)), None)
 
 
 ABSENT_ERRORS = (TmuxError.NO_SERVER, TmuxError.NO_SESSION)
 
-# exit-empty off: with it on, a session made just as the last one ends is lost.
+# exit-empty off: with it on, a session created just as the last one ends is lost.
 _START_SERVER = (
     *("start-server", ";"),
     *("set-option", "-s", "exit-empty", "off", ";"),
@@ -331,24 +315,10 @@ _START_SERVER = (
 
 
 def _new_session(name: str, owner: str, argv: Sequence[str]) -> tuple[str, ...]:
-    """Return one tmux command line that starts the session, marks it ours and prints it."""
-    # A user's configuration may keep dead panes, or end sessions nobody looks at.
+    """Return one tmux command that starts the session, sets its owner and prints it."""
+    # A user's configuration may keep dead panes, or end sessions without a client.
     return (
-        *(
-            "new-session",
-            "-d",
-            "-P",
-            "-F",
-            _LISTING,
-            "-s",
-            name,
-            "-c",
-            "/",
-            "-x",
-            "200",
-            "-y",
-            "50",
-        ),
+        *("new-session", "-d", "-P", "-F", _LISTING, "-s", name, "-c", "/", "-x200", "-y50"),
         *("-e", f"ORCHESTRATOR_COOKIE={owner}", "--", *_literal_argv(argv), ";"),
         *("set-option", "-t", f"={name}:", OWNER_OPTION, owner, ";"),
         *("set-option", "-t", f"={name}:", "destroy-unattached", "off", ";"),
@@ -358,9 +328,9 @@ def _new_session(name: str, owner: str, argv: Sequence[str]) -> tuple[str, ...]:
 
 def kill_if(name: str, condition: str) -> tuple[str, ...]:
     """
-    Return a tmux command that ends the session if *condition* holds, and says what it found.
+    Return a tmux command that kills the session if *condition* holds, and prints the presence.
 
-    The server runs both in one go, with no other client's command between them.
+    The server runs both parts with no command of another client between them.
     """
     ours, foreign = Presence.OURS.value, Presence.FOREIGN.value
     return (
@@ -371,16 +341,16 @@ def kill_if(name: str, condition: str) -> tuple[str, ...]:
 
 
 def _literal_argv(argv: Sequence[str]) -> list[str]:
-    """Return *argv* such that the program gets each element unchanged, and no shell reads it."""
+    """Return *argv* such that tmux passes each element on unchanged, without a shell."""
     if len(check_argv(argv)) == 1:
-        # tmux hands a single word to a shell; this one only becomes the program.
+        # tmux passes a single word to a shell; this shell only executes the program.
         argv = ["/bin/sh", "-c", 'exec "$0"', *argv]
-    # A ";" at the end of an argument ends the tmux command, unless escaped.
+    # A ";" at the end of an argument would end the tmux command.
     return [arg[:-1] + "\\;" if arg.endswith(";") else arg for arg in argv]
 
 
 def _parse(lines: Iterable[str]) -> tuple[Session, ...]:
-    """Return the sessions of a listing, each by its first pane; what is no line of ours is not."""
+    """Return the sessions of a listing, each by its first pane; ignore any other line."""
     first: dict[str, tuple[int, Session]] = {}
     for line in lines:
         if found := _LISTED.fullmatch(line):
@@ -391,13 +361,13 @@ def _parse(lines: Iterable[str]) -> tuple[Session, ...]:
     return tuple(session for _, session in first.values())
 
 
-def _refuse_foreign_path(path: str) -> None:
-    """Refuse to let tmux replace what is no socket, or talk to a stranger's."""
+def _check_socket(path: str) -> None:
+    """Refuse a path where tmux would replace another file, or talk to another user's server."""
     try:
-        there = os.lstat(path)
+        status = os.lstat(path)
     except OSError:
         return
-    if not stat.S_ISSOCK(there.st_mode) or there.st_uid != os.geteuid():
+    if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
         raise TerminalError(
             f"{path} is not a socket of ours, so no session was started there",
             hint=f"see what it is, and move it away: ls -la {path}",
@@ -406,29 +376,30 @@ def _refuse_foreign_path(path: str) -> None:
 
 def _environment(*, default_server: bool) -> dict[str, str]:
     """
-    Return all that tmux gets of our environment.
+    Return the environment of every tmux process.
 
-    A server passes what it was started with to every session for as long as it
-    lives; tokens, and the cookie of an agent that deploys, must not be in it.
+    A server passes its own environment to every session as long as it lives. So tokens, and
+    the cookie of an agent that deploys, must not be in it.
     """
-    kept = ["HOME", "LOGNAME", "SHELL", "TERM", "USER"]
+    names = ["HOME", "LOGNAME", "SHELL", "TERM", "USER"]
     if default_server:
-        kept.append("TMUX_TMPDIR")  # names the directory of its socket
-    ours = {key: os.environ[key] for key in kept if key in os.environ}
-    return ours | {"PATH": _search_path(), "LANG": "C.UTF-8"}
+        names.append("TMUX_TMPDIR")  # names the directory of its socket
+    kept = {name: os.environ[name] for name in names if name in os.environ}
+    return kept | {"PATH": _search_path(), "LANG": "C.UTF-8"}
 
 
 def _search_path() -> str:
-    """Return our PATH; a service's bare one misses where Homebrew puts tmux."""
+    """Return PATH; the bare default of a service would miss Homebrew's tmux."""
     return os.environ.get("PATH") or f"{os.defpath}:/usr/local/bin:/opt/homebrew/bin"
 
 
-def _checked_version(said: str, binary: str) -> str:
-    """Return what ``tmux -V`` *said* if it is new enough; a development build is."""
-    number = re.search(r"(\d+)\.(\d+)", said)
-    if not said.startswith("tmux ") or (
-        number and tuple(map(int, number.groups())) < MINIMUM_VERSION
-    ):
-        wanted = ".".join(map(str, MINIMUM_VERSION))
-        raise TerminalUnavailable(f"{binary} is {said or 'no tmux'!r}; {wanted} or newer is needed")
-    return said
+def _check_version(output: str, binary: str) -> str:
+    """Return the *output* of ``tmux -V`` if its version suffices; a development build does."""
+    number = re.search(r"(\d+)\.(\d+)", output)
+    is_old = number is not None and tuple(map(int, number.groups())) < MINIMUM_VERSION
+    if is_old or not output.startswith("tmux "):
+        minimum = ".".join(map(str, MINIMUM_VERSION))
+        raise TerminalUnavailable(
+            f"{binary} is {output or 'no tmux'!r}; {minimum} or newer is needed"
+        )
+    return output

@@ -105,7 +105,7 @@ class FakeTerminal:
         except (InvalidId, TerminalError) as error:
             return SessionState(Presence.UNKNOWN, why=str(error))
 
-    def kill(self, name: str, *, owner: str, absent_since: float | None = None) -> Presence:  # noqa: ARG002 - it looks in no time
+    def kill(self, name: str, *, owner: str) -> Presence:
         """End the session if it is *owner*'s; see the protocol."""
         check_name(name)
         check_owner(owner)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 
@@ -112,23 +111,6 @@ def test_a_second_end_finds_nothing(terminal):
     terminal.kill("agent_1", owner="c1")
 
     assert Presence.ABSENT == terminal.kill("agent_1", owner="c1")
-
-
-def test_who_expects_a_session_to_be_gone_is_told_what_is_there(terminal):
-    """And what is there all the same is ended, or left alone, as ever."""
-    long_gone = time.monotonic()
-    terminal.start("agent_1", owner="c1", argv=RUNS)
-    theirs = terminal.start("agent_2", owner="theirs", argv=RUNS)
-
-    def told(name):
-        return terminal.kill(name, owner="c1", absent_since=long_gone)
-
-    assert [Presence.OURS, Presence.FOREIGN, Presence.ABSENT] == [
-        told("agent_1"),
-        told("agent_2"),
-        told("agent_10"),
-    ]
-    assert (theirs,) == terminal.sessions()
 
 
 def test_a_name_is_taken_once(terminal):

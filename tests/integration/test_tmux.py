@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -53,21 +52,6 @@ def test_every_call_is_one_tmux_process(counting):
 
     asked = [line.split(str(terminal.socket_path) + " ")[1] for line in _lines(calls)]
     assert ["new-session", "list-panes", "list-panes", "if-shell"] == [a.split()[0] for a in asked]
-
-
-def test_many_that_have_been_gone_share_one_process(counting):
-    terminal, calls = counting
-    terminal.start("agent_0", owner="c0", argv=RUNS)
-    long_gone = time.monotonic()
-    calls.write_text("")
-
-    with ThreadPoolExecutor(8) as pool:
-        ends = pool.map(
-            lambda n: terminal.kill(f"agent_{n}", owner="c", absent_since=long_gone), range(1, 51)
-        )
-    assert {Presence.ABSENT} == set(ends)
-
-    assert 1 == len(_lines(calls))
 
 
 def test_the_first_start_makes_the_server_apart_from_the_session(counting):

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from orchestrator_core.exceptions import CouldNotAsk, InvalidInput
-from orchestrator_core.supervisor import procfs as proc
+from orchestrator_core.supervisor import procfs
 from orchestrator_core.supervisor.cgroup import Cgroup
 from orchestrator_core.system.boot import boot_id
 from orchestrator_core.system.processes import (
@@ -26,7 +26,6 @@ from orchestrator_core.system.processes import (
     OwnershipSelector,
     cgroups,
     identity,
-    ownership,
     read_exit_record,
     table,
 )
@@ -250,12 +249,12 @@ def test_a_process_in_the_middle_of_an_exec_does_not_slip_through(monkeypatch):
 
     def stat(_pid):
         last[:] = [next(looks)]
-        return proc.Stat(line % last[0])
+        return procfs.Stat(line % last[0])
 
     environ = [b"", b"ORCHESTRATOR_COOKIE=mine\0"]
-    monkeypatch.setattr(table.proc, "pids", lambda: [77])
-    monkeypatch.setattr(table.proc, "stat", stat)
-    monkeypatch.setattr(table.proc, "environ", lambda _pid: environ[last[0]])
+    monkeypatch.setattr(table.procfs, "pids", lambda: [77])
+    monkeypatch.setattr(table.procfs, "stat", stat)
+    monkeypatch.setattr(table.procfs, "environ", lambda _pid: environ[last[0]])
 
     assert ["mine"] == [row.cookie for row in table.proc_rows()]
 
@@ -266,48 +265,22 @@ def test_what_a_tmux_server_has_just_forked_is_looked_at_once_it_is_somebody(mon
     names = iter([b"tmux: server"] * 4 + [b"utempter"])
 
     def stat(pid):
-        return proc.Stat(
+        return procfs.Stat(
             line % (77, next(names), 70) if pid == 77 else line % (pid, b"tmux: server", 1)
         )
 
-    monkeypatch.setattr(table.proc, "pids", lambda: [77, 70])
-    monkeypatch.setattr(table.proc, "stat", stat)
-    monkeypatch.setattr(table.proc, "environ", lambda _pid: b"ORCHESTRATOR_COOKIE=mine\0")
+    monkeypatch.setattr(table.procfs, "pids", lambda: [77, 70])
+    monkeypatch.setattr(table.procfs, "stat", stat)
+    monkeypatch.setattr(table.procfs, "environ", lambda _pid: b"ORCHESTRATOR_COOKIE=mine\0")
 
     assert {70: "tmux: server", 77: "utempter"} == {row.pid: row.comm for row in table.proc_rows()}
 
 
-def test_a_lineage_with_a_gap_is_looked_at_again(monkeypatch):
-    """An ancestor could not be looked at, just then: who is above it is not forgotten for it."""
-    lineage = ownership._OwnAncestors()
-    whole = [row.pid for row in lineage.rows()]
-    lineage = ownership._OwnAncestors()
-    with monkeypatch.context() as patched:
-        real = table.get
-        patched.setattr(table, "get", lambda pid: real(pid) if pid == os.getpid() else None)
-        assert [os.getpid()] == [row.pid for row in lineage.rows()]
-
-    assert whole == [row.pid for row in lineage.rows()]
-
-
 def test_a_pass_that_does_not_even_show_ourselves_is_none(monkeypatch):
     """Out of descriptors, /proc seems empty."""
-    monkeypatch.setattr(table.proc, "pids", list)
+    monkeypatch.setattr(table.procfs, "pids", list)
     with pytest.raises(CouldNotAsk, match="ourselves"):
         table.snapshot()
-
-
-def test_the_dead_are_known_to_be_dead_since_they_were_first_found_so(child):
-    who = identity.identify(child.pid)
-    assert None is identity.dead_since(who)
-    child.kill()
-    child.wait()
-    before = time.monotonic()
-
-    first = identity.dead_since(who)
-
-    assert before <= first <= time.monotonic()
-    assert first == identity.dead_since(who)
 
 
 @pytest.mark.parametrize(
@@ -323,13 +296,13 @@ def test_the_dead_are_known_to_be_dead_since_they_were_first_found_so(child):
     ],
 )
 def test_a_cookie_is_a_whole_entry_of_the_environment(environ, cookie):
-    assert cookie == table._cookie_in(environ)
+    assert cookie == table._parse_cookie(environ)
 
 
 def test_a_name_with_parentheses_and_spaces_does_not_shift_the_fields():
     line = b"77 (a) b) (R 1 2) S 5 6 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 9 1 9 1 1 1"
 
-    seen = proc.Stat(line)
+    seen = procfs.Stat(line)
 
     assert (77, "a) b) (R 1 2", "S", 5, 6, 7, 4242) == (
         *(seen.pid, seen.comm, seen.state),
@@ -347,7 +320,7 @@ def test_descendants_are_found_through_all_generations():
     for _ in range(3):
         assert b"!" == os.read(root.stdout.fileno(), 1)
 
-    found = proc.descendants(root.pid)
+    found = procfs.descendants(root.pid)
 
     os.killpg(root.pid, signal.SIGKILL)
     root.communicate()
@@ -357,19 +330,10 @@ def test_descendants_are_found_through_all_generations():
 # --- cgroups ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def unmounted():
-    """Where the hierarchy is, is looked for once by each process."""
-    cgroups._mounted.cache_clear()
-    yield
-    cgroups._mounted.cache_clear()
-
-
 def _mountinfo(root, directory):
     return f"31 23 0:28 {root} {directory} rw,relatime shared:9 - cgroup2 cgroup2 rw\n".encode()
 
 
-@pytest.mark.usefixtures("unmounted")
 @pytest.mark.parametrize(
     ("root", "own", "expected"),
     [
@@ -391,7 +355,7 @@ def test_a_cgroup_stands_beside_ours_and_never_inside_an_agents(
         "/proc/self/mountinfo": _mountinfo(root, tmp_path),
         "/proc/self/cgroup": f"4:memory:/elsewhere\n0::{own}\n".encode(),
     }
-    monkeypatch.setattr(cgroups.proc, "read", files.__getitem__)
+    monkeypatch.setattr(cgroups.procfs, "read", files.__getitem__)
 
     assert str(base / "oc_3_new") == cgroups.path_for("oc_3_new")
 
@@ -401,17 +365,16 @@ def test_a_cgroup_has_a_name_of_ours(name):
     assert None is cgroups.path_for(name)
 
 
-@pytest.mark.usefixtures("unmounted")
 def test_without_cgroup_version_2_there_is_none(monkeypatch):
-    real = cgroups.proc.read
-    monkeypatch.setattr(cgroups.proc, "read", lambda _path: b"")
+    real = cgroups.procfs.read
+    monkeypatch.setattr(cgroups.procfs, "read", lambda _path: b"")
 
     assert None is cgroups.path_for("oc_1_agent")
     assert not cgroups.is_managed("/sys/fs/cgroup/oc_1_agent")
 
     # It may just have been out of descriptors: it is asked again.
     shown = {"/proc/self/mountinfo": _mountinfo("/", "/sys/fs/cgroup")}
-    monkeypatch.setattr(cgroups.proc, "read", lambda path: shown.get(path) or real(path))
+    monkeypatch.setattr(cgroups.procfs, "read", lambda path: shown.get(path) or real(path))
     assert cgroups.is_managed("/sys/fs/cgroup/oc_1_agent")
 
 

@@ -3,35 +3,63 @@
 import os
 import sys
 import threading
-import time
 
 import pytest
 
-from orchestrator_core.system import shared_scan
 from orchestrator_core.system.shared_scan import SharedScan
 
 LONG_S = 20
 
 
 class Scans:
-    """Scans of nothing, numbered."""
+    """Scans of nothing, numbered. A scan can be held up."""
 
     def __init__(self):
         self.shared = SharedScan(self._scan)
         self.number = 0
         self.error = None
-
-    def since(self, moment):
-        return self.shared.get(since=moment)
-
-    def now(self):
-        return self.since(time.monotonic())
+        self.scanning, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
 
     def _scan(self):
         self.number += 1
+        self.scanning.set()
+        assert self.go_on.wait(LONG_S)
         if self.error is not None:
             raise self.error
         return self.number
+
+    def during_one(self, callers):
+        """Return what *callers* threads get that call while another caller's scan runs."""
+        found = []
+
+        def call():
+            try:
+                found.append(self.shared.get())
+            except OSError as error:
+                found.append(error)
+
+        self.go_on.clear()
+        first = in_thread(self.shared.get)
+        assert self.scanning.wait(LONG_S)
+        threads = [in_thread(call) for _ in range(callers)]
+        while not all(is_waiting(thread) for thread in threads):
+            os.sched_yield()
+        return first, threads, found
+
+
+def in_thread(work):
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def is_waiting(thread):
+    """Return whether *thread* has noted the time of its call, and now waits for the lock."""
+    frame = sys._current_frames().get(thread.ident)
+    while frame is not None and frame.f_code.co_name != "get":
+        frame = frame.f_back
+    return frame is not None and "called" in frame.f_locals
 
 
 @pytest.fixture
@@ -39,102 +67,43 @@ def scans():
     return Scans()
 
 
-def test_a_caller_shares_a_scan_that_began_after_the_time_it_names(scans):
-    long_ago = time.monotonic()
-
-    assert 1 == scans.now()
-    assert 1 == scans.since(long_ago)
-    now = time.monotonic()
-    assert 2 == scans.since(now), "the last scan began before that"
-    assert 2 == scans.since(now)
-    assert 3 == scans.now(), "a caller that names the present gets a scan that begins now"
+def test_one_caller_after_another_gets_a_new_scan_each(scans):
+    assert [1, 2] == [scans.shared.get(), scans.shared.get()]
 
 
-def test_a_failed_scan_answers_no_later_caller(scans):
-    long_ago = time.monotonic()
+def test_callers_during_a_scan_share_the_next_one(scans):
+    """The scan under way may have passed by what has appeared since it began."""
+    first, threads, found = scans.during_one(callers=5)
+    scans.go_on.set()
+    for thread in (first, *threads):
+        thread.join(LONG_S)
+
+    assert [2] * 5 == found
+
+
+def test_a_failed_scan_answers_all_that_waited_for_it_and_no_later_caller(scans, monkeypatch):
+    """Fifty callers of a table that cannot be read wait for one failure, not for fifty."""
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    first, threads, found = scans.during_one(callers=3)
     scans.error = OSError("out of descriptors")
-    with pytest.raises(OSError, match="descriptors"):
-        scans.now()
+    scans.go_on.set()
+    for thread in (first, *threads):
+        thread.join(LONG_S)
     scans.error = None
 
-    assert 2 == scans.since(long_ago)
+    assert [OSError] * 3 == [type(each) for each in found]
+    assert 2 == scans.number
+    assert 3 == scans.shared.get()
 
 
-def test_a_failed_scan_answers_the_callers_that_waited_for_it():
-    """Fifty callers of a server that hangs wait for one timeout, not for fifty."""
-    long_ago = time.monotonic()
-    scanning, go_on, errors = threading.Event(), threading.Event(), []
-
-    def scan():
-        scanning.set()
-        assert go_on.wait(LONG_S)
-        raise OSError("no answer")
-
-    shared = SharedScan(scan)
-
-    def call():
-        try:
-            shared.get(since=long_ago)
-        except OSError as error:
-            errors.append(error)
-
-    callers = [threading.Thread(target=call) for _ in range(3)]
-    for caller in callers:
-        caller.start()
-    assert scanning.wait(LONG_S)
-    while sum("arrived" in _locals(caller) for caller in callers) < len(callers):
-        os.sched_yield()
-    go_on.set()
-    for caller in callers:
-        caller.join(LONG_S)
-
-    assert 3 == len(errors)
-    assert 1 == len(set(map(id, errors)))
-
-
-def _locals(thread):
-    """Return the local variables of the call to ``get`` that *thread* is in."""
-    frame = sys._current_frames().get(thread.ident)
-    while frame is not None and frame.f_code.co_name != "get":
-        frame = frame.f_back
-    return frame.f_locals if frame is not None else {}
-
-
-def test_an_interrupted_scan_answers_no_later_caller(scans):
+def test_an_interrupted_scan_answers_no_other_caller(scans):
     """An empty answer would leave all of an agent's processes alive."""
-    long_ago = time.monotonic()
     scans.error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        scans.now()
+        scans.shared.get()
     scans.error = None
 
-    assert 2 == scans.since(long_ago)
-    assert 3 == scans.now()
-
-
-def test_a_caller_interrupted_before_its_scan_blocks_no_other_caller(scans):
-    class Interrupted:
-        def __enter__(self):
-            raise KeyboardInterrupt
-
-        def __exit__(self, *_):
-            raise AssertionError
-
-    lock = scans.shared._lock
-    scans.shared._lock = Interrupted()
-    with pytest.raises(KeyboardInterrupt):
-        scans.now()
-    scans.shared._lock = lock
-
-    assert 1 == scans.now()
-
-
-def test_an_old_scan_answers_no_caller(scans, monkeypatch):
-    monkeypatch.setattr(shared_scan, "_TTL_S", 0.0)
-    long_ago = time.monotonic()
-
-    assert 1 == scans.now()
-    assert 2 == scans.since(long_ago)
+    assert 2 == scans.shared.get()
 
 
 def test_a_child_forked_during_a_scan_scans_for_itself(scans):
@@ -142,6 +111,6 @@ def test_a_child_forked_during_a_scan_scans_for_itself(scans):
     with scans.shared._lock:
         child = os.fork()
         if child == 0:
-            os._exit(0 if scans.now() == 1 else 1)
+            os._exit(0 if scans.shared.get() == 1 else 1)
 
     assert (child, 0) == os.waitpid(child, 0)

@@ -72,9 +72,7 @@ class SpawnTmux(DeploymentStep):
         claim = self._claim(receipt)
         ending = self.context.processes.terminate_all(claim, self.context.patience)
         # Processes first: they could be ended even if tmux hangs, and raises here.
-        found = self.context.terminal.kill(
-            receipt.session, owner=receipt.cookie, absent_since=ending.dead_since
-        )
+        found = self.context.terminal.kill(receipt.session, owner=receipt.cookie)
         if ending.survivors:
             names = [f"{one.pid} ({one.name})" for one in ending.survivors]
             raise Survivors(

@@ -1,9 +1,9 @@
 """
-Processes: whose they are, whether they live, and how all of an agent's are ended.
+Processes: their identities, their owners, their termination and its proof.
 
-:mod:`.protocol` says what is promised, :class:`LocalProcesses` keeps it on this
-machine. Below it: :mod:`.identity` (who is it), :mod:`.table` (all of them),
-:mod:`.ownership` (which are the agent's), :mod:`.termination` (end them, and prove it).
+:mod:`.protocol` is what a deployment needs; :class:`LocalProcesses` implements it on this
+machine. Below it: :mod:`.identity` (one process), :mod:`.table` (all processes),
+:mod:`.ownership` (an agent's processes), :mod:`.termination` (their end, and the proof).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a supervisor has left in its agent's run directory, read."""
+"""Readers of the files that a supervisor writes into its agent's run directory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Of these nobody learns what is there.
+#: After these errors the content of a file is unknown.
 _TRANSIENT_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 
 
@@ -34,32 +34,32 @@ class StartRecord:
 
     @property
     def identity(self) -> Identity | None:
-        """Who it is; None where the supervisor could not tell."""
+        """The identity of the process; None if the supervisor could not read its start time."""
         return None if self.started is None else Identity(self.boot_id, self.pid, self.started)
 
 
 def read_exit_record(path: str | Path | None) -> ExitRecord | None:
     """
-    Return how the agent ended; None if nobody has witnessed an end (yet).
+    Return how the agent ended; None if its supervisor has recorded no end.
 
     Raises:
-        CouldNotAsk: We have no descriptor to read it with, or the disk fails.
+        CouldNotAsk: No descriptor is left to read the file, or the disk fails.
     """
     return None if path is None else _read(path, ExitRecord)
 
 
 def read_start_record(run_dir: str | None) -> StartRecord | None:
     """
-    Return who the agent is; None if it was never started, or its run directory is gone.
+    Return the agent's main process; None if it was never started or its run directory is gone.
 
     Raises:
-        CouldNotAsk: As :func:`read_exit_record`.
+        CouldNotAsk: See :func:`read_exit_record`.
     """
     return None if run_dir is None else _read(f"{run_dir}/started", StartRecord)
 
 
 def run_dir_is_gone(run_dir: str) -> bool:
-    """Tell whether it is certain that there is no such run directory."""
+    """Return whether the run directory certainly does not exist."""
     with contextlib.suppress(StorageError):
         return not durable.exists(run_dir)
     return False
@@ -67,19 +67,19 @@ def run_dir_is_gone(run_dir: str) -> bool:
 
 def gate_not_passed(run_dir: str) -> bool:
     """
-    Tell whether it is certain that no supervisor has passed its gate.
+    Return whether no supervisor has passed its gate.
 
-    A supervisor removes its ``launch`` before it starts anything.
+    A supervisor removes its ``launch`` file before it starts anything.
     """
     return os.path.lexists(f"{run_dir}/launch")
 
 
-def _read(path: str | Path, kind: type[T]) -> T | None:
+def _read(path: str | Path, record_type: type[T]) -> T | None:
     try:
-        # Neither followed nor waited for: an agent may have put anything there.
+        # O_NOFOLLOW and O_NONBLOCK: the agent may have put a symlink or a FIFO there.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
-            return msgspec.json.decode(file.readall() or b"", type=kind)
+            return msgspec.json.decode(file.readall() or b"", type=record_type)
     except msgspec.DecodeError:
         return None
     except OSError as error:

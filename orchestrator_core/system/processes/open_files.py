@@ -1,12 +1,10 @@
 """
-Who has which file open.
+The processes that have a given file open.
 
-A file is known by its device and inode, so a name that was given to another
-file since says nothing, and a file that was moved is still the same.
-
-What we may not look into (another user's process) shows no files. Without
-``/proc`` only the names of open files are to be had: who holds one is told
-there, and not whether it writes.
+A file is known by its device and inode: a moved file is the same file, and a new file under
+an old name is not. The files of a process that the system hides (another user's) are not
+found. Without ``/proc`` the system lists only names of open files, not whether the process
+writes to them.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from orchestrator_core.exceptions import CouldNotAsk
-from orchestrator_core.supervisor import procfs as proc
+from orchestrator_core.supervisor import procfs
 from orchestrator_core.system.boot import boot_id
 from orchestrator_core.system.processes.protocol import FileId, Identity, OpenFile
 
@@ -28,7 +26,12 @@ _FLAGS = b"flags:\t"
 
 
 def find_open_files(files: Collection[FileId]) -> tuple[OpenFile, ...]:
-    """Return every process that has one of *files* open, once for each of its descriptors."""
+    """
+    Return the open descriptors of *files* in all processes.
+
+    Raises:
+        CouldNotAsk: The system does not list its processes or their descriptors.
+    """
     if not files:
         return ()
     found = _by_proc(set(files)) if sys.platform == "linux" else _by_psutil(set(files))
@@ -36,18 +39,22 @@ def find_open_files(files: Collection[FileId]) -> tuple[OpenFile, ...]:
 
 
 def _by_proc(files: set[FileId]) -> Iterator[OpenFile]:
-    pids = proc.pids()
+    pids = procfs.pids()
     if not pids:
-        raise CouldNotAsk("/proc does not tell who there is")
+        raise CouldNotAsk("/proc lists no process")
     for pid in pids:
         for number in _descriptors(pid):
-            try:
-                status = os.stat(f"/proc/{pid}/fd/{number}")  # noqa: PTH116 - thousands of them
-            except OSError:
-                continue  # It is closed by now.
-            file = FileId(status.st_dev, status.st_ino)
-            if file in files and (holder := _open_file(pid, number, file)) is not None:
-                yield holder
+            file = _file_id(f"/proc/{pid}/fd/{number}")
+            if file in files and (found := _open_file(pid, number, file)) is not None:
+                yield found
+
+
+def _file_id(path: str) -> FileId | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - thousands of them
+    except OSError:
+        return None  # It is closed by now.
+    return FileId(status.st_dev, status.st_ino)
 
 
 def _descriptors(pid: int) -> list[str]:
@@ -56,33 +63,34 @@ def _descriptors(pid: int) -> list[str]:
     except OSError as error:
         if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
             raise CouldNotAsk(f"cannot look into process {pid}: {error.strerror}") from error
-        return []  # It has ended meanwhile, or is not ours to look into.
+        return []  # It has ended meanwhile, or the system hides it.
 
 
 def _open_file(pid: int, number: str, file: FileId) -> OpenFile | None:
     line = list(_ancestors(pid))
     if not line:
         return None
-    who, boot = line[0], boot_id()
+    process, *ancestors = [Identity(boot_id(), stat.pid, stat.started) for stat in line]
     return OpenFile(
-        process=Identity(boot, who.pid, who.started),
-        name=who.comm,
+        process=process,
+        name=line[0].comm,
         file=file,
-        writes=_writes(proc.read(f"/proc/{pid}/fdinfo/{number}")),
+        writes=_is_writable(procfs.read(f"/proc/{pid}/fdinfo/{number}")),
         is_input=number == "0",
-        ancestors=tuple(Identity(boot, each.pid, each.started) for each in line[1:]),
-        sid=who.sid,
+        ancestors=tuple(ancestors),
+        sid=line[0].sid,
     )
 
 
-def _ancestors(pid: int) -> Iterator[proc.Stat]:
-    while pid > 1 and (seen := proc.stat(pid)) is not None and not seen.is_dead:
-        yield seen
-        pid = seen.ppid
+def _ancestors(pid: int) -> Iterator[procfs.Stat]:
+    """Return the process *pid* and its ancestors below init."""
+    while pid > 1 and (stat := procfs.stat(pid)) is not None and not stat.is_dead:
+        yield stat
+        pid = stat.ppid
 
 
-def _writes(told: bytes) -> bool:
-    flags = next((line for line in told.splitlines() if line.startswith(_FLAGS)), b"")
+def _is_writable(fdinfo: bytes) -> bool:
+    flags = next((line for line in fdinfo.splitlines() if line.startswith(_FLAGS)), b"")
     return bool(flags) and int(flags[len(_FLAGS) :], 8) & os.O_ACCMODE != os.O_RDONLY
 
 
@@ -90,11 +98,7 @@ def _by_psutil(files: set[FileId]) -> Iterator[OpenFile]:
     from orchestrator_core.system.processes import psutil_table  # noqa: PLC0415 - only without /proc
 
     for pid, started, name, path in psutil_table.open_files():
-        try:
-            status = os.stat(path)  # noqa: PTH116 - as above
-        except OSError:
-            continue
-        file = FileId(status.st_dev, status.st_ino)
+        file = _file_id(path)
         if file in files:
             yield OpenFile(
                 process=Identity(boot_id(), pid, started),

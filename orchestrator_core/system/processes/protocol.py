@@ -1,9 +1,9 @@
 """
-What a deployment asks of processes: who is it, is it alive, end all that is mine.
+What a deployment needs of processes: their identities, their liveness and their termination.
 
-A process is never known by a bare pid, which the kernel gives to the next one
-as soon as it is free. It is known by boot, pid and start time, and signalled
-through a handle (a pidfd) that is opened first and checked afterwards.
+A bare pid never identifies a process, since the kernel reuses it as soon as it is free. Boot,
+pid and start time do. Signals go through a handle (a pidfd) that is opened first and compared
+with the identity afterwards.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Identity:
-    """One process, for ever: no two share all three."""
+    """The identity of one process; no other process ever has the same three values."""
 
     boot_id: str
     pid: int
@@ -29,23 +29,23 @@ class Identity:
 
 @attrs.frozen
 class OwnershipSelector:
-    """All by which an agent's processes are told from everybody else's."""
+    """The evidence that selects an agent's processes among all others."""
 
     cookie: str  #: The value of ORCHESTRATOR_COOKIE in their environment.
     supervisor: Identity | None = None  #: The pane's own process, if it is known.
     cgroup: str | None = None  #: The directory of the agent's own cgroup, if it has one.
-    exit_file: str | None = None  #: Where its supervisor writes how it ended.
-    extra_roots: tuple[Identity, ...] = ()  #: Seen a moment ago to be its, by other evidence.
+    exit_file: str | None = None  #: The file of the supervisor's exit record.
+    extra_roots: tuple[Identity, ...] = ()  #: The agent's by other evidence, as of now.
 
     @property
     def run_dir(self) -> str | None:
-        """The agent's run directory, with all that its supervisor leaves."""
+        """The agent's run directory, with all files that its supervisor writes."""
         return None if self.exit_file is None else os.path.dirname(self.exit_file)  # noqa: PTH120
 
 
 @attrs.frozen
 class FileId:
-    """One file, whatever it is called."""
+    """One file, whatever its name."""
 
     device: int
     inode: int
@@ -53,15 +53,15 @@ class FileId:
 
 @attrs.frozen(kw_only=True)
 class OpenFile:
-    """A process that has a file open."""
+    """One descriptor of a file in a process."""
 
     process: Identity
     name: str
     file: FileId
-    writes: bool  #: It can write to it.
-    is_input: bool  #: The file is its standard input.
-    ancestors: tuple[Identity, ...]  #: Its parent, its parent's, and so on.
-    sid: int  #: Of its POSIX session: the pid of who leads that, or led it.
+    writes: bool  #: The process can write to the file.
+    is_input: bool  #: The file is the standard input of the process.
+    ancestors: tuple[Identity, ...]  #: Of the process, its parent first.
+    sid: int  #: Of the process's POSIX session: the pid of its present or former leader.
 
 
 @attrs.frozen
@@ -69,13 +69,13 @@ class GracePeriods:
     """How long an agent is given at its end, in seconds. The sum is the bound."""
 
     term_s: float = 2.0  #: From SIGTERM to SIGKILL.
-    kill_s: float = 2.0  #: From SIGKILL until we say that somebody survived.
-    linger_s: float = 1.0  #: After its own report of its end: to leave by itself.
+    kill_s: float = 2.0  #: From SIGKILL until the processes left are reported as survivors.
+    linger_s: float = 1.0  #: For the agent to exit by itself after it has reported its end.
 
 
 @attrs.frozen
 class Survivor:
-    """A process that is still alive after all that was done."""
+    """A process that is still alive after SIGKILL."""
 
     pid: int
     name: str
@@ -83,22 +83,19 @@ class Survivor:
 
 @attrs.frozen
 class TerminationResult:
-    """How an agent's processes were ended, and how far that is proved."""
+    """How an agent's processes were terminated, and how far that is proved."""
 
-    method: str  #: "cgroup", "subreaper" or "scan": the strongest proof there was.
-    proven: bool  #: Nothing of it is alive, by a method that misses nothing it started.
-    signalled: int = 0  #: How many processes were signalled from here.
+    method: str  #: "cgroup", "subreaper" or "scan": the strongest proof available.
+    proven: bool  #: No process of the agent is alive, by a method that finds all of them.
+    signalled: int = 0  #: How many processes this call signalled.
     forced: bool = False  #: Whether SIGKILL was needed.
     survivors: tuple[Survivor, ...] = ()
     duration_ms: float = 0.0
-    #: Since when, by ``time.monotonic``, its supervisor was dead before we came; None: it was
-    #: alive, or that is not known.
-    dead_since: float | None = None
 
 
 @attrs.frozen
 class TaggedProcess:
-    """A living process that carries a cookie in its environment."""
+    """A living process with a cookie in its environment."""
 
     identity: Identity
     name: str
@@ -109,20 +106,20 @@ class TaggedProcess:
 class WatchResult:
     """What a watch saw first; neither, if its time ran out."""
 
-    readable: bool = False  #: The descriptor has something to read, or its writers are gone.
+    readable: bool = False  #: The descriptor has something to read, or has no writers left.
     exited: bool = False  #: The process has ended.
 
 
 @attrs.frozen
 class ExitRecord:
-    """How an agent ended, as its supervisor has witnessed it."""
+    """How an agent ended, as recorded by its supervisor."""
 
     code: int | None  #: The exit status; None if a signal ended it, or it never ran.
     signal: int | None
     ran_s: float
     error: str | None  #: Why it never ran.
-    cause: str  #: What its end began with: exit, term, request, deadline, hangup or refused.
-    contained: bool  #: Proved: nothing that it started is alive.
+    cause: str  #: The trigger of its end: exit, term, request, deadline, hangup or refused.
+    contained: bool  #: Proved: no process that it started is alive.
     forced: bool  #: Whether SIGKILL was needed.
     cgroup: bool  #: Whether it ran in its own cgroup.
 
@@ -131,84 +128,85 @@ class Processes(Protocol):
     """The processes of this machine, as far as a deployment needs them."""
 
     def identify(self, pid: int) -> Identity | None:
-        """Return the identity of the living process *pid*; None if there is none, or a zombie."""
+        """Return the identity of the living process *pid*; None if it has ended or is a zombie."""
         ...
 
-    def is_alive(self, who: Identity) -> bool:
-        """Tell whether *who* is alive. A zombie is not; nor is anyone of another boot."""
+    def is_alive(self, process: Identity) -> bool:
+        """Return whether *process* is alive. A zombie, or a process of another boot, is not."""
         ...
 
     def find_tagged(self, prefix: str) -> tuple[TaggedProcess, ...]:
         """
-        Return all living processes whose cookie begins with *prefix*, by one pass over all.
+        Return all living processes whose cookie begins with *prefix*, by one scan.
 
         Raises:
             CouldNotAsk: The table of processes cannot be read.
         """
         ...
 
-    def signal(self, who: Identity, signum: int) -> bool:
-        """Send *signum* to *who* and to nobody else; False if it is gone."""
+    def signal(self, process: Identity, signum: int) -> bool:
+        """Send *signum* to *process* and no other process; return False if it has ended."""
         ...
 
     def watch(
-        self, who: Identity | None, *, timeout_s: float, fd: int | None = None
+        self, process: Identity | None, *, timeout_s: float, fd: int | None = None
     ) -> WatchResult:
-        """Wait until *who* has ended, or *fd* is readable, or *timeout_s* is over."""
+        """Wait until *process* has ended, *fd* is readable, or *timeout_s* has passed."""
         ...
 
     def find_open_files(self, files: Collection[FileId]) -> tuple[OpenFile, ...]:
         """
-        Return who has one of *files* open, once for each of its descriptors, by one pass.
+        Return the open descriptors of *files* in all processes, by one scan.
 
         Raises:
-            CouldNotAsk: The system does not tell.
+            CouldNotAsk: The system does not list them.
         """
         ...
 
-    def age_s(self, who: Identity) -> float:
-        """Return how long ago *who* was started, whether it is alive or not, in this boot."""
+    def age_s(self, process: Identity) -> float:
+        """Return the seconds since the start of *process*, alive or not, which is of this boot."""
         ...
 
-    def cwd_of(self, who: Identity) -> Path | None:
-        """Return the directory in which *who* works; None if it has ended, or does not tell."""
+    def cwd_of(self, process: Identity) -> Path | None:
+        """Return the working directory of *process*; None if it has ended or is hidden."""
         ...
 
-    def owned_processes(self, claim: OwnershipSelector) -> tuple[Identity, ...]:
-        """Return who is covered by *claim* now: whom :meth:`terminate_all` would end."""
+    def owned_processes(self, selector: OwnershipSelector) -> tuple[Identity, ...]:
+        """Return the processes that :meth:`terminate_all` would terminate now."""
         ...
 
-    def includes_self(self, claim: OwnershipSelector) -> bool:
+    def includes_self(self, selector: OwnershipSelector) -> bool:
         """
-        Tell whether the calling process would be ended with what *claim* covers.
+        Return whether *selector* covers the calling process.
 
-        The supervisor itself, become the unwinder, is not inside.
+        It does not cover the supervisor itself after that has become the unwinder.
         """
         ...
 
     def cgroup_path(self, name: str) -> str | None:
         """
-        Return the directory that a cgroup called *name* would have; None if none can be had.
+        Return the directory of a cgroup called *name*; None if the system allows none.
 
-        Touches nothing. The directory is outside every agent's own cgroup, so that
-        an agent deployed from inside another is not ended with it.
+        Nothing is created. The directory is outside every agent's own cgroup, so an agent
+        deployed from inside another does not end with that.
         """
         ...
 
     def create_cgroup(self, directory: str) -> bool:
         """
-        Make the cgroup that :meth:`cgroup_path` named, if it can be made.
+        Create the cgroup that :meth:`cgroup_path` has named; return whether it is usable.
 
-        Idempotent. False is no error: the supervisor contains the agent without it.
-        :meth:`terminate_all` removes it.
+        Idempotent. False is no error: the supervisor contains the agent without a cgroup.
+        :meth:`terminate_all` removes the cgroup.
         """
         ...
 
-    def terminate_all(self, claim: OwnershipSelector, patience: GracePeriods) -> TerminationResult:
+    def terminate_all(self, selector: OwnershipSelector, grace: GracePeriods) -> TerminationResult:
         """
-        End everything that *claim* covers, gently first, and prove it.
+        Terminate all processes that *selector* covers, and prove that none is left.
 
-        The calling process is spared if it is the supervisor itself, become the
-        unwinder. Idempotent; ends within ``term_s + kill_s`` and a little.
+        They get SIGTERM first, then SIGKILL. The calling process is spared if it is the
+        supervisor that became the unwinder. Idempotent; takes at most ``term_s + kill_s`` and
+        one second more.
         """
         ...

@@ -1,8 +1,8 @@
 """
-The table of processes where there is no ``/proc``: psutil's.
+The table of processes where there is no ``/proc``, read by psutil.
 
-The only importer of psutil, and imported only there. A start time is in
-microseconds since 1970, as near as the system tells.
+This is the only importer of psutil, and is imported only there. Start times are in
+microseconds since 1970, as precise as the system reports them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own
+import psutil  # type: ignore[import-untyped]  # its stubs are a separate package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,20 +19,20 @@ Fields = tuple[int, int, int, int, int, str, str | None]
 
 
 def start_time(pid: int) -> int | None:
-    """Return when the living process *pid* was started; None if there is none, or a zombie."""
+    """Return the start time of the living process *pid*; None if it has ended or is a zombie."""
     try:
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else _microseconds(process)
+        return None if process.status() == psutil.STATUS_ZOMBIE else _start_time(process)
     except (psutil.Error, ValueError):
         return None
 
 
 def cwd_of(pid: int) -> str:
     """
-    Return the directory in which a process works.
+    Return the working directory of a process.
 
     Raises:
-        OSError: It has ended, or is hidden from us.
+        OSError: The process has ended, or the system hides it.
     """
     try:
         found: str = psutil.Process(pid).cwd()
@@ -42,7 +42,7 @@ def cwd_of(pid: int) -> str:
 
 
 def rows(cookie_name: str) -> Iterator[Fields]:
-    """Go through all living processes, newest first: pid, ppid, pgid, sid, start, name, cookie."""
+    """Return all living processes, highest pid first: pid, ppid, pgid, sid, start, name, cookie."""
     for process in sorted(psutil.process_iter(), key=lambda each: each.pid, reverse=True):
         try:
             if process.status() == psutil.STATUS_ZOMBIE:
@@ -53,15 +53,15 @@ def rows(cookie_name: str) -> Iterator[Fields]:
                 process.ppid(),
                 os.getpgid(pid),
                 os.getsid(pid),
-                _microseconds(process),
+                _start_time(process),
                 process.name(),
                 _cookie(process, cookie_name),
             )
         except (psutil.Error, OSError):
-            continue  # It has ended meanwhile, or is hidden from us.
+            continue  # It has ended meanwhile, or the system hides it.
 
 
-def _microseconds(process: psutil.Process) -> int:
+def _start_time(process: psutil.Process) -> int:
     return int(process.create_time() * 1_000_000)
 
 
@@ -74,10 +74,10 @@ def _cookie(process: psutil.Process, name: str) -> str | None:
 
 
 def open_files() -> Iterator[tuple[int, int, str, str]]:
-    """Go through the open files of all processes: pid, start, name, path."""
+    """Return the open files of all processes: pid, start time, name, path."""
     for process in psutil.process_iter():
         try:
-            started, name = _microseconds(process), process.name()
+            started, name = _start_time(process), process.name()
             for file in process.open_files():
                 yield process.pid, started, name, file.path
         except (psutil.Error, OSError):
