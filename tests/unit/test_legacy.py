@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator_core.model.layout import Layout
-from orchestrator_core.reconcile.legacy.agent import legacy_agents, report_of
+from orchestrator_core.reconcile.legacy.agent import is_legacy, legacy_agent, report_of
 from orchestrator_core.reconcile.legacy.proof import _differs_in_any_timezone, _matches_start
 from orchestrator_core.reconcile.legacy.server_protocol import match_format, parse
 from orchestrator_core.system.clock import parse_timestamp
@@ -34,7 +34,9 @@ class World:
 
 
 def agents_of(root, *records, **document):
-    return list(legacy_agents(World(root), {"agents": list(records), **document}, "TASK-1"))
+    document["agents"] = list(records)
+    found = (legacy_agent(World(root), document, "TASK-1", record) for record in records)
+    return [agent for agent in found if agent is not None and is_legacy(agent.record)]
 
 
 # --- records --------------------------------------------------------------------------------------

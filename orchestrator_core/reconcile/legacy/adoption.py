@@ -22,7 +22,7 @@ from orchestrator_core.deployment.steps import PromptReceipt, undoing_steps
 from orchestrator_core.exceptions import CouldNotAsk, NotFound, RegistryError, SagaExists
 from orchestrator_core.model import ids
 from orchestrator_core.model.status import is_active
-from orchestrator_core.reconcile.legacy.agent import BY, is_legacy, legacy_agent, report_of
+from orchestrator_core.reconcile.legacy.agent import ENDED_BY, is_legacy, legacy_agent, report_of
 from orchestrator_core.reconcile.legacy.proof import LegacyState, LegacyStatus, inspect_all
 from orchestrator_core.reconcile.legacy.session_step import LegacySessionReceipt
 from orchestrator_core.registry.operations import find_agent
@@ -168,7 +168,9 @@ def _is_entered(context: RootContext, agent: LegacyAgent) -> bool:
 
 def _as_recorded(agent: LegacyAgent, why: Unwind | None) -> Unwind:
     asked = {} if why is None else why.detail
-    return Unwind.terminal(report_of(agent).reason, **{**asked, "status": agent.status, "by": BY})
+    return Unwind.terminal(
+        report_of(agent).reason, **{**asked, "status": agent.status, "by": ENDED_BY}
+    )
 
 
 def recorded_end(context: RootContext, history: History) -> Unwind | None:
