@@ -217,9 +217,8 @@ def commands() -> str:
     parts = []
     for name, command in sub.choices.items():
         if name in helps:
-            parts.append(
-                f"### `{name}`\n\n{_sentence(helps[name])}.\n\n{_options(command.filled())}"
-            )
+            options = _options(command.ensure_arguments())
+            parts.append(f"### `{name}`\n\n{_sentence(helps[name])}.\n\n{options}")
     return "\n\n".join([_options(top), *parts])
 
 

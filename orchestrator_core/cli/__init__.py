@@ -1,19 +1,19 @@
 """
-The command line: the same library, by hand.
+The command line of the library.
 
-Results go to stdout, in words or with ``--json`` as one JSON value; logs go to
-stderr. The exit code says what is left:
+Results go to stdout, as text or with ``--json`` as one JSON value; logs go to stderr. The exit
+codes:
 
 ==== ==========================================================
 0    done
 1    it failed, and nothing is left of it
-2    usage: the arguments make no sense
+2    usage: the arguments are invalid
 3    something is left: a leak, or a saga that is STUCK
-4    busy: somebody else holds what we need, or did not answer
+4    busy: another process holds a lock, or did not answer
 ==== ==========================================================
 
-An interrupt is 130, SIGTERM 143, a reader that went away 141, as everywhere. A
-deployment that is interrupted is undone first.
+An interrupt is 130, SIGTERM 143, and a closed pipe 141, as in other programs. An interrupted
+deployment is undone first.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 OK, FAILED, USAGE, LEFT, BUSY = range(5)
-INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
+INTERRUPTED, BROKEN_PIPE = 130, 141
 
 
 def run() -> NoReturn:
     """
-    Be the program ``orchestrator-core``.
+    Run the program ``orchestrator-core``.
 
-    It leaves without the interpreter's farewells: all that matters is durable by
-    then, and they would cost every report of an agent a fifth more.
+    It exits without the interpreter's cleanup, which would take a fifth of the time of an
+    agent's report. All files are durable by then.
     """
     code = main()
     for stream in (sys.stdout, sys.stderr):
@@ -49,21 +49,21 @@ def run() -> NoReturn:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command, and return its exit code. Bad usage raises SystemExit."""
+    """Run one command, and return its exit code. Invalid usage raises SystemExit."""
     arguments = parser().parse_args(argv)
     from orchestrator_core.cli import commands, printing  # noqa: PLC0415 - after --help
-    from orchestrator_core.exceptions import OrchestratorError  # noqa: PLC0415
+    from orchestrator_core.exceptions import OrchestratorError  # noqa: PLC0415 - as above
 
     if arguments.verbose:
         printing.log_to_stderr()
     try:
         result = commands.run(arguments)
-        printing.show(result, as_json=arguments.json)
+        printing.print_result(result, as_json=arguments.json)
     except OrchestratorError as error:
-        printing.complain(error, as_json=arguments.json)
-        return code_of(error)
+        printing.print_error(error, as_json=arguments.json)
+        return exit_code(error)
     except BrokenPipeError:
-        # Who read us has gone; what is still buffered has nowhere to go.
+        # The reader has gone, so the rest of the buffer has no destination.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt:
@@ -71,20 +71,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return result.code
 
 
-def code_of(error: BaseException) -> int:
-    """Return the exit code that says what an error has left behind."""
+def exit_code(error: BaseException) -> int:
+    """Return the exit code of an error."""
     from orchestrator_core import exceptions  # noqa: PLC0415 - as above
 
-    if getattr(error, "leaked", ()):
-        return LEFT
-    if isinstance(error, exceptions.InvalidInput):
-        return USAGE
     busy = (
         exceptions.SagaBusy,
         exceptions.LockTimeout,
         exceptions.CouldNotAsk,
         exceptions.TaskRunning,
+        exceptions.WaitTimeout,
     )
-    if isinstance(error, (*busy, exceptions.WaitTimeout)):
-        return BUSY
-    return FAILED
+    if getattr(error, "leaked", ()):
+        return LEFT
+    if isinstance(error, exceptions.InvalidInput):
+        return USAGE
+    return BUSY if isinstance(error, busy) else FAILED

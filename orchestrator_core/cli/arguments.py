@@ -1,4 +1,4 @@
-"""What can be said on the command line."""
+"""The arguments of the command line."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ if TYPE_CHECKING:
 
 class Command(argparse.ArgumentParser):
     """
-    One command's parser, to which *fill* adds the arguments once it is the one that was called.
+    The parser of one command; *fill* adds its arguments when the command is called.
 
-    All arguments of all commands would take a report of an agent a tenth of its time.
+    To add the arguments of all commands would take a tenth of the time of an agent's report.
     """
 
-    def __init__(self, *, fill: Fill | None = None, **about: Any) -> None:  # noqa: ANN401 - argparse's
-        super().__init__(allow_abbrev=False, formatter_class=_formatter, **about)
+    def __init__(self, *, fill: Fill | None = None, **options: Any) -> None:  # noqa: ANN401 - argparse's
+        super().__init__(allow_abbrev=False, formatter_class=_formatter, **options)
         self._fill = fill
 
-    def filled(self) -> Command:
-        """Return it with its arguments."""
+    def ensure_arguments(self) -> Command:
+        """Return the parser with its arguments."""
         if self._fill is not None:
             self._fill(self)
             self._fill = None
         return self
 
     def parse_known_args(self, *given: Any, **named: Any) -> Any:  # noqa: ANN401 - argparse's
-        """Parse, as argparse asks it to when the command is called."""
-        return super(Command, self.filled()).parse_known_args(*given, **named)
+        """Add the arguments, and parse; argparse calls this when the command is called."""
+        return super(Command, self.ensure_arguments()).parse_known_args(*given, **named)
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
-    # Left to itself it asks shutil, for each argument that is added; and importing shutil, with
-    # all the compressors it brings, takes longer than parsing a command.
+    # The default width comes from shutil, once for each argument. To import shutil, with all its
+    # compressors, takes longer than to parse a command.
     return argparse.HelpFormatter(prog, width=_columns() - 2)
 
 
 @functools.cache
 def _columns() -> int:
-    """Return how wide help may be, as :func:`shutil.get_terminal_size` has it."""
+    """Return the terminal's width, as :func:`shutil.get_terminal_size` does."""
     given = os.environ.get("COLUMNS", "")
     if given.isdecimal() and int(given) > 0:
         return int(given)
     try:
         return os.get_terminal_size(sys.__stdout__.fileno() if sys.__stdout__ else -1).columns or 80
-    except (OSError, ValueError):  # It is closed, or no terminal.
+    except (OSError, ValueError):  # Closed, or not a terminal.
         return 80
 
 
@@ -70,15 +70,15 @@ def parser() -> Command:
     commands = top.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=Command, prog=top.prog
     )
-    for name, (about, add) in {**_OWN, **operations_arguments.COMMANDS}.items():
-        commands.add_parser(name, help=about, fill=_whole(add))
-    # No help: it is not for people, but for the supervisor, which becomes it.
-    commands.add_parser("unwind", fill=_whole(_unwind))
+    for name, (text, add) in {**_OWN, **operations_arguments.COMMANDS}.items():
+        commands.add_parser(name, help=text, fill=_with_common(add))
+    # Without help: only a supervisor runs it, by exec.
+    commands.add_parser("unwind", fill=_with_common(_unwind))
     return top
 
 
-def _whole(add: Fill | None) -> Fill:
-    """Return what adds a command's own arguments, and those that all of them take."""
+def _with_common(add: Fill | None) -> Fill:
+    """Return a function that adds a command's own arguments, and the common ones."""
 
     def fill(command: argparse.ArgumentParser) -> None:
         if add is not None:
@@ -89,10 +89,10 @@ def _whole(add: Fill | None) -> Fill:
 
 
 def _common(to: argparse.ArgumentParser, *, again: bool = False) -> None:
-    """Add what every command takes, before its name or after it."""
+    """Add the arguments of every command, which may stand before its name or after it."""
     unset = argparse.SUPPRESS if again else None
     to.add_argument(
-        "--root", metavar="DIR", default=unset, help="where the state is; or $ORCHESTRATOR_ROOT"
+        "--root", metavar="DIR", default=unset, help="the root directory; or $ORCHESTRATOR_ROOT"
     )
     default = argparse.SUPPRESS if again else False
     to.add_argument("--json", action="store_true", default=default, help="print JSON")
@@ -100,8 +100,8 @@ def _common(to: argparse.ArgumentParser, *, again: bool = False) -> None:
 
 
 def _demo(demo: argparse.ArgumentParser) -> None:
-    demo.add_argument("directory", nargs="?", help="what the agents are to read: a git repository")
-    demo.add_argument("--keep", action="store_true", help="leave its workspace to look at")
+    demo.add_argument("directory", nargs="?", help="the git repository that the agents read")
+    demo.add_argument("--keep", action="store_true", help="keep its workspace")
 
 
 def _deploy(deploy: argparse.ArgumentParser) -> None:
@@ -111,57 +111,63 @@ def _deploy(deploy: argparse.ArgumentParser) -> None:
     )
     task = deploy.add_mutually_exclusive_group(required=True)
     task.add_argument("--task", metavar="ID", help="for this task")
-    task.add_argument("--new-task", metavar="TEXT", help="for a new task of this description")
-    deploy.add_argument("--type", required=True, help="what kind of agent; its id begins with it")
+    task.add_argument("--new-task", metavar="TEXT", help="for a new task with this description")
+    deploy.add_argument("--type", required=True, help="the kind of agent; its id begins with it")
     prompt = deploy.add_mutually_exclusive_group(required=True)
-    prompt.add_argument("--prompt", metavar="TEXT", help="what it is to do")
-    prompt.add_argument("--prompt-file", metavar="F", help="a file that says it; - is stdin")
+    prompt.add_argument("--prompt", metavar="TEXT", help="the agent's instructions")
+    prompt.add_argument("--prompt-file", metavar="F", help="a file with the prompt; - is stdin")
     deploy.add_argument(
-        "--grace", type=float, default=0.0, metavar="S", help="an agent that dies sooner has failed"
+        "--grace",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="an agent that dies sooner is a failed deployment",
     )
-    deploy.add_argument("--key", help="never deploy twice under this key")
-    deploy.add_argument("--cwd", metavar="DIR", help="where the agent runs")
+    deploy.add_argument("--key", help="return the running agent of this key, if there is one")
+    deploy.add_argument("--cwd", metavar="DIR", help="the agent's working directory")
     deploy.add_argument(
         "--parent",
         metavar="AGENT",
-        help="the agent that it ends with; by default the one we are inside of; or: orchestrator",
+        help="the agent that it ends with; default: the agent that runs this; or: orchestrator",
     )
-    deploy.add_argument("--deadline", type=float, metavar="S", help="end it after so long")
+    deploy.add_argument("--deadline", type=float, metavar="S", help="end it after this time")
     deploy.add_argument(
         "--silent-after",
         type=float,
         metavar="S",
-        help="tell of it when it says nothing for so long",
+        help="report it after this time without a sign of life",
     )
     deploy.add_argument(
         "--env",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="set a variable for it; repeat",
+        help="set a variable; may be repeated",
     )
     deploy.add_argument(
         "--preset",
         choices=["claude", "codex", "gemini", "shell"],
-        help="run one of these, headless; what follows -- are more arguments for it",
+        help="run this tool, headless; arguments after -- are passed to it",
     )
-    deploy.add_argument("--model", metavar="M", help="with --preset: its model")
+    deploy.add_argument("--model", metavar="M", help="with --preset: the model")
     deploy.add_argument(
         "cmd",
         nargs="*",
         metavar="CMD",
-        help="its argv, in which {prompt_file} {agent_id} {task_id} {workspace} are replaced",
+        help="the agent's argv, with {prompt_file} {agent_id} {task_id} {workspace} replaced",
     )
 
 
 def _ps(ps: argparse.ArgumentParser) -> None:
-    ps.add_argument("--all", action="store_true", help="ended ones as well")
-    ps.add_argument("--task", metavar="ID", help="of one task")
+    ps.add_argument("--all", action="store_true", help="also ended agents")
+    ps.add_argument("--task", metavar="ID", help="only agents of this task")
 
 
 def _show(show: argparse.ArgumentParser) -> None:
     show.add_argument("agent", nargs="?", help="its id; not needed inside an agent")
-    show.add_argument("--tail", type=int, default=10, metavar="N", help="lines of its output")
+    show.add_argument(
+        "--tail", type=int, default=10, metavar="N", help="the number of lines of its output"
+    )
 
 
 def _kill(kill: argparse.ArgumentParser) -> None:
@@ -169,7 +175,7 @@ def _kill(kill: argparse.ArgumentParser) -> None:
     kill.add_argument("--reason", default="killed from the command line")
     kill.add_argument("--delete-logs", action="store_true", help="do not archive their logs")
     kill.add_argument(
-        "--no-cascade", action="store_true", help="let their children live on, as nobody's"
+        "--no-cascade", action="store_true", help="let their children live on, without a parent"
     )
     _timeout(kill)
 
@@ -188,15 +194,15 @@ def _timeout(to: argparse.ArgumentParser) -> None:
         type=float,
         default=30.0,
         metavar="S",
-        help="wait so long for somebody else who ends the same agent",
+        help="the longest wait for another process that ends the same agent",
     )
 
 
 def _recover(recover: argparse.ArgumentParser) -> None:
-    recover.add_argument("agent", nargs="?", help="only this one")
-    recover.add_argument("--force", action="store_true", help="try what is stuck again, now")
-    recover.add_argument("--abandon", metavar="STEP", help="give up a step of a stuck agent")
-    recover.add_argument("--reason", help="why it is given up; kept in the journal")
+    recover.add_argument("agent", nargs="?", help="only this agent")
+    recover.add_argument("--force", action="store_true", help="retry STUCK sagas now")
+    recover.add_argument("--abandon", metavar="STEP", help="give up a step of a STUCK agent")
+    recover.add_argument("--reason", help="why it is given up; recorded in the journal")
 
 
 def _unwind(unwind: argparse.ArgumentParser) -> None:
@@ -204,11 +210,11 @@ def _unwind(unwind: argparse.ArgumentParser) -> None:
 
 
 _OWN: dict[str, tuple[str, Fill | None]] = {
-    "demo": ("see sagas live and end, on real agents", _demo),
+    "demo": ("run six real agents, and show how their sagas live and end", _demo),
     "deploy": ("deploy an agent", _deploy),
     "ps": ("list agents", _ps),
-    "show": ("tell all about one agent: its record, saga and output", _show),
-    "kill": ("end agents, and give back all they held", _kill),
+    "show": ("show one agent: its record, saga and output", _show),
+    "kill": ("end agents, and undo their deployments", _kill),
     "progress": ("report an agent's progress, or its end", _progress),
-    "recover": ("finish what dead orchestrators left", _recover),
+    "recover": ("finish the sagas of dead orchestrators", _recover),
 }

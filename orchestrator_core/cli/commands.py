@@ -1,4 +1,4 @@
-"""What each command does: one call of the library, and how its result reads."""
+"""The commands for agents, and the table of all commands."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator_core.cli import LEFT, OK, exit_code
 from orchestrator_core.cli.printing import Result, printable
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError
 from orchestrator_core.orchestrator import Orchestrator
@@ -23,20 +24,19 @@ if TYPE_CHECKING:
 
 
 def run(arguments: argparse.Namespace) -> Result:
-    """Run the command that was given."""
+    """Run the command that *arguments* name."""
     name = arguments.command
-    if name in _ELSEWHERE:
-        command = importlib.import_module(f"orchestrator_core.cli.{_ELSEWHERE[name]}").run
-    else:
-        command = _COMMANDS[name]
-    result: Result = command(arguments)
+    if name in _COMMANDS:
+        return _COMMANDS[name](arguments)
+    module = importlib.import_module(f"orchestrator_core.cli.{_MODULES[name]}")
+    result: Result = getattr(module, name)(arguments)
     return result
 
 
 def _demo(arguments: argparse.Namespace) -> Result:
-    from orchestrator_core.cli.demo import demo  # noqa: PLC0415 - its own world
+    from orchestrator_core.cli.demo import demo  # noqa: PLC0415 - for one command
 
-    _end_at_sigterm()
+    _raise_on_sigterm()
     return demo(
         root=arguments.root,
         directory=arguments.directory,
@@ -45,10 +45,13 @@ def _demo(arguments: argparse.Namespace) -> Result:
     )
 
 
+# --- deploy --------------------------------------------------------------------------------------
+
+
 def _deploy(arguments: argparse.Namespace) -> Result:
     spec = _spec(arguments)
-    spec.directory(), spec.program()  # refused before there is a task for nothing
-    _end_at_sigterm()
+    spec.directory(), spec.program()  # Refused here, before a task is made for it.
+    _raise_on_sigterm()
     orch = Orchestrator(arguments.root)
     if arguments.new_task is not None:
         task_id = orch.create_task(arguments.new_task, key=arguments.key).id
@@ -59,9 +62,9 @@ def _deploy(arguments: argparse.Namespace) -> Result:
 
 
 def _spec(arguments: argparse.Namespace) -> AgentSpec:
-    from orchestrator_core.model.spec import AgentSpec  # noqa: PLC0415 - as below
+    from orchestrator_core.model.spec import AgentSpec  # noqa: PLC0415 - for one command
 
-    about: dict[str, Any] = {
+    options: dict[str, Any] = {
         "type": arguments.type,
         "prompt": _prompt(arguments),
         "cwd": arguments.cwd,
@@ -71,28 +74,18 @@ def _spec(arguments: argparse.Namespace) -> AgentSpec:
         "silent_after_s": arguments.silent_after,
         "key": arguments.key,
     }
-    if arguments.preset is not None:
-        if arguments.model is not None:
-            if arguments.preset == "shell":
-                raise InvalidInput("a shell has no model", hint="leave --model away")
-            about["model"] = arguments.model
-        spec: AgentSpec = getattr(AgentSpec, arguments.preset)(arguments=arguments.cmd, **about)
-        return spec
     if arguments.model is not None:
-        raise InvalidInput("--model is for presets", hint="give --preset, or put it after CMD")
+        if arguments.preset is None:
+            raise InvalidInput("--model is given without --preset", hint="or put it after CMD")
+        if arguments.preset == "shell":
+            raise InvalidInput("the preset shell has no model", hint="leave --model out")
+        options["model"] = arguments.model
+    if arguments.preset is not None:
+        spec: AgentSpec = getattr(AgentSpec, arguments.preset)(arguments=arguments.cmd, **options)
+        return spec
     if not arguments.cmd:
-        raise InvalidInput("it was not said what the agent runs", hint="-- CMD…, or --preset P")
-    return AgentSpec(command=arguments.cmd, **about)
-
-
-def _end_at_sigterm() -> None:
-    """Let SIGTERM raise, as Ctrl-C does, so that what was begun is undone."""
-
-    def leave(*_: object) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, leave)
+        raise InvalidInput("there is no command for the agent", hint="-- CMD…, or --preset P")
+    return AgentSpec(command=arguments.cmd, **options)
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
@@ -102,7 +95,7 @@ def _prompt(arguments: argparse.Namespace) -> str:
         if arguments.prompt_file == "-":
             return sys.stdin.buffer.read().decode()
         return Path(arguments.prompt_file).read_bytes().decode()
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name.
         raise InvalidInput(
             f"the prompt cannot be read from {arguments.prompt_file}: {error}",
             hint="give a file of UTF-8 text, or - for standard input",
@@ -113,9 +106,23 @@ def _variable(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
         raise InvalidInput(
-            f"--env {name} has no value", hint="NAME=VALUE; what is set here is passed on anyway"
+            f"--env {name} has no value",
+            hint="give NAME=VALUE; variables of this environment are passed on anyway",
         )
     return name, value
+
+
+def _raise_on_sigterm() -> None:
+    """Let SIGTERM raise SystemExit, so that an unfinished deployment is undone."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, leave)
+
+
+# --- ps and show ---------------------------------------------------------------------------------
 
 
 def _ps(arguments: argparse.Namespace) -> Result:
@@ -148,21 +155,15 @@ def _table(agents: list[Agent]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _show(arguments: argparse.Namespace) -> Result:
-    from orchestrator_core.cli.show import tell  # noqa: PLC0415 - for one command
-
-    orch = Orchestrator(arguments.root, recover=False)
-    return tell(orch, arguments.agent, tail=arguments.tail)
+# --- kill and progress ---------------------------------------------------------------------------
 
 
 def _kill(arguments: argparse.Namespace) -> Result:
-    from orchestrator_core.cli import code_of  # noqa: PLC0415 - they import each other
-
     orch = Orchestrator(arguments.root, recover=False, timeout_s=arguments.timeout)
     data: list[dict[str, Any]] = []
     lines: list[str] = []
     errors: list[OrchestratorError] = []
-    codes = [0]
+    codes = [OK]
     for agent_id in arguments.agents:
         try:
             end = orch.terminate(
@@ -171,37 +172,37 @@ def _kill(arguments: argparse.Namespace) -> Result:
                 keep_logs=not arguments.delete_logs,
                 cascade=not arguments.no_cascade,
             )
-        except OrchestratorError as error:  # One that cannot be ended strands no other.
+        except OrchestratorError as error:  # The other agents are ended all the same.
             data.append({**error.to_dict(), "agent_id": agent_id, "success": False})
             errors.append(error)
-            codes.append(code_of(error))
+            codes.append(exit_code(error))
         else:
             data.append(end.to_dict())
-            lines.append(_told(end))
+            lines.append(_format_end(end))
             codes.append(_code(end))
     return Result(data, "\n".join(lines), max(codes), tuple(errors))
 
 
 def _code(end: EndReport) -> int:
-    return 0 if end.success or end.handed_over else 3
+    return OK if end.success or end.handed_over else LEFT
 
 
-def _told(end: EndReport) -> str:
+def _format_end(end: EndReport) -> str:
     if end.handed_over:
-        return f"{end.agent_id}: ends as {end.status}; its supervisor sees to it"
+        return f"{end.agent_id}: ends as {end.status}; its supervisor completes it"
     if not end.success:
-        return f"{end.agent_id}: STUCK, not given back: {printable('; '.join(end.errors))}"
+        return f"{end.agent_id}: STUCK, not undone: {printable('; '.join(end.errors))}"
     proof = "proven" if end.verified_no_zombies else "unproven"
     return (
         f"{end.agent_id}: {end.status or 'rolled back'} ({printable(end.reason)}), "
         f"no process left ({proof} by {end.method}), {end.bytes_freed} bytes freed, "
         f"{len(end.archived_files)} files archived"
         + "".join(f"\n  kept: {printable(kept)}" for kept in end.kept)
-    ) + "".join(f"\n  {line}" for child in end.children for line in _told(child).splitlines())
+    ) + "".join(f"\n  {line}" for child in end.children for line in _format_end(child).splitlines())
 
 
 def _progress(arguments: argparse.Namespace) -> Result:
-    # No recovery: this runs inside agents, often, and others recover.
+    # Agents run this often, so it leaves the recovery to other commands.
     orch = Orchestrator(arguments.root, recover=False, timeout_s=arguments.timeout)
     receipt = orch.report_progress(
         arguments.agent,
@@ -209,55 +210,58 @@ def _progress(arguments: argparse.Namespace) -> Result:
         message=arguments.message,
         progress=arguments.progress,
     )
-    text = _told(receipt.end) if receipt.end else f"{receipt.agent_id}: {arguments.status}"
-    return Result(receipt.to_dict(), text, _code(receipt.end) if receipt.end else 0)
+    text = _format_end(receipt.end) if receipt.end else f"{receipt.agent_id}: {arguments.status}"
+    return Result(receipt.to_dict(), text, _code(receipt.end) if receipt.end else OK)
+
+
+# --- recover and unwind --------------------------------------------------------------------------
 
 
 def _recover(arguments: argparse.Namespace) -> Result:
-    from orchestrator_core.cli.show import tell_recovery  # noqa: PLC0415 - for one command
+    from orchestrator_core.cli.show import format_recovery  # noqa: PLC0415 - for one command
 
     orch = Orchestrator(arguments.root, recover=False)
     if arguments.abandon is not None:
         if not (arguments.agent and arguments.reason):
             raise InvalidInput(
-                "--abandon needs to know of which agent, and why",
+                "--abandon is given without an agent or without a reason",
                 hint="recover AGENT --abandon STEP --reason TEXT",
             )
         orch.abandon(arguments.agent, arguments.abandon, reason=arguments.reason)
     force = arguments.force or arguments.abandon is not None
-    return tell_recovery(orch.recover(arguments.agent, force=force))
+    return format_recovery(orch.recover(arguments.agent, force=force))
 
 
 def _unwind(arguments: argparse.Namespace) -> Result:
-    # We were a supervisor a moment ago, and held SIGTERM back across the exec.
+    # This process was a supervisor, which blocked SIGTERM across the exec.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    # Who ends the agent instead of us sends it; once it is ours to end, nobody does.
+    # A process that ends the agent first sends SIGTERM. Once this one has the lock, none does.
     end = Orchestrator(arguments.root, recover=False).finish(
         arguments.agent, taken=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN)
     )
-    return Result(end.to_dict(), _told(end), _code(end))
+    return Result(end.to_dict(), _format_end(end), _code(end))
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "demo": _demo,
     "deploy": _deploy,
     "ps": _ps,
-    "show": _show,
     "kill": _kill,
     "progress": _progress,
     "recover": _recover,
     "unwind": _unwind,
 }
 
-#: Commands with a module of their own, which has a ``run``.
-_ELSEWHERE: dict[str, str] = {
-    "doctor": "doctor",
-    "export": "export",
-    "gc": "gc",
-    "health": "health",
+#: The modules of the other commands, imported when they run; each has a function of that name.
+_MODULES: dict[str, str] = {
+    "doctor": "root_commands",
+    "export": "root_commands",
+    "gc": "root_commands",
+    "health": "sweeper_commands",
     "mcp": "mcp",
-    "repair": "repair",
-    "service": "service",
-    "stats": "stats",
-    "sweep": "sweep",
+    "repair": "root_commands",
+    "service": "sweeper_commands",
+    "show": "show",
+    "stats": "root_commands",
+    "sweep": "sweeper_commands",
 }

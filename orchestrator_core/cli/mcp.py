@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from orchestrator_core.cli import printing
 from orchestrator_core.cli.printing import Result
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.model import settings
 from orchestrator_core.orchestrator import Orchestrator
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ _TOKEN_NAME = "mcp-token"  # noqa: S105 - the name of the file in the root that 
 _PORT = 8765
 
 
-def run(arguments: argparse.Namespace) -> Result:
+def mcp(arguments: argparse.Namespace) -> Result:
     """Serve; SIGTERM, Ctrl-C and a client that closes its end stop the server with success."""
     from orchestrator_core.mcp import ProgressObserver  # noqa: PLC0415 - a clear error without the extra
     from orchestrator_core.mcp.agent_kind import kind_from  # noqa: PLC0415 - as above
@@ -34,7 +33,7 @@ def run(arguments: argparse.Namespace) -> Result:
     _log(verbose=arguments.verbose)
     orch = Orchestrator(arguments.root, observer=ProgressObserver())
     kind = kind_from(
-        settings.read(orch.root).mcp,
+        orch.settings.mcp,
         command=arguments.agent_command,
         preset=arguments.agent_preset,
     )

@@ -1,4 +1,4 @@
-"""How results, errors and logs leave the command line."""
+"""Results, errors and logs of the command line: text for people, or JSON."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ if TYPE_CHECKING:
 
 
 class Result(NamedTuple):
-    """What a command has come to."""
+    """The result of a command."""
 
     data: Any  #: For ``--json``.
     text: str  #: For people.
     code: int = 0
-    errors: tuple[OrchestratorError, ...] = ()  #: Of some things that were asked for, not all.
+    errors: tuple[OrchestratorError, ...] = ()  #: One for each item that failed, if not all did.
 
 
-def show(result: Result, *, as_json: bool) -> None:
-    """Print a result to stdout; what went wrong on the way, in words, to stderr."""
+def print_result(result: Result, *, as_json: bool) -> None:
+    """Print a result to stdout; without JSON, its errors go to stderr as text."""
     if as_json:
         _print_json(result.data)
-    elif result.text:
+        return
+    if result.text:
         _print(result.text)
-    if not as_json:
-        for error in result.errors:
-            complain(error, as_json=False)
+    for error in result.errors:
+        print_error(error, as_json=False)
 
 
-def complain(error: OrchestratorError, *, as_json: bool) -> None:
-    """Print an error: to stderr in words, or to stdout as the JSON that was asked for."""
+def print_error(error: OrchestratorError, *, as_json: bool) -> None:
+    """Print an error: to stderr as text, or to stdout as JSON."""
     if as_json:
         _print_json({"success": False, **error.to_dict()})
         return
     print(f"orchestrator-core: {printable(str(error))}", file=sys.stderr)
     for line in str(getattr(error, "output", "")).splitlines()[-5:]:
         print(f"  wrote: {printable(line)}", file=sys.stderr)
-    for thing in error.leaked:
-        print(f"  left: {printable(thing)}", file=sys.stderr)
+    for resource in error.leaked:
+        print(f"  left: {printable(resource)}", file=sys.stderr)
     if error.hint:
         print(f"  hint: {printable(error.hint)}", file=sys.stderr)
 
 
 def printable(text: str) -> str:
-    """Return *text* without what would move a terminal's cursor, or worse: agents wrote it."""
+    """Return *text* with a space for each character that could control the terminal."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else " " for char in text)
@@ -59,21 +59,21 @@ def _print_json(value: object) -> None:
 
 
 def _print(text: str) -> None:
-    # A terminal without our characters is no reason to fail when all is done.
+    # A terminal that lacks some characters must not fail a command that is done.
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()
 
 
 def log_to_stderr(level: int | None = None) -> None:
-    """Write the library's log, from INFO or *level*, to stderr: one event a line, its values."""
-    import logging  # noqa: PLC0415 - for those who log only
+    """Write the library's log, from *level* or INFO, to stderr: one event a line, with values."""
+    import logging  # noqa: PLC0415 - only for commands that log
 
-    usual = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+    standard = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
     class WithValues(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
-            return super().format(record) + _values(vars(record), usual)
+            return super().format(record) + _format_values(vars(record), standard)
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(WithValues("%(asctime)s %(levelname)s %(message)s"))
@@ -82,5 +82,5 @@ def log_to_stderr(level: int | None = None) -> None:
     logger.setLevel(logging.INFO if level is None else level)
 
 
-def _values(record: Mapping[str, object], usual: set[str]) -> str:
-    return "".join(f" {name}={value}" for name, value in record.items() if name not in usual)
+def _format_values(record: Mapping[str, object], standard: set[str]) -> str:
+    return "".join(f" {name}={value}" for name, value in record.items() if name not in standard)

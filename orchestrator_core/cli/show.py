@@ -1,4 +1,4 @@
-"""Tell the story of one agent, or of one recovery, to people."""
+"""``show``: one agent with its saga and its output; and the result of a recovery."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from orchestrator_core.cli import LEFT, OK
 from orchestrator_core.cli.printing import Result, printable
 from orchestrator_core.exceptions import NotFound
+from orchestrator_core.orchestrator import Orchestrator
 
 if TYPE_CHECKING:
-    from orchestrator_core.orchestrator import Orchestrator
+    import argparse
+
     from orchestrator_core.presets.result import AgentResult
     from orchestrator_core.saga import History, RecoveryReport, StepState
 
-_SHOWN = 2000  #: Characters of a result; all of it is in --json.
+_MAX_SHOWN = 2000  #: Characters of a result; --json has all of it.
 
 
-def tell(orch: Orchestrator, agent_id: str | None, *, tail: int) -> Result:
-    """Return all there is to know about one agent."""
-    agent = orch.agent(agent_id)
+def show(arguments: argparse.Namespace) -> Result:
+    """Return everything that is known about one agent."""
+    orch = Orchestrator(arguments.root, recover=False)
+    agent = orch.agent(arguments.agent)
     history = _history(orch, agent.id)
-    output = orch.read_output(agent.id, tail=tail)
+    output = orch.read_output(agent.id, tail=arguments.tail)
     result = orch.read_result(agent.id)
     data = {
         "agent": agent.to_dict(),
@@ -36,17 +40,17 @@ def tell(orch: Orchestrator, agent_id: str | None, *, tail: int) -> Result:
         f"  session   {agent.tmux_session}",
         f"  started   {agent.started_at}",
         f"  ended     {agent.completed_at or '-'}",
-        f"  saga      {history.state.value if history else 'none: deployed without us'}",
-        *(f"    {line}" for line in (_steps(history) if history else ())),
-        *([] if result.format is None else _result(result)),
-        f"  output    the last {tail} lines",
+        f"  saga      {history.state.value if history else 'none: a legacy agent'}",
+        *(f"    {line}" for line in (_format_steps(history) if history else ())),
+        *([] if result.format is None else _format_result(result)),
+        f"  output    the last {arguments.tail} lines",
         *(f"    {printable(line.expandtabs())}".rstrip() for line in output.splitlines()),
     ]
     return Result(data, "\n".join(lines))
 
 
 def _history(orch: Orchestrator, agent_id: str) -> History | None:
-    """Return the saga's past; the agents of the old system have none."""
+    """Return the saga's history; a legacy agent has none."""
     try:
         return orch.history(agent_id)
     except NotFound:
@@ -72,31 +76,31 @@ def _saga(history: History) -> dict[str, Any]:
     }
 
 
-def _result(result: AgentResult) -> list[str]:
-    """Return what the agent's own output says of its result."""
-    ends = {None: "no end yet", False: "success", True: "error"}
+def _format_result(result: AgentResult) -> list[str]:
+    """Return the lines of the result in the agent's own output."""
+    states = {None: "no end yet", False: "success", True: "error"}
     usage = result.usage
-    told = [
-        f"{ends[result.is_error]}, says {result.format}",
+    facts = [
+        f"{states[result.is_error]}, from {result.format}",
         None if result.cost_usd is None else f"${result.cost_usd:.4f}",
         None if result.turns is None else f"{result.turns} turns",
         None if result.duration_ms is None else f"{result.duration_ms / 1000:.1f} s",
         None if usage is None else f"{usage.input_tokens}+{usage.output_tokens} tokens",
         None if result.session_id is None else f"session {result.session_id}",
     ]
-    said = (result.error if result.is_error else None) or result.result or result.last_message
-    shown = (said or "").expandtabs()[:_SHOWN].splitlines()
+    text = (result.error if result.is_error else None) or result.result or result.last_message
+    shown = (text or "").expandtabs()[:_MAX_SHOWN].splitlines()
     return [
-        f"  result    {printable(', '.join(filter(None, told)))}",
+        f"  result    {printable(', '.join(filter(None, facts)))}",
         *(f"    {printable(line)}".rstrip() for line in shown),
     ]
 
 
-def _steps(history: History) -> list[str]:
-    return [_step(frame, history.failures.get(frame.name)) for frame in history.stack]
+def _format_steps(history: History) -> list[str]:
+    return [_format_step(frame, history.failures.get(frame.name)) for frame in history.stack]
 
 
-def _step(frame: StepState, failure: str | None) -> str:
+def _format_step(frame: StepState, failure: str | None) -> str:
     undone = "" if frame.outcome is None else frame.outcome.result.value
     if frame.outcome is not None and "kept" in frame.outcome.detail:
         undone = f"{undone}: {printable(str(frame.outcome.detail['kept']))}"
@@ -104,8 +108,8 @@ def _step(frame: StepState, failure: str | None) -> str:
     return f"{'done' if frame.done else '-':<5} {frame.name:<16} {undone}{failed}".rstrip()
 
 
-def tell_recovery(report: RecoveryReport) -> Result:
-    """Return what a recovery has found and done."""
+def format_recovery(report: RecoveryReport) -> Result:
+    """Return the result of a recovery, with its exit code."""
     lines = [
         f"{saga_id}: {'closed' if unwound.closed else 'STUCK'} "
         f"({unwound.why.reason.value}: {printable(unwound.why.message)})"
@@ -113,10 +117,9 @@ def tell_recovery(report: RecoveryReport) -> Result:
     ]
     lines += [f"  {step.step}: {step.error}" for u in report.unwound.values() for step in u.failed]
     lines += [
-        f"{saga_id}: STUCK, to be tried again later; --force tries now"
-        for saga_id in report.waiting
+        f"{saga_id}: STUCK, to be retried later; --force retries now" for saga_id in report.waiting
     ]
-    lines += [f"{saga_id}: busy, in the hands of a living owner" for saga_id in report.busy]
+    lines += [f"{saga_id}: busy: another process owns it" for saga_id in report.busy]
     lines += [
         f"{saga_id}: journal damaged, kept as {kept}" for saga_id, kept in report.damaged.items()
     ]
@@ -125,4 +128,4 @@ def tell_recovery(report: RecoveryReport) -> Result:
     stuck = f", {len(report.stuck)} STUCK" if report.stuck else ""
     lines.append(f"{len(report.alive)} alive, {recovered} recovered{stuck}")
     left = bool(report.stuck or report.failed)
-    return Result(msgspec.to_builtins(report), "\n".join(lines), 3 if left else 0)
+    return Result(msgspec.to_builtins(report), "\n".join(lines), LEFT if left else OK)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
-import importlib
 import json
 import logging
 import math
@@ -31,7 +30,7 @@ from support import exposition, past
 from support.fakes import a_fake_scene
 from support.scene import scene  # noqa: F401 - a fixture
 
-from orchestrator_core.cli import main
+from orchestrator_core.cli import main, root_commands, sweeper_commands
 from orchestrator_core.exceptions import CouldNotAsk
 from orchestrator_core.operations import alerts
 from orchestrator_core.operations.daemon import heartbeat
@@ -71,8 +70,7 @@ class Line:
 def line(capsys, monkeypatch):
     with a_fake_scene() as made:
         opened = functools.partial(Orchestrator, terminal=made.fake)
-        for name in ("export", "gc", "repair", "stats", "sweep", "watch"):
-            module = importlib.import_module(f"orchestrator_core.cli.{name}")
+        for module in (root_commands, sweeper_commands):
             monkeypatch.setattr(module, "Orchestrator", opened)
         monkeypatch.setattr(Sweeper, "run", lambda _: pytest.fail("it stays, and sweeps"))
         # A resident sweeper logs to stderr; it is not to, once it is over.
@@ -198,7 +196,7 @@ def test_a_silent_agent_is_told_after_as_long_as_is_said_and_never_reaped(line):
     assert 0 == line("sweep")[0]
     assert 0 == line("sweep", "--silent-after", "inf")[0]
     code, said, _ = line("sweep", "--silent-after", "0", "--reap")
-    assert (3, True) == (code, "left alone: it is for you to see to" in said)
+    assert (3, True) == (code, "left alone: it needs your decision" in said)
     assert "1 found, 0 reaped, 1 left; 1 agents alive" == said.splitlines()[-1]
 
 
@@ -480,7 +478,7 @@ def test_a_repair_shows_the_difference_first_and_then_makes_it(line, old, wrong)
     assert f"~ {wrong}" in said
     assert "1 repaired, 0 not, 0 were right" == said.splitlines()[-1]
     assert "terminated" == line.world.records()[wrong]["status"]
-    assert (0, "nothing to repair: 2 registries say what is known\n", "") == line("repair")
+    assert (0, "nothing to repair: 2 registries agree with the journals\n", "") == line("repair")
     assert line.json("repair", "--yes")["clean"]
 
 

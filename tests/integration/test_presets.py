@@ -193,7 +193,7 @@ def test_a_preset_is_deployed_and_its_result_shown(orch, shell):
 
     assert DONE == bare(AgentResult(**json.loads(shell("show", agent, "--json"))["result"]))
     shown = shell("show", agent)
-    assert "success, says claude, $0.2500, 2 turns, 1.5 s, 5+7 tokens, session s-1" in shown
+    assert "success, from claude, $0.2500, 2 turns, 1.5 s, 5+7 tokens, session s-1" in shown
     assert "Found it." in shown
 
 

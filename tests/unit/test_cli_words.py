@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from orchestrator_core.cli.repair import _told as told_of_repair
-from orchestrator_core.cli.show import tell_recovery
+from orchestrator_core.cli.root_commands import format_repair
+from orchestrator_core.cli.show import format_recovery
 from orchestrator_core.operations.daemon.service import Service
 from orchestrator_core.operations.doctor import root
 from orchestrator_core.operations.doctor.check import Environment
@@ -20,7 +20,7 @@ def test_what_got_stuck_is_not_told_as_recovered():
         saga_id: UnwindReport(saga_id=saga_id, why=why, steps=(), closed=closed)
         for saga_id, closed in (("a-1", True), ("a-2", False))
     }
-    told = tell_recovery(RecoveryReport(unwound=tries, waiting=("a-3",)))
+    told = format_recovery(RecoveryReport(unwound=tries, waiting=("a-3",)))
     assert "0 alive, 1 recovered, 2 STUCK" == told.text.splitlines()[-1]
     assert 3 == told.code
 
@@ -32,7 +32,7 @@ def test_a_registry_that_can_be_read_and_is_wrong_is_not_called_whole():
         state="whole",
         differences=(Difference(kind="added", agent_id="a-1"),),
     )
-    first = next(iter(told_of_repair(RepairReport(repairs=(wrong,), dry_run=True))))
+    first = next(iter(format_repair(RepairReport(repairs=(wrong,), dry_run=True))))
     assert "R: it can be read, and is wrong" == first
 
 

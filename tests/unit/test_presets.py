@@ -186,8 +186,8 @@ def test_the_command_line_takes_a_command_as_ever():
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ((), "not said what the agent runs"),
-        (("--model", "opus", "--", "claude"), "--model is for presets"),
+        ((), "no command for the agent"),
+        (("--model", "opus", "--", "claude"), "--model is given without --preset"),
         (("--preset", "shell", "--model", "opus"), "no model"),
     ],
 )

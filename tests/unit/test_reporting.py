@@ -52,7 +52,7 @@ def test_help_is_as_wide_as_the_terminal(monkeypatch, columns):
 
 def test_only_the_command_that_is_called_is_given_its_arguments(monkeypatch):
     given = []
-    monkeypatch.setitem(arguments.care_arguments.COMMANDS, "gc", ("collect", given.append))
+    monkeypatch.setitem(arguments.operations_arguments.COMMANDS, "gc", ("collect", given.append))
     top = arguments.parser()
     top.parse_args(["health"])
     assert [] == given
