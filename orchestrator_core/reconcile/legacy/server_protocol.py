@@ -1,10 +1,9 @@
 """
-The tmux server on which the old system left its sessions: the user's own.
+The tmux server that has the legacy system's sessions: the user's default server.
 
-It is only ever asked two things: which sessions are there, and to end exactly
-one of them, which the server itself compares before it kills. It is never
-started, nothing of it is set, and what a look has shown is no licence: between
-a look and an end a person may have made the name his own.
+The library asks the server for two things only: to list its sessions, and to end exactly
+one of them. It never starts the server and changes no option. A person may reuse a session's
+name between a listing and an end, so the server itself compares the session before it kills.
 """
 
 from __future__ import annotations
@@ -22,14 +21,19 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class LegacySession:
-    """One session of the server, for as long as it lives: no two share all of this."""
+    """One session of the server. No two sessions have equal fields."""
 
     name: str
-    socket: str  #: Of its server. Our own TMUX_TMPDIR may be another by the time it is ended.
+    socket: str  #: Of its server. TMUX_TMPDIR may have changed when the session is ended.
     server_pid: int
-    number: int  #: Which of all sessions that the server ever had.
+    number: int  #: Among all sessions that the server ever had.
     created: int  #: Seconds since 1970.
-    panes: tuple[int, ...]  #: The pids of its panes' own processes; of the agent's, once proved.
+    panes: tuple[int, ...]  #: The pids of its panes' processes; once proved, of the agent's only.
+
+    @property
+    def identity(self) -> tuple[int, int, int]:
+        """What identifies the session, whatever its panes."""
+        return self.server_pid, self.number, self.created
 
 
 class LegacyServer(Protocol):
@@ -37,19 +41,19 @@ class LegacyServer(Protocol):
 
     def sessions(self) -> tuple[LegacySession, ...]:
         """
-        Return all of its sessions, by one call; none if it does not run.
+        Return all sessions, by one call; none if the server does not run.
 
         Raises:
-            TerminalError: It could not be asked.
+            TerminalError: The server could not be asked.
         """
         ...
 
     def end(self, session: LegacySession) -> Presence:
         """
-        End exactly this session, if it still has the first of its panes; tell what was found.
+        End exactly this session, if it still has its first pane; return what was found.
 
-        OURS: it was there and is gone. ABSENT: none of that name is there. FOREIGN:
-        another of that name is, and was left alone.
+        OURS: the session existed and is gone. ABSENT: no session has its name. FOREIGN:
+        another session has its name, and was left alone.
 
         Raises:
             TerminalError: The server could not be asked.
@@ -58,19 +62,18 @@ class LegacyServer(Protocol):
 
 
 class NullServer:
-    """None: for a world that the old system was never in."""
+    """A server without sessions, for tests."""
 
     def sessions(self) -> tuple[LegacySession, ...]:
-        """Return none."""
+        """Return no sessions."""
         return ()
 
     def end(self, session: LegacySession) -> Presence:  # noqa: ARG002 - the protocol's
-        """Find nothing."""
+        """Return ABSENT."""
         return Presence.ABSENT
 
 
-# Neither a session's name nor a number holds a ":". The socket's path, which the
-# user has chosen, comes last.
+# A session's name and a number contain no ":". The socket's path may, and comes last.
 LISTING = (
     "#{pid}:#{session_id}:#{session_created}:#{pane_id}:#{pane_pid}:#{session_name}:#{socket_path}"
 )
@@ -81,30 +84,27 @@ _LISTED = re.compile(
 
 
 def parse(lines: Iterable[str]) -> tuple[LegacySession, ...]:
-    """Return the sessions of a listing of panes; what is no line of it is not looked at."""
-    panes: dict[tuple[int, str, int, int, str], dict[int, int]] = {}
+    """Return the sessions of a listing of panes; other lines are skipped."""
+    panes: dict[LegacySession, dict[int, int]] = {}
     for line in lines:
         if found := _LISTED.fullmatch(line):
-            server, number, created, pane, pid = (
-                int(found[key]) for key in ("server", "number", "created", "pane", "pid")
+            session = LegacySession(
+                name=found["name"],
+                socket=found["socket"],
+                server_pid=int(found["server"]),
+                number=int(found["number"]),
+                created=int(found["created"]),
+                panes=(),
             )
-            own = (server, found["name"], number, created, found["socket"])
-            panes.setdefault(own, {})[pane] = pid
+            panes.setdefault(session, {})[int(found["pane"])] = int(found["pid"])
     return tuple(
-        LegacySession(
-            name=name,
-            socket=socket,
-            server_pid=server,
-            number=number,
-            created=created,
-            panes=tuple(pids[pane] for pane in sorted(pids)),
-        )
-        for (server, name, number, created, socket), pids in panes.items()
+        attrs.evolve(session, panes=tuple(pids[pane] for pane in sorted(pids)))
+        for session, pids in panes.items()
     )
 
 
 def match_format(session: LegacySession) -> str:
-    """Return the tmux format that is true of this session only, while its first pane lives."""
+    """Return the tmux format that matches only this session, and only with its first pane."""
     facts = (
         f"#{{==:#{{pid}},{session.server_pid}}}",
         f"#{{==:#{{session_id}},${session.number}}}",

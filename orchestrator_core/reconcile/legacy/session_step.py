@@ -1,13 +1,12 @@
 """
-The step that ends an old agent's session, and every process that is known to be its.
+The step that ends a legacy agent's session and all processes that are known to be the agent's.
 
-There is no supervisor to ask and no cookie to look for. So all that is below the
-panes, and in their POSIX sessions, is written down by its identity *before*
-anything is ended: what loses its parent is still known. Nothing of this misses
-nothing, so the end is never called proven.
+A legacy agent has no supervisor and no cookie. So everything below its panes, and in their
+POSIX sessions, is listed by identity *before* anything is ended: a process that loses its
+parent is still known. A process may still be missed, so the end is never called proven.
 
-The agent goes first, then the ``tee`` that writes its log, which ends by itself
-when it has written the last line; then the session.
+The agent ends first. Then the ``tee`` that writes its log ends by itself, after the last
+line. The session ends last.
 """
 
 from __future__ import annotations
@@ -27,127 +26,129 @@ from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
 from orchestrator_core.system.processes.protocol import Identity, OwnershipSelector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.saga import Context
-    from orchestrator_core.system.processes.protocol import TerminationResult
 
 
 @receipt("legacy_session")
 @attrs.frozen(kw_only=True)
 class LegacySessionReceipt:
-    """The session of an agent that the old system started, and what proves that it is its."""
+    """The session of a legacy agent, and the proofs that it is the agent's."""
 
     session: str
-    cookie: str  #: What its processes would carry if we had started them. None does.
+    cookie: str  #: No process of the agent has it; the ownership selector requires one.
     seen: LegacySession | None = None
     roots: tuple[Identity, ...] = ()
-    logs: tuple[str, ...] = ()  #: Who writes these is the agent's, if it is as old.
-    born: float | None = None  #: When the agent was started.
+    logs: tuple[str, ...] = ()  #: A writer of these that started with the agent is the agent's.
+    born: float | None = None  #: The agent's start, in seconds since 1970.
     proofs: tuple[str, ...] = ()
 
-    # As the receipt of a session of ours, for whoever asks whether an agent lives:
+    # The properties that a SessionReceipt has:
 
     @property
     def supervisor(self) -> Identity | None:
-        """The process with which its session ends."""
+        """The process with which the session ends."""
         return self.roots[0] if self.roots else None
 
     @property
     def exit_file(self) -> None:
-        """Nobody has witnessed how it ends."""
+        """None: no supervisor writes an exit record."""
         return
 
     @property
     def claim(self) -> OwnershipSelector:
-        """What would be ended: for asking whether we are part of it."""
-        return OwnershipSelector(cookie=self.cookie, extra_roots=self.roots)
+        """The agent's processes."""
+        return self.selector(self.roots)
+
+    def selector(self, roots: Iterable[Identity]) -> OwnershipSelector:
+        """Return the selector of *roots* and of all processes below them."""
+        return OwnershipSelector(cookie=self.cookie, extra_roots=tuple(roots))
 
 
 @attrs.frozen
 class EndLegacySession:
-    """Nothing to do: the session was there before us."""
+    """A step that only has an undo: the session existed before the saga."""
 
     context: RootContext
 
     receipt_type = LegacySessionReceipt
 
     def plan(self, ctx: Context) -> LegacySessionReceipt:
-        """Name the session; nothing of it is known."""
+        """Return the receipt of a session of which only the name is known."""
         return LegacySessionReceipt(
             session=ids.session_name(ctx.saga_id),
             cookie=ids.process_cookie(self.context.root_id, ctx.saga_id),
         )
 
     def do(self, receipt: LegacySessionReceipt) -> LegacySessionReceipt:
-        """Refuse: an agent of the old system is adopted, and never deployed."""
-        raise RuntimeError(f"nobody deploys {receipt.session!r} with a step that only ends it")
+        """Raise: a legacy agent is adopted, never deployed."""
+        raise RuntimeError(f"a legacy session cannot be deployed: {receipt.session!r}")
 
     def undo(self, receipt: LegacySessionReceipt, _why: Unwind) -> Outcome:
         """End every process of the agent, then its session."""
         processes = self.context.processes
         if processes.includes_self(receipt.claim):
-            raise Survivors("we are part of what is to be ended", leaked=[receipt.session])
+            raise Survivors("this process is part of what is to be ended", leaked=[receipt.session])
         writers = writers_of(processes, map(Path, receipt.logs), receipt.born)
-        roots = dict.fromkeys((*filter(processes.is_alive, receipt.roots), *roots_of(writers)))
-        every = processes.owned_processes(self._claim(receipt, roots))
-        ended = self._end_the_agent(receipt, every, {*roots, *(one.process for one in writers)})
+        alive = filter(processes.is_alive, receipt.roots)
+        roots = tuple(dict.fromkeys((*alive, *roots_of(writers))))
+        owned = processes.owned_processes(receipt.selector(roots))
+        forced = self._end_all_but(roots, owned, receipt)
         found = self._end_session(receipt)
-        ending = processes.terminate_all(self._claim(receipt, every), self.context.patience)
-        if ending.survivors:
-            names = [f"{one.pid} ({one.name})" for one in ending.survivors]
+        result = processes.terminate_all(receipt.selector(owned), self.context.patience)
+        if result.survivors:
+            names = [f"{each.pid} ({each.name})" for each in result.survivors]
             raise Survivors(f"still alive after SIGKILL: {', '.join(names)}", leaked=names)
         facts = {
             "session": found.value,
             "method": "scan",
             "proven": self._is_of_another_boot(receipt),
-            "processes_ended": len(every),
-            "forced": ending.forced or (ended is not None and ended.forced),
+            "processes_ended": len(owned),
+            "forced": result.forced or forced,
             "proofs": list(receipt.proofs),
         }
-        if every or found is Presence.OURS:
+        if owned or found is Presence.OURS:
             return Outcome.undone(**facts)
         return Outcome.left(**facts) if found is Presence.FOREIGN else Outcome.absent(**facts)
 
-    def _end_the_agent(
-        self, receipt: LegacySessionReceipt, every: Iterable[Identity], last: set[Identity]
-    ) -> TerminationResult | None:
-        """End all but *last*, and give those that write the log the time to write its end."""
-        first = [who for who in every if who not in last]
-        if not first:
-            return None
-        ending = self.context.processes.terminate_all(
-            self._claim(receipt, first), self.context.patience
-        )
-        until = time.monotonic() + self.context.patience.linger_s
-        for who in last:
-            left_s = max(0.0, until - time.monotonic())
-            self.context.processes.watch(who, timeout_s=left_s)
-        return ending
+    def _end_all_but(
+        self, roots: Sequence[Identity], owned: Iterable[Identity], receipt: LegacySessionReceipt
+    ) -> bool:
+        """
+        End the processes below *roots*; wait until the roots have written the end of the log.
+
+        Return whether SIGKILL was needed.
+        """
+        processes, patience = self.context.processes, self.context.patience
+        below = [each for each in owned if each not in roots]
+        if not below:
+            return False
+        result = processes.terminate_all(receipt.selector(below), patience)
+        until = time.monotonic() + patience.linger_s
+        for root in roots:
+            processes.watch(root, timeout_s=max(0.0, until - time.monotonic()))
+        return result.forced
 
     def _end_session(self, receipt: LegacySessionReceipt) -> Presence:
         if receipt.seen is None:
             return Presence.ABSENT
         return self.context.legacy_server.end(receipt.seen)
 
-    def _claim(self, receipt: LegacySessionReceipt, known: Iterable[Identity]) -> OwnershipSelector:
-        return OwnershipSelector(cookie=receipt.cookie, extra_roots=tuple(known))
-
     def _is_of_another_boot(self, receipt: LegacySessionReceipt) -> bool:
-        """Tell whether the machine has been started anew since: nothing outlives that."""
-        us = self.context.processes.identify(os.getpid())
-        return bool(receipt.roots) and us is not None and us.boot_id != receipt.roots[0].boot_id
+        """Return whether the machine was restarted since: no process outlives that."""
+        own = self.context.processes.identify(os.getpid())
+        return bool(receipt.roots) and own is not None and own.boot_id != receipt.roots[0].boot_id
 
     def probe(self, receipt: LegacySessionReceipt) -> Presence:
-        """Look for the session."""
+        """Return whether the session exists."""
         try:
-            there = {session.name: session for session in self.context.legacy_server.sessions()}
+            sessions = self.context.legacy_server.sessions()
         except TerminalError:
             return Presence.UNKNOWN
-        found = there.get(receipt.session)
+        found = next((each for each in sessions if each.name == receipt.session), None)
         if found is None:
             return Presence.ABSENT
-        was, known = receipt.seen, (found.server_pid, found.number, found.created)
-        is_same = was is not None and (was.server_pid, was.number, was.created) == known
+        is_same = receipt.seen is not None and found.identity == receipt.seen.identity
         return Presence.OURS if is_same else Presence.FOREIGN

@@ -1,17 +1,17 @@
 """
-Adopting: a saga for what is ours, and that no saga accounts for.
+Adopt leftovers: create a saga for what carries this root's marks and is in no saga.
 
-Its receipts are those that the agent's id leads to, planned as for a deployment,
-or as its closed journal has them. So it takes everything of the agent at once,
-whatever of it was found; and since it begins as one that is being unwound, a crash
-at any instant leaves what recovery finishes.
+The saga's receipts are planned from the agent's id, as for a deployment, or taken from the
+agent's closed journal. So the saga holds everything of the agent, whichever part was found.
+It begins as one that is being unwound, so recovery finishes it after a crash at any instant.
 
-An agent that has a closed saga keeps it, and its end, for ever: the saga that
-adopts what was left of it is called ``<agent id>_2``, and tells of the same agent.
+A closed saga keeps its id and its end. The saga for what an agent with a closed saga left
+is called ``<agent id>_2``; its labels name the agent.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from orchestrator_core.deployment.steps import SessionReceipt
-from orchestrator_core.exceptions import NotFound, SagaBusy, SagaError, SagaExists, UnknownStep
+from orchestrator_core.exceptions import SagaBusy, SagaError, SagaExists, UnknownStep
 from orchestrator_core.model import ids
 from orchestrator_core.model.outcome import terminal_reason
 from orchestrator_core.model.status import Status, is_active
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from orchestrator_core.deployment.terminator import Terminator
     from orchestrator_core.saga import History, Saga, Sagas
 
-BY = "sweep"  #: Who ends what was adopted.
+ENDED_BY = "sweep"
 
 
 def adopt(
@@ -44,131 +44,115 @@ def adopt(
     cgroup: str | None = None,
 ) -> Saga:
     """
-    Return a saga, ours and about to be unwound, that holds all that an agent's id leads to.
+    Return a saga, owned by this process and ready to unwind, that holds all of an agent.
+
+    *what* names the things that were found, *cgroup* is the one among them.
 
     Raises:
-        SagaBusy: Somebody else is at it.
-        StorageError: It could not be written down, so nothing is touched.
+        SagaBusy: Another process ends the agent, or has adopted it.
+        StorageError: The journal could not be written; nothing was touched.
     """
     context, sagas = terminator.context, terminator.sagas
-    past = _past(sagas, agent_id)
-    task_id = _task_of(past) or task_id
-    receipts = _receipts(context, agent_id, task_id, past, cgroup)
-    why = _why(context, agent_id, task_id, past, what)
+    closed = _closed_history(sagas, agent_id)
+    if closed is not None and closed.labels.get("task_id") is not None:
+        task_id = str(closed.labels["task_id"])
+    receipts = _receipts(context, agent_id, task_id, closed, cgroup)
+    why = _reason(context, agent_id, task_id, closed, f"swept up: {what}")
     labels = {"task_id": task_id, "agent_id": agent_id, "adopted": what}
-    saga_id = _free_id(sagas, agent_id)
+    busy = SagaBusy(f"another sweep has adopted what {agent_id!r} has left")
+    for number in itertools.count(1):
+        saga_id = agent_id if number == 1 else f"{agent_id}_{number}"
+        if os.path.lexists(sagas.journals.file(saga_id)):
+            raise busy
+        if not os.path.lexists(sagas.journals.closed_file(saga_id)):
+            break
     try:
         return sagas.create_committed(saga_id, receipts, labels=labels, why=why)
     except SagaExists:
-        raise SagaBusy(f"somebody else is sweeping up what {agent_id!r} has left") from None
+        raise busy from None
 
 
-def _past(sagas: Sagas, agent_id: str) -> History | None:
-    """Return what the agent's own journal tells, if there is one."""
+def _closed_history(sagas: Sagas, agent_id: str) -> History | None:
+    """Return the history of the agent's own saga, which must be closed; None if it has none."""
     try:
         history = sagas.history(agent_id)
     except SagaError:
         return None
     if history.state is not State.CLOSED:
-        raise SagaBusy(f"a saga accounts for {agent_id!r} after all")
+        raise SagaBusy(f"by now a saga accounts for {agent_id!r}")
     return history
 
 
-def _task_of(past: History | None) -> str | None:
-    task_id = None if past is None else past.labels.get("task_id")
-    return None if task_id is None else str(task_id)
-
-
-def _free_id(sagas: Sagas, agent_id: str) -> str:
-    number = 1
-    while True:
-        saga_id = agent_id if number == 1 else f"{agent_id}_{number}"
-        if os.path.lexists(sagas.journals.file(saga_id)):
-            raise SagaBusy(f"somebody else is sweeping up what {agent_id!r} has left")
-        if not os.path.lexists(sagas.journals.closed_file(saga_id)):
-            return saga_id
-        number += 1
-
-
-# --- what it holds ------------------------------------------------------------------------------
+# --- receipts -----------------------------------------------------------------------------------
 
 
 def _receipts(
     context: RootContext,
     agent_id: str,
     task_id: str | None,
-    past: History | None,
+    closed: History | None,
     cgroup: str | None,
 ) -> dict[str, Any]:
-    if task_id is None:
-        # Nothing leads to a task: there are a session and processes, and their marks.
-        planned: dict[str, Any] = {"spawn_tmux": _session_of(context, agent_id)}
-    else:
-        planned = derive_receipts(context, agent_id, {"task_id": task_id})
-    planned |= _kept(past)
-    session = planned["spawn_tmux"]
+    if task_id is not None:
+        receipts = derive_receipts(context, agent_id, {"task_id": task_id})
+    else:  # Nothing leads to a task: only a session and processes were found, by their marks.
+        session = SessionReceipt(
+            session=ids.session_name(agent_id),
+            cookie=ids.process_cookie(context.root_id, agent_id),
+            exit_file=None,
+            cgroup=context.processes.cgroup_path(ids.cgroup_name(context.root_id, agent_id)),
+        )
+        receipts = {"spawn_tmux": session}
+    receipts |= {} if closed is None else _closed_receipts(closed)
+    session = receipts["spawn_tmux"]
     if isinstance(session, SessionReceipt):
-        planned["spawn_tmux"] = _as_found(session, cgroup)
-    return planned
+        receipts["spawn_tmux"] = _session_as_found(session, cgroup)
+    return receipts
 
 
-def _session_of(context: RootContext, agent_id: str) -> SessionReceipt:
-    return SessionReceipt(
-        session=ids.session_name(agent_id),
-        cookie=ids.process_cookie(context.root_id, agent_id),
-        exit_file=None,
-        cgroup=context.processes.cgroup_path(ids.cgroup_name(context.root_id, agent_id)),
-    )
-
-
-def _kept(past: History | None) -> dict[str, Any]:
-    """Return the receipts of the closed journal, as far as they are known here."""
-    kept = {}
-    for frame in () if past is None else past.stack:
+def _closed_receipts(closed: History) -> dict[str, Any]:
+    """Return the receipts of a closed journal, but for steps that this process does not know."""
+    receipts = {}
+    for frame in closed.stack:
         try:
-            kept[frame.name] = frame.load()
+            receipts[frame.name] = frame.load()
         except UnknownStep:
             continue
-    return kept
+    return receipts
 
 
-def _as_found(session: SessionReceipt, cgroup: str | None) -> SessionReceipt:
-    """Return the receipt, with the cgroup that is there, and no witness that is not."""
-    run_is_there = session.exit_file is not None and Path(session.exit_file).parent.is_dir()
-    # A run directory that was removed with its agent says nothing of what it started.
-    exit_file = session.exit_file if run_is_there else None
+def _session_as_found(session: SessionReceipt, cgroup: str | None) -> SessionReceipt:
+    """Return the receipt with the cgroup that was found, and an exit file only if it can exist."""
+    exit_file = session.exit_file
+    if exit_file is not None and not Path(exit_file).parent.is_dir():
+        exit_file = None  # A missing run directory does not prove that nothing was started.
     return attrs.evolve(session, exit_file=exit_file, cgroup=cgroup or session.cgroup)
 
 
-# --- why it ends --------------------------------------------------------------------------------
+# --- the reason ---------------------------------------------------------------------------------
 
 
-def _why(
-    context: RootContext, agent_id: str, task_id: str | None, past: History | None, what: str
+def _reason(
+    context: RootContext, agent_id: str, task_id: str | None, closed: History | None, message: str
 ) -> Unwind:
-    """Return why what was left is given back: for the end that its agent has had, if it had one."""
-    message = f"swept up: {what}"
-    if past is not None and past.why is not None:
-        if past.why.removes_everything:
-            return Unwind.rollback(message, agent_id=agent_id, by=BY)
-        # Its children ended with it, or were spared: that is settled.
-        why = _terminal(message, agent_id, str(past.why.detail.get("status")))
-        return attrs.evolve(why, detail={**why.detail, "cascade": False})
-    return _terminal(message, agent_id, _recorded(context, agent_id, task_id))
+    """Return the reason to unwind: the agent's earlier end, if it has one."""
+    if closed is None or closed.why is None:
+        return _terminal(message, agent_id, _recorded_end(context, agent_id, task_id))
+    if closed.why.removes_everything:
+        return Unwind.rollback(message, agent_id=agent_id, by=ENDED_BY)
+    # The earlier end has ended or spared the agent's children.
+    return _terminal(message, agent_id, closed.why.detail.get("status"), cascade=False)
 
 
-def _recorded(context: RootContext, agent_id: str, task_id: str | None) -> str:
-    """Return the status that an agent's record has, if that is one of an end."""
-    if task_id is None:
-        return Status.ERROR.value
-    try:
-        record = find_agent(context.task_registry(task_id).read_or_none() or {}, agent_id) or {}
-    except NotFound:
-        record = {}
-    return Status.ERROR.value if is_active(record.get("status")) else str(record["status"])
+def _recorded_end(context: RootContext, agent_id: str, task_id: str | None) -> object:
+    """Return the final status in an agent's record; None if it has none."""
+    document = None if task_id is None else context.task_registry(task_id).read_or_none()
+    record = find_agent(document or {}, agent_id) or {}
+    status = record.get("status")
+    return None if is_active(status) else status
 
 
-def _terminal(message: str, agent_id: str, status: str) -> Unwind:
+def _terminal(message: str, agent_id: str, status: object, **detail: object) -> Unwind:
     known = status if status in {each.value for each in Status} else Status.ERROR.value
-    why = terminal_reason(Status(known), message, by=BY)
-    return attrs.evolve(why, detail={**why.detail, "agent_id": agent_id})
+    why = terminal_reason(Status(known), message, by=ENDED_BY)
+    return attrs.evolve(why, detail={**why.detail, "agent_id": agent_id, **detail})
