@@ -21,7 +21,7 @@ import registry_floor
 from _figures import Figure, median
 
 from orchestrator_core.model.layout import Layout
-from orchestrator_core.registry import Registry, global_registry, new_global, task_registry
+from orchestrator_core.registry import GLOBAL, TASK, Registry, new_global
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,9 +103,9 @@ def build(root: Path, *, tasks: int, agents: int) -> tuple[Registry, Registry]:
     layout = Layout(root)
     everything, each = documents(tasks, agents)
     for document in each:
-        registry = task_registry(layout, document["task_id"])
+        registry = Registry(layout.task_registry(document["task_id"]), schema=TASK)
         registry.create(document)
-    whole = global_registry(layout)
+    whole = Registry(layout.global_registry, schema=GLOBAL)
     whole.create(everything)
     return whole, registry
 
@@ -181,7 +181,7 @@ def crowd(directory: Path, rounds: int) -> list[Figure]:
 
 
 def member(root: Path, rounds: int, gate, answers) -> None:
-    registry = global_registry(Layout(root))
+    registry = Registry(Layout(root).global_registry, schema=GLOBAL)
     gate.wait()
     answers.put([timed(registry, number) for number in range(rounds)])
 

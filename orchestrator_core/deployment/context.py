@@ -12,7 +12,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.model.limits import Limits
-from orchestrator_core.registry import Registry, global_registry, task_registry
+from orchestrator_core.registry import GLOBAL, TASK, Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,8 +116,9 @@ class RootContext:
     @functools.cached_property
     def global_registry(self) -> Registry:
         """The document of the living, and of totals."""
-        return global_registry(
-            self.layout,
+        return Registry(
+            self.layout.global_registry,
+            schema=GLOBAL,
             rebuild=self.rebuild_global,
             on_damage=self.quarantined.append,
             lock_timeout_s=self.lock_timeout_s,
@@ -134,9 +135,9 @@ class RootContext:
 
     def _task_registry(self, task_id: str) -> Registry:
         rebuild = self.rebuild_task
-        return task_registry(
-            self.layout,
-            task_id,
+        return Registry(
+            self.layout.task_registry(task_id),
+            schema=TASK,
             rebuild=None if rebuild is None else functools.partial(rebuild, task_id),
             on_damage=self.quarantined.append,
             lock_timeout_s=self.lock_timeout_s,

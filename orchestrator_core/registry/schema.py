@@ -1,12 +1,15 @@
 """
-The two kinds of registry: what they count, and where their past goes.
+The two schemas of registries: what they count, and where their past goes.
 
-A task's registry keeps all agents it ever had. The global one must not grow
-with the past: it lists the live agents, and the tasks that have some or are
-about to. An agent that ends leaves it, and moves in the same update into
-``ended``, a count for each final status; a task whose agents are gone moves
-into ``past_tasks``. Being listed is what guards the count, so nothing counts
-twice, and every other counter is derived from the document at any time.
+A task's registry keeps every agent it ever had. The global registry must not grow
+with the past, so it lists live agents only, and the tasks that have some or are about to.
+
+- An agent that ends leaves the global registry and moves, in the same update, into
+  ``ended``, a count for each final status.
+- A task without live agents moves into ``past_tasks``, unless it has a key or never had one.
+
+Only a listed entry is counted, so no entry is counted twice. Every other counter can be
+derived from the document at any time.
 """
 
 from __future__ import annotations
@@ -15,46 +18,49 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.model.status import is_active
 from orchestrator_core.registry.document import Schema
-from orchestrator_core.registry.store import Registry
 from orchestrator_core.system.clock import timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable
 
-    from orchestrator_core.model.layout import Layout
     from orchestrator_core.registry.document import Document
-    from orchestrator_core.registry.store import Quarantined
 
 
 def _derive_task(document: Document) -> None:
     agents = document["agents"]
-    active = sum(is_active(agent.get("status")) for agent in agents)
+    active = _count_active(agents)
     document["total_spawned"] = len(agents)
     document["active_count"] = active
-    document["completed_count"] = len(agents) - active  # ended, however
+    document["completed_count"] = len(agents) - active  # Every final status counts here.
 
 
 def _derive_global(document: Document) -> None:
     _move_past_tasks_to_count(document)
     tasks, agents = document["tasks"], document["agents"]
     active = {task_id for task_id, task in tasks.items() if is_active(task.get("status"))}
-    document["total_tasks"] = len(tasks) + _count(document.get("past_tasks"))
-    living = {
-        str(agent.get("task_id")) for agent in agents.values() if is_active(agent.get("status"))
-    }
-    document["active_tasks"] = len(active | living)
+    active |= _task_ids(agent for agent in agents.values() if is_active(agent.get("status")))
+    document["total_tasks"] = len(tasks) + _int_or_0(document.get("past_tasks"))
+    document["active_tasks"] = len(active)
     document["total_agents_spawned"] = len(agents) + sum(document["ended"].values())
-    document["active_agents"] = sum(is_active(agent.get("status")) for agent in agents.values())
+    document["active_agents"] = _count_active(agents.values())
+
+
+def _count_active(entries: Iterable[dict[str, Any]]) -> int:
+    return sum(is_active(entry.get("status")) for entry in entries)
+
+
+def _task_ids(agents: Iterable[dict[str, Any]]) -> set[str]:
+    return {str(agent.get("task_id")) for agent in agents}
 
 
 def _move_past_tasks_to_count(document: Document) -> None:
     """
-    Count the tasks whose agents are all gone in ``past_tasks``, and list them no more.
+    Count the tasks whose agents are all gone in ``past_tasks``, and remove their entries.
 
-    Their directories hold all there is to know. A task that had no agent yet
-    stays: it is about to. One with a key stays: the key must find it.
+    Their directories hold everything else. A task that had no agent yet stays, since its
+    first agent is about to come. A task with a key stays, so that the key finds it.
     """
-    tasks, busy = document["tasks"], _busy_tasks(document)
+    tasks, busy = document["tasks"], _task_ids(document["agents"].values())
     for task_id in busy & tasks.keys():
         if not _is_legacy(tasks[task_id]):
             tasks[task_id]["had_agents"] = True
@@ -66,43 +72,43 @@ def _move_past_tasks_to_count(document: Document) -> None:
     for task_id in past:
         del tasks[task_id]
     if past:
-        document["past_tasks"] = _count(document.get("past_tasks")) + len(past)
+        document["past_tasks"] = _int_or_0(document.get("past_tasks")) + len(past)
 
 
 def _is_legacy(task: dict[str, Any]) -> bool:
-    """Tell whether the old system has listed a task: then it stays as it is until an agent ends."""
+    """Return whether the old system listed a task. Such an entry stays until an agent ends."""
     return "created_at" in task and "key" not in task
 
 
 def move_ended_to_counts(document: Document) -> None:
     """
-    Count the ended agents that the old system left among the living, and list them no more.
+    Count the ended agents that the old system left in the global registry, and remove them.
 
-    For when an agent ends: until then, nothing of what it wrote is changed. Their
-    records are in their tasks as well.
+    Call it when an agent ends: until then, nothing that the old system wrote changes.
+    Their records are also in their tasks' registries.
     """
     agents, tasks = document.get("agents", {}), document.get("tasks", {})
-    ended = document.setdefault("ended", {})
     for agent_id, agent in list(agents.items()):
         if not is_active(agent.get("status")):
             del agents[agent_id]
-            ended[agent["status"]] = ended.get(agent["status"], 0) + 1
+            count_end(document, agent["status"])
             mark_had_agents(tasks, agent)
 
 
+def count_end(document: Document, status: str) -> None:
+    """Count one more agent that ended with *status*."""
+    ended = document.setdefault("ended", {})
+    ended[status] = ended.get(status, 0) + 1
+
+
 def mark_had_agents(tasks: dict[str, Any], agent: dict[str, Any]) -> None:
-    """Note at an agent's task that it had some: without any left, it is past."""
+    """Mark an agent's task as one that had agents: without any left, it is past."""
     task = tasks.get(str(agent.get("task_id")))
     if task is not None:
         task["had_agents"] = True
 
 
-def _busy_tasks(document: Document) -> set[str]:
-    """Return the ids of the tasks that the listed agents are of."""
-    return {str(agent.get("task_id")) for agent in document["agents"].values()}
-
-
-def _count(value: object) -> int:
+def _int_or_0(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
@@ -111,7 +117,7 @@ def _task_from_0(_document: Document) -> None:
 
 
 def _global_from_0(_document: Document) -> None:
-    """In version 0 the ended agents stayed; they go when the next one ends: let_ended_go."""
+    """Version 0 lists ended agents, too. They go when the next agent ends."""
 
 
 TASK = Schema(
@@ -130,48 +136,8 @@ GLOBAL = Schema(
 )
 
 
-def task_registry(
-    layout: Layout,
-    task_id: str,
-    *,
-    rebuild: Callable[[], Document | None] | None = None,
-    on_damage: Callable[[Quarantined], None] | None = None,
-    lock_timeout_s: float = 10.0,
-) -> Registry:
-    """Return the registry of one task."""
-    return Registry(
-        layout.task_registry(task_id),
-        schema=TASK,
-        rebuild=rebuild,
-        on_damage=on_damage,
-        lock_timeout_s=lock_timeout_s,
-    )
-
-
-def global_registry(
-    layout: Layout,
-    *,
-    rebuild: Callable[[], Document | None] | None = None,
-    on_damage: Callable[[Quarantined], None] | None = None,
-    lock_timeout_s: float = 10.0,
-) -> Registry:
-    """
-    Return the registry of the whole root.
-
-    Damaged, it is rebuilt by *rebuild*; without one, from the tasks' own, in
-    which there is less than there may be in journals.
-    """
-    return Registry(
-        layout.global_registry,
-        schema=GLOBAL,
-        rebuild=rebuild or (lambda: _from_tasks(layout)),
-        on_damage=on_damage,
-        lock_timeout_s=lock_timeout_s,
-    )
-
-
 def new_global() -> Document:
-    """Return the global document of a root in which nothing has happened."""
+    """Return the global document of an empty root."""
     return {
         "schema_version": GLOBAL.version,
         "created_at": timestamp(),
@@ -186,20 +152,8 @@ def new_global() -> Document:
     }
 
 
-def _from_tasks(layout: Layout) -> Document:
-    """Rebuild the global document from what the tasks know. One that is damaged is left out."""
-    document = new_global()
-    for task_id in layout.task_ids():
-        task = task_registry(layout, task_id).read_or_none()
-        if task is not None:
-            document["tasks"][task_id] = task_entry(task)
-            for agent in task["agents"]:
-                _count_in(document, task_id, agent)
-    return document
-
-
 def task_entry(task: Document) -> dict[str, Any]:
-    """Return what the global document says of a task, from the task's own."""
+    """Return a task's entry in the global document, from the task's own document."""
     entry = {
         "description": task.get("task_description", ""),
         "created_at": task.get("created_at", ""),
@@ -210,14 +164,6 @@ def task_entry(task: Document) -> dict[str, Any]:
 
 
 def agent_entry(task_id: str, agent: dict[str, Any]) -> dict[str, Any]:
-    """Return what the global document says of a living agent, from its record."""
+    """Return a live agent's entry in the global document, from its record."""
     known = ("type", "parent", "started_at", "tmux_session", "key", "deadline_at")
     return {"task_id": task_id, **{name: agent[name] for name in known if name in agent}}
-
-
-def _count_in(document: Document, task_id: str, agent: dict[str, Any]) -> None:
-    if is_active(agent.get("status")):
-        document["agents"][str(agent.get("id"))] = agent_entry(task_id, agent)
-    else:
-        ended = document["ended"]
-        ended[agent["status"]] = ended.get(agent["status"], 0) + 1

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from orchestrator_core.model.layout import Layout
-from orchestrator_core.registry import task_registry
+from orchestrator_core.registry import TASK, Registry
 from orchestrator_core.registry.snapshot_cache import SnapshotCache
 from orchestrator_core.system import durable
 
@@ -29,7 +29,8 @@ class Tasks:
         monkeypatch.setattr(durable, "read", lambda path: self._read.append(path) or real(path))
 
     def make(self, task_id, *agents):
-        registry = self.registries[task_id] = task_registry(self._layout, task_id)
+        registry = Registry(self._layout.task_registry(task_id), schema=TASK)
+        self.registries[task_id] = registry
         registry.create({"task_id": task_id, "agents": list(agents)})
         return registry
 

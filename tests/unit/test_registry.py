@@ -24,9 +24,7 @@ from orchestrator_core.registry import (
     TASK,
     Registry,
     Schema,
-    global_registry,
     new_global,
-    task_registry,
 )
 from orchestrator_core.registry.document import decode, encode
 from orchestrator_core.registry.operations import remove_live
@@ -48,7 +46,7 @@ def registry(tmp_path):
 @pytest.fixture
 def everything(tmp_path):
     """The global registry of an empty root."""
-    made = global_registry(Layout(tmp_path))
+    made = Registry(Layout(tmp_path).global_registry, schema=GLOBAL)
     made.create(new_global())
     return made
 
@@ -357,7 +355,7 @@ def test_an_old_registry_is_brought_up_at_its_first_update_and_its_last_state_ke
 @pytest.fixture
 def old_everything(tmp_path):
     """The global registry as the old system wrote it, with ended agents still in it."""
-    everything = global_registry(Layout(tmp_path))
+    everything = Registry(Layout(tmp_path).global_registry, schema=GLOBAL)
     everything.path.parent.mkdir()
     record = {"task_id": "t1", "type": "x"}
     document = {
@@ -561,29 +559,6 @@ def test_a_disk_that_keeps_nothing_as_written_is_an_error_and_fills_with_no_copi
     with pytest.raises(RegistryDamaged, match="damaged again as soon as it was repaired"):
         update(registry, lambda _: None)
     assert len(kept_of(registry)) < 5
-
-
-def test_the_global_registry_is_rebuilt_from_the_tasks(tmp_path):
-    layout = Layout(tmp_path)
-    for task_id, agents in (
-        ("TASK-1", [agent("a"), agent("b", "completed"), agent("c", "failed")]),
-        ("TASK-2", [agent("d", "completed")]),
-        ("TASK-3", []),
-        ("TASK-4", [agent("lost")]),
-    ):
-        task_registry(layout, task_id).create({"task_description": task_id, "agents": agents})
-    layout.task_registry("TASK-4").write_bytes(b"")
-    everything = global_registry(layout)
-    everything.create(new_global())
-    everything.path.write_bytes(b"{")
-    document = everything.read()
-    assert (["a"], ["TASK-1", "TASK-3"], {"completed": 2, "failed": 1}) == (
-        list(document["agents"]),
-        sorted(document["tasks"]),
-        document["ended"],
-    )
-    assert (3, 2, 4, 1) == totals(everything)
-    assert b"" == layout.task_registry("TASK-4").read_bytes()
 
 
 def test_two_kinds_write_the_version_they_know():

@@ -30,7 +30,7 @@ from orchestrator_core.operations.doctor.check import (
     worst_of,
 )
 from orchestrator_core.operations.metrics.summary import Summary
-from orchestrator_core.registry import global_registry, task_registry
+from orchestrator_core.registry import GLOBAL, TASK, Registry
 from orchestrator_core.registry.snapshot_cache import read_snapshot
 from orchestrator_core.saga.store import SUFFIX, JournalStore
 from orchestrator_core.system import durable
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator_core.model.layout import Layout
-    from orchestrator_core.registry import Registry
 
 _JOURNALS = (f"*{SUFFIX}", f"closed/*{SUFFIX}")  #: Below ``sagas``.
 _DEPLOYMENTS = ("TASK-*/logs/deploy_*.json", "TASK-*/archive/deploy_*.json")
@@ -104,9 +103,11 @@ def registries(environment: Environment) -> Check:
     checks: list[Check] = []
     task_ids = layout.task_ids()
     for task_id in task_ids:
-        checks += _check_registry(task_registry(layout, task_id), f"--task {task_id}")
+        registry = Registry(layout.task_registry(task_id), schema=TASK)
+        checks += _check_registry(registry, f"--task {task_id}")
     if layout.global_registry.parent.is_dir():
-        checks += _check_registry(global_registry(layout), "--global")
+        registry = Registry(layout.global_registry, schema=GLOBAL)
+        checks += _check_registry(registry, "--global")
         checks += _check_statistics(layout.statistics)
     return worst_of(checks, well=f"{len(task_ids)} tasks' and the global one can be used")
 
