@@ -236,7 +236,7 @@ class Deployer:
         elif heard == "refused":
             # That is said first, and written down, for settle to read, only then.
             heard = first_of({"exited"}, timeout_s=_START_S)
-        if heard == "gone":
+        if heard == "supervisor-exited":
             raise DeploymentError("the agent's supervisor was killed")
         report = self._terminator.decide_grace(agent_id, timeout_s=self._timeout_s)
         if report is not None and report.why.reason is not Reason.TERMINAL:
