@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import stat
 import time
 import tracemalloc
 from pathlib import Path
@@ -18,7 +19,7 @@ from orchestrator_core.deployment.steps import LogReceipt
 from orchestrator_core.exceptions import InvalidInput, LockTimeout
 from orchestrator_core.model.settings import Retention
 from orchestrator_core.operations.retention import collect, file_names, safe_dir
-from orchestrator_core.operations.retention.policy import DAY_S, ArchivedFile, choose
+from orchestrator_core.operations.retention.policy import DAY_S, StoredFile, select
 from orchestrator_core.operations.retention.safe_dir import FileState
 from orchestrator_core.system import locks
 
@@ -32,13 +33,14 @@ NOW = 1_000_000_000.0
 
 def a_file(name, *, days=0.0, size=1, task="TASK-1"):
     since = NOW - days * DAY_S
-    return ArchivedFile(task, FileState(name, size, int(since * 1e9), 1), since)
+    state = FileState(stat.S_IFREG, size, int(since * 1e9), 1)
+    return StoredFile((task, "archive"), name, state, since, task)
 
 
 def gone(given, /, **bounds):
     bounds = {"days": None, "compress_after_days": None, **bounds}
-    choice = choose(given, Retention(**bounds), now=NOW)
-    return {file.seen.name: why for file, why in choice.remove}
+    selection = select(given, Retention(**bounds), now=NOW)
+    return {file.name: why for file, why in selection.remove}
 
 
 def test_what_is_older_than_its_days_goes():
@@ -87,10 +89,10 @@ def test_what_is_compressed_is_old_enough_worth_it_and_stays():
         a_file("goes.jsonl", days=8, size=5000),
     ]
 
-    choice = choose(files, Retention(), now=NOW)
+    selection = select(files, Retention(), now=NOW)
 
-    assert ["a.jsonl"] == [file.seen.name for file in choice.compress]
-    assert ["goes.jsonl"] == [file.seen.name for file, _ in choice.remove]
+    assert ["a.jsonl"] == [file.name for file in selection.compress]
+    assert ["goes.jsonl"] == [file.name for file, _ in selection.remove]
 
 
 @given(
@@ -106,13 +108,13 @@ def test_what_is_left_is_within_all_bounds_and_no_more_went_than_had_to(told, n,
     ]
     bounds = {"files_per_task": n, "bytes_per_task": size, "files": alln, "bytes": alls}
     doomed = gone(files, **bounds)
-    kept = [file for file in files if file.seen.name not in doomed]
+    kept = [file for file in files if file.name not in doomed]
 
     for task in (*"abc", None):
         mine = [file for file in kept if task in (None, file.task_id)]
         most, bytes_ = (alln, alls) if task is None else (n, size)
         assert most is None or len(mine) <= most
-        assert bytes_ is None or sum(file.seen.size for file in mine) <= bytes_
+        assert bytes_ is None or sum(file.state.size for file in mine) <= bytes_
     if set(bounds.values()) == {None}:
         assert {} == doomed
 
@@ -416,8 +418,8 @@ def test_a_log_that_grows_while_it_is_compressed_loses_nothing(fake_scene, monke
         with log.open("ab") as file:
             file.write(b"one more line\n")
 
-    original = safe_dir._pack
-    monkeypatch.setattr(safe_dir, "_pack", pack)
+    original = safe_dir._write_gzip
+    monkeypatch.setattr(safe_dir, "_write_gzip", pack)
     report = orch.gc()
 
     assert LONG + b"one more line\n" == log.read_bytes()
@@ -558,7 +560,7 @@ def test_two_collections_are_never_at_work_at_once(fake_scene):
     fd = os.open(orch.root / "registry", os.O_RDONLY)
     try:
         assert locks.try_lock(fd)
-        with pytest.raises(LockTimeout, match="somebody else"):
+        with pytest.raises(LockTimeout, match="another collection runs"):
             orch.gc()
         assert 2 == len(orch.gc(dry_run=True).removed)  # To look needs no turn.
     finally:

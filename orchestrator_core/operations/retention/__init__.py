@@ -1,11 +1,11 @@
 """
-The past, kept within bounds: how long, how many, how much, as the root's owner has settled it.
+Retention: remove old files by the age, number and size that the root's settings allow.
 
-Two things are done with it. A *collection* removes what is too old or too much,
-and compresses the rest (:mod:`~orchestrator_core.operations.retention.collect`). An
-*export* writes a whole task into one tar file, and may take it away
-(:mod:`~orchestrator_core.operations.retention.exporting`). Neither touches what belongs to
-an agent that is not over; neither follows a link.
+A *collection* removes what is too old or too much, and compresses the rest
+(:mod:`~orchestrator_core.operations.retention.collect`). An *export* writes a whole task
+into one tar file, and can remove the task afterwards
+(:mod:`~orchestrator_core.operations.retention.exporting`). Neither touches the files of an
+agent that has not ended, and neither follows a link.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
-A collection: look, choose, and carry it out, one file at a time.
+A collection: take the inventory, select by the policy, and remove or compress file by file.
 
-What frees space comes first, what needs some comes last. One file that cannot be
-removed is in the report, and stops nothing else.
+Removal comes first, because it frees space, and compression last, because it needs some. An
+error of one file is in the report, and stops nothing else.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import attrs
 from orchestrator_core.deployment import tasks
 from orchestrator_core.exceptions import LockTimeout, OrchestratorError, StorageError
 from orchestrator_core.operations import metrics
-from orchestrator_core.operations.retention import remove_task as removal
 from orchestrator_core.operations.retention.inventory import take_inventory
-from orchestrator_core.operations.retention.policy import choose, is_older
+from orchestrator_core.operations.retention.policy import is_older, select
+from orchestrator_core.operations.retention.remove_task import finish_removals
 from orchestrator_core.operations.retention.retention_report import GcItem, GcReport
 from orchestrator_core.operations.retention.safe_dir import SafeDir
 from orchestrator_core.system import locks
@@ -31,147 +31,127 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from orchestrator_core.deployment.context import RootContext
-    from orchestrator_core.operations.retention.inventory import Inventory, StaleFile
-    from orchestrator_core.operations.retention.policy import ArchivedFile
+    from orchestrator_core.operations.retention.inventory import Inventory
+    from orchestrator_core.operations.retention.policy import StoredFile
     from orchestrator_core.operations.retention.safe_dir import FileState
     from orchestrator_core.saga import Sagas
 
-    File = ArchivedFile | StaleFile
+    Action = Callable[[SafeDir, str, FileState], int]  #: Returns the bytes that it has freed.
 
-_AT_ONCE = 500  #: Journals that are counted under one lock.
+_BATCH = 500  #: Journals that are counted under one lock.
 
 
 def collect(
     context: RootContext, sagas: Sagas, *, dry_run: bool = False, now: float | None = None
 ) -> GcReport:
-    """Do what :meth:`Orchestrator.gc` promises; *now* stands in for the clock."""
+    """Implement :meth:`Orchestrator.gc`; *now* replaces the clock."""
     start = time.monotonic()
     bounds = context.settings.retention
     now = time.time() if now is None else now
-    with contextlib.nullcontext() if dry_run else _alone(context):
-        unfinished = [] if dry_run else _finish_what_others_began(context, sagas)
-        past = take_inventory(context, sagas, bounds, now=now)
-        choice = choose(past.archived, bounds, now=now)
+    with contextlib.nullcontext() if dry_run else _exclusive(context):
+        failed: list[str] = []
+        if not dry_run:  # Finish what killed processes have left.
+            tasks.clean_temp_dirs(context.layout.root)
+            failed = finish_removals(context, sagas)
+        inventory = take_inventory(context, sagas, bounds, now=now)
+        selection = select(inventory.archived, bounds, now=now)
         old = [
             saga_id
-            for saga_id, age in past.journals.items()
-            if is_older(age.st_mtime, bounds.days, now=now)
+            for saga_id, status in inventory.journals.items()
+            if is_older(status.st_mtime, bounds.days, now=now)
         ]
-        collection = _Collection(context, sagas, past, dry_run=dry_run)
-        collection.failed += [*unfinished, *past.failed]
-        collection.remove([*choice.remove, *((loose, loose.why) for loose in past.loose)])
-        collection.forget(old)
-        collection.compress(choice.compress)
-    return collection.report(duration_ms=ms_since(start))
+        collection = _Collection(context, sagas, inventory, dry_run, [*failed, *inventory.failed])
+        removed = collection.apply(SafeDir.remove, [*selection.remove, *inventory.stale])
+        journals = collection.compact(old)
+        compressed = collection.apply(
+            SafeDir.compress, [(file, "compressed") for file in selection.compress]
+        )
+    return GcReport(
+        dry_run=dry_run,
+        removed=tuple(removed),
+        compressed=tuple(compressed),
+        journals=tuple(journals),
+        failed=tuple(collection.failed),
+        held=inventory.in_use,
+        duration_ms=ms_since(start),
+    )
 
 
 @contextlib.contextmanager
-def _alone(context: RootContext) -> Iterator[None]:
-    """Be the only collection at work: by a lock on the registries' directory, which is no leaf."""
+def _exclusive(context: RootContext) -> Iterator[None]:
+    """Hold the lock of the only collection: on the directory of the registries."""
     directory = context.layout.global_registry.parent
     with storage_errors("lock", directory):
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if not locks.try_lock(fd):
             raise LockTimeout(
-                f"somebody else is collecting what is old in {context.layout.root}",
-                hint="what is to go goes without us",
+                f"another collection runs on {context.layout.root}",
+                hint="nothing: that one removes what is due",
             )
         yield
     finally:
         os.close(fd)
 
 
-def _finish_what_others_began(context: RootContext, sagas: Sagas) -> list[str]:
-    """Finish what killed ones have left half-way; return what could not be."""
-    tasks.clean_temp_dirs(context.layout.root)
-    return removal.finish_removals(context, sagas)
-
-
 @attrs.define
 class _Collection:
-    """One collection, under way."""
+    """A running collection, and its errors."""
 
     context: RootContext
     sagas: Sagas
-    past: Inventory
-    dry_run: bool = attrs.field(kw_only=True)
-    removed: list[GcItem] = attrs.field(factory=list)
-    compressed: list[GcItem] = attrs.field(factory=list)
-    journals: list[GcItem] = attrs.field(factory=list)
-    failed: list[str] = attrs.field(factory=list)
+    inventory: Inventory
+    dry_run: bool
+    failed: list[str]
 
-    def report(self, *, duration_ms: float) -> GcReport:
-        return GcReport(
-            dry_run=self.dry_run,
-            removed=tuple(self.removed),
-            compressed=tuple(self.compressed),
-            journals=tuple(self.journals),
-            failed=tuple(self.failed),
-            held=self.past.held,
-            duration_ms=duration_ms,
-        )
-
-    def remove(self, files: Iterable[tuple[File, str]]) -> None:
-        if self.dry_run:
-            self.removed += [_item(file, why, file.seen.size) for file, why in files]
-        else:
-            self.removed += self._each(files, lambda folder, seen: folder.remove(seen))
-
-    def compress(self, files: Iterable[File]) -> None:
-        chosen = [(file, "compressed") for file in files]
-        if self.dry_run:
-            self.compressed += [_item(file, why, 0) for file, why in chosen]
-        else:
-            self.compressed += self._each(chosen, lambda folder, seen: folder.compress(seen))
-
-    def _each(
-        self, files: Iterable[tuple[File, str]], act: Callable[[SafeDir, FileState], int]
-    ) -> Iterator[GcItem]:
-        """Act on each file, directory by directory, and yield what came of those that it did."""
+    def apply(self, action: Action, files: Iterable[tuple[StoredFile, str]]) -> list[GcItem]:
+        """Apply *action* to each file, directory by directory, and return the successes."""
+        if self.dry_run:  # What compression would free is unknown.
+            removes = action is SafeDir.remove
+            return [_item(file, why, file.state.size if removes else 0) for file, why in files]
+        done: list[GcItem] = []
         in_order = sorted(files, key=lambda one: one[0].parts)
         for parts, group in itertools.groupby(in_order, key=lambda one: one[0].parts):
-            try:
-                with SafeDir.open(self.context.layout.root, *parts) as folder:
-                    for file, why in group:
-                        yield from self._one(folder, file, why, act)
-                    folder.settle()
-            except FileNotFoundError:
-                continue  # The task is gone, and all that was in it.
-            except StorageError as error:
-                self.failed.append(str(error))
+            with self._record_errors(), SafeDir.open(self.context.layout.root, *parts) as directory:
+                for file, why in group:
+                    with self._record_errors():
+                        done.append(_item(file, why, action(directory, file.name, file.state)))
+                directory.sync()
+        return done
 
-    def _one(
-        self, folder: SafeDir, file: File, why: str, act: Callable[[SafeDir, FileState], int]
-    ) -> Iterator[GcItem]:
+    @contextlib.contextmanager
+    def _record_errors(self) -> Iterator[None]:
         try:
-            yield _item(file, why, act(folder, file.seen))
+            yield
         except FileNotFoundError:
-            return  # Somebody else was first.
+            pass  # Another process has removed the file, or the task.
         except StorageError as error:
             self.failed.append(str(error))
 
-    def forget(self, saga_ids: list[str]) -> None:
+    def compact(self, saga_ids: list[str]) -> list[GcItem]:
+        """Count and remove closed journals, and return the removed ones."""
         if self.dry_run:
-            self.journals += [self._journal(saga_id) for saga_id in saga_ids]
-            return
-        # At least once: a killed one may have counted some, and not removed them.
-        for first in range(0, max(1, len(saga_ids)), _AT_ONCE):
+            return [self._journal(saga_id) for saga_id in saga_ids]
+        done: list[GcItem] = []
+        # At least once: a killed collection may have counted journals without removing them.
+        for first in range(0, max(1, len(saga_ids)), _BATCH):
             try:
-                batch = saga_ids[first : first + _AT_ONCE]
-                forgotten = metrics.compact_journals(self.context, self.sagas, batch)
+                batch = saga_ids[first : first + _BATCH]
+                result = metrics.compact_journals(self.context, self.sagas, batch)
             except OrchestratorError as error:
                 self.failed.append(f"journals: {error}")
-                return
-            known = set(forgotten.sagas) & self.past.journals.keys()
-            self.journals += [self._journal(saga_id) for saga_id in sorted(known)]
-            self.failed += [f"journal {name}: {why}" for name, why in forgotten.failed.items()]
+                return done
+            known = set(result.sagas) & self.inventory.journals.keys()
+            done += [self._journal(saga_id) for saga_id in sorted(known)]
+            self.failed += [f"journal {name}: {why}" for name, why in result.failed.items()]
+        return done
 
     def _journal(self, saga_id: str) -> GcItem:
-        size = self.past.journals[saga_id].st_size
+        size = self.inventory.journals[saga_id].st_size
         path = f"sagas/closed/{saga_id}.jsonl"
         return GcItem(path=path, why="journal", bytes=size, freed=size)
 
 
-def _item(file: File, why: str, freed: int) -> GcItem:
-    return GcItem(path=file.path, why=why, task_id=file.task_id, bytes=file.seen.size, freed=freed)
+def _item(file: StoredFile, why: str, freed: int) -> GcItem:
+    size = file.state.size
+    return GcItem(path=file.path, why=why, task_id=file.task_id, bytes=size, freed=freed)

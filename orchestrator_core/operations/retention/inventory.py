@@ -1,10 +1,9 @@
 """
-One look at the past: what is kept, how old it is, and what may not be touched.
+The inventory: which old files there are, how old they are, and which are in use.
 
-The order is what makes it safe beside agents that end meanwhile. The archives are
-listed first, then the open sagas: whose file is in an archive has begun to end
-before, so either its saga is still among the open ones, and holds the file, or it
-is closed, for ever.
+The order of the scans makes the inventory safe beside agents that end meanwhile. The archives
+are listed first, then the open sagas. An agent with an archived file has begun to end before.
+So its saga is either still open, which keeps the file in use, or closed for good.
 """
 
 from __future__ import annotations
@@ -16,189 +15,150 @@ import attrs
 
 from orchestrator_core.exceptions import JournalDamaged, SagaNotFound, StorageError
 from orchestrator_core.operations.retention import file_names
-from orchestrator_core.operations.retention.policy import ArchivedFile, is_older
-from orchestrator_core.operations.retention.safe_dir import FileState, SafeDir
+from orchestrator_core.operations.retention.policy import StoredFile, is_older
+from orchestrator_core.operations.retention.safe_dir import SafeDir
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.model.settings import Retention
     from orchestrator_core.saga import Sagas
 
-    Ages = Mapping[str, os.stat_result]
+    ClosedSagas = Mapping[str, os.stat_result]
 
-_STALE_DAYS = 1.0  #: A writer's temporary file lives for milliseconds.
-
-
-@attrs.frozen
-class StaleFile:
-    """A file that a crash, or some damage, has left."""
-
-    parts: tuple[str, ...]  #: The directory it is in, below the root.
-    seen: FileState
-    why: str  #: damaged or leftover
-    task_id: str | None = None  #: Whose it is.
-
-    @property
-    def path(self) -> str:
-        """Where it is below the root."""
-        return "/".join((*self.parts, self.seen.name))
+_STALE_DAYS = 1.0  #: A live writer's temporary file exists for milliseconds.
 
 
 @attrs.frozen
 class Inventory:
-    """What there is."""
+    """The old files of a root."""
 
-    archived: tuple[ArchivedFile, ...]  #: ArchivedFile files that nobody holds.
-    held: int  #: How many archived files somebody does.
-    journals: Ages  #: The closed ones that no open saga names, by saga id.
-    loose: tuple[StaleFile, ...]  #: Those that are old enough to go.
-    failed: tuple[str, ...]  #: What could not be looked at.
+    archived: tuple[StoredFile, ...]  #: Archived files that are not in use.
+    in_use: int  #: The number of archived files that are in use.
+    journals: ClosedSagas  #: The closed journals that no open saga names, by saga id.
+    stale: tuple[tuple[StoredFile, str], ...]  #: Files to remove: damaged or leftover.
+    failed: tuple[str, ...]  #: The errors of the scans.
 
 
 def take_inventory(
     context: RootContext, sagas: Sagas, bounds: Retention, *, now: float
 ) -> Inventory:
     """
-    Look, and change nothing.
+    Scan a root, and change nothing.
 
     Raises:
-        StorageError: It cannot be told what open sagas hold.
+        StorageError: The files that open sagas use cannot be determined.
     """
-    shelves = _Shelves(context)
-    tasks = context.layout.task_ids()
-    files = [
-        (task_id, seen, agent_id)
-        for task_id in tasks
-        for seen in shelves.files(task_id, "archive")
-        if (agent_id := file_names.agent_of(seen.name)) is not None
+    root, tasks = context.layout.root, context.layout.task_ids()
+    failed: list[str] = []
+    archives = [file for task in tasks for file in _list(root, (task, "archive"), failed)]
+    in_use = _names_in_use(sagas)
+    closed = sagas.journals.closed_stats()
+    archived = [
+        (agent_id, _with_age(file, agent_id, closed))
+        for file in archives
+        if (agent_id := file_names.agent_of(file.name)) is not None
     ]
-    held = _held(sagas)
-    ages = sagas.journals.closed_stats()
-    free = [
-        ArchivedFile(task_id, seen, _since(seen, agent_id, ages))
-        for task_id, seen, agent_id in files
-        if agent_id not in held
+    free = tuple(file for agent_id, file in archived if agent_id not in in_use)
+    directories = {
+        parts: _list(root, parts, failed) for parts in ((), ("registry",), *((t,) for t in tasks))
+    }
+    damaged = [
+        *_damaged_journals(_list(root, ("sagas",), failed), in_use, closed),
+        *(file for parts, files in directories.items() if parts for file in _damaged(files)),
+    ]
+    loose = (file for files in directories.values() for file in files)
+    stale = [
+        # Only a collection writes to an archive, one at a time: its own files are gone by now.
+        *((file, "leftover") for file in _temporary(archives)),
+        *(
+            (file, "leftover")
+            for file in _temporary(loose)
+            if is_older(file.since, _STALE_DAYS, now=now)
+        ),
+        *((file, "damaged") for file in damaged if is_older(file.since, bounds.days, now=now)),
     ]
     return Inventory(
-        archived=tuple(free),
-        held=len(files) - len(free),
-        journals={saga_id: age for saga_id, age in ages.items() if saga_id not in held},
-        loose=(
-            *_leftovers(shelves, tasks, now=now),
-            *_damaged_journals(shelves, held, ages, bounds, now=now),
-            *_damaged_registries(shelves, tasks, bounds, now=now),
-        ),
-        failed=tuple(shelves.failed),
+        archived=free,
+        in_use=len(archived) - len(free),
+        journals={saga_id: age for saga_id, age in closed.items() if saga_id not in in_use},
+        stale=tuple(stale),
+        failed=tuple(failed),
     )
 
 
-class _Shelves:
-    """The directories of a root, each listed once."""
-
-    def __init__(self, context: RootContext) -> None:
-        self._root = context.layout.root
-        self._listed: dict[tuple[str, ...], list[FileState]] = {}
-        self.failed: list[str] = []
-
-    def files(self, *parts: str) -> list[FileState]:
-        """Return the files of ours in a directory; none if it cannot be listed."""
-        if parts not in self._listed:
-            self._listed[parts] = self._list(parts)
-        return self._listed[parts]
-
-    def _list(self, parts: tuple[str, ...]) -> list[FileState]:
-        try:
-            with SafeDir.open(self._root, *parts) as folder:
-                return folder.files()
-        except FileNotFoundError:
-            return []
-        except StorageError as error:
-            self.failed.append(str(error))
-            return []
+def _list(root: Path, parts: tuple[str, ...], failed: list[str]) -> list[StoredFile]:
+    """Return this user's files in a directory; none, and the error, if it cannot be listed."""
+    task_id = next((part for part in parts if part.startswith("TASK-")), None)
+    try:
+        with SafeDir.open(root, *parts) as directory:
+            return [
+                StoredFile(parts, name, state, state.mtime_ns / 1e9, task_id)
+                for name, state in directory.files().items()
+            ]
+    except FileNotFoundError:
+        return []
+    except StorageError as error:
+        failed.append(str(error))
+        return []
 
 
-def _since(seen: FileState, agent_id: str, ages: Ages) -> float:
-    """Return what a file's age counts from; see :mod:`.choosing`."""
-    written = seen.mtime_ns / 1e9
-    closed = ages.get(agent_id)
-    return written if closed is None else max(written, closed.st_mtime)
+def _with_age(file: StoredFile, saga_id: str, closed: ClosedSagas) -> StoredFile:
+    """Return the file, with an age that starts no earlier than the closing of its saga."""
+    status = closed.get(saga_id)
+    return file if status is None else attrs.evolve(file, since=max(file.since, status.st_mtime))
 
 
-# --- what open sagas hold -----------------------------------------------------------------------
+# --- what open sagas use ------------------------------------------------------------------------
 
 
-def _held(sagas: Sagas) -> set[str]:
-    """Return the agents that are not over, and all that their sagas' receipts name."""
-    held: set[str] = set()
+def _names_in_use(sagas: Sagas) -> set[str]:
+    """Return the ids of the open sagas, and every id and other text in their receipts."""
+    in_use: set[str] = set()
     for saga_id in sagas.journals.ids():
-        held.add(saga_id)
+        in_use.add(saga_id)
         try:
-            reading = sagas.journals.read(saga_id)
+            journal = sagas.journals.read(saga_id)
         except (SagaNotFound, JournalDamaged):
-            continue  # Closed by now; or nothing to read, and recovery sees to it.
-        for entry in reading.entries:
+            continue  # Closed by now; or unreadable, which is for recovery.
+        for entry in journal.entries:
             for text in _texts(entry.data.get("receipt")):
-                held.add(file_names.agent_of(text.rpartition("/")[2]) or text)
-    return held
+                in_use.add(file_names.agent_of(text.rpartition("/")[2]) or text)
+    return in_use
 
 
 def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict):
-        for each in value.values():
-            yield from _texts(each)
-    elif isinstance(value, list):
-        for each in value:
+    elif isinstance(value, (dict, list)):
+        for each in value.values() if isinstance(value, dict) else value:
             yield from _texts(each)
 
 
 # --- what crashes and damage have left ------------------------------------------------------------
 
 
-def _leftovers(shelves: _Shelves, tasks: list[str], *, now: float) -> Iterator[StaleFile]:
-    # In an archive only collections write, one at a time: what is there is a dead one's.
-    for task_id in tasks:
-        for seen in shelves.files(task_id, "archive"):
-            if file_names.is_temporary(seen.name):
-                yield StaleFile((task_id, "archive"), seen, "leftover", task_id)
-    for parts in ((), ("registry",), *((task_id,) for task_id in tasks)):
-        for seen in shelves.files(*parts):
-            stale = is_older(seen.mtime_ns / 1e9, _STALE_DAYS, now=now)
-            if stale and file_names.is_temporary(seen.name):
-                yield StaleFile(parts, seen, "leftover", _task_in(parts))
+def _temporary(files: Iterable[StoredFile]) -> Iterator[StoredFile]:
+    return (file for file in files if file_names.is_temporary(file.name))
 
 
 def _damaged_journals(
-    shelves: _Shelves, held: set[str], ages: Ages, bounds: Retention, *, now: float
-) -> Iterator[StaleFile]:
-    for seen in shelves.files("sagas"):
-        saga_id = file_names.saga_of(seen.name)
-        if saga_id is None or saga_id in held:
-            continue
-        if is_older(_since(seen, saga_id, ages), bounds.days, now=now):
-            yield StaleFile(("sagas",), seen, "damaged")
+    files: Iterable[StoredFile], in_use: set[str], closed: ClosedSagas
+) -> Iterator[StoredFile]:
+    for file in files:
+        saga_id = file_names.saga_of(file.name)
+        if saga_id is not None and saga_id not in in_use:
+            yield _with_age(file, saga_id, closed)
 
 
-def _damaged_registries(
-    shelves: _Shelves, tasks: list[str], bounds: Retention, *, now: float
-) -> Iterator[StaleFile]:
-    for parts in (("registry",), *((task_id,) for task_id in tasks)):
-        files = shelves.files(*parts)
-        there = {seen.name for seen in files}
-        for seen in files:
-            kept = file_names.registry_of(seen.name)
-            # While nothing has taken its place, it is all there is.
-            if kept is None or kept[0] not in there:
-                continue
-            aside = datetime.strptime(kept[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-            since = max(seen.mtime_ns / 1e9, aside.timestamp())
-            if is_older(since, bounds.days, now=now):
-                yield StaleFile(parts, seen, "damaged", _task_in(parts))
-
-
-def _task_in(parts: tuple[str, ...]) -> str | None:
-    return next((part for part in parts if part.startswith("TASK-")), None)
+def _damaged(files: list[StoredFile]) -> Iterator[StoredFile]:
+    """Yield the quarantined registries in one directory. A registry without a successor stays."""
+    names = {file.name for file in files}
+    for file in files:
+        quarantined = file_names.registry_of(file.name)
+        if quarantined is not None and quarantined[0] in names:
+            at = datetime.strptime(quarantined[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+            yield attrs.evolve(file, since=max(file.since, at.timestamp()))

@@ -1,10 +1,9 @@
 """
-What is to go: a pure choice among files, by age, by number and by size.
+The retention policy: which files to remove or compress, by age, number and size.
 
-A file's age counts from when it was last written, or from when its agent's saga
-closed, if that was later: a log that was silent for its last week is as new as its
-agent's end. A file from the future has no age; a clock that was set back makes
-everything younger, and so removes nothing early.
+The age of a file counts from its last write, or from the closing of its agent's saga if that
+is later. So a log that was silent in its last week is as new as the agent's end. A file from
+the future has no age: a clock that was set back makes all files younger, and removes none.
 """
 
 from __future__ import annotations
@@ -23,87 +22,76 @@ if TYPE_CHECKING:
     from orchestrator_core.operations.retention.safe_dir import FileState
 
 DAY_S = 86400.0
-_WORTH_IT = 4096  #: Bytes: what is smaller takes one block of the disk, compressed or not.
+_MIN_COMPRESSED = 4096  #: Bytes. A smaller file takes one block of the disk in any case.
 
 
 @attrs.frozen
-class ArchivedFile:
-    """An archived file that may be chosen."""
+class StoredFile:
+    """A file that retention may remove."""
 
-    task_id: str
-    seen: FileState
-    since: float  #: What its age counts from; seconds since 1970.
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The directory it is in, below the root."""
-        return (self.task_id, "archive")
+    parts: tuple[str, ...]  #: The path of its directory below the root.
+    name: str
+    state: FileState
+    since: float  #: The start of its age, in seconds since 1970.
+    task_id: str | None = None
 
     @property
     def path(self) -> str:
-        """Where it is below the root."""
-        return f"{self.task_id}/archive/{self.seen.name}"
+        """The path of the file below the root."""
+        return "/".join((*self.parts, self.name))
 
 
 @attrs.frozen
 class Selection:
-    """What is to become of archived files."""
+    """The archived files to remove, each with the reason, and those to compress."""
 
-    remove: tuple[tuple[ArchivedFile, str], ...]  #: With why: age, count or size.
-    compress: tuple[ArchivedFile, ...]
+    remove: tuple[tuple[StoredFile, str], ...]  #: The reason is age, count or size.
+    compress: tuple[StoredFile, ...]
 
 
-def choose(files: Iterable[ArchivedFile], bounds: Retention, *, now: float) -> Selection:
+def select(files: Iterable[StoredFile], bounds: Retention, *, now: float) -> Selection:
     """
-    Choose what goes: what is too old, then the oldest of what is too many or too much.
+    Select the files that are too old, then the oldest of those that are too many or too large.
 
-    Sizes count as they are now, before anything is compressed, so that a dry run
-    tells what will be done.
+    Sizes are those before compression, so that a dry run predicts the collection.
     """
     kept = sorted(files, key=lambda file: (file.since, file.path))
-    doomed: dict[str, tuple[ArchivedFile, str]] = {}
-
-    def doom(chosen: Iterable[tuple[ArchivedFile, str]]) -> None:
-        doomed.update({file.path: (file, why) for file, why in chosen})
-        kept[:] = [file for file in kept if file.path not in doomed]
-
-    doom((file, "age") for file in kept if is_older(file.since, bounds.days, now=now))
-    for mine in _by_task(kept):
-        doom(_excess(mine, bounds.files_per_task, bounds.bytes_per_task))
-    doom(_excess(kept, bounds.files, bounds.bytes))
+    selected = {file: "age" for file in kept if is_older(file.since, bounds.days, now=now)}
+    tasks: dict[str | None, list[StoredFile]] = defaultdict(list)
+    for file in kept:
+        if file not in selected:
+            tasks[file.task_id].append(file)
+    for of_task in tasks.values():
+        selected.update(_excess(of_task, bounds.files_per_task, bounds.bytes_per_task))
+    kept = [file for file in kept if file not in selected]
+    selected.update(_excess(kept, bounds.files, bounds.bytes))
     compress = (
         file
         for file in kept
-        if is_older(file.since, bounds.compress_after_days, now=now)
-        and file.seen.size >= _WORTH_IT
-        and not file.seen.name.endswith(GZ)
+        if file not in selected
+        and is_older(file.since, bounds.compress_after_days, now=now)
+        and file.state.size >= _MIN_COMPRESSED
+        and not file.name.endswith(GZ)
     )
-    return Selection(tuple(doomed.values()), tuple(compress))
+    return Selection(tuple(selected.items()), tuple(compress))
 
 
 def is_older(since: float, days: float | None, *, now: float) -> bool:
-    """Tell whether something of that time is older than *days*; None: nothing ever is."""
+    """Return whether an age exceeds *days*; None means that no age does."""
     return days is not None and now - since > days * DAY_S
 
 
-def _by_task(files: Iterable[ArchivedFile]) -> list[list[ArchivedFile]]:
-    tasks: dict[str, list[ArchivedFile]] = defaultdict(list)
-    for file in files:
-        tasks[file.task_id].append(file)
-    return list(tasks.values())
-
-
 def _excess(
-    oldest_first: list[ArchivedFile], count: int | None, size: int | None
-) -> Iterator[tuple[ArchivedFile, str]]:
-    """Yield the oldest, until no more than *count* with no more than *size* bytes are left."""
-    left, bytes_left = len(oldest_first), sum(file.seen.size for file in oldest_first)
+    oldest_first: list[StoredFile], count: int | None, size: int | None
+) -> Iterator[tuple[StoredFile, str]]:
+    """Yield the oldest files, until at most *count* files and *size* bytes are left."""
+    files_left, bytes_left = len(oldest_first), sum(file.state.size for file in oldest_first)
     for file in oldest_first:
-        if count is not None and left > count:
+        if count is not None and files_left > count:
             yield file, "count"
         elif size is not None and bytes_left > size:
             yield file, "size"
         else:
             return
-        left -= 1
-        bytes_left -= file.seen.size
+        files_left -= 1
+        bytes_left -= file.state.size

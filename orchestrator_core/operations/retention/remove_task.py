@@ -1,17 +1,17 @@
 """
-A task leaves its root: all of it, or none, whatever instant a crash chooses.
+The removal of a task from its root: of all of it, or of nothing, whenever a crash comes.
 
-========================= ============================ =========================
-the directory is called   it is                        if who took it is killed
-========================= ============================ =========================
-``TASK-…``                a task                       nothing has happened
-``.leaving-TASK-…``       being looked at once more    it is put back
-``.gone-TASK-…``          decided: not a task any more removing it is finished
-========================= ============================ =========================
+========================= ========================= ==========================
+name of the directory     state                     after a crash
+========================= ========================= ==========================
+``TASK-…``                a task                    nothing has happened
+``.leaving-TASK-…``       checked once more         the task is put back
+``.gone-TASK-…``          removed from the registry the removal is finished
+========================= ========================= ==========================
 
-Under its first new name nobody can deploy into it, so what is seen then stays so.
-Whoever is at work holds a lock on the directory; what nobody holds is a dead
-one's. The journals of its agents are counted, and go with it.
+Under the second name no agent can be deployed into the task, so the check stays valid. A
+working process holds a lock on the directory; an unlocked one belongs to a dead process. The
+journals of the task's agents are counted, and removed with it.
 """
 
 from __future__ import annotations
@@ -26,50 +26,56 @@ from orchestrator_core.exceptions import (
     InvalidId,
     JournalDamaged,
     OrchestratorError,
+    SagaNotFound,
     StorageError,
+    TaskRunning,
 )
+from orchestrator_core.model.status import is_active
 from orchestrator_core.operations import metrics
+from orchestrator_core.operations.retention.safe_dir import DIRECTORY
+from orchestrator_core.operations.retention.tarball import stamp_tree
+from orchestrator_core.registry import TASK, Registry
 from orchestrator_core.system import durable, locks
 from orchestrator_core.system.names import check_id
 from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
     from pathlib import Path
 
     from orchestrator_core.deployment.context import RootContext
+    from orchestrator_core.operations.retention.safe_dir import FileState
     from orchestrator_core.registry.document import Document
     from orchestrator_core.saga import Sagas
 
 _GONE = ".gone-"
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove_task(
-    context: RootContext, sagas: Sagas, task_id: str, *, insist: Callable[[Path], None]
+    context: RootContext, sagas: Sagas, task_id: str, states: Mapping[str, FileState]
 ) -> list[str]:
     """
-    Take a task out of its root; return what of it could not be removed, and will be later.
-
-    *insist* is called when nobody can change it any more, with its present path;
-    if it raises, the task is put back as it was.
+    Remove a task that still has *states*, and return the errors of what could not be removed.
 
     Raises:
         FileNotFoundError: There is no such task.
-        StorageError: Refused; the task is there as it was.
+        TaskRunning, StorageError: An agent is not over, a file has changed, or the system
+            refuses. The task is there as it was.
     """
     root, task = context.layout.root, context.layout.task(task_id)
     leaving, gone = root / f"{EXPORTING_PREFIX}{task_id}", root / f"{_GONE}{task_id}"
     with storage_errors("remove", task, allow=(FileNotFoundError,)):
-        fd = os.open(task, _DIRECTORY)
+        fd = os.open(task, DIRECTORY)
     try:
         if not locks.try_lock(fd):
-            raise StorageError(f"{task} is being removed by somebody else")
+            raise StorageError(f"another process removes {task}")
         try:
             _rename(task, leaving)
-            insist(leaving)
+            _check_unchanged(sagas, task_id, leaving, states)
             with context.global_registry.transaction() as known:
-                _leave(known, task_id)
+                # A listed task is counted exactly once.
+                if known["tasks"].pop(task_id, None) is not None:
+                    known["past_tasks"] = int(known.get("past_tasks") or 0) + 1
             _rename(leaving, gone)
         except BaseException:
             if os.path.lexists(leaving):
@@ -80,54 +86,88 @@ def remove_task(
         os.close(fd)
 
 
+def finish_removals(context: RootContext, sagas: Sagas) -> list[str]:
+    """Finish the removals of killed processes, and return the errors."""
+    failed: list[str] = []
+    for gone in sorted(context.layout.root.glob(f"{_GONE}*")):
+        try:
+            task_id = check_id("task", gone.name.removeprefix(_GONE))
+            fd = os.open(gone, DIRECTORY)
+        except (InvalidId, OSError):
+            continue  # Not a removed task.
+        try:
+            if locks.try_lock(fd):
+                failed += _finish(context, sagas, task_id, gone)
+        finally:
+            os.close(fd)
+    return failed
+
+
+def journals_of(sagas: Sagas, task_id: str) -> list[str]:
+    """Return the closed sagas of a task, including failed deployments, sorted."""
+    found = []
+    for saga_id in sagas.journals.closed_ids():
+        with contextlib.suppress(FileNotFoundError, JournalDamaged, StorageError):
+            if sagas.journals.closed_labels(saga_id).get("task_id") == task_id:
+                found.append(saga_id)
+    return sorted(found)
+
+
 def _rename(source: Path, target: Path) -> None:
     with storage_errors(f"rename to {target.name}", source):
         os.rename(source, target)  # noqa: PTH104 - `os` calls are where the tests break in
     durable.fsync_directory(source.parent)
 
 
-def _leave(known: Document, task_id: str) -> None:
-    """Take a task out of the global registry; being listed is what guards the count."""
-    if known["tasks"].pop(task_id, None) is not None:
-        known["past_tasks"] = int(known.get("past_tasks") or 0) + 1
-
-
 def _finish(context: RootContext, sagas: Sagas, task_id: str, gone: Path) -> list[str]:
-    """Count and remove its journals, then what is left of its directory."""
+    """Count and remove the task's journals, then remove its directory."""
     try:
-        forgotten = metrics.compact_journals(context, sagas, journals_of(sagas, task_id))
-        failed = [f"journal {name}: {why}" for name, why in forgotten.failed.items()]
+        result = metrics.compact_journals(context, sagas, journals_of(sagas, task_id))
         with storage_errors("remove", gone):
             shutil.rmtree(gone)
         durable.fsync_directory(gone.parent)
     except OrchestratorError as error:
         return [f"{gone.name}: {error}"]
-    return failed
+    return [f"journal {name}: {why}" for name, why in result.failed.items()]
 
 
-def journals_of(sagas: Sagas, task_id: str) -> list[str]:
-    """Return the closed sagas of a task, those that never came to be among them, sorted."""
-    journals = sagas.journals
-    found = []
-    for saga_id in journals.closed_ids():
-        with contextlib.suppress(FileNotFoundError, JournalDamaged, StorageError):
-            if journals.closed_labels(saga_id).get("task_id") == task_id:
-                found.append(saga_id)
-    return sorted(found)
+# --- checks ---------------------------------------------------------------------------------------
 
 
-def finish_removals(context: RootContext, sagas: Sagas) -> list[str]:
-    """Finish what killed removers have begun; return what could not be finished."""
-    failed: list[str] = []
-    for left in sorted(context.layout.root.glob(f"{_GONE}*")):
+def check_finished(sagas: Sagas, task_id: str, document: Document) -> None:
+    """
+    Check that all agents of a task have ended.
+
+    Raises:
+        TaskRunning: An agent is active, or a saga of the task is open or unreadable.
+    """
+    agents = {record.get("id"): record for record in document["agents"]}
+    active = {str(name) for name, record in agents.items() if is_active(record.get("status"))}
+    for saga_id in sagas.journals.ids():
         try:
-            task_id = check_id("task", left.name.removeprefix(_GONE))
-            fd = os.open(left, _DIRECTORY)
-        except (InvalidId, OSError):
-            continue  # It is none of ours.
-        try:
-            if locks.try_lock(fd):
-                failed += _finish(context, sagas, task_id, left)
-        finally:
-            os.close(fd)
-    return failed
+            if saga_id in agents or sagas.history(saga_id).labels.get("task_id") == task_id:
+                active.add(saga_id)
+        except SagaNotFound:
+            continue
+        except OrchestratorError:
+            active.add(saga_id)  # The task of an unreadable saga is unknown.
+    if active:
+        raise TaskRunning(
+            f"task {task_id!r} is not over: {', '.join(sorted(active))}",
+            hint=f"orchestrator-core ps --task {task_id}; then kill, or recover, each",
+        )
+
+
+def _check_unchanged(
+    sagas: Sagas, task_id: str, path: Path, states: Mapping[str, FileState]
+) -> None:
+    """Check that the task, which now has another *path*, has ended and is as it was packed."""
+    document = Registry(path / "AGENT_REGISTRY.json", schema=TASK).read_or_none()
+    if document is None:
+        raise StorageError(f"the registry of task {task_id!r} cannot be read any more")
+    check_finished(sagas, task_id, document)
+    if stamp_tree(path) != states:
+        raise StorageError(
+            f"task {task_id!r} has changed while it was exported",
+            hint="it was not removed, and the file lacks the change; export it again",
+        )

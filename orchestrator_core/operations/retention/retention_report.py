@@ -1,7 +1,8 @@
-"""What a collection has found and done, and what an export."""
+"""The reports of a collection and of an export."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import attrs
@@ -10,18 +11,18 @@ import msgspec
 
 @attrs.frozen(kw_only=True)
 class GcItem:
-    """One file that went, or would."""
+    """One file that was removed or compressed, or would be."""
 
     path: str  #: Below the root.
     why: str  #: age, count, size, damaged, leftover; journal; or compressed, which stays.
     task_id: str | None = None
-    bytes: int = 0  #: That it had.
-    freed: int = 0  #: Of those; 0 for what a dry run would compress: that shows only then.
+    bytes: int = 0  #: The size of the file.
+    freed: int = 0  #: Of those bytes; 0 for what a dry run would compress.
 
 
 @attrs.frozen(kw_only=True)
 class TaskTotals:
-    """What of it was one task's."""
+    """One task's part of a collection."""
 
     removed: int = 0
     compressed: int = 0
@@ -31,14 +32,14 @@ class TaskTotals:
 @attrs.frozen(kw_only=True)
 class GcReport:
     """
-    What went, or in a dry run would go.
+    The result of a collection, or its prediction by a dry run.
 
-    ``failed`` says what was to go and did not, and why. ``held`` counts the files that
-    were left alone because an agent that is not over may still name them.
+    ``failed`` has the errors of files that were not removed or compressed. ``held`` is the
+    number of archived files that open sagas may still use, and that were left alone.
     """
 
     dry_run: bool
-    removed: tuple[GcItem, ...] = ()  #: ArchivedFile files, and what crashes and damage have left.
+    removed: tuple[GcItem, ...] = ()  #: Archived files, and leftovers of crashes and damage.
     compressed: tuple[GcItem, ...] = ()
     journals: tuple[GcItem, ...] = ()  #: Of agents that have ended: counted, then removed.
     failed: tuple[str, ...] = ()
@@ -47,52 +48,50 @@ class GcReport:
 
     @property
     def bytes_freed(self) -> int:
-        """All bytes that were freed; in a dry run, would be, but for compressing."""
+        """The freed bytes; those of a dry run are without compression."""
         items = (*self.removed, *self.compressed, *self.journals)
         return sum(item.freed for item in items)
 
     @property
     def tasks(self) -> dict[str, TaskTotals]:
-        """What of it was each task's, by its id."""
-        shares: dict[str, TaskTotals] = {}
-        for name, items in (("removed", self.removed), ("compressed", self.compressed)):
-            for item in items:
-                if item.task_id is not None:
-                    shares[item.task_id] = _with(shares.get(item.task_id), name, item.freed)
-        return dict(sorted(shares.items()))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-safe values."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
+        """The totals of each task, by its id."""
+        removed = Counter(item.task_id for item in self.removed)
+        compressed = Counter(item.task_id for item in self.compressed)
+        freed: Counter[str | None] = Counter()
+        for item in (*self.removed, *self.compressed):
+            freed[item.task_id] += item.freed
         return {
-            **plain,
-            "bytes_freed": self.bytes_freed,
-            "tasks": msgspec.to_builtins(self.tasks),
+            task_id: TaskTotals(
+                removed=removed[task_id],
+                compressed=compressed[task_id],
+                bytes_freed=freed[task_id],
+            )
+            for task_id in sorted(filter(None, freed))
         }
 
-
-def _with(share: TaskTotals | None, name: str, freed: int) -> TaskTotals:
-    share = share or TaskTotals()
-    more = {name: getattr(share, name) + 1, "bytes_freed": share.bytes_freed + freed}
-    return attrs.evolve(share, **more)
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON-safe values."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        totals = {"bytes_freed": self.bytes_freed, "tasks": msgspec.to_builtins(self.tasks)}
+        return {**plain, **totals}
 
 
 @attrs.frozen(kw_only=True)
 class ExportReport:
-    """What was exported, and to where."""
+    """The result of an export."""
 
     task_id: str
     target: str
-    files: int  #: Names in the tar file, directories and journals among them.
-    bytes: int  #: Of all that is in it.
+    files: int  #: Names in the tar file, including directories and journals.
+    bytes: int  #: Of all files in it.
     size: int  #: Of the tar file itself.
     journals: tuple[str, ...]  #: The task's closed sagas.
-    skipped: tuple[str, ...] = ()  #: Sockets, which no tar file can hold.
-    removed: bool = False  #: The task is not in the root any more.
-    left: tuple[str, ...] = ()  #: What of it could not be removed; the next collection does.
+    skipped: tuple[str, ...] = ()  #: Sockets, which a tar file cannot hold.
+    removed: bool = False  #: The task is no longer in the root.
+    left: tuple[str, ...] = ()  #: The errors of the removal; the next collection finishes it.
     duration_ms: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-safe values."""
+        """Return the report as JSON-safe values."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         return plain

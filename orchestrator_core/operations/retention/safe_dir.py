@@ -1,10 +1,10 @@
 """
-A directory held open, in which nothing is reached through a link.
+A directory that is held open, and in which no symlink is followed.
 
-Whoever cleans up is handed names, and between looking and removing somebody may
-put something else there. So each directory is opened once, step by step from the
-root, no step being a symlink; all that follows is done below that descriptor, and
-a file is removed only if it is still the one that was looked at.
+Between the scan of a file and its removal, another process may put something else there.
+Therefore each directory is opened once, component by component from the root, and no component
+may be a symlink. All later calls are relative to that descriptor, and a file is removed only
+if it is still the scanned one.
 """
 
 from __future__ import annotations
@@ -26,24 +26,40 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_PIECE = 1 << 20
-_GZIP = 31  #: What zlib calls the gzip format, with its checksum.
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+CHUNK = 1 << 20  #: Bytes.
+_GZIP = 31  #: zlib's number for the gzip format, with its checksum.
 
 
 @attrs.frozen
 class FileState:
-    """A regular file of ours, as it was when it was looked at."""
+    """The state of a file, by which a later change is noticed."""
 
-    name: str
+    kind: int  #: The file type bits of ``stat``.
     size: int
     mtime_ns: int
     inode: int
 
     @classmethod
-    def of(cls, name: str, status: os.stat_result) -> Self:
-        """Return what is to be remembered of a file's status."""
-        return cls(name, status.st_size, status.st_mtime_ns, status.st_ino)
+    def from_status(cls, status: os.stat_result) -> Self:
+        """Return the state; of a directory, whose files have their own states, the inode only."""
+        kind = stat.S_IFMT(status.st_mode)
+        if kind == stat.S_IFDIR:
+            return cls(kind, 0, 0, status.st_ino)
+        return cls(kind, status.st_size, status.st_mtime_ns, status.st_ino)
+
+    def check_unchanged(self, path: Path, status: os.stat_result) -> None:
+        """
+        Check that a file still has this state.
+
+        Raises:
+            StorageError: The file has changed.
+        """
+        if FileState.from_status(status) != self:
+            raise StorageError(
+                f"{path} has changed meanwhile", hint="try again when no process writes to it"
+            )
 
 
 @attrs.frozen
@@ -57,25 +73,28 @@ class SafeDir:
     @contextlib.contextmanager
     def open(cls, root: Path, *parts: str) -> Iterator[Self]:
         """
-        Hold the directory that *parts* lead to from *root*.
+        Open the directory *parts* below *root*.
 
         Raises:
-            FileNotFoundError: There is none.
-            StorageError: A part is a symlink or no directory, it is another user's, or refused.
+            FileNotFoundError: There is no such directory.
+            StorageError: A part is a symlink or no directory, another user owns the directory,
+                or the system refuses.
         """
         path = root.joinpath(*parts)
         with contextlib.ExitStack() as stack:
             with storage_errors("open directory", path, allow=(FileNotFoundError,)):
-                fd = _enter(stack, os.fspath(root), None)
-                for part in parts:
-                    fd = _enter(stack, part, fd)
+                fd = None
+                for name in (os.fspath(root), *parts):
+                    fd = os.open(name, DIRECTORY, dir_fd=fd)
+                    stack.callback(os.close, fd)
+                assert fd is not None  # noqa: S101 - there is always the root
                 if os.fstat(fd).st_uid != os.geteuid():
-                    raise StorageError(f"{path} is another user's", hint="it is left alone")
+                    raise StorageError(f"{path} is owned by another user", hint="it is left alone")
             yield cls(path, fd)
 
-    def files(self) -> list[FileState]:
-        """Return the regular files of ours in it; all else is passed over."""
-        found = []
+    def files(self) -> dict[str, FileState]:
+        """Return the regular files of this user, by name."""
+        found = {}
         with storage_errors("list", self.path), os.scandir(self.fd) as entries:
             for entry in entries:
                 try:
@@ -83,165 +102,139 @@ class SafeDir:
                 except FileNotFoundError:
                     continue
                 if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
-                    found.append(FileState.of(entry.name, status))
+                    found[entry.name] = FileState.from_status(status)
         return found
 
-    def has(self, name: str) -> bool:
-        """Tell whether anything has that name."""
-        try:
-            os.lstat(name, dir_fd=self.fd)
-        except FileNotFoundError:
-            return False
-        return True
-
-    def remove(self, seen: FileState) -> int:
+    def remove(self, name: str, state: FileState) -> int:
         """
-        Remove a file, and return its bytes. :meth:`settle` makes it durable.
+        Remove a file, and return its size in bytes. :meth:`sync` makes the removal durable.
 
         Raises:
-            FileNotFoundError: It is gone.
-            StorageError: It is another by now, or refused.
+            FileNotFoundError: The file is gone.
+            StorageError: The file has changed, or the system refuses.
         """
-        with storage_errors("remove", self.path / seen.name, allow=(FileNotFoundError,)):
-            self._insist(seen)
-            os.unlink(seen.name, dir_fd=self.fd)
-        return seen.size
+        with storage_errors("remove", self.path / name, allow=(FileNotFoundError,)):
+            self._check_unchanged(name, state)
+            os.unlink(name, dir_fd=self.fd)
+        return state.size
 
-    def settle(self) -> None:
-        """See all names in it to the disk."""
+    def sync(self) -> None:
+        """Make all names in the directory durable."""
         with storage_errors("sync directory", self.path):
             durable.fsync(self.fd)
 
-    def _insist(self, seen: FileState) -> None:
-        if FileState.of(seen.name, os.lstat(seen.name, dir_fd=self.fd)) != seen:
-            raise StorageError(f"{self.path / seen.name} has changed meanwhile")
+    def _check_unchanged(self, name: str, state: FileState) -> None:
+        state.check_unchanged(self.path / name, os.lstat(name, dir_fd=self.fd))
 
-    # --- compressing ---------------------------------------------------------------------------
+    # --- compression ---------------------------------------------------------------------------
 
-    def compress(self, seen: FileState) -> int:
+    def compress(self, name: str, state: FileState) -> int:
         """
-        Put a compressed file, of the same time, in the place of *seen*; return how much was won.
+        Replace a file by a compressed one with the same time, and return the freed bytes.
 
-        It is written whole, read back and durable before the other goes: killed at
-        any instant, all that was in it is under one name or both, and compressing
-        again finishes. Its name is that of the other, or of the next free one, with
-        ``.gz`` behind it.
+        The compressed file is complete, verified and durable before the other is removed. A
+        crash at any instant leaves the content under one name or both, and the next
+        compression finishes. The new name is the old one, or the next free one, with ``.gz``.
 
         Raises:
-            FileNotFoundError: It is gone.
-            StorageError: It is another by now, or refused; it is as it was.
+            FileNotFoundError: The file is gone.
+            StorageError: The file has changed, or the system refuses; the file is as it was.
         """
-        what = self.path / seen.name
-        with storage_errors("compress", what, allow=(FileNotFoundError,)):
-            source = os.open(seen.name, _READING, dir_fd=self.fd)
+        with storage_errors("compress", self.path / name, allow=(FileNotFoundError,)):
+            source = os.open(name, READ_ONLY, dir_fd=self.fd)
             try:
-                self._insist(seen)
-                target = self._twin(seen.name, source) or self._packed(seen, source)
+                self._check_unchanged(name, state)
+                target = self._existing_gzip(name, source) or self._new_gzip(name, state, source)
                 size = os.lstat(target, dir_fd=self.fd).st_size
-                self._insist(seen)
-                os.unlink(seen.name, dir_fd=self.fd)
+                self._check_unchanged(name, state)
+                os.unlink(name, dir_fd=self.fd)
                 durable.fsync(self.fd)
             finally:
                 os.close(source)
-        return seen.size - size
+        return state.size - size
 
-    def _twin(self, name: str, source: int) -> str | None:
-        """Return the compressed file that a killed one of us has left complete, if there is one."""
+    def _existing_gzip(self, name: str, source: int) -> str | None:
+        """Return the complete compressed file of a killed collection; None if there is none."""
         candidate = name + GZ
         try:
-            fd = os.open(candidate, _READING, dir_fd=self.fd)
+            fd = os.open(candidate, READ_ONLY, dir_fd=self.fd)
         except OSError:
             return None
         try:
-            if _sum_of_packed(fd) != _sum_of(source):
+            if _gzip_checksum(fd) != _checksum(_read_chunks(source)):
                 return None
         finally:
             os.close(fd)
         durable.fsync(self.fd)  # Its name may not be durable yet.
         return candidate
 
-    def _packed(self, seen: FileState, source: int) -> str:
-        temporary = f".{seen.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    def _new_gzip(self, name: str, state: FileState, source: int) -> str:
+        temporary = f".{name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(temporary, flags, 0o600, dir_fd=self.fd)
         try:
             try:
                 os.fchmod(fd, 0o600)
-                _pack(source, fd)
-                if _sum_of_packed(fd) != _sum_of(source):
-                    raise StorageError(f"{self.path / seen.name} was not read back as it is")
-                status = os.fstat(source)
-                os.utime(fd, ns=(status.st_atime_ns, seen.mtime_ns))
+                _write_gzip(source, fd)
+                if _gzip_checksum(fd) != _checksum(_read_chunks(source)):
+                    raise StorageError(f"{self.path / name}: the compressed copy is different")
+                os.utime(fd, ns=(os.fstat(source).st_atime_ns, state.mtime_ns))
                 durable.fsync(fd)
             finally:
                 os.close(fd)
-            target = self._named(temporary, self.path / seen.name)
+            target = self._link(temporary, self.path / name)
             durable.fsync(self.fd)
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(temporary, dir_fd=self.fd)
         return target
 
-    def _named(self, temporary: str, source: Path) -> str:
-        """Give a file the name that it is to have, or the next one that is free."""
-        for place in move.numbered_names(source.name):
-            target = place + GZ
-            try:
-                os.link(temporary, target, src_dir_fd=self.fd, dst_dir_fd=self.fd)
-            except FileExistsError:
-                continue
-            return target
+    def _link(self, temporary: str, source: Path) -> str:
+        """Give the temporary file its final name, or the next free one, and return the name."""
+        for name in move.numbered_names(source.name):
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, name + GZ, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+                return name + GZ
         raise AssertionError("unreachable: there is always another name")
 
 
-_READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-
-def _enter(stack: contextlib.ExitStack, name: str, above: int | None) -> int:
-    fd = os.open(name, _DIRECTORY, dir_fd=above)
-    stack.callback(os.close, fd)
-    return fd
-
-
-def _pieces(fd: int) -> Iterator[bytes]:
+def _read_chunks(fd: int) -> Iterator[bytes]:
     offset = 0
-    while piece := os.pread(fd, _PIECE, offset):
-        yield piece
-        offset += len(piece)
+    while chunk := os.pread(fd, CHUNK, offset):
+        yield chunk
+        offset += len(chunk)
 
 
-def _pack(source: int, target: int) -> None:
-    packer = zlib.compressobj(wbits=_GZIP)
-    for piece in _pieces(source):
-        durable.write_all(target, packer.compress(piece))
-    durable.write_all(target, packer.flush())
+def _write_gzip(source: int, target: int) -> None:
+    compressor = zlib.compressobj(wbits=_GZIP)
+    for chunk in _read_chunks(source):
+        durable.write_all(target, compressor.compress(chunk))
+    durable.write_all(target, compressor.flush())
 
 
-def _sum_of(fd: int) -> tuple[int, int]:
-    """Return the length and the checksum of a file."""
+def _checksum(chunks: Iterator[bytes]) -> tuple[int, int]:
+    """Return the length and the CRC of the content."""
     length = checksum = 0
-    for piece in _pieces(fd):
-        length += len(piece)
-        checksum = zlib.crc32(piece, checksum)
+    for chunk in chunks:
+        length += len(chunk)
+        checksum = zlib.crc32(chunk, checksum)
     return length, checksum
 
 
-def _sum_of_packed(fd: int) -> tuple[int, int] | None:
-    """Return the length and the checksum of what a compressed file holds; None if it is torn."""
-    length = checksum = 0
-    unpacker = zlib.decompressobj(wbits=_GZIP)
+def _gzip_checksum(fd: int) -> tuple[int, int] | None:
+    """Return the length and the CRC of a compressed file's content; None if it is incomplete."""
+    decompressor = zlib.decompressobj(wbits=_GZIP)
     try:
-        for piece in _pieces(fd):
-            for plain in _unpacked(unpacker, piece):
-                length += len(plain)
-                checksum = zlib.crc32(plain, checksum)
+        found = _checksum(_decompress(decompressor, fd))
     except zlib.error:
         return None
-    return (length, checksum) if unpacker.eof and not unpacker.unused_data else None
+    return found if decompressor.eof and not decompressor.unused_data else None
 
 
-def _unpacked(unpacker: zlib._Decompress, piece: bytes) -> Iterator[bytes]:
-    """Yield what is in *piece*, a little at a time: it may be a thousand times as much."""
-    while piece:
-        yield unpacker.decompress(piece, _PIECE)
-        piece = unpacker.unconsumed_tail
+def _decompress(decompressor: zlib._Decompress, fd: int) -> Iterator[bytes]:
+    """Yield the content in bounded pieces: a chunk may expand a thousandfold."""
+    for chunk in _read_chunks(fd):
+        rest = chunk
+        while rest:
+            yield decompressor.decompress(rest, CHUNK)
+            rest = decompressor.unconsumed_tail
