@@ -2,12 +2,11 @@
 The sweep: find what no saga accounts for, and sagas that nobody tends; reap both.
 
 ============== ==================================================================
-run            one sweep: snapshot, detect, confirm, reap
+run            one sweep: snapshot, detect, confirm by a second snapshot, reap
 snapshot       one snapshot of sessions, processes, registries and files
 saga_snapshot  the open journals, and whether the kernel confirms them
 named_files    the files, run directories and cgroups that are named after agents
 detect         findings from one snapshot; pure. Its parts: orphans, mismatches
-confirm        findings that a second snapshot must confirm; pure
 reap           end a finding through the saga that holds it, or that adopts it
 adopt          a saga for an agent's leftovers
 legacy_agents  the findings about agents that another system has recorded

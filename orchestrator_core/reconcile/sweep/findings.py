@@ -47,15 +47,6 @@ class FindingKind(enum.Enum):
     DISAGREEMENT = MISMATCH
 
 
-class Source(enum.Enum):
-    """A source of a snapshot, besides the journals."""
-
-    SESSIONS = "sessions"
-    PROCESSES = "processes"
-    REGISTRIES = "registries"
-    FILES = "files"
-
-
 @attrs.frozen(kw_only=True)
 class FindingInfo:
     """One row of the table of kinds."""
@@ -63,7 +54,7 @@ class FindingInfo:
     meaning: str
     reap_action: str  #: What reaping does; empty if the kind is never reaped.
     remedy: str  #: What a person does about the finding.
-    recheck: frozenset[Source] = frozenset()  #: A second snapshot of these must confirm it.
+    recheck: bool = False  #: A second snapshot must confirm it.
 
 
 FINDINGS: dict[FindingKind, FindingInfo] = {
@@ -78,7 +69,7 @@ FINDINGS: dict[FindingKind, FindingInfo] = {
         "server, or the machine.",
         reap_action="ends the agent's remaining processes, and unwinds it with the status `error`",
         remedy="Reap it. The archive then has the agent's log up to the last byte.",
-        recheck=frozenset({Source.SESSIONS, Source.PROCESSES}),
+        recheck=True,
     ),
     FindingKind.OVERDUE: FindingInfo(
         meaning="An agent is alive past its deadline: its supervisor is stopped or hangs.",
@@ -107,14 +98,14 @@ FINDINGS: dict[FindingKind, FindingInfo] = {
         meaning="A tmux session carries this root's mark, and no saga accounts for it.",
         reap_action="a saga adopts all that the agent's id leads to, and is unwound",
         remedy="Reap it. To see first what runs there: `tmux -S SOCKET attach -t =SESSION`.",
-        recheck=frozenset({Source.SESSIONS}),
+        recheck=True,
     ),
     FindingKind.ORPHAN_PROCESS: FindingInfo(
         meaning="A process has this root's cookie in its environment, and no saga accounts for "
         "it: the process outlived its agent.",
         reap_action="a saga adopts all that the agent's id leads to, and is unwound",
         remedy="Reap it. A process that cannot be ended waits for the kernel: look at its state.",
-        recheck=frozenset({Source.PROCESSES}),
+        recheck=True,
     ),
     FindingKind.ORPHAN_FILE: FindingInfo(
         meaning="A file, a run directory or a cgroup is named after an agent, and no saga accounts "
@@ -123,7 +114,7 @@ FINDINGS: dict[FindingKind, FindingInfo] = {
         "keeping goes to the archive, under a name that overwrites nothing",
         remedy="Reap it. A file that lacks a second proof is not reaped and may be a person's: "
         "move it out of the task's directory.",
-        recheck=frozenset({Source.FILES, Source.REGISTRIES}),
+        recheck=True,
     ),
     FindingKind.ORPHAN_RECORD: FindingInfo(
         meaning="A registry shows a live agent that never had a saga, or whose journal is gone.",
@@ -131,14 +122,14 @@ FINDINGS: dict[FindingKind, FindingInfo] = {
         "gets the status `error`",
         remedy="Was a journal removed by hand, or a record added? Correct that, or reap it. Edit "
         "the status of a record that lacks a second proof by hand.",
-        recheck=frozenset({Source.REGISTRIES}),
+        recheck=True,
     ),
     FindingKind.MISMATCH: FindingInfo(
         meaning="A registry contradicts a journal: an agent is alive and not registered as alive, "
         "or has ended and is registered as alive.",
         reap_action="rewrites the registry from the journals",
         remedy="Reap it. Does a person or a program edit the registries?",
-        recheck=frozenset({Source.REGISTRIES, Source.PROCESSES}),
+        recheck=True,
     ),
     FindingKind.DAMAGED: FindingInfo(
         meaning="A journal or a registry cannot be used, or a damaged one was kept aside.",
@@ -146,6 +137,9 @@ FINDINGS: dict[FindingKind, FindingInfo] = {
         remedy="Look at the file that was kept aside, and remove it when nobody needs it any more.",
     ),
 }
+
+
+_KIND_ACTION: Any = attrs.Factory(lambda self: FINDINGS[self.kind].reap_action, takes_self=True)
 
 
 @attrs.frozen(kw_only=True)
@@ -164,10 +158,7 @@ class Finding:
     subject: str  #: The thing: "session agent_x", "process 4711 (node)", a path.
     what: str  #: What was found, in one line.
     proofs: tuple[str, ...] = ()
-    #: What reaping does: by default its kind's action. Empty: never reaped, whatever the proofs.
-    action: str = attrs.field(
-        default=attrs.Factory(lambda self: FINDINGS[self.kind].reap_action, takes_self=True)
-    )
+    action: str = _KIND_ACTION  #: What reaping does. Empty: never reaped, whatever the proofs.
 
     @property
     def reapable(self) -> bool:

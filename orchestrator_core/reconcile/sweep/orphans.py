@@ -36,7 +36,7 @@ def detect_orphans(snapshot: Snapshot, legacy: Container[str]) -> Iterator[Findi
         agent_id = snapshot.agent_for_cookie(process.cookie)
         if agent_id in orphaned and not _is_server(process):
             yield _process(process, agent_id, proofs)
-    for file in snapshot.files or ():
+    for file in snapshot.files:
         if file.agent_id in orphaned and _registry_is_known(file, snapshot):
             yield _file(file, proofs)
     for entry in (*snapshot.live_records, *snapshot.global_entries.values()):
@@ -148,7 +148,7 @@ class _Proofs:
                 known["session"] = f"a session carries the mark {cookie}"
             if any(process.cookie == cookie for process in snapshot.processes or ()):
                 known["process"] = f"a process carries the cookie {cookie}"
-        for file in snapshot.files or ():
+        for file in snapshot.files:
             if file.agent_id in self.all:
                 self._add_file(file)
 

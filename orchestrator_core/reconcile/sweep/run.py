@@ -1,13 +1,20 @@
-"""One sweep, from the first snapshot to the report."""
+"""
+One sweep, from the first snapshot to the report.
+
+A snapshot takes time, and the world goes on meanwhile: a session that was seen first may
+belong to an agent whose saga closed before its journal was read. So a finding that depends
+on the order of reading counts only if a second snapshot shows it, too. The second snapshot
+shows what is really there, since an agent's id is never used twice, and an open journal gives
+nothing back before it records that.
+"""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
 
-from orchestrator_core.reconcile.sweep.confirm import confirm, recheck_sources
 from orchestrator_core.reconcile.sweep.detect import detect
-from orchestrator_core.reconcile.sweep.findings import SweepReport
+from orchestrator_core.reconcile.sweep.findings import FINDINGS, Finding, SweepReport
 from orchestrator_core.reconcile.sweep.legacy_agents import inspect_legacy, legacy_records
 from orchestrator_core.reconcile.sweep.reap import reap
 from orchestrator_core.reconcile.sweep.snapshot import take_snapshot
@@ -27,10 +34,10 @@ def sweep(
     records = legacy_records(snapshot)
     findings = detect(snapshot, records, silent_after_s=silent_after_s, now=now)
     unknown = snapshot.unknown
-    if sources := recheck_sources(findings):
-        second = take_snapshot(context, sagas, sources)
+    if any(FINDINGS[finding.kind].recheck for finding in findings):
+        second = take_snapshot(context, sagas)
         again = detect(second, legacy_records(second), silent_after_s=silent_after_s, now=now)
-        findings = confirm(findings, again)
+        findings = _confirm(findings, again)
         unknown += second.unknown
     legacy = inspect_legacy(context, snapshot, records)
     findings += legacy.findings
@@ -45,3 +52,9 @@ def sweep(
         alive=(*(state.agent_id for state in states if state.is_alive), *legacy.alive),
         busy=tuple(state.agent_id for state in states if state.has_owner),
     )
+
+
+def _confirm(findings: list[Finding], again: list[Finding]) -> list[Finding]:
+    """Return those of *findings* that need no second snapshot, or that it shows, too."""
+    keys = {finding.key for finding in again}
+    return [each for each in findings if not FINDINGS[each.kind].recheck or each.key in keys]

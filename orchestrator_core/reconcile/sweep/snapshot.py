@@ -8,7 +8,7 @@ source that cannot be read is None and is named in ``unknown``; nothing is compa
 The other sources are read **first**, the journals **after** them. A journal is durable before
 its saga takes anything, and closes when the saga holds nothing. So whatever the snapshot
 shows is in a journal that was open later; or the saga has closed in between. For the second
-case :mod:`.confirm` takes a second snapshot. A finding from a journal alone needs none: see
+case :mod:`.run` takes a second snapshot. A finding from a journal alone needs none: see
 :mod:`.saga_snapshot`.
 """
 
@@ -25,7 +25,6 @@ from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.model.ids import process_cookie
 from orchestrator_core.model.status import is_active
 from orchestrator_core.reconcile.sweep import named_files
-from orchestrator_core.reconcile.sweep.findings import Source
 from orchestrator_core.reconcile.sweep.saga_snapshot import read_sagas
 from orchestrator_core.registry.snapshot_cache import read_snapshot
 from orchestrator_core.system.names import is_id
@@ -59,7 +58,7 @@ class LiveEntry:
 
 @attrs.frozen(kw_only=True)
 class Snapshot:
-    """What one snapshot shows. A source that was not, or could not be, read is None."""
+    """What one snapshot shows. A source that could not be read is None."""
 
     root_id: str
     boot_id: str | None = None
@@ -68,7 +67,7 @@ class Snapshot:
     processes: tuple[TaggedProcess, ...] | None = None
     tasks: Mapping[str, RegistrySnapshot] | None = None  #: Each task's registry.
     global_registry: RegistrySnapshot | None = None
-    files: tuple[NamedFile, ...] | None = None
+    files: tuple[NamedFile, ...] = ()
     quarantined: tuple[str, ...] = ()  #: The damaged files that were set aside.
     agents_with_closed_saga: frozenset[str] = frozenset()  #: Of those without an open one.
     unknown: tuple[str, ...] = ()  #: The sources that could not be read, and why.
@@ -131,7 +130,7 @@ class Snapshot:
         cookies = [session.owner for session in self.sessions or ()]
         cookies += [process.cookie for process in self.processes or ()]
         agents = {agent for agent in map(self.agent_for_cookie, cookies) if agent is not None}
-        agents |= {file.agent_id for file in self.files or ()}
+        agents |= {file.agent_id for file in self.files}
         agents |= {entry.agent_id for entry in self.live_records} | self.global_entries.keys()
         return frozenset(agents - self.agents_with_saga)
 
@@ -140,11 +139,9 @@ def _cookie_prefix(root_id: str) -> str:
     return process_cookie(root_id, "x")[:-1]
 
 
-def take_snapshot(
-    context: RootContext, sagas: Sagas, sources: Collection[Source] = frozenset(Source)
-) -> Snapshot:
-    """Take a snapshot of *sources* and of the journals. Nothing is changed."""
-    return _Snapshotter(context, sagas).take(sources)
+def take_snapshot(context: RootContext, sagas: Sagas) -> Snapshot:
+    """Take a snapshot. Nothing is changed."""
+    return _Snapshotter(context, sagas).take()
 
 
 class _Snapshotter:
@@ -158,22 +155,18 @@ class _Snapshotter:
         self._unknown: list[str] = []
         self._quarantined: list[str] = []
 
-    def take(self, sources: Collection[Source]) -> Snapshot:
+    def take(self) -> Snapshot:
         context, read = self._context, self._try
-        sessions = processes = files = global_registry = tasks = None
-        if Source.SESSIONS in sources:
-            sessions = read("the sessions", context.terminal.sessions)
-        if Source.PROCESSES in sources:
-            processes = read("the processes", context.processes.find_tagged, self._prefix)
+        sessions = read("the sessions", context.terminal.sessions)
+        processes = read("the processes", context.processes.find_tagged, self._prefix)
         task_ids = read("the tasks", context.layout.task_ids)
-        if Source.FILES in sources:
-            files = self._files(task_ids or ())
-        if Source.REGISTRIES in sources:
-            global_registry = read("the registries", self._global_registry)
-            if task_ids is not None:
-                tasks = read("the registries", self._task_registries, task_ids)
+        files = self._files(task_ids or ())
+        global_registry = read("the registries", self._global_registry)
+        tasks = None
+        if task_ids is not None:
+            tasks = read("the registries", self._task_registries, task_ids)
         states = read("the journals", self._sagas, processes, sessions)
-        if states is not None and files is not None:
+        if states is not None:
             files += read("the cgroups", self._cgroups, states.values()) or ()
         identity = read("the machine", context.processes.identify, os.getpid())
         return self._with_details(
@@ -185,7 +178,7 @@ class _Snapshotter:
                 processes=processes,
                 tasks=tasks,
                 global_registry=global_registry,
-                files=None if files is None else tuple(files),
+                files=tuple(files),
                 quarantined=tuple(self._quarantined),
             )
         )
@@ -254,14 +247,13 @@ class _Snapshotter:
         """Add what is only of interest for agents without an open saga."""
         agents = snapshot.agents_without_saga
         closed = (agent for agent in agents if os.path.lexists(self._closed / f"{agent}.jsonl"))
-        files = snapshot.files
-        if files is not None:
-            files = tuple(
-                named_files.inspect(file) if file.agent_id in agents else file for file in files
-            )
+        files = (
+            named_files.inspect(file) if file.agent_id in agents else file
+            for file in snapshot.files
+        )
         return attrs.evolve(
             snapshot,
-            files=files,
+            files=tuple(files),
             agents_with_closed_saga=frozenset(closed),
             unknown=tuple(self._unknown),
         )
