@@ -19,7 +19,7 @@ from _figures import Figure, median, timed
 
 from orchestrator_core import AgentSpec
 from orchestrator_core.testing import Scene
-from orchestrator_core.testing.effects import Death
+from orchestrator_core.testing.effects import CrashAt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +68,7 @@ def whole_test() -> None:
 def calls_of(scene: Scene, orch) -> list[str]:
     """Return the names of all calls that change the disk, in one deployment and its end."""
     task = orch.create_task("A benchmark").id
-    with Death(scene.terminal, -1) as nobody:
+    with CrashAt(scene.terminal, -1) as nobody:
         life(orch, task)
     known = {"open", "write", "pwrite", "fsync", "rename", "link", "unlink", "mkdir", "mkfifo"}
     return [call for name in nobody.names if (call := name.split()[0]) in known]

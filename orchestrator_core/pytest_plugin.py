@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from orchestrator_core.orchestrator import Orchestrator
     from orchestrator_core.testing.crashes import CrashPoints
+    from orchestrator_core.testing.fake_terminal import FakeTerminal
     from orchestrator_core.testing.scene import Scene
     from orchestrator_core.testing.scripts import Script
-    from orchestrator_core.testing.terminal import FakeTerminal
 
 #: Unset in each test: an agent may run the tests, but no test is an agent.
 _AMBIENT = ("ORCHESTRATOR_", "CLAUDE_ORCHESTRATOR_")

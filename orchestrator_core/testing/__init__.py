@@ -13,12 +13,12 @@ scripted for the time waited.
 """
 
 from orchestrator_core.testing.crashes import CrashPoint, CrashPoints
+from orchestrator_core.testing.fake_processes import FakeProcesses
+from orchestrator_core.testing.fake_terminal import FakeTerminal
+from orchestrator_core.testing.fake_world import FakeProcess
 from orchestrator_core.testing.leaks import leaks
-from orchestrator_core.testing.processes import FakeProcesses
 from orchestrator_core.testing.scene import Scene
 from orchestrator_core.testing.scripts import Dies, Exits, Refuses, Runs, Script
-from orchestrator_core.testing.terminal import FakeTerminal
-from orchestrator_core.testing.world import FakeProcess
 
 __all__ = [
     "CrashPoint",

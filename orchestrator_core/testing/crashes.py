@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core.testing.effects import OPEN_FILE, Dead, Death
+from orchestrator_core.testing.effects import OPEN_FILE, CrashAt, CrashedError
 from orchestrator_core.testing.leaks import leaks
 from orchestrator_core.testing.scene import Scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from orchestrator_core.testing.terminal import FakeTerminal
+    from orchestrator_core.testing.fake_terminal import FakeTerminal
 
 _A_WHILE_S = 60.0  #: Of virtual time, in which whoever has something left to do does it.
 
@@ -75,18 +75,18 @@ class CrashPoints:
             AssertionError: Something was left; or what *then* has raised. A note of
                 the exception says where *act* was killed.
         """
-        story = _Story(act, then, prepare)
-        points = spread(self._points(story), at_most)
-        return [point for point in points if self._survives(story, point)]
+        scenario = _Scenario(act, then, prepare)
+        points = evenly_spaced(self._points(scenario), at_most)
+        return [point for point in points if self._survives(scenario, point)]
 
-    def _points(self, story: _Story) -> list[CrashPoint]:
+    def _points(self, scenario: _Scenario) -> list[CrashPoint]:
         """Return all instants that differ, from a run in which nobody dies."""
         with _noted("nobody was killed"), self._scene() as scene:
-            nobody = Death(scene.terminal, -1)
-            orch, given = story.begin(scene)
+            nobody = CrashAt(scene.terminal, -1)
+            orch, given = scenario.begin(scene)
             with nobody:
-                story.act(orch, *given)
-            story.end(scene, given)
+                scenario.act(orch, *given)
+            scenario.end(scene, given)
         names, last = nobody.names, len(nobody.names) - 1
         points = []
         for number, name in enumerate(names):
@@ -96,15 +96,15 @@ class CrashPoints:
                 points.append(CrashPoint(number, "after", name))
         return points
 
-    def _survives(self, story: _Story, point: CrashPoint) -> bool:
+    def _survives(self, scenario: _Scenario, point: CrashPoint) -> bool:
         """Kill at *point* and recover; False if it did not come to that."""
         with _noted(f"killed {point}, and recovered"), self._scene() as scene:
-            death = Death(scene.terminal, point.number, point.when)
-            orch, given = story.begin(scene)
-            with death, contextlib.suppress(Dead):
-                _until(death, story.act, orch, *given)
-            story.end(scene, given)
-        return death.has_come
+            death = CrashAt(scene.terminal, point.number, point.when)
+            orch, given = scenario.begin(scene)
+            with death, contextlib.suppress(CrashedError):
+                _until(death, scenario.act, orch, *given)
+            scenario.end(scene, given)
+        return death.crashed
 
     def _scene(self) -> Scene:
         if self._terminal is None:
@@ -121,17 +121,17 @@ def _noted(note: str) -> Iterator[None]:
         raise
 
 
-def _until(death: Death, act: Callable[..., object], *args: object) -> None:
+def _until(death: CrashAt, act: Callable[..., object], *args: object) -> None:
     """Act; what a dead man raises is heard by nobody."""
     try:
         act(*args)
     except Exception:
-        if not death.has_come:
+        if not death.crashed:
             raise
 
 
 @attrs.frozen
-class _Story:
+class _Scenario:
     """What is tried: what comes before, the code itself, and what has to hold afterwards."""
 
     act: Callable[..., object]
@@ -157,7 +157,7 @@ class _Story:
             raise AssertionError("\n".join(["left behind:", *left]))
 
 
-def spread(points: list[CrashPoint], at_most: int | None) -> list[CrashPoint]:
+def evenly_spaced(points: list[CrashPoint], at_most: int | None) -> list[CrashPoint]:
     """Return *at_most* of them, evenly spread, the first and the last included."""
     if at_most is None or len(points) <= at_most:
         return points

@@ -7,7 +7,7 @@ for. It is seen where Python's own library makes it: in :mod:`os`, :func:`open`,
 :mod:`subprocess`, :mod:`signal`; what an extension does by itself is not seen.
 
 A fake world lives in the memory of the process that is tried, so that process
-cannot really be killed. :class:`Death` comes to the same: from one effect on, none
+cannot really be killed. :class:`CrashAt` comes to the same: from one effect on, none
 happens any more, whatever ``except`` and ``finally`` have in mind; files that were
 open for writing keep what had reached them, and locks are let go.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import ModuleType, TracebackType
 
-    from orchestrator_core.testing.terminal import FakeTerminal
+    from orchestrator_core.testing.fake_terminal import FakeTerminal
 
 T = TypeVar("T")
 _File = tuple[int, int]  #: Device and inode.
@@ -68,7 +68,7 @@ class Effects:
     """
     Stands, while it is entered, between code and what it does.
 
-    Subclasses decide in :meth:`at` what comes of an effect. With a *terminal*, what is
+    Subclasses decide in :meth:`on_effect` what comes of an effect. With a *terminal*, what is
     asked of that counts as well; what its world does on behalf of others does not, nor
     does what threads do that were there before.
     """
@@ -77,20 +77,20 @@ class Effects:
         self.names: list[str] = []  #: What has been begun so far, in order.
         self._world = None if terminal is None else terminal._world  # noqa: SLF001 - its own kin
         self._saved: list[tuple[Any, str, Any]] = []
-        self._strangers: set[int | None] = set()
+        self._other_threads: set[int | None] = set()
 
-    def at(self, number: int, name: str, when: str) -> None:
+    def on_effect(self, number: int, name: str, when: str) -> None:
         """Let effect *number* happen; or raise. *when* is "before" or "after"."""
 
-    def is_ours(self) -> bool:
+    def is_under_test(self) -> bool:
         """Tell whether the calling code is what is tried."""
-        if threading.get_ident() in self._strangers:
+        if threading.get_ident() in self._other_threads:
             return False
-        return self._world is None or not self._world.is_at_work()
+        return self._world is None or not self._world.is_world_call()
 
     def __enter__(self) -> Self:
-        self._strangers = {thread.ident for thread in threading.enumerate()}
-        self._strangers.discard(threading.get_ident())
+        self._other_threads = {thread.ident for thread in threading.enumerate()}
+        self._other_threads.discard(threading.get_ident())
         for module, names in _CALLS.items():
             for name in names:
                 self._wrap(module, name)
@@ -109,7 +109,7 @@ class Effects:
             place, name, original = self._saved.pop()
             setattr(place, name, original)
 
-    def _put(self, place: Any, name: str, stand_in: object) -> None:  # noqa: ANN401 - a module, a class
+    def _replace(self, place: Any, name: str, stand_in: object) -> None:  # noqa: ANN401 - a module, a class
         self._saved.append((place, name, getattr(place, name)))
         setattr(place, name, stand_in)
 
@@ -118,16 +118,17 @@ class Effects:
         is_file = place in (io, builtins)
 
         def call(*args: Any, **how: Any) -> Any:  # noqa: ANN401 - as the original's
-            if not self.is_ours():
+            if not self.is_under_test():
                 return original(*args, **how)
             if name != "open":
-                return self.effect(_told(label or name, args), lambda: original(*args, **how))
-            if not (_makes_file if is_file else _makes)(args, how):
-                return self.opened(original(*args, **how))
-            told = _told(OPEN_FILE if is_file else name, args)
-            return self.effect(told, lambda: self.opened(original(*args, **how)))
+                effect = _describe(label or name, args)
+                return self.run_effect(effect, lambda: original(*args, **how))
+            if not (_may_create_file if is_file else _may_create)(args, how):
+                return self.track_open(original(*args, **how))
+            effect = _describe(OPEN_FILE if is_file else name, args)
+            return self.run_effect(effect, lambda: self.track_open(original(*args, **how)))
 
-        self._put(place, name, call)
+        self._replace(place, name, call)
 
     def _wrap_fake(self) -> None:
         world = self._world
@@ -136,67 +137,68 @@ class Effects:
 
         @contextlib.contextmanager
         def counted(name: str) -> Iterator[None]:
-            if name not in FAKE_CALLS or not self.is_ours():
+            if name not in FAKE_CALLS or not self.is_under_test():
                 with call(name):
                     yield
                 return
             number = self._begin(name)
             with call(name):
                 yield
-            self.at(number, name, "after")
+            self.on_effect(number, name, "after")
 
-        self._put(world, "call", counted)
+        self._replace(world, "call", counted)
 
-    def opened(self, result: T) -> T:
+    def track_open(self, result: T) -> T:
         """See what has been opened: a file, or a descriptor."""
         return result
 
-    def effect(self, name: str, act: Callable[[], T]) -> T:
+    def run_effect(self, name: str, act: Callable[[], T]) -> T:
         """Carry out one effect, if it is let happen."""
         number = self._begin(name)
-        result = act()
-        self.at(number, name, "after")
-        return result
+        try:
+            return act()
+        finally:
+            self.on_effect(number, name, "after")
 
     def _begin(self, name: str) -> int:
         self.names.append(name)
         number = len(self.names) - 1
-        self.at(number, name, "before")
+        self.on_effect(number, name, "before")
         return number
 
 
-class Dead(BaseException):
+class CrashedError(BaseException):
     """Raised at every effect of code that is dead; none of them happens."""
 
 
-class Death(Effects):
+class CrashAt(Effects):
     """
-    Death before or after effect *number*; never, if that is negative.
+    CrashAt before or after effect *number*; never, if that is negative.
 
     Attributes:
-        has_come: Whether it came to that.
+        crashed: Whether it came to that.
     """
 
     def __init__(self, terminal: FakeTerminal | None, number: int, when: str = "before") -> None:
         super().__init__(terminal)
-        self.has_come = False
+        self.crashed = False
         self._point = (number, when)
         self._fds: dict[int, _File] = {}
         self._files: list[io.IOBase] = []
         self._close = os.close
 
-    def at(self, number: int, _name: str, when: str) -> None:
+    def on_effect(self, number: int, _name: str, when: str) -> None:
         """Die, or be dead."""
-        if not self.has_come and (number, when) == self._point:
-            self._die()
-        if self.has_come:
-            raise Dead
+        if not self.crashed and (number, when) == self._point:
+            self._crash()
+        if self.crashed:
+            raise CrashedError
 
-    def effect(self, name: str, act: Callable[[], T]) -> T:
+    def run_effect(self, name: str, act: Callable[[], T]) -> T:
         """Carry out one effect, if we live. The kernel unlocks for the dead."""
-        return act() if name.startswith("flock") else super().effect(name, act)
+        return act() if name.startswith("flock") else super().run_effect(name, act)
 
-    def opened(self, result: T) -> T:
+    def track_open(self, result: T) -> T:
         """Remember what is to be closed by the kernel at our death."""
         if isinstance(result, io.IOBase):
             self._files.append(result)
@@ -213,7 +215,7 @@ class Death(Effects):
             self._fds.pop(fd, None)
             closer(fd)
 
-        self._put(os, "close", closed)
+        self._replace(os, "close", closed)
         return self
 
     def __exit__(
@@ -224,17 +226,17 @@ class Death(Effects):
     ) -> None:
         """Take our hands off; if we died, close what we had open."""
         super().__exit__(kind, error, trace)
-        for fd, file in self._fds.items() if self.has_come else ():
+        for fd, file in self._fds.items() if self.crashed else ():
             with contextlib.suppress(OSError):
                 if _file(fd) == file:  # Not closed behind our back, and another's by now.
                     os.close(fd)
-        for opened in self._files if self.has_come else ():
+        for opened in self._files if self.crashed else ():
             with contextlib.suppress(OSError, ValueError):
                 opened.close()
 
-    def _die(self) -> None:
+    def _crash(self) -> None:
         """Let nothing that is still in a file's buffer get any further."""
-        self.has_come = True
+        self.crashed = True
         nowhere = next(real for place, name, real in self._saved if (place, name) == (os, "open"))(
             os.devnull, os.O_RDWR
         )
@@ -249,20 +251,20 @@ def _file(fd: int) -> _File:
     return status.st_dev, status.st_ino
 
 
-def _makes(args: tuple[Any, ...], how: dict[str, Any]) -> bool:
+def _may_create(args: tuple[Any, ...], how: dict[str, Any]) -> bool:
     """Tell whether a call of :func:`os.open` may make or empty a file."""
     flags = args[1] if len(args) > 1 else how.get("flags", 0)
     return bool(flags & (os.O_CREAT | os.O_TRUNC))
 
 
-def _makes_file(args: tuple[Any, ...], how: dict[str, Any]) -> bool:
+def _may_create_file(args: tuple[Any, ...], how: dict[str, Any]) -> bool:
     """Tell whether a call of :func:`open` may; a descriptor is open already."""
     file = args[0] if args else how.get("file")
     mode = args[1] if len(args) > 1 else how.get("mode", "r")
     return not isinstance(file, int) and bool(set(mode) & set("wax+"))
 
 
-def _told(name: str, args: tuple[Any, ...]) -> str:
+def _describe(name: str, args: tuple[Any, ...]) -> str:
     """Return an effect in words: the call, and the last part of its path."""
     paths = [os.fspath(arg) for arg in args if isinstance(arg, str | os.PathLike)]
     if name in {"open", OPEN_FILE}:

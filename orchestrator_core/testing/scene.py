@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator_core.orchestrator import Orchestrator
-from orchestrator_core.testing.terminal import FakeTerminal
+from orchestrator_core.testing.fake_terminal import FakeTerminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,14 +23,14 @@ class Scene:
     One root and one fake terminal, for as many orchestrators as a test needs.
 
     Agents that finish by themselves are seen off by their supervisors, as in life:
-    the fake's ``heir`` ends them. Closing it removes the root, and all that lived.
+    the fake's ``unwinder`` ends them. Closing it removes the root, and all that lived.
     """
 
     def __init__(
         self, agents: Mapping[str, Script] | None = None, *, default: Script | None = None
     ) -> None:
         self.terminal = FakeTerminal(agents, default=default)
-        self.terminal.heir = unwinder(self.terminal)
+        self.terminal.unwinder = fake_unwinder(self.terminal)
         self.place = Path(tempfile.mkdtemp(prefix="oc-", dir=_fast_place()))
         self.root = self.place / "root"
 
@@ -55,7 +55,7 @@ class Scene:
         self.close()
 
 
-def unwinder(terminal: FakeTerminal) -> Callable[[list[str]], None]:
+def fake_unwinder(terminal: FakeTerminal) -> Callable[[list[str]], None]:
     """Return what a fake supervisor becomes at its end: what ends its agent, as the real one."""
 
     def unwind(argv: list[str]) -> None:

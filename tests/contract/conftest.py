@@ -171,7 +171,9 @@ class Stage:
 class FakeStage(Stage):
     def __init__(self, place):
         scripts = {name: script for name, (_, script) in AGENTS.items()}
-        self.fake = FakeTerminal(agents=scripts, heir=lambda argv: subprocess.run(argv, check=True))
+        self.fake = FakeTerminal(
+            agents=scripts, unwinder=lambda argv: subprocess.run(argv, check=True)
+        )
         patience = GracePeriods(term_s=2, kill_s=2, linger_s=1)
         super().__init__(place, self.fake, self.fake.processes, patience=patience)
 

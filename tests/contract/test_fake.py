@@ -310,7 +310,7 @@ def test_the_unwinder_is_the_supervisor_and_spares_itself(fake_stage, fake):
         seen["ending"] = fake.processes.terminate_all(fake_stage.claim, GracePeriods())
         seen["alive"] = fake.alive()
 
-    fake.heir = unwind
+    fake.unwinder = unwind
     fake_stage.deploy("exits-3")
     fake_stage.until_over()
 
@@ -324,7 +324,7 @@ def test_the_unwinder_is_the_supervisor_and_spares_itself(fake_stage, fake):
 
 def test_a_launch_without_an_heir_calls_nobody(fake_stage, fake):
     called = []
-    fake.heir = called.append
+    fake.unwinder = called.append
     fake_stage.deploy("exits-3", heir=False)
 
     fake_stage.until_over()
@@ -362,7 +362,7 @@ def test_an_unwinder_that_fails_is_a_process_that_exits(fake_stage, fake):
     def unwind(_argv):
         raise fault
 
-    fake.heir = unwind
+    fake.unwinder = unwind
     fake_stage.deploy("exits-3")
     fake_stage.until_over()
 
@@ -410,3 +410,15 @@ def test_a_world_that_is_dropped_leaves_no_descriptor(fake_stage):
 
 def _descriptors():
     return len(list(Path("/dev/fd").iterdir()))
+
+
+def test_old_names_of_the_fake_are_the_new_ones():
+    calls = []
+    with pytest.warns(DeprecationWarning, match="unwinder"):
+        fake = FakeTerminal(heir=calls.append)
+    with pytest.warns(DeprecationWarning, match=r"FakeTerminal\.unwinder"):
+        fake.heir = calls.extend
+    with pytest.warns(DeprecationWarning, match="start_foreign_session"):
+        fake.intrude("someone")
+
+    assert (calls.extend, ["someone"]) == (fake.unwinder, [s.name for s in fake.sessions()])

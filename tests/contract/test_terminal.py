@@ -41,7 +41,7 @@ class RealWorld:
     def kill_server(self):
         self._killed(self._tmux.pid)
 
-    def intrude(self, name):
+    def start_foreign_session(self, name):
         self._tmux.begin()
         self._tmux.ask("new-session", "-d", "-s", name, "sleep", "1000")
 
@@ -58,7 +58,7 @@ class FakeWorld:
         self.hang = self.terminal.hang
         self.resume = self.terminal.resume
         self.kill_server = self.terminal.kill_server
-        self.intrude = self.terminal.intrude
+        self.start_foreign_session = self.terminal.start_foreign_session
 
 
 @pytest.fixture(params=["fake", pytest.param("tmux", marks=pytest.mark.tmux)])
@@ -171,7 +171,7 @@ def test_an_owner_may_hold_dots_colons_dashes_and_underscores(terminal):
 
 def test_a_session_nobody_of_ours_has_started_is_foreign(world, terminal):
     """Without an owner it is listed, and left alone."""
-    world.intrude("agent_1")
+    world.start_foreign_session("agent_1")
 
     assert [("agent_1", None)] == [(s.name, s.owner) for s in terminal.sessions()]
     assert Presence.FOREIGN == terminal.inspect("agent_1", owner="c1").presence

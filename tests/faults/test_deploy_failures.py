@@ -84,7 +84,7 @@ def test_a_disk_that_fills_up_and_stays_full_leaks_nothing(prepare):
     for number, _, name in points_of(prepare):
         with a_fake_scene() as scene:
             act = begin(scene, prepare)
-            with Fails(scene.fake, number, errno.ENOSPC, for_ever=True, only=GROWS):
+            with Fails(scene.fake, number, errno.ENOSPC, times=math.inf, only=GROWS):
                 error = _tried(act)
             alive = scene.fake.alive() or scene.fake.sessions()
             if prepare is deploy and error is not None and not error.leaked and alive:
@@ -101,7 +101,7 @@ def test_a_journal_that_cannot_be_made_is_a_deployment_that_took_nothing():
         task = orch.create_task("tried").id
         orch.terminate(orch.deploy(task, scene.spec()).id)
         before = scene.world.snapshot()
-        with Fails(scene.fake, 0, errno.ENOSPC, for_ever=True, only=GROWS):
+        with Fails(scene.fake, 0, errno.ENOSPC, times=math.inf, only=GROWS):
             error = _tried(lambda: orch.deploy(task, scene.spec()))
         assert before == scene.world.snapshot()
     assert isinstance(error, DeploymentError)
@@ -142,7 +142,7 @@ def test_what_can_not_be_undone_is_named():
     for number, _, name in points_of(deploy):
         with a_fake_scene() as scene:
             act = begin(scene, deploy)
-            with Fails(scene.fake, number, errno.EIO, for_ever=True):
+            with Fails(scene.fake, number, errno.EIO, times=math.inf):
                 error = _tried(act)
             left = {
                 names[what]

@@ -2,14 +2,16 @@
 
 import contextlib
 import errno
+import itertools
+import math
 import os
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
-from breaking import Breaker, refuse
 from saga_kit import NAMES, OnDisk, litter, on_disk, stands
+from support.effects import Fails
 
 from orchestrator_core.exceptions import StorageError
 from orchestrator_core.saga import Sagas, Unwind
@@ -18,10 +20,10 @@ OVER = Unwind.terminal("its life is over")
 GROWING = ("write", "pwrite", "fsync", "mkdir", "open", "link", "symlink")  #: What needs space.
 SHRINKING = ("ftruncate", "fchmod", "unlink", "rename", "rmdir")
 REFUSALS = {
-    "EIO, once": {"number": errno.EIO},
-    "EIO, for ever": {"number": errno.EIO, "for_ever": True},
-    "ENOSPC, once": {"number": errno.ENOSPC, "only": GROWING},
-    "ENOSPC, for ever": {"number": errno.ENOSPC, "only": GROWING, "for_ever": True},
+    "EIO, once": {"code": errno.EIO},
+    "EIO, for ever": {"code": errno.EIO, "times": math.inf},
+    "ENOSPC, once": {"code": errno.ENOSPC, "only": GROWING},
+    "ENOSPC, for ever": {"code": errno.ENOSPC, "only": GROWING, "times": math.inf},
 }
 
 
@@ -74,26 +76,19 @@ def open_below(place):
 
 def refused_everywhere(memory_tmp, prepare, work, refusal):
     """Let every call of *work* be refused, on a world of its own each; yield what became of it."""
-    number = 0
-    while True:
-        number += 1
+    for number in itertools.count():
         place = memory_tmp / str(number)
         place.mkdir()
         prepare(place)
-        breaker = Breaker(
-            number,
-            before=refuse(refusal["number"]),
-            for_ever=refusal.get("for_ever", False),
-            only=refusal.get("only", (*GROWING, *SHRINKING)),
-        )
+        fails = Fails(None, number, **{"only": (*GROWING, *SHRINKING), **refusal})
         error = None
         try:
-            with breaker.in_place():
+            with fails:
                 work(place)
         except Exception as raised:  # noqa: BLE001 - whatever it was, the world must be right
             error = raised
         assert [] == open_below(place), "a descriptor is left open"
-        if breaker.count < number:
+        if len(fails.names) <= number:
             assert number > 3, "nothing was refused"
             return
         yield place, error
@@ -136,7 +131,7 @@ def test_on_a_full_disk_an_end_gives_everything_back(memory_tmp):
     """A deployment of before is ended with not one byte to be had."""
     deploy(memory_tmp)
     sagas = open_sagas(memory_tmp)
-    with Breaker(1, before=refuse(errno.ENOSPC), for_ever=True, only=GROWING).in_place():
+    with Fails(None, 0, errno.ENOSPC, times=math.inf, only=GROWING):
         report = sagas.unwind("s", OVER)
 
     assert (True, []) == (report.closed, files_of(memory_tmp))
@@ -145,7 +140,7 @@ def test_on_a_full_disk_an_end_gives_everything_back(memory_tmp):
 def test_what_was_owed_is_written_before_the_next_line(memory_tmp):
     """The disk was full for the reason only: the journal still tells the whole story, in order."""
     deploy(memory_tmp)
-    with Breaker(1, before=refuse(errno.ENOSPC), only=("pwrite",)).in_place():
+    with Fails(None, 0, errno.ENOSPC, only=("pwrite",)):
         open_sagas(memory_tmp).unwind("s", OVER)
 
     history = open_sagas(memory_tmp).history("s")
@@ -161,13 +156,17 @@ def test_short_writes_are_completed(memory_tmp, monkeypatch):
     assert "committed" == stands(memory_tmp / "sagas", "s")
 
 
+def refused(*_args):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 def test_a_line_that_was_refused_is_cut_off_before_the_next(memory_tmp, monkeypatch):
     """It is written whole, its fsync fails, and so does the cut: no later line suffers."""
     deploy(memory_tmp)
     with open_sagas(memory_tmp).open("s") as saga:
         with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", lambda _fd: refuse(errno.EIO)())
-            patch.setattr(os, "ftruncate", lambda _fd, _size: refuse(errno.EIO)())
+            patch.setattr(os, "fsync", refused)
+            patch.setattr(os, "ftruncate", refused)
             with pytest.raises(StorageError, match="error"):
                 saga.note("long", durable=True, text="x" * 300)
         saga.note("short")

@@ -6,6 +6,7 @@ Whatever happens, what is left is found and ended, once, and nothing of anybody 
 
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -246,7 +247,7 @@ def test_a_disk_that_refuses_everything_loses_nothing_and_the_next_sweep_ends_it
         task = orch.create_task("swept").id
         agents = [orch.deploy(task, scene.spec()).id for _ in range(3)]
         scene.fake.reboot()
-        with Fails(scene.fake, 0, refusal, for_ever=True):
+        with Fails(scene.fake, 0, refusal, times=math.inf):
             report = orch.sweep(reap=True)
         assert not report.clean
 

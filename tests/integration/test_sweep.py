@@ -221,8 +221,8 @@ def test_a_session_with_our_mark_and_no_saga_is_ended(scene, orch, task):
 def test_a_session_of_somebody_else_with_a_name_like_ours_is_never_touched(scene, orch, task):
     """Its name alone is one proof, and not even that without the mark."""
     orch.deploy(task, scene.spec())
-    scene.fake.intrude("agent_a-101010-abcdef")
-    scene.fake.intrude("agent_b-101010-abcdef", owner="somebody")
+    scene.fake.start_foreign_session("agent_a-101010-abcdef")
+    scene.fake.start_foreign_session("agent_b-101010-abcdef", owner="somebody")
     before = scene.fake.sessions()
 
     assert orch.sweep(reap=True).clean
@@ -233,7 +233,7 @@ def test_a_session_whose_mark_was_copied_is_told_of_and_left_alone(scene, orch, 
     """The mark of an agent of ours, on a session of another name: no second proof."""
     agent = orch.deploy(task, scene.spec()).id
     orch.terminate(agent)
-    scene.fake.intrude("mine", owner=cookie_of(scene, agent))
+    scene.fake.start_foreign_session("mine", owner=cookie_of(scene, agent))
 
     report = orch.sweep(reap=True)
 

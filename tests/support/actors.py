@@ -121,7 +121,8 @@ def _fork(acts, job, begin=None, go=None):
 
 
 def _act(acts, job, told):
-    from support.effects import Effects, Killed  # noqa: PLC0415 - see serve
+    from orchestrator_core.testing.effects import Effects  # noqa: PLC0415 - see serve
+    from support.effects import Killed  # noqa: PLC0415 - the same
 
     effects = Killed(*job["kill_at"]) if job["kill_at"] else Effects()
     with effects if job["kill_at"] or job["count"] else contextlib.nullcontext():

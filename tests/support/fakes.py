@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator_core import AgentSpec, Orchestrator
 from orchestrator_core.testing import Exits, FakeTerminal, Refuses, Runs
-from support.effects import Dead, Dies
+from orchestrator_core.testing.effects import CrashAt, CrashedError
 from support.world import World
 
 SCRIPTS = {
@@ -55,7 +55,7 @@ class FakeScene:
 
     def __init__(self, place):
         self.root = place / "ws"
-        self.fake = FakeTerminal(agents=SCRIPTS, heir=self._unwind)
+        self.fake = FakeTerminal(agents=SCRIPTS, unwinder=self._unwind)
         self.world = FakeWorld(place, self.root, self.fake)
         self.bin = place / "bin"
         self.bin.mkdir()
@@ -76,15 +76,14 @@ class FakeScene:
 
     def until_death(self, act, number, when="before"):
         """Act until the effect *number*, and die there; return whether it came to that."""
-        death = Dies(self.fake, number, when)
-        with death, contextlib.suppress(Dead):
+        crash = CrashAt(self.fake, number, when)
+        with crash, contextlib.suppress(CrashedError):
             act()
-        return death.is_dead
+        return crash.crashed
 
     def effects(self, act):
         """Act to the end; return the names of all effects."""
-        living = Dies(self.fake, -1)
-        with living:
+        with CrashAt(self.fake, -1) as living:
             act()
         return living.names
 

@@ -1,4 +1,4 @@
-"""Death at any effect: nothing happens after it, whatever the dead had in mind."""
+"""CrashAt at any effect: nothing happens after it, whatever the dead had in mind."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ import pytest
 
 from orchestrator_core import AgentSpec
 from orchestrator_core.testing import CrashPoints, Runs, Scene
-from orchestrator_core.testing.crashes import CrashPoint, spread
-from orchestrator_core.testing.effects import Dead, Death
+from orchestrator_core.testing.crashes import CrashPoint, evenly_spaced
+from orchestrator_core.testing.effects import CrashAt, CrashedError
 
 SPEC = AgentSpec(type="a", prompt="do it", command=["sleep", "1000"])
 
 
 def until_death(act, number, when="before"):
     """Act until death comes; return whether it came."""
-    death = Death(None, number, when)
-    with death, contextlib.suppress(Dead):
+    death = CrashAt(None, number, when)
+    with death, contextlib.suppress(CrashedError):
         act()
-    return death.has_come
+    return death.crashed
 
 
 def effects_of(act):
-    living = Death(None, -1)
+    living = CrashAt(None, -1)
     with living:
         act()
     return living.names
@@ -88,7 +88,7 @@ def test_what_another_thread_does_is_none_of_ours(tmp_path):
     thread.start()
 
     def act():
-        with contextlib.suppress(Dead):
+        with contextlib.suppress(CrashedError):
             (tmp_path / "ours").mkdir()
         go.set()
         assert done.wait(20)
@@ -245,4 +245,4 @@ def test_a_stubborn_agent_is_ended_after_each_death():
 def test_a_sample_is_evenly_spread(at_most, kept):
     points = [CrashPoint(number, "before", "write") for number in range(5)]
 
-    assert kept == [point.number for point in spread(points, at_most)]
+    assert kept == [point.number for point in evenly_spaced(points, at_most)]

@@ -15,7 +15,7 @@ from orchestrator_core.exceptions import (
     TerminalTimeout,
 )
 from orchestrator_core.reconcile.legacy.server_protocol import NullServer
-from orchestrator_core.system.deprecation import renamed_attributes, warn_renamed
+from orchestrator_core.system.deprecation import renamed_attributes, renamed_keyword, warn_renamed
 from orchestrator_core.system.presence import Presence
 from orchestrator_core.system.terminal import (
     Session,
@@ -24,10 +24,10 @@ from orchestrator_core.system.terminal import (
     check_name,
     check_owner,
 )
-from orchestrator_core.testing.processes import RENAMED_METHODS, FakeProcesses
+from orchestrator_core.testing.fake_processes import RENAMED_METHODS, FakeProcesses
+from orchestrator_core.testing.fake_supervisor import Supervisor, spawn_scripted
+from orchestrator_core.testing.fake_world import FakeProcess, FakeSession, FakeWorld
 from orchestrator_core.testing.scripts import Runs, Script
-from orchestrator_core.testing.supervisor import Supervisor, spawn_scripted
-from orchestrator_core.testing.world import FakeProcess, FakeSession, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,30 +49,45 @@ class FakeTerminal:
 
     *agents* gives a script to each agent by the name of its program (the last part
     of the first argument); all others get *default*. ``processes`` is the same
-    world's :class:`~orchestrator_core.system.processes.protocol.Processes`. ``heir`` is what a
+    world's :class:`~orchestrator_core.system.processes.protocol.Processes`. ``unwinder`` is what a
     supervisor becomes at its end: it is called with the argument list that the real
     one would execute, when the agent's lock is free; None: it just leaves.
     """
 
+    @renamed_keyword("heir", "unwinder")
     def __init__(
         self,
         agents: Mapping[str, Script] | None = None,
         *,
         default: Script | None = None,
-        heir: Callable[[list[str]], None] | None = None,
+        unwinder: Callable[[list[str]], None] | None = None,
         timeout_s: float = 10.0,
     ) -> None:
         self.agents = dict(agents or {})
         self.default = default or Runs()
-        self.heir = heir
+        self.unwinder = unwinder
         self.timeout_s = timeout_s
         self.legacy_server: LegacyServer = NullServer()  #: The old system was never in this world.
-        self._world = World()
+        self._world = FakeWorld()
         self._in_flight: list[Callable[[], object]] = []
         self.processes = FakeProcesses(self._world)
 
     if not TYPE_CHECKING:
-        __getattr__ = renamed_attributes("FakeTerminal", {"look": "inspect", "end": "kill"})
+        __getattr__ = renamed_attributes(
+            "FakeTerminal",
+            {"look": "inspect", "end": "kill", "intrude": "start_foreign_session"},
+        )
+
+    @property
+    def heir(self) -> Callable[[list[str]], None] | None:
+        """The old name of ``unwinder``."""
+        warn_renamed("FakeTerminal.heir", "FakeTerminal.unwinder")
+        return self.unwinder
+
+    @heir.setter
+    def heir(self, unwinder: Callable[[list[str]], None] | None) -> None:
+        warn_renamed("FakeTerminal.heir", "FakeTerminal.unwinder")
+        self.unwinder = unwinder
 
     # --- the terminal --------------------------------------------------------------
 
@@ -166,7 +181,7 @@ class FakeTerminal:
         with self._world.lock:
             self._world.kill(self._session(name).process, signal.SIGKILL)
 
-    def intrude(self, name: str, *, owner: str | None = None) -> None:
+    def start_foreign_session(self, name: str, *, owner: str | None = None) -> None:
         """Let a stranger have a session called *name*."""
         with self._world.lock:
             self._take(name, owner, self._world.spawn("stranger"))
@@ -177,10 +192,10 @@ class FakeTerminal:
             self._in_flight.clear()
             self._world.hung = False
             if self._world.server is not None:
-                self._world.bury(self._world.server)
+                self._world.mark_dead(self._world.server)
                 self._world.server = None
             for session in list(self._world.sessions.values()):
-                self._world.hang_up(session)
+                self._world.drop_session(session)
 
     def reboot(self) -> None:
         """Let the machine go down and come up again: only files are left."""
@@ -250,7 +265,7 @@ class FakeTerminal:
                 process,
                 argv[-1],
                 script_for=self._script_for,
-                heir=lambda: self.heir,
+                unwinder=lambda: self.unwinder,
             )
         else:
             process = spawn_scripted(
@@ -264,7 +279,7 @@ class FakeTerminal:
             return Presence.ABSENT
         if found.owner != owner:
             return Presence.FOREIGN
-        self._world.hang_up(found)
+        self._world.drop_session(found)
         return Presence.OURS
 
     def _take(self, name: str, owner: str | None, process: FakeProcess) -> FakeSession:

@@ -2,8 +2,8 @@
 The fake world: processes, sessions, a clock that jumps, and an agenda.
 
 Nothing happens by itself. Whoever asks the world something first lets it catch
-up (:meth:`World.advance`): what is due on the agenda happens, and whoever stands
-at a gate, or waits for a lock, tries again. Waiting (:meth:`World.wait`) moves
+up (:meth:`FakeWorld.advance`): what is due on the agenda happens, and whoever stands
+at a gate, or waits for a lock, tries again. Waiting (:meth:`FakeWorld.wait`) moves
 the clock to the next thing due, and never sleeps.
 """
 
@@ -66,7 +66,7 @@ class Role(Protocol):
         """Do what can be done now; tell whether that was anything."""
         ...
 
-    def errand(self) -> Callable[[], None] | None:
+    def deferred_call(self) -> Callable[[], None] | None:
         """Return what is to be done now without the world's lock, by code that is not ours."""
         ...
 
@@ -87,7 +87,7 @@ class _Failure:
     after: bool
 
 
-class World:
+class FakeWorld:
     """Everything there is, behind one lock."""
 
     def __init__(self) -> None:
@@ -120,13 +120,13 @@ class World:
         if not process.alive or process.unkillable:
             return
         if signum == signal.SIGKILL:
-            self.bury(process, died_of=signum)
+            self.mark_dead(process, died_of=signum)
         elif process.role is not None:
             process.role.receive(signum)
         elif signum not in _HARMLESS and not (signum in _POLITE and process.ignores_term):
-            self.bury(process, died_of=signum)
+            self.mark_dead(process, died_of=signum)
 
-    def bury(
+    def mark_dead(
         self, process: FakeProcess, *, code: int | None = None, died_of: int | None = None
     ) -> None:
         """Let a process be dead: its children are init's, its session goes with it."""
@@ -143,26 +143,26 @@ class World:
         if process.role is not None:
             process.role.ended()
 
-    def hang_up(self, session: FakeSession) -> None:
+    def drop_session(self, session: FakeSession) -> None:
         """Take a session away; what runs in it loses its terminal."""
         del self.sessions[session.name]
         self.kill(session.process, signal.SIGHUP)
 
     @property
-    def me(self) -> FakeProcess | None:
+    def current_process(self) -> FakeProcess | None:
         """The fake process that the calling thread plays; None: the orchestrator itself."""
         return getattr(self._here, "process", None)
 
-    def is_at_work(self) -> bool:
+    def is_world_call(self) -> bool:
         """Tell whether what the calling thread does is the world's doing, or a supervisor's."""
-        me = self.me
+        me = self.current_process
         owns: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition does
         return owns() or (me is not None and me.role is not None)
 
     @contextlib.contextmanager
     def as_process(self, process: FakeProcess | None) -> Iterator[None]:
         """Let the calling thread play *process*."""
-        before, self._here.process = self.me, process
+        before, self._here.process = self.current_process, process
         try:
             yield
         finally:
@@ -170,7 +170,7 @@ class World:
 
     # --- time ----------------------------------------------------------------------
 
-    def at(self, delay_s: float, action: Callable[[], None]) -> None:
+    def schedule(self, delay_s: float, action: Callable[[], None]) -> None:
         """Put something on the agenda."""
         heapq.heappush(self._agenda, (self.now + delay_s, next(self._order), action))
 
@@ -178,14 +178,14 @@ class World:
         """Let everything happen that can happen now."""
         while True:
             with self.lock:
-                moved = self._do_due()
+                moved = self._run_due()
                 roles = [p.role for p in list(self.processes.values()) if p.role is not None]
                 stepped = [role.step() for role in roles]
-                errands = [errand for role in roles if (errand := role.errand()) is not None]
-            # An errand takes locks of its own; whoever holds one may be waiting for ours.
-            for errand in errands:
-                errand()
-            if not (moved or any(stepped) or errands):
+                calls = [call for role in roles if (call := role.deferred_call()) is not None]
+            # A call takes its own locks; their holders may be waiting for the world's lock.
+            for call in calls:
+                call()
+            if not (moved or any(stepped) or calls):
                 return
 
     def wait(self, until: Callable[[], bool], timeout_s: float) -> bool:
@@ -201,7 +201,7 @@ class World:
                 due = self._agenda[0][0] if self._agenda else deadline
                 self.now = max(self.now, min(due, deadline))
 
-    def _do_due(self) -> bool:
+    def _run_due(self) -> bool:
         moved = False
         while self._agenda and self._agenda[0][0] <= self.now:
             heapq.heappop(self._agenda)[2]()

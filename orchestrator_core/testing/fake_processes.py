@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator_core.system.processes.protocol import FileId, OpenFile
-    from orchestrator_core.testing.world import FakeProcess, World
+    from orchestrator_core.testing.fake_world import FakeProcess, FakeWorld
 
     _Find = Callable[[OwnershipSelector], list[FakeProcess]]
 
@@ -48,7 +48,7 @@ _A_LITTLE_S = 0.5  # What a supervisor gets on top, to say so; and the least for
 class FakeProcesses:
     """The :class:`~orchestrator_core.system.processes.protocol.Processes` of a fake world."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: FakeWorld) -> None:
         self._world = world
 
     if not TYPE_CHECKING:
@@ -124,7 +124,7 @@ class FakeProcesses:
     def includes_self(self, claim: OwnershipSelector) -> bool:
         """Tell whether the calling thread plays one that would be ended; see the protocol."""
         with self._world.call("processes.includes_self"):
-            me = self._world.me
+            me = self._world.current_process
             return me is not None and me.role is None and me in self._covered(claim)
 
     def cgroup_path(self, name: str) -> str | None:  # noqa: ARG002 - the protocol's
@@ -145,7 +145,7 @@ class FakeProcesses:
             survivors = tuple(Survivor(p.pid, p.name) for p in self._covered(claim))
             return TerminationResult("scan", proven=False, survivors=survivors)
         supervisor = self._find(claim.supervisor) if claim.supervisor is not None else None
-        return _Ender(self._world, claim, patience, self._covered).end(supervisor)
+        return _FakeTermination(self._world, claim, patience, self._covered).end(supervisor)
 
     def _is_alive(self, who: Identity) -> bool:
         if who.boot_id == self._world.boot_id and self._world.is_orchestrator(who.pid):
@@ -169,11 +169,11 @@ class FakeProcesses:
         ]
 
 
-class _Ender:
+class _FakeTermination:
     """One end of everything of a claim, by an outsider or by the unwinder."""
 
     def __init__(
-        self, world: World, claim: OwnershipSelector, patience: GracePeriods, find: _Find
+        self, world: FakeWorld, claim: OwnershipSelector, patience: GracePeriods, find: _Find
     ) -> None:
         self._world = world
         self._claim = claim
@@ -186,7 +186,7 @@ class _Ender:
 
     def end(self, supervisor: FakeProcess | None) -> TerminationResult:
         """Ask the supervisor to end its own; then see to whoever is left."""
-        if supervisor is not None and supervisor is not self._world.me:
+        if supervisor is not None and supervisor is not self._world.current_process:
             self._ask(supervisor)
         while self._targets() and self._world.now < self._until:
             gently = self._world.now < self._term_until
@@ -215,7 +215,7 @@ class _Ender:
 
     def _targets(self) -> list[FakeProcess]:
         """Return who is to be ended: all that is covered but the caller, become the unwinder."""
-        return [p for p in self._find(self._claim) if p is not self._world.me]
+        return [p for p in self._find(self._claim) if p is not self._world.current_process]
 
     def _told(self) -> TerminationResult:
         witnessed = read_exit_record(self._claim.exit_file)

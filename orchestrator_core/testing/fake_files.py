@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestrator_core.supervisor.launch import Launch
-    from orchestrator_core.testing.world import FakeProcess
+    from orchestrator_core.testing.fake_world import FakeProcess
 
 
 class FakeJournal:
@@ -38,11 +38,11 @@ class FakeJournal:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
         return True
 
-    def says(self, what: Callable[[int], bool]) -> bool:
+    def ask(self, what: Callable[[int], bool]) -> bool:
         """Ask one of the gate's questions of it."""
         return self._fd is not None and what(self._fd)
 
-    def says_by_now(self, what: Callable[[int, str | None], bool]) -> bool:
+    def ask_by_path(self, what: Callable[[int, str | None], bool]) -> bool:
         """Ask the same of it, and of what is at its path by now."""
         return self._fd is not None and what(self._fd, self._path)
 
@@ -55,7 +55,7 @@ class FakeJournal:
     __del__ = close  # A world that a test has dropped must not keep descriptors.
 
 
-class FakeWitness(ExitRecorder):
+class FakeExitRecorder(ExitRecorder):
     """
     The real witness, of processes that ``/proc`` does not know.
 
@@ -68,7 +68,7 @@ class FakeWitness(ExitRecorder):
         self.silent = False
         self._boot_id = boot_id
 
-    def introduce(self, agent: FakeProcess) -> None:
+    def record_start(self, agent: FakeProcess) -> None:
         """Tell that the agent runs, and who it is, as ``started`` does of a real one."""
         self._write_start_record(agent.pid, agent.started, self._boot_id, in_cgroup=False)
 

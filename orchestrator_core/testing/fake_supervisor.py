@@ -15,15 +15,15 @@ import signal
 from typing import TYPE_CHECKING
 
 from orchestrator_core.supervisor import gate, launch
-from orchestrator_core.testing.files import FakeJournal, FakeWitness
+from orchestrator_core.testing.fake_files import FakeExitRecorder, FakeJournal
 from orchestrator_core.testing.scripts import Dies, Exits, Refuses, Script
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator_core.testing.world import FakeProcess, World
+    from orchestrator_core.testing.fake_world import FakeProcess, FakeWorld
 
-    Heir = Callable[[list[str]], None]
+    Unwinder = Callable[[list[str]], None]
 
 
 class Stage(enum.Enum):
@@ -46,22 +46,22 @@ class Supervisor:
 
     def __init__(
         self,
-        world: World,
+        world: FakeWorld,
         process: FakeProcess,
         launch_path: str,
         *,
         script_for: Callable[[list[str]], Script],
-        heir: Callable[[], Heir | None],
+        unwinder: Callable[[], Unwinder | None],
     ) -> None:
         self._world = world
         self._process = process
         self._launch_path = launch_path
         self._script_for = script_for
-        self._heir = heir
+        self._unwinder = unwinder
         self._stage = Stage.GATE
         self._told: launch.Launch | None = None
         self._journal = FakeJournal()
-        self._witness: FakeWitness | None = None
+        self._exit_recorder: FakeExitRecorder | None = None
         self._agent: FakeProcess | None = None
         self._since = 0.0
         self._forced = False
@@ -80,7 +80,7 @@ class Supervisor:
             return True
         return False
 
-    def errand(self) -> Callable[[], None] | None:
+    def deferred_call(self) -> Callable[[], None] | None:
         """Return the unwinding, once the agent's lock is free for it."""
         if self._stage is Stage.WAITING and self._journal.is_free():
             self._stage = Stage.UNWINDING
@@ -90,18 +90,18 @@ class Supervisor:
     def receive(self, signum: int) -> None:
         """Take a signal as the real supervisor does at this stage of its life."""
         if self._stage is Stage.GATE:
-            self._world.bury(self._process)
+            self._world.mark_dead(self._process)
         elif self._stage in _UNDISTURBED:
             self._receive_undisturbed(signum)
         elif self._stage is Stage.WAITING and signum == signal.SIGTERM:
-            self._world.bury(self._process)
+            self._world.mark_dead(self._process)
 
     def ended(self) -> None:
         """Leave no descriptor open."""
         self._stage = Stage.GONE
         self._journal.close()
-        if self._witness is not None:
-            self._witness.close()
+        if self._exit_recorder is not None:
+            self._exit_recorder.close()
 
     # --- the gate --------------------------------------------------------------------
 
@@ -112,16 +112,16 @@ class Supervisor:
                 self._journal.open(self._told.journal)
             if not self._journal.is_free():
                 return False
-            committed = self._journal.says(gate.is_committed)
+            committed = self._journal.ask(gate.is_committed)
             if committed:
                 os.unlink(self._launch_path)  # noqa: PTH108 - as the real one does
         except (OSError, ValueError):
             committed = False
         if committed:
-            self._witness = FakeWitness(self._launch, self._world.boot_id)
+            self._exit_recorder = FakeExitRecorder(self._launch, self._world.boot_id)
             self._run(self._script_for(self._launch.argv))
         else:
-            self._world.bury(self._process)
+            self._world.mark_dead(self._process)
         return True
 
     def _run(self, script: Script) -> None:
@@ -129,7 +129,7 @@ class Supervisor:
         self._since = self._world.now
         refusal = self._cannot_start(script)
         if refusal is not None:
-            self._of_witness.spawn_failed(refusal)
+            self._recorder.spawn_failed(refusal)
             self._contain("refused")
             return
         self._agent = spawn_scripted(
@@ -140,11 +140,11 @@ class Supervisor:
             parent=self._process,
         )
         if script.loses_supervisor_after_s is not None:
-            self._world.at(
+            self._world.schedule(
                 script.loses_supervisor_after_s,
                 lambda: self._world.kill(self._process, signal.SIGKILL),
             )
-        self._of_witness.introduce(self._agent)
+        self._recorder.record_start(self._agent)
 
     def _cannot_start(self, script: Script) -> str | None:
         """Open what a real agent would be given; return why that cannot be."""
@@ -177,11 +177,11 @@ class Supervisor:
         elif (
             signum == signal.SIGUSR1
             and self._stage is Stage.RUNNING
-            and self._journal.says_by_now(gate.end_requested)
+            and self._journal.ask_by_path(gate.end_requested)
         ):
             self._stage = Stage.LINGERING
-            self._of_witness.cause = "request"
-            self._world.at(self._launch.linger_s, self._linger_over)
+            self._recorder.cause = "request"
+            self._world.schedule(self._launch.linger_s, self._linger_over)
 
     def _linger_over(self) -> None:
         if self._stage is Stage.LINGERING:
@@ -190,17 +190,17 @@ class Supervisor:
     def exit(self, code: int | None, signum: int | None) -> None:
         """Let the agent's main process end, now."""
         if self._agent is not None:
-            self._world.bury(self._agent, code=code, died_of=signum)
+            self._world.mark_dead(self._agent, code=code, died_of=signum)
 
     def _contain(self, cause: str) -> None:
         """End what is below, gently, and then not; each stage only if somebody is left."""
         self._stage = Stage.CONTAINING
-        if self._of_witness.cause == "exit":
-            self._of_witness.cause = cause
+        if self._recorder.cause == "exit":
+            self._recorder.cause = cause
         self._signal_below(signal.SIGTERM)
         if self._below():
-            self._notice()
-            self._world.at(self._launch.term_s, self._force)
+            self._deliver_events()
+            self._world.schedule(self._launch.term_s, self._force)
         else:
             self._finish()
 
@@ -210,33 +210,33 @@ class Supervisor:
         self._forced = True
         self._signal_below(signal.SIGKILL)
         if self._below():
-            self._world.at(self._launch.kill_s, self._finish)
+            self._world.schedule(self._launch.kill_s, self._finish)
         else:
             self._finish()
 
     def _finish(self) -> None:
         if self._stage is not Stage.CONTAINING:
             return
-        self._notice(last=True)
-        self._of_witness.all_exited(tree_empty=not self._below(), forced=self._forced)
-        unwinding = self._journal.says_by_now(gate.is_unwinding)
-        if self._heir() is None or not self._launch.unwinder_argv or unwinding:
-            self._world.bury(self._process)
+        self._deliver_events(last=True)
+        self._recorder.all_exited(tree_empty=not self._below(), forced=self._forced)
+        unwinding = self._journal.ask_by_path(gate.is_unwinding)
+        if self._unwinder() is None or not self._launch.unwinder_argv or unwinding:
+            self._world.mark_dead(self._process)
         else:
             self._stage = Stage.WAITING
 
     def _unwind(self) -> None:
         """Do what the unwinder does, as this process, which then exits."""
-        heir = self._heir()
+        unwinder = self._unwinder()
         try:
-            if heir is not None:
+            if unwinder is not None:
                 with self._world.as_process(self._process):
-                    heir(self._launch.unwinder_argv)
+                    unwinder(self._launch.unwinder_argv)
         except Exception as error:  # noqa: BLE001 - as a program of its own, it would only exit 1
             self._world.errors.append(error)
         finally:
             with self._world.lock:
-                self._world.bury(self._process)
+                self._world.mark_dead(self._process)
 
     def _below(self) -> list[FakeProcess]:
         return [p for p in list(self._world.processes.values()) if p.is_below(self._process)]
@@ -245,13 +245,13 @@ class Supervisor:
         for process in self._below():
             self._world.kill(process, signum)
 
-    def _notice(self, *, last: bool = False) -> None:
+    def _deliver_events(self, *, last: bool = False) -> None:
         """Witness the end of the agent's main process, if it has come; *last*: before the rest."""
         if self._agent is not None and not self._agent.alive:
             status = self._agent.died_of or (self._agent.code or 0) << 8
-            self._of_witness.silent = last
-            self._of_witness.exited(status, self._world.now - self._since)
-            self._of_witness.silent = False
+            self._recorder.silent = last
+            self._recorder.exited(status, self._world.now - self._since)
+            self._recorder.silent = False
 
     @property
     def _launch(self) -> launch.Launch:
@@ -259,13 +259,13 @@ class Supervisor:
         return self._told
 
     @property
-    def _of_witness(self) -> FakeWitness:
-        assert self._witness is not None, "there is no witness at the gate"  # noqa: S101 - our own bug
-        return self._witness
+    def _recorder(self) -> FakeExitRecorder:
+        assert self._exit_recorder is not None, "there is no witness at the gate"  # noqa: S101 - our own bug
+        return self._exit_recorder
 
 
 def spawn_scripted(
-    world: World,
+    world: FakeWorld,
     name: str,
     script: Script,
     *,
@@ -285,7 +285,7 @@ def spawn_scripted(
     if script.stray:
         world.spawn(f"{name}-stray", cookie=cookie, ignores_term=True)
     if isinstance(script, Exits):
-        world.at(script.after_s, lambda: world.bury(process, code=script.code))
+        world.schedule(script.after_s, lambda: world.mark_dead(process, code=script.code))
     elif isinstance(script, Dies):
-        world.at(script.after_s, lambda: world.bury(process, died_of=script.signal))
+        world.schedule(script.after_s, lambda: world.mark_dead(process, died_of=script.signal))
     return process
