@@ -56,7 +56,7 @@ def deploy_with_path(root, task, command, path):
 def deploy_unseeing(root, task, command, *, how=None, **spec):
     """Deploy without the first look at the limits: as one does who loses a race for the last."""
     orch = opened(root, **(how or {}))
-    orch._deployer._refuse_early = lambda *_: None
+    orch._deployer._precheck = lambda *_: None
     return orch.deploy(task, AgentSpec(type="a", prompt="p", command=command, **spec)).id
 
 

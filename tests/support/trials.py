@@ -28,7 +28,7 @@ def deploy_what_cannot_run(scene, task):
 def deploy_one_too_many(scene, task):
     scene.orchestrator().deploy(task, scene.spec())
     orch = scene.orchestrator(limits=Limits(max_concurrent=1))
-    orch._deployer._refuse_early = lambda *_: None
+    orch._deployer._precheck = lambda *_: None
     return _refused(lambda: orch.deploy(task, scene.spec()))
 
 
