@@ -1,4 +1,4 @@
-"""The front door: deploy agents, live with them, end them."""
+"""The facade: deploy agents, read and report while they live, end them, and maintain the root."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator_core.deployment.context import RootContext
 from orchestrator_core.deployment.reports import Reporter, ReportReceipt
-from orchestrator_core.exceptions import InvalidInput, NotFound
+from orchestrator_core.deployment.task_lookup import TaskLookup
+from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model.environment import ENV_AGENT
 from orchestrator_core.model.layout import open_root
 from orchestrator_core.model.status import Status, parse_status
 from orchestrator_core.registry import new_global
+from orchestrator_core.system.deprecation import renamed_keyword
 from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from orchestrator_core.deployment.deployer import Deployer
+    from orchestrator_core.deployment.predecessor import Predecessor
     from orchestrator_core.deployment.queries import Queries
     from orchestrator_core.deployment.report_reader import ReportedFinding, ReportedProgress
+    from orchestrator_core.deployment.tasks import TaskCreator
     from orchestrator_core.deployment.terminator import Terminator
     from orchestrator_core.model.limits import Limits
     from orchestrator_core.model.outcome import EndReport
@@ -29,36 +33,38 @@ if TYPE_CHECKING:
     from orchestrator_core.model.settings import Settings
     from orchestrator_core.model.spec import AgentSpec
     from orchestrator_core.operations.alerts import Alerts, OnFailedCleanup
+    from orchestrator_core.operations.maintenance import Maintenance
     from orchestrator_core.operations.metrics import Stats
     from orchestrator_core.operations.retention import ExportReport, GcReport
     from orchestrator_core.presets.result import AgentResult
     from orchestrator_core.reconcile.repair import RepairReport
     from orchestrator_core.reconcile.sweep.findings import SweepReport
-    from orchestrator_core.saga import History, Observer, RecoveryReport, Step, Unwind
+    from orchestrator_core.saga import History, Observer, RecoveryReport, Step
     from orchestrator_core.system.processes.protocol import GracePeriods, Processes
     from orchestrator_core.system.terminal import Terminal
 
 __all__ = ["Orchestrator"]
+
+_UNWINDER_TIMEOUT_S = 600.0  #: The unwinder has no other work than to wait for the agent's lock.
 
 
 class Orchestrator:
     """
     All agents below one root.
 
-    Opening one recovers what dead owners left there. Any number may be open on
-    the same root at once, in threads, in processes and inside agents; all of
-    them see and end the same agents, and none needs to be told to close.
+    Any number of orchestrators may be open on the same root, in threads, in processes and
+    inside agents: each sees and ends the same agents, and none needs to be closed.
 
-    ``root`` is found as :func:`orchestrator_core.model.layout.find_root` says: the
-    argument, ``ORCHESTRATOR_ROOT``, the nearest ``.agent-workspace`` above the
-    working directory, or a new one in it.
+    *root* is found as :func:`orchestrator_core.model.layout.find_root` describes: the
+    argument, ``ORCHESTRATOR_ROOT``, the nearest ``.agent-workspace`` at or above the working
+    directory, or a new one in it.
     """
 
     def __init__(  # noqa: PLR0913 - each can be swapped by itself; all have defaults
         self,
         root: str | os.PathLike[str] | None = None,
         *,
-        terminal: Terminal | None = None,
+        terminal: Terminal | str | None = None,
         processes: Processes | None = None,
         limits: Limits | None = None,
         patience: GracePeriods | None = None,
@@ -70,95 +76,117 @@ class Orchestrator:
         terminal_timeout_s: float = 10.0,
     ) -> None:
         """
-        Open a root, and make it if it is missing.
+        Open a root, create what is missing, and recover what dead owners left.
 
-        *terminal* and *processes* stand in for tmux and this machine's processes:
-        see :mod:`orchestrator_core.testing`. *timeout_s* bounds the wait for
-        somebody else who is ending the same agent, *lock_timeout_s* that for a
-        registry, *terminal_timeout_s* each call to tmux. *observer* watches sagas, beside the
-        log; for several, see :func:`orchestrator_core.saga.combine`. *on_failed_cleanup*
-        is called, in a thread of its own, when one of our own cleanups gets STUCK; for those
-        that are carried out by other processes, name a command in ``orchestrator.toml``.
+        Args:
+            root: The root's directory; see above.
+            terminal: The name of the root's terminal class, which its first use records for
+                all processes: ``tmux``, ``package.module:Class`` or an entry point. An object
+                replaces it for this orchestrator; see :mod:`orchestrator_core.testing`.
+            processes: Replaces this machine's processes.
+            limits: How many agents there may be; by default from the environment.
+            patience: The time that an agent gets at its end.
+            observer: Observes sagas, beside the log; see :func:`orchestrator_core.saga.combine`.
+            on_failed_cleanup: Called in a separate thread when a cleanup by this process gets
+                STUCK. For other processes, ``orchestrator.toml`` names a command.
+            recover: Whether to recover now.
+            timeout_s: The longest wait for another process that ends the same agent.
+            lock_timeout_s: The longest wait for a registry.
+            terminal_timeout_s: The longest wait for one call of the terminal.
 
         Raises:
             StorageError: The root cannot be used; the message says why.
+            InvalidInput: The root was first used with another terminal.
         """
-        found = open_root(root)
+        named = terminal if isinstance(terminal, str) else None
+        found = open_root(root, terminal=named)
         self._context = RootContext(
             found,
-            terminal=terminal,
+            terminal=None if isinstance(terminal, str) else terminal,
             processes=processes,
             limits=limits,
             patience=patience,
+            predecessor=_legacy_system,
+            rebuild_task=self._rebuild_task,
+            rebuild_global=self._rebuild_global,
             lock_timeout_s=lock_timeout_s,
             terminal_timeout_s=terminal_timeout_s,
         )
         self._timeout_s = timeout_s
-        self._context.rebuild_task = self._rebuild_task
-        self._context.rebuild_global = self._rebuild_global
         self._observer = observer
         self._on_failed_cleanup = on_failed_cleanup
-        self._reporter = Reporter(self._context, lambda: self._terminator)
+        self._tasks = TaskLookup(self._context)
+        self._reporter = Reporter(self._context, self._tasks)
         self.root = found.layout.root
         self.chosen_by = found.chosen_by  #: What led to this root.
         if not found.layout.global_registry.exists():
-            # There may be tasks already: the old system kept it elsewhere once, or lost it.
-            has_past = bool(found.layout.task_ids())
+            # There may be tasks: the legacy system kept its registry elsewhere, or lost it.
+            has_tasks = bool(found.layout.task_ids())
             self._context.global_registry.create(
-                self._rebuild_global() if has_past else new_global()
+                self._rebuild_global() if has_tasks else new_global()
             )
-        self.recovery: RecoveryReport | None = None  #: What opening has recovered.
-        if recover:
-            self.recovery = self.recover()
+        #: What opening has recovered.
+        self.recovery: RecoveryReport | None = self.recover() if recover else None
 
     @property
     def settings(self) -> Settings:
-        """What ``orchestrator.toml`` in the root says, and the defaults for the rest."""
+        """The settings in the root's ``orchestrator.toml``, with defaults for the rest."""
         return self._context.settings
 
     @property
     def damaged(self) -> list[dict[str, str]]:
         """The registries found damaged since this was opened: which, where it is kept, and why."""
         return [
-            {"registry": str(aside.registry), "kept": str(aside.kept), "why": aside.why}
-            for aside in self._context.quarantined
+            {"registry": str(copy.registry), "kept": str(copy.kept), "why": copy.why}
+            for copy in self._context.quarantined
         ]
+
+    # --- the parts: each is imported when it is first used ---------------------------------------
 
     @functools.cached_property
     def _terminator(self) -> Terminator:
-        # Made when first used: an agent's progress report needs none of it, and is not to
-        # pay for its import.
-        from orchestrator_core.deployment.terminator import Terminator  # noqa: PLC0415 - see above
-        from orchestrator_core.saga.logging_observer import LoggingObserver  # noqa: PLC0415 - see above
-        from orchestrator_core.saga.observer import combine  # noqa: PLC0415 - see above
+        from orchestrator_core.deployment.terminator import Terminator  # noqa: PLC0415
+        from orchestrator_core.saga.logging_observer import LoggingObserver  # noqa: PLC0415
+        from orchestrator_core.saga.observer import combine  # noqa: PLC0415
 
         given = () if self._observer is None else (self._observer,)
-        watching = combine(LoggingObserver(), *given, self._alerts)
-        return Terminator(self._context, observer=watching)
+        return Terminator(self._context, observer=combine(LoggingObserver(), *given, self._alerts))
 
     @functools.cached_property
     def _queries(self) -> Queries:
-        from orchestrator_core.deployment.queries import Queries  # noqa: PLC0415 - as the lifecycle
+        from orchestrator_core.deployment.queries import Queries  # noqa: PLC0415
 
-        return Queries(self._context, self._reporter.task_of)
-
-    @functools.cached_property
-    def _alerts(self) -> Alerts:
-        from orchestrator_core.operations.alerts import Alerts  # noqa: PLC0415 - as the lifecycle
-
-        return Alerts(self._context, self._on_failed_cleanup)
-
-    def _rebuild_task(self, task_id: str) -> dict[str, Any]:
-        return self._terminator.rebuild_task(task_id)
-
-    def _rebuild_global(self) -> dict[str, Any]:
-        return self._terminator.rebuild_global()
+        return Queries(self._context, self._tasks)
 
     @functools.cached_property
     def _deployer(self) -> Deployer:
-        from orchestrator_core.deployment.deployer import Deployer  # noqa: PLC0415 - as the lifecycle
+        from orchestrator_core.deployment.deployer import Deployer  # noqa: PLC0415
 
-        return Deployer(self._context, self._terminator, timeout_s=self._timeout_s)
+        return Deployer(self._context, self._terminator, self._queries, timeout_s=self._timeout_s)
+
+    @functools.cached_property
+    def _task_creator(self) -> TaskCreator:
+        from orchestrator_core.deployment.tasks import TaskCreator  # noqa: PLC0415
+
+        return TaskCreator(self._context)
+
+    @functools.cached_property
+    def _alerts(self) -> Alerts:
+        from orchestrator_core.operations.alerts import Alerts  # noqa: PLC0415
+
+        return Alerts(self._context, self._on_failed_cleanup)
+
+    @functools.cached_property
+    def _maintenance(self) -> Maintenance:
+        from orchestrator_core.operations.maintenance import Maintenance  # noqa: PLC0415
+
+        return Maintenance(self._terminator, self._alerts, timeout_s=self._timeout_s)
+
+    def _rebuild_task(self, task_id: str) -> dict[str, Any]:
+        return self._maintenance.rebuild_task(task_id)
+
+    def _rebuild_global(self) -> dict[str, Any]:
+        return self._maintenance.rebuild_global()
 
     # --- deploying ---------------------------------------------------------------------------
 
@@ -172,23 +200,16 @@ class Orchestrator:
         extra: Mapping[str, Any] | None = None,
     ) -> Task:
         """
-        Make a task, which agents are deployed for; durable when this returns.
+        Create a task, for which agents are deployed; durable when this returns.
 
-        The same *key* makes one task: it is returned as long as it is known. *extra* are
+        A task with the same *key* is returned instead, as long as it is known. *extra* are
         further fields of its registry, JSON values; its ``record`` returns them.
 
         Raises:
             InvalidInput: The description is empty, or *extra* has a field of every task.
         """
-        from orchestrator_core.deployment.tasks import create_task  # noqa: PLC0415 - as the lifecycle
-
-        return create_task(
-            self._context,
-            description,
-            priority=priority,
-            client_cwd=client_cwd,
-            key=key,
-            extra=extra or {},
+        return self._task_creator.create(
+            description, priority=priority, client_cwd=client_cwd, key=key, extra=extra or {}
         )
 
     def deploy(
@@ -202,30 +223,23 @@ class Orchestrator:
         """
         Deploy an agent: all of it, or nothing.
 
-        When this returns, the agent runs, and everything it holds is recorded.
-        If it dies within *grace_s*, other than by finishing with exit status 0,
-        the deployment has failed. Any exception, interrupts included, means that
-        nothing is left, or that the error's ``leaked`` names what is. A spec with
-        a ``key`` under which an agent lives returns that agent.
+        When this returns, the agent runs, and all that it holds is recorded. The deployment
+        fails if the agent exits within *grace_s*, other than with status 0. After any
+        exception, interrupts included, nothing is left, or the error's ``leaked`` names what
+        is. If a live agent has the spec's ``key``, that agent is returned.
 
-        *extra_steps* hold more for the agent, as long as it lives: see
-        :mod:`orchestrator_core.resources`. They are done first, in the order given, and
-        undone last; a step of your own must be declared, so that others can undo it.
+        *extra_steps* hold more resources for the agent's life; see
+        :mod:`orchestrator_core.resources`. They are done first, in the order given, and undone
+        last. A step of your own must be declared, so that other processes can undo it.
 
         Raises:
             InvalidInput, NotFound: Refused before anything was taken.
-            LimitReached: Too many, or too deep; nothing is left.
+            LimitReached: Too many agents, or too deep; nothing is left.
             DeploymentError: It failed; see its attributes.
-            TerminalUnavailable: There is no tmux that we can use.
+            TerminalUnavailable: The terminal cannot be used; nothing was taken.
         """
         check_id("task", task_id)
-        deployed = self._deployer.deploy(task_id, spec, grace_s=grace_s, extra_steps=extra_steps)
-        try:
-            return self._queries.agent(deployed, task_hint=task_id)
-        except BaseException:
-            if spec.key is None:  # Else it may be one that lived before.
-                self.terminate(deployed, reason="its deployer was interrupted")
-            raise
+        return self._deployer.deploy(task_id, spec, grace_s=grace_s, extra_steps=extra_steps)
 
     # --- living ----------------------------------------------------------------------------
 
@@ -238,45 +252,32 @@ class Orchestrator:
         progress: int | None = None,
     ) -> ReportReceipt:
         """
-        Record what an agent is up to; durable when this returns.
+        Record an agent's progress, in per cent; durable when this returns.
 
-        A terminal status ends the agent, and the receipt's ``end`` tells how. From
-        inside the agent's own session that is ``handed_over``: recorded durably,
-        and carried out by its supervisor once the agent has had a moment to leave.
-        Inside an agent, *agent_id* is found in the environment. *progress* is per cent.
+        Inside an agent, *agent_id* is found in the environment. A terminal status ends the
+        agent, and the receipt's ``end`` is the report. From inside the agent's session that
+        is ``handed_over``: the request is durable, and the supervisor carries it out when the
+        agent has exited, or after the linger period.
 
         Raises:
-            InvalidInput: No such status.
-            NotFound: No such agent.
+            InvalidInput: There is no such status.
+            NotFound: There is no such agent.
         """
-        agent_id = _agent_id(agent_id)
-        meant = parse_status(status)
-
-        def record() -> ReportReceipt:
-            return self._reporter.write_progress(
-                agent_id, meant, message=message, progress=progress
+        agent_id, parsed = _agent_id(agent_id), parse_status(status)
+        if not parsed.is_terminal:
+            return self._with_end(
+                self._reporter.write_progress(agent_id, parsed, message=message, progress=progress)
             )
-
-        if not meant.is_terminal:
-            return record()
-        from orchestrator_core.model.outcome import terminal_reason  # noqa: PLC0415 - for ends only
-
-        why = terminal_reason(meant, message or f"it reported {meant.value!r}", by="report")
-        return self._record_and_end(agent_id, why, record)
-
-    def _record_and_end(
-        self, agent_id: str, why: Unwind, record: Callable[[], ReportReceipt]
-    ) -> ReportReceipt:
-        receipts: list[ReportReceipt] = []
-        end = self._terminator.terminate(
-            agent_id,
-            why,
-            timeout_s=self._timeout_s,
-            on_first=lambda: receipts.append(record()),
+        why = self._terminator.reason(
+            parsed, message or f"it reported {parsed.value!r}", by="report"
         )
-        if receipts:
-            return receipts[0]._replace(end=end)
-        return ReportReceipt(agent_id=agent_id, recorded=False, line={}, end=end)
+        with self._terminator.claim_end(agent_id, why, timeout_s=self._timeout_s) as claim:
+            receipt = ReportReceipt(agent_id=agent_id, recorded=False, line={})
+            if claim.is_first:
+                receipt = self._reporter.write_progress(
+                    agent_id, parsed, message=message, progress=progress
+                )
+            return receipt._replace(end=claim.finish())
 
     def report_finding(
         self,
@@ -290,22 +291,35 @@ class Orchestrator:
         """
         Record something that an agent has found; durable when this returns.
 
-        After the agent's end nothing is recorded, and the receipt's ``end`` tells of it.
+        After the agent's end nothing is recorded, and the receipt's ``end`` is the report.
 
         Raises:
-            InvalidInput: No such severity, or data that JSON cannot hold.
-            NotFound: No such agent.
+            InvalidInput: There is no such severity, or JSON cannot hold the data.
+            NotFound: There is no such agent.
         """
-        return self._reporter.write_finding(
-            _agent_id(agent_id), message, finding_type=finding_type, severity=severity, data=data
+        return self._with_end(
+            self._reporter.write_finding(
+                _agent_id(agent_id),
+                message,
+                finding_type=finding_type,
+                severity=severity,
+                data=data,
+            )
         )
+
+    def _with_end(self, receipt: ReportReceipt) -> ReportReceipt:
+        """Return a receipt with the report of the end that came before it, if one did."""
+        if receipt.recorded:
+            return receipt
+        agent = self._queries.agent(receipt.agent_id)
+        return receipt._replace(end=self._terminator.report_or_pending(agent))
 
     def agent(self, agent_id: str | None = None) -> Agent:
         """
-        Return what is known of an agent.
+        Return an agent's record.
 
         Raises:
-            NotFound: There is none of that id.
+            NotFound: There is no such agent.
         """
         return self._queries.agent(_agent_id(agent_id))
 
@@ -319,10 +333,10 @@ class Orchestrator:
 
     def task(self, task_id: str) -> Task:
         """
-        Return what is known of a task.
+        Return a task's record.
 
         Raises:
-            NotFound: There is none of that id.
+            NotFound: There is no such task.
         """
         return self._queries.task(check_id("task", task_id))
 
@@ -334,7 +348,7 @@ class Orchestrator:
         """
         Return what an agent has written, or the last *tail* lines of it.
 
-        The log is found wherever it is by now: with a living agent, or archived.
+        The log is found in its place while the agent lives, and in the archive afterwards.
 
         Raises:
             NotFound: There is no such agent.
@@ -349,18 +363,14 @@ class Orchestrator:
         last: int | None = None,
     ) -> list[ReportedFinding]:
         """
-        Return what an agent has found, or all agents of a task, oldest first.
+        Return the findings of an agent, or of all agents of a task, oldest first.
 
-        Found wherever it is by now: with a living agent, or archived. *last* takes
-        only the newest so many.
+        Archived ones are among them. *last* returns only that many, the newest.
 
         Raises:
             NotFound: There is no such agent, or task.
         """
-        from orchestrator_core.deployment import report_reader as reported  # noqa: PLC0415 - few read them
-
-        where, whose = self._resolve_task_and_agent(agent_id, task_id)
-        return reported.read_findings(self._context.layout, where, whose, last=last)
+        return self._queries.findings(_agent_or_task(agent_id, task_id), task_id, last=last)
 
     def read_progress(
         self,
@@ -370,36 +380,22 @@ class Orchestrator:
         last: int | None = None,
     ) -> list[ReportedProgress]:
         """
-        Return an agent's reports of its progress, or of all agents of a task, oldest first.
+        Return the progress reports of an agent, or of all agents of a task, oldest first.
 
-        As :meth:`read_findings`.
+        Archived ones are among them. *last* returns only that many, the newest.
 
         Raises:
             NotFound: There is no such agent, or task.
         """
-        from orchestrator_core.deployment import report_reader as reported  # noqa: PLC0415 - as above
-
-        where, whose = self._resolve_task_and_agent(agent_id, task_id)
-        return reported.read_progress(self._context.layout, where, whose, last=last)
-
-    def _resolve_task_and_agent(
-        self, agent_id: str | None, task_id: str | None
-    ) -> tuple[str, str | None]:
-        """Return whose reports are meant: a task, and one of its agents or all."""
-        if agent_id is None and task_id is not None:
-            return self.task(task_id).id, None
-        agent = self.agent(agent_id)
-        if task_id not in (None, agent.task_id):
-            raise NotFound(f"task {task_id!r} has no agent {agent.id!r}")
-        return agent.task_id, agent.id
+        return self._queries.progress(_agent_or_task(agent_id, task_id), task_id, last=last)
 
     def read_result(self, agent_id: str | None = None) -> AgentResult:
         """
-        Return what an agent's own output says of its result: its last message, answer, cost.
+        Return the result in an agent's own output: its last message, its answer, its cost.
 
-        The log, wherever it is by now, is read from its end, in bounded memory. Each
-        field is None if the output does not say it; all are, if it is not the stream of
-        a tool that has a preset. It is what was written there, and proves nothing.
+        The log is read from its end, in bounded memory. A field is None if the output does
+        not have it; all are, if the output is not the stream of a tool with a preset. The
+        agent wrote it, and it proves nothing.
 
         Raises:
             NotFound: There is no such agent.
@@ -420,20 +416,16 @@ class Orchestrator:
         """
         End an agent and give back all it held; its log is archived, or else deleted.
 
-        The agents that it is the parent of are ended first, theirs before them; the
-        report has theirs in ``children``. Without *cascade* they live on, as the
-        orchestrator's own. However an agent ends, its children end with it: only
-        this call can spare them.
-
-        An agent that has ended before is not ended again: its report is returned.
+        Its children are ended first, theirs before them; ``children`` has their reports.
+        Without *cascade* they live on, as the orchestrator's. However else an agent ends, its
+        children end with it. An agent that has ended before is not ended again: its report
+        is returned.
 
         Raises:
             NotFound: There is no such agent.
-            SagaBusy: Somebody else is ending it, and is not done in time.
+            SagaBusy: Another process is ending it, and is not done in time.
         """
-        from orchestrator_core.model.outcome import terminal_reason  # noqa: PLC0415 - as above
-
-        why = terminal_reason(
+        why = self._terminator.reason(
             Status.TERMINATED, reason, by="terminate", keep_logs=keep_logs, cascade=cascade
         )
         return self._terminator.terminate(_agent_id(agent_id), why, timeout_s=self._timeout_s)
@@ -443,30 +435,30 @@ class Orchestrator:
         Wait until an agent has ended and all it held is given back.
 
         Raises:
-            WaitTimeout: It lives on after *timeout_s*.
+            WaitTimeout: It is still alive after *timeout_s*.
             NotFound: There is no such agent.
         """
         return self._terminator.wait(_agent_id(agent_id), timeout_s=timeout_s)
 
     def recover(self, agent_id: str | None = None, *, force: bool = False) -> RecoveryReport:
         """
-        Finish what dead owners left, and end agents that died or outlived their deadline.
+        Finish what dead owners left, and end agents that died or passed their deadline.
 
-        Safe at any time and beside others; doing it twice comes to the same as
-        once. With *force*, what is STUCK is tried again at once.
+        Safe at any time, beside other processes, and idempotent. With *force*, a STUCK saga
+        is tried again at once.
 
         Raises:
-            SagaNotFound: The one that was asked for is not there, or is closed.
+            SagaNotFound: The agent *agent_id* has no open saga.
         """
         only = None if agent_id is None else check_id("agent", agent_id)
         return self._terminator.recover(only=only, force=force)
 
     def abandon(self, agent_id: str, step: str, *, reason: str) -> None:
         """
-        Give up a step of a STUCK agent: what it holds may remain.
+        Give up a step of a STUCK agent: what the step holds may remain.
 
-        Its journal keeps the *reason*, and who gave it, for ever; the next
-        :meth:`recover` counts the step as dealt with.
+        The journal keeps the *reason* and its author for ever; the next :meth:`recover` counts
+        the step as dealt with.
 
         Raises:
             SagaNotFound: There is no open saga of that agent.
@@ -476,134 +468,96 @@ class Orchestrator:
 
     def history(self, agent_id: str | None = None) -> History:
         """
-        Return what an agent's journal tells: its saga's state, its steps, its end.
+        Return the content of an agent's journal: its saga's state, its steps, its end.
 
         Raises:
             NotFound: There is no such agent.
         """
         return self._terminator.history(_agent_id(agent_id))
 
-    def finish(self, agent_id: str, *, taken: Callable[[], object] | None = None) -> EndReport:
+    @renamed_keyword("taken", "on_acquired")
+    def finish(
+        self, agent_id: str, *, on_acquired: Callable[[], object] | None = None
+    ) -> EndReport:
         """
-        End an agent whose main process is over.
+        End an agent whose main process has exited: for the supervisor, as the unwinder.
 
-        For its supervisor, which calls this when it has become the unwinder. *taken*
-        is called as soon as the agent is ours alone to end.
+        *on_acquired* is called when the agent's lock is held, and no other process ends it.
         """
         return self._terminator.unwind_after_exit(
-            check_id("agent", agent_id), timeout_s=_UNWINDER_TIMEOUT_S, on_acquired=taken
+            check_id("agent", agent_id), timeout_s=_UNWINDER_TIMEOUT_S, on_acquired=on_acquired
         )
 
-    # --- looking after the root -----------------------------------------------------------------
+    # --- maintaining the root -----------------------------------------------------------------
 
     def sweep(self, *, reap: bool = False, silent_after_s: float | None = None) -> SweepReport:
         """
-        Find what no saga accounts for, and the sagas that nobody sees to.
+        Find what no saga accounts for, and the sagas that no process attends to.
 
-        It looks at everything once, however many agents there are, and compares it
-        with the journals. What could not be asked is in the report's ``unknown``, and
-        is left alone. With *reap*, each finding that is ours by two proofs is ended
-        by a saga's unwinding; what cannot be reaped is in the report, and stops nothing
-        else. Safe at any time, beside others who sweep, deploy or end.
+        All is read once, however many agents there are, and compared with the journals. What
+        could not be asked is in the report's ``unknown``, and is left alone. With *reap*, each
+        finding with two proofs that it is this root's is ended by a saga's unwinding. What
+        cannot be reaped is in the report. Safe at any time, beside other processes.
 
-        An agent is silent if it has neither written nor reported for longer than its
-        spec's ``silent_after_s``, or *silent_after_s*, or what ``orchestrator.toml`` says.
+        An agent is silent if it has neither written nor reported for longer than its spec's
+        ``silent_after_s``, or *silent_after_s*, or the setting in ``orchestrator.toml``.
         """
-        from orchestrator_core.operations import metrics  # noqa: PLC0415 - as the lifecycle
-        from orchestrator_core.reconcile.sweep.run import sweep  # noqa: PLC0415 - as above
-
-        if silent_after_s is None:
-            silent_after_s = self._context.settings.sweep.silent_after_s
-        report = sweep(
-            self._terminator,
-            reaping=reap,
-            silent_after_s=silent_after_s,
-            timeout_s=self._timeout_s,
-        )
-        fresh = set(metrics.record_sweep(self._context, report))
-        for one in report.reaped:
-            # A saga that got STUCK has told of itself.
-            if not one.success and one.end is None and one.finding in fresh:
-                self._alerts.reaping_failed(one.finding.subject, one.message)
-        return report
-
-    # --- keeping the past within bounds --------------------------------------------------------
+        return self._maintenance.sweep(reap=reap, silent_after_s=silent_after_s)
 
     def stats(self) -> Stats:
         """
-        Count how cleaning up has gone, ever since this root's first end, and what lives now.
+        Return how cleanups have gone since this root's first end, and what lives now.
 
         Raises:
-            RegistryDamaged: What is remembered of journals that are gone cannot be read.
+            RegistryDamaged: The summary of journals that are gone cannot be read.
         """
-        from orchestrator_core.operations import metrics  # noqa: PLC0415 - as the lifecycle
-
-        return metrics.stats(self._context, self._terminator.sagas)
+        return self._maintenance.stats()
 
     def gc(self, *, dry_run: bool = False) -> GcReport:
         """
-        Remove what has been kept for long enough, and compress the rest, as the settings have it.
+        Remove what has been kept for long enough, and compress the rest, as the settings say.
 
-        Only archived files of agents that are over, and their closed journals, which
-        are counted first. What cannot be removed is in the report, and stops nothing
-        else. With *dry_run* nothing is changed, and the report says what would be.
+        This concerns archived files of ended agents, and their closed journals, which are
+        counted first. What cannot be removed is in the report. With *dry_run* nothing is
+        changed, and the report says what would be.
 
         Raises:
             InvalidInput: The settings make no sense.
-            LockTimeout: Somebody else is at it.
-            StorageError: It cannot be told what living agents hold; nothing was removed.
+            LockTimeout: Another process is doing it.
+            StorageError: The files of live agents are unknown; nothing was removed.
         """
-        from orchestrator_core.operations.retention.collect import collect  # noqa: PLC0415 - as above
-
-        return collect(self._context, self._terminator.sagas, dry_run=dry_run)
+        return self._maintenance.gc(dry_run=dry_run)
 
     def export_task(
         self, task_id: str, target: str | os.PathLike[str], *, remove: bool = False
     ) -> ExportReport:
         """
-        Write a finished task, whole, into one new tar file; durable and read back when it returns.
+        Write a finished task into one new tar file; durable, and read back, when this returns.
 
-        With *remove* it is then gone from here, directory and journals: all of it or none.
+        With *remove* it is then removed here, directory and journals: all of it or none.
 
         Raises:
             NotFound: There is no such task.
             TaskRunning: An agent of it lives, or is not given back yet. Nothing was done.
-            InvalidInput: The target is there already, or inside of the task.
+            InvalidInput: The target exists, or is inside the task.
             StorageError: It could not be written or read back; nothing is removed.
         """
-        from orchestrator_core.operations.retention.exporting import export  # noqa: PLC0415 - as above
-
-        return export(
-            self._context,
-            self._terminator.sagas,
-            check_id("task", task_id),
-            target,
-            remove=remove,
-        )
+        return self._maintenance.export_task(check_id("task", task_id), target, remove=remove)
 
     def repair(
         self, task_id: str | None = None, *, only_global: bool = False, dry_run: bool = False
     ) -> RepairReport:
         """
-        Put registries right by all that is known: one task's, the global one, or all.
+        Correct registries by all that is known: one task's, the global one, or all.
 
-        What a journal contradicts is corrected, what was lost is made anew from
-        journals, reports and whatever can be read of damaged copies; nothing that only
-        the registry knows is lost, and nobody is ended. With *dry_run* nothing is
-        changed, and the report says what would be.
+        What a journal contradicts is corrected. What was lost is rebuilt from journals, reports
+        and the readable parts of damaged copies. What only the registry knows is kept, and no
+        agent is ended. With *dry_run* nothing is changed, and the report says what would be.
 
         Raises:
             NotFound: There is no such task.
         """
-        from orchestrator_core.reconcile.repair import repair  # noqa: PLC0415 - as the lifecycle
-
-        return repair(
-            self._context,
-            self._terminator.sagas,
-            task_id=task_id,
-            only_global=only_global,
-            dry_run=dry_run,
-        )
+        return self._maintenance.repair(task_id, only_global=only_global, dry_run=dry_run)
 
     def __enter__(self) -> Self:
         return self
@@ -614,19 +568,27 @@ class Orchestrator:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Nothing to do: agents live on, and whoever opens the root next finds them."""
+        """Do nothing: agents live on, and the next orchestrator of the root finds them."""
 
 
-_UNWINDER_TIMEOUT_S = 600.0  #: It has nothing else to do, and whom it waits for may end it.
+def _legacy_system(context: RootContext) -> Predecessor:
+    from orchestrator_core.reconcile.legacy.legacy_system import LegacySystem  # noqa: PLC0415
+
+    return LegacySystem(context)
 
 
 def _agent_id(given: str | None) -> str:
-    """Return the agent that is meant: the one that was named, or the one we are inside of."""
+    """Return the id that was given, or that of the agent around this process."""
     if given is None:
         given = os.environ.get(ENV_AGENT)
         if given is None:
             raise InvalidInput(
-                "no agent was named, and we are not inside of one",
+                "no agent was named, and this process is not inside one",
                 hint=f"name one, or set {ENV_AGENT}",
             )
     return check_id("agent", given)
+
+
+def _agent_or_task(agent_id: str | None, task_id: str | None) -> str | None:
+    """Return the agent that is meant; None for all agents of *task_id*."""
+    return None if agent_id is None and task_id is not None else _agent_id(agent_id)

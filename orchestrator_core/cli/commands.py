@@ -237,7 +237,7 @@ def _unwind(arguments: argparse.Namespace) -> Result:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     # A process that ends the agent first sends SIGTERM. Once this one has the lock, none does.
     end = Orchestrator(arguments.root, recover=False).finish(
-        arguments.agent, taken=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        arguments.agent, on_acquired=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN)
     )
     return Result(end.to_dict(), _format_end(end), _code(end))
 

@@ -1,9 +1,9 @@
 """
-What everything acts on: one root's places, terminal, processes and registries.
+The context of one root: its layout, terminal, processes, registries and settings.
 
-Wired once, by the composition root. The terminal and the processes are made
-when they are first asked for: reporting progress needs neither, and should not
-pay for their imports.
+The facade creates it, with everything that can be swapped as a constructor argument.
+Each part is created when it is first used: a progress report needs few of them, and
+does not pay for the imports of the others.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from orchestrator_core.model.layout import DEFAULT_TERMINAL
 from orchestrator_core.model.limits import Limits
 from orchestrator_core.registry import GLOBAL, TASK, Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from orchestrator_core.deployment.predecessor import Predecessor
     from orchestrator_core.model.layout import Root
-    from orchestrator_core.model.outcome import EndReport
     from orchestrator_core.model.settings import Settings
-    from orchestrator_core.reconcile.legacy.server_protocol import LegacyServer
     from orchestrator_core.registry import Quarantined
     from orchestrator_core.registry.snapshot_cache import SnapshotCache
-    from orchestrator_core.saga import Unwind
+    from orchestrator_core.saga.store import JournalStore
     from orchestrator_core.system.processes.protocol import GracePeriods, Processes
     from orchestrator_core.system.terminal import Terminal
 
-_CACHE_SIZE = 100  #: Of so many tasks the registry is kept at hand.
+_CACHE_SIZE = 100  #: Tasks whose registry object is cached.
 
 
 class RootContext:
-    """All of it, for one root."""
+    """What all operations on one root share."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each part can be swapped by itself
         self,
         root: Root,
         *,
@@ -41,85 +41,107 @@ class RootContext:
         processes: Processes | None = None,
         limits: Limits | None = None,
         patience: GracePeriods | None = None,
+        predecessor: Callable[[RootContext], Predecessor] | None = None,
+        rebuild_task: Callable[[str], dict[str, Any]] | None = None,
+        rebuild_global: Callable[[], dict[str, Any]] | None = None,
         lock_timeout_s: float = 10.0,
         terminal_timeout_s: float = 10.0,
     ) -> None:
+        """
+        Create the context of *root*.
+
+        *predecessor* creates the access to another system's agents. *rebuild_task* and
+        *rebuild_global* return the document that replaces a damaged registry.
+        """
         self.root_id = root.root_id
         self.layout = root.layout
         self.socket = root.tmux_socket
         self.limits = limits or Limits.from_environment()
         self.lock_timeout_s = lock_timeout_s
-        #: Registries that were quarantined since this root was opened.
-        self.quarantined: list[Quarantined] = []
+        self.terminal_timeout_s = terminal_timeout_s
+        self.quarantined: list[Quarantined] = []  #: Damaged registries, since this was created.
         self._terminal = terminal
+        self._terminal_name = root.terminal
         self._processes = processes
         self._patience = patience
-        self._terminal_timeout_s = terminal_timeout_s
+        self._predecessor = predecessor
+        self._rebuild_task = rebuild_task
+        self._rebuild_global = rebuild_global
         self._registries: dict[str, Registry] = {}
-        #: What a task's registry is rebuilt from when it was damaged; set by the front door.
-        self.rebuild_task: Callable[[str], dict[str, Any]] | None = None
-        #: The same, for the global one.
-        self.rebuild_global: Callable[[], dict[str, Any]] | None = None
-        #: How a child is ended with its parent; set by the lifecycle, which ends all agents.
-        self.end_child: Callable[[str, Unwind], EndReport] | None = None
 
     @functools.cached_property
     def terminal(self) -> Terminal:
-        """Where sessions are."""
+        """
+        The terminal that was passed in, or else the one that ``root.json`` names.
+
+        Raises:
+            TerminalUnavailable: The class that ``root.json`` names cannot be used.
+        """
         if self._terminal is not None:
             return self._terminal
-        from orchestrator_core.system.tmux import TmuxTerminal  # noqa: PLC0415 - imports libtmux
+        from orchestrator_core.deployment.terminal_loader import load_terminal  # noqa: PLC0415
 
-        return TmuxTerminal(self.socket, timeout_s=self._terminal_timeout_s)
-
-    @functools.cached_property
-    def legacy_server(self) -> LegacyServer:
-        """Where the sessions of the system are that this one replaces. A fake brings its own."""
-        given: LegacyServer | None = getattr(self._terminal, "legacy_server", None)
-        if given is not None:
-            return given
-        from orchestrator_core.reconcile.legacy.default_server import DefaultServer  # noqa: PLC0415 - as above
-
-        return DefaultServer(timeout_s=self._terminal_timeout_s)
+        return load_terminal(self._terminal_name, self.socket, timeout_s=self.terminal_timeout_s)
 
     @functools.cached_property
     def processes(self) -> Processes:
-        """Who is alive. A fake terminal brings its own."""
-        given = self._processes or getattr(self._terminal, "processes", None)
+        """The processes that were passed in, the terminal's own, or this machine's."""
+        given = self._processes
+        # Plain tmux has none of its own, and is not imported to find that out.
+        if given is None and (self._terminal, self._terminal_name) != (None, DEFAULT_TERMINAL):
+            given = getattr(self.terminal, "processes", None)
         if given is not None:
             return given
-        from orchestrator_core.system.processes import LocalProcesses  # noqa: PLC0415 - as above
+        from orchestrator_core.system.processes import LocalProcesses  # noqa: PLC0415
 
         return LocalProcesses()
 
     @functools.cached_property
     def patience(self) -> GracePeriods:
-        """How long an agent is given at its end."""
-        from orchestrator_core.system.processes.protocol import GracePeriods  # noqa: PLC0415 - as above
+        """The time that an agent gets at its end."""
+        from orchestrator_core.system.processes.protocol import GracePeriods  # noqa: PLC0415
 
         return self._patience or GracePeriods()
 
     @functools.cached_property
+    def predecessor(self) -> Predecessor:
+        """The agents of another system in this root."""
+        from orchestrator_core.deployment.predecessor import NoPredecessor  # noqa: PLC0415
+
+        return NoPredecessor() if self._predecessor is None else self._predecessor(self)
+
+    @functools.cached_property
     def settings(self) -> Settings:
-        """What the root's owner has settled in its ``orchestrator.toml``; read once."""
-        from orchestrator_core.model import settings  # noqa: PLC0415 - as above
+        """The settings in the root's ``orchestrator.toml``, read once."""
+        from orchestrator_core.model import settings  # noqa: PLC0415
 
         return settings.read(self.layout.root)
 
+    def step_modules(self) -> Sequence[str]:
+        """Return the modules that ``orchestrator.toml`` names for steps of your own."""
+        return self.settings.steps.modules
+
+    @functools.cached_property
+    def journals(self) -> JournalStore:
+        """The journals of the root's sagas, for reading."""
+        from orchestrator_core.saga.store import JournalStore  # noqa: PLC0415
+
+        return JournalStore.open_directory(self.layout.sagas)
+
     @functools.cached_property
     def snapshots(self) -> SnapshotCache:
-        """What was seen of the tasks at the last sweep."""
-        from orchestrator_core.registry.snapshot_cache import SnapshotCache  # noqa: PLC0415 - as above
+        """The task registries as the last sweep read them."""
+        from orchestrator_core.registry.snapshot_cache import SnapshotCache  # noqa: PLC0415
 
         return SnapshotCache()
 
     @functools.cached_property
     def global_registry(self) -> Registry:
-        """The document of the living, and of totals."""
+        """The document of live agents and totals."""
         return Registry(
             self.layout.global_registry,
             schema=GLOBAL,
-            rebuild=self.rebuild_global,
+            rebuild=self._rebuild_global,
             on_damage=self.quarantined.append,
             lock_timeout_s=self.lock_timeout_s,
         )
@@ -130,11 +152,11 @@ class RootContext:
         if known is None:
             if len(self._registries) >= _CACHE_SIZE:
                 self._registries.clear()
-            known = self._registries[task_id] = self._task_registry(task_id)
+            known = self._registries[task_id] = self._open_task_registry(task_id)
         return known
 
-    def _task_registry(self, task_id: str) -> Registry:
-        rebuild = self.rebuild_task
+    def _open_task_registry(self, task_id: str) -> Registry:
+        rebuild = self._rebuild_task
         return Registry(
             self.layout.task_registry(task_id),
             schema=TASK,

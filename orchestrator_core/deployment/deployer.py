@@ -1,26 +1,30 @@
 """
-A deployment: from a spec to a running agent, or to nothing at all.
+The deployer: from a spec to a running agent, or to nothing at all.
 
-Everything that can be refused is refused first. Then the saga runs and commits,
-and letting go of its journal opens the supervisor's gate. What is heard through
-the events FIFO after that (started, refused, exited) is news only: the decision
-that a deployment failed after its commit is made under the agent's lock, like
-every other end.
+1. *Precheck*: all that can be refused without taking anything is refused.
+2. *Plan*: the steps are planned, and their intents are durable.
+3. *Run*: the steps are done. The supervisor waits at its gate.
+4. *Commit*: the commit is durable, and the release of the journal's lock opens the gate.
+5. *Wait until started*: the agent runs, and has survived its grace.
+
+An error in 3 to 5 undoes all of it. The supervisor's events are not state: under the
+agent's lock, as for every other end, the terminator decides whether a deployment failed
+after its commit.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from orchestrator_core.deployment import cancellation
-from orchestrator_core.deployment.documents import new_entry, new_record
-from orchestrator_core.deployment.launch_plan import build_inputs, new_provisions
+from orchestrator_core.deployment.documents import new_deploy_log, new_entry, new_record
 from orchestrator_core.deployment.lineage import resolve_lineage
+from orchestrator_core.deployment.predecessor import retry_without_ended
 from orchestrator_core.deployment.steps import LogReceipt, SessionReceipt, deployment_steps
+from orchestrator_core.deployment.steps.base import DeploymentInputs
 from orchestrator_core.exceptions import (
     DeploymentError,
     InvalidInput,
@@ -30,15 +34,17 @@ from orchestrator_core.exceptions import (
     SagaNotFound,
     StorageError,
 )
-from orchestrator_core.model import deadlines, ids
-from orchestrator_core.reconcile.legacy.ended_entries import retry_without_ended
+from orchestrator_core.model import deadlines, environment, ids
+from orchestrator_core.model.outcome import terminal_reason
+from orchestrator_core.model.spec import PLACEHOLDERS
+from orchestrator_core.model.status import Status
 from orchestrator_core.registry.operations import (
     KeyTaken,
     check_global_limits,
     check_task_limits,
 )
-from orchestrator_core.resources.provision import wrap_steps
-from orchestrator_core.saga import Reason, State, Unwind, UnwindReport
+from orchestrator_core.resources.provision import ProvisionCollector, wrap_steps
+from orchestrator_core.saga import Reason, Saga, State, Unwind, UnwindReport
 from orchestrator_core.saga.unwinding import format_error
 from orchestrator_core.system.event_reader import SupervisorEvents
 
@@ -47,16 +53,16 @@ if TYPE_CHECKING:
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.deployment.lineage import Lineage
-    from orchestrator_core.deployment.steps.base import DeploymentInputs
+    from orchestrator_core.deployment.queries import Queries
     from orchestrator_core.deployment.terminator import Terminator
+    from orchestrator_core.model.records import Agent
     from orchestrator_core.model.spec import AgentSpec
-    from orchestrator_core.saga import Saga, Step
-    from orchestrator_core.system.processes.protocol import Identity
+    from orchestrator_core.saga import Step
 
-_START_S = 10.0  #: From the open gate to the agent's first instruction.
-_TRIES = 3  #: How often a key may be taken by an agent that turns out to be over, or an id.
+_START_TIMEOUT_S = 10.0  #: From the open gate to the agent's first instruction.
+_MAX_RETRIES = 3  #: After a key's holder turned out to be dead, or a random id was taken.
 
-#: What a deployment takes, in the words of the tools that people have.
+#: The resource of each step, in the words of the tools that people have.
 _RESOURCES = {
     "write_prompt": "prompt_file",
     "tee_log": "log_files",
@@ -67,61 +73,82 @@ _RESOURCES = {
 }
 
 
-class Deployer:
-    """Deploys agents below one root."""
+@attrs.frozen
+class _Request:
+    """The arguments of one call."""
 
-    def __init__(self, context: RootContext, terminator: Terminator, *, timeout_s: float) -> None:
+    task_id: str
+    spec: AgentSpec
+    grace_s: float
+    extra_steps: Sequence[Step[Any]] = ()
+
+
+class Deployer:
+    """The deployment of agents below one root."""
+
+    def __init__(
+        self, context: RootContext, terminator: Terminator, queries: Queries, *, timeout_s: float
+    ) -> None:
         self._context = context
         self._terminator = terminator
+        self._queries = queries
         self._timeout_s = timeout_s
 
     def deploy(
-        self,
-        task_id: str,
-        spec: AgentSpec,
-        *,
-        grace_s: float,
-        extra_steps: Sequence[Step[Any]] = (),
-    ) -> str:
-        """Deploy an agent, and return its id; see :meth:`Orchestrator.deploy`."""
+        self, task_id: str, spec: AgentSpec, *, grace_s: float, extra_steps: Sequence[Step[Any]]
+    ) -> Agent:
+        """Deploy an agent, or return the live one under the spec's key; see the facade."""
         if not 0 <= grace_s < math.inf:
             raise InvalidInput(f"a grace of {grace_s} s is no time")
         for step in extra_steps:
             self._terminator.steps.require_known(step)
-        once = functools.partial(
-            self._attempt, task_id, spec, grace_s=grace_s, extra_steps=extra_steps
-        )
-        for _ in range(_TRIES):
-            try:
-                return once()
-            except KeyTaken as step_names:
-                if self._key_holder_is_alive(step_names.agent_id):
-                    return step_names.agent_id
-            except SagaExists:
-                pass  # Of all ids it was given one that was used before; nothing was taken.
-        return once()
+        agent_id = self._deploy_or_find(_Request(task_id, spec, grace_s, extra_steps))
+        try:
+            return self._queries.agent(agent_id, task_hint=task_id)
+        except BaseException:
+            if spec.key is None:  # With a key, the agent may have lived before.
+                why = terminal_reason(
+                    Status.TERMINATED, "its deployer was interrupted", by="terminate"
+                )
+                self._terminator.terminate(agent_id, why, timeout_s=self._timeout_s)
+            raise
 
-    def _attempt(
-        self, task_id: str, spec: AgentSpec, *, grace_s: float, extra_steps: Sequence[Step[Any]]
-    ) -> str:
-        lineage = resolve_lineage(self._context, task_id, spec)
-        agent_id = ids.new_agent_id(spec.type)
-        spec = attrs.evolve(spec, parent=lineage.parent)
-        provided = new_provisions(spec) if extra_steps else None
-        inputs = build_inputs(self._context, task_id, agent_id, spec, provided)
-        self._precheck(task_id, spec, lineage)
-        steps = deployment_steps(self._context, inputs)
-        if provided is not None:
-            # First, and so undone last: when nothing of the agent runs that could use them.
-            steps = [*wrap_steps(extra_steps, provided), *steps]
-        self._run_saga(task_id, agent_id, spec, lineage, inputs, steps, grace_s=grace_s)
-        return agent_id
+    def _deploy_or_find(self, request: _Request) -> str:
+        """Return the id of a new agent, or that of the live one under the spec's key."""
+        for _ in range(_MAX_RETRIES):
+            try:
+                return self._attempt(request)
+            except KeyTaken as taken:
+                if self._key_holder_is_alive(taken.agent_id):
+                    return taken.agent_id
+            except SagaExists:
+                pass  # The random id was used before; nothing was taken.
+        return self._attempt(request)
+
+    def _attempt(self, request: _Request) -> str:
+        lineage = self._precheck(request)
+        saga = self._plan(request, lineage)
+        try:
+            with saga:
+                saga.run()
+                log = saga.receipt(LogReceipt)
+                with SupervisorEvents(log.events, log.log) as events:
+                    self._commit(saga)
+                    self._wait_until_started(saga, events, grace_s=request.grace_s)
+        except BaseException as error:
+            report = saga.report or self._roll_back(saga, error)
+            step_names = [frame.name for frame in saga.history.stack]
+            failure = _to_error(error, saga.saga_id, report, step_names)
+            if failure is error:
+                raise
+            raise failure from error
+        return saga.saga_id
 
     def _key_holder_is_alive(self, agent_id: str) -> bool:
         """
-        Tell whether the holder of a key lives; wait for one that is being deployed.
+        Return whether the holder of a key is alive, after its deployment if that goes on.
 
-        One whose deployer died is recovered, which frees the key.
+        A holder whose deployer died is recovered, which frees the key.
         """
         try:
             with self._terminator.sagas.open(agent_id, timeout_s=self._timeout_s) as saga:
@@ -129,118 +156,125 @@ class Deployer:
                     return True
             self._terminator.recover(only=agent_id)
         except SagaNotFound:
-            pass  # It is over.
+            pass  # It has ended.
         return False
 
-    # --- before anything is taken --------------------------------------------------------------
+    # --- precheck: before anything is taken -----------------------------------------------------
 
-    def _precheck(self, task_id: str, spec: AgentSpec, lineage: Lineage) -> None:
+    def _precheck(self, request: _Request) -> Lineage:
         """
-        Refuse what can be refused now. A missing program was, when the deployment was prepared.
+        Refuse what can be refused now, and return where the agent comes from.
 
-        The limits and the key are looked at without a lock: who is refused here
-        would be refused there, and who slips through here is not let through there.
+        Limits and key are read without a lock: the registries check both again under theirs.
 
         Raises:
             KeyTaken: An agent lives under the spec's key.
             InvalidInput, NotFound, LimitReached, TerminalUnavailable: See deploy.
         """
+        spec, limits = request.spec, self._context.limits
+        lineage = resolve_lineage(self._context, request.task_id, spec)
         spec.directory()
-        document = self._context.task_registry(task_id).read()
-        everyone, limits = self._context.global_registry.read(), self._context.limits
+        document = self._context.task_registry(request.task_id).read()
+        everyone = self._context.global_registry.read()
         retry_without_ended(
-            self._context,
-            lambda over: check_global_limits(everyone, spec.key, limits, excluded=over),
+            self._context.predecessor,
+            lambda ended: check_global_limits(everyone, spec.key, limits, excluded=ended),
         )
-        check_task_limits(
-            document, lineage.parent, self._context.limits, min_depth=lineage.min_depth
-        )
+        check_task_limits(document, lineage.parent, limits, min_depth=lineage.min_depth)
         self._context.terminal.check()
+        return lineage
 
-    # --- the saga --------------------------------------------------------------------------------
+    # --- plan: the intents are durable -----------------------------------------------------------
 
-    def _run_saga(
-        self,
-        task_id: str,
-        agent_id: str,
-        spec: AgentSpec,
-        lineage: Lineage,
-        inputs: DeploymentInputs,
-        steps: Sequence[Step[Any]],
-        *,
-        grace_s: float,
-    ) -> None:
+    def _plan(self, request: _Request, lineage: Lineage) -> Saga:
+        context, task_id = self._context, request.task_id
+        spec = attrs.evolve(request.spec, parent=lineage.parent)
+        agent_id = ids.new_agent_id(spec.type)
         labels = {
             "task_id": task_id,
             "type": spec.type,
             "parent": spec.parent,
-            "grace_s": grace_s,
+            "grace_s": request.grace_s,
             "silent_after_s": spec.silent_after_s,
             **deadlines.deadline_labels(spec.deadline_s),
         }
-        record = new_record(agent_id, task_id, spec, self._context, labels)
+        record = new_record(agent_id, task_id, spec, context, labels)
         values = {
             "task_id": task_id,
             "record": {**record, "depth": lineage.min_depth},
             "entry": new_entry(agent_id, task_id, spec, labels),
-            "root_id": self._context.root_id,
-            "workspace": str(self._context.layout.task(task_id)),
-            "held": str(self._context.layout.resource_dir(agent_id)),
+            "root_id": context.root_id,
+            "workspace": str(context.layout.task(task_id)),
+            "held": str(context.layout.resource_dir(agent_id)),
         }
+        steps = self._steps(agent_id, request, spec)
         try:
-            saga = self._terminator.sagas.begin(agent_id, steps, values=values, labels=labels)
+            return self._terminator.sagas.begin(agent_id, steps, values=values, labels=labels)
         except StorageError as error:
             nothing = UnwindReport(agent_id, Unwind.rollback(format_error(error)), (), closed=True)
             raise _to_error(error, agent_id, nothing, ()) from error
-        try:
-            with saga:
-                saga.run()
-                news = SupervisorEvents(inputs.events, saga.receipt(LogReceipt).log)
-                with news:
-                    saga.commit()
-                    saga.release()
-                    if (call := cancellation.current()) is not None:
-                        call.set_agent(agent_id)
-                    supervisor = saga.receipt(SessionReceipt).supervisor
-                    self._wait_until_started(agent_id, supervisor, news, grace_s=grace_s)
-        except BaseException as error:
-            report = saga.report or self._roll_back(saga, error)
-            step_names = [frame.name for frame in saga.history.stack]
-            failure = _to_error(error, agent_id, report, step_names)
-            if failure is error:
-                raise
-            raise failure from error
 
-    # --- after the commit ------------------------------------------------------------------------
+    def _steps(self, agent_id: str, request: _Request, spec: AgentSpec) -> list[Step[Any]]:
+        """Return the steps, the extra ones first: undone last, when no process uses them."""
+        provisions = _new_provisions(spec) if request.extra_steps else None
+        inputs = DeploymentInputs(
+            task_id=request.task_id,
+            agent_id=agent_id,
+            spec=spec,
+            deploy_log=new_deploy_log(
+                agent_id, request.task_id, spec, self._context, provided=provisions is not None
+            ),
+            provisions=provisions,
+        )
+        steps = deployment_steps(self._context, inputs, self._terminator)
+        return (
+            steps if provisions is None else [*wrap_steps(request.extra_steps, provisions), *steps]
+        )
 
-    def _wait_until_started(
-        self, agent_id: str, supervisor: Identity | None, news: SupervisorEvents, *, grace_s: float
-    ) -> None:
+    # --- commit, and wait until started -----------------------------------------------------------
+
+    def _commit(self, saga: Saga) -> None:
+        """Make the deployment durable, and open the supervisor's gate."""
+        saga.commit()
+        saga.release()
+        if (call := cancellation.current()) is not None:
+            call.set_agent(saga.saga_id)
+
+    def _wait_until_started(self, saga: Saga, events: SupervisorEvents, *, grace_s: float) -> None:
         """
         Wait until the agent runs, and through its grace.
 
         Raises:
             DeploymentError: It did not start, and is still to be undone.
-            _Early: It never ran, or died early, and has been undone.
+            _DiedInGrace: It never ran, or died early, and has been undone.
         """
-        first_of = functools.partial(
-            news.wait_for, processes=self._context.processes, supervisor=supervisor
-        )
-        heard = first_of({"started", "refused"}, timeout_s=_START_S)
-        if heard is None:
-            raise DeploymentError(f"the agent's supervisor did not answer within {_START_S:g} s")
-        if heard == "started":
+        event = self._next_event(saga, events, {"started", "refused"}, _START_TIMEOUT_S)
+        if event is None:
+            raise DeploymentError(
+                f"the agent's supervisor did not answer within {_START_TIMEOUT_S:g} s"
+            )
+        if event == "started":
             if not grace_s:
                 return
-            heard = first_of({"exited"}, timeout_s=grace_s)
-        elif heard == "refused":
-            # That is said first, and written down, for settle to read, only then.
-            heard = first_of({"exited"}, timeout_s=_START_S)
-        if heard == "supervisor-exited":
+            event = self._next_event(saga, events, {"exited"}, grace_s)
+        elif event == "refused":
+            # The supervisor writes the exit record, which decides the grace, after this event.
+            event = self._next_event(saga, events, {"exited"}, _START_TIMEOUT_S)
+        if event == "supervisor-exited":
             raise DeploymentError("the agent's supervisor was killed")
-        report = self._terminator.decide_grace(agent_id, timeout_s=self._timeout_s)
+        report = self._terminator.decide_grace(saga.saga_id, timeout_s=self._timeout_s)
         if report is not None and report.why.reason is not Reason.TERMINAL:
-            raise _DiedInGrace(report, news.output_tail())
+            raise _DiedInGrace(report, events.output_tail())
+
+    def _next_event(
+        self, saga: Saga, events: SupervisorEvents, expected: set[str], timeout_s: float
+    ) -> str | None:
+        return events.wait_for(
+            expected,
+            processes=self._context.processes,
+            supervisor=saga.receipt(SessionReceipt).supervisor,
+            timeout_s=timeout_s,
+        )
 
     def _roll_back(self, saga: Saga, error: BaseException) -> UnwindReport | None:
         """Undo a deployment that failed after its commit; None if that could not be done."""
@@ -263,10 +297,18 @@ class _DiedInGrace(Exception):
         self.output = output
 
 
+def _new_provisions(spec: AgentSpec) -> ProvisionCollector:
+    """Return an empty collector of what the extra steps provide to the agent."""
+    return ProvisionCollector(
+        reserved_variables=environment.RESERVED_ENV | environment.HIDDEN_ENV | spec.env.keys(),
+        reserved_placeholders=frozenset(PLACEHOLDERS),
+    )
+
+
 def _to_error(
     error: BaseException, agent_id: str, report: UnwindReport | None, step_names: Sequence[str]
 ) -> BaseException:
-    """Return what the caller is to see: his own interrupt, or an error that tells what is left."""
+    """Return the caller's own interrupt, or an error that says what is left."""
     if not isinstance(error, Exception):
         return error
     if isinstance(error, KeyTaken) and report is not None and report.closed:
@@ -287,7 +329,7 @@ def _to_error(
 def _cleaned_and_leaked(
     report: UnwindReport | None, step_names: Sequence[str]
 ) -> tuple[dict[str, bool], list[str]]:
-    """Return what was given back, and what may still be there, of the steps in *taken*."""
+    """Return which resources were given back, and which of *step_names* may still hold one."""
     if report is None:
         return {}, [_RESOURCES.get(step, step) for step in step_names]
     names = {step.step: _RESOURCES.get(step.step, step.step) for step in report.steps}

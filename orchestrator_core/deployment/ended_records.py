@@ -1,9 +1,7 @@
 """
-Ends whose journals are gone: what the agent's record remembers of them.
+End reports from the records of agents whose journals retention has removed.
 
-Retention removes the journals of agents that ended long ago. Their records stay,
-and each has the report of its end, all of it but the single steps: whoever asks
-for the end of such an agent gets that.
+The record keeps the report of the end, all of it but the single steps.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import attrs
 import msgspec
 
 from orchestrator_core.model.outcome import EndReport
-from orchestrator_core.reconcile.legacy.agent import is_legacy
 from orchestrator_core.registry.operations import find_agent, is_finished
 
 if TYPE_CHECKING:
@@ -26,11 +23,13 @@ _NAMES = {field.name for field in attrs.fields(EndReport)} - {"steps", "children
 
 
 def report_from_record(context: RootContext, agent_id: str) -> EndReport | None:
-    """Return how an agent ended, by its record; None if that does not tell. Changes nothing."""
+    """Return how an agent ended, by its record; None if the record does not say. Read only."""
     for task_id in context.layout.task_ids():
         record = find_agent(context.task_registry(task_id).read_or_none() or {}, agent_id)
         if record is not None:
-            return _parse_result(record) if is_finished(record) and not is_legacy(record) else None
+            if is_finished(record) and not context.predecessor.wrote(record):
+                return _parse_result(record)
+            return None
     return None
 
 
@@ -38,10 +37,10 @@ def _parse_result(record: Mapping[str, Any]) -> EndReport | None:
     result = record["auto_cleanup_result"]
     if not isinstance(result, dict):
         return None
-    told = {name: value for name, value in result.items() if name in _NAMES}
+    values = {name: value for name, value in result.items() if name in _NAMES}
     names = [name for name in result.get("children") or () if isinstance(name, str)]
     children = [{"agent_id": name, "status": "", "reason": ""} for name in names]
     try:
-        return msgspec.convert({**told, "children": children}, EndReport)
+        return msgspec.convert({**values, "children": children}, EndReport)
     except msgspec.ValidationError:
-        return None  # Somebody has made something else of it.
+        return None  # Another program changed the record.

@@ -1,124 +1,169 @@
 """
-Whose life is over, why, and whether we are the one to say so.
+Liveness: whether an agent is dead, why its life ended, and whether this process is part of it.
 
-An agent is dead when its supervisor is, which outlives it to tell of it, or when that
-says so itself. How it ended is what was witnessed; and who is inside of what
-ends, or below it, is not the one to end it.
+An agent is dead when its supervisor is dead, which outlives the agent, or when the
+supervisor's exit record says that no process is left. :class:`Liveness` is also the
+:class:`~orchestrator_core.saga.recovery.RecoveryPolicy` of a root's sagas.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+import signal
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from orchestrator_core.deployment.receipt_plan import derive_receipts
+from orchestrator_core.deployment.steps import SessionReceipt
 from orchestrator_core.exceptions import JournalDamaged, NotFound, SagaNotFound
-from orchestrator_core.model.outcome import decide_end_reason, ends_children
-from orchestrator_core.reconcile.legacy.session_step import LegacySessionReceipt
+from orchestrator_core.model import deadlines
+from orchestrator_core.model.outcome import decide_end_reason, ends_children, terminal_reason
+from orchestrator_core.model.status import Status
 from orchestrator_core.registry.operations import descendants_of, is_finished
 from orchestrator_core.saga import State, Unwind
+from orchestrator_core.saga.recovery import RecoveryPolicy
 from orchestrator_core.system import durable
 from orchestrator_core.system.processes.exit_record import read_exit_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from orchestrator_core.deployment.context import RootContext
-    from orchestrator_core.deployment.steps import SessionReceipt
+    from orchestrator_core.deployment.predecessor import PredecessorSession
     from orchestrator_core.registry.operations import Document
     from orchestrator_core.saga import History, Sagas
     from orchestrator_core.system.processes.protocol import ExitRecord
 
 
 @attrs.frozen
-class Liveness:
-    """Looks at the agents of one root, and changes nothing."""
+class Liveness(RecoveryPolicy):
+    """The state of the agents of one root. It ends none of them."""
 
     context: RootContext
     sagas: Sagas
     _cache: dict[str, tuple[durable.Fingerprint, Document]] = attrs.field(factory=dict, repr=False)
 
     def is_dead(self, history: History) -> bool:
-        """Whether the agent is dead: its supervisor says so, or is dead, and outlived it."""
+        """Return whether the agent's supervisor is dead, or recorded that no process is left."""
         supervisor = session_receipt(history).supervisor
         if supervisor is None or not self.context.processes.is_alive(supervisor):
             return True
         exited = self.exit_record(history)
         return exited is not None and exited.contained
 
+    def is_running_normally(self, history: History) -> bool:
+        """Return whether an agent is alive, and nobody has asked for its end."""
+        return (
+            history.state is State.COMMITTED
+            and history.end_request is None
+            and self.exit_record(history) is None
+            and not self.is_dead(history)
+        )
+
+    def exit_record(self, history: History) -> ExitRecord | None:
+        """Return the supervisor's record of the agent's exit; None if there is none (yet)."""
+        return read_exit_record(session_receipt(history).exit_file)
+
+    # --- why a life ends -----------------------------------------------------------------------
+
     def unwind_reason(self, history: History) -> Unwind:
-        """Say why a saga that is to be unwound is."""
+        """Return the reason of a saga that is to be unwound."""
         if history.state is State.COMMITTED:
             return self.end_reason(history)
         return history.why or Unwind.recovery("its owner died before the commit")
 
     def end_reason(self, history: History) -> Unwind:
-        """Say how a dead agent has ended."""
-        recorded = None
-        if (
-            isinstance(session_receipt(history), LegacySessionReceipt)
-            and history.end_request is None
-        ):
-            from orchestrator_core.reconcile.legacy.adoption import recorded_end  # noqa: PLC0415 - seldom needed
+        """Return the reason for which a dead agent has ended."""
+        if _is_legacy(session_receipt(history)) and history.end_request is None:
+            recorded = self.context.predecessor.recorded_end(history)
+            if recorded is not None:
+                return recorded
+        return decide_end_reason(history, self.exit_record(history))
 
-            recorded = recorded_end(self.context, history)
-        return recorded or decide_end_reason(history, self.exit_record(history))
+    def decide_end(self, history: History) -> Unwind | None:
+        """Return the reason to unwind a committed agent: its death, or its deadline."""
+        if self.is_dead(history):
+            return self.end_reason(history)
+        if history.end_request is not None:
+            # The process that requested the end may have died before it notified.
+            self.notify_supervisor(history)
+            return None
+        if deadlines.is_expired(history.labels):
+            return terminal_reason(Status.TERMINATED, "its deadline passed", by="deadline")
+        return None
 
-    def exit_record(self, history: History) -> ExitRecord | None:
-        """Return how the agent has ended, if its supervisor has seen it."""
-        return read_exit_record(session_receipt(history).exit_file)
+    def notify_supervisor(self, history: History) -> None:
+        """Let an agent's supervisor read the journal, which has a request to end. Idempotent."""
+        session = session_receipt(history)
+        if _is_legacy(session):
+            self.context.predecessor.spawn_unwinder(history.saga_id)
+        elif session.supervisor is not None:
+            self.context.processes.signal(session.supervisor, signal.SIGUSR1)
+
+    def wait_linger(self, history: History) -> None:
+        """Wait, within the linger period, until an agent without a supervisor has exited."""
+        session = session_receipt(history)
+        if _is_legacy(session) and session.supervisor is not None:
+            linger_s = self.context.patience.linger_s
+            self.context.processes.watch(session.supervisor, timeout_s=linger_s)
+
+    # --- whether this process is part of it -------------------------------------------------------
 
     def includes_self(self, history: History, why: Unwind | None = None) -> bool:
-        """Tell whether to end an agent is to end us, who are in it, or below it."""
-        is_inside = self.context.processes.includes_self
-        if is_inside(session_receipt(history).claim):
+        """Return whether the end of an agent, and of its descendants, ends this process."""
+        includes_self = self.context.processes.includes_self
+        if includes_self(session_receipt(history).claim):
             return True
         if why is not None and not ends_children(why):
             return False
-        return any(is_inside(session_receipt(below).claim) for below in self._descendants(history))
+        return any(includes_self(session_receipt(below).claim) for below in self._below(history))
 
-    def _descendants(self, history: History) -> Iterator[History]:
-        """Yield the pasts of the agents that end with an agent."""
-        document = self._peek(task_id_of(history))
+    def _below(self, history: History) -> Iterator[History]:
+        """Yield the histories of the agents that end with an agent."""
+        document = self._read_task(task_id_of(history))
         for record in descendants_of(document, history.saga_id):
             if not is_finished(record):
                 with contextlib.suppress(SagaNotFound, JournalDamaged):
                     yield self.sagas.history(record["id"])
 
-    def _peek(self, task_id: str) -> Document:
-        """
-        Return a task's registry, as it was a moment ago at the latest.
-
-        Who is below us was so before; and many are asked about in one task.
-        """
+    def _read_task(self, task_id: str) -> Document:
+        """Return a task's registry, cached by its fingerprint: recovery asks for many agents."""
         registry = self.context.task_registry(task_id)
-        edition, known = durable.fingerprint_at(registry.path), self._cache.get(task_id)
-        if known is not None and known[0] == edition:
+        fingerprint, known = durable.fingerprint_at(registry.path), self._cache.get(task_id)
+        if known is not None and known[0] == fingerprint:
             return known[1]
         document = registry.read_or_none() or {}
         self._cache.clear()
-        if edition is not None:
-            self._cache[task_id] = edition, document
+        if fingerprint is not None:
+            self._cache[task_id] = fingerprint, document
         return document
+
+    def derive_receipts(self, saga_id: str, labels: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the receipts that an agent's id leads to; see :mod:`.receipt_plan`."""
+        return derive_receipts(self.context, saga_id, labels)
 
 
 def task_id_of(history: History) -> str:
-    """Return the id of an agent's task; a journal that was damaged may have lost its labels."""
-    frame = history.frame("accept_children")
-    task_id = history.labels.get("task_id") or (frame and frame.load().task_id)
+    """Return the id of an agent's task, also if its journal was damaged and lost its labels."""
+    step = history.frame("accept_children")
+    task_id = history.labels.get("task_id") or (step and step.load().task_id)
     return str(task_id)
 
 
-def session_receipt(history: History) -> SessionReceipt | LegacySessionReceipt:
+def session_receipt(history: History) -> SessionReceipt | PredecessorSession:
     """
-    Return the receipt of an agent's session, ours or the old system's.
+    Return the receipt of an agent's session, which its deployment or a predecessor started.
 
     Raises:
-        NotFound: The saga is no agent's.
+        NotFound: The saga is not an agent's.
     """
-    frame = history.frame("spawn_tmux") or history.frame("legacy_session")
-    if frame is None:
+    step = history.frame("spawn_tmux") or history.frame("legacy_session")
+    if step is None:
         raise NotFound(f"{history.saga_id!r} is no agent")
-    receipt: SessionReceipt | LegacySessionReceipt = frame.load()
+    receipt: SessionReceipt | PredecessorSession = step.load()
     return receipt
+
+
+def _is_legacy(session: SessionReceipt | PredecessorSession) -> bool:
+    return not isinstance(session, SessionReceipt)

@@ -1,4 +1,4 @@
-"""What is known of tasks and agents: their records, and what agents wrote."""
+"""Queries: the records of tasks and agents, and the output of agents."""
 
 from __future__ import annotations
 
@@ -6,28 +6,31 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator_core.deployment import report_reader
 from orchestrator_core.exceptions import NotFound
 from orchestrator_core.model.records import Agent, Task
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.system.gzip_read import read_maybe_gzipped
+from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from orchestrator_core.deployment.context import RootContext
+    from orchestrator_core.deployment.task_lookup import TaskLookup
     from orchestrator_core.presets.result import AgentResult
 
 
 class Queries:
-    """Reads what there is below one root; *task_of* tells an agent's task."""
+    """The tasks and agents of one root, read from their records and files."""
 
-    def __init__(self, context: RootContext, task_of: Callable[[str], str]) -> None:
+    def __init__(self, context: RootContext, tasks: TaskLookup) -> None:
         self._context = context
-        self._task_of = task_of
+        self._tasks = tasks
 
     def agent(self, agent_id: str, *, task_hint: str | None = None) -> Agent:
-        """Return one agent; it is looked for first in the task that is *likely* its own."""
-        task_id = task_hint or self._task_of(agent_id)
+        """Return one agent; the search begins with the task *task_hint*."""
+        task_id = task_hint or self._tasks.task_of(agent_id)
         record = find_agent(self._context.task_registry(task_id).read(), agent_id)
         if record is not None:
             return Agent.from_record(task_id, record)
@@ -60,9 +63,33 @@ class Queries:
         for name in self._context.layout.task_ids() if task_id is None else [task_id]:
             yield name, {"task_id": name, **self._context.task_registry(name).read()}
 
+    def findings(
+        self, agent_id: str | None, task_id: str | None, *, last: int | None
+    ) -> list[report_reader.ReportedFinding]:
+        """Return the findings of an agent, or of all agents of a task without *agent_id*."""
+        task_id, agent_id = self._resolve_task_and_agent(task_id, agent_id)
+        return report_reader.read_findings(self._context.layout, task_id, agent_id, last=last)
+
+    def progress(
+        self, agent_id: str | None, task_id: str | None, *, last: int | None
+    ) -> list[report_reader.ReportedProgress]:
+        """Return the progress reports of an agent, or of all agents of a task."""
+        task_id, agent_id = self._resolve_task_and_agent(task_id, agent_id)
+        return report_reader.read_progress(self._context.layout, task_id, agent_id, last=last)
+
+    def _resolve_task_and_agent(
+        self, task_id: str | None, agent_id: str | None
+    ) -> tuple[str, str | None]:
+        if agent_id is None:
+            return self.task(check_id("task", task_id)).id, None
+        agent = self.agent(agent_id)
+        if task_id not in (None, agent.task_id):
+            raise NotFound(f"task {task_id!r} has no agent {agent.id!r}")
+        return agent.task_id, agent.id
+
     def output(self, agent_id: str, *, tail: int | None) -> str:
         """Return what an agent wrote, wherever its log is by now."""
-        task_id = self._task_of(agent_id)
+        task_id = self._tasks.task_of(agent_id)
         for path in self._logs(task_id, agent_id):
             try:
                 text = read_maybe_gzipped(path).decode(errors="replace")

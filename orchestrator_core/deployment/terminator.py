@@ -1,29 +1,29 @@
 """
-The one mechanism that ends an agent, whoever asks.
+The terminator: the one mechanism that ends an agent.
 
-Its deployer, its supervisor become the unwinder, an operator, a recovery: all
-come here, take the agent's lock, and unwind its saga. The first one wins; the
-others wait for the lock, find the saga closed, and get the same report.
+The deployer, the supervisor that became the unwinder, an operator and a recovery all use
+it. Each takes the agent's lock and unwinds the agent's saga. The first one wins; the others
+wait for the lock, find the saga closed, and return the same report.
 
-Who is part of what ends cannot end it: it would be killed half-way. It leaves a
-durable request, tells the supervisor, and goes on until it is ended by it. What
-ends is an agent with its children and theirs: they are ended here as well, one after
-another, by the step that accepted them, whose parent's lock is held meanwhile. So
-locks are taken from parents to children, and never the other way.
+A process that is part of what ends would be killed half-way. It records a durable request
+instead, notifies the supervisor, and goes on until the supervisor ends it.
+
+An agent ends with its children. The step that accepted them ends them, one after another,
+while the parent's lock is held: locks are taken from parents to children, never the other way.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
+import getpass
 import os
-import signal
 import time
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from orchestrator_core.deployment import cancellation
+from orchestrator_core.deployment.ended_records import report_from_record
 from orchestrator_core.deployment.liveness import Liveness, session_receipt, task_id_of
 from orchestrator_core.deployment.steps import undoing_steps
 from orchestrator_core.exceptions import (
@@ -33,38 +33,37 @@ from orchestrator_core.exceptions import (
     SagaNotFound,
     WaitTimeout,
 )
-from orchestrator_core.model import deadlines
 from orchestrator_core.model.outcome import (
     EndReport,
     cleanup_record,
     decide_end_reason,
     terminal_reason,
 )
-from orchestrator_core.model.status import Status
-from orchestrator_core.reconcile.legacy.session_step import EndLegacySession, LegacySessionReceipt
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.resources.step_registry import StepRegistry
-from orchestrator_core.saga import Reason, Sagas, State, Unwind
+from orchestrator_core.saga import Reason, Saga, Sagas, State, Unwind
 from orchestrator_core.system.clock import timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from orchestrator_core.deployment.context import RootContext
+    from orchestrator_core.model.records import Agent
     from orchestrator_core.saga import History, Observer, RecoveryReport, UnwindReport
 
-
-_CHILD_LOCK_TIMEOUT_S = 30.0  #: For somebody else who ends the same child, or deploys it.
+_CHILD_LOCK_TIMEOUT_S = 30.0  #: For another process that ends or deploys the same child.
 
 
 class Terminator:
     """The ends of all agents of one root."""
 
+    reason = staticmethod(terminal_reason)
+
     def __init__(self, context: RootContext, *, observer: Observer | None = None) -> None:
         self.context = context
         self.steps = StepRegistry(
-            [*undoing_steps(context), EndLegacySession(context)],
-            modules=lambda: context.settings.steps.modules,
+            [*undoing_steps(context, self), *context.predecessor.steps()],
+            modules=context.step_modules,
         )
         self.sagas = Sagas(
             context.layout.sagas,
@@ -73,211 +72,146 @@ class Terminator:
             observer=observer,
         )
         self.liveness = Liveness(context, self.sagas)
-        context.end_child = self.end_child
 
-    def history(self, agent_id: str) -> History:
+    # --- one end: open, decide, unwind, write the result ---------------------------------------
+
+    def terminate(self, agent_id: str, why: Unwind, *, timeout_s: float) -> EndReport:
         """
-        Return what has happened to an agent's saga.
+        End an agent, once; every later caller gets the report of the first end.
 
         Raises:
             NotFound: There never was such an agent.
+            SagaBusy: Another process held the agent's lock for longer than *timeout_s*.
         """
-        try:
-            return self.sagas.history(agent_id)
-        except SagaNotFound:
-            raise NotFound(f"there is no agent {agent_id!r}") from None
+        with self.claim_end(agent_id, why, timeout_s=timeout_s) as claim:
+            return claim.finish()
 
-    def history_or_report(self, agent_id: str, why: Unwind | None = None) -> History | EndReport:
+    @contextlib.contextmanager
+    def claim_end(self, agent_id: str, why: Unwind, *, timeout_s: float) -> Iterator[EndClaim]:
         """
-        Return what has happened to an agent that is to be ended, or its report.
-
-        One that the system before this one has left gets a journal for it here.
+        Hold an agent's lock, with the decision who ends it and why; nothing is undone yet.
 
         Raises:
-            NotFound: There never was such an agent.
-            CouldNotAsk: It is an old one, and what is its is unknown.
+            NotFound, SagaBusy: As in :meth:`terminate`.
         """
-        try:
-            return self.history(agent_id)
-        except NotFound:
-            from orchestrator_core.reconcile.legacy.adoption import adopt_if_needed  # noqa: PLC0415 - seldom needed
+        saga = self._open_or_report(agent_id, why, timeout_s=timeout_s)
+        if isinstance(saga, EndReport):
+            yield EndClaim(self, why, earlier_end=saga)
+            return
+        with saga:
+            is_running = saga.state is State.COMMITTED
+            if self.liveness.includes_self(saga.history, why):
+                is_first = is_running and saga.request_end(why)
+                yield EndClaim(self, why, saga, is_first=is_first, from_inside=True)
+            elif is_running and saga.history.end_request is None:
+                yield EndClaim(self, why, saga, is_first=True)
+            else:
+                yield EndClaim(self, self.liveness.unwind_reason(saga.history), saga)
 
-            told = self._report_from_record(agent_id)
-            if told is not None:
-                return told
-            return adopt_if_needed(self.context, self.sagas, agent_id, why=why) or self.history(
-                agent_id
-            )
-
-    def terminate(
-        self,
-        agent_id: str,
-        why: Unwind,
-        *,
-        timeout_s: float,
-        on_first: Callable[[], object] | None = None,
-    ) -> EndReport:
-        """
-        End an agent, once; whoever comes later gets the report of the first end.
-
-        *before* is called if this end is the first one, when that is durable or
-        no longer in doubt, and before anything is undone.
-
-        Raises:
-            NotFound: There never was such an agent.
-            SagaBusy: Somebody else is at it, and was not done within *timeout_s*.
-        """
-        end = functools.partial(
-            self._terminate_open, agent_id, why, timeout_s=timeout_s, on_first=on_first
-        )
-        return self._or_stored_report(agent_id, why, end)
-
-    def _terminate_open(
-        self,
-        agent_id: str,
-        why: Unwind,
-        *,
-        timeout_s: float,
-        on_first: Callable[[], object] | None,
-    ) -> EndReport:
-        with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
-            history = saga.history
-            is_first = saga.state is State.COMMITTED and history.end_request is None
-            if saga.state is State.CLOSED:
-                return self.report(agent_id)
-            if not self.liveness.includes_self(history, why):
-                if is_first and on_first is not None:
-                    on_first()
-                return self._full_report(
-                    saga.unwind(why if is_first else self.liveness.unwind_reason(history))
-                )
-            if saga.state is State.COMMITTED and saga.request_end(why) and on_first is not None:
-                on_first()
-        return self._request_from_inside(history, why)
-
-    def _or_stored_report(
-        self, agent_id: str, why: Unwind, end: Callable[[], EndReport]
-    ) -> EndReport:
-        """
-        Call *end*, which takes up an open saga, or report how the agent has ended.
-
-        One that the old system has left may have no saga yet; it gets one, and is ended.
-        """
-        try:
-            return end()
-        except SagaNotFound:
-            pass
-        except SagaBusy:
-            # Its owner may have been stopped between closing it and putting it away.
-            if self.history(agent_id).state is not State.CLOSED:
-                raise
-            return self.report(agent_id)
-        past = self.history_or_report(agent_id, why)
-        if isinstance(past, EndReport):
-            return past
-        with contextlib.suppress(SagaNotFound):
-            if past.state is not State.CLOSED:
-                return end()
+    def _open_or_report(
+        self, agent_id: str, why: Unwind | None = None, *, timeout_s: float
+    ) -> Saga | EndReport:
+        """Take an agent's saga, with its lock, or return the report of its end."""
+        for _ in range(2):  # A legacy agent gets its journal in between.
+            try:
+                saga = self.sagas.open(agent_id, timeout_s=timeout_s)
+            except SagaBusy:
+                # Its owner may have been stopped between closing and archiving the journal.
+                if self.history(agent_id).state is not State.CLOSED:
+                    raise
+                break
+            except SagaNotFound:
+                past = self.history_or_report(agent_id, why)
+                if isinstance(past, EndReport):
+                    return past
+            else:
+                if saga.state is not State.CLOSED:
+                    return saga
+                saga.release()
+                break
         return self.report(agent_id)
 
-    def end_child(self, agent_id: str, why: Unwind) -> EndReport:
-        """
-        End an agent with its parent, for *why*; one that is dead already has an end of its own.
+    def unwind(self, saga: Saga, why: Unwind | None = None) -> EndReport:
+        """Undo all that an agent holds, for *why* or for what the journal says."""
+        why = why or self.liveness.unwind_reason(saga.history)
+        return self._with_children(EndReport.from_unwind(saga.unwind(why)))
 
-        Raises:
-            NotFound: There never was such an agent.
-            SagaBusy: Somebody else is at it, and was not done in time.
-        """
-        end = functools.partial(self._end_child, agent_id, why)
-        return self._or_stored_report(agent_id, why, end)
-
-    def _end_child(self, agent_id: str, why: Unwind) -> EndReport:
-        with self.sagas.open(agent_id, timeout_s=_CHILD_LOCK_TIMEOUT_S) as saga:
-            if saga.state is State.CLOSED:
-                return self.report(agent_id)
-            own = (
-                None
-                if self._is_running_normally(saga.history)
-                else self.liveness.unwind_reason(saga.history)
-            )
-            return self._full_report(saga.unwind(own or why))
-
-    def _is_running_normally(self, history: History) -> bool:
-        """Whether nothing but the end of its parent ends an agent."""
-        return (
-            history.state is State.COMMITTED
-            and history.end_request is None
-            and self.liveness.exit_record(history) is None
-            and not self.liveness.is_dead(history)
-        )
-
-    def _full_report(self, report: UnwindReport) -> EndReport:
-        """Return the report of an end, with the whole of its children's."""
-        end = EndReport.from_unwind(report)
-        return attrs.evolve(end, children=tuple(map(self._child_report, end.children)))
-
-    def _child_report(self, in_short: EndReport) -> EndReport:
-        try:
-            return self.report(in_short.agent_id)
-        except (NotFound, JournalDamaged):
-            return in_short
-
-    def _request_from_inside(self, history: History, why: Unwind) -> EndReport:
-        """Tell the supervisor of an end that was asked for, and live until it comes."""
-        self._notify_supervisor(history)
-        chosen = history.end_request or history.why or why
+    def hand_over(self, saga: Saga, why: Unwind) -> EndReport:
+        """Leave an end that was requested from inside to the supervisor."""
+        saga.release()
+        self.liveness.notify_supervisor(saga.history)
+        chosen = saga.history.end_request or saga.history.why or why
         return EndReport(
-            agent_id=history.saga_id,
+            agent_id=saga.saga_id,
             status=chosen.detail.get("status", ""),
             reason=chosen.message,
             by=chosen.detail.get("by", ""),
             handed_over=True,
         )
 
-    def _notify_supervisor(self, history: History) -> None:
-        """Wake the supervisor of an agent whose end was asked for; it looks at the journal."""
-        session = session_receipt(history)
-        if isinstance(session, LegacySessionReceipt):
-            from orchestrator_core.reconcile.legacy.adoption import spawn_unwinder  # noqa: PLC0415 - as below
+    def _write_cleanup_result(self, report: UnwindReport, history: History) -> None:
+        """Write the result of an unwinding into the agent's record, before its saga closes."""
+        if report.why.reason is not Reason.TERMINAL:
+            return
+        cleanup = cleanup_record(report, timestamp())
+        agent_id = cleanup["auto_cleanup_result"]["agent_id"]
+        registry = self.context.task_registry(task_id_of(history))
+        # A task that is gone took its records with it.
+        with contextlib.suppress(NotFound), registry.transaction() as document:
+            record = find_agent(document, agent_id)
+            if record is None:
+                return
+            if agent_id == report.saga_id or not record.get("auto_cleanup_result"):
+                record |= cleanup
+            else:  # A sweep found leftovers of an ended agent, whose own report stays.
+                swept = record.setdefault("swept", {})
+                swept[report.saga_id] = cleanup["auto_cleanup_result"]
 
-            spawn_unwinder(self.context, history.saga_id)  # It has no supervisor.
-        elif session.supervisor is not None:
-            self.context.processes.signal(session.supervisor, signal.SIGUSR1)
+    # --- other ends ------------------------------------------------------------------------------
+
+    def terminate_child(self, agent_id: str, why: Unwind) -> EndReport:
+        """
+        End an agent with its parent, for *why*; a child that is dead already keeps its own end.
+
+        Raises:
+            NotFound: There never was such an agent.
+            SagaBusy: Another process held the child's lock for 30 s.
+        """
+        saga = self._open_or_report(agent_id, why, timeout_s=_CHILD_LOCK_TIMEOUT_S)
+        if isinstance(saga, EndReport):
+            return saga
+        with saga:
+            return self.unwind(
+                saga, why if self.liveness.is_running_normally(saga.history) else None
+            )
 
     def unwind_after_exit(
         self, agent_id: str, *, timeout_s: float, on_acquired: Callable[[], object] | None = None
     ) -> EndReport:
         """
-        End an agent whose process is over: what its supervisor, become the unwinder, does.
+        End an agent whose process has exited: the work of the unwinder.
 
-        *taken* is called when the agent is ours to end, and nobody else ends it any more.
+        *on_acquired* is called when the agent's lock is held, so that no other process ends it.
 
         Raises:
-            SagaBusy: Somebody else is at it, and was not done within *timeout_s*.
+            SagaBusy: Another process held the lock for longer than *timeout_s*.
         """
-        self._wait_linger(agent_id)
-        try:
-            with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
-                if on_acquired is not None:
-                    on_acquired()
-                return self._full_report(saga.unwind(self.liveness.unwind_reason(saga.history)))
-        except SagaNotFound:
-            return self.report(agent_id)
-
-    def _wait_linger(self, agent_id: str) -> None:
-        """Let an agent that has no supervisor to do so leave by itself, for a moment."""
         with contextlib.suppress(SagaNotFound, JournalDamaged):
-            session = session_receipt(self.sagas.history(agent_id))
-            if isinstance(session, LegacySessionReceipt) and session.supervisor is not None:
-                linger_s = self.context.patience.linger_s
-                self.context.processes.watch(session.supervisor, timeout_s=linger_s)
+            self.liveness.wait_linger(self.sagas.history(agent_id))
+        saga = self._open_or_report(agent_id, timeout_s=timeout_s)
+        if isinstance(saga, EndReport):
+            return saga
+        with saga:
+            if on_acquired is not None:
+                on_acquired()
+            return self.unwind(saga)
 
     def decide_grace(self, agent_id: str, *, timeout_s: float) -> UnwindReport | None:
         """
-        Decide a deployment's grace: from now on a failure is an end, not a failed deployment.
+        End a deployment's grace: a later failure is an end, not a failed deployment.
 
-        Returns the report if the agent is over and its end decided, None if it
-        lives, or has finished well and is being seen off by its supervisor.
+        Returns the report if the agent has ended; None if it is alive, or has finished well
+        and its supervisor unwinds it.
         """
         try:
             with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
@@ -294,131 +228,141 @@ class Terminator:
 
     def wait(self, agent_id: str, *, timeout_s: float) -> EndReport:
         """
-        Wait until an agent has been ended, by whomever, and return the report.
+        Wait until an agent has ended, and return the report of its end.
 
-        If it dies and nobody sees to it, that is done here.
+        An agent that dies while no other process unwinds it is unwound here.
 
         Raises:
-            WaitTimeout: It lives on.
+            WaitTimeout: It is still alive after *timeout_s*.
             NotFound: There never was such an agent.
         """
         deadline = time.monotonic() + timeout_s
         history = self.history_or_report(agent_id)
         if isinstance(history, EndReport):
             return history
-        if history.state is State.CLOSED:
-            return self.report(agent_id)
-        supervisor = session_receipt(history).supervisor
         if history.end_request is not None:
-            # Who asked may have died before it told the supervisor; to be told twice is no harm.
-            self._notify_supervisor(history)
+            # The process that requested the end may have died before it notified.
+            self.liveness.notify_supervisor(history)
+        supervisor = session_receipt(history).supervisor
         if supervisor is not None:
             call = cancellation.current()
-            wake = None if call is None else call.cancelled_fd
-            seen = self.context.processes.watch(supervisor, timeout_s=timeout_s, fd=wake)
-            if not seen.exited:  # Its time is over, or nobody wants to know any more.
+            cancelled_fd = None if call is None else call.cancelled_fd
+            seen = self.context.processes.watch(supervisor, timeout_s=timeout_s, fd=cancelled_fd)
+            if not seen.exited:  # Or the call was cancelled: then nobody reads this.
                 raise WaitTimeout(f"agent {agent_id!r} was still alive after {timeout_s:g} s")
         return self._unwind_dead(agent_id, timeout_s=max(deadline - time.monotonic(), 0.0))
 
     def _unwind_dead(self, agent_id: str, *, timeout_s: float) -> EndReport:
+        saga = self._open_or_report(agent_id, timeout_s=timeout_s)
+        if isinstance(saga, EndReport):
+            return saga
+        with saga:
+            if self.liveness.includes_self(saga.history):
+                raise WaitTimeout(f"agent {agent_id!r} is dead, and only a process outside ends it")
+            return self.unwind(saga)
+
+    def recover(self, *, only: str | None = None, force: bool = False) -> RecoveryReport:
+        """Finish what dead owners left; end the agents that are dead or past their deadline."""
+        return self.sagas.recover(policy=self.liveness, only=only, force=force)
+
+    def abandon(self, agent_id: str, step: str, *, reason: str) -> None:
+        """Give up a step of a stuck saga; see :meth:`Orchestrator.abandon`."""
+        with self.sagas.open(agent_id, timeout_s=self.context.lock_timeout_s) as saga:
+            saga.abandon(step, by=f"{getpass.getuser()} (pid {os.getpid()})", reason=reason)
+
+    # --- what is known of an end ---------------------------------------------------------------
+
+    def history(self, agent_id: str) -> History:
+        """
+        Return the history of an agent's saga, open or closed.
+
+        Raises:
+            NotFound: There never was such an agent.
+        """
         try:
-            with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
-                if self.liveness.includes_self(saga.history):
-                    raise WaitTimeout(
-                        f"agent {agent_id!r} is dead, and somebody else has to end it"
-                    )
-                return self._full_report(saga.unwind(self.liveness.unwind_reason(saga.history)))
+            return self.sagas.history(agent_id)
         except SagaNotFound:
-            return self.report(agent_id)
+            raise NotFound(f"there is no agent {agent_id!r}") from None
+
+    def history_or_report(self, agent_id: str, why: Unwind | None = None) -> History | EndReport:
+        """
+        Return the history of an agent that has not ended, or the report of its end.
+
+        An agent of the predecessor without a journal gets one; *why* is the reason if it is
+        to be unwound at once.
+
+        Raises:
+            NotFound: There never was such an agent.
+            CouldNotAsk: It is the predecessor's, and what belongs to it is unknown.
+        """
+        try:
+            history = self.sagas.history(agent_id)
+        except SagaNotFound:
+            report = report_from_record(self.context, agent_id)
+            if report is not None:
+                return self._with_children(report)
+            adopted = self.context.predecessor.adopt(self.sagas, agent_id, why)
+            return adopted or self.history(agent_id)
+        return self.report(agent_id) if history.state is State.CLOSED else history
 
     def report(self, agent_id: str) -> EndReport:
         """
-        Return how an agent was ended.
+        Return how an agent was ended, from its journal or, without one, from its record.
 
         Raises:
             NotFound: It has not been ended, or never was.
         """
         try:
-            return self._full_report(self.sagas.report(agent_id))
+            report: EndReport | None = EndReport.from_unwind(self.sagas.report(agent_id))
         except SagaNotFound:
-            told = self._report_from_record(agent_id)
-            if told is None:
-                raise NotFound(f"agent {agent_id!r} has not ended") from None
-            return told
+            report = report_from_record(self.context, agent_id)
+        if report is None:
+            raise NotFound(f"agent {agent_id!r} has not ended")
+        return self._with_children(report)
 
-    def _report_from_record(self, agent_id: str) -> EndReport | None:
-        """Return how an agent ended whose journal retention has removed."""
-        from orchestrator_core.deployment.ended_records import report_from_record  # noqa: PLC0415 - seldom needed
-
-        end = report_from_record(self.context, agent_id)
-        if end is None:
-            return None
-        return attrs.evolve(end, children=tuple(map(self._child_report, end.children)))
-
-    def recover(self, *, only: str | None = None, force: bool = False) -> RecoveryReport:
-        """Finish what dead owners left, and end the agents that are dead or past their deadline."""
-        return self.sagas.recover(policy=self, only=only, force=force)
-
-    def abandon(self, agent_id: str, step: str, *, reason: str) -> None:
-        """Give up a step of a stuck saga; see :meth:`Orchestrator.abandon`."""
-        import getpass  # noqa: PLC0415 - for one rare act
-
-        with self.sagas.open(agent_id, timeout_s=self.context.lock_timeout_s) as saga:
-            saga.abandon(step, by=f"{getpass.getuser()} (pid {os.getpid()})", reason=reason)
-
-    # --- whose life is over, and why -----------------------------------------------------------
-
-    def decide_end(self, history: History) -> Unwind | None:
-        """Return why an agent is to be ended; None if it lives on."""
-        if self.liveness.is_dead(history):
-            return self.liveness.end_reason(history)
-        if history.end_request is not None:
-            self._notify_supervisor(history)  # As in wait.
-            return None
-        if deadlines.is_expired(history.labels):
-            return terminal_reason(Status.TERMINATED, "its deadline passed", by="deadline")
-        return None
-
-    def derive_receipts(self, agent_id: str, labels: Any) -> dict[str, Any]:  # noqa: ANN401 - a mapping
-        """Return the receipts an agent's id leads to, for a journal that has lost its own."""
-        from orchestrator_core.reconcile.rebuild import derive_receipts  # noqa: PLC0415 - for disasters only
-
-        return derive_receipts(self.context, agent_id, labels)
-
-    def includes_self(self, history: History) -> bool:
-        """Return whether ending an agent would end the calling process."""
-        return self.liveness.includes_self(history)
-
-    def rebuild_task(self, task_id: str) -> dict[str, Any]:
-        """Return a task's registry from all that is known, for one that was damaged."""
-        from orchestrator_core.reconcile.rebuild import task_document  # noqa: PLC0415 - as above
-
-        return task_document(self.context, self.sagas, task_id)
-
-    def rebuild_global(self) -> dict[str, Any]:
-        """Return the global registry from all that is known, for one that was damaged."""
-        from orchestrator_core.reconcile.rebuild import global_document  # noqa: PLC0415 - as above
-
-        return global_document(self.context, self.sagas)
-
-    # --- what the record keeps of it -------------------------------------------------------------
-
-    def _write_cleanup_result(self, report: UnwindReport, history: History) -> None:
-        """Write what became of an agent into its record, when all of it is known."""
-        if report.why.reason is not Reason.TERMINAL:
-            return
-        task_id = task_id_of(history)
-        cleanup = cleanup_record(report, timestamp())
-        agent_id = cleanup["auto_cleanup_result"]["agent_id"]
+    def report_or_pending(self, agent: Agent) -> EndReport:
+        """Return how an agent with an ended record was ended, also while its unwinding goes on."""
         try:
-            with self.context.task_registry(task_id).transaction() as document:
-                record = find_agent(document, agent_id)
-                if record is None:
-                    return
-                if agent_id == report.saga_id or not record.get("auto_cleanup_result"):
-                    record |= cleanup
-                else:  # What was left of it has been swept up: its end stays as it was told.
-                    swept = record.setdefault("swept", {})
-                    swept[report.saga_id] = cleanup["auto_cleanup_result"]
+            return self.report(agent.id)
         except NotFound:
-            return  # The task is gone, and its records with it.
+            if self.context.predecessor.wrote(agent.record):
+                return self.context.predecessor.report(agent)
+            return EndReport(
+                agent_id=agent.id, status=agent.status, reason=agent.end_reason, handed_over=True
+            )
+
+    def _with_children(self, report: EndReport) -> EndReport:
+        """Return a report with the whole reports of the children in it."""
+        return attrs.evolve(report, children=tuple(map(self._child_report, report.children)))
+
+    def _child_report(self, summary: EndReport) -> EndReport:
+        try:
+            return self.report(summary.agent_id)
+        except (NotFound, JournalDamaged):
+            return summary
+
+
+@attrs.frozen
+class EndClaim:
+    """
+    The right to end an agent, or the knowledge that it has ended.
+
+    ``is_first`` is True for the end that counts: it is durable, or cannot be overtaken, and
+    nothing is undone yet. A last report of the agent is written then.
+    """
+
+    _terminator: Terminator
+    _why: Unwind
+    _saga: Saga | None = None
+    is_first: bool = attrs.field(default=False, kw_only=True)
+    _from_inside: bool = attrs.field(default=False, kw_only=True)
+    _earlier_end: EndReport | None = attrs.field(default=None, kw_only=True)
+
+    def finish(self) -> EndReport:
+        """Unwind the agent, or let its supervisor do so, and return the report."""
+        if self._saga is None:
+            assert self._earlier_end is not None  # noqa: S101 - one of the two is there
+            return self._earlier_end
+        if self._from_inside:
+            return self._terminator.hand_over(self._saga, self._why)
+        return self._terminator.unwind(self._saga, self._why)

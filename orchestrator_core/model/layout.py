@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from orchestrator_core.exceptions import RegistryDamaged, RegistryTooNew, StorageError
+from orchestrator_core.exceptions import InvalidInput, RegistryDamaged, RegistryTooNew, StorageError
 from orchestrator_core.model import ids
 from orchestrator_core.system import durable, locks, paths
 from orchestrator_core.system.clock import timestamp
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 DIRECTORY_NAME = ".agent-workspace"
 ENVIRONMENT = ("ORCHESTRATOR_ROOT", "CLAUDE_ORCHESTRATOR_WORKSPACE")
 SCHEMA_VERSION = 1
+DEFAULT_TERMINAL = "tmux"
 
 _OPEN_TIMEOUT_S = 10.0
 
@@ -160,6 +161,14 @@ def _has_registry(entry: os.DirEntry[str]) -> bool:
 # --- opening ----------------------------------------------------------------------------------
 
 
+class RootRecord(NamedTuple):
+    """The content of ``root.json``: what the root's first use fixed."""
+
+    root_id: str
+    tmux_socket: Path
+    terminal: str = DEFAULT_TERMINAL  #: The name of the terminal's class.
+
+
 class Root(NamedTuple):
     """A root in use: its layout, and what was fixed at its first use."""
 
@@ -167,6 +176,7 @@ class Root(NamedTuple):
     root_id: str  #: 8 hex; part of every cookie.
     tmux_socket: Path  #: Absolute, and short enough for a socket's address.
     chosen_by: str  #: What led here: "the argument", "ORCHESTRATOR_ROOT", …
+    terminal: str = DEFAULT_TERMINAL  #: The name of the terminal's class.
 
 
 def find_root(
@@ -199,15 +209,17 @@ def open_root(
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    terminal: str | None = None,
 ) -> Root:
     """
     Find a root as :func:`find_root` does, make what is missing, and return it.
 
     Of racing first openers one fixes the id and the socket, and all return those.
     Whoever opens it can write there: what cannot work fails here, before anything
-    is taken.
+    is taken. The first use also records the name of the *terminal*, for all later ones.
 
     Raises:
+        InvalidInput: The root was first used with another terminal than *terminal*.
         StorageError: It is a file, another user's, not writable, open to all, a copy, …
         RegistryDamaged: Its ``root.json`` cannot be read.
         RegistryTooNew: A newer release has used it.
@@ -217,14 +229,19 @@ def open_root(
     try:
         layout = Layout(path)
         _make_root(layout)
-        root_id, socket = read_root_file(layout) or _fix(layout)
-        if socket.parent != path:
-            _make_private(socket.parent)
+        record = read_root_file(layout) or _fix(layout, terminal or DEFAULT_TERMINAL)
+        if record.tmux_socket.parent != path:
+            _make_private(record.tmux_socket.parent)
     except StorageError as error:
         raise StorageError(
             f"root {path} (from {chosen_by}): {error}", hint=error.hint
         ) from error.__cause__
-    return Root(layout, root_id, socket, chosen_by)
+    if terminal not in (None, record.terminal):
+        raise InvalidInput(
+            f"the root {path} uses the terminal {record.terminal!r}, not {terminal!r}",
+            hint="a root keeps the terminal of its first use; use another root",
+        )
+    return Root(layout, record.root_id, record.tmux_socket, chosen_by, record.terminal)
 
 
 def _from(cwd: Path | None, path: str | os.PathLike[str]) -> Path:
@@ -257,9 +274,9 @@ def _make_root(layout: Layout) -> None:
         durable.make_directory(directory)
 
 
-def read_root_file(layout: Layout) -> tuple[str, Path] | None:
+def read_root_file(layout: Layout) -> RootRecord | None:
     """
-    Return the root's id and its socket; None if it was never used. Touches nothing.
+    Return the root's record; None if it was never used. Touches nothing.
 
     Raises:
         RegistryDamaged, RegistryTooNew, StorageError: As in :func:`open_root`.
@@ -276,6 +293,9 @@ def read_root_file(layout: Layout) -> tuple[str, Path] | None:
         socket = Path("/") / document["tmux_socket"]
         if os.fspath(socket) != document["tmux_socket"]:
             raise ValueError("its tmux_socket is no absolute path")  # noqa: TRY301 - caught below
+        terminal = document.get("terminal", DEFAULT_TERMINAL)
+        if not isinstance(terminal, str):
+            raise ValueError("its terminal is no name")  # noqa: TRY301, TRY004 - the same
         too_new = version > SCHEMA_VERSION
     except (msgspec.DecodeError, ValueError, KeyError, TypeError) as error:
         raise RegistryDamaged(
@@ -286,7 +306,7 @@ def read_root_file(layout: Layout) -> tuple[str, Path] | None:
     if too_new:
         raise RegistryTooNew(f"{path} has schema version {version}, we know {SCHEMA_VERSION}")
     _refuse_copy(layout, made_at, data)
-    return root_id, socket
+    return RootRecord(root_id, socket, terminal)
 
 
 def _refuse_copy(layout: Layout, made_at: Path, data: bytes) -> None:
@@ -313,24 +333,25 @@ def _refuse_copy(layout: Layout, made_at: Path, data: bytes) -> None:
     )
 
 
-def _fix(layout: Layout) -> tuple[str, Path]:
+def _fix(layout: Layout, terminal: str) -> RootRecord:
     path = layout.root_file
     with locks.locked(path, timeout_s=_OPEN_TIMEOUT_S, what="the root's first use"):
         chosen = read_root_file(layout)
         if chosen is None:
             durable.remove_stale_temps(path)
             root_id = ids.new_root_id()
-            chosen = root_id, _choose_socket(layout.root, root_id)
-            durable.replace(path, _encode(layout.root, *chosen))
+            chosen = RootRecord(root_id, _choose_socket(layout.root, root_id), terminal)
+            durable.replace(path, _encode(layout.root, chosen))
     return chosen
 
 
-def _encode(root: Path, root_id: str, socket: Path) -> bytes:
+def _encode(root: Path, record: RootRecord) -> bytes:
     document = {
         "schema_version": SCHEMA_VERSION,
         "root": str(root),
-        "root_id": root_id,
-        "tmux_socket": str(socket),
+        "root_id": record.root_id,
+        "tmux_socket": str(record.tmux_socket),
+        "terminal": record.terminal,
         "created_at": timestamp(),
     }
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"

@@ -10,64 +10,21 @@ Rebuild what was lost from all other sources.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from orchestrator_core.deployment.steps import undoing_steps
-from orchestrator_core.exceptions import NotFound, StorageError
-from orchestrator_core.model import ids
-from orchestrator_core.model.environment import ORCHESTRATOR
-from orchestrator_core.model.status import Status
+from orchestrator_core.exceptions import StorageError
 from orchestrator_core.reconcile.evidence import EvidenceStore
 from orchestrator_core.reconcile.legacy.reconstruct import reconstruct_from_files
 from orchestrator_core.reconcile.merge import merge_global, merge_task
 from orchestrator_core.registry import new_global
-from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.registry.partial_parse import parse_what_is_left
-from orchestrator_core.saga import Context, step_name
 from orchestrator_core.system import durable
 from orchestrator_core.system.clock import timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.registry import Document, Registry
     from orchestrator_core.saga import Sagas
-
-
-def derive_receipts(
-    context: RootContext, agent_id: str, labels: Mapping[str, Any]
-) -> dict[str, Any]:
-    """
-    Return the receipts that an agent's id leads to, by step name.
-
-    Raises:
-        NotFound: No task is known to have had such an agent.
-    """
-    task_id = labels.get("task_id") or _task_with(context, agent_id)
-    document = context.task_registry(task_id).read_or_none() or {}
-    record = find_agent(document, agent_id) or _unknown_record(agent_id)
-    values = {"task_id": task_id, "record": record, "entry": {"task_id": task_id}}
-    ids_only = Context(agent_id, values)
-    return {step_name(step): step.plan(ids_only) for step in undoing_steps(context)}
-
-
-def _task_with(context: RootContext, agent_id: str) -> str:
-    for task_id in context.layout.task_ids():
-        document = context.task_registry(task_id).read_or_none() or {}
-        if find_agent(document, agent_id) or context.layout.run_dir(task_id, agent_id).exists():
-            return task_id
-    raise NotFound(f"no task is known to have had the agent {agent_id!r}")
-
-
-def _unknown_record(agent_id: str) -> dict[str, Any]:
-    return {
-        "id": agent_id,
-        "type": agent_id.rsplit("-", 2)[0],
-        "tmux_session": ids.session_name(agent_id),
-        "parent": ORCHESTRATOR,
-        "status": Status.RUNNING.value,
-    }
 
 
 def task_document(

@@ -14,7 +14,7 @@ import pytest
 from support.fakes import a_fake_scene
 
 from orchestrator_core import Status
-from orchestrator_core.deployment import steps
+from orchestrator_core.deployment import deployer, steps
 from orchestrator_core.deployment.steps import OwnChildren, RegisterTask
 from orchestrator_core.exceptions import DeploymentError, WaitTimeout
 from orchestrator_core.model.outcome import terminal_reason
@@ -391,8 +391,12 @@ def test_a_circle_written_into_a_registry_ends_nobody_twice_and_blocks_nobody(sc
 
 def test_an_agent_from_before_there_was_this_step_ends_as_it_did_then(scene, monkeypatch):
     """Its journal knows of no children: it is undone by what it knows."""
-    kinds = tuple(kind for kind in steps._KINDS if kind is not OwnChildren)
-    monkeypatch.setattr(steps, "_KINDS", kinds)
+    real = steps.deployment_steps
+    monkeypatch.setattr(
+        deployer,
+        "deployment_steps",
+        lambda *args: [step for step in real(*args) if not isinstance(step, OwnChildren)],
+    )
     family = Family(scene)
     monkeypatch.undo()
 

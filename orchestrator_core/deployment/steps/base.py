@@ -1,4 +1,4 @@
-"""What the steps of a deployment have in common: the world, and what is being deployed."""
+"""The base of a deployment's steps: the root's context, and the inputs of one deployment."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from orchestrator_core.saga import Presence
 from orchestrator_core.system import durable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from orchestrator_core.deployment.context import RootContext
+    from orchestrator_core.model.spec import AgentSpec
+    from orchestrator_core.resources.provision import ProvisionCollector
     from orchestrator_core.saga import Context
-    from orchestrator_core.supervisor.launch import Launch
 
 
 @attrs.frozen(kw_only=True)
 class DeploymentInputs:
-    """What one deployment brings to its steps, and no journal ever holds."""
+    """The inputs of one deployment's steps. No journal ever holds them."""
 
-    prompt: str = attrs.field(repr=False)
-    events: str  #: The FIFO of the supervisor's news.
-    launch_file: str
-    #: What the supervisor is told; made when the steps of one's own have been done.
-    launch: Callable[[], Launch] = attrs.field(repr=False)
+    task_id: str
+    agent_id: str
+    spec: AgentSpec = attrs.field(repr=False)  #: With the prompt and the environment.
     deploy_log: Mapping[str, Any]
+    provisions: ProvisionCollector | None = None  #: From extra steps, which fill it when done.
 
 
 @attrs.frozen
@@ -34,8 +34,8 @@ class DeploymentStep:
     """
     A step of a deployment.
 
-    ``plan`` needs the ids alone: ``task_id`` among the context's values, and the
-    agent's id, which is the saga's. ``do`` needs the deployment as well.
+    ``plan`` needs only the agent's id, which is the saga's, and ``task_id`` among the
+    context's values. ``do`` needs the inputs as well.
     """
 
     context: RootContext
@@ -43,17 +43,17 @@ class DeploymentStep:
 
     @property
     def inputs(self) -> DeploymentInputs:
-        """The deployment to do; undoing needs none."""
+        """The inputs of the deployment to do; an undo needs none."""
         if self.deployment is None:
-            raise RuntimeError(f"{type(self).__name__} was made to undo, not to do")
+            raise RuntimeError(f"{type(self).__name__} was created to undo, not to do")
         return self.deployment
 
 
 def task_and_agent(ctx: Context) -> tuple[str, str]:
-    """Return the ids of the task and of the agent, which all names are made of."""
+    """Return the ids of the task and of the agent, from which all names are derived."""
     return ctx.values["task_id"], ctx.saga_id
 
 
 def presence(path: str) -> Presence:
-    """Tell whether there is anything of that name; ours, since only we use it."""
+    """Return whether there is a file at *path*; OURS if so, since no one else uses the name."""
     return Presence.OURS if durable.exists(path) else Presence.ABSENT

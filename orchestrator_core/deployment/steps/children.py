@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
@@ -27,31 +27,39 @@ from orchestrator_core.registry.operations import (
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from orchestrator_core.model.outcome import EndReport
     from orchestrator_core.registry.operations import Document
     from orchestrator_core.saga import Context
 
 
+class ChildTerminator(Protocol):
+    """The part of the terminator that ends a child with its parent."""
+
+    def terminate_child(self, agent_id: str, why: Unwind) -> EndReport:
+        """End an agent for *why*; one that is dead already keeps its own end."""
+
+
 @receipt("accept_children")
 class ChildrenReceipt:
-    """Whose children are to end with it; its task's registry knows them."""
+    """The agent whose children end with it; its task's registry lists them."""
 
     task_id: str
     agent_id: str
 
 
+@attrs.frozen
 class OwnChildren(DeploymentStep):
     """
-    Take on whatever is deployed with the agent as its parent.
+    Own the agents that are deployed with this agent as their parent.
 
-    Nothing is to be done for it. It is undone when the agent's record has ended, under
-    whose lock a child looks for its parent: so nobody joins those that are ended here.
-    A record that somebody has put back to life meanwhile is ended again.
+    Nothing is done at first. The undo runs when the agent's record has ended, and a child
+    looks for its parent under that registry's lock: no child joins those that are ended
+    here. A record that another program made active again meanwhile is ended again.
     """
 
     receipt_type = ChildrenReceipt
+
+    terminator: ChildTerminator | None = None
 
     def plan(self, ctx: Context) -> ChildrenReceipt:
         """Name the agent."""
@@ -59,43 +67,39 @@ class OwnChildren(DeploymentStep):
         return ChildrenReceipt(task_id=task_id, agent_id=agent_id)
 
     def do(self, receipt: ChildrenReceipt) -> ChildrenReceipt:
-        """Wait for children to come."""
+        """Do nothing: children come later."""
         return receipt
 
     def undo(self, receipt: ChildrenReceipt, why: Unwind) -> Outcome:
-        """End its children, theirs first; or let them live on as the orchestrator's."""
-        registry = self.context.task_registry(receipt.task_id)
+        """End the children, theirs first; or release them to the orchestrator."""
         try:
-            document = registry.read()
-            own = find_agent(document, receipt.agent_id)
-            if own is not None and is_active(own.get("status")):
-                with registry.transaction() as changed:
-                    end_record(changed, receipt.agent_id, why)
-                document = registry.read()
-                own = find_agent(document, receipt.agent_id)
-            if own is not None and is_active(own.get("status")):
-                raise OrchestratorError(
-                    f"{receipt.agent_id!r} is active again in its registry: more children may come"
-                )
-            ending = self._end_all if ends_children(why) else self._release_children
-            return ending(receipt, document, why)
+            document = self._end_own_record(receipt, why)
+            if not ends_children(why):
+                return self._release_children(receipt)
         except NotFound:
             return Outcome.absent(registry="gone")
-
-    def _end_all(self, receipt: ChildrenReceipt, document: Document, why: Unwind) -> Outcome:
-        family = _ChildTermination(receipt.agent_id, why, self._end_child)
+        if self.terminator is None:
+            raise RuntimeError("a step without a terminator cannot end children")
+        termination = _ChildTermination(receipt.agent_id, why, self.terminator)
         for record in children_of(document, receipt.agent_id):
-            family.end(record)
-        return family.outcome()
+            termination.end(record)
+        return termination.outcome()
 
-    def _end_child(self, agent_id: str, why: Unwind) -> EndReport:
-        if self.context.end_child is None:
-            raise RuntimeError("a step undone without a lifecycle cannot end children")
-        return self.context.end_child(agent_id, why)
+    def _end_own_record(self, receipt: ChildrenReceipt, why: Unwind) -> Document:
+        """Return the registry, in which the agent's own record has ended."""
+        registry = self.context.task_registry(receipt.task_id)
+        document = registry.read()
+        if _is_active(document, receipt.agent_id):
+            with registry.transaction() as changed:
+                end_record(changed, receipt.agent_id, why)
+            document = registry.read()
+        if _is_active(document, receipt.agent_id):
+            raise OrchestratorError(
+                f"{receipt.agent_id!r} is active again in its registry: more children may come"
+            )
+        return document
 
-    def _release_children(
-        self, receipt: ChildrenReceipt, _document: Document, _why: Unwind
-    ) -> Outcome:
+    def _release_children(self, receipt: ChildrenReceipt) -> Outcome:
         own = receipt.agent_id
         with self.context.task_registry(receipt.task_id).transaction() as document:
             adopted = orphan_children(document, own)
@@ -104,29 +108,34 @@ class OwnChildren(DeploymentStep):
         return Outcome.left(adopted=adopted) if adopted else Outcome.absent()
 
     def probe(self, receipt: ChildrenReceipt) -> Presence:
-        """Look for children that are not over."""
+        """Look for children that have not ended."""
         try:
             document = self.context.task_registry(receipt.task_id).read()
         except NotFound:
             return Presence.ABSENT
         except CouldNotAsk:
             return Presence.UNKNOWN
-        over = map(is_finished, children_of(document, receipt.agent_id))
-        return Presence.ABSENT if all(over) else Presence.OURS
+        finished = map(is_finished, children_of(document, receipt.agent_id))
+        return Presence.ABSENT if all(finished) else Presence.OURS
+
+
+def _is_active(document: Document, agent_id: str) -> bool:
+    record = find_agent(document, agent_id)
+    return record is not None and is_active(record.get("status"))
 
 
 @attrs.define
 class _ChildTermination:
-    """The children of one agent, being ended one after another."""
+    """The ends of one agent's children, one after another."""
 
     parent: str
     why: Unwind
-    end_child: Callable[[str, Unwind], EndReport]
-    results: list[dict[str, Any]] = attrs.field(factory=list)  #: What became of each, in short.
+    terminator: ChildTerminator
+    results: list[dict[str, Any]] = attrs.field(factory=list)  #: A summary for each child.
     any_busy: bool = False
 
     def end(self, record: dict[str, Any]) -> None:
-        """End one child; that it cannot be ended strands no other."""
+        """End one child. A failure is kept for the outcome, and stops no other child's end."""
         if is_finished(record) and not _ended_by_parent(record):
             return
         child = record["id"]
@@ -137,10 +146,10 @@ class _ChildTermination:
             keep_logs=self.why.detail.get("keep_logs", True),
         )
         try:
-            report = self.end_child(child, why)
+            report = self.terminator.terminate_child(child, why)
         except NotFound:
-            return  # No saga accounts for it: it is the sweeper's to find.
-        except Exception as error:  # noqa: BLE001 - one that cannot be ended strands no other
+            return  # No saga accounts for this child; the sweep finds it.
+        except Exception as error:  # noqa: BLE001 - see above
             self.any_busy = self.any_busy or isinstance(error, SagaBusy)
             self.results.append({"agent_id": child, "success": False, "errors": [str(error)]})
         else:
@@ -157,26 +166,28 @@ class _ChildTermination:
 
     def outcome(self) -> Outcome:
         """
-        Return what became of them.
+        Return the outcome of all ends.
 
         Raises:
-            ChildrenLeft: Some are not over.
+            ChildrenLeft: Some children have not ended.
         """
         left = {
-            one["agent_id"]: "; ".join(one["errors"]) for one in self.results if not one["success"]
+            result["agent_id"]: "; ".join(result["errors"])
+            for result in self.results
+            if not result["success"]
         }
         if left:
             raise ChildrenLeft(
                 "not ended: " + "; ".join(f"{child} ({error})" for child, error in left.items()),
                 leaked=left,
                 detail={"children": self.results},
-                # Who held one may be a process of the agent itself, which is ended next; but
-                # to try each level twice would take twice as long with every generation.
+                # A busy child's owner may be a process of this agent, which ends next. To retry
+                # otherwise would take twice as long with every generation.
                 retry_at_once=self.any_busy,
             )
         return Outcome.undone(children=self.results) if self.results else Outcome.absent()
 
 
 def _ended_by_parent(record: dict[str, Any]) -> bool:
-    """Tell whether a child was ended by an earlier try: it belongs into the report of this one."""
+    """Return whether an earlier try of this undo ended a child, which the report then has, too."""
     return bool((record.get("auto_cleanup_result") or {}).get("by") == "parent")

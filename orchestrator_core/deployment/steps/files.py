@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from orchestrator_core.deployment.launch_plan import build_launch
 from orchestrator_core.deployment.steps.base import DeploymentStep, presence, task_and_agent
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
 from orchestrator_core.supervisor import launch as launch_file
@@ -36,7 +37,7 @@ class WritePrompt(DeploymentStep):
 
     def do(self, receipt: PromptReceipt) -> PromptReceipt:
         """Write it."""
-        durable.create(receipt.path, self.inputs.prompt.encode(), durable=False)
+        durable.create(receipt.path, self.inputs.spec.prompt.encode(), durable=False)
         return receipt
 
     def undo(self, receipt: PromptReceipt, _why: Unwind) -> Outcome:
@@ -63,6 +64,16 @@ class LogReceipt:
     findings: str
     run: str  #: The supervisor's directory.
     archive: str
+
+    @property
+    def events(self) -> str:
+        """The FIFO of the supervisor's events."""
+        return f"{self.run}/events"
+
+    @property
+    def launch_file(self) -> str:
+        """The supervisor's configuration."""
+        return f"{self.run}/launch"
 
     @property
     def archived_files(self) -> tuple[str, ...]:
@@ -98,14 +109,14 @@ class OpenLog(DeploymentStep):
             durable.make_directory(durable.parent_of(name))
         durable.make_directory(receipt.archive)
         durable.create(receipt.log, b"", durable=False)
-        inputs, launch = self.inputs, self.inputs.launch()
-        told = {**inputs.deploy_log, "cwd": launch.cwd}
-        deploy_log = msgspec.json.format(msgspec.json.encode(told))
-        durable.create(receipt.deploy_log, deploy_log + b"\n", durable=False)
+        launch = build_launch(self.context, self.inputs)
+        deploy_log = {**self.inputs.deploy_log, "cwd": launch.cwd}
+        encoded = msgspec.json.format(msgspec.json.encode(deploy_log))
+        durable.create(receipt.deploy_log, encoded + b"\n", durable=False)
         with storage_errors("make", receipt.run):
             os.mkdir(receipt.run, 0o700)
-            os.mkfifo(inputs.events, 0o600)
-            durable.create(inputs.launch_file, launch_file.encode(launch), durable=False)
+            os.mkfifo(receipt.events, 0o600)
+            durable.create(receipt.launch_file, launch_file.encode(launch), durable=False)
         return receipt
 
     def undo(self, receipt: LogReceipt, why: Unwind) -> Outcome:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from orchestrator_core.deployment.predecessor import retry_without_ended
 from orchestrator_core.deployment.steps.base import DeploymentStep, task_and_agent
 from orchestrator_core.exceptions import CouldNotAsk, NotFound
 from orchestrator_core.model.status import Status
-from orchestrator_core.reconcile.legacy.ended_entries import retry_without_ended
 from orchestrator_core.registry.operations import (
     add_agent,
     add_live,
@@ -121,7 +121,7 @@ class RegisterGlobal(DeploymentStep):
             with self.context.global_registry.transaction() as document:
                 add_live(document, own, receipt.entry, limits, excluded=over)
 
-        retry_without_ended(self.context, enter)
+        retry_without_ended(self.context.predecessor, enter)
         return receipt
 
     def undo(self, receipt: GlobalReceipt, why: Unwind) -> Outcome:

@@ -60,10 +60,9 @@ class SpawnTmux(DeploymentStep):
         """Start it: one call, under a name that no other saga can hold."""
         if receipt.cgroup is not None:
             self.context.processes.create_cgroup(receipt.cgroup)
+        run = self.context.layout.run_dir(self.inputs.task_id, self.inputs.agent_id)
         session = self.context.terminal.start(
-            receipt.session,
-            owner=receipt.cookie,
-            argv=supervisor.command(self.inputs.launch_file),
+            receipt.session, owner=receipt.cookie, argv=supervisor.command(f"{run}/launch")
         )
         return attrs.evolve(receipt, supervisor=self.context.processes.identify(session.pane_pid))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.exceptions import OrchestratorError
-from orchestrator_core.model.layout import Layout, read_root_file
+from orchestrator_core.model.layout import Layout, RootRecord, read_root_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -139,7 +139,7 @@ class Environment:
         return Layout(self.root)
 
     @cached_property
-    def root_record(self) -> tuple[str, Path] | OrchestratorError | None:
+    def root_record(self) -> RootRecord | OrchestratorError | None:
         """The id and the socket of the root; the error of ``root.json``; None if it is unused."""
         if self.layout is None:
             return None
@@ -151,4 +151,4 @@ class Environment:
     @property
     def socket(self) -> Path | None:
         """The socket of the root's tmux server, if it is known."""
-        return self.root_record[1] if isinstance(self.root_record, tuple) else None
+        return self.root_record.tmux_socket if isinstance(self.root_record, RootRecord) else None

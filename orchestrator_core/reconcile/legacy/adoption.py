@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from orchestrator_core.deployment.launch_plan import unwinder_argv, unwinder_env
-from orchestrator_core.deployment.steps import PromptReceipt, undoing_steps
+from orchestrator_core.deployment.receipt_plan import plan_receipts
+from orchestrator_core.deployment.steps import PromptReceipt
 from orchestrator_core.exceptions import CouldNotAsk, NotFound, RegistryError, SagaExists
 from orchestrator_core.model import ids
 from orchestrator_core.model.status import is_active
@@ -26,7 +27,7 @@ from orchestrator_core.reconcile.legacy.agent import ENDED_BY, is_legacy, legacy
 from orchestrator_core.reconcile.legacy.proof import LegacyState, LegacyStatus, inspect_all
 from orchestrator_core.reconcile.legacy.session_step import LegacySessionReceipt
 from orchestrator_core.registry.operations import find_agent
-from orchestrator_core.saga import Context, Unwind, step_name
+from orchestrator_core.saga import Unwind
 from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
@@ -126,24 +127,16 @@ def receipts_of(context: RootContext, agent: LegacyAgent, standing: LegacyStatus
     entries = (context.global_registry.read_or_none() or {}).get("agents", {})
     entry = entries.get(agent.id, {"task_id": agent.task_id})
     values = {"task_id": agent.task_id, "record": dict(agent.record), "entry": entry}
-    ids_only = Context(agent.id, values)
-    receipts: dict[str, Any] = {}
-    for step in undoing_steps(context):
-        name = step_name(step)
-        if name == "spawn_tmux":
-            receipts[name] = _session_of(context, agent, standing)
-        elif name == "write_prompt":
-            receipts[name] = PromptReceipt(str(agent.files.prompt))
-        elif name == "tee_log":
-            receipts[name] = attrs.evolve(
-                step.plan(ids_only),
-                log=str(agent.files.log),
-                deploy_log=str(agent.files.deploy_log),
-                progress=str(agent.files.progress),
-                findings=str(agent.files.findings),
-            )
-        else:
-            receipts[name] = step.plan(ids_only)
+    receipts = plan_receipts(context, agent.id, values)
+    receipts["spawn_tmux"] = _session_of(context, agent, standing)
+    receipts["write_prompt"] = PromptReceipt(str(agent.files.prompt))
+    receipts["tee_log"] = attrs.evolve(
+        receipts["tee_log"],
+        log=str(agent.files.log),
+        deploy_log=str(agent.files.deploy_log),
+        progress=str(agent.files.progress),
+        findings=str(agent.files.findings),
+    )
     return receipts
 
 

@@ -8,39 +8,20 @@ gone. That is looked up only when somebody would be refused.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from orchestrator_core.exceptions import InvalidId, LimitReached
+from orchestrator_core.exceptions import InvalidId
 from orchestrator_core.model.status import is_active
 from orchestrator_core.reconcile.legacy.agent import is_legacy
 from orchestrator_core.registry.operations import find_agent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
-
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.registry import Document
 
-T = TypeVar("T")
 
-
-def retry_without_ended(context: RootContext, check: Callable[[Container[str]], T]) -> T:
-    """
-    Return what *check* does, which gets the agents that do not count: none, then all such.
-
-    Raises:
-        LimitReached: It is refused all the same.
-    """
-    try:
-        return check(())
-    except LimitReached:
-        over = _over(context)
-        if not over:
-            raise
-        return check(over)
-
-
-def _over(context: RootContext) -> frozenset[str]:
+def ended_entries(context: RootContext) -> frozenset[str]:
+    """Return the legacy agents among the live entries that have ended."""
     entries = (context.global_registry.read_or_none() or {}).get("agents", {})
     old = {name: entry for name, entry in entries.items() if is_legacy(entry)}
     tasks = {str(entry.get("task_id")) for entry in old.values()}

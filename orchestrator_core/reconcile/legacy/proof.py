@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.exceptions import CouldNotAsk, TerminalError
+from orchestrator_core.reconcile.legacy.server_protocol import legacy_server
 from orchestrator_core.system.processes.protocol import FileId
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class _LegacySnapshot:
 
     def __init__(self, context: RootContext, agents: Sequence[LegacyAgent]) -> None:
         self._processes = context.processes
-        self._sessions = {session.name: session for session in context.legacy_server.sessions()}
+        self._sessions = {session.name: session for session in legacy_server(context).sessions()}
         self._logs = {agent.id: _file_ids(agent.logs) for agent in agents}
         self._prompts = {agent.id: _file_ids([agent.files.prompt]) for agent in agents}
         files = set().union(*self._logs.values(), *self._prompts.values())

@@ -18,6 +18,8 @@ from orchestrator_core.saga import Presence
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from orchestrator_core.deployment.context import RootContext
+
 
 @attrs.frozen(kw_only=True)
 class LegacySession:
@@ -59,6 +61,16 @@ class LegacyServer(Protocol):
             TerminalError: The server could not be asked.
         """
         ...
+
+
+def legacy_server(context: RootContext) -> LegacyServer:
+    """Return the server of the legacy system's sessions; a fake terminal has one of its own."""
+    given: LegacyServer | None = getattr(context.terminal, "legacy_server", None)
+    if given is not None:
+        return given
+    from orchestrator_core.reconcile.legacy.default_server import DefaultServer  # noqa: PLC0415 - imports libtmux
+
+    return DefaultServer(timeout_s=context.terminal_timeout_s)
 
 
 class NullServer:

@@ -21,7 +21,7 @@ import attrs
 from orchestrator_core.exceptions import Survivors, TerminalError
 from orchestrator_core.model import ids
 from orchestrator_core.reconcile.legacy.proof import roots_of, writers_of
-from orchestrator_core.reconcile.legacy.server_protocol import LegacySession  # noqa: TC001 - msgspec reads it
+from orchestrator_core.reconcile.legacy.server_protocol import LegacySession, legacy_server
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
 from orchestrator_core.system.processes.protocol import Identity, OwnershipSelector
 
@@ -134,7 +134,7 @@ class EndLegacySession:
     def _end_session(self, receipt: LegacySessionReceipt) -> Presence:
         if receipt.seen is None:
             return Presence.ABSENT
-        return self.context.legacy_server.end(receipt.seen)
+        return legacy_server(self.context).end(receipt.seen)
 
     def _is_of_another_boot(self, receipt: LegacySessionReceipt) -> bool:
         """Return whether the machine was restarted since: no process outlives that."""
@@ -144,7 +144,7 @@ class EndLegacySession:
     def probe(self, receipt: LegacySessionReceipt) -> Presence:
         """Return whether the session exists."""
         try:
-            sessions = self.context.legacy_server.sessions()
+            sessions = legacy_server(self.context).sessions()
         except TerminalError:
             return Presence.UNKNOWN
         found = next((each for each in sessions if each.name == receipt.session), None)

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from orchestrator_core.deployment.receipt_plan import derive_receipts
 from orchestrator_core.deployment.steps import SessionReceipt
 from orchestrator_core.exceptions import SagaBusy, SagaError, SagaExists, UnknownStep
 from orchestrator_core.model import ids
 from orchestrator_core.model.outcome import terminal_reason
 from orchestrator_core.model.status import Status, is_active
-from orchestrator_core.reconcile.rebuild import derive_receipts
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.saga import State, Unwind
 

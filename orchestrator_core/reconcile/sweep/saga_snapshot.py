@@ -30,7 +30,7 @@ from orchestrator_core.system.processes.exit_record import read_exit_record
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from orchestrator_core.reconcile.legacy.session_step import LegacySessionReceipt
+    from orchestrator_core.deployment.predecessor import PredecessorSession
     from orchestrator_core.saga import History
     from orchestrator_core.saga.store import JournalStore
     from orchestrator_core.system.processes.protocol import ExitRecord, Identity, Processes
@@ -42,7 +42,7 @@ class SagaState:
 
     saga_id: str
     history: History | None = None  #: None for a damaged or unreadable journal.
-    receipt: SessionReceipt | LegacySessionReceipt | None = None  #: Of the session, if it has one.
+    receipt: SessionReceipt | PredecessorSession | None = None  #: Of the session, if it has one.
     damage: str = ""  #: Why the journal cannot be used.
     unknown: str = ""  #: What could not be read, and why.
     has_owner: bool = False  #: A live process holds the lock, to deploy or to end the agent.

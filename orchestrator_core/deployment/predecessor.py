@@ -1,0 +1,127 @@
+"""
+Agents that another system started in the same root: a protocol, and the null case.
+
+Such an agent has a record and files, but no journal, no supervisor and no cookie. A room
+above implements :class:`Predecessor`, and the facade passes it to the root context. For a
+root without such agents there is :class:`NoPredecessor`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from orchestrator_core.exceptions import LimitReached, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Mapping, Sequence
+
+    from orchestrator_core.model.outcome import EndReport
+    from orchestrator_core.model.records import Agent
+    from orchestrator_core.saga import History, Sagas, Step, Unwind
+    from orchestrator_core.system.processes.protocol import Identity, OwnershipSelector
+
+T = TypeVar("T")
+
+
+class PredecessorSession(Protocol):
+    """The receipt of a session that the other system started."""
+
+    cookie: str  #: What a deployment would give its processes.
+
+    @property
+    def supervisor(self) -> Identity | None:
+        """The process with which the session ends."""
+
+    @property
+    def exit_file(self) -> None:
+        """None: no supervisor writes an exit record."""
+
+    @property
+    def claim(self) -> OwnershipSelector:
+        """The agent's processes."""
+
+
+class Predecessor(Protocol):
+    """Access to the agents that another system started in this root."""
+
+    def steps(self) -> Sequence[Step[Any]]:
+        """Return the steps that only such agents have, for undoing."""
+
+    def wrote(self, record: Mapping[str, Any]) -> bool:
+        """Return whether the other system wrote a record or a registry entry."""
+
+    def ended_entries(self) -> frozenset[str]:
+        """Return the ids of ended agents that the global registry still lists as live."""
+
+    def adopt(self, sagas: Sagas, agent_id: str, why: Unwind | None) -> EndReport | None:
+        """
+        Create a journal for an agent, or return its report if it holds nothing.
+
+        Raises:
+            NotFound: The other system recorded no such agent.
+            CouldNotAsk: Whether it lives, or what belongs to it, is unknown.
+        """
+
+    def recorded_end(self, history: History) -> Unwind | None:
+        """Return the end that the other system recorded for an adopted agent."""
+
+    def report(self, agent: Agent) -> EndReport:
+        """Return how an agent ended, by its record."""
+
+    def spawn_unwinder(self, agent_id: str) -> None:
+        """Start a process outside the agent that unwinds it: the agent has no supervisor."""
+
+
+class NoPredecessor(Predecessor):
+    """No other system used this root."""
+
+    def steps(self) -> Sequence[Step[Any]]:
+        """Return no steps."""
+        return ()
+
+    def wrote(self, record: Mapping[str, Any]) -> bool:  # noqa: ARG002 - the protocol's
+        """Return False."""
+        return False
+
+    def ended_entries(self) -> frozenset[str]:
+        """Return no ids."""
+        return frozenset()
+
+    def adopt(
+        self,
+        sagas: Sagas,  # noqa: ARG002 - the protocol's
+        agent_id: str,
+        why: Unwind | None,  # noqa: ARG002 - the same
+    ) -> EndReport | None:
+        """Raise NotFound."""
+        raise NotFound(f"there is no agent {agent_id!r}")
+
+    def recorded_end(self, history: History) -> Unwind | None:  # noqa: ARG002 - the protocol's
+        """Return None."""
+        return None
+
+    def report(self, agent: Agent) -> EndReport:
+        """Raise NotFound."""
+        raise NotFound(f"there is no report of agent {agent.id!r}")
+
+    def spawn_unwinder(self, agent_id: str) -> None:
+        """Do nothing."""
+
+
+def retry_without_ended(predecessor: Predecessor, check: Callable[[Container[str]], T]) -> T:
+    """
+    Return the result of *check*, a limit check that gets the entries to leave out.
+
+    No entry is left out at first. If the limit is reached, the predecessor's ended entries
+    are; they are looked up only then.
+
+    Raises:
+        LimitReached: The limit is reached without those, too.
+    """
+    try:
+        return check(())
+    except LimitReached:
+        ended = predecessor.ended_entries()
+        if not ended:
+            raise
+        return check(ended)
