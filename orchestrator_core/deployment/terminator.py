@@ -18,7 +18,7 @@ import contextlib
 import getpass
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
