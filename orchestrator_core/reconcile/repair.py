@@ -25,7 +25,7 @@ from orchestrator_core.system.deprecation import warn_renamed
 from orchestrator_core.system.names import check_id, is_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.registry import Document, Registry
@@ -212,43 +212,38 @@ def _read_or_none(registry: Registry) -> bytes | None:
 
 def differences(was: Document, becomes: Document) -> Iterator[Difference]:
     """Yield the differences of two documents: of themselves first, then agent by agent."""
-    own = _changed(_without_agents(was), _without_agents(becomes))
-    if own is not None:
-        yield Difference(kind="changed", agent_id=None, was=own[0], becomes=own[1])
-    old, new = _agents(was), _agents(becomes)
-    for agent_id in dict.fromkeys((*old, *new)):
-        if agent_id not in old:
-            yield Difference(kind="added", agent_id=agent_id, becomes=new[agent_id])
-        elif agent_id not in new:
-            yield Difference(kind="removed", agent_id=agent_id, was=old[agent_id])
-        elif (changed := _changed(old[agent_id], new[agent_id])) is not None:
-            yield Difference(kind="changed", agent_id=agent_id, was=changed[0], becomes=changed[1])
-
-
-def _changed(
-    was: Mapping[str, Any], becomes: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    old, new = _parts(was), _parts(becomes)
     missing = object()
-    names = [
-        name
-        for name in dict.fromkeys((*was, *becomes))
-        if was.get(name, missing) != becomes.get(name, missing)
-    ]
-    if not names:
-        return None
-    return (
-        {name: was[name] for name in names if name in was},
-        {name: becomes[name] for name in names if name in becomes},
-    )
+    for agent_id in dict.fromkeys((*old, *new)):
+        before, after = old.get(agent_id, {}), new.get(agent_id, {})
+        names = [
+            name
+            for name in dict.fromkeys((*before, *after))
+            if before.get(name, missing) != after.get(name, missing)
+        ]
+        if names:
+            yield Difference(
+                kind="added"
+                if agent_id not in old
+                else "changed"
+                if agent_id in new
+                else "removed",
+                agent_id=agent_id,
+                was={name: before[name] for name in names if name in before},
+                becomes={name: after[name] for name in names if name in after},
+            )
 
 
-def _without_agents(document: Document) -> dict[str, Any]:
-    own = ("agents", "damaged", "schema_version")  # The last two are about this copy only.
-    return {name: value for name, value in document.items() if name not in own}
-
-
-def _agents(document: Document) -> dict[str, dict[str, Any]]:
+def _parts(document: Document) -> dict[str | None, dict[str, Any]]:
+    """Return the records or entries of a document by agent, and its other fields under None."""
+    other = ("agents", "damaged", "schema_version")  # The last two are about this copy only.
+    parts: dict[str | None, dict[str, Any]] = {
+        None: {name: value for name, value in document.items() if name not in other}
+    }
     agents = document.get("agents") or {}
     if isinstance(agents, dict):
-        return agents
-    return {agent_of(record) or f"record {n}": record for n, record in enumerate(agents, 1)}
+        parts.update(agents)
+    else:
+        for number, record in enumerate(agents, 1):
+            parts[agent_of(record) or f"record {number}"] = record
+    return parts

@@ -38,75 +38,75 @@ class LegacyRecord:
     task_id: str
     record: Mapping[str, Any] | None = None  #: In its task's registry.
     is_listed: bool = False  #: The global registry lists it.
-    is_active: bool = True  #: The registries show it as alive.
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the registries show the agent as alive."""
+        return self.record is None or is_active(self.record.get("status"))
+
+    @property
+    def subject(self) -> str:
+        """How a finding names the agent."""
+        return f"agent {self.agent_id} of the old system"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define
 class LegacyFindings:
     """The findings about legacy agents, the live ones, and what could not be found out."""
 
-    findings: tuple[Finding, ...]
-    alive: tuple[str, ...]
-    unknown: tuple[str, ...]
+    findings: list[Finding] = attrs.field(factory=list)
+    alive: list[str] = attrs.field(factory=list)
+    unknown: list[str] = attrs.field(factory=list)
 
 
 def legacy_records(snapshot: Snapshot) -> dict[str, LegacyRecord]:
     """Return the legacy agents in the registries of *snapshot*, live and ended, by id."""
     if snapshot.sagas is None:
         return {}  # Then it is unknown which agents have a saga.
+    with_saga = snapshot.agents_with_saga | snapshot.agents_with_closed_saga
     found: dict[str, LegacyRecord] = {}
     for task_id, agents in snapshot.current_records.items():
         for agent_id, record in agents.items():
             # The record is looked at first: most are not of legacy agents.
-            if is_legacy(record) and not _has_saga(agent_id, snapshot):
+            if is_legacy(record) and agent_id not in with_saga:
                 found[agent_id] = LegacyRecord(
                     agent_id=agent_id,
                     task_id=task_id,
                     record=record,
                     is_listed=agent_id in snapshot.global_entries,
-                    is_active=is_active(record.get("status")),
                 )
     for agent_id, entry in snapshot.global_entries.items():
-        # The entry of an agent whose record is no legacy one is none, either.
         has_record = agent_id in found or agent_id in snapshot.records.get(entry.task_id, {})
-        if is_legacy(entry.record) and not has_record and not _has_saga(agent_id, snapshot):
+        if is_legacy(entry.record) and agent_id not in with_saga and not has_record:
             found[agent_id] = LegacyRecord(agent_id=agent_id, task_id=entry.task_id, is_listed=True)
     return found
-
-
-def _has_saga(agent_id: str, snapshot: Snapshot) -> bool:
-    return agent_id in snapshot.agents_with_saga or agent_id in snapshot.agents_with_closed_saga
 
 
 def inspect_legacy(
     context: RootContext, snapshot: Snapshot, records: Mapping[str, LegacyRecord]
 ) -> LegacyFindings:
     """Inspect all legacy agents by one look at the machine; return what is wrong with them."""
+    result = LegacyFindings()
     agents: dict[str, LegacyAgent] = {}
-    nameless: list[LegacyRecord] = []
     for record in records.values():
-        if record.record is None or not was_ended_by_us(record.record):
-            agent = _agent(context, snapshot, record)
-            if agent is None:
-                nameless.append(record)
-            else:
-                agents[agent.id] = agent
-    statuses = inspect_all(context, list(agents.values()))
-    findings, alive, unknown = [], [], []
-    for record in nameless:
+        agent = _agent(context, snapshot, record)
         if record.record is None:
-            findings.append(_listed_only(record))
+            result.findings.append(_listed_only(record))
+        elif was_ended_by_us(record.record):
+            continue
+        elif agent is not None:
+            agents[agent.id] = agent
         elif record.is_active:
-            unknown.append(f"{_subject(record)}: its id or its session's name cannot be used")
-    for agent_id, status in statuses.items():
+            result.unknown.append(f"{record.subject}: its id or its session's name cannot be used")
+    for agent_id, status in inspect_all(context, list(agents.values())).items():
         record = records[agent_id]
         if status.life is LegacyState.UNKNOWN:
-            unknown.append(f"{_subject(record)}: {status.why}")
+            result.unknown.append(f"{record.subject}: {status.why}")
         elif status.life is LegacyState.ALIVE and record.is_active:
-            alive.append(agent_id)
+            result.alive.append(agent_id)
         else:
-            findings += _findings(record, agents[agent_id], status)
-    return LegacyFindings(findings=tuple(findings), alive=tuple(alive), unknown=tuple(unknown))
+            result.findings += _findings(record, agents[agent_id], status)
+    return result
 
 
 def _agent(context: RootContext, snapshot: Snapshot, record: LegacyRecord) -> LegacyAgent | None:
@@ -114,10 +114,6 @@ def _agent(context: RootContext, snapshot: Snapshot, record: LegacyRecord) -> Le
     if record.record is None or registry is None or registry.document is None:
         return None
     return legacy_agent(context, registry.document, record.task_id, record.record)
-
-
-def _subject(record: LegacyRecord) -> str:
-    return f"agent {record.agent_id} of the old system"
 
 
 def _listed_only(record: LegacyRecord) -> Finding:
@@ -151,7 +147,7 @@ def _findings(record: LegacyRecord, agent: LegacyAgent, status: LegacyStatus) ->
             is_old=True,
             agent_id=record.agent_id,
             task_id=record.task_id,
-            subject=_subject(record),
+            subject=record.subject,
             what=f"the old system recorded it as {agent.status!r}{rest}",
             proofs=status.proofs,
         )

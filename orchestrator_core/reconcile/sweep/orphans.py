@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
-
-from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind
+from orchestrator_core.reconcile.sweep.findings import FINDINGS, Finding, FindingKind
 from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
@@ -122,10 +120,15 @@ def _orphan(
     *,
     reapable: bool = True,
 ) -> Finding:
-    finding = Finding(
-        kind=kind, agent_id=agent_id, task_id=task_id, subject=subject, what=what, proofs=proofs
+    return Finding(
+        kind=kind,
+        agent_id=agent_id,
+        task_id=task_id,
+        subject=subject,
+        what=what,
+        proofs=proofs,
+        action=FINDINGS[kind].reap_action if reapable else "",
     )
-    return finding if reapable else attrs.evolve(finding, action="")
 
 
 class _Proofs:
