@@ -1,4 +1,4 @@
-"""Which boot of the machine this is: what was so before it may not be so any more."""
+"""The identity of the machine's current boot: pids and locks are valid for one boot only."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 @functools.cache
 def boot_id() -> str:
-    """Return what tells this boot of this machine from every other."""
+    """Return the id of the current boot, which no other boot has."""
     if sys.platform == "linux":
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     import subprocess  # noqa: PLC0415 - slow to import, and needed on macOS alone
 
-    asked = subprocess.run(
+    done = subprocess.run(
         ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, check=True
     )
-    return asked.stdout.decode().strip()
+    return done.stdout.decode().strip()

@@ -1,26 +1,14 @@
-"""The two clocks: one for people to read, one to measure with."""
+"""The two clocks: the time of day for people, and the monotonic clock for measurements."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
 
-#: A millisecond, its second, and how both are written: many ask within one of either.
-_cache = (0, 0, "1970-01-01T00:00:00", "1970-01-01T00:00:00.000+00:00")
-
 
 def timestamp() -> str:
-    """Return the time of day, with its zone, to the millisecond."""
-    global _cache  # noqa: PLW0603 - replaced whole, so that threads need no lock
-    ms = time.time_ns() // 1_000_000
-    known_ms, known, text, whole = _cache
-    if ms != known_ms:
-        seconds = ms // 1000
-        if seconds != known:
-            text = datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
-        whole = f"{text}.{ms - seconds * 1000:03}+00:00"
-        _cache = (ms, seconds, text, whole)
-    return whole
+    """Return the time of day in UTC, to the millisecond, in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def ms_since(start: float) -> float:

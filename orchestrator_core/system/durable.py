@@ -1,16 +1,16 @@
 """
-Durable, private files: the whole recipe, once.
+Durable, private files.
 
-What is written here is on the disk when the call returns, or the call raises.
-A file that is replaced is the old one or the new one at every instant, whatever
-is killed. Files are 0600, directories 0700; a name that turns out to be a
-symlink, a FIFO or another user's file is refused, not followed. All is done by
-calls of ``os``: there the tests break in, and pathlib is slow.
+- When a call returns, its content is on the disk; otherwise the call raises.
+- A replaced file has its old or its new content at every instant, whatever is killed.
+- Files have mode 0600, directories 0700. A name that belongs to a symlink, a FIFO or another
+  user's file is refused, never followed.
 
-Refusals of the file system come out as :class:`StorageError`, which says what
-was tried, on which path, and what to do. ``FileNotFoundError`` and
-``FileExistsError`` are answers rather than refusals: where a function
-documents them, they pass unchanged.
+An error of the file system is raised as :class:`StorageError`, which names the action, the
+path and a remedy. ``FileNotFoundError`` and ``FileExistsError`` pass unchanged where a function
+documents them.
+
+All calls go through ``os``: tests inject failures there, and pathlib is slower.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     StrPath = str | os.PathLike[str]
     Fingerprint = tuple[int, int, int, int]
 
-_CHUNK = 1 << 14  #: Most files of ours are read by one call, and the end is found by the next.
+_CHUNK = 1 << 16  #: Bytes of one read.
 _STATE_UNKNOWN = "whether it reached the disk is unknown: read it again before going on"
 
 # --- reading and creating ------------------------------------------------------------------
@@ -39,16 +39,16 @@ _STATE_UNKNOWN = "whether it reached the disk is unknown: read it again before g
 
 def open_private(path: StrPath, flags: int) -> int:
     """
-    Open a regular file that is ours, and return its descriptor.
+    Open a regular file of this user, and return its descriptor.
 
-    Never follows a symlink in the last place, never waits for the other end of
-    a FIFO, is not inherited by programs we start. A file made by ``O_CREAT`` is
-    0600; that its *name* is durable is up to the caller (:func:`fsync_directory`).
+    A symlink as the last part is not followed, a FIFO is not waited for, and programs do not
+    inherit the descriptor. ``O_CREAT`` creates the file with mode 0600. The caller makes the
+    *name* of a new file durable (:func:`fsync_directory`).
 
     Raises:
-        FileNotFoundError: There is none (and ``O_CREAT`` was not asked).
-        FileExistsError: There is one, and ``O_EXCL`` was asked.
-        StorageError: Not a regular file, not ours, or refused.
+        FileNotFoundError: The file does not exist, without ``O_CREAT``.
+        FileExistsError: The file exists, with ``O_EXCL``.
+        StorageError: It is not a regular file, has another owner, or was refused.
     """
     try:
         fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
@@ -66,11 +66,11 @@ def open_private(path: StrPath, flags: int) -> int:
 
 def read(path: StrPath) -> bytes:
     """
-    Return the whole content of a file of ours.
+    Return the whole content of a regular file of this user.
 
     Raises:
-        FileNotFoundError: There is none.
-        StorageError: Not a regular file, not ours, or refused.
+        FileNotFoundError: The file does not exist.
+        StorageError: It is not a regular file, has another owner, or was refused.
     """
     fd = open_private(path, os.O_RDONLY)
     try:
@@ -82,22 +82,19 @@ def read(path: StrPath) -> bytes:
 
 
 def read_all(fd: int) -> bytes:
-    """Return what is left to read of *fd*, however the kernel portions it."""
-    pieces = [os.read(fd, _CHUNK)]
-    if len(pieces[0]) == _CHUNK:
-        # As much as it seems to have, and a byte more: then the next read is the last.
-        pieces.append(os.read(fd, max(os.fstat(fd).st_size - _CHUNK, 0) + 1))
-    while pieces[-1]:
-        pieces.append(os.read(fd, 1 << 16))
+    """Return the rest of *fd* up to its end."""
+    pieces = []
+    while piece := os.read(fd, _CHUNK):
+        pieces.append(piece)
     return b"".join(pieces)
 
 
 def exists(path: StrPath) -> bool:
     """
-    Tell whether anything has that name, be it a symlink that leads nowhere.
+    Return whether *path* names anything, even a symlink without a target.
 
     Raises:
-        StorageError: It cannot be told, which is no "no".
+        StorageError: The answer is unknown.
     """
     try:
         os.lstat(path)
@@ -109,12 +106,12 @@ def exists(path: StrPath) -> bool:
 
 
 def fingerprint(status: os.stat_result) -> Fingerprint:
-    """Return what tells one content of a file from every other, as far as its status can."""
+    """Return the parts of a file's status that change when its content does."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def fingerprint_at(path: StrPath) -> Fingerprint | None:
-    """Return which one is at *path*; None if nothing is, or it cannot be told."""
+    """Return the fingerprint of the file at *path*; None if there is none, or it is unknown."""
     try:
         return fingerprint(os.lstat(path))
     except OSError:
@@ -123,13 +120,13 @@ def fingerprint_at(path: StrPath) -> Fingerprint | None:
 
 def create(path: StrPath, data: bytes, *, durable: bool = True) -> None:
     """
-    Make a new file with *data* in it; leave none behind on failure.
+    Create a new file with *data* as its content; leave no file behind on failure.
 
-    With ``durable=False`` a power failure may forget it, or empty it.
+    With ``durable=False`` a power failure may remove the file, or its content.
 
     Raises:
-        FileExistsError: The name is taken; what is there was left alone.
-        StorageError: Refused.
+        FileExistsError: The name is taken; its file was left alone.
+        StorageError: The file system refused.
     """
     fd = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
@@ -146,13 +143,13 @@ def create(path: StrPath, data: bytes, *, durable: bool = True) -> None:
 
 def replace(path: StrPath, data: bytes, *, mode: int = 0o600) -> None:
     """
-    Give *path* a new content in one instant, durably; an existing file keeps its mode.
+    Replace the content of *path* atomically and durably; an existing file keeps its mode.
 
-    Readers see the old content or the new one. On failure the old one stands,
-    unless the message says that it is unknown which of the two did.
+    Readers see the old content or the new one. After a failure the old content stands, unless
+    the error says that the outcome is unknown.
 
     Raises:
-        StorageError: *path* is not a regular file of ours, or the disk refused.
+        StorageError: *path* is not a regular file of this user, or the disk refused.
     """
     replace_unsynced(path, data, mode=mode)
     sync_name(path)
@@ -167,19 +164,19 @@ def replace_unsynced(
     durable: bool = True,
 ) -> None:
     """
-    Do the first half of :func:`replace`: all but seeing the new name to the disk.
+    Do the first half of :func:`replace`: all except syncing the new name.
 
-    From now on everybody reads the new content; it is whole on the disk already.
-    Until :func:`sync_name`, a power failure may bring the old one back. It is written
-    beside *path* under a name that nobody has; with *temp_path*, under that name, whatever
-    was there. With ``durable=False`` its content is not seen to the disk either.
+    All readers see the new content from now on. The content itself is on the disk, but until
+    :func:`sync_name` a power failure may bring the old file back. The content is first written
+    to *temp_path*, whatever file is there, or by default to a new file beside *path*. With
+    ``durable=False`` the content is not synced either.
     """
     mode = _mode_of(path, default=mode)
     directory, name = os.path.split(path)
     temporary = temp_path or f"{directory or '.'}/.{name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
-    how = os.O_TRUNC if temp_path else os.O_EXCL
     with storage_errors("write", path):
-        fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | how)
+        flags = os.O_TRUNC if temp_path else os.O_EXCL
+        fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | flags)
     try:
         _write_and_close(fd, data, path, mode=mode, durable=durable)
         with storage_errors("replace", path):
@@ -190,21 +187,19 @@ def replace_unsynced(
 
 
 def sync_name(path: StrPath) -> None:
-    """Do the second half of :func:`replace`: once this returns, the new content stays."""
+    """Do the second half of :func:`replace`: make the new file under *path* durable."""
     try:
         fsync_directory(parent_of(path))
     except StorageError as error:
-        raise StorageError(
-            f"{path} was replaced, but {error}", hint=_STATE_UNKNOWN
-        ) from error.__cause__
+        message = f"{path} was replaced, but {error}"
+        raise StorageError(message, hint=_STATE_UNKNOWN) from error.__cause__
 
 
 def remove_stale_temps(path: Path) -> None:
     """
-    Remove what killed writers of *path* left beside it.
+    Remove the temporary files that killed writers of *path* left beside it.
 
-    Only for whoever holds the lock that all writers of *path* take: a leftover
-    of a living writer would be its work in hand.
+    The caller holds the lock of all writers of *path*: no live writer's file is removed.
     """
     prefix = f".{path.name}."
     with storage_errors("list", path.parent), os.scandir(path.parent) as entries:
@@ -215,43 +210,41 @@ def remove_stale_temps(path: Path) -> None:
 
 def append_line(path: StrPath, line: bytes) -> None:
     """
-    Add one line to a file that many may add to at once, durably.
+    Append one line durably to a file with any number of concurrent writers.
 
-    The line is written by one call, so lines never mix. After somebody's torn
-    line it starts on a new one. The file is made if there is none.
+    One call writes the whole line, so lines never mix. A line after a torn line starts on a
+    new one. A missing file is created.
 
     Raises:
-        StorageError: Refused; a torn line may remain.
+        StorageError: The file system refused; a torn line may remain.
     """
     try:
-        fd, made = open_private(path, os.O_RDWR | os.O_APPEND), False
+        fd, is_new = open_private(path, os.O_RDWR | os.O_APPEND), False
     except FileNotFoundError:
         with storage_errors("create", path):
-            fd, made = open_private(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), True
+            fd, is_new = open_private(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), True
     try:
         with storage_errors("append to", path):
             size = os.fstat(fd).st_size
-            torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
-            write_all(fd, (b"\n" if torn else b"") + line.rstrip(b"\n") + b"\n")
+            is_torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+            write_all(fd, (b"\n" if is_torn else b"") + line.rstrip(b"\n") + b"\n")
             fsync(fd)
     finally:
         os.close(fd)
-    if made:
+    if is_new:
         fsync_directory(parent_of(path))
 
 
 def write_all(fd: int, data: bytes, *, offset: int | None = None) -> None:
     """
-    Write all of *data* where *fd* is, or at *offset*, however the kernel portions it.
+    Write all of *data* at the position of *fd*, or at *offset*.
 
     Raises:
-        OSError: As it came; a part may have been written.
+        OSError: A part of the data may have been written.
     """
     rest: bytes | memoryview = data
     while rest:
         written = os.write(fd, rest) if offset is None else os.pwrite(fd, rest, offset)
-        if written == len(rest):  # as good as always
-            return
         rest = memoryview(rest)[written:]
         if offset is not None:
             offset += written
@@ -262,15 +255,15 @@ def write_all(fd: int, data: bytes, *, offset: int | None = None) -> None:
 
 def remove(path: StrPath, *, durable: bool = True) -> int:
     """
-    Remove a file, and return how many bytes it had; 0 if there was none.
+    Remove a file or a symlink, and return its size in bytes; 0 if it does not exist.
 
-    A symlink is removed itself. With ``durable=False`` the removal may be
-    forgotten by a power failure; one :func:`fsync_directory` settles many.
+    With ``durable=False`` a power failure may undo the removal. One :func:`fsync_directory`
+    then makes several removals durable.
 
     Raises:
-        StorageError: A directory, or refused.
+        StorageError: It is a directory, or the file system refused.
     """
-    with storage_errors("remove", path, allow=(FileNotFoundError,)):
+    with storage_errors("remove", path):
         try:
             size = os.lstat(path).st_size
             os.unlink(path)
@@ -285,33 +278,34 @@ def remove(path: StrPath, *, durable: bool = True) -> int:
 
 
 def parent_of(path: StrPath) -> str:
-    """Return the directory that *path* is in."""
+    """Return the directory that contains *path*."""
     return os.path.dirname(os.fspath(path).rstrip("/")) or "."
 
 
 def make_directory(path: StrPath) -> bool:
     """
-    See that *path* is a directory of ours; tell whether it had to be made.
+    Ensure that *path* is a directory of this user; return whether this call created it.
 
-    It and its missing parents are made 0700, and durable. One that is there keeps its mode.
+    New directories, missing parents included, have mode 0700 and are durable. An existing
+    directory keeps its mode.
 
     Raises:
-        StorageError: Something else has the name, it is another user's, or refused.
+        StorageError: The name belongs to something else or another user, or was refused.
     """
-    # What cannot be looked at is refused by what follows.
-    made = not os.path.lexists(path) and _mkdirs(path)
+    # If lexists hides an error, lstat raises it.
+    is_new = not os.path.lexists(path) and _mkdirs(path)
     with storage_errors("use", path):
         status = os.lstat(path)
     _check_owner(path, status, stat.S_ISDIR, "a directory")
-    return made
+    return is_new
 
 
 def fsync_directory(path: StrPath) -> None:
     """
-    See the names in a directory to the disk: what was created, renamed, removed.
+    Make the names in a directory durable: the created, renamed and removed ones.
 
     Raises:
-        StorageError: The disk refused: what became of those names is unknown.
+        StorageError: The disk refused; which of the names are durable is unknown.
     """
     try:
         with storage_errors("sync directory", path):
@@ -324,16 +318,15 @@ def fsync_directory(path: StrPath) -> None:
         raise StorageError(str(error), hint=_STATE_UNKNOWN) from error.__cause__
 
 
-# --- below the surface ----------------------------------------------------------------------
+# --- internals ------------------------------------------------------------------------------
 
 
 def _write_and_close(
     fd: int, data: bytes, path: StrPath, *, mode: int = 0o600, durable: bool = True
 ) -> None:
-    """Write all, set the mode, see it to the disk, and close *fd*, whatever happens."""
     with storage_errors("write", path):
         try:
-            os.fchmod(fd, mode)  # exact, whatever the umask made of it
+            os.fchmod(fd, mode)  # The exact mode, without the umask.
             write_all(fd, data)
             if durable:
                 fsync(fd)
@@ -343,15 +336,15 @@ def _write_and_close(
 
 def fsync(fd: int) -> None:
     """
-    See a file's content to the disk.
+    Make a file's content durable.
 
     Raises:
-        OSError: As it came: what is on the disk now is unknown.
+        OSError: What is on the disk now is unknown.
     """
-    # Never retried: after a failure the kernel may have dropped the dirty
-    # pages, and a second fsync would report a success that is none.
+    # Never retried: after a failure the kernel may have dropped the dirty pages, and a
+    # second fsync would report success without them.
     os.fsync(fd)
-    if sys.platform == "darwin":  # there, fsync leaves the data in the drive's cache
+    if sys.platform == "darwin":  # There, fsync leaves the data in the drive's cache.
         import fcntl  # noqa: PLC0415 - for macOS only
 
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
@@ -363,7 +356,7 @@ def _unlink_quietly(path: StrPath) -> None:
 
 
 def _mode_of(path: StrPath, *, default: int) -> int:
-    with storage_errors("replace", path, allow=(FileNotFoundError,)):
+    with storage_errors("replace", path):
         try:
             status = os.lstat(path)
         except FileNotFoundError:
@@ -380,7 +373,7 @@ def _mkdirs(path: StrPath) -> bool:
         except FileExistsError:
             return False
         except FileNotFoundError:
-            if os.path.lexists(parent):  # A symlink that leads nowhere.
+            if os.path.lexists(parent):  # The parent is a symlink without a target.
                 raise
             _mkdirs(parent)
             return _mkdirs(path)
@@ -389,14 +382,14 @@ def _mkdirs(path: StrPath) -> bool:
 
 
 def _check_owner(
-    path: StrPath, status: os.stat_result, is_kind: Callable[[int], bool], kind: str
+    path: StrPath, status: os.stat_result, has_type: Callable[[int], bool], file_type: str
 ) -> None:
     if stat.S_ISLNK(status.st_mode):
         raise StorageError(f"{path} is a symlink", hint="it is not followed; remove it")
-    if not is_kind(status.st_mode):
-        raise StorageError(f"{path} is not {kind}", hint="move it away")
+    if not has_type(status.st_mode):
+        raise StorageError(f"{path} is not {file_type}", hint="move it away")
     if status.st_uid != os.geteuid():
         raise StorageError(
-            f"{path} belongs to user {status.st_uid}, and we are {os.geteuid()}",
-            hint="use a root of your own, or run as its owner",
+            f"{path} belongs to user {status.st_uid}, not to user {os.geteuid()}",
+            hint="use another root, or run as its owner",
         )

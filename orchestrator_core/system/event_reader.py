@@ -1,4 +1,4 @@
-"""What a supervisor tells its deployer: news only, and never state."""
+"""The reader of a supervisor's events: news for the deployer, and never its only record."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ import time
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from orchestrator_core.system.processes.protocol import Identity, Processes
 
 _OUTPUT_SHOWN = 2000  #: Bytes of an early death's output that the error shows.
 
 
 class SupervisorEvents:
-    """The reading end of the supervisor's events, open before it can have any."""
+    """
+    The reading end of a supervisor's event pipe, and the agent's log.
+
+    Both are opened before the first event can arrive, and stay readable after the agent's
+    files have been removed.
+    """
 
     def __init__(self, events: str, log: str) -> None:
         self.fd = os.open(events, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        # Held open: should the agent be undone before we look, its log is still to be read.
         self._log = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
         self._text = b""
-        self.writer_closed = False  #: The supervisor has let go of its end.
+        self.writer_closed = False  #: The supervisor has closed its end.
 
     def poll(self) -> set[str]:
-        """Return the words that have been heard so far."""
+        """Return the names of all events so far, without waiting."""
         try:
             while not self.writer_closed:
                 piece = os.read(self.fd, 4096)
@@ -46,35 +48,31 @@ class SupervisorEvents:
         supervisor: Identity | None,
         timeout_s: float,
     ) -> str | None:
-        """Return the first of *events* to arrive, or "supervisor-exited" if none can any more."""
+        """
+        Return the first of *events* to arrive; None after *timeout_s* without any.
+
+        Return "supervisor-exited" if none of them can arrive any more.
+        """
         deadline = time.monotonic() + timeout_s
         while True:
-            heard = self.poll() & events
-            if heard:
-                return heard.pop()
+            arrived = self.poll() & events
+            if arrived:
+                return arrived.pop()
             if self.writer_closed:
                 return "supervisor-exited"
             left_s = max(0.0, deadline - time.monotonic())
             seen = processes.watch(supervisor, timeout_s=left_s, fd=self.fd)
-            if seen.exited and not seen.readable:
-                return "supervisor-exited"
             if not seen.readable:
-                return None
+                return "supervisor-exited" if seen.exited else None
 
     def output_tail(self) -> str:
-        """Return the last of what the agent wrote."""
-        size = os.fstat(self._log).st_size
-        start = max(0, size - _OUTPUT_SHOWN)
+        """Return the last 2000 bytes that the agent wrote."""
+        start = max(0, os.fstat(self._log).st_size - _OUTPUT_SHOWN)
         return os.pread(self._log, _OUTPUT_SHOWN, start).decode(errors="replace")
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         os.close(self.fd)
         os.close(self._log)

@@ -1,4 +1,4 @@
-"""Read what is kept of an agent, compressed or not."""
+"""A reader of files that retention may have compressed."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from orchestrator_core.system import durable
 if TYPE_CHECKING:
     from pathlib import Path
 
-GZ = ".gz"  #: Behind the name of what retention has compressed.
+GZ = ".gz"  #: The suffix that retention adds to the name of a compressed file.
 
 
 def read_maybe_gzipped(path: Path) -> bytes:
     """
-    Return the content of a file that may have been compressed since its name was written down.
+    Return the content of the file at *path*, or of its compressed copy if only that exists.
 
     Raises:
-        FileNotFoundError: There is neither.
-        StorageError: It cannot be read, or what was compressed is damaged.
+        FileNotFoundError: Neither file exists.
+        StorageError: The file cannot be read, or its compressed copy is damaged.
     """
     try:
         return durable.read(path)
     except FileNotFoundError:
-        packed = path.with_name(path.name + GZ)
-        data = durable.read(packed)
+        compressed = path.with_name(path.name + GZ)
+        data = durable.read(compressed)
     try:
         return gzip.decompress(data)
     except (EOFError, OSError, zlib.error) as error:
-        raise StorageError(f"{packed} is damaged: {error}", hint="try: gzip -dc") from error
+        raise StorageError(f"{compressed} is damaged: {error}", hint="try: gzip -dc") from error

@@ -1,8 +1,9 @@
 """
-Who holds a lock file: its holder writes itself into it, and signs off at its end.
+The owner of a lock file, written into the file for people and for error messages.
 
-For people and for messages: the lock itself is the kernel's. That the last
-holder never signed off tells the next one that something of its may lie about.
+The lock itself is the kernel's. An owner writes its pid when it acquires the lock, and clears
+it when its work is complete. If the pid is still there at the next acquisition, the previous
+owner died, and its temporary files may still exist.
 """
 
 from __future__ import annotations
@@ -13,26 +14,25 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from orchestrator_core.exceptions import LockTimeout, StorageError
-from orchestrator_core.system import clock, durable
+from orchestrator_core.system import durable
+from orchestrator_core.system.clock import timestamp
 
 
 class LockRequest(NamedTuple):
-    """The lock that is being taken, for whoever waits for it in vain."""
+    """The lock that a caller wants, as an error of its wait needs it."""
 
     sibling: str
-    what: str  #: What it guards, in words.
-    wait_target: str = (
-        ""  #: For what whoever has it waits: who has that is told of. Empty: nothing.
-    )
-    shared: bool = False  #: With others, who want it shared too.
+    what: str  #: The name of what it guards.
+    wait_target: str = ""  #: The lock file that this lock's owner waits for; empty: none.
+    shared: bool = False  #: The lock may have other shared owners.
 
 
 class LockOwner(NamedTuple):
-    """Who wrote itself into a lock file, and may be holding it."""
+    """The process whose pid a lock file names; it may still own the lock."""
 
     pid: int
-    since: str  #: Empty, if it wrote nothing.
-    name: str | None  #: The name of the living process; None if there is none.
+    since: str  #: Empty if the owner wrote no time.
+    name: str | None  #: The name of the living process; None if it has ended.
 
     def __str__(self) -> str:
         if self.name is None:
@@ -40,94 +40,88 @@ class LockOwner(NamedTuple):
         return f"pid {self.pid} ({self.name}){self.since and ', since '}{self.since}"
 
 
-_RELEASED = b"-"  #: Written over the start of a signature whose holder got to its end.
+_RELEASED = b"-"  #: Written over the first byte of the pid when the owner's work is complete.
 
 
 def write_owner(fd: int) -> bool:
-    """Write into the lock file who holds it; tell whether the last one never signed off."""
-    # A full disk does not matter: a lock file without a signature reads as one
-    # whose holder never signed off.
+    """Write this process into the lock file; return whether the previous owner died."""
+    # A full disk changes nothing: a lock file without an owner reads as one whose owner died.
     try:
-        interrupted = os.pread(fd, 1, 0) != _RELEASED
-        os.pwrite(fd, f"{os.getpid():<10} {clock.timestamp()}\n".encode(), 0)
+        previous_owner_died = os.pread(fd, 1, 0) != _RELEASED
+        os.pwrite(fd, f"{os.getpid():<10} {timestamp()}\n".encode(), 0)
     except OSError:
         return True
-    return interrupted
+    return previous_owner_died
 
 
 def clear_owner(fd: int) -> None:
-    """Write into the lock file that nobody holds it. A write that fails is of no matter."""
+    """Write into the lock file that it has no owner. A failed write is ignored."""
     with contextlib.suppress(OSError):
         os.pwrite(fd, _RELEASED, 0)
 
 
 def recorded_owner(path: Path) -> LockOwner | None:
     """
-    Return who wrote itself into a lock file and never signed off: it holds it, or died with it.
+    Return the owner that a lock file names: it owns the lock now, or died with it.
 
     Raises:
         FileNotFoundError, StorageError: See :func:`orchestrator_core.system.durable.read`.
     """
-    return _parse(durable.read(path))
+    line = durable.read(path).split(b"\n")[0].decode("ascii", "replace")
+    pid, _, since = line.strip().partition(" ")
+    if not pid.isdecimal():
+        return None
+    return LockOwner(int(pid), since.strip(), _process_name(int(pid)))
 
 
 def kernel_owner_pid(path: Path) -> int | None:
     """
-    Return the pid of who has the kernel's lock of a file; None if nobody has, or it is not told.
+    Return the pid of the owner of a file's kernel lock, from ``/proc/locks``.
 
-    It is not on btrfs, say, whose files have another device there. A pid that is not positive
-    is nobody's: it stands for a lock of no process, or of one in another pid namespace.
+    None: the lock is free, or the system does not list it, as on btrfs, whose files have
+    another device there. A pid of 0 or less stands for an owner without a process, or in
+    another pid namespace.
 
     Raises:
         OSError: There is no such file.
     """
-    wanted = os.stat(path)  # noqa: PTH116 - one call
-    place = f"{os.major(wanted.st_dev):02x}:{os.minor(wanted.st_dev):02x}:{wanted.st_ino}"
+    status = os.stat(path)  # noqa: PTH116 - one call
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
         listed = Path("/proc/locks").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
     for line in listed.splitlines():
         fields = line.split()
-        if "->" not in fields and place in fields:
+        if "->" not in fields and file in fields:
             return int(fields[4])
     return None
 
 
-def _parse(signature: bytes) -> LockOwner | None:
-    pid, _, since = signature.split(b"\n")[0].decode("ascii", "replace").strip().partition(" ")
-    if not pid.isdecimal():
-        return None
-    return LockOwner(int(pid), since.strip(), _name_of(int(pid)))
-
-
 def raise_lock_timeout(request: LockRequest, *, waited_s: float) -> NoReturn:
-    """
-    Raise the error of a wait in vain: it names whoever wrote itself into the lock file.
-
-    Of one that is held for a moment, and not signed, the kernel knows who has it.
-    """
+    """Raise the error of a wait without success; it names the owner of the lock."""
     path = Path(request.wait_target or request.sibling)
     try:
-        holder = _live_owner(path)
+        owner = _live_owner(path)
     except (OSError, StorageError):
-        holder = None
-    told = f"{request.what}: {path} is held by {holder or 'an unknown process'}"
-    raise LockTimeout(f"{told}; waited {waited_s:.1f} s")
+        owner = None
+    held = f"{request.what}: {path} is held by {owner or 'an unknown process'}"
+    raise LockTimeout(f"{held}; waited {waited_s:.1f} s")
 
 
 def _live_owner(path: Path) -> LockOwner | None:
-    """Return who holds a lock; somebody dead only if nobody else is known to."""
-    signed = recorded_owner(path)
-    if signed is not None and signed.name is not None:
-        return signed
+    """Return the living owner of a lock; a dead one only if no other is known."""
+    recorded = recorded_owner(path)
+    if recorded is not None and recorded.name is not None:
+        return recorded
+    # An owner that holds the lock for a short time only has not written its pid.
     pid = kernel_owner_pid(path) or 0
-    name = _name_of(pid) if pid > 0 else None
-    return signed if name is None else LockOwner(pid, "", name)
+    name = _process_name(pid) if pid > 0 else None
+    return recorded if name is None else LockOwner(pid, "", name)
 
 
-def _name_of(pid: int) -> str | None:
-    """Return the name of a living process, or where there is no /proc, that it lives."""
+def _process_name(pid: int) -> str | None:
+    """Return the name of a living process; "alive" where there is no ``/proc``."""
     try:
         os.kill(pid, 0)
     except PermissionError:

@@ -1,11 +1,11 @@
 """
-Events, into whatever logging the application has; none of it is configured here.
+Log events, passed on to whatever logging the application has configured.
 
-An application that has configured structlog gets them through its own processors, as
-if it had logged them itself. To any other they are records of the standard logger
-``orchestrator_core``, with an event's values as attributes (``record.saga_id``), so that
-any formatter finds them; that logger has a NullHandler, and so is silent until somebody
-listens. structlog's own default, printing to standard output, never applies.
+An application that has configured structlog gets the events through its own processors. Any
+other application gets records of the standard logger ``orchestrator_core``, with the values
+of an event as attributes (``record.saga_id``). That logger has a NullHandler: it is silent
+until the application adds a handler. structlog's default, printing to standard output, is
+never used.
 """
 
 from __future__ import annotations
@@ -26,31 +26,32 @@ LOGGER.addHandler(logging.NullHandler())
 
 def emit(level: int, event: str, **values: object) -> None:
     """
-    Log an event: a stable name, and its values as keys.
+    Log an event: a stable name, with its values as keys.
 
-    Costs next to nothing if nobody listens. What the application's processors raise is
-    not passed on: telling of something must not change it.
+    A call costs little if no handler listens. Errors of the application's processors are
+    suppressed: a failing log changes nothing else.
     """
     structlog = _configured_structlog()
     if structlog is not None:
         with contextlib.suppress(Exception):
-            say = getattr(structlog.get_logger(NAME), logging.getLevelName(level).lower())
-            say(event, logger=NAME, **values)
+            logger = structlog.get_logger(NAME)
+            log_method = getattr(logger, logging.getLevelName(level).lower())
+            log_method(event, logger=NAME, **values)
             return
     if LOGGER.isEnabledFor(level):
-        _of_our_own().log(level, event, **values)
+        _stdlib_logger().log(level, event, **values)
 
 
 def _configured_structlog() -> ModuleType | None:
-    """Return structlog if the application has configured it."""
-    structlog = sys.modules.get("structlog")  # Who has configured it has imported it.
-    is_configured = getattr(structlog, "is_configured", None)  # It may be half imported yet.
+    """Return structlog if the application has configured, and therefore imported, it."""
+    structlog = sys.modules.get("structlog")
+    is_configured = getattr(structlog, "is_configured", None)  # Absent during its import.
     return structlog if is_configured is not None and is_configured() else None
 
 
 @functools.cache
-def _of_our_own() -> Any:  # noqa: ANN401 - structlog's loggers are duck-typed
-    import structlog  # noqa: PLC0415 - slow to import, and only for those who listen
+def _stdlib_logger() -> Any:  # noqa: ANN401 - structlog's loggers are duck-typed
+    import structlog  # noqa: PLC0415 - slow to import, and only needed with a handler
 
     return structlog.wrap_logger(
         LOGGER,

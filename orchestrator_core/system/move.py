@@ -1,8 +1,8 @@
 """
-Moving files, so that none is ever overwritten and none is ever nowhere.
+Moves of files that never overwrite a file and never lose one.
 
-What is moved has its new name, durably, before the old one goes. Killed at any
-instant, a file has one name or both; moving it again finishes.
+The new name is durable before the old one goes. After a crash, the file has one name or both;
+another move finishes the first.
 """
 
 from __future__ import annotations
@@ -22,51 +22,51 @@ if TYPE_CHECKING:
 
 def move_no_clobber(source: StrPath, target: StrPath) -> str:
     """
-    Move a file to *target*, durably, or to the next free name; return where it is.
+    Move a file to *target*, or to the next free name, durably; return its new path.
 
-    Nothing is ever overwritten: ``a.log`` taken, it becomes ``a.1.log``, and so
-    on. Killed half-way, the file has both names; moving again finishes.
+    If ``a.log`` is taken, the file becomes ``a.1.log``, and so on. After a crash half-way, the
+    file has both names, and another call finishes the move.
 
     Raises:
-        FileNotFoundError: There is no *source*: never was, or it is moved already.
-        StorageError: Refused. The file is under its old name, its new one, or both.
+        FileNotFoundError: There is no *source*, or it has been moved already.
+        StorageError: Refused. The file has its old name, its new one, or both.
     """
-    [place] = move_all_no_clobber([(source, target)])
-    return place
+    [moved] = move_all_no_clobber([(source, target)])
+    return moved
 
 
 def move_all_no_clobber(moves: Iterable[tuple[StrPath, StrPath]]) -> list[str]:
-    """As :func:`move_no_clobber`, for many: each directory is seen to the disk once."""
+    """Make several moves as :func:`move_no_clobber`, with one fsync for each directory."""
     moves = list(moves)
-    places = [link_no_clobber(source, target) for source, target in moves]
-    # The new names must be durable before the old ones go, or a power
-    # failure in between could keep neither.
-    for directory in set(map(durable.parent_of, places)):
+    moved = [link_no_clobber(source, target) for source, target in moves]
+    # The new names must be durable before the old ones go: a power failure in between
+    # could keep neither.
+    for directory in set(map(durable.parent_of, moved)):
         durable.fsync_directory(directory)
     for source, _ in moves:
         durable.remove(source, durable=False)
     for directory in {durable.parent_of(source) for source, _ in moves}:
         durable.fsync_directory(directory)
-    return places
+    return moved
 
 
 def link_no_clobber(source: StrPath, target: StrPath) -> str:
-    """Give *source* a second name: *target*, or the next free one; the same one if it has it."""
+    """Give *source* a second name, *target* or the next free one; return that name."""
     with storage_errors("move", source, allow=(FileNotFoundError,)):
-        inode = os.lstat(source)
+        status = os.lstat(source)
     with storage_errors(f"move {source} to", target):
-        for place in numbered_names(target):
+        for name in numbered_names(target):
             try:
-                os.link(source, place, follow_symlinks=False)
+                os.link(source, name, follow_symlinks=False)
             except FileExistsError:
-                if not os.path.samestat(inode, os.lstat(place)):
+                if not os.path.samestat(status, os.lstat(name)):
                     continue
-            return place
-    raise AssertionError("unreachable: there is always another name")
+            return name
+    raise AssertionError("unreachable: the names have no end")
 
 
 def numbered_names(target: StrPath) -> Iterator[str]:
-    """Return *target*, and then the names it may have if it is taken, without end."""
+    """Return *target* and then, without end, the names for it if the ones before are taken."""
     yield os.fspath(target)
     stem, suffix = os.path.splitext(target)
     for number in itertools.count(1):

@@ -1,4 +1,4 @@
-"""What the operating system refuses, told as an error of ours that says what to do."""
+"""Translation of the operating system's errors into :class:`StorageError`, with a remedy."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 def storage_error(action: str, path: StrPath, error: OSError) -> StorageError:
-    """Return what the operating system refuses as an error of ours, to be raised from *error*."""
+    """Return *error* as a StorageError, for the caller to raise ``from`` it."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     return StorageError(f"cannot {action} {path}: {reason}", hint=_HINTS.get(error.errno or 0, ""))
 
 
 class storage_errors:  # noqa: N801 - read as a clause: with storage_errors("open", path)
     """
-    Raise what the operating system refuses as an error of ours; let *allow* pass.
+    Raise each OSError of a ``with`` block as a StorageError, except the types in *allow*.
 
-    What each update of a registry does many times has an except clause instead, which costs
-    nothing as long as nothing is refused.
+    Frequent calls use an except clause with :func:`storage_error` instead, which costs
+    nothing as long as no error occurs.
     """
 
     __slots__ = ("_action", "_allow", "_path")
@@ -46,8 +46,8 @@ class storage_errors:  # noqa: N801 - read as a clause: with storage_errors("ope
 _HINTS = {
     errno.ENOSPC: "free some space on that file system, then try again",
     errno.EDQUOT: "your quota there is used up; free some space, then try again",
-    errno.EACCES: "give yourself the permission, or use a root of your own",
-    errno.EPERM: "give yourself the permission, or use a root of your own",
+    errno.EACCES: "give yourself the permission, or use another root",
+    errno.EPERM: "give yourself the permission, or use another root",
     errno.EROFS: "the file system is read-only; use a root elsewhere",
     errno.ELOOP: "it is a symlink, which is not followed; remove it",
     errno.ENOTDIR: "a part of the path is no directory; is the root right?",

@@ -1,4 +1,4 @@
-"""Where a path leads, said alike on every Python."""
+"""Paths: their resolution, the same on every Python, and the limit of a socket's path."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SOCKET_PATH_MAX = 103 if sys.platform == "darwin" else 107  #: Bytes in the path
 
 def resolve(path: Path) -> Path:
     """
-    Return where a path leads, absolute; what is not there may be part of it.
+    Return *path* as an absolute path without symlinks; its last parts need not exist.
 
     Raises:
-        OSError: Its symlinks lead round in a circle, which `pathlib` says on some Pythons only.
-        ValueError: It has a NUL in it.
+        OSError: The symlinks of the path form a loop; `pathlib` raises this on some Pythons only.
+        ValueError: The path has a NUL in it.
     """
     try:
         return path.resolve(strict=True)
-    except RuntimeError as error:  # What it says of a circle before Python 3.13.
+    except RuntimeError as error:  # The error for a loop before Python 3.13.
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
     except OSError as error:
         if error.errno == errno.ELOOP:
