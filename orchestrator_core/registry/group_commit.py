@@ -79,7 +79,7 @@ class Transaction:
         self.unflushed: bytes | None = None
         self._path = path
         self._what = what
-        self._blocking = locks.blocking(timeout_s)
+        self._timeout_s = timeout_s
         self._lock = locks.LockFile(path, what=what)
         self._flush_lock = locks.LockFile(path, what=what, name="settle.lock")
         self._queue_lock = locks.LockFile(
@@ -111,10 +111,9 @@ class Transaction:
             LockTimeout: Another process held the lock for too long.
         """
         try:
-            self._lock.acquire(locks.nonblocking)
-        except locks.WouldBlock:
-            self._has_waited = True
-            self._lock.acquire(self._blocking)
+            if not self._lock.try_acquire():
+                self._has_waited = True
+                self._lock.acquire(self._timeout_s)
         except FileNotFoundError:
             raise self.not_found() from None
         if self._lock.previous_owner_died:
@@ -124,7 +123,7 @@ class Transaction:
     def lock_exclusive(self) -> None:
         """Acquire the flush lock, then the document's: no other thread writes or flushes."""
         try:
-            self._flush_lock.acquire(self._blocking, sign=False)
+            self._flush_lock.acquire(self._timeout_s, sign=False)
         except FileNotFoundError:
             raise self.not_found() from None
         self.lock()
@@ -169,13 +168,7 @@ class Transaction:
 
     def _can_flush_directly(self) -> bool:
         """Acquire the flush lock if that needs no wait. Under contention, fsyncs are shared."""
-        if self._has_waited:
-            return False
-        try:
-            self._flush_lock.acquire(locks.nonblocking, sign=False)
-        except locks.WouldBlock:
-            return False
-        return True
+        return not self._has_waited and self._flush_lock.try_acquire(sign=False)
 
     def _read_unflushed(self) -> bytes | None:
         self._counters = counters = self._read_counters()
@@ -206,7 +199,7 @@ class Transaction:
         """
         try:
             if version is None:
-                self._flush_lock.acquire(self._blocking, sign=False)
+                self._flush_lock.acquire(self._timeout_s, sign=False)
                 durable.sync_name(self._path)
                 self._flush_lock.release()
             else:
@@ -222,7 +215,7 @@ class Transaction:
                 # A repair has the flush lock already, and waits for no other writer.
                 if not self._flush_lock.is_held and self._wait_for_other_flush(version):
                     return
-                self._flush_lock.acquire(self._blocking, sign=False)
+                self._flush_lock.acquire(self._timeout_s, sign=False)
                 self._queue_lock.abandon()
                 if not self._is_flushed(version):
                     self._flush_newest()
@@ -235,16 +228,15 @@ class Transaction:
     def _wait_for_other_flush(self, version: PendingVersion) -> bool:
         """Return True once another writer has flushed *version*; False with the queue's lock."""
         for _ in range(_MAX_RIDES):
-            with contextlib.suppress(locks.WouldBlock):
-                self._queue_lock.acquire(locks.nonblocking, sign=False)
+            if self._queue_lock.try_acquire(sign=False):
                 return False
-            self._queue_lock.wait_until_free(self._blocking)
-            self._flush_lock.acquire(self._blocking, shared=True)
+            self._queue_lock.wait_until_free(self._timeout_s)
+            self._flush_lock.acquire(self._timeout_s, shared=True)
             is_flushed = self._is_flushed(version)
             self._flush_lock.release()
             if is_flushed:
                 return True
-        self._queue_lock.acquire(self._blocking, sign=False)
+        self._queue_lock.acquire(self._timeout_s, sign=False)
         return False
 
     def _is_flushed(self, version: PendingVersion) -> bool:
@@ -261,7 +253,7 @@ class Transaction:
         return True
 
     def _flush_newest(self) -> None:
-        self._lock.acquire(self._blocking, sign=False)
+        self._lock.acquire(self._timeout_s, sign=False)
         newest, written = self._read_unflushed(), self._counters.written
         self.unlock()
         if newest is None:
@@ -290,7 +282,7 @@ class Transaction:
 
     def _abort_pending(self) -> None:
         """Abort all unflushed versions; their writers read that from the counters."""
-        self._lock.acquire(locks.blocking(_ABORT_TIMEOUT_S))
+        self._lock.acquire(_ABORT_TIMEOUT_S)
         counters = self._read_counters()
         with storage_errors("write", self._path):
             # By one call: a writer that reads of an abort must not find its version flushed later.

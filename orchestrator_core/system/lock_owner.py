@@ -24,7 +24,6 @@ class LockRequest(NamedTuple):
     sibling: str
     what: str  #: The name of what it guards.
     wait_target: str = ""  #: The lock file that this lock's owner waits for; empty: none.
-    shared: bool = False  #: The lock may have other shared owners.
 
 
 class LockOwner(NamedTuple):

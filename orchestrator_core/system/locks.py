@@ -28,11 +28,8 @@ from orchestrator_core.system.lock_owner import LockRequest
 from orchestrator_core.system.os_errors import storage_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
-
-    Acquire = Callable[[int, LockRequest], None]
-    """A way to acquire the lock of an open file; the lock is held when it returns."""
 
 
 # --- on a descriptor ------------------------------------------------------------------------
@@ -82,32 +79,6 @@ def unlock(fd: int) -> None:
 # --- on a sibling of a document ---------------------------------------------------------------
 
 
-class WouldBlock(Exception):
-    """The lock has another owner now."""
-
-
-def nonblocking(fd: int, request: LockRequest) -> None:
-    """
-    Acquire a free lock.
-
-    Raises:
-        WouldBlock: The lock is not free.
-    """
-    if not (try_lock_shared(fd) if request.shared else try_lock(fd)):
-        raise WouldBlock
-
-
-def blocking(timeout_s: float) -> Acquire:
-    """Return a way to acquire locks that raises LockTimeout when one wait takes *timeout_s*."""
-
-    def acquire(fd: int, request: LockRequest) -> None:
-        start = time.monotonic()
-        if not lock_within(fd, timeout_s, shared=request.shared):
-            lock_owner.raise_lock_timeout(request, waited_s=time.monotonic() - start)
-
-    return acquire
-
-
 @contextlib.contextmanager
 def locked(path: Path, *, timeout_s: float, what: str) -> Iterator[bool]:
     """
@@ -125,7 +96,7 @@ def locked(path: Path, *, timeout_s: float, what: str) -> Iterator[bool]:
     """
     lock = LockFile(path, what=what)
     try:
-        lock.acquire(blocking(timeout_s))
+        lock.acquire(timeout_s)
         yield lock.previous_owner_died
         lock.release()
     finally:
@@ -153,52 +124,57 @@ class LockFile:
         self._pid = os.getpid()
         self._is_signed = False
 
-    def acquire(self, acquire: Acquire, *, sign: bool = True, shared: bool = False) -> None:
+    def acquire(self, timeout_s: float, *, sign: bool = True, shared: bool = False) -> None:
         """
-        Acquire the lock by *acquire*, and write this process into the file as its owner.
+        Acquire the lock, and write this process into the file as its owner.
 
         Nothing happens if the lock is held already. A short holder that leaves nothing behind
         need not *sign*. A *shared* lock may have several holders, and is never signed.
 
         Raises:
-            LockTimeout, WouldBlock: Raised by *acquire* without the lock.
+            LockTimeout: Another process held the lock for all of *timeout_s*.
             FileNotFoundError, StorageError: See :func:`locked`.
         """
+        start = time.monotonic()
+        if not self._lock(timeout_s, sign=sign and not shared, shared=shared):
+            lock_owner.raise_lock_timeout(self._request, waited_s=time.monotonic() - start)
+
+    def try_acquire(self, *, sign: bool = True) -> bool:
+        """Acquire the lock as :meth:`acquire` does; return False at once if it is taken."""
+        return self._lock(0.0, sign=sign, shared=False)
+
+    def _lock(self, timeout_s: float, *, sign: bool, shared: bool) -> bool:
         if self.is_held:
-            return
+            return True
         _push_document(self._document)
         try:
-            self._acquire_current_file(acquire, self._request._replace(shared=shared))
-            self.is_held = True
-        except BaseException:
-            _pop_document()
-            raise
-        self._is_signed = sign and not shared
+            self.is_held = self._lock_current_file(timeout_s, shared=shared)
+        finally:
+            if not self.is_held:
+                _pop_document()
+        self._is_signed = sign and self.is_held
         if self._is_signed:
             self.previous_owner_died = lock_owner.write_owner(self.fd)
+        return self.is_held
 
-    def _acquire_current_file(self, acquire: Acquire, request: LockRequest) -> None:
-        """Acquire the lock of the file that has the lock file's name now."""
+    def _lock_current_file(self, timeout_s: float, *, shared: bool) -> bool:
+        """Lock the file that has the lock file's name now: somebody may remove it by hand."""
         try:
-            acquire(self.fileno(), request)
-            while not same_file(self.fd, request.sibling):  # Somebody removed it by hand.
+            while lock_within(self.fileno(), timeout_s, shared=shared):
+                if same_file(self.fd, self._request.sibling):
+                    return True
                 os.close(self.fd)
                 self.fd = -1
-                acquire(self.fileno(), request)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise storage_error("lock", request.sibling, error) from error
-
-    def wait_until_free(self, acquire: Acquire) -> None:
-        """Wait until no exclusive owner has the lock; do not keep it."""
-        try:
-            acquire(self.fileno(), self._request._replace(shared=True))
-            unlock(self.fd)
         except FileNotFoundError:
             raise
         except OSError as error:
             raise storage_error("lock", self._request.sibling, error) from error
+        return False
+
+    def wait_until_free(self, timeout_s: float) -> None:
+        """Wait until no exclusive owner has the lock; do not keep it."""
+        self.acquire(timeout_s, shared=True)
+        self._unlock()
 
     def fileno(self) -> int:
         """Return the descriptor of the file, and open the file if necessary."""

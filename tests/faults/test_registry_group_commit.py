@@ -59,7 +59,7 @@ class SettleLock:
         self._file = locks.LockFile(registry.path, what="it", name=self.name)
 
     def __enter__(self):
-        self._file.acquire(locks.nonblocking)
+        self._file.acquire(0)
 
     def __exit__(self, *_):
         self._file.release()

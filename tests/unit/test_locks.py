@@ -185,7 +185,7 @@ def test_a_timeout_names_who_has_not_signed_as_the_kernel_does(document):
     @contextlib.contextmanager
     def hold():
         with contextlib.closing(locks.LockFile(document, what="it")) as lock:
-            lock.acquire(locks.nonblocking, sign=False)
+            lock.acquire(0, sign=False)
             yield
 
     with child(hold) as pid, pytest.raises(LockTimeout) as timeout:
@@ -198,7 +198,7 @@ def test_a_timeout_names_the_living_holder_and_not_one_who_died_before_it(docume
     with child(lambda: locked(document)) as pid:
         kill(pid)
     with contextlib.closing(locks.LockFile(document, what="it")) as lock:
-        lock.acquire(locks.nonblocking, sign=False)
+        lock.acquire(0, sign=False)
         with pytest.raises(LockTimeout, match=f"held by pid {os.getpid()} "):
             locked(document, timeout_s=0.02).__enter__()
 
@@ -212,9 +212,9 @@ def test_a_timeout_names_who_has_the_lock_behind_the_one_that_is_waited_for(docu
         )
         closed.callback(one.close)
         closed.callback(other.close)
-        one.acquire(locks.nonblocking)
+        one.acquire(0)
         with pytest.raises(LockTimeout, match=f"DOCUMENT.json.lock is held by pid {pid} "):
-            other.acquire(locks.blocking(0.05))
+            other.acquire(0.05)
 
 
 def test_a_timeout_says_when_the_holder_is_what_a_dead_process_left_behind(document, monkeypatch):
