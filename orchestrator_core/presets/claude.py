@@ -23,19 +23,11 @@ the cache's: https://platform.claude.com/docs/en/build-with-claude/prompt-cachin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from orchestrator_core.model.spec import AgentSpec
 from orchestrator_core.presets.options import SpecOptions, flag
-from orchestrator_core.presets.stream_parser import (
-    Event,
-    StreamParser,
-    integer,
-    mapping,
-    number,
-    text,
-    usage,
-)
+from orchestrator_core.presets.stream_parser import Event, StreamParser, token_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,16 +73,14 @@ def claude(
 class ClaudeStream(StreamParser):
     """The parser of Claude Code's events."""
 
-    format: ClassVar[str] = "claude"
+    format = "claude"
 
     @classmethod
     def recognizes(cls, event: Event) -> bool:
         """Return whether an event is of this format."""
-        return event["type"] in _TYPES and text(event.get("session_id")) is not None
+        return event["type"] in _TYPES and event.text("session_id") is not None
 
-    def feed(self, event: Event) -> None:
-        """Add an older event."""
-        self.set_if_missing(session_id=self.session_id(event))
+    def _feed(self, event: Event) -> None:
         kind = event["type"]
         if kind == "result" and "is_error" not in self.known:
             self._feed_result(event)
@@ -104,39 +94,33 @@ class ClaudeStream(StreamParser):
         is_error = event.get("is_error")
         self.set_if_missing(
             is_error=is_error if isinstance(is_error, bool) else None,
-            result=text(event.get("result")),
+            result=event.text("result"),
             error=_error(event) if is_error else None,
-            cost_usd=number(event.get("total_cost_usd")),
-            usage=_usage(mapping(event.get("usage"))),
-            turns=integer(event.get("num_turns")),
-            duration_ms=number(event.get("duration_ms")),
+            cost_usd=event.number("total_cost_usd"),
+            usage=_usage(event.mapping("usage")),
+            turns=event.integer("num_turns"),
+            duration_ms=event.number("duration_ms"),
         )
-
-    @staticmethod
-    def session_id(event: Event) -> str | None:
-        """Return the session's id, which every event contains."""
-        return text(event.get("session_id"))
 
 
 def _message(event: Event) -> str | None:
-    content = mapping(event.get("message")).get("content")
-    blocks = [mapping(block) for block in content] if isinstance(content, list) else []
-    texts = [text(block.get("text")) for block in blocks if block.get("type") == "text"]
+    content = event.mapping("message").sequence("content")
+    blocks = [Event(block) for block in content if isinstance(block, dict)]
+    texts = [block.text("text") for block in blocks if block.get("type") == "text"]
     return "".join(filter(None, texts)) or None
 
 
 def _error(event: Event) -> str | None:
-    errors = event.get("errors")
-    texts = filter(None, map(text, errors)) if isinstance(errors, list) else ()
-    return "; ".join(texts) or text(event.get("result")) or text(event.get("subtype"))
+    errors = [error for error in event.sequence("errors") if isinstance(error, str)]
+    return "; ".join(errors) or event.text("result") or event.text("subtype")
 
 
 def _usage(counts: Event) -> TokenUsage | None:
-    fresh = integer(counts.get("input_tokens"))
-    written = integer(counts.get("cache_creation_input_tokens"))
-    cached = integer(counts.get("cache_read_input_tokens"))
-    return usage(
+    fresh = counts.integer("input_tokens")
+    written = counts.integer("cache_creation_input_tokens")
+    cached = counts.integer("cache_read_input_tokens")
+    return token_usage(
         all_input=None if fresh is None else fresh + (written or 0) + (cached or 0),
         cached=cached,
-        output=integer(counts.get("output_tokens")),
+        output=counts.integer("output_tokens"),
     )

@@ -23,23 +23,14 @@ at 08a1f30c. It contains token counts, but no cost and no duration.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from orchestrator_core.model.spec import AgentSpec
 from orchestrator_core.presets.options import SpecOptions, check_not_flag, flag
-from orchestrator_core.presets.stream_parser import (
-    Event,
-    StreamParser,
-    integer,
-    mapping,
-    text,
-    usage,
-)
+from orchestrator_core.presets.stream_parser import Event, StreamParser, token_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from orchestrator_core.presets.result import TokenUsage
 
 _TYPES = frozenset(
     {
@@ -87,7 +78,8 @@ def codex(
 class CodexStream(StreamParser):
     """The parser of Codex's events."""
 
-    format: ClassVar[str] = "codex"
+    format = "codex"
+    session_key = "thread_id"
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,9 +90,7 @@ class CodexStream(StreamParser):
         """Return whether an event is of this format; Gemini's ``error`` has a timestamp."""
         return event["type"] in _TYPES and "timestamp" not in event
 
-    def feed(self, event: Event) -> None:
-        """Add an older event."""
-        self.set_if_missing(session_id=self.session_id(event))
+    def _feed(self, event: Event) -> None:
         if not self._turn_is_read:
             self._feed_turn(event)
         is_known = "last_message" in self.known and "is_error" in self.known
@@ -110,32 +100,25 @@ class CodexStream(StreamParser):
     def _feed_turn(self, event: Event) -> None:
         kind = event["type"]
         if kind == "turn.completed":
-            self.set_if_missing(is_error=False, usage=_usage(mapping(event.get("usage"))))
+            counts = event.mapping("usage")
+            usage = token_usage(
+                all_input=counts.integer("input_tokens"),
+                cached=counts.integer("cached_input_tokens"),
+                output=counts.integer("output_tokens"),
+            )
+            self.set_if_missing(is_error=False, usage=usage)
         elif kind == "turn.failed":
-            error = text(mapping(event.get("error")).get("message"))
+            error = event.mapping("error").text("message")
             self.set_if_missing(is_error=True, error=error)
         elif kind == "error" and not self.matched_any:
             # Codex has recovered from an error that has an event after it.
-            self.set_if_missing(is_error=True, error=text(event.get("message")))
+            self.set_if_missing(is_error=True, error=event.text("message"))
         elif kind == "item.completed":
-            self._feed_item(mapping(event.get("item")))
+            self._feed_item(event.mapping("item"))
 
     def _feed_item(self, item: Event) -> None:
         if item.get("type") == "agent_message" and "last_message" not in self.known:
-            message = text(item.get("text"))
+            message = item.text("text")
             self.set_if_missing(last_message=message)
             if self.known.get("is_error") is False:
                 self.set_if_missing(result=message)
-
-    @staticmethod
-    def session_id(event: Event) -> str | None:
-        """Return the thread's id, which ``thread.started`` contains."""
-        return text(event.get("thread_id"))
-
-
-def _usage(counts: Event) -> TokenUsage | None:
-    return usage(
-        all_input=integer(counts.get("input_tokens")),
-        cached=integer(counts.get("cached_input_tokens")),
-        output=integer(counts.get("output_tokens")),
-    )

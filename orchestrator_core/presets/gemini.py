@@ -21,19 +21,11 @@ but no cost.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from orchestrator_core.model.spec import AgentSpec
 from orchestrator_core.presets.options import SpecOptions, flag
-from orchestrator_core.presets.stream_parser import (
-    Event,
-    StreamParser,
-    integer,
-    mapping,
-    number,
-    text,
-    usage,
-)
+from orchestrator_core.presets.stream_parser import Event, StreamParser, token_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -79,7 +71,7 @@ def gemini(
 class GeminiStream(StreamParser):
     """The parser of Gemini CLI's events."""
 
-    format: ClassVar[str] = "gemini"
+    format = "gemini"
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,13 +81,11 @@ class GeminiStream(StreamParser):
     @classmethod
     def recognizes(cls, event: Event) -> bool:
         """Return whether an event is of this format."""
-        has_timestamp = text(event.get("timestamp")) is not None
+        has_timestamp = event.text("timestamp") is not None
         # Other tools write results with a timestamp, but call the session's id "sessionId".
         return event["type"] in _TYPES and has_timestamp and "sessionId" not in event
 
-    def feed(self, event: Event) -> None:
-        """Add an older event."""
-        self.set_if_missing(session_id=self.session_id(event))
+    def _feed(self, event: Event) -> None:
         kind = event["type"]
         if kind == "result" and "is_error" not in self.known:
             self._feed_result(event)
@@ -108,21 +98,21 @@ class GeminiStream(StreamParser):
     def _feed_message(self, event: Event) -> None:
         is_piece = event.get("delta") is True
         if not self._is_whole and (is_piece or not self._pieces):
-            self._pieces.append(text(event.get("content")) or "")
+            self._pieces.append(event.text("content") or "")
         self._is_whole = self._is_whole or not is_piece
 
     def _feed_result(self, event: Event) -> None:
-        stats = mapping(event.get("stats"))
-        error = mapping(event.get("error"))
+        stats = event.mapping("stats")
+        error = event.mapping("error")
         self.set_if_missing(
             is_error={"success": False, "error": True}.get(str(event.get("status"))),
-            error=text(error.get("message")) or text(error.get("type")),
-            usage=usage(
-                all_input=integer(stats.get("input_tokens")),
-                cached=integer(stats.get("cached")),
-                output=integer(stats.get("output_tokens")),
+            error=error.text("message") or error.text("type"),
+            usage=token_usage(
+                all_input=stats.integer("input_tokens"),
+                cached=stats.integer("cached"),
+                output=stats.integer("output_tokens"),
             ),
-            duration_ms=number(stats.get("duration_ms")),
+            duration_ms=stats.number("duration_ms"),
         )
 
     def result(self) -> AgentResult:
@@ -132,8 +122,3 @@ class GeminiStream(StreamParser):
         if self.known.get("is_error") is False:
             self.set_if_missing(result=message)
         return super().result()
-
-    @staticmethod
-    def session_id(event: Event) -> str | None:
-        """Return the session's id, which ``init`` contains."""
-        return text(event.get("session_id"))

@@ -17,7 +17,6 @@ import gzip
 import itertools
 import os
 import zlib
-from collections import deque
 from typing import TYPE_CHECKING
 
 import attrs
@@ -73,12 +72,12 @@ def _recognize(log: Log) -> type[StreamParser] | None:
 def _parse(parser: StreamParser, log: Log) -> AgentResult:
     for event in filter(parser.recognizes, _events(log.newest_first())):
         parser.feed(event)
-        parser.matched_any = True
         if parser.is_complete:
             break
-    if "session_id" not in parser.known:
-        events = filter(parser.recognizes, _events(log.first_lines()))
-        parser.set_if_missing(session_id=next(filter(None, map(parser.session_id, events)), None))
+    for event in filter(parser.recognizes, _events(log.first_lines())):
+        if "session_id" in parser.known:
+            break
+        parser.set_if_missing(session_id=event.text(parser.session_key))
     return parser.result()
 
 
@@ -102,17 +101,17 @@ class Log:
     def newest_first(self) -> Iterator[bytes]:
         """Yield lines from the end backwards. The newest may be torn: the agent may write now."""
         floor = max(self._tail_start, self._size - LOOK_BACK)
-        line = _Line()
+        line: bytes | None = b""  # The end of a line whose start is further back.
         for chunk in self._chunks(floor):
-            first, *others = chunk.split(b"\n")
-            if others:
-                *whole, last = others
-                line.prepend(last)
-                yield from line.pop()
-                yield from filter(None, reversed(whole))
-            line.prepend(first)
-        if floor == 0:
-            yield from line.pop()
+            *whole, last = reversed(chunk.split(b"\n"))
+            for piece in whole:
+                line = _prepend(piece, line)
+                if line:
+                    yield line
+                line = b""
+            line = _prepend(last, line)
+        if floor == 0 and line:
+            yield line
 
     def _chunks(self, floor: int) -> Iterator[bytes]:
         end = self._size
@@ -125,26 +124,9 @@ class Log:
             end = start
 
 
-@attrs.define
-class _Line:
-    """A line that is assembled from its end. A line longer than :data:`LONGEST` is dropped."""
-
-    _pieces: list[bytes] = attrs.field(factory=list)
-    _length: int = 0
-
-    def prepend(self, piece: bytes) -> None:
-        self._length += len(piece)
-        if self._length > LONGEST:
-            self._pieces.clear()
-        else:
-            self._pieces.append(piece)
-
-    def pop(self) -> Iterator[bytes]:
-        """Yield the line unless it is empty, and start another."""
-        line = b"".join(reversed(self._pieces))
-        self._pieces, self._length = [], 0
-        if line:
-            yield line
+def _prepend(piece: bytes, line: bytes | None) -> bytes | None:
+    """Return a longer line; None if it is longer than :data:`LONGEST`, or was before."""
+    return None if line is None or len(piece) + len(line) > LONGEST else piece + line
 
 
 @contextlib.contextmanager
@@ -170,21 +152,17 @@ def open_log(path: Path) -> Iterator[Log]:
 
 
 def _unpacked(path: Path, fd: int) -> Log:
-    start, size = b"", 0
-    chunks: deque[bytes] = deque()
-    kept = 0
     try:
         with open(fd, "rb") as file, gzip.GzipFile(fileobj=file) as unpacked:
-            while chunk := unpacked.read(LOOK_AHEAD):
-                start = start or chunk
+            previous, last = b"", unpacked.read(LOOK_BACK)
+            start, size = last[:LOOK_AHEAD], len(last)
+            while chunk := unpacked.read(LOOK_BACK):
+                previous, last = last, chunk
                 size += len(chunk)
-                chunks.append(chunk)
-                kept += len(chunk)
-                while kept - len(chunks[0]) >= LOOK_BACK:
-                    kept -= len(chunks.popleft())
     except (EOFError, OSError, zlib.error) as error:
         raise StorageError(f"{path} is damaged: {error}", hint="try: gzip -dc") from error
-    tail, tail_start = b"".join(chunks), size - kept
+    tail = previous + last
+    tail_start = size - len(tail)
 
     def read(count: int, offset: int) -> bytes:
         if offset < tail_start:

@@ -8,7 +8,34 @@ import msgspec
 
 from orchestrator_core.presets.result import AgentResult, TokenUsage
 
-Event = dict[str, Any]  #: One line of a stream: an object with a ``type``.
+
+class Event(dict[str, Any]):
+    """One line of a stream: a JSON object. A value of an unexpected kind is read as None."""
+
+    def text(self, key: str) -> str | None:
+        """Return a string."""
+        value = self.get(key)
+        return value if isinstance(value, str) else None
+
+    def integer(self, key: str) -> int | None:
+        """Return a whole number."""
+        value = self.get(key)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def number(self, key: str) -> float | None:
+        """Return a number."""
+        value = self.get(key)
+        return value if isinstance(value, float) else self.integer(key)
+
+    def mapping(self, key: str) -> Event:
+        """Return an object; an empty one instead of None."""
+        value = self.get(key)
+        return Event(value if isinstance(value, dict) else {})
+
+    def sequence(self, key: str) -> list[Any]:
+        """Return an array; an empty one instead of None."""
+        value = self.get(key)
+        return value if isinstance(value, list) else []
 
 
 def parse_event(line: bytes) -> Event | None:
@@ -19,30 +46,12 @@ def parse_event(line: bytes) -> Event | None:
         event = msgspec.json.decode(line)
     except (msgspec.DecodeError, ValueError, RecursionError):  # ValueError: not UTF-8
         return None
-    return event if isinstance(event, dict) and isinstance(event.get("type"), str) else None
+    return Event(event) if isinstance(event, dict) and isinstance(event.get("type"), str) else None
 
 
-def text(value: object) -> str | None:
-    """Return *value* if it is a string, else None."""
-    return value if isinstance(value, str) else None
-
-
-def integer(value: object) -> int | None:
-    """Return *value* if it is a whole number, else None."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def number(value: object) -> float | None:
-    """Return *value* if it is a number, else None."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def mapping(value: object) -> Event:
-    """Return *value* if it is a mapping, else an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def usage(*, all_input: int | None, cached: int | None, output: int | None) -> TokenUsage | None:
+def token_usage(
+    *, all_input: int | None, cached: int | None, output: int | None
+) -> TokenUsage | None:
     """Return the token counts; None if the tool counted neither input nor output."""
     if all_input is None and output is None:
         return None
@@ -62,7 +71,8 @@ class StreamParser:
         matched_any: At least one event was of this format.
     """
 
-    format: ClassVar[str]
+    format: ClassVar[str]  #: The preset's name.
+    session_key: ClassVar[str] = "session_id"  #: Under which some event has the session's id.
 
     def __init__(self) -> None:
         self.known: dict[str, Any] = {}
@@ -76,11 +86,11 @@ class StreamParser:
 
     def feed(self, event: Event) -> None:
         """Add an event of this format, older than all events before."""
-        raise NotImplementedError
+        self.set_if_missing(session_id=event.text(self.session_key))
+        self._feed(event)
+        self.matched_any = True
 
-    @staticmethod
-    def session_id(event: Event) -> str | None:
-        """Return the session's id, if the event contains it."""
+    def _feed(self, event: Event) -> None:
         raise NotImplementedError
 
     def set_if_missing(self, **values: object) -> None:

@@ -65,10 +65,8 @@ STEP_TYPES = {
     "env_file": ("orchestrator_core.resources.env_file", "EnvFile"),
     "subprocess": ("orchestrator_core.resources.subprocess_step", "Subprocess"),
 }
-_HOME = {
-    "Provision": "orchestrator_core.resources.provision",
-    **{name: home for home, name in STEP_TYPES.values()},
-}
+_HOME = {name: home for home, name in STEP_TYPES.values()}
+_HOME["Provision"] = "orchestrator_core.resources.provision"
 
 
 def __getattr__(name: str) -> object:

@@ -53,12 +53,9 @@ class ReservedPortReceipt:
 
     def owned_claims(self) -> list[Path]:
         """Return the claims that lead to the holder."""
-        claims = Path(self.claims)
-        if self.number:
-            paths = [claims / str(self.number)]
-        else:  # The deployer died before it wrote the number down.
-            paths = [claim for claim in claims.iterdir() if claim.name.isdecimal()]
-        return [claim for claim in paths if _link_target(claim) == self.holder]
+        # Of any port: the deployer may have died before it wrote the number down.
+        links = [claim for claim in Path(self.claims).iterdir() if claim.is_symlink()]
+        return [claim for claim in links if str(claim.readlink()) == self.holder]
 
 
 @attrs.frozen
@@ -160,25 +157,17 @@ def _locked_claims(receipt: ReservedPortReceipt) -> Iterator[Path]:
         yield claims
 
 
-def _link_target(claim: Path) -> str | None:
-    try:
-        return str(claim.readlink())
-    except OSError:
-        return None
-
-
 def _is_free(claims: Path, number: int) -> bool:
     """Return whether a port is neither claimed nor in use. A dead claim is removed."""
     claim = claims / str(number)
-    if durable.exists(claim):
-        try:
-            claim.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            claim.unlink()
-        except OSError:
-            return False  # Whether the holder exists is unknown.
-        else:
-            return False
+    try:
+        claim.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        claim.unlink(missing_ok=True)
+    except OSError:
+        return False  # Whether the holder exists is unknown.
+    else:
+        return False
     return all(_can_be_bound(family, number) for family in (socket.AF_INET, socket.AF_INET6))
 
 

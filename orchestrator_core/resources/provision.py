@@ -31,7 +31,7 @@ A name that two steps provide, or that the spec or this library defines, is refu
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, runtime_checkable
 
 import attrs
 
@@ -41,7 +41,7 @@ from orchestrator_core.saga import step_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from orchestrator_core.saga import Context, Outcome, Presence, Step, Unwind
+    from orchestrator_core.saga import Step
 
 R = TypeVar("R")
 R_contra = TypeVar("R_contra", contravariant=True)
@@ -123,23 +123,18 @@ def _check_values(step: str, kind: str, values: Mapping[str, str], taken: set[st
 
 def wrap_steps(steps: Iterable[Step[Any]], collector: ProvisionCollector) -> list[Step[Any]]:
     """Return *steps* for a deployment's saga, with their provisions added to *collector*."""
-    return [_ProvisioningStep(step, collector) for step in steps]
+    return [cast("Step[Any]", _ProvisioningStep(step, collector)) for step in steps]
 
 
 @attrs.frozen
 class _ProvisioningStep:
-    """A step whose ``do`` uses and adds to a collector. Its other methods are the step's."""
+    """A step whose ``do`` uses and adds to a collector. All else is the step's own."""
 
     step: Step[Any]
     collector: ProvisionCollector
 
-    @property
-    def name(self) -> str:
-        return step_name(self.step)
-
-    @property
-    def receipt_type(self) -> type[Any]:
-        return self.step.receipt_type
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the step
+        return getattr(self.step, name)
 
     def do(self, receipt: Any) -> Any:  # noqa: ANN401 - any registered receipt
         if isinstance(self.step, DoesWith):
@@ -147,14 +142,5 @@ class _ProvisioningStep:
         else:
             done = self.step.do(receipt)
         if isinstance(self.step, Provides):
-            self.collector.add(self.name, self.step.provide(done))
+            self.collector.add(step_name(self.step), self.step.provide(done))
         return done
-
-    def plan(self, ctx: Context) -> Any:  # noqa: ANN401 - as above
-        return self.step.plan(ctx)
-
-    def undo(self, receipt: Any, why: Unwind) -> Outcome:  # noqa: ANN401 - as above
-        return self.step.undo(receipt, why)
-
-    def probe(self, receipt: Any) -> Presence:  # noqa: ANN401 - as above
-        return self.step.probe(receipt)

@@ -167,12 +167,12 @@ class _Removal:
         if not is_directory(Path(tree.repository).resolve()):
             return self._without_repository()
         existed = durable.exists(self._path) or durable.exists(tree.entry)
-        work = self._unsaved_work() if tree.made and is_directory(self._path) else ""
+        work = [*self._unsaved_work()] if tree.made and is_directory(self._path) else []
         if work:
-            kept = f"worktree {tree.path} on branch {tree.branch}: {work}"
+            kept = f"worktree {tree.path} on branch {tree.branch}: {'; '.join(work)}"
             return self._keep(kept, path=tree.path)
         freed = self._remove_worktree()
-        tip = self._tip()
+        tip = self._git("for-each-ref", "--format=%(objectname)", self._ref).strip()
         if tip:
             commits = self._count_unmerged(self._ref)
             if commits or self._is_checked_out():
@@ -193,11 +193,8 @@ class _Removal:
         tree = self._tree
         return Outcome.left(kept=kept, branch=tree.branch, repository=tree.repository, **facts)
 
-    def _unsaved_work(self) -> str:
-        """Return a description of the work that is nowhere else; empty if there is none."""
-        return "; ".join(self._reasons_to_keep())
-
-    def _reasons_to_keep(self) -> Iterator[str]:
+    def _unsaved_work(self) -> Iterator[str]:
+        """Yield descriptions of the work that is in the worktree and nowhere else."""
         try:
             changes = self._git_inside("status", "--porcelain", "--untracked-files=normal")
             if changes:
@@ -216,10 +213,6 @@ class _Removal:
         agents = (f"--exclude={self._tree.shared}*",) if exclude_agents else ()
         known = (*agents, "--branches", "--remotes", "--tags", self._tree.base)
         return int(self._git("rev-list", "--count", tip, "--not", *known))
-
-    def _tip(self) -> str:
-        """Return the commit of the agent's branch; empty if there is no such branch."""
-        return self._git("for-each-ref", "--format=%(objectname)", self._ref).strip()
 
     def _is_checked_out(self) -> bool:
         """Return whether another worktree has the agent's branch."""

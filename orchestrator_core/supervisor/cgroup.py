@@ -25,14 +25,6 @@ class Cgroup:
     def __init__(self, path: str) -> None:
         self.path = path
 
-    def exists(self) -> bool:
-        """Return whether the directory exists; True if that is unknown."""
-        try:
-            posix.lstat(self.path)
-        except OSError as error:
-            return error.errno not in _GONE
-        return True
-
     def is_populated(self) -> bool:
         """Return whether a live process is in or below the cgroup; True if that is unknown."""
         try:
@@ -80,7 +72,7 @@ class Cgroup:
                 continue
             except OSError:
                 return False
-        return not self.exists()
+        return True
 
 
 def _leaves_first(path: str) -> Iterator[str]:

@@ -33,11 +33,16 @@ class ExitRecorder:
             self._events: int | None = posix.open(events, flags)
         except OSError:
             self._events = None  # The FIFO has no reader.
-        self._in_cgroup = False
-        self._code: int | None = None
-        self._signal: int | None = None
-        self._ran_s = 0.0
-        self._error: str | None = None
+        self._facts: dict[str, object] = {
+            "code": None,
+            "signal": None,
+            "ran_s": 0.0,
+            "error": None,
+            "cause": "exit",
+            "contained": False,
+            "forced": False,
+            "cgroup": False,
+        }
         self.cause = "exit"
 
     def started(self, pid: int, *, in_cgroup: bool) -> None:
@@ -49,14 +54,15 @@ class ExitRecorder:
     def _write_start_record(
         self, pid: int, started: int | None, boot_id: str, *, in_cgroup: bool
     ) -> None:
-        self._in_cgroup = in_cgroup
+        self._facts["cgroup"] = in_cgroup
         facts = {"boot_id": boot_id, "pid": pid, "started": started, "cgroup": in_cgroup}
         _replace(self._started_file, facts)
         self._send_event(f"started {pid}")
 
     def spawn_failed(self, why: str) -> None:
         """Record that the agent never ran, and why."""
-        self.cause, self._error = "refused", why
+        self.cause = "refused"
+        self._facts["error"] = why
         self._send_event(f"refused {why}")
 
     def exited(self, wait_status: int, ran_s: float) -> None:
@@ -64,8 +70,8 @@ class ExitRecorder:
         if self.cause == "refused":
             return
         code = posix.waitstatus_to_exitcode(wait_status)
-        self._code, self._signal = (code, None) if code >= 0 else (None, -code)
-        self._ran_s = ran_s
+        self._facts["code" if code >= 0 else "signal"] = abs(code)
+        self._facts["ran_s"] = round(ran_s, 6)
         self._write(tree_empty=False, forced=False)
 
     def all_exited(self, *, tree_empty: bool, forced: bool) -> None:
@@ -74,17 +80,8 @@ class ExitRecorder:
         self._send_event("exited")
 
     def _write(self, *, tree_empty: bool, forced: bool) -> None:
-        facts = {
-            "code": self._code,
-            "signal": self._signal,
-            "ran_s": round(self._ran_s, 6),
-            "error": self._error,
-            "cause": self.cause,
-            "contained": tree_empty,
-            "forced": forced,
-            "cgroup": self._in_cgroup,
-        }
-        _replace(self._exit_file, facts)
+        self._facts |= {"cause": self.cause, "contained": tree_empty, "forced": forced}
+        _replace(self._exit_file, self._facts)
 
     def _send_event(self, line: str) -> None:
         if self._events is None:

@@ -1,32 +1,18 @@
 """
-The launch file: a supervisor's configuration, as ``name=value`` entries.
+The launch file: a supervisor's configuration.
 
-Every entry ends with a NUL, as in ``/proc/PID/environ``, so a value may contain any byte
-that an argument or an environment may contain. A repeated name is a list. The deployer
-creates the file with mode 0600; the supervisor deletes it after the commit, before the
-agent runs.
+The deployer creates the file with mode 0600. The supervisor, which the same Python runs,
+deletes it after the commit, before the agent runs. Its format is ``marshal``'s: that takes
+no import, keeps every string, and refuses a truncated file.
 """
 
 from __future__ import annotations
 
-import sys
+import marshal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from typing import Any
-
-_TRAILER = b"\0end=\0"  #: The last entry. A file without it is incomplete.
-
-# The attribute of each entry, by the type of its value.
-_TEXTS = {
-    **{name: name for name in ("journal", "log", "stdin", "cwd", "events", "cgroup")},
-    "exit": "exit_file",
-    "resident": "sweeper_lock",
-}
-_SECONDS = ("term_s", "kill_s", "linger_s", "deadline_s")
-_LISTS = {"arg": "argv", "heir": "unwinder_argv"}
-_ENVIRONMENTS = {"env": "env", "heirenv": "unwinder_env"}
+    from collections.abc import Mapping, Sequence
 
 
 class Launch:
@@ -81,11 +67,6 @@ class Launch:
         self.sweeper_lock = sweeper_lock
         self.unwinder_argv, self.unwinder_env = list(unwinder_argv), dict(unwinder_env or {})
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Launch) and vars(self) == vars(other)
-
-    __hash__ = None  # type: ignore[assignment]  # a launch is mutable
-
 
 def read(path: str) -> Launch:
     """
@@ -104,14 +85,15 @@ def encode(launch: Launch) -> bytes:
     Return the content of *launch*'s file.
 
     Raises:
-        ValueError: A value contains a NUL, or the name of a variable contains a ``=``.
+        ValueError: The system could not pass an argument or a variable to a process.
     """
-    entries = list(_entries(launch))
-    for entry in entries:
-        if "\0" in entry:
-            name, _, value = entry.partition("=")
-            raise ValueError(f"a NUL in {name} cannot reach a process: {value[:80]!r}")
-    return "\0".join(entries).encode(*_file_system_encoding()) + _TRAILER
+    for value in (*launch.argv, *launch.env.values(), *launch.unwinder_env.values()):
+        if "\0" in value:
+            raise ValueError(f"a NUL cannot reach a process: {value[:80]!r}")
+    for name in (*launch.env, *launch.unwinder_env):
+        if not name or {"=", "\0"} & set(name):
+            raise ValueError(f"not the name of an environment variable: {name[:80]!r}")
+    return marshal.dumps(vars(launch))
 
 
 def decode(data: bytes) -> Launch:
@@ -119,48 +101,9 @@ def decode(data: bytes) -> Launch:
     Return the launch whose file contains *data*.
 
     Raises:
-        ValueError: An entry is missing, or is not an entry.
+        ValueError: The file is truncated, or is not a launch file.
     """
-    if not data.endswith(_TRAILER):
-        raise ValueError("the launch file is cut short")
-    lists: dict[str, list[str]] = {"env": []}
-    for entry in data[: -len(_TRAILER)].decode(*_file_system_encoding()).split("\0"):
-        name, equals, value = entry.partition("=")
-        if not equals:
-            raise ValueError(f"not an entry of a launch file: {name[:80]!r}")
-        lists.setdefault(name, []).append(value)
-    values: dict[str, Any] = {_LISTS[name]: lists[name] for name in _LISTS.keys() & lists}
-    values |= {_TEXTS[name]: lists[name][-1] for name in _TEXTS.keys() & lists}
-    values |= {name: float(lists[name][-1]) for name in _SECONDS if name in lists}
-    for name, attribute in _ENVIRONMENTS.items():
-        values[attribute] = dict([entry.split("=", 1) for entry in lists.get(name, ())])
     try:
-        return Launch(**values)
-    except TypeError as missing:
-        raise ValueError(f"the launch file is incomplete: {missing}") from None
-
-
-def _entries(launch: Launch) -> Iterator[str]:
-    values = vars(launch)
-    for name, attribute in _TEXTS.items():
-        if values[attribute] is not None:
-            yield f"{name}={values[attribute]}"
-    for name in _SECONDS:
-        if values[name] is not None:
-            yield f"{name}={float(values[name])!r}"
-    for name, attribute in _LISTS.items():
-        yield from (f"{name}={value}" for value in values[attribute])
-    for name, attribute in _ENVIRONMENTS.items():
-        yield from (f"{name}={entry}" for entry in _format_env(values[attribute]))
-
-
-def _format_env(env: Mapping[str, str]) -> Iterable[str]:
-    for name, value in env.items():
-        if not name or "=" in name:
-            raise ValueError(f"not the name of an environment variable: {name[:80]!r}")
-        yield f"{name}={value}"
-
-
-def _file_system_encoding() -> tuple[str, str]:
-    """Return the encoding of ``os.fsencode``, with which any bytes survive a round trip."""
-    return sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+        return Launch(**marshal.loads(data))  # noqa: S302 - a file of this user alone
+    except (EOFError, TypeError, ValueError) as error:
+        raise ValueError(f"not a whole launch file: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import marshal
 import os
 import posix
 import stat
@@ -56,7 +57,7 @@ def write(path):
 
 @given(launches)
 def test_a_launch_is_read_as_it_was_written(config):
-    assert config == launch.decode(launch.encode(config))
+    assert vars(config) == vars(launch.decode(launch.encode(config)))
 
 
 @given(launches, st.data())
@@ -64,13 +65,13 @@ def test_a_truncated_file_is_never_read_as_a_whole_one(config, data):
     whole = launch.encode(config)
     cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
 
-    with pytest.raises(ValueError, match="cut short"):
+    with pytest.raises(ValueError, match="not a whole launch file"):
         launch.decode(cut)
 
 
 def test_a_file_without_a_required_entry_is_refused():
-    with pytest.raises(ValueError, match=r"incomplete: .*'journal'"):
-        launch.decode(b"log=/l\0end=\0")
+    with pytest.raises(ValueError, match="'journal'"):
+        launch.decode(marshal.dumps({"log": "/l"}))
 
 
 def test_a_launch_file_is_new_and_its_owners(tmp_path):
@@ -78,7 +79,7 @@ def test_a_launch_file_is_new_and_its_owners(tmp_path):
     write(path)
 
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
-    assert Launch(**REQUIRED) == launch.read(str(path))
+    assert vars(Launch(**REQUIRED)) == vars(launch.read(str(path)))
     with pytest.raises(FileExistsError):
         write(path)
 
