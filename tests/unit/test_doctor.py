@@ -41,16 +41,7 @@ from orchestrator_core.operations.doctor import (
     software,
     tmux_check,
 )
-from orchestrator_core.operations.doctor.check import (
-    Environment,
-    Verdict,
-    failed,
-    ok,
-    shorten_list,
-    unknown,
-    warning,
-    worst_of,
-)
+from orchestrator_core.operations.doctor.check import Check, Environment, Verdict, shorten_list
 from orchestrator_core.supervisor import platform as system
 from orchestrator_core.system.processes import identity
 
@@ -1469,7 +1460,12 @@ def test_of_more_journals_than_there_is_time_for_the_older_are_unknown(used):
 
 
 def test_many_troubles_are_one_answer_with_the_worst_verdict():
-    answers = [ok("a"), warning("b", "do b"), failed("c", "do c"), unknown("d", "do b")]
-    assert failed("b; c; d", "do b; do c") == worst_of(answers, well="fine")
-    assert ok("fine") == worst_of([ok("a")], well="fine")
+    answers = [
+        Check.ok("a"),
+        Check.warning("b", "do b"),
+        Check.failed("c", "do c"),
+        Check.unknown("d", "do b"),
+    ]
+    assert Check.failed("b; c; d", "do b; do c") == Check.worst_of(answers, well="fine")
+    assert Check.ok("fine") == Check.worst_of([Check.ok("a")], well="fine")
     assert "1, 2, 3 and 2 more" == shorten_list(range(1, 6))

@@ -32,13 +32,7 @@ from orchestrator_core.operations.doctor import (
     software,
     tmux_check,
 )
-from orchestrator_core.operations.doctor.check import (
-    Check,
-    Environment,
-    Verdict,
-    from_error,
-    unknown,
-)
+from orchestrator_core.operations.doctor.check import Check, Environment, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -102,7 +96,7 @@ def examine(
     search = _Task("the root", _find_environment, late, root, cwd)
     environment = search.result_by(deadline - timeout_s / 2, late)
     tasks = {name: _Task(name, _run, check, environment) for name, check in CHECKS.items()}
-    late_check = unknown("no result in time", "does something that the check reads hang?")
+    late_check = Check.unknown("no result in time", "does something that the check reads hang?")
     return tuple(
         attrs.evolve(task.result_by(deadline, late_check), name=name)
         for name, task in tasks.items()
@@ -127,12 +121,14 @@ def _run(check: Callable[[Environment], Check], environment: Environment) -> Che
     try:
         return check(environment)
     except subprocess.TimeoutExpired as error:
-        return unknown(f"no answer in time: {error}", "try again when the machine is less busy")
+        return Check.unknown(
+            f"no answer in time: {error}", "try again when the machine is less busy"
+        )
     except (OSError, OrchestratorError) as error:
-        return from_error(error)
+        return Check.from_error(error)
     except Exception as error:  # noqa: BLE001 - one check affects no other check
         remedy = "this is a defect of orchestrator-core: please report it"
-        return unknown(f"the check itself failed: {error!r}", remedy)
+        return Check.unknown(f"the check itself failed: {error!r}", remedy)
 
 
 class _Task(Generic[T]):

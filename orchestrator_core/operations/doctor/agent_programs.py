@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING
 
-from orchestrator_core.operations.doctor.check import Check, ok
+from orchestrator_core.operations.doctor.check import Check, Environment
 from orchestrator_core.presets import PROGRAMS
-
-if TYPE_CHECKING:
-    from orchestrator_core.operations.doctor.check import Environment
 
 
 def programs(environment: Environment) -> Check:
@@ -19,7 +15,7 @@ def programs(environment: Environment) -> Check:
     found = {name: shutil.which(program.name, path=path) for name, program in PROGRAMS.items()}
     missing = [name for name, place in found.items() if not place]
     present = [f"{name} at {place}" for name, place in found.items() if place]
-    return ok(
+    return Check.ok(
         ", ".join([*present, *(f"no {name}" for name in missing)]),
         "; ".join(f"for {name}: {PROGRAMS[name].install}" for name in missing),
     )

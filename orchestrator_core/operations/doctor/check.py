@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import attrs
 
@@ -41,50 +41,51 @@ class Check:
         """Return the result as JSON-safe values."""
         return {**attrs.asdict(self), "verdict": self.verdict.value}
 
+    @classmethod
+    def ok(cls, found: str, remedy: str = "") -> Self:
+        """Return a result without a problem; *remedy* is for optional things only."""
+        return cls(verdict=Verdict.OK, found=found, remedy=remedy)
 
-def ok(found: str, remedy: str = "") -> Check:
-    """Return a result without a problem; *remedy* is for optional things only."""
-    return Check(verdict=Verdict.OK, found=found, remedy=remedy)
+    @classmethod
+    def unknown(cls, found: str, remedy: str) -> Self:
+        """Return the result of a check that could not find out."""
+        return cls(verdict=Verdict.UNKNOWN, found=found, remedy=remedy)
 
+    @classmethod
+    def warning(cls, found: str, remedy: str) -> Self:
+        """Return a result that may become a failure."""
+        return cls(verdict=Verdict.WARNING, found=found, remedy=remedy)
 
-def unknown(found: str, remedy: str) -> Check:
-    """Return the result of a check that could not find out."""
-    return Check(verdict=Verdict.UNKNOWN, found=found, remedy=remedy)
+    @classmethod
+    def failed(cls, found: str, remedy: str) -> Self:
+        """Return a failure."""
+        return cls(verdict=Verdict.FAILED, found=found, remedy=remedy)
 
+    @classmethod
+    def from_error(cls, error: Exception) -> Self:
+        """Return the failure that an exception describes."""
+        hint = error.hint if isinstance(error, OrchestratorError) else ""
+        found = str(error) or type(error).__name__
+        return cls.failed(found, hint or "see the file or call in the message")
 
-def warning(found: str, remedy: str) -> Check:
-    """Return a result that may become a failure."""
-    return Check(verdict=Verdict.WARNING, found=found, remedy=remedy)
+    @classmethod
+    def by_threshold(cls, value: int, found: str, remedy: str, *, low: int, none: int) -> Self:
+        """Return a failure if *value* is less than *none*, a warning if it is less than *low*."""
+        if value < none:
+            return cls.failed(found, remedy)
+        return cls.warning(found, remedy) if value < low else cls.ok(found)
 
-
-def failed(found: str, remedy: str) -> Check:
-    """Return a failure."""
-    return Check(verdict=Verdict.FAILED, found=found, remedy=remedy)
-
-
-def from_error(error: Exception) -> Check:
-    """Return the failure that an exception describes."""
-    hint = error.hint if isinstance(error, OrchestratorError) else ""
-    return failed(str(error) or type(error).__name__, hint or "see the file or call in the message")
-
-
-def by_threshold(value: int, found: str, remedy: str, *, low: int, none: int) -> Check:
-    """Return a failure if *value* is less than *none*, a warning if it is less than *low*."""
-    if value < none:
-        return failed(found, remedy)
-    return warning(found, remedy) if value < low else ok(found)
-
-
-def worst_of(checks: Iterable[Check], *, well: str) -> Check:
-    """Return all problems as one result with the worst verdict; *well* if there is no problem."""
-    problems = [check for check in checks if check.verdict is not Verdict.OK]
-    if not problems:
-        return ok(well)
-    return Check(
-        verdict=max((check.verdict for check in problems), key=list(Verdict).index),
-        found="; ".join(check.found for check in problems),
-        remedy="; ".join(dict.fromkeys(check.remedy for check in problems)),
-    )
+    @classmethod
+    def worst_of(cls, checks: Iterable[Self], *, well: str) -> Self:
+        """Return all problems as one result with the worst verdict; *well* if there is none."""
+        problems = [check for check in checks if check.verdict is not Verdict.OK]
+        if not problems:
+            return cls.ok(well)
+        return cls(
+            verdict=max((check.verdict for check in problems), key=list(Verdict).index),
+            found="; ".join(check.found for check in problems),
+            remedy="; ".join(dict.fromkeys(check.remedy for check in problems)),
+        )
 
 
 def shorten_list(things: Iterable[object], *, shown: int = 3) -> str:

@@ -11,11 +11,9 @@ from orchestrator_core.deployment.steps import SessionReceipt
 from orchestrator_core.exceptions import SagaError, StorageError
 from orchestrator_core.operations.doctor.check import (
     Check,
-    failed,
+    Environment,
     modification_times,
     shorten_list,
-    warning,
-    worst_of,
 )
 from orchestrator_core.saga.receipts import name_of
 from orchestrator_core.saga.store import SUFFIX, JournalStore
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from orchestrator_core.operations.doctor.check import Environment
 
 _IS_LINUX = sys.platform == "linux"
 _TOLERANCE_S = 60.0  #: The slow correction of a clock while an agent lives.
@@ -39,11 +36,11 @@ def clock_is_sane(environment: Environment) -> Check:
     now = time.time()
     problems = []
     if now < _FIRST_RELEASE_S:
-        problems.append(failed(f"the clock says {_format_time(now)}", _SET_CLOCK))
+        problems.append(Check.failed(f"the clock says {_format_time(now)}", _SET_CLOCK))
     if environment.layout is not None:
         problems += _check_last_write(environment.layout.root, now)
         problems += _check_steps(environment.layout.sagas, now)
-    return worst_of(problems, well=f"it is {_format_time(now)}, and nothing here is later")
+    return Check.worst_of(problems, well=f"it is {_format_time(now)}, and nothing here is later")
 
 
 def _format_time(seconds: float) -> str:
@@ -53,7 +50,7 @@ def _format_time(seconds: float) -> str:
 def _check_last_write(root: Path, now: float) -> Iterator[Check]:
     newest, path = max(modification_times(root, *_WRITTEN), default=(0.0, root))
     if newest > now + 1.0:
-        yield warning(
+        yield Check.warning(
             f"{path} was written at {_format_time(newest)}, and it is {_format_time(now)}: "
             "the clock was set back",
             f"{_SET_CLOCK}; deadlines come late by as much",
@@ -79,7 +76,7 @@ def _check_steps(sagas: Path, now: float) -> Iterator[Check]:
             if abs(step) > _TOLERANCE_S:
                 steps[history.saga_id] = step
     if steps:
-        yield warning(
+        yield Check.warning(
             f"the clock was set by {max(steps.values(), key=abs):+.0f} s "
             f"since {shorten_list(steps)} was deployed",
             f"{_SET_CLOCK}; deadlines of such agents are off by as much",

@@ -15,16 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator_core.operations.doctor.check import (
-    Check,
-    Environment,
-    by_threshold,
-    failed,
-    ok,
-    run_python,
-    unknown,
-    worst_of,
-)
+from orchestrator_core.operations.doctor.check import Check, Environment, run_python
 from orchestrator_core.operations.doctor.mounts import assess, mount_of
 from orchestrator_core.operations.doctor.root import existing_above
 from orchestrator_core.supervisor import procfs as proc
@@ -43,30 +34,30 @@ _CLOCK_SKEW_S = 5.0  #: More than the resolution of any file system's clock.
 def kind(environment: Environment) -> Check:
     """Report the kind of file system that the root is on, or will be, and what that implies."""
     if environment.root is None:
-        return unknown("there is no root", "name one: --root DIR")
+        return Check.unknown("there is no root", "name one: --root DIR")
     text = os.fsdecode(proc.read("/proc/self/mountinfo"))
     mount = mount_of(existing_above(environment.root).resolve(), text)
     if mount is None:
-        return unknown("the mounted file systems cannot be read", "see the output of `mount`")
+        return Check.unknown("the mounted file systems cannot be read", "see the output of `mount`")
     return assess(mount)
 
 
 def space(environment: Environment) -> Check:
     """Check that there is room for logs, journals and registries."""
     if environment.root is None:
-        return unknown("there is no root", "name one: --root DIR")
+        return Check.unknown("there is no root", "name one: --root DIR")
     status = os.statvfs(existing_above(environment.root))
     free, inodes = status.f_bavail * status.f_frsize, status.f_favail
     space_found, inodes_found = f"{free >> 20} MiB", f"{inodes} inodes"
     checks = [_compare_free(free, space_found, _LOW_SPACE, _NO_SPACE)]
     if not status.f_files:  # The file system has no limit.
-        return worst_of(checks, well=f"{space_found} are free")
+        return Check.worst_of(checks, well=f"{space_found} are free")
     checks.append(_compare_free(inodes, inodes_found, _LOW_INODES, _NO_INODES))
-    return worst_of(checks, well=f"{space_found} and {inodes_found} are free")
+    return Check.worst_of(checks, well=f"{space_found} and {inodes_found} are free")
 
 
 def _compare_free(free: int, found: str, low: int, none: int) -> Check:
-    return by_threshold(free, f"only {found} are free", _FREE_SPACE, low=low, none=none)
+    return Check.by_threshold(free, f"only {found} are free", _FREE_SPACE, low=low, none=none)
 
 
 # --- what its calls do ------------------------------------------------------------------------
@@ -75,18 +66,18 @@ def _compare_free(free: int, found: str, low: int, none: int) -> Check:
 def operations(environment: Environment) -> Check:
     """Try every call that the package needs, in a private directory inside the root."""
     if environment.layout is None:
-        return ok("not tried: there is no root yet")
+        return Check.ok("not tried: there is no root yet")
     root = environment.layout.root
     try:
         place = tempfile.mkdtemp(prefix=".doctor-", dir=root)
     except OSError as error:
         found = f"nothing can be created in {root}: {error.strerror}"
-        return failed(found, "see: root, file system, space")
+        return Check.failed(found, "see: root, file system, space")
     try:
         checks = [_try(name, trial, Path(place)) for name, trial in _TRIALS.items()]
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    return worst_of(checks, well=f"all calls work as needed: {', '.join(_TRIALS)}")
+    return Check.worst_of(checks, well=f"all calls work as needed: {', '.join(_TRIALS)}")
 
 
 def _try(name: str, trial: Callable[[Path], str], place: Path) -> Check:
@@ -95,7 +86,7 @@ def _try(name: str, trial: Callable[[Path], str], place: Path) -> Check:
         problem = trial(place)
     except (OSError, subprocess.SubprocessError) as error:
         problem = str(error)
-    return failed(f"{name}: {problem}", _LOCAL) if problem else ok(name)
+    return Check.failed(f"{name}: {problem}", _LOCAL) if problem else Check.ok(name)
 
 
 _CONTENDER = """\

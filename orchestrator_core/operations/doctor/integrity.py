@@ -10,24 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from orchestrator_core.exceptions import (
-    OrchestratorError,
-    RegistryDamaged,
-    SagaError,
-    StorageError,
-)
+from orchestrator_core.exceptions import OrchestratorError, RegistryDamaged, SagaError, StorageError
 from orchestrator_core.model.layout import SCHEMA_VERSION
 from orchestrator_core.operations.doctor.check import (
     Check,
     Environment,
-    failed,
-    from_error,
     modification_times,
-    ok,
     shorten_list,
-    unknown,
-    warning,
-    worst_of,
 )
 from orchestrator_core.operations.metrics.summary import Summary
 from orchestrator_core.registry import GLOBAL, TASK, Registry
@@ -49,7 +38,7 @@ def _quarantined(paths: Iterable[Path], remedy: str = "after inspection") -> Ite
     """Report the copies of a damaged document that are quarantined beside it, if there are any."""
     if names := sorted(map(str, paths)):
         found = f"{shorten_list(names)} is quarantined, from when it was damaged"
-        yield warning(found, f"{remedy}: {shlex.join(['rm', *names])}")
+        yield Check.warning(found, f"{remedy}: {shlex.join(['rm', *names])}")
 
 
 # --- root.json --------------------------------------------------------------------------------
@@ -59,17 +48,17 @@ def root_file(environment: Environment) -> Check:
     """Check that the root's id and its socket are recorded: they lead to the live agents."""
     layout, record = environment.layout, environment.root_record
     if layout is None:
-        return ok("there is no root yet")
+        return Check.ok("there is no root yet")
     if isinstance(record, tuple):
-        return ok(f"root {record[0]}")
+        return Check.ok(f"root {record[0]}")
     if record is None:
         if not any(layout.sagas.glob(f"*{SUFFIX}")):
-            return ok("not there yet: it is created when the root is first used")
+            return Check.ok("not there yet: it is created when the root is first used")
         found = f"{layout.root_file} is gone, and agents are deployed here"
-        return failed(found, _write_back(layout))
+        return Check.failed(found, _write_back(layout))
     if isinstance(record, RegistryDamaged):
-        return failed(str(record), _write_back(layout))
-    return from_error(record)
+        return Check.failed(str(record), _write_back(layout))
+    return Check.from_error(record)
 
 
 def _write_back(layout: Layout) -> str:
@@ -99,7 +88,7 @@ def registries(environment: Environment) -> Check:
     """Check that each registry and the statistics can be used."""
     layout = environment.layout
     if layout is None:
-        return ok("there is no root yet")
+        return Check.ok("there is no root yet")
     checks: list[Check] = []
     task_ids = layout.task_ids()
     for task_id in task_ids:
@@ -109,7 +98,7 @@ def registries(environment: Environment) -> Check:
         registry = Registry(layout.global_registry, schema=GLOBAL)
         checks += _check_registry(registry, "--global")
         checks += _check_statistics(layout.statistics)
-    return worst_of(checks, well=f"{len(task_ids)} tasks' and the global one can be used")
+    return Check.worst_of(checks, well=f"{len(task_ids)} tasks' and the global one can be used")
 
 
 def _check_registry(registry: Registry, option: str) -> Iterator[Check]:
@@ -118,9 +107,9 @@ def _check_registry(registry: Registry, option: str) -> Iterator[Check]:
     if found.damage or found.missing:
         damage = f"is damaged: {found.damage}" if found.damage else "is gone"
         remedy = f"{repair}, and with --yes if that is what you want"
-        yield failed(f"{registry.path} {damage}", remedy)
+        yield Check.failed(f"{registry.path} {damage}", remedy)
     elif found.unreadable:
-        yield failed(found.unreadable, "see the file in the message")
+        yield Check.failed(found.unreadable, "see the file in the message")
     copies = (path for path in registry.quarantined() if ".damaged-" in path.name)
     yield from _quarantined(copies, f"{repair}; if that finds nothing")
 
@@ -133,10 +122,10 @@ def _check_statistics(path: Path) -> Iterator[Check]:
         pass  # No journal has been removed yet.
     except msgspec.MsgspecError as error:
         remedy = "orchestrator-core stats, which quarantines it and restarts the counts"
-        yield warning(f"{path} is damaged: {error}", remedy)
+        yield Check.warning(f"{path} is damaged: {error}", remedy)
     except RegistryDamaged as error:
         move = shlex.join(["mv", str(path), f"{path}.damaged-edited"])
-        yield warning(f"{path}: {error}", f"repair it; or, to restart the counts: {move}")
+        yield Check.warning(f"{path}: {error}", f"repair it; or, to restart the counts: {move}")
     yield from _quarantined(path.parent.glob(f"{path.name}.damaged-*"))
 
 
@@ -147,7 +136,7 @@ def journals(environment: Environment) -> Check:
     """Check that journals are complete: the newest first, as many as the time allows."""
     layout = environment.layout
     if layout is None or not layout.sagas.is_dir():
-        return ok("there are none yet")
+        return Check.ok("there are none yet")
     directory = JournalStore(layout.sagas)
     newest_first = sorted(modification_times(layout.sagas, *_JOURNALS), reverse=True)
     deadline = time.monotonic() + environment.timeout_s
@@ -155,11 +144,11 @@ def journals(environment: Environment) -> Check:
     for number, (_, path) in enumerate(newest_first):
         if time.monotonic() > deadline:
             found = f"only the newest {number} of {len(newest_first)} journals were read"
-            checks.append(unknown(found, "orchestrator-core gc"))
+            checks.append(Check.unknown(found, "orchestrator-core gc"))
             break
         checks += _check_journal(directory, path)
     checks += _quarantined(path for path in layout.sagas.iterdir() if ".damaged" in path.name)
-    return worst_of(checks, well=f"{len(newest_first)} can be read")
+    return Check.worst_of(checks, well=f"{len(newest_first)} can be read")
 
 
 def _check_journal(directory: JournalStore, path: Path) -> Iterator[Check]:
@@ -170,9 +159,9 @@ def _check_journal(directory: JournalStore, path: Path) -> Iterator[Check]:
             return  # Closed since the listing.
         if path.parent == directory.closed:
             remedy = f"its agent has ended; after inspection: {shlex.join(['rm', str(path)])}"
-            yield warning(f"{path}: {error}", remedy)
+            yield Check.warning(f"{path}: {error}", remedy)
         else:
             remedy = "orchestrator-core recover: it quarantines and rebuilds the journal"
-            yield failed(f"{path}: {error}", remedy)
+            yield Check.failed(f"{path}: {error}", remedy)
     except OrchestratorError as error:
-        yield from_error(error)
+        yield Check.from_error(error)

@@ -8,22 +8,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.operations.doctor.check import (
-    Check,
-    Verdict,
-    failed,
-    ok,
-    shorten_list,
-    warning,
-    worst_of,
-)
+from orchestrator_core.operations.doctor.check import Check, Environment, Verdict, shorten_list
 from orchestrator_core.operations.lock_probe import is_locked
 from orchestrator_core.system.lock_owner import LockOwner, kernel_owner_pid, recorded_owner
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from orchestrator_core.operations.doctor.check import Environment
 
 _LONG_S = 30.0  #: No healthy process holds the lock of a document for so long.
 _LOCK_FILES = ("*.json.*lock", "registry/*.json.*lock", "TASK-*/*.json.*lock")
@@ -32,7 +23,7 @@ _LOCK_FILES = ("*.json.*lock", "registry/*.json.*lock", "TASK-*/*.json.*lock")
 def locks(environment: Environment) -> Check:
     """Check the lock files of all documents; ``recover`` reports on journals, their own locks."""
     if environment.layout is None:
-        return ok("there is no root yet")
+        return Check.ok("there is no root yet")
     paths = [path for each in _LOCK_FILES for path in sorted(environment.layout.root.glob(each))]
     checks = []
     for path in paths:
@@ -42,14 +33,16 @@ def locks(environment: Environment) -> Check:
             continue  # The check of permissions reports that.
     held = [check.found for check in checks if check.verdict is Verdict.OK and check.found]
     state = f"held now: {shorten_list(held)}" if held else "none held now"
-    return worst_of(checks, well=f"{len(checks)} lock files, {state}")
+    return Check.worst_of(checks, well=f"{len(checks)} lock files, {state}")
 
 
 def _check(path: Path) -> Check:
     """Return a problem with a lock; its path and owner if it is held; an empty result if not."""
     owner = recorded_owner(path)
     if not is_locked(path):
-        return ok("") if owner is None or owner.name is not None else _interrupted(path, owner)
+        return (
+            Check.ok("") if owner is None or owner.name is not None else _interrupted(path, owner)
+        )
     if owner is None or owner.name is None:
         pid = kernel_owner_pid(path) or 0
         holder = f"pid {pid}" if pid > 0 else "an unknown process"
@@ -57,16 +50,16 @@ def _check(path: Path) -> Check:
         pid, holder = owner.pid, f"pid {owner.pid} ({owner.name})"
     held_s = _age_s(owner)
     if held_s < _LONG_S:
-        return ok(f"{path} by {holder}")
+        return Check.ok(f"{path} by {holder}")
     found = f"{path} is held for {held_s:.0f} s by {holder}"
     if pid <= 0:  # For kill, such a pid means many processes.
-        return failed(found, f"find the process: lsof {shlex.quote(str(path))}")
+        return Check.failed(found, f"find the process: lsof {shlex.quote(str(path))}")
     remedy = f"see what it does: cat /proc/{pid}/wchan; its lock ends with it: kill {pid}"
-    return failed(found, remedy)
+    return Check.failed(found, remedy)
 
 
 def _interrupted(path: Path, owner: LockOwner) -> Check:
-    return warning(
+    return Check.warning(
         f"{path}: pid {owner.pid} died while it held it, at {owner.since}",
         "nothing by hand: the next owner repairs it; orchestrator-core recover does",
     )

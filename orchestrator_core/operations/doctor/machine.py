@@ -10,14 +10,7 @@ import sys
 from pathlib import Path
 
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.operations.doctor.check import (
-    Check,
-    Environment,
-    failed,
-    ok,
-    run_python,
-    warning,
-)
+from orchestrator_core.operations.doctor.check import Check, Environment, run_python
 from orchestrator_core.supervisor import procfs as proc
 from orchestrator_core.system.processes import LocalProcesses, cgroups
 
@@ -28,9 +21,9 @@ _PACKAGE_PARENT = str(Path(__file__).parents[3])
 def pidfd(_environment: Environment) -> Check:
     """Check that processes have stable handles, so that no signal reaches a foreign process."""
     if not _IS_LINUX:
-        return ok("not needed here: kqueue reports the end of a process")
+        return Check.ok("not needed here: kqueue reports the end of a process")
     if not hasattr(os, "pidfd_open"):
-        return failed(
+        return Check.failed(
             "this Python was built without pidfd_open",
             f"use one that was built on Linux 5.3 or newer, not {sys.executable}",
         )
@@ -43,17 +36,17 @@ def pidfd(_environment: Environment) -> Check:
         finally:
             os.close(fd)
     except OSError as error:
-        return failed(
+        return Check.failed(
             f"{call}: {error.strerror}",
             "Linux 5.3 or newer is needed; in a container, a seccomp profile that allows it",
         )
-    return ok("processes have stable handles")
+    return Check.ok("processes have stable handles")
 
 
 def procfs(_environment: Environment) -> Check:
     """Check that ``/proc`` shows the processes of this user."""
     if not _IS_LINUX:
-        return ok("not needed here: psutil queries the system")
+        return Check.ok("not needed here: psutil queries the system")
     return assess_procfs(
         os.fsdecode(proc.read("/proc/self/mountinfo")),
         boot_id=bool(proc.read("/proc/sys/kernel/random/boot_id")),
@@ -65,24 +58,26 @@ def assess_procfs(mountinfo: str, *, boot_id: bool, environ: bool) -> Check:
     """Report what a ``/proc`` with such a mount, and with these readable files, is good for."""
     mount = next((line for line in mountinfo.splitlines() if " - proc " in line), "")
     if not mount or not boot_id:
-        return failed(
+        return Check.failed(
             "/proc is not there, or not all of it: processes cannot be identified",
             "mount -t proc proc /proc",
         )
     if not environ:
-        return failed(
+        return Check.failed(
             "/proc does not show the environment of this user's processes, which marks agents",
             "see what protects it: a seccomp profile, a security module, yama",
         )
     hidden = re.search(r"hidepid=(\w+)", mount)
     if hidden is None or hidden[1] in ("0", "off"):
-        return ok("/proc shows all processes")
+        return Check.ok("/proc shows all processes")
     if hidden[1] in ("4", "ptraceable"):
-        return warning(
+        return Check.warning(
             "/proc is mounted with hidepid=ptraceable: an agent that cannot be traced is hidden",
             "mount -o remount,hidepid=invisible /proc",
         )
-    return ok(f"/proc is mounted with {hidden[0]}: it hides the processes of other users only")
+    return Check.ok(
+        f"/proc is mounted with {hidden[0]}: it hides the processes of other users only"
+    )
 
 
 def _shows_environment() -> bool:
@@ -109,10 +104,10 @@ sys.exit(not become_subreaper())
 def subreaper(_environment: Environment) -> Check:
     """Check that a process can become a child subreaper."""
     if not _IS_LINUX:
-        return ok("this system has none; a scan finds the processes instead")
+        return Check.ok("this system has none; a scan finds the processes instead")
     if run_python(_BECOME, _PACKAGE_PARENT) == 0:
-        return ok("a supervisor can adopt the orphans of its agent")
-    return failed(
+        return Check.ok("a supervisor can adopt the orphans of its agent")
+    return Check.failed(
         "prctl(PR_SET_CHILD_SUBREAPER) is refused",
         "in a container, use a seccomp profile that allows prctl",
     )
@@ -127,23 +122,23 @@ def containment(environment: Environment) -> Check:
     try:
         path = LocalProcesses(containment=choice).cgroup_path("oc_doctor")
     except InvalidInput as error:
-        return failed(str(error), "unset ORCHESTRATOR_CONTAINMENT")
+        return Check.failed(str(error), "unset ORCHESTRATOR_CONTAINMENT")
     found = f"asked for {choice}: "
     if path is not None and _can_kill(Path(path).parent):
-        return ok(f"{found}a separate cgroup for each agent, in {Path(path).parent}")
+        return Check.ok(f"{found}a separate cgroup for each agent, in {Path(path).parent}")
     if choice == "cgroup":
-        return warning(
+        return Check.warning(
             f"{found}no cgroup is available, so ends will be unproven: {_why_no_cgroup()}",
             "unset ORCHESTRATOR_CONTAINMENT, or run this where cgroups may be created: "
             "systemd-run --user --scope -p Delegate=yes …",
         )
     if choice == "scan" or not _IS_LINUX:
-        return warning(
+        return Check.warning(
             f"{found}scans alone: a process that empties its environment and hides may be missed, "
             "and ends are unproven",
             "unset ORCHESTRATOR_CONTAINMENT" if _IS_LINUX else "none here; the sweeper scans again",
         )
-    return ok(f"{found}a subreaper for each agent; {_why_no_cgroup()}")
+    return Check.ok(f"{found}a subreaper for each agent; {_why_no_cgroup()}")
 
 
 def _can_kill(base: Path) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from orchestrator_core.operations.doctor.check import Check, failed, ok, warning
+from orchestrator_core.operations.doctor.check import Check
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,18 +80,18 @@ def assess(mount: Mount) -> Check:
     found = f"{mount.kind} at {mount.point}"
     if "ro" in mount.options:
         remedy = f"mount -o remount,rw {mount.point}, or use a root elsewhere"
-        return failed(f"{found}, read-only", remedy)
+        return Check.failed(f"{found}, read-only", remedy)
     if mount.kind in _UNSUPPORTED:
-        return failed(f"{found}: it has no permissions, sockets or hard links", _LOCAL)
+        return Check.failed(f"{found}: it has no permissions, sockets or hard links", _LOCAL)
     if unsafe := ", ".join(sorted(mount.options & _UNSAFE_OPTIONS)):
         found = f"{found}, with {unsafe}: a power failure may destroy durable data"
-        return warning(found, f"mount it without {unsafe}")
+        return Check.warning(found, f"mount it without {unsafe}")
     for kinds, risk, remedy in _RISKS:
         if mount.kind in kinds.split():
-            return warning(f"{found}: {risk}", remedy)
+            return Check.warning(f"{found}: {risk}", remedy)
     if mount.kind.startswith("fuse"):
         found = (
             f"{found} ({mount.source}), run by a program, which defines locks, fsync and sockets"
         )
-        return warning(found, _LOCAL)
-    return ok(found)
+        return Check.warning(found, _LOCAL)
+    return Check.ok(found)

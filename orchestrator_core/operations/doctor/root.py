@@ -12,16 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator_core.model import settings
 from orchestrator_core.operations import alerts
-from orchestrator_core.operations.doctor.check import (
-    Check,
-    Environment,
-    failed,
-    ok,
-    shorten_list,
-    unknown,
-    warning,
-    worst_of,
-)
+from orchestrator_core.operations.doctor.check import Check, Environment, shorten_list
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,23 +32,23 @@ def root_directory(environment: Environment) -> Check:
     root = environment.root
     if root is None:
         remedy = "name a root: --root DIR, or set ORCHESTRATOR_ROOT"
-        return failed(environment.root_error, remedy)
+        return Check.failed(environment.root_error, remedy)
     found = f"{root} (from {environment.chosen_by})"
     if os.path.isdir(root):  # noqa: PTH112 - see Environment.layout
         if os.access(root, os.R_OK | os.W_OK | os.X_OK):
-            return ok(found)
+            return Check.ok(found)
         remedy = f"as its owner: chmod u+rwx {shlex.quote(str(root))}"
-        return failed(f"{found}: this user cannot write to it", remedy)
+        return Check.failed(f"{found}: this user cannot write to it", remedy)
     if os.path.lexists(root):
-        return failed(f"{found} is no directory", "choose another: --root DIR")
+        return Check.failed(f"{found} is no directory", "choose another: --root DIR")
     above = existing_above(root)
     if not os.access(above, os.W_OK | os.X_OK):
-        return failed(
+        return Check.failed(
             f"{found} is not there, and cannot be created in {above}",
             f"choose another: --root DIR; or, as its owner: chmod u+wx {shlex.quote(str(above))}",
         )
     remedy = "is it the right one? the first command creates it"
-    return warning(f"{found} is not there yet", remedy)
+    return Check.warning(f"{found} is not there yet", remedy)
 
 
 def existing_above(path: Path) -> Path:
@@ -84,7 +75,7 @@ _NOT_PRIVATE = _Problem("open to others", "chmod go-rwx {}", is_failure=False)
 def permissions(environment: Environment) -> Check:
     """Scan the root for foreign files, symlinks, and files that other users can access."""
     if environment.layout is None:
-        return ok("there is no root yet")
+        return Check.ok("there is no root yet")
     entries = _scan(os.fspath(environment.layout.root))
     scanned = list(itertools.islice(entries, _MAX_SCANNED))
     paths: dict[_Problem, list[str]] = defaultdict(list)
@@ -94,9 +85,9 @@ def permissions(environment: Environment) -> Check:
     checks = [_describe(problem, found) for problem, found in paths.items()]
     if next(entries, None) is not None:
         found = f"only the first {_MAX_SCANNED} files were checked"
-        checks.append(unknown(found, "orchestrator-core gc"))
+        checks.append(Check.unknown(found, "orchestrator-core gc"))
     well = f"{len(scanned)} files and directories are owned by this user, and private"
-    return worst_of(checks, well=well)
+    return Check.worst_of(checks, well=well)
 
 
 def _scan(root: str) -> Iterator[tuple[str, os.stat_result | None]]:
@@ -143,7 +134,7 @@ def _describe(problem: _Problem, paths: list[str]) -> Check:
     remedy = problem.remedy.format(shlex.join(paths[:_MAX_NAMED]), user=os.geteuid())
     if len(paths) > _MAX_NAMED:
         remedy += f" and so on: there are {len(paths)}"
-    result = failed if problem.is_failure else warning
+    result = Check.failed if problem.is_failure else Check.warning
     return result(f"{problem.found}: {shorten_list(paths)}", remedy)
 
 
@@ -153,14 +144,14 @@ def _describe(problem: _Problem, paths: list[str]) -> Check:
 def settings_file(environment: Environment) -> Check:
     """Check that the root's settings can be read, and that the alert command exists."""
     if environment.layout is None:
-        return ok("there is no root yet")
+        return Check.ok("there is no root yet")
     path = environment.layout.root / settings.NAME
     if not os.path.lexists(path):
-        return ok(f"no {settings.NAME}: the defaults apply")
+        return Check.ok(f"no {settings.NAME}: the defaults apply")
     command = settings.read(environment.layout.root).alerts.command
     if command and alerts.find_program(command) is None:
-        return warning(
+        return Check.warning(
             f"{path} names {command[0]} as the command for alerts, and there is no such program",
             f"install it, or edit [alerts] command: ${{EDITOR:-vi}} {shlex.quote(str(path))}",
         )
-    return ok(f"{path} can be read")
+    return Check.ok(f"{path} can be read")

@@ -12,12 +12,11 @@ from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model.environment import ENV_AGENT, ENV_TASK, HIDDEN_ENV, RESERVED_ENV
 from orchestrator_core.model.layout import ENVIRONMENT
 from orchestrator_core.model.limits import VARIABLES, Limits
-from orchestrator_core.operations.doctor.check import Check, failed, ok, warning, worst_of
+from orchestrator_core.operations.doctor.check import Check, Environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from orchestrator_core.operations.doctor.check import Environment
 
 OLDEST_PYTHON = (3, 11)
 
@@ -41,14 +40,14 @@ def python(_environment: Environment) -> Check:
     """Check that this version of Python is supported."""
     found = f"Python {'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}"
     if sys.version_info[:2] < OLDEST_PYTHON:
-        return failed(found, f"use Python {'.'.join(map(str, OLDEST_PYTHON))} or newer")
-    return ok(found)
+        return Check.failed(found, f"use Python {'.'.join(map(str, OLDEST_PYTHON))} or newer")
+    return Check.ok(found)
 
 
 def libraries(_environment: Environment) -> Check:
     """Check that the required libraries are installed, in supported versions."""
     checks = [_library(name, *bounds) for name, bounds in SUPPORTED.items()]
-    return worst_of(checks, well=", ".join(check.found for check in checks))
+    return Check.worst_of(checks, well=", ".join(check.found for check in checks))
 
 
 def _library(name: str, first: str, before: str | None) -> Check:
@@ -57,12 +56,12 @@ def _library(name: str, first: str, before: str | None) -> Check:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return failed(f"there is no {name}", remedy)
+        return Check.failed(f"there is no {name}", remedy)
     if _number(version) < _number(first):
-        return failed(f"{name} {version} is too old", remedy)
+        return Check.failed(f"{name} {version} is too old", remedy)
     if before is not None and _number(version) >= _number(before):
-        return warning(f"{name} {version} is newer than the tested versions", remedy)
-    return ok(f"{name} {version}")
+        return Check.warning(f"{name} {version} is newer than the tested versions", remedy)
+    return Check.ok(f"{name} {version}")
 
 
 def _number(version: str) -> tuple[int, ...]:
@@ -74,7 +73,7 @@ def locale(environment: Environment) -> Check:
     names = ("LC_ALL", "LC_CTYPE", "LANG")
     chosen = next((environment.env[name] for name in names if environment.env.get(name)), "none")
     encoding = locales.getpreferredencoding(do_setlocale=False)
-    return ok(f"{chosen} ({encoding}); C or none is as good: every query to tmux is in UTF-8")
+    return Check.ok(f"{chosen} ({encoding}); C or none is as good: every query to tmux is in UTF-8")
 
 
 def environment(environment: Environment) -> Check:
@@ -84,13 +83,13 @@ def environment(environment: Environment) -> Check:
     if HIDDEN_ENV & env.keys():  # Common, and hidden from agents.
         well = "this process is inside tmux; agents are not, they have a separate server"
     checks = [*_roots(env), *_agent(env), *_limits(env), *_misspelt(env)]
-    return worst_of(checks, well=well)
+    return Check.worst_of(checks, well=well)
 
 
 def _roots(env: Mapping[str, str]) -> Iterator[Check]:
     first, second = (env.get(name) for name in ENVIRONMENT)
     if first and second and first != second:
-        yield warning(
+        yield Check.warning(
             f"{ENVIRONMENT[0]} is {first}, {ENVIRONMENT[1]} is {second}: the first one counts",
             f"unset {ENVIRONMENT[1]}",
         )
@@ -98,7 +97,7 @@ def _roots(env: Mapping[str, str]) -> Iterator[Check]:
 
 def _agent(env: Mapping[str, str]) -> Iterator[Check]:
     if env.get(ENV_AGENT):
-        yield warning(
+        yield Check.warning(
             f"this process is inside agent {env[ENV_AGENT]} of {env.get(ENV_TASK) or 'no task'}: "
             "commands without an agent's id are about that one",
             f"if this is not that agent: unset {' '.join(sorted(RESERVED_ENV))}",
@@ -110,10 +109,10 @@ def _limits(env: Mapping[str, str]) -> Iterator[Check]:
         try:
             Limits.from_environment({name: env.get(name, "")})
         except InvalidInput as error:
-            yield failed(f"{error}: no root is opened, unless Limits are given", error.hint)
+            yield Check.failed(f"{error}: no root is opened, unless Limits are given", error.hint)
 
 
 def _misspelt(env: Mapping[str, str]) -> Iterator[Check]:
     for name in sorted(env):
         if name.startswith(_PREFIXES) and name not in KNOWN:
-            yield warning(f"{name} has no meaning here", f"is it misspelt? unset {name}")
+            yield Check.warning(f"{name} has no meaning here", f"is it misspelt? unset {name}")

@@ -11,15 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import TerminalError, TerminalTimeout
-from orchestrator_core.operations.doctor.check import (
-    Check,
-    Environment,
-    failed,
-    from_error,
-    ok,
-    unknown,
-    warning,
-)
+from orchestrator_core.operations.doctor.check import Check, Environment
 from orchestrator_core.supervisor import procfs as proc
 from orchestrator_core.system.paths import SOCKET_PATH_MAX
 
@@ -34,11 +26,11 @@ def program(environment: Environment) -> Check:
     """Check that there is a supported tmux, and report its path."""
     try:
         terminal = _terminal(environment, None)
-        return ok(f"{terminal.check()} at {terminal.binary()}")
+        return Check.ok(f"{terminal.check()} at {terminal.binary()}")
     except TerminalError as error:
-        return from_error(error)
+        return Check.from_error(error)
     except ImportError as error:
-        return failed(f"tmux cannot be queried: {error}", "see: libraries")
+        return Check.failed(f"tmux cannot be queried: {error}", "see: libraries")
 
 
 def _terminal(environment: Environment, socket_path: Path | None) -> Any:  # noqa: ANN401 - imported only here
@@ -58,15 +50,15 @@ def socket_file(environment: Environment) -> Check:
     length = len(os.fsencode(path))
     if length > SOCKET_PATH_MAX:
         found = f"{path} has {length} bytes; a socket's address has at most {SOCKET_PATH_MAX}"
-        return failed(found, "use a root with a shorter path")
+        return Check.failed(found, "use a root with a shorter path")
     return _check_directory(path.parent) or _check_socket(path)
 
 
 def _no_socket(environment: Environment) -> Check:
     if environment.layout is None or environment.root_record is None:
-        return ok("none yet: its path is chosen when the root is first used")
+        return Check.ok("none yet: its path is chosen when the root is first used")
     remedy = "a used root has a socket; see: root, root.json"
-    return unknown("root.json does not have the path of the socket", remedy)
+    return Check.unknown("root.json does not have the path of the socket", remedy)
 
 
 def _check_directory(directory: Path) -> Check | None:
@@ -74,17 +66,17 @@ def _check_directory(directory: Path) -> Check | None:
     try:
         status = os.lstat(directory)
     except FileNotFoundError:  # For example in /tmp, by a cleaner.
-        return warning(
+        return Check.warning(
             f"{directory} is gone, and a server that listens there cannot be reached any more",
             "the next deployment creates it again; orchestrator-core recover ends the lost agents",
         )
     if status.st_uid != os.geteuid():
-        return failed(
+        return Check.failed(
             f"{directory} belongs to user {status.st_uid}, not to this user",
             f"have it removed, or use another root: ls -ld {directory}",
         )
     if status.st_mode & 0o022:
-        return failed(f"others can write to {directory}", f"chmod 700 {directory}")
+        return Check.failed(f"others can write to {directory}", f"chmod 700 {directory}")
     return None
 
 
@@ -92,22 +84,24 @@ def _check_socket(path: Path) -> Check:
     try:
         status = os.lstat(path)
     except FileNotFoundError:
-        return ok(f"{path}: no server has been started, or it has ended")
+        return Check.ok(f"{path}: no server has been started, or it has ended")
     if not stat.S_ISSOCK(status.st_mode):
-        return failed(f"{path} is no socket", f"see what it is, and move it away: ls -la {path}")
+        return Check.failed(
+            f"{path} is no socket", f"see what it is, and move it away: ls -la {path}"
+        )
     if status.st_uid != os.geteuid():
-        return failed(
+        return Check.failed(
             f"{path} belongs to user {status.st_uid}, and so does the process that listens there",
             f"have it removed, or use another root: ls -la {path}",
         )
     if status.st_mode & 0o002:
-        return failed(f"every user can connect to {path}", f"chmod o-rwx {path}")
+        return Check.failed(f"every user can connect to {path}", f"chmod o-rwx {path}")
     if listener(path) is None:
-        return warning(
+        return Check.warning(
             f"{path} is stale: the server that created it has ended",
             "the next deployment replaces it; orchestrator-core recover ends the lost agents",
         )
-    return ok(str(path))
+    return Check.ok(str(path))
 
 
 def listener(path: Path, timeout_s: float = 2.0) -> int | None:
@@ -140,15 +134,15 @@ def server(environment: Environment) -> Check:
     if path is None:
         return _no_socket(environment)
     if not path.exists():
-        return ok("none runs")
+        return Check.ok("none runs")
     try:
         sessions = _terminal(environment, path).sessions()
     except TerminalTimeout as timeout:
         return _describe_hang(path, str(timeout))
     except TerminalError as error:
-        return from_error(error)
+        return Check.from_error(error)
     pid = listener(path)
-    return ok(
+    return Check.ok(
         "none runs" if pid is None else f"pid {pid} answers, and has {len(sessions)} sessions"
     )
 
@@ -156,12 +150,14 @@ def server(environment: Environment) -> Check:
 def _describe_hang(path: Path, found: str) -> Check:
     pid = listener(path)
     if not pid:
-        return failed(found, f"find the process that hangs, and end it: pgrep -af 'tmux.*{path}'")
+        return Check.failed(
+            found, f"find the process that hangs, and end it: pgrep -af 'tmux.*{path}'"
+        )
     status = proc.stat(pid)
     if status is not None and status.state == "T":
-        return failed(f"{found}: the server, pid {pid}, is stopped", f"kill -CONT {pid}")
+        return Check.failed(f"{found}: the server, pid {pid}, is stopped", f"kill -CONT {pid}")
     remedy = f"if it still hangs: kill -9 {pid}, then orchestrator-core recover"
-    return failed(f"{found}: the server is pid {pid}", remedy)
+    return Check.failed(f"{found}: the server is pid {pid}", remedy)
 
 
 def descriptors(environment: Environment) -> Check:
@@ -169,18 +165,22 @@ def descriptors(environment: Environment) -> Check:
     path = environment.socket
     pid = listener(path) if path is not None else None
     if not pid:
-        return ok("no server runs")
+        return Check.ok("no server runs")
     limit = re.search(rb"^Max open files +(\d+)", proc.read(f"/proc/{pid}/limits"), re.MULTILINE)
     try:
         used = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - names are enough
     except OSError:
         limit = None
     if limit is None:
-        return unknown(f"the limits of pid {pid} cannot be read", f"cat /proc/{pid}/limits")
+        return Check.unknown(f"the limits of pid {pid} cannot be read", f"cat /proc/{pid}/limits")
     allowed = int(limit[1])
     found = f"it may open {allowed} files, and has {used} open"
     remedy = f"prlimit --pid {pid} --nofile=4096:4096, or as far as the hard limit goes"
     if allowed >= _LOW_FILES and allowed - used >= _FILES_LEFT:
-        return ok(found)
+        return Check.ok(found)
     found += ": with none left, the server and all its clients hang"
-    return failed(found, remedy) if allowed - used < _FILES_LEFT else warning(found, remedy)
+    return (
+        Check.failed(found, remedy)
+        if allowed - used < _FILES_LEFT
+        else Check.warning(found, remedy)
+    )

@@ -16,12 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 import msgspec
 
-from orchestrator_core.exceptions import (
-    JournalDamaged,
-    NotFound,
-    RegistryDamaged,
-    StorageError,
-)
+from orchestrator_core.exceptions import JournalDamaged, NotFound, RegistryDamaged, StorageError
 from orchestrator_core.operations.metrics.cleanup_counts import CleanupCounts, Histogram
 from orchestrator_core.registry import Registry
 from orchestrator_core.registry.document import Schema
@@ -248,10 +243,7 @@ def record_findings(
 
 
 def _count_findings(
-    document: dict[str, Any],
-    found: Mapping[str, str],
-    reaped: Counter[str],
-    left: tuple[str, ...],
+    document: dict[str, Any], found: Mapping[str, str], reaped: Counter[str], left: tuple[str, ...]
 ) -> set[str]:
     summary = Summary.from_document(document)
     new = found.keys() - set(summary.standing)

@@ -62,9 +62,7 @@ class GcReport:
             freed[item.task_id] += item.freed
         return {
             task_id: TaskTotals(
-                removed=removed[task_id],
-                compressed=compressed[task_id],
-                bytes_freed=freed[task_id],
+                removed=removed[task_id], compressed=compressed[task_id], bytes_freed=freed[task_id]
             )
             for task_id in sorted(filter(None, freed))
         }
