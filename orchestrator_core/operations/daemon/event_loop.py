@@ -57,19 +57,6 @@ _SWEEP, _GC = "sweep", "gc"
 _WHEN_JOB_ENDS = float("inf")
 
 
-@attrs.define(kw_only=True)
-class Counters:
-    """The events since the start, for the heartbeat."""
-
-    reactions: int = 0
-    sweeps: int = 0
-    errors: int = 0
-    errors_in_a_row: int = 0
-    last_error: str | None = None
-    last_sweep: LastSweep | None = None
-    hung: dict[str, float] = attrs.field(factory=dict)
-
-
 class EventLoop:
     """The work of one sweeper, from its start to its end, in one thread."""
 
@@ -85,17 +72,12 @@ class EventLoop:
     ) -> None:
         self._orchestrator = orchestrator
         self._layout = Layout(orchestrator.root)
-        self._interval_s = interval_s
         self._silent_after_s = silent_after_s
-        self._heartbeat_s = min(interval_s, _MAX_HEARTBEAT_S)
-        if manager.watchdog_s is not None:
-            self._heartbeat_s = min(self._heartbeat_s, manager.watchdog_s / 2)
         self._manager = manager
         self._on_sweep = on_sweep
         self._watch_list = WatchList(self._layout.sagas)
         self._jobs = JobPool(limit=_MAX_JOBS, hang_s=hang_s)
         self._file_events: DirectoryEvents | None = None
-        self._no_file_events = False
         self._deferred: set[str] = set()  #: Sagas for the next sweep.
         self._recheck_at: dict[str, float] = {}  #: When to check a saga again.
         now = time.monotonic()
@@ -105,12 +87,18 @@ class EventLoop:
         self._no_sweep_before = now  #: For sweeps that events have caused.
         self._ignore_events_until = now
         self._sweep_requested = False  #: Something has changed during a sweep.
-        self._is_stopped = False
         process = identity.identify(os.getpid())
         assert process is not None  # noqa: S101 - this process is alive
-        self._process = process
-        self._started_at = timestamp()
-        self._counters = Counters()
+        longest_s = _MAX_HEARTBEAT_S if manager.watchdog_s is None else manager.watchdog_s / 2
+        self._state = Heartbeat(
+            **attrs.asdict(process),
+            version=__version__,
+            started_at=timestamp(),
+            beat_at=timestamp(),
+            beat_monotonic=now,
+            beats_every_s=min(interval_s, longest_s, _MAX_HEARTBEAT_S),
+            interval_s=interval_s,
+        )
 
     # --- from start to stop -------------------------------------------------------------------
 
@@ -142,7 +130,7 @@ class EventLoop:
         # Finished jobs come first, so that no saga is recovered twice.
         for job in self._jobs.collect():
             self._log_errors(self._on_job_done, job)
-        for saga_id in filter(None, map(self._watch_list.exited_agent, readable)):
+        for saga_id in self._watch_list.exited_agents(readable):
             self._check_saga(saga_id)
         if self._file_events is not None and self._file_events.fd in readable:
             self._on_file_event(self._file_events)
@@ -157,7 +145,7 @@ class EventLoop:
                     self._log_errors(self._count_sweep, job)
         self._watch_list.close()
         self._stop_file_events()
-        self._is_stopped = True
+        self._update(is_stopped=True)
         self._write_heartbeat()
         log_events.stopped(self._jobs.names)
 
@@ -171,8 +159,7 @@ class EventLoop:
 
     def _record_error(self, what: str, error: BaseException | str) -> None:
         text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-        self._counters.errors += 1
-        self._counters.last_error = f"{what}: {text}"
+        self._update(errors=self._state.errors + 1, last_error=f"{what}: {text}")
         log_events.failed(what, text)
 
     # --- events -------------------------------------------------------------------------------
@@ -182,11 +169,9 @@ class EventLoop:
         try:
             self._file_events = DirectoryEvents(*directories)
         except OSError as error:
-            if not self._no_file_events:
+            if self._state.has_file_events:
                 log_events.has_no_file_events(error)
-            self._no_file_events = True
-        else:
-            self._no_file_events = False
+        self._update(has_file_events=self._file_events is not None)
 
     def _stop_file_events(self) -> None:
         if self._file_events is not None:
@@ -255,20 +240,20 @@ class EventLoop:
         if now >= self._gc_at:
             self._gc_at = now + _GC_EVERY_S
             self._jobs.submit(_GC, self._orchestrator.gc)
-        if now >= self._heartbeat_at or self._jobs.hung().keys() != self._counters.hung.keys():
+        if now >= self._heartbeat_at or self._jobs.hung().keys() != self._state.hung.keys():
             self._write_heartbeat()
 
     def _request_sweep(self) -> None:
         if self._sweep_at == _WHEN_JOB_ENDS:
             self._sweep_requested = True
-        elif not self._counters.errors_in_a_row:
+        elif not self._state.errors_in_a_row:
             self._sweep_at = min(self._sweep_at, max(time.monotonic(), self._no_sweep_before))
 
     # --- jobs ---------------------------------------------------------------------------------
 
     def _recover(self, saga_id: str) -> None:
         is_new = self._jobs.submit(saga_id, self._orchestrator.recover, saga_id)
-        self._counters.reactions += is_new
+        self._update(reactions=self._state.reactions + is_new)
 
     def _on_job_done(self, job: Job) -> None:
         if job.name == _SWEEP:
@@ -292,11 +277,11 @@ class EventLoop:
             self._deferred.add(job.name)
 
     def _on_sweep_done(self, job: Job) -> None:
-        self._sweep_at = time.monotonic() + self._interval_s  # Before anything can raise.
+        self._sweep_at = time.monotonic() + self._state.interval_s  # Before anything can raise.
         self._count_sweep(job)
         now = time.monotonic()
-        backoff = min(2 ** max(self._counters.errors_in_a_row - 1, 0), _MAX_BACKOFF)
-        self._sweep_at = now + self._interval_s * backoff
+        backoff = min(2 ** max(self._state.errors_in_a_row - 1, 0), _MAX_BACKOFF)
+        self._sweep_at = now + self._state.interval_s * backoff
         pause_s = max(_MIN_PAUSE_S, (job.ended - job.began) * _PAUSE_FACTOR)
         self._no_sweep_before = now + pause_s
         self._deferred.clear()
@@ -309,50 +294,36 @@ class EventLoop:
         self._check_all()
 
     def _count_sweep(self, job: Job) -> None:
-        counters = self._counters
         report: Any = job.result
-        counters.sweeps += 1
+        self._update(sweeps=self._state.sweeps + 1)
         if job.error is not None:
-            counters.errors_in_a_row += 1
             self._record_error(_SWEEP, job.error)
-            counters.last_sweep = LastSweep(
-                at=timestamp(), duration_ms=job.duration_ms, error=counters.last_error
-            )
+            error = self._state.last_error
+            sweep = LastSweep(at=timestamp(), duration_ms=job.duration_ms, error=error)
+            self._update(errors_in_a_row=self._state.errors_in_a_row + 1, last_sweep=sweep)
             return
-        counters.errors_in_a_row = 0
         if self._on_sweep is not None:
             try:
                 self._on_sweep(report)
             except Exception as error:  # noqa: BLE001 - an error of foreign code stops nothing
                 self._record_error("on_sweep", error)
-        counters.last_sweep = heartbeat.summarize(report, at=timestamp())
+        self._update(errors_in_a_row=0, last_sweep=heartbeat.summarize(report, at=timestamp()))
 
     # --- the heartbeat ------------------------------------------------------------------------
 
     def _write_heartbeat(self) -> None:
         now, hung = time.monotonic(), self._jobs.hung()
-        for name in hung.keys() - self._counters.hung.keys():
+        for name in hung.keys() - self._state.hung.keys():
             log_events.hung(name, hung[name])
-        self._counters.hung = hung
-        self._heartbeat_at = now + self._heartbeat_s
+        self._heartbeat_at = now + self._state.beats_every_s
+        watched = len(self._watch_list)
+        self._update(hung=hung, watched=watched, beat_at=timestamp(), beat_monotonic=now)
         try:
-            heartbeat.write(self._layout.root, self._heartbeat(now))
+            heartbeat.write(self._layout.root, self._state)
         except OrchestratorError as error:
             self._record_error("heartbeat", error)
         if not hung:  # Else the watchdog restarts the process: a hung thread cannot be ended.
-            self._manager.notify("WATCHDOG=1", f"STATUS=watching {len(self._watch_list)} agents")
+            self._manager.notify("WATCHDOG=1", f"STATUS=watching {watched} agents")
 
-    def _heartbeat(self, now: float) -> Heartbeat:
-        return Heartbeat(
-            **attrs.asdict(self._process),
-            version=__version__,
-            started_at=self._started_at,
-            beat_at=timestamp(),
-            beat_monotonic=now,
-            beats_every_s=self._heartbeat_s,
-            interval_s=self._interval_s,
-            is_stopped=self._is_stopped,
-            has_file_events=not self._no_file_events,
-            watched=len(self._watch_list),
-            **attrs.asdict(self._counters, recurse=False),
-        )
+    def _update(self, **changes: Any) -> None:  # noqa: ANN401 - fields of the heartbeat
+        self._state = attrs.evolve(self._state, **changes)

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import msgspec
 
 from orchestrator_core.exceptions import CouldNotAsk, StorageError
 from orchestrator_core.operations.daemon import heartbeat
@@ -37,14 +38,8 @@ class Health:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the health as JSON-safe values."""
-        beat = self.heartbeat
-        return {
-            "healthy": self.healthy,
-            "words": self.words,
-            "problems": list(self.problems),
-            "remarks": list(self.remarks),
-            "heartbeat": None if beat is None else beat.to_dict(),
-        }
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
 
 
 def health(root: Path) -> Health:

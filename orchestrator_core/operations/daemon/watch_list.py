@@ -30,7 +30,6 @@ from orchestrator_core.system.processes.exit_record import read_exit_record
 from orchestrator_core.system.processes.identity import open_handle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from orchestrator_core.saga import History
@@ -69,7 +68,6 @@ class WatchList:
     def __init__(self, sagas: Path) -> None:
         self._journals = JournalStore(sagas)
         self._watched: dict[str, WatchedAgent] = {}
-        self._by_fd: dict[int, WatchedAgent] = {}
 
     # --- checks -------------------------------------------------------------------------------
 
@@ -114,7 +112,7 @@ class WatchList:
                 return SagaCheck.NEEDS_RECOVERY
             deadline = deadlines.monotonic_deadline(history.labels)
             watched = WatchedAgent(saga_id, handle.fd, deadline, receipt.exit_file, stack.pop_all())
-        self._watched[saga_id] = self._by_fd[watched.fd] = watched
+        self._watched[saga_id] = watched
         return _state(watched)
 
     # --- watched agents -----------------------------------------------------------------------
@@ -123,17 +121,16 @@ class WatchList:
         return len(self._watched)
 
     @property
-    def fds(self) -> Iterator[int]:
-        """The descriptors that are readable when a supervisor has exited."""
-        return iter(self._by_fd)
+    def fds(self) -> dict[int, str]:
+        """The descriptors that are readable when a supervisor has exited, and the agents."""
+        return {one.fd: one.agent_id for one in self._watched.values()}
 
-    def exited_agent(self, fd: int) -> str | None:
-        """Return the agent whose supervisor's descriptor is *fd*, and unwatch it; else None."""
-        watched = self._by_fd.get(fd)
-        if watched is None:
-            return None
-        self._unwatch(watched.agent_id, SagaCheck.NEEDS_RECOVERY)
-        return watched.agent_id
+    def exited_agents(self, readable: set[int]) -> list[str]:
+        """Return the agents whose supervisors' descriptors are *readable*, and unwatch them."""
+        exited = [agent_id for fd, agent_id in self.fds.items() if fd in readable]
+        for agent_id in exited:
+            self._unwatch(agent_id, SagaCheck.NEEDS_RECOVERY)
+        return exited
 
     def next_deadline(self) -> float | None:
         """Return the first deadline, by the monotonic clock."""
@@ -143,7 +140,7 @@ class WatchList:
         """Return the agents whose deadline has passed, each once."""
         found = [one for one in self._watched.values() if one.deadline and one.deadline <= now]
         for one in found:
-            self._watched[one.agent_id] = self._by_fd[one.fd] = attrs.evolve(one, deadline=None)
+            self._watched[one.agent_id] = attrs.evolve(one, deadline=None)
         return [one.agent_id for one in found]
 
     def close(self) -> None:
@@ -154,7 +151,6 @@ class WatchList:
     def _unwatch(self, saga_id: str, result: SagaCheck) -> SagaCheck:
         watched = self._watched.pop(saga_id, None)
         if watched is not None:
-            del self._by_fd[watched.fd]
             watched.handle.close()
         return result
 
