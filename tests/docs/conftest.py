@@ -14,7 +14,7 @@ from pathlib import Path
 import attrs
 import psutil
 import pytest
-from support.old_system import an_old_scene
+from support.legacy_system import a_legacy_scene
 
 from orchestrator_core import Orchestrator
 
@@ -153,13 +153,13 @@ def scenery(request, place):
 @contextlib.contextmanager
 def an_old_workspace(place):
     """A project in which the old system has been at work: one agent lives, one is gone."""
-    with an_old_scene() as scene:
-        (place / "project").symlink_to(scene.old.project)
+    with a_legacy_scene() as scene:
+        (place / "project").symlink_to(scene.legacy.project)
         _, task, _ = scene.running(tracked=False)
-        scene.old.agent(task, "reviewer", status="reviewing")
+        scene.legacy.agent(task, "reviewer", status="reviewing")
         for path in scene.root.glob("root.json*"):
             path.unlink()  # Nobody has opened it with us yet.
-        yield {"TMUX_TMPDIR": str(scene.old.tmux_tmpdir)}
+        yield {"TMUX_TMPDIR": str(scene.legacy.tmux_tmpdir)}
 
 
 @contextlib.contextmanager

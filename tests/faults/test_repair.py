@@ -1,5 +1,5 @@
 """
-Registries damaged in every way, edited by hand, gone: and put right, with nothing lost.
+Registries that are damaged, edited by hand or missing are repaired, with nothing lost.
 
 The files are real; sessions and processes are the fake's.
 """
@@ -33,7 +33,7 @@ def scene():
 
 
 def in_front(**values):
-    """Return a change that puts fields before all others: what is cut off leaves them."""
+    """Return a change that puts fields first, where a truncated file still has them."""
 
     def change(document):
         rest = dict(document)
@@ -44,16 +44,16 @@ def in_front(**values):
 
 
 class Root:
-    """A root with agents of all sorts in one task."""
+    """A root with one task: live agents, an ended one, a child and a legacy agent."""
 
     def __init__(self, scene):
         self.scene = scene
         self.orch = orch = scene.orchestrator()
         self.task = orch.create_task("find it", priority="P1", client_cwd="/x", key="one").id
-        self.lives, self.reports, self.ended = (
+        self.alive, self.reports, self.ended = (
             orch.deploy(self.task, scene.spec()).id for _ in range(3)
         )
-        self.child = orch.deploy(self.task, scene.spec(parent=self.lives)).id
+        self.child = orch.deploy(self.task, scene.spec(parent=self.alive)).id
         orch.report_progress(self.reports, "blocked", message="half of it", progress=50)
         orch.terminate(self.ended, reason="enough")
         self.registry = scene.root / self.task / "AGENT_REGISTRY.json"
@@ -61,10 +61,10 @@ class Root:
         self.edit(lambda document: document["agents"].insert(1, dict(LEGACY)))
         self.edit(in_front(theirs={"note": "keep me"}))
         self.edit(lambda document: document["agents"][0].update(mine="keep me, too"))
-        orch.repair()  # What was edited in by hand is counted from here on.
+        orch.repair()  # From here on, the counters include the edits.
 
     def edit(self, change, path=None):
-        """Change a registry as people do: without a lock, and without knowing of ours."""
+        """Change a registry as an editor does: without a lock."""
         path = path or self.registry
         document = json.loads(path.read_bytes())
         change(document)
@@ -80,7 +80,7 @@ class Root:
         return {each["id"]: each["status"] for each in self.document()["agents"]}
 
     def wrong(self):
-        """Return what repair would change."""
+        """Return what a repair would change."""
         report = self.orch.repair(dry_run=True)
         return [
             (one.registry, one.state, one.differences)
@@ -99,7 +99,7 @@ def without_copies(document):
 
 
 def same(document, other):
-    """Tell whether two documents say the same, in whatever order."""
+    """Return whether two documents are equal but for the order of agents."""
     return by_agent(document) == by_agent(other)
 
 
@@ -109,7 +109,7 @@ def by_agent(document):
 
 
 def unordered(value):
-    """Return who deployed whom, in no order: that of a damaged line is lost with it."""
+    """Return a hierarchy without its order, which is lost with a damaged line."""
     if not isinstance(value, dict):
         return value
     return {name: set(each) if isinstance(each, list) else each for name, each in value.items()}
@@ -118,7 +118,7 @@ def unordered(value):
 # --- nothing to repair ----------------------------------------------------------------------------
 
 
-def test_what_is_right_is_left_as_it_is(root):
+def test_a_consistent_registry_is_not_changed(root):
     before = root.scene.world.snapshot()
 
     report = root.orch.repair()
@@ -128,7 +128,7 @@ def test_what_is_right_is_left_as_it_is(root):
     assert before == root.scene.world.snapshot()
 
 
-def test_a_dry_run_changes_nothing_whatever_it_finds(root):
+def test_a_dry_run_changes_nothing(root):
     root.registry.write_bytes(root.registry.read_bytes()[:-90])
     root.everything.write_bytes(b"")
     before = root.scene.world.snapshot()
@@ -140,7 +140,7 @@ def test_a_dry_run_changes_nothing_whatever_it_finds(root):
     assert before == root.scene.world.snapshot()
 
 
-def test_a_task_that_never_was_is_not_made(root):
+def test_a_task_that_does_not_exist_is_not_created(root):
     with pytest.raises(NotFound, match="TASK-none"):
         root.orch.repair("TASK-none")
     assert not (root.scene.root / "TASK-none").exists()
@@ -154,12 +154,12 @@ DAMAGE = {
     "cut off": lambda data, at: data[:at],
     "empty": lambda _data, _at: b"",
 }
-SAMPLE = 61  #: Every so manieth byte.
+SAMPLE = 61  #: Distance in bytes between the places that are damaged.
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_whatever_is_damaged_nothing_that_can_be_read_is_lost(damage, root):
-    """Of agents with a journal all is known; of the rest, every line that is still whole."""
+def test_a_damaged_registry_loses_nothing_that_can_be_parsed(damage, root):
+    """All of agents with a journal is known; of the others, every whole line."""
     whole = root.registry.read_bytes()
     expected = by_agent(json.loads(whole))
     tried = 0
@@ -167,7 +167,7 @@ def test_whatever_is_damaged_nothing_that_can_be_read_is_lost(damage, root):
         broken = DAMAGE[damage](whole, at)
         root.registry.write_bytes(broken)
 
-        assert root.orch.repair().clean, at  # Whose status was hit may count as another.
+        assert root.orch.repair().clean, at  # A damaged status may count as another.
         found = by_agent(root.document())
 
         assert [] == lost(broken, expected, found), at
@@ -181,7 +181,7 @@ def test_whatever_is_damaged_nothing_that_can_be_read_is_lost(damage, root):
 
 
 def lost(broken, expected, found):
-    """Return what stands on a whole line of the damaged file, and nowhere after the repair."""
+    """Return what is on a whole line of the damaged file, and missing after the repair."""
     gone = []
     for line in broken.split(b"\n"):
         text = line.strip().rstrip(b",")
@@ -205,16 +205,16 @@ def lost(broken, expected, found):
     return gone
 
 
-#: What follows from the records: a status that was hit may be another.
+#: Derived from the records, of which a damaged status may be another.
 _COUNTED = {"total_spawned", "active_count", "completed_count"}
 
-#: What is neither in a journal nor in a report, or changes with each repair by a millisecond.
+#: Fields that no journal and no report has, or that differ by a millisecond after a repair.
 _ONLY_THERE = {"mine", "completed_at", "last_update", "terminated_at", "auto_cleanup_timestamp"}
 
 
 def wrong_about_the_known(root, expected, found):
-    """Return what differs of the agents that have a journal."""
-    agents = (root.lives, root.reports, root.ended, root.child)
+    """Return the differences of the agents that have a journal."""
+    agents = (root.alive, root.reports, root.ended, root.child)
     return [
         (agent, name, value, found["agents"].get(agent, {}).get(name))
         for agent in agents
@@ -224,13 +224,13 @@ def wrong_about_the_known(root, expected, found):
 
 
 @pytest.mark.parametrize("where", ["a task's", "the global"])
-def test_damage_met_on_the_way_is_mended_in_the_same_way(where, root):
-    """Whoever reads a damaged registry first gets what repair would have made of it."""
+def test_a_reader_that_meets_damage_repairs_it_in_the_same_way(where, root):
+    """The first reader of a damaged registry gets what a repair would write."""
     path = root.registry if where == "a task's" else root.everything
     expected = root.document(path)
     path.write_bytes(path.read_bytes()[:-200])
 
-    root.scene.orchestrator().report_finding(root.lives, "on the way")
+    root.scene.orchestrator().report_finding(root.alive, "after the damage")
     root.scene.orchestrator().create_task("another")
 
     assert [] == root.wrong()
@@ -241,8 +241,8 @@ def test_damage_met_on_the_way_is_mended_in_the_same_way(where, root):
     assert len(expected["agents"]) == len(found["agents"])
 
 
-def test_a_registry_that_is_gone_is_made_again(root):
-    """Not even a damaged copy is left: what has a journal comes from there."""
+def test_a_missing_registry_is_rebuilt(root):
+    """Without a damaged copy, the journals are the source."""
     expected = by_agent(root.document())
     root.registry.unlink()
     root.everything.unlink()
@@ -252,24 +252,24 @@ def test_a_registry_that_is_gone_is_made_again(root):
     assert ("missing", root.task) == (task.state, task.task_id)
     found = by_agent(root.document())
     assert [] == wrong_about_the_known(root, expected, found)
-    assert {root.lives, root.reports, root.child} == root.document(root.everything)["agents"].keys()
+    assert {root.alive, root.reports, root.child} == root.document(root.everything)["agents"].keys()
     assert everything.task_id is None
     assert [] == root.wrong()
 
 
-def test_a_directory_in_its_place_is_moved_away(root):
+def test_a_directory_in_a_registrys_place_is_moved_away(root):
     root.registry.unlink()
     root.registry.mkdir()
     (root.registry / "something").touch()
 
-    [mended] = root.orch.repair(root.task).repairs
+    [repair] = root.orch.repair(root.task).repairs
 
-    assert mended.kept is not None
-    assert {root.lives, root.reports, root.ended, root.child} <= root.status().keys()
+    assert repair.kept is not None
+    assert {root.alive, root.reports, root.ended, root.child} <= root.status().keys()
 
 
-def test_one_damage_after_another_loses_nothing(root):
-    """What could be read of the first copy is still there after the second, which is empty."""
+def test_repeated_damage_loses_nothing(root):
+    """What was parsed of the first copy is still there after the second, which is empty."""
     root.registry.write_bytes(root.registry.read_bytes()[:-30])
     root.orch.repair()
     assert LEGACY["id"] in root.status()
@@ -282,50 +282,53 @@ def test_one_damage_after_another_loses_nothing(root):
     assert 2 == len(list(root.registry.parent.glob("*.damaged-*")))
 
 
-def test_a_record_is_known_by_its_session_when_its_id_was_hit(root):
-    """A flip that leaves it JSON is no damage that a reader sees; the journals do."""
+def test_a_record_with_a_damaged_id_is_known_by_its_session(root):
+    """No reader notices a flipped bit that leaves valid JSON; the journals show it."""
     data = root.registry.read_bytes()
-    name = root.lives.encode()
+    name = root.alive.encode()
     root.registry.write_bytes(data.replace(b'"id": "' + name, b'"id": "x' + name[1:]))
 
-    [mended] = root.orch.repair(root.task).repairs
+    [repair] = root.orch.repair(root.task).repairs
 
-    assert "whole" == mended.state
-    assert root.lives in root.status()
+    assert "whole" == repair.state
+    assert root.alive in root.status()
     assert 5 == len(root.status())
-    assert "keep me, too" == root.record(root.lives)["mine"]
+    assert "keep me, too" == root.record(root.alive)["mine"]
 
 
-# --- what does not agree ------------------------------------------------------------------------
+# --- mismatches ---------------------------------------------------------------------------------
 
 
-def test_the_dead_and_the_living_are_as_their_journals_say(root):
-    """Whoever edited it: who lives is active, who has ended has ended, and nothing else changes."""
+def test_a_repair_sets_who_is_alive_and_who_has_ended_by_the_journals(root):
+    """An editor ended a live agent and revived an ended one; nothing else changes."""
     before = by_agent(root.document())
 
     def confuse(document):
         for each in document["agents"]:
             if each["id"] == root.reports:
-                each.update(status="completed", completed_at="never", end_reason="I said so")
+                each.update(status="completed", completed_at="never", end_reason="by hand")
             elif each["id"] == root.ended:
                 each["status"] = "running"
 
     root.edit(confuse)
     report = root.orch.repair(root.task)
 
-    told = {each.agent_id: each for each in report.repairs[0].differences}
-    assert {root.reports, root.ended} == told.keys()  # One more, one less: the counters are right.
-    assert {"status": "completed", "completed_at": "never", "end_reason": "I said so"} == (
-        told[root.reports].was
+    changes = {each.agent_id: each for each in report.repairs[0].differences}
+    assert {
+        root.reports,
+        root.ended,
+    } == changes.keys()  # One more and one less: the counters are right.
+    assert {"status": "completed", "completed_at": "never", "end_reason": "by hand"} == (
+        changes[root.reports].was
     )
-    assert {"status": "blocked"} == told[root.reports].becomes
-    assert "terminated" == told[root.ended].becomes["status"]
+    assert {"status": "blocked"} == changes[root.reports].becomes
+    assert "terminated" == changes[root.ended].becomes["status"]
     found = by_agent(root.document())
     assert [] == wrong_about_the_known(root, before, found)
 
 
-def test_a_task_that_has_an_agent_again_is_counted_once(scene):
-    """Its agents were gone, so it was past; that it is busy again makes it no other task."""
+def test_a_task_with_an_agent_again_is_counted_once(scene):
+    """Without agents the task was past; it is the same task when it has one again."""
     orch = scene.orchestrator()
     task = orch.create_task("again").id
     orch.terminate(orch.deploy(task, scene.spec()).id)
@@ -335,22 +338,22 @@ def test_a_task_that_has_an_agent_again_is_counted_once(scene):
     assert 1 == scene.world.totals()["total_tasks"]
 
 
-def test_who_never_came_to_be_has_no_record(root):
+def test_an_agent_that_was_rolled_back_has_no_record(root):
     with pytest.raises(Exception, match="was not deployed"):
         root.orch.deploy(root.task, root.scene.spec("refuses"))
     [never] = {path.stem for path in (root.scene.root / "sagas/closed").iterdir()} - {root.ended}
     ghost = {"id": never, "type": "a", "status": "running", "parent": "orchestrator"}
     root.edit(lambda document: document["agents"].append(ghost))
 
-    [mended] = root.orch.repair(root.task).repairs
+    [repair] = root.orch.repair(root.task).repairs
 
-    assert ("removed", never) == (mended.differences[-1].kind, mended.differences[-1].agent_id)
+    assert ("removed", never) == (repair.differences[-1].kind, repair.differences[-1].agent_id)
     assert never not in root.status()
     assert never not in root.document()["agent_hierarchy"]["orchestrator"]
 
 
 def test_records_whose_journals_are_gone_stay_as_they_are(root):
-    """Retention removes journals; the record is then all there is."""
+    """Retention removes journals; then the record is the only source."""
     expected = root.record(root.ended)
     (root.scene.root / f"sagas/closed/{root.ended}.jsonl").unlink()
 
@@ -362,25 +365,25 @@ def test_records_whose_journals_are_gone_stay_as_they_are(root):
     assert 1 == root.document(root.everything)["ended"]["terminated"]
 
 
-def test_a_damaged_journal_takes_no_record_with_it(root):
-    """What its lines still say is enough; and recovery can rebuild it afterwards."""
-    path = root.scene.root / f"sagas/{root.lives}.jsonl"
+def test_a_damaged_journal_does_not_remove_its_agents_record(root):
+    """The valid lines are enough, and recovery rebuilds the journal later."""
+    path = root.scene.root / f"sagas/{root.alive}.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"commit"', b'"c0mmit"', 1) + b"{}\n")
     root.registry.write_bytes(b"")
 
     root.orch.repair()
 
-    assert "running" == root.status()[root.lives]
+    assert "running" == root.status()[root.alive]
     root.orch.recover()
     assert [] == root.wrong()
-    assert root.orch.terminate(root.lives).success
+    assert root.orch.terminate(root.alive).success
 
 
-def test_the_global_registry_lists_who_lives_and_counts_who_ended(root):
+def test_a_repaired_global_registry_lists_live_agents_and_counts_ended_ones(root):
     expected = root.document(root.everything)
 
     def confuse(document):
-        document["agents"].pop(root.lives)
+        document["agents"].pop(root.alive)
         document["agents"][root.ended] = {"task_id": root.task, "type": "a"}
         document["ended"] = {}
         document["theirs"] = 1
@@ -396,8 +399,8 @@ def test_the_global_registry_lists_who_lives_and_counts_who_ended(root):
     }
 
 
-def test_what_the_global_registry_has_counted_of_tasks_that_are_gone_stays_counted(root):
-    """Exported, removed: the totals of a root never go back, not even with its registry damaged."""
+def test_counts_of_tasks_that_are_gone_survive_a_damaged_global_registry(root):
+    """The totals of a root never decrease, even after an export and damage."""
     root.edit(lambda document: document["ended"].update(failed=7), root.everything)
     root.edit(lambda document: document.update(past_tasks=5), root.everything)
     root.orch.repair()
@@ -412,7 +415,7 @@ def test_what_the_global_registry_has_counted_of_tasks_that_are_gone_stays_count
 
 
 def test_an_agent_keeps_its_key_when_the_global_registry_is_lost(root):
-    """Nobody is deployed twice for it."""
+    """A second deployment with the key returns the first agent."""
     first = root.orch.deploy(root.task, root.scene.spec(key="only-one"))
     root.everything.write_bytes(b"")
 
@@ -421,12 +424,12 @@ def test_an_agent_keeps_its_key_when_the_global_registry_is_lost(root):
     assert first.id == second.id
 
 
-# --- while all runs -------------------------------------------------------------------------------
+# --- concurrency ---------------------------------------------------------------------------------
 
 
-def test_edited_by_hand_while_all_runs_the_last_word_is_the_agents(root):
-    """People overwrite reports that came while they were editing; repair brings them back."""
-    agents, reports = (root.lives, root.reports, root.child), 15
+def test_reports_overwritten_by_an_editor_are_restored_by_repair(root):
+    """Agents report while an editor rewrites the registry without a lock."""
+    agents, reports = (root.alive, root.reports, root.child), 15
     failed = []
 
     def report(agent):
@@ -434,7 +437,7 @@ def test_edited_by_hand_while_all_runs_the_last_word_is_the_agents(root):
         try:
             for number in range(1, reports + 1):
                 orch.report_progress(agent, "working", message=f"{agent} {number}", progress=number)
-        except Exception as error:  # noqa: BLE001 - told below
+        except Exception as error:  # noqa: BLE001 - asserted below
             failed.append(error)
 
     workers = [threading.Thread(target=report, args=(agent,)) for agent in agents]
@@ -456,8 +459,8 @@ def test_edited_by_hand_while_all_runs_the_last_word_is_the_agents(root):
 
 
 @pytest.mark.parametrize("act", ["deploy", "terminate"])
-def test_repaired_in_the_middle_of_an_act_that_died_all_comes_to_all_or_nothing(act):
-    """The registries lost just then, rebuilt, and the act recovered: no half of an agent."""
+def test_a_repair_in_the_middle_of_a_crashed_operation_leaves_all_or_nothing(act):
+    """The registries are lost at the crash and rebuilt; then recovery finishes the operation."""
     number, tried = 0, 0
     while True:
         with a_fake_scene() as scene:
@@ -482,7 +485,7 @@ def test_repaired_in_the_middle_of_an_act_that_died_all_comes_to_all_or_nothing(
             scene.orchestrator().repair()
             scene.orchestrator().recover(force=True)
             odd = scene.world.torn()
-            assert [] == odd, f"died before effect {number}"
+            assert [] == odd, f"crashed before effect {number}"
             assert scene.orchestrator().repair(dry_run=True).clean, number
         number += 3
         tried += 1

@@ -1,7 +1,7 @@
 """
-A net under the net: sweeps while servers, sweepers and machines fail, on real tmux.
+Sweeps while tmux servers, sweepers and disks fail: on real tmux, if not said otherwise.
 
-Whatever happens, what is left is found and ended, once, and nothing of anybody else's.
+Whatever fails, leftovers are found and ended once, and nothing of anybody else is touched.
 """
 
 import errno
@@ -28,7 +28,7 @@ from orchestrator_core.system.processes import Identity, exit_record
 
 pytestmark = pytest.mark.tmux
 
-#: It is not told by the terminal that it is over, and leaves only when it is asked.
+#: It ignores SIGHUP, and ends on SIGTERM.
 DEAF = "import signal, time; signal.signal(1, signal.SIG_IGN); print('ready'); time.sleep(1000)"
 HUP_PROOF = (sys.executable, "-c", DEAF)
 
@@ -49,24 +49,22 @@ def deploy(scene, orch, task, count, *command):
 
 
 def kill_supervisors(scene, agents):
-    """Kill them with -9, before they can see to anything."""
+    """Kill them with SIGKILL, before they can react."""
     supervisors = [pid for agent in agents for pid in scene.world.panes(agent)]
     for pid in supervisors:
         os.kill(pid, signal.SIGKILL)
     wait_for_deaths(supervisors, timeout_s=20)
 
 
-# --- gone without a word --------------------------------------------------------------------------
+# --- killed --------------------------------------------------------------------------------------
 
 
-def test_a_server_killed_under_twenty_agents_leaves_processes_that_are_found_and_ended(
-    scene, orch, task
-):
-    """The server and the supervisors die; what ignores the hang-up lives on, and has a cookie."""
+def test_processes_that_survive_a_killed_tmux_server_are_found_and_ended(scene, orch, task):
+    """The server and 20 supervisors are killed; agents that ignore SIGHUP still have cookies."""
     agents = deploy(scene, orch, task, 20, *HUP_PROOF)
     supervisors = [pid for agent in agents for pid in scene.world.panes(agent)]
     server = scene.world.server()
-    # The server's end would hang up on the supervisors, and have them see to their agents.
+    # At the server's end, SIGHUP would make the supervisors end their agents.
     os.kill(server, signal.SIGSTOP)
     for pid in (*supervisors, server):
         os.kill(pid, signal.SIGKILL)
@@ -85,8 +83,8 @@ def test_a_server_killed_under_twenty_agents_leaves_processes_that_are_found_and
     assert orch.sweep().clean
 
 
-def test_a_sweeper_killed_in_mid_reap_is_finished_by_the_next(scene, orch, task, actors):
-    """Killed with -9 between two effects of a reaping: half an end is no end of the story."""
+def test_the_reap_of_a_killed_sweeper_is_finished_by_the_next_sweep(scene, orch, task, actors):
+    """The sweeper is killed between two effects of a reap."""
     agents = deploy(scene, orch, task, 3)
     kill_supervisors(scene, agents)
     outcome = actors.do("sweep", root=str(scene.root), kill_at=("rename ", "after"))
@@ -100,8 +98,10 @@ def test_a_sweeper_killed_in_mid_reap_is_finished_by_the_next(scene, orch, task,
     assert {"error"} == {orch.agent(agent).status for agent in agents}
 
 
-def test_sweepers_an_orchestrator_and_the_agents_own_report_come_to_one_end(scene, orch, task):
-    """All at once, in threads and processes: one unwinding, and equal reports of it."""
+def test_concurrent_ends_by_sweeps_orchestrators_and_the_agents_report_are_one_end(
+    scene, orch, task
+):
+    """Threads and processes end one agent at the same time: one unwinding, and equal reports."""
     env = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))}
     scene.gate("go")
     report = f"{sys.executable} -m orchestrator_core progress --status completed"
@@ -119,14 +119,14 @@ def test_sweepers_an_orchestrator_and_the_agents_own_report_come_to_one_end(scen
             pool.submit(at_once, lambda: scene.orchestrator().terminate(agent).to_dict()),
         ]
         sweep = pool.submit(at_once, lambda: scene.orchestrator().sweep(reap=True))
-        told = pool.submit(at_once, lambda: scene.let_go("go"))
+        command = pool.submit(at_once, lambda: scene.let_go("go"))
         sweep.result()
-        told.result()
+        command.result()
         ends = [end.result() for end in ends]
 
     final = orch.wait(agent, timeout_s=20).to_dict()
-    told = {json.dumps(without_times(end)) for end in (*ends, final) if not end["handed_over"]}
-    assert 1 == len(told)
+    reported = {json.dumps(without_times(end)) for end in (*ends, final) if not end["handed_over"]}
+    assert 1 == len(reported)
     assert 1 == [line["kind"] for line in scene.world.journal(agent)].count("unwind")
     assert {} == scene.world.until_alone()
     assert [] == scene.world.leftovers() + scene.world.torn()
@@ -136,11 +136,11 @@ def without_times(end):
     return {name: value for name, value in end.items() if name not in ("steps", "duration_ms")}
 
 
-# --- not ours -------------------------------------------------------------------------------------
+# --- foreign ------------------------------------------------------------------------------------
 
 
-def test_a_recycled_pid_is_nobody_of_ours(scene, orch, task):
-    """A journal names a supervisor whose pid is a stranger's by now: he is not touched."""
+def test_a_foreign_process_with_a_recycled_pid_is_not_touched(scene, orch, task):
+    """Another process has the pid of the supervisor that the journal names."""
     agent = deploy(scene, orch, task, 1)[0]
     kill_supervisors(scene, [agent])
     stranger = subprocess.Popen(["sleep", "1000"], start_new_session=True)
@@ -161,17 +161,17 @@ def test_a_recycled_pid_is_nobody_of_ours(scene, orch, task):
 
 
 def rewrite(path, was, becomes):
-    """Let a journal say that somebody else has the pid of a supervisor."""
-    told, tells = (f'"pid":{who.pid}'.encode() for who in (was, becomes))
+    """Replace the supervisor's pid in a journal."""
+    before, after = (f'"pid":{who.pid}'.encode() for who in (was, becomes))
     lines = []
     for line in path.read_bytes().splitlines():
-        body = line.rpartition(b',"crc":')[0].replace(told, tells)
+        body = line.rpartition(b',"crc":')[0].replace(before, after)
         lines.append(b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(body)))
     path.write_bytes(b"".join(lines))
 
 
 def test_two_roots_of_one_machine_do_not_sweep_each_other(scene, orch, task, short_tmp):
-    """The same user, the same kind of names: only marks with this root's id are ours."""
+    """Both have the same user; only a mark with the root's own id counts."""
     other = Orchestrator(short_tmp / "other")
     theirs = other.deploy(other.create_task("theirs").id, scene.spec()).id
     ours = deploy(scene, orch, task, 1)[0]
@@ -188,8 +188,8 @@ def test_two_roots_of_one_machine_do_not_sweep_each_other(scene, orch, task, sho
         subprocess.run(server, check=False, capture_output=True)
 
 
-def test_a_persons_session_with_a_name_like_ours_lives_on(scene, orch, task):
-    """On our own server, even: a name is no proof, and one that is no id is nothing at all."""
+def test_a_persons_session_with_an_agents_name_is_not_touched(scene, orch, task):
+    """The session is on the root's own server; its name is no proof."""
     agent = deploy(scene, orch, task, 1)[0]
     scene.world.tmux("new-session", "-d", "-s", "agent_a-101010-abcdef", "sleep 1000")
     before = scene.world.sessions()
@@ -205,8 +205,8 @@ def test_a_persons_session_with_a_name_like_ours_lives_on(scene, orch, task):
 
 
 @pytest.mark.parametrize("by_s", [-86400, 86400])
-def test_a_clock_that_was_set_ends_nobody(by_s, scene, orch, task, monkeypatch):
-    """Deadlines are kept by a clock that nobody sets; ages in the future are no ages."""
+def test_a_change_of_the_clock_ends_no_agent(by_s, scene, orch, task, monkeypatch):
+    """Deadlines use the boot-time clock; a time in the future counts as now."""
     agent = orch.deploy(task, scene.spec(deadline_s=3600, silent_after_s=10**6)).id
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + by_s)
@@ -240,8 +240,8 @@ def test_a_sweep_enforces_a_deadline_that_a_stopped_supervisor_does_not(
 
 
 @pytest.mark.parametrize("refusal", [errno.ENOSPC, errno.EROFS])
-def test_a_disk_that_refuses_everything_loses_nothing_and_the_next_sweep_ends_it(refusal):
-    """Full, or read-only: a sweep says so, and what was left is still there to be found."""
+def test_leftovers_on_a_disk_that_refuses_writes_are_ended_by_a_later_sweep(refusal):
+    """The disk is full, or read-only: the sweep reports it, and loses no finding."""
     with a_fake_scene() as scene:
         orch = scene.orchestrator()
         task = orch.create_task("swept").id
@@ -258,11 +258,11 @@ def test_a_disk_that_refuses_everything_loses_nothing_and_the_next_sweep_ends_it
         assert [] == scene.world.leftovers() + scene.world.torn()
 
 
-# --- hands ----------------------------------------------------------------------------------------
+# --- edits ---------------------------------------------------------------------------------------
 
 
-def test_registries_edited_by_hand_while_all_runs_end_as_the_journals_say(scene, orch, task):
-    """An editor replaces the file under everybody, again and again; the journals remember."""
+def test_registries_edited_during_ends_and_sweeps_are_repaired_from_the_journals(scene, orch, task):
+    """An editor replaces the task's registry again and again, without a lock."""
     agents = deploy(scene, orch, task, 4)
     path = scene.root / task / "AGENT_REGISTRY.json"
     stop = threading.Event()
@@ -294,16 +294,18 @@ def test_registries_edited_by_hand_while_all_runs_end_as_the_journals_say(scene,
     for agent in agents[2:]:
         assert orch.terminate(agent).success
     orch.sweep(reap=True)
-    # What somebody wrote over an end of another is his word, and stays.
+    # An edit of an ended record stays: no finding comes from it.
     assert [] == scene.world.leftovers()
 
 
-def test_whose_end_cannot_be_read_is_left_alone_until_it_can(scene, orch, task, monkeypatch):
-    """A link stands for a disk that does not answer: nobody is recorded as lost for that."""
+def test_an_agent_whose_exit_record_cannot_be_read_is_left_alone_until_it_can(
+    scene, orch, task, monkeypatch
+):
+    """A link stands for a disk that does not answer. The agent is not recorded as lost."""
     agent = orch.deploy(task, scene.spec()).id
     kill_supervisors(scene, [agent])
-    told = scene.root / task / "run" / agent / "exit"
-    told.symlink_to("nowhere")
+    exit_file = scene.root / task / "run" / agent / "exit"
+    exit_file.symlink_to("nowhere")
 
     with monkeypatch.context() as patch:
         patch.setattr(exit_record, "_TRANSIENT_ERRNOS", (errno.ELOOP,))
@@ -313,6 +315,6 @@ def test_whose_end_cannot_be_read_is_left_alone_until_it_can(scene, orch, task, 
         assert [one for one in report.unknown if "could not be read" in one]
         assert orch.agent(agent).is_active
 
-    told.unlink()
+    exit_file.unlink()
     assert [agent] == [*orch.recover().unwound]
     assert [] == scene.world.leftovers()

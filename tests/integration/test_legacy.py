@@ -1,4 +1,4 @@
-"""Agents that the old system has left: proved, adopted, ended; and never a stranger's."""
+"""Legacy agents are proved, adopted and ended; nothing of anybody else is touched."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import attrs
 import pytest
 from support import acts
-from support.old_system import LIVES, an_old_scene, now
+from support.legacy_system import LIVES, a_legacy_scene, now
 from support.world import wait_for_deaths
 
 from orchestrator_core import CouldNotAsk, NotFound, TerminalTimeout, WaitTimeout
@@ -27,15 +27,15 @@ from orchestrator_core.reconcile.sweep.reap import _Reaper
 
 pytestmark = pytest.mark.tmux
 
-#: To no whole quarter of an hour: no time zone explains it.
+#: Not a multiple of 15 minutes: no time zone explains the difference.
 EARLIER = (now() - timedelta(hours=3, minutes=7)).isoformat()
 
 
 @pytest.fixture
 def scene(monkeypatch):
     """A scene on which the default tmux server is a private one."""
-    with an_old_scene() as made:
-        monkeypatch.setenv("TMUX_TMPDIR", str(made.old.tmux_tmpdir))
+    with a_legacy_scene() as made:
+        monkeypatch.setenv("TMUX_TMPDIR", str(made.legacy.tmux_tmpdir))
         yield made
 
 
@@ -43,7 +43,7 @@ def scene(monkeypatch):
 
 
 @pytest.mark.parametrize("tracked", [True, False])
-def test_a_living_agent_is_ended_wholly_and_its_last_words_are_kept(scene, tracked):
+def test_a_live_agent_is_ended_completely_and_its_last_line_is_archived(scene, tracked):
     orch, task, agent = scene.running(tracked=tracked)
     end = orch.terminate(agent, reason="enough")
     assert (True, "terminated", True, True, True) == (
@@ -54,18 +54,18 @@ def test_a_living_agent_is_ended_wholly_and_its_last_words_are_kept(scene, track
         end.log_files_archived,
     )
     assert ("scan", False) == (end.method, end.verified_no_zombies)
-    assert [] == scene.old.sessions()
+    assert [] == scene.legacy.sessions()
     assert {} == scene.living()
     assert "started\nlast words\n" == scene.archived(task, agent)
-    record = scene.old.record(task, agent)
+    record = scene.legacy.record(task, agent)
     assert ("terminated", "enough") == (record["status"], record["termination_reason"])
     assert record["auto_cleanup_result"]["success"]
-    assert agent not in scene.old.globally()["agents"]
-    assert {"terminated": 1} == scene.old.globally()["ended"]
+    assert agent not in scene.legacy.globally()["agents"]
+    assert {"terminated": 1} == scene.legacy.globally()["ended"]
     assert end == orch.terminate(agent)
 
 
-def test_whoever_ignores_the_hangup_or_leaves_the_session_is_ended_too(scene):
+def test_processes_that_ignore_signals_or_leave_the_session_are_ended_too(scene):
     deaf = "trap '' HUP TERM; echo started; sleep 1000"
     stubborn = f"setsid sh -c {shlex.quote(deaf)} & {deaf}"
     orch, _, agent = scene.running(runs=stubborn)
@@ -73,17 +73,17 @@ def test_whoever_ignores_the_hangup_or_leaves_the_session_is_ended_too(scene):
     assert {} == scene.living()
 
 
-def test_a_log_may_be_deleted_instead(scene):
+def test_a_log_can_be_deleted_instead(scene):
     orch, task, agent = scene.running()
     orch.terminate(agent, keep_logs=False)
     assert [] == scene.world.files(f"{task}/*/*{agent}*")
 
 
-def test_what_nobody_here_knows_survives_the_end(scene):
+def test_unknown_fields_survive_the_end(scene):
     orch, task, agent = scene.running(review={"by": ["ä", 1], "round": 2}, model="x")
-    before = scene.old.registry(task)
+    before = scene.legacy.registry(task)
     orch.terminate(agent)
-    after = scene.old.registry(task)
+    after = scene.legacy.registry(task)
     own = ("review", "model", "prompt", "depth", "tracked_files", "started_at")
     assert {name: before["agents"][0][name] for name in own} == {
         name: after["agents"][0][name] for name in own
@@ -95,31 +95,31 @@ def test_what_nobody_here_knows_survives_the_end(scene):
     )
 
 
-def test_an_end_among_others_leaves_the_others_as_they_are(scene):
+def test_the_end_of_one_agent_leaves_the_others_as_they_are(scene):
     orch, task, agent = scene.running()
-    other = scene.old.agent(task, runs=LIVES, status="reviewing")
-    elsewhere = scene.old.task()
+    other = scene.legacy.agent(task, runs=LIVES, status="reviewing")
+    elsewhere = scene.legacy.task()
     scene.until_started(task, other)
-    theirs = scene.old.record(task, other)
-    untouched = scene.old.registry_file(elsewhere).read_bytes()
+    theirs = scene.legacy.record(task, other)
+    untouched = scene.legacy.registry_file(elsewhere).read_bytes()
     orch.terminate(agent)
-    assert [f"agent_{other}"] == scene.old.sessions()
-    assert theirs == scene.old.record(task, other)
-    assert untouched == scene.old.registry_file(elsewhere).read_bytes()
+    assert [f"agent_{other}"] == scene.legacy.sessions()
+    assert theirs == scene.legacy.record(task, other)
+    assert untouched == scene.legacy.registry_file(elsewhere).read_bytes()
     assert [other] == [each.id for each in orch.agents(status="active")]
 
 
 def test_children_end_with_their_parent(scene):
     orch, task, parent = scene.running()
-    child = scene.old.agent(task, "fixer", runs=LIVES, parent=parent, depth=2)
+    child = scene.legacy.agent(task, "fixer", runs=LIVES, parent=parent, depth=2)
     scene.until_started(task, child)
     end = orch.terminate(parent)
     assert [child] == [each.agent_id for each in end.children]
-    assert [] == scene.old.sessions()
-    assert "terminated" == scene.old.record(task, child)["status"]
+    assert [] == scene.legacy.sessions()
+    assert "terminated" == scene.legacy.record(task, child)["status"]
 
 
-def test_of_many_who_end_the_same_agent_one_does_and_all_get_its_report(scene):
+def test_concurrent_ends_of_one_agent_are_one_end_with_one_report(scene):
     orch, _, agent = scene.running()
     start, ends = threading.Barrier(4), []
 
@@ -134,34 +134,34 @@ def test_of_many_who_end_the_same_agent_one_does_and_all_get_its_report(scene):
         thread.join()
     assert 4 == len(ends)
     assert all(end == ends[0] for end in ends)
-    assert {"terminated": 1} == scene.old.globally()["ended"]
+    assert {"terminated": 1} == scene.legacy.globally()["ended"]
     assert "last words" in orch.read_output(agent)
 
 
-# --- living -------------------------------------------------------------------------------------
+# --- alive --------------------------------------------------------------------------------------
 
 
-def test_an_old_agent_reports_and_is_ended_by_its_own_last_report(scene):
+def test_a_legacy_agent_reports_and_is_ended_by_its_last_report(scene):
     orch, task, agent = scene.running()
     assert orch.report_progress(agent, "working", message="half", progress=50).recorded
-    assert 50 == scene.old.record(task, agent)["progress"]
+    assert 50 == scene.legacy.record(task, agent)["progress"]
     receipt = orch.report_progress(agent, "completed", message="found it")
     assert receipt.recorded
     assert ("completed", True) == (receipt.end.status, receipt.end.success)
     progress = scene.root / task / "archive" / f"{agent}_progress.jsonl"
-    told = [json.loads(line)["message"] for line in progress.read_text().splitlines()]
-    assert ["at it", "half", "found it"] == told
-    assert "completed" == scene.old.record(task, agent)["status"]
+    reported = [json.loads(line)["message"] for line in progress.read_text().splitlines()]
+    assert ["at it", "half", "found it"] == reported
+    assert "completed" == scene.legacy.record(task, agent)["status"]
     late = orch.report_progress(agent, "working", message="late")
     assert (False, "completed") == (late.recorded, late.end.status)
 
 
-def test_from_inside_of_itself_it_gets_its_answer_and_is_ended_by_somebody_else(scene):
+def test_an_agent_that_reports_its_end_from_inside_gets_the_answer_before_the_end(scene):
     answer, gate = scene.work / "answer", scene.gate("go")
     script = (
         "import json, sys; from support import acts; "
-        f"told = acts.report({str(scene.root)!r}, sys.argv[1]); "
-        f"open({str(answer)!r}, 'w').write(json.dumps(told)); "
+        f"reported = acts.report({str(scene.root)!r}, sys.argv[1]); "
+        f"open({str(answer)!r}, 'w').write(json.dumps(reported)); "
         "print('answered', flush=True)"
     )
     path = os.pathsep.join(filter(None, sys.path))
@@ -170,7 +170,7 @@ def test_from_inside_of_itself_it_gets_its_answer_and_is_ended_by_somebody_else(
         f'{sys.executable} -c {shlex.quote(script)} "$agent"; sleep 1000'
     )
     orch, task, agent = scene.running(runs=runs)
-    panes = scene.old.panes(f"agent_{agent}")
+    panes = scene.legacy.panes(f"agent_{agent}")
     Path(gate).write_text(f"{agent}\n")
     wait_for_deaths(panes, timeout_s=20)
     end = orch.wait(agent, timeout_s=20)
@@ -180,19 +180,19 @@ def test_from_inside_of_itself_it_gets_its_answer_and_is_ended_by_somebody_else(
     assert {} == scene.world.until_alone()
 
 
-def test_it_is_waited_for_and_one_that_ends_by_itself_is_lost(scene):
-    """Nothing says how it ended: that its session is gone is no success."""
+def test_a_waiter_gets_the_end_of_an_agent_that_ends_by_itself_as_lost(scene):
+    """Nothing shows how the agent ended: a missing session is no success."""
     orch, task, agent = scene.running()
     with pytest.raises(WaitTimeout):
         orch.wait(agent, timeout_s=0.05)
-    assert "running" == scene.old.record(task, agent)["status"]
-    scene.old.tmux("kill-session", "-t", f"=agent_{agent}")
+    assert "running" == scene.legacy.record(task, agent)["status"]
+    scene.legacy.tmux("kill-session", "-t", f"=agent_{agent}")
     end = orch.wait(agent, timeout_s=10)
     assert (True, "error", "lost") == (end.success, end.status, end.by)
     assert "started" in scene.archived(task, agent)
 
 
-def test_its_output_is_read_wherever_it_is(scene):
+def test_the_output_is_read_from_the_log_or_the_archive(scene):
     orch, task, agent = scene.running()
     assert "started\n" == orch.read_output(agent)
     log = scene.root / task / "logs" / f"{agent}_stream.jsonl"
@@ -202,27 +202,27 @@ def test_its_output_is_read_wherever_it_is(scene):
     assert orch.read_output(agent).startswith("started\n")
 
 
-# --- ended already ------------------------------------------------------------------------------
+# --- recorded ends ------------------------------------------------------------------------------
 
 
-def test_one_that_was_called_completed_and_lives_on_is_ended_with_that_status(scene):
+def test_a_live_agent_with_a_recorded_end_is_ended_with_that_status(scene):
     orch, task, agent = scene.running()
-    scene.old.say_ended(task, agent, "phase_completed")
+    scene.legacy.say_ended(task, agent, "phase_completed")
     end = orch.terminate(agent)
     assert (True, "phase_completed", True) == (end.success, end.status, end.tmux_session_killed)
-    assert ([], {}) == (scene.old.sessions(), scene.living())
-    assert "phase_completed" == scene.old.record(task, agent)["status"]
-    assert {"phase_completed": 1} == scene.old.globally()["ended"]
+    assert ([], {}) == (scene.legacy.sessions(), scene.living())
+    assert "phase_completed" == scene.legacy.record(task, agent)["status"]
+    assert {"phase_completed": 1} == scene.legacy.globally()["ended"]
 
 
-def test_one_of_which_nothing_is_left_is_only_told_of(scene):
-    task = scene.old.task()
-    agent = scene.old.agent(task)
-    scene.old.say_ended(task, agent, "killed", termination_reason="too slow")
+def test_an_agent_of_which_nothing_is_left_only_gets_a_report(scene):
+    task = scene.legacy.task()
+    agent = scene.legacy.agent(task)
+    scene.legacy.say_ended(task, agent, "killed", termination_reason="too slow")
     for path in scene.root.glob(f"{task}/**/*{agent}*"):
         path.unlink()
-    scene.old.edit_globally(lambda everything: everything["agents"].clear())
-    before = scene.old.bytes()
+    scene.legacy.edit_globally(lambda everything: everything["agents"].clear())
+    before = scene.legacy.bytes()
     orch = scene.orchestrator()
     for end in (orch.terminate(agent), orch.wait(agent, timeout_s=0)):
         assert ("killed", "too slow", "old system", True) == (
@@ -231,105 +231,105 @@ def test_one_of_which_nothing_is_left_is_only_told_of(scene):
             end.by,
             end.success,
         )
-    assert before == scene.old.bytes()
+    assert before == scene.legacy.bytes()
     assert [] == scene.world.files("sagas/*.jsonl")
 
 
-# --- whose it is --------------------------------------------------------------------------------
+# --- ownership ----------------------------------------------------------------------------------
 
 
-def test_a_session_of_its_name_that_came_at_another_time_is_a_strangers(scene):
-    """The agent is long gone; the session is a person's, and he lives on in it."""
-    task = scene.old.task()
-    agent = scene.old.agent(task, started_at=EARLIER)
-    scene.old.tmux("new-session", "-d", "-s", f"agent_{agent}", "exec sleep 1000")
-    [pane] = scene.old.panes(f"agent_{agent}")
+def test_a_session_of_the_agents_name_from_another_time_is_foreign(scene):
+    """The agent ended long ago; the session is a person's."""
+    task = scene.legacy.task()
+    agent = scene.legacy.agent(task, started_at=EARLIER)
+    scene.legacy.tmux("new-session", "-d", "-s", f"agent_{agent}", "exec sleep 1000")
+    [pane] = scene.legacy.panes(f"agent_{agent}")
     end = scene.orchestrator().terminate(agent)
     assert end.success
-    assert [f"agent_{agent}"] == scene.old.sessions()
+    assert [f"agent_{agent}"] == scene.legacy.sessions()
     assert pane in scene.living()
-    assert "terminated" == scene.old.record(task, agent)["status"]
+    assert "terminated" == scene.legacy.record(task, agent)["status"]
 
 
 ELSEWHERE = "cd / && exec sleep 1000"
 HALF_PROVED = {
-    "it was made at the right time, and works elsewhere": (None, ELSEWHERE),
-    "it was made at another time in this zone, and in another zone at the right one": (
+    "it started at the right time, and works elsewhere": (None, ELSEWHERE),
+    "it started at another time in this zone, and at the right one in another": (
         timedelta(hours=-2),
         ELSEWHERE,
     ),
-    "nobody knows when the agent was started": ("yesterday", ELSEWHERE),
-    "somebody only looks at its log there": (None, "cd / && exec tail -f {log}"),
-    "somebody only looks at its prompt there": (None, "cd / && exec tail -f {prompt}"),
+    "the agent's start is unknown": ("yesterday", ELSEWHERE),
+    "a process in it only reads the agent's log": (None, "cd / && exec tail -f {log}"),
+    "a process in it only follows the agent's prompt": (None, "cd / && exec tail -f {prompt}"),
 }
 
 
 @pytest.mark.parametrize(("started_at", "runs"), HALF_PROVED.values(), ids=HALF_PROVED)
-def test_what_only_its_name_says_to_be_the_agents_is_left_alone(scene, started_at, runs):
-    task = scene.old.task()
+def test_a_session_with_its_name_as_the_only_proof_is_left_alone(scene, started_at, runs):
+    task = scene.legacy.task()
     if isinstance(started_at, timedelta):
         started_at = (now() + started_at).isoformat()
-    agent = scene.old.agent(task, **({"started_at": started_at} if started_at else {}))
+    agent = scene.legacy.agent(task, **({"started_at": started_at} if started_at else {}))
     log = scene.root / task / "logs" / f"{agent}_stream.jsonl"
     log.write_text("line\n")
     place = {"log": log, "prompt": scene.root / task / f"agent_prompt_{agent}.txt"}
-    scene.old.tmux("new-session", "-d", "-s", f"agent_{agent}", runs.format(**place))
-    before = scene.old.bytes()
-    [pane] = scene.old.panes(f"agent_{agent}")
+    scene.legacy.tmux("new-session", "-d", "-s", f"agent_{agent}", runs.format(**place))
+    before = scene.legacy.bytes()
+    [pane] = scene.legacy.panes(f"agent_{agent}")
     orch = scene.orchestrator()
     for ask in (orch.terminate, lambda one: orch.wait(one, timeout_s=0)):
         with pytest.raises(CouldNotAsk, match="only its name"):
             ask(agent)
-    assert [pane] == scene.old.panes(f"agent_{agent}")
-    assert before == scene.old.bytes()
+    assert [pane] == scene.legacy.panes(f"agent_{agent}")
+    assert before == scene.legacy.bytes()
     assert [] == scene.world.files("sagas/*.jsonl")
 
 
-def test_a_session_whose_name_only_begins_with_its_name_is_another(scene):
-    task = scene.old.task()
-    agent = scene.old.agent(task)
-    scene.old.tmux("new-session", "-d", "-s", f"agent_{agent}0", "exec sleep 1000")
+def test_a_session_whose_name_only_begins_with_the_agents_name_is_foreign(scene):
+    task = scene.legacy.task()
+    agent = scene.legacy.agent(task)
+    scene.legacy.tmux("new-session", "-d", "-s", f"agent_{agent}0", "exec sleep 1000")
     assert scene.orchestrator().terminate(agent).success
-    assert [f"agent_{agent}0"] == scene.old.sessions()
+    assert [f"agent_{agent}0"] == scene.legacy.sessions()
 
 
-def test_a_session_made_anew_under_the_name_while_it_is_being_ended_is_not_touched(scene):
-    """The server compares, and only then kills."""
+def test_a_new_session_of_the_name_during_the_end_is_not_touched(scene):
+    """The server compares the session, and only then kills it."""
     orch, _, agent = scene.running()
     real = EndLegacySession._end_session
 
     def late(step, receipt):
-        wait_for_deaths(scene.old.panes(receipt.session), timeout_s=10)
-        scene.old.tmux("new-session", "-d", "-s", receipt.session, "exec sleep 1000")
+        wait_for_deaths(scene.legacy.panes(receipt.session), timeout_s=10)
+        scene.legacy.tmux("new-session", "-d", "-s", receipt.session, "exec sleep 1000")
         return real(step, receipt)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EndLegacySession, "_end_session", late)
         end = orch.terminate(agent)
     assert end.success
-    assert [f"agent_{agent}"] == scene.old.sessions()
+    assert [f"agent_{agent}"] == scene.legacy.sessions()
     assert 1 == len(scene.living())
 
 
-def test_by_its_birth_and_its_place_a_session_without_a_log_is_known(scene):
-    """The agent's shell has no pipeline any more; its name, its time and its place say it."""
-    task = scene.old.task()
-    agent = scene.old.agent(task)
-    scene.old.tmux("new-session", "-d", "-s", f"agent_{agent}", "exec sleep 1000")
+def test_a_session_without_a_log_is_proved_by_its_start_and_its_directory(scene):
+    """The agent's shell no longer has a pipeline that writes the log."""
+    task = scene.legacy.task()
+    agent = scene.legacy.agent(task)
+    scene.legacy.tmux("new-session", "-d", "-s", f"agent_{agent}", "exec sleep 1000")
     end = scene.orchestrator().terminate(agent)
-    assert ([], {}) == (scene.old.sessions(), scene.living())
+    assert ([], {}) == (scene.legacy.sessions(), scene.living())
     proofs = next(step["detail"]["proofs"] for step in end.steps if step["step"] == "spawn_tmux")
     assert [True, True] == ["is recorded for it" in proofs[0], "works in" in proofs[1]]
 
 
-def test_who_looks_on_in_a_pane_of_his_own_keeps_it_when_the_agents_is_gone(scene):
-    """The session was the agent's; what is left in it was started much later, and is a person's."""
+def test_a_persons_pane_in_the_agents_session_is_not_touched(scene):
+    """The agent's own pane is gone; a person opened the other one much later."""
     began = now() - timedelta(minutes=7)
-    task = scene.old.task()
-    agent = scene.old.agent(task, started_at=began.isoformat())
+    task = scene.legacy.task()
+    agent = scene.legacy.agent(task, started_at=began.isoformat())
     name = f"agent_{agent}"
-    scene.old.tmux("new-session", "-d", "-s", name, "exec sleep 1000")
-    [pane] = scene.old.panes(name)
+    scene.legacy.tmux("new-session", "-d", "-s", name, "exec sleep 1000")
+    [pane] = scene.legacy.panes(name)
     real = DefaultServer.sessions
 
     def as_old_as_the_agent(server):
@@ -340,11 +340,11 @@ def test_who_looks_on_in_a_pane_of_his_own_keeps_it_when_the_agents_is_gone(scen
         patch.setattr(DefaultServer, "sessions", as_old_as_the_agent)
         with pytest.raises(CouldNotAsk, match="only its name"):
             scene.orchestrator().terminate(agent)
-    assert [pane] == scene.old.panes(name)
+    assert [pane] == scene.legacy.panes(name)
 
 
-def test_a_copy_of_the_workspace_does_not_own_the_originals_agents(scene):
-    """Its records say the same; its log is another file, its project another place."""
+def test_a_copy_of_a_workspace_does_not_own_the_agents_of_the_original(scene):
+    """The records are equal; the log is another file, the project another directory."""
     _, task, agent = scene.running()
     elsewhere = scene.place / "copy"
     elsewhere.mkdir()
@@ -356,7 +356,7 @@ def test_a_copy_of_the_workspace_does_not_own_the_originals_agents(scene):
     (elsewhere / ".agent-workspace" / task / "AGENT_REGISTRY.json").write_text(json.dumps(copied))
     with pytest.raises(CouldNotAsk):
         copy.terminate(agent)
-    assert [f"agent_{agent}"] == scene.old.sessions()
+    assert [f"agent_{agent}"] == scene.legacy.sessions()
 
 
 OUTSIDE = ["{place}/precious", "../../precious", "AGENT_REGISTRY.json", "logs/../../../precious"]
@@ -364,58 +364,58 @@ OUTSIDE = ["{place}/precious", "../../precious", "AGENT_REGISTRY.json", "logs/..
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_no_recorded_path_leads_to_a_file_that_is_not_the_agents(scene, name):
-    task = scene.old.task()
+    task = scene.legacy.task()
     precious = scene.place / "precious"
     precious.write_text("mine")
     (scene.root / "precious").write_text("mine")
     target = name.format(place=scene.place)
-    agent = scene.old.agent(
+    agent = scene.legacy.agent(
         task, tracked_files=dict.fromkeys(("prompt_file", "log_file", "progress_file"), target)
     )
     orch = scene.orchestrator()
     assert "mine" not in orch.read_output(agent)
     assert orch.terminate(agent).success
     assert "mine" == precious.read_text() == (scene.root / "precious").read_text()
-    assert agent == scene.old.record(task, agent)["id"]
+    assert agent == scene.legacy.record(task, agent)["id"]
 
 
-def test_a_log_that_was_recorded_elsewhere_in_its_task_is_archived_from_there(scene):
-    task = scene.old.task()
+def test_a_log_recorded_elsewhere_in_its_task_is_archived_from_there(scene):
+    task = scene.legacy.task()
     odd = scene.root / task / "output" / "a-121212-aaaaaa_stream.jsonl"
     odd.write_text("odd\n")
-    agent = scene.old.agent(task, id="a-121212-aaaaaa", tracked_files={"log_file": str(odd)})
+    agent = scene.legacy.agent(task, id="a-121212-aaaaaa", tracked_files={"log_file": str(odd)})
     scene.orchestrator().terminate(agent)
     assert "odd\n" == scene.archived(task, agent)
 
 
-# --- misfortune ---------------------------------------------------------------------------------
+# --- faults -------------------------------------------------------------------------------------
 
 
-def test_a_server_that_does_not_answer_is_no_server_without_sessions(scene):
+def test_a_server_that_does_not_answer_counts_as_unknown(scene):
     _, _, agent = scene.running()
-    before = scene.old.bytes()
-    server = scene.old.server()
+    before = scene.legacy.bytes()
+    server = scene.legacy.server()
     os.kill(server, signal.SIGSTOP)
     try:
         with pytest.raises(CouldNotAsk, match="did not answer"):
             scene.orchestrator(terminal_timeout_s=0.3).terminate(agent)
     finally:
         os.kill(server, signal.SIGCONT)
-    assert before == scene.old.bytes()
+    assert before == scene.legacy.bytes()
     assert scene.orchestrator().terminate(agent).success
 
 
-def test_without_tmux_nothing_is_known(scene, monkeypatch):
+def test_an_agent_on_a_machine_without_tmux_is_unknown(scene, monkeypatch):
     _, _, agent = scene.running()
-    before = scene.old.bytes()
+    before = scene.legacy.bytes()
     with monkeypatch.context() as patch:
         patch.setenv("PATH", str(scene.work))
         with pytest.raises(CouldNotAsk, match="tmux"):
             scene.orchestrator().terminate(agent)
-    assert before == scene.old.bytes()
+    assert before == scene.legacy.bytes()
 
 
-def test_a_server_that_hangs_in_the_middle_leaves_it_stuck_and_later_it_is_finished(scene):
+def test_an_end_that_is_stuck_since_the_server_hangs_is_finished_later(scene):
     orch, task, agent = scene.running()
 
     def hang(_step, _receipt):
@@ -424,15 +424,15 @@ def test_a_server_that_hangs_in_the_middle_leaves_it_stuck_and_later_it_is_finis
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EndLegacySession, "_end_session", hang)
         end = orch.terminate(agent)
-    assert (False, "terminated") == (end.success, scene.old.record(task, agent)["status"])
+    assert (False, "terminated") == (end.success, scene.legacy.record(task, agent)["status"])
     orch.recover(force=True)
-    assert ([], {}) == (scene.old.sessions(), scene.living())
+    assert ([], {}) == (scene.legacy.sessions(), scene.living())
     assert orch.terminate(agent).success
 
 
-def test_when_its_server_was_killed_what_lives_on_is_found_by_the_log_it_writes(scene):
+def test_processes_that_survive_a_killed_server_are_found_by_the_log_they_write(scene):
     orch, task, agent = scene.running(deaf=True)
-    server = scene.old.server()
+    server = scene.legacy.server()
     os.kill(server, signal.SIGKILL)
     wait_for_deaths([server], timeout_s=10)
     assert 4 == len(scene.living())
@@ -443,7 +443,7 @@ def test_when_its_server_was_killed_what_lives_on_is_found_by_the_log_it_writes(
 
 @pytest.mark.parametrize("step", [EndLegacySession, OpenLog, WritePrompt, RegisterTask])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_whenever_who_ends_it_is_killed_the_next_recovery_finishes(scene, step, when):
+def test_an_end_that_was_killed_at_any_step_is_finished_by_recovery(scene, step, when):
     orch, task, agent = scene.running()
     child = os.fork()
     if child == 0:
@@ -454,13 +454,13 @@ def test_whenever_who_ends_it_is_killed_the_next_recovery_finishes(scene, step, 
     _, status = os.waitpid(child, 0)
     assert signal.SIGKILL == os.WTERMSIG(status)
     assert [agent] == list(orch.recover(force=True).unwound)
-    assert ([], {}) == (scene.old.sessions(), scene.living())
+    assert ([], {}) == (scene.legacy.sessions(), scene.living())
     assert ("terminated", "half") == (
-        scene.old.record(task, agent)["status"],
-        scene.old.record(task, agent)["termination_reason"],
+        scene.legacy.record(task, agent)["status"],
+        scene.legacy.record(task, agent)["termination_reason"],
     )
     assert "started\nlast words\n" == scene.archived(task, agent)
-    assert {"terminated": 1} == scene.old.globally()["ended"]
+    assert {"terminated": 1} == scene.legacy.globally()["ended"]
 
 
 def _die_at(step, when):
@@ -475,88 +475,88 @@ def _die_at(step, when):
     step.undo = undo
 
 
-def test_one_that_was_adopted_and_not_ended_lives_on_until_it_dies(scene):
+def test_an_adopted_agent_stays_alive_until_it_ends_by_itself(scene):
     orch, task, agent = scene.running()
     with pytest.raises(WaitTimeout):
         orch.wait(agent, timeout_s=0)
     assert (agent,) == scene.orchestrator().recover().alive
-    assert [f"agent_{agent}"] == scene.old.sessions()
-    panes = scene.old.panes(f"agent_{agent}")
-    scene.old.tmux("kill-session", "-t", f"=agent_{agent}")
+    assert [f"agent_{agent}"] == scene.legacy.sessions()
+    panes = scene.legacy.panes(f"agent_{agent}")
+    scene.legacy.tmux("kill-session", "-t", f"=agent_{agent}")
     wait_for_deaths(panes, timeout_s=10)
     assert "error" == scene.orchestrator(recover=True).agent(agent).status
     assert "started" in scene.archived(task, agent)
 
 
-def test_one_that_the_old_system_has_ended_after_all_keeps_the_end_it_was_given(scene):
+def test_an_adopted_agent_keeps_an_end_that_the_legacy_system_records_later(scene):
     orch, task, agent = scene.running()
     with pytest.raises(WaitTimeout):
         orch.wait(agent, timeout_s=0)
-    scene.old.say_ended(task, agent, "killed", termination_reason="by the old one")
-    panes = scene.old.panes(f"agent_{agent}")
-    scene.old.tmux("kill-session", "-t", f"=agent_{agent}")
+    scene.legacy.say_ended(task, agent, "killed", termination_reason="by the legacy system")
+    panes = scene.legacy.panes(f"agent_{agent}")
+    scene.legacy.tmux("kill-session", "-t", f"=agent_{agent}")
     wait_for_deaths(panes, timeout_s=10)
     end = orch.wait(agent, timeout_s=10)
-    assert ("killed", "by the old one", "old system") == (end.status, end.reason, end.by)
-    assert {"killed": 1} == scene.old.globally()["ended"]
+    assert ("killed", "by the legacy system", "old system") == (end.status, end.reason, end.by)
+    assert {"killed": 1} == scene.legacy.globally()["ended"]
 
 
-def test_names_that_tmux_would_not_take_are_shown_and_not_asked_for(scene):
-    task = scene.old.task()
-    agent = scene.old.agent(task, id="a-121212-aaaaaa", tmux_session="agent_a.b:c")
-    odd = scene.old.agent(task, id="b.c-121212-bbbbbb")
+def test_agents_with_names_that_tmux_refuses_are_listed_and_not_ended(scene):
+    task = scene.legacy.task()
+    agent = scene.legacy.agent(task, id="a-121212-aaaaaa", tmux_session="agent_a.b:c")
+    odd = scene.legacy.agent(task, id="b.c-121212-bbbbbb")
     orch = scene.orchestrator()
     assert [agent, odd] == [each.id for each in orch.agents(status="active")]
     with pytest.raises(NotFound, match="cannot have had"):
         orch.terminate(agent)
 
 
-# --- sweeping -----------------------------------------------------------------------------------
+# --- sweeps -------------------------------------------------------------------------------------
 
 
 def swept(orch, **how):
-    """Return {agent: kind} of what a sweep has found of the old system's agents, and its report."""
+    """Sweep; return the kinds of the findings by agent, and the report."""
     report = orch.sweep(**how)
     assert all(finding.is_old for finding in report.findings)
     return {finding.agent_id: finding.kind.value for finding in report.findings}, report
 
 
-def test_a_sweep_tells_the_living_from_the_lost_and_from_what_was_not_given_back(scene):
+def test_a_sweep_distinguishes_live_lost_and_ended_agents_with_leftovers(scene):
     orch, task, living = scene.running()
-    lost, over = scene.old.agent(task, started_at=EARLIER), scene.old.agent(task)
-    leaves_on = scene.old.agent(task, runs=LIVES)
+    lost, over = scene.legacy.agent(task, started_at=EARLIER), scene.legacy.agent(task)
+    leaves_on = scene.legacy.agent(task, runs=LIVES)
     scene.until_started(task, leaves_on)
-    scene.old.say_ended(task, leaves_on)
-    scene.old.say_ended(task, over)
-    before = scene.old.bytes()
+    scene.legacy.say_ended(task, leaves_on)
+    scene.legacy.say_ended(task, over)
+    before = scene.legacy.bytes()
     found, report = swept(orch)
     assert {lost: "lost", over: "ended", leaves_on: "ended"} == found
     assert ((living,), ()) == (report.alive, report.unknown)
     assert all(finding.reapable for finding in report.findings)
-    assert before == scene.old.bytes()
+    assert before == scene.legacy.bytes()
 
     found, report = swept(orch, reap=True)
     assert [True] * 3 == [reaped.success for reaped in report.reaped]
-    assert [f"agent_{living}"] == scene.old.sessions()
-    statuses = {agent: scene.old.record(task, agent)["status"] for agent in found}
+    assert [f"agent_{living}"] == scene.legacy.sessions()
+    statuses = {agent: scene.legacy.record(task, agent)["status"] for agent in found}
     assert {lost: "error", over: "completed", leaves_on: "completed"} == statuses
     assert ({}, (living,)) == (swept(orch)[0], swept(orch)[1].alive)
-    assert {"error": 1, "completed": 2} == scene.old.globally()["ended"]
+    assert {"error": 1, "completed": 2} == scene.legacy.globally()["ended"]
     assert (4, 1, 3) == tuple(
-        scene.old.registry(task)[name]
+        scene.legacy.registry(task)[name]
         for name in ("total_spawned", "active_count", "completed_count")
     )
 
 
-def test_a_sweep_leaves_alone_what_it_cannot_prove_or_ask(scene):
-    task = scene.old.task()
-    agent = scene.old.agent(task)
-    scene.old.tmux("new-session", "-d", "-s", f"agent_{agent}", ELSEWHERE)
+def test_a_sweep_leaves_unproved_and_unknown_agents_alone(scene):
+    task = scene.legacy.task()
+    agent = scene.legacy.agent(task)
+    scene.legacy.tmux("new-session", "-d", "-s", f"agent_{agent}", ELSEWHERE)
     orch = scene.orchestrator(terminal_timeout_s=0.3)
     found, report = swept(orch, reap=True)
     assert {} == found
     assert [True] == ["only its name" in each for each in report.unknown]
-    server = scene.old.server()
+    server = scene.legacy.server()
     os.kill(server, signal.SIGSTOP)
     try:
         found, report = swept(orch, reap=True)
@@ -564,19 +564,19 @@ def test_a_sweep_leaves_alone_what_it_cannot_prove_or_ask(scene):
         os.kill(server, signal.SIGCONT)
     assert {} == found
     assert [True] == ["did not answer" in each for each in report.unknown]
-    assert [f"agent_{agent}"] == scene.old.sessions()
-    assert "running" == scene.old.record(task, agent)["status"]
+    assert [f"agent_{agent}"] == scene.legacy.sessions()
+    assert "running" == scene.legacy.record(task, agent)["status"]
 
 
-def test_who_came_back_between_the_look_and_the_reaping_lives(scene):
-    """The sweep found its agent lost; when it comes to reap it, somebody writes its log."""
-    task = scene.old.task()
-    agent = scene.old.agent(task)
+def test_an_agent_that_comes_back_between_snapshot_and_reap_is_left_alone(scene):
+    """The sweep found the agent lost; when it reaps, a process writes the agent's log."""
+    task = scene.legacy.task()
+    agent = scene.legacy.agent(task)
     real = _Reaper.end_legacy
 
     def late(reaper, findings):
         log = scene.root / task / "logs" / f"{agent}_stream.jsonl"
-        scene.old.start(f"agent_{agent}", LIVES, log)
+        scene.legacy.start(f"agent_{agent}", LIVES, log)
         scene.follow(log, until=b"started")
         return real(reaper, findings)
 
@@ -585,13 +585,12 @@ def test_who_came_back_between_the_look_and_the_reaping_lives(scene):
         found, report = swept(scene.orchestrator(), reap=True)
     assert {agent: "lost"} == found
     assert [False] == [reaped.success for reaped in report.reaped]
-    assert [f"agent_{agent}"] == scene.old.sessions()
-    assert "running" == scene.old.record(task, agent)["status"]
+    assert [f"agent_{agent}"] == scene.legacy.sessions()
+    assert "running" == scene.legacy.record(task, agent)["status"]
 
 
-def test_only_a_root_that_the_old_system_was_in_asks_the_default_server(scene):
-    """And one look at it is one call, whatever the number of agents."""
-    task = scene.old.task()
+def test_a_sweep_asks_the_default_server_once_and_only_for_legacy_agents(scene):
+    task = scene.legacy.task()
     calls = []
     real = DefaultServer.sessions
     with pytest.MonkeyPatch.context() as patch:
@@ -599,6 +598,6 @@ def test_only_a_root_that_the_old_system_was_in_asks_the_default_server(scene):
         scene.orchestrator().sweep()
         assert 0 == len(calls)
         for _ in range(5):
-            scene.old.agent(task)
+            scene.legacy.agent(task)
         scene.orchestrator().sweep()
     assert 1 == len(calls)

@@ -1,7 +1,7 @@
 """
-What a sweep finds, of each kind, and what becomes of it: real files, a fake terminal.
+The findings of a sweep, one test or more for each kind: real files, a fake terminal.
 
-A dry run changes nothing; reaping ends what two proofs say is ours, and nothing else.
+A dry run changes nothing. Reaping ends only what has two proofs.
 """
 
 import fcntl
@@ -49,7 +49,7 @@ def cookie_of(scene, agent):
 
 
 def edit(path, change):
-    """Change a registry as a person does: in an editor."""
+    """Change a registry as an editor does: without a lock."""
     document = json.loads(path.read_bytes())
     change(document)
     path.write_text(json.dumps(document))
@@ -62,7 +62,7 @@ def left(scene):
 # --- nothing to be found --------------------------------------------------------------------------
 
 
-def test_where_all_is_well_nothing_is_found_and_the_living_are_named(scene, orch, task):
+def test_a_sweep_of_healthy_agents_finds_nothing_and_lists_them_as_alive(scene, orch, task):
     agents = [orch.deploy(task, scene.spec()).id for _ in range(3)]
     orch.terminate(orch.deploy(task, scene.spec()).id)
     before = scene.world.snapshot()
@@ -117,7 +117,7 @@ GONE = {
 
 
 @pytest.mark.parametrize("how", GONE)
-def test_an_agent_that_is_gone_is_found_then_reaped_and_nothing_is_left(how, scene, orch, task):
+def test_an_agent_that_is_gone_is_found_and_reaped_with_nothing_left(how, scene, orch, task):
     begin, status = GONE[how]
     stays = None if "machine" in how or "server" in how else orch.deploy(task, scene.spec()).id
     agent = begin(scene, orch, task)
@@ -140,7 +140,7 @@ def test_an_agent_that_is_gone_is_found_then_reaped_and_nothing_is_left(how, sce
     assert [] == left(scene)
 
 
-def test_one_that_says_nothing_is_told_of_and_left_alone(scene, orch, task):
+def test_a_silent_agent_is_reported_and_left_alone(scene, orch, task):
     """Silence is no proof of anything: an agent may be thinking."""
     agent = orch.deploy(task, scene.spec(silent_after_s=0.001)).id
     other = orch.deploy(task, scene.spec(silent_after_s=3600)).id
@@ -153,8 +153,8 @@ def test_one_that_says_nothing_is_told_of_and_left_alone(scene, orch, task):
 
 
 @pytest.mark.parametrize("how", ["lost", "stuck"])
-def test_one_that_somebody_alive_is_at_is_left_to_them(how, scene, orch, task):
-    """Whoever deploys or ends an agent holds its journal's lock; then it is no finding yet."""
+def test_an_agent_with_a_live_owner_is_left_to_the_owner(how, scene, orch, task):
+    """The owner of a deployment or an unwinding holds the journal's lock."""
     agent = GONE[how][0](scene, orch, task)
     with (scene.root / "sagas" / f"{agent}.jsonl").open("rb") as journal:
         fcntl.flock(journal, fcntl.LOCK_EX)
@@ -165,10 +165,10 @@ def test_one_that_somebody_alive_is_at_is_left_to_them(how, scene, orch, task):
     assert [] == left(scene)
 
 
-def test_one_whose_session_is_gone_and_whose_supervisor_has_not_noticed_is_ended(
+def test_an_agent_whose_supervisor_has_not_noticed_its_lost_session_is_ended(
     scene, orch, task, monkeypatch
 ):
-    """The terminal shows no session of it any more; its processes live."""
+    """The terminal no longer lists the agent's session; the agent's processes are alive."""
     agent = orch.deploy(task, scene.spec()).id
     stays = orch.deploy(task, scene.spec()).id
     shown = scene.fake.sessions
@@ -190,7 +190,7 @@ def test_one_whose_session_is_gone_and_whose_supervisor_has_not_noticed_is_ended
 
 
 def test_a_recovery_from_inside_an_agent_leaves_its_end_to_a_sweep_from_outside(scene, orch, task):
-    """It would end itself half-way."""
+    """A recovery inside the agent would end its own process half-way."""
     agent = orch.deploy(task, scene.spec("stubborn")).id
     with scene.fake.inside(session_of(agent)):
         scene.fake.kill_supervisor(session_of(agent))
@@ -201,11 +201,11 @@ def test_a_recovery_from_inside_an_agent_leaves_its_end_to_a_sweep_from_outside(
     assert [] == left(scene)
 
 
-# --- what no saga accounts for --------------------------------------------------------------------
+# --- orphans ------------------------------------------------------------------------------------
 
 
-def test_a_session_with_our_mark_and_no_saga_is_ended(scene, orch, task):
-    """Somebody has removed its journal, and its record."""
+def test_a_session_with_the_roots_mark_and_no_saga_is_ended(scene, orch, task):
+    """Its journal was removed by hand."""
     agent = orch.deploy(task, scene.spec()).id
     (scene.root / "sagas" / f"{agent}.jsonl").unlink()
 
@@ -218,8 +218,8 @@ def test_a_session_with_our_mark_and_no_saga_is_ended(scene, orch, task):
     assert [] == left(scene)
 
 
-def test_a_session_of_somebody_else_with_a_name_like_ours_is_never_touched(scene, orch, task):
-    """Its name alone is one proof, and not even that without the mark."""
+def test_a_foreign_session_with_an_agents_name_is_never_touched(scene, orch, task):
+    """Without the mark, a name is no proof."""
     orch.deploy(task, scene.spec())
     scene.fake.start_foreign_session("agent_a-101010-abcdef")
     scene.fake.start_foreign_session("agent_b-101010-abcdef", owner="somebody")
@@ -229,8 +229,8 @@ def test_a_session_of_somebody_else_with_a_name_like_ours_is_never_touched(scene
     assert before == scene.fake.sessions()
 
 
-def test_a_session_whose_mark_was_copied_is_told_of_and_left_alone(scene, orch, task):
-    """The mark of an agent of ours, on a session of another name: no second proof."""
+def test_a_session_with_a_copied_mark_is_reported_and_left_alone(scene, orch, task):
+    """The mark of an agent on a session of another name is one proof only."""
     agent = orch.deploy(task, scene.spec()).id
     orch.terminate(agent)
     scene.fake.start_foreign_session("mine", owner=cookie_of(scene, agent))
@@ -243,7 +243,7 @@ def test_a_session_whose_mark_was_copied_is_told_of_and_left_alone(scene, orch, 
 
 
 def test_a_process_that_outlived_its_agent_is_ended_by_its_cookie(scene, orch, task):
-    """What an agent left behind is nobody's but that agent's: a saga adopts it."""
+    """A saga adopts the process, which belongs to the agent."""
     agent = orch.deploy(task, scene.spec("stray")).id
     scene.fake.kill_supervisor(session_of(agent))
     (scene.root / "sagas" / f"{agent}.jsonl").unlink()
@@ -256,8 +256,8 @@ def test_a_process_that_outlived_its_agent_is_ended_by_its_cookie(scene, orch, t
     assert [] == left(scene)
 
 
-def test_files_of_an_agent_that_never_was_are_put_away(scene, orch, task):
-    """A deploy log names the agent that its name names: two proofs. A bare name is one."""
+def test_files_of_an_agent_without_a_saga_are_archived(scene, orch, task):
+    """A deploy log names the agent in its name and its content: two proofs. A name alone is one."""
     folder = scene.root / task
     sure, doubtful = "a-101010-abcdef", "b-101010-abcdef"
     (folder / "logs" / f"deploy_{sure}.json").write_text(json.dumps({"agent_id": sure}))
@@ -286,7 +286,7 @@ def test_a_link_with_an_agents_name_leads_nowhere(scene, orch, task):
 
 
 def test_a_link_is_no_second_proof_of_a_record(scene, orch, task):
-    """Somebody has copied a record, and made a link of the name that its prompt would have."""
+    """A person copied a record, and made a link with the name of the copy's prompt."""
     copied = "b-101010-abcdef"
     orch.deploy(task, scene.spec())
     edit(
@@ -302,8 +302,8 @@ def test_a_link_is_no_second_proof_of_a_record(scene, orch, task):
     assert "running" == orch.agent(copied).status
 
 
-def test_a_tmux_server_that_a_lost_agent_has_started_is_no_stray_process(scene, orch, task):
-    """Others may have their sessions on it."""
+def test_a_tmux_server_that_a_lost_agent_has_started_is_no_orphan(scene, orch, task):
+    """Other people may have sessions on the server."""
     agent = orch.deploy(task, scene.spec("stray")).id
     scene.fake.kill_supervisor(session_of(agent))
     (scene.root / "sagas" / f"{agent}.jsonl").unlink()
@@ -315,22 +315,22 @@ def test_a_tmux_server_that_a_lost_agent_has_started_is_no_stray_process(scene, 
     assert "stray_process" not in kinds(orch.sweep())
 
 
-def test_what_is_gone_at_a_second_look_was_never_a_finding(scene, orch, task, monkeypatch):
-    """A look takes time: an agent may have ended between its session and its journal."""
+def test_a_finding_that_a_second_snapshot_does_not_show_is_dropped(scene, orch, task, monkeypatch):
+    """An agent may end after its session was read, and before its journal is."""
     agent = orch.deploy(task, scene.spec()).id
     orch.terminate(agent)
-    looks = []
+    calls = []
     real = scene.fake.sessions
     ended = Session(session_of(agent), cookie_of(scene, agent), 1, 1)
 
     def sessions():
-        looks.append(None)
-        return (ended,) if len(looks) == 1 else real()
+        calls.append(None)
+        return (ended,) if len(calls) == 1 else real()
 
     monkeypatch.setattr(scene.fake, "sessions", sessions)
 
     assert () == orch.sweep().findings
-    assert 2 == len(looks)
+    assert 2 == len(calls)
 
 
 def test_a_record_of_an_agent_that_has_no_journal_is_ended(scene, orch, task):
@@ -348,36 +348,36 @@ def test_a_record_of_an_agent_that_has_no_journal_is_ended(scene, orch, task):
 # --- registries -----------------------------------------------------------------------------------
 
 
-def test_a_registry_that_says_otherwise_than_the_journals_is_put_right(scene, orch, task):
-    """By hand, somebody has ended the one who lives, and revived the one who has ended."""
-    lives, ended = (orch.deploy(task, scene.spec()).id for _ in range(2))
+def test_a_registry_that_contradicts_the_journals_is_repaired(scene, orch, task):
+    """An editor swapped the statuses of a live agent and an ended one."""
+    alive, ended = (orch.deploy(task, scene.spec()).id for _ in range(2))
     orch.terminate(ended)
 
     def confuse(document):
         for each in document["agents"]:
-            each["status"] = "completed" if each["id"] == lives else "running"
+            each["status"] = "completed" if each["id"] == alive else "running"
 
     edit(scene.root / task / "AGENT_REGISTRY.json", confuse)
 
     def confuse_all(document):
-        document["agents"] = {ended: document["agents"][lives]}
+        document["agents"] = {ended: document["agents"][alive]}
 
     edit(scene.root / "registry" / "GLOBAL_REGISTRY.json", confuse_all)
 
     report = orch.sweep()
     assert {"disagreement"} == set(kinds(report))
     found = [(finding.subject.split()[0], finding.agent_id) for finding in report.findings]
-    assert sorted((of, who) for of in ("record", "entry") for who in (lives, ended)) == sorted(
-        found
-    )
+    assert sorted(
+        (place, agent) for place in ("record", "entry") for agent in (alive, ended)
+    ) == sorted(found)
 
     assert () == orch.sweep(reap=True).left
-    assert ("running", "terminated") == (orch.agent(lives).status, orch.agent(ended).status)
-    assert [lives] == list(scene.world.entries())
+    assert ("running", "terminated") == (orch.agent(alive).status, orch.agent(ended).status)
+    assert [alive] == list(scene.world.entries())
 
 
 @pytest.mark.parametrize("which", ["task", "global", "journal"])
-def test_what_is_damaged_is_written_anew_and_kept_aside(which, scene, orch, task):
+def test_a_damaged_file_is_kept_aside_and_written_anew(which, scene, orch, task):
     agent = orch.deploy(task, scene.spec()).id
     path = {
         "task": scene.root / task / "AGENT_REGISTRY.json",
@@ -391,18 +391,18 @@ def test_what_is_damaged_is_written_anew_and_kept_aside(which, scene, orch, task
     report = orch.sweep(reap=True)
 
     assert all(one.success for one in report.reaped)
-    kept = orch.sweep().findings  # What was kept aside is for a person to see to.
+    kept = orch.sweep().findings  # A person removes the file that was kept aside.
     assert ["damaged"] == [finding.kind.value for finding in kept]
     assert not kept[0].reapable
     assert orch.agent(agent).is_active
     assert orch.terminate(agent).success
 
 
-# --- what cannot be asked -------------------------------------------------------------------------
+# --- unreadable sources ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("trouble", ["the terminal hangs", "the processes cannot be seen"])
-def test_what_could_not_be_asked_is_unknown_and_left_alone(trouble, scene, orch, task):
+def test_a_source_that_cannot_be_read_is_unknown_and_nothing_is_touched(trouble, scene, orch, task):
     agents = [orch.deploy(task, scene.spec()).id for _ in range(3)]
     if "terminal" in trouble:
         scene.fake.fail("sessions", TerminalError("no answer"), times=math.inf)
@@ -418,8 +418,8 @@ def test_what_could_not_be_asked_is_unknown_and_left_alone(trouble, scene, orch,
     assert set(agents) == set(orch.sweep().alive)
 
 
-def test_what_could_be_asked_is_reaped_whatever_could_not(scene, orch, task):
-    """A registry that cannot be read hides no dead agent of another task."""
+def test_an_unreadable_source_does_not_hide_findings_from_other_sources(scene, orch, task):
+    """One task's registry cannot be read; the dead agent is in another task."""
     agent = lost(scene, orch, task)
     other = orch.create_task("another").id
     path = scene.root / other / "AGENT_REGISTRY.json"
@@ -432,10 +432,10 @@ def test_what_could_be_asked_is_reaped_whatever_could_not(scene, orch, task):
     assert not orch.agent(agent).is_active
 
 
-def test_an_interrupted_reaping_ends_what_it_has_begun_and_begins_no_more(
+def test_an_interrupted_reap_completes_what_has_begun_and_begins_no_more(
     scene, orch, task, monkeypatch
 ):
-    """Ctrl-C, while ends wait for something: those are no reason to begin others."""
+    """KeyboardInterrupt arrives while the first agents are being unwound."""
     for _ in range(20):
         orch.deploy(task, scene.spec())
     scene.fake.reboot()
@@ -466,7 +466,7 @@ def test_an_interrupted_reaping_ends_what_it_has_begun_and_begins_no_more(
     assert orch.sweep().clean
 
 
-def test_one_that_cannot_be_reaped_strands_no_other(scene, orch, task):
+def test_a_failure_to_reap_one_agent_does_not_affect_the_others(scene, orch, task):
     agents = [lost(scene, orch, task) for _ in range(3)]
     scene.fake.fail("processes.terminate_all", CouldNotAsk("not this one"), times=1)
 
@@ -480,10 +480,10 @@ def test_one_that_cannot_be_reaped_strands_no_other(scene, orch, task):
 # --- the report -----------------------------------------------------------------------------------
 
 
-def test_a_report_is_json_and_tells_the_proofs(scene, orch, task):
+def test_a_report_is_json_with_proofs(scene, orch, task):
     lost(scene, orch, task)
-    told = json.loads(json.dumps(orch.sweep().to_dict()))
-    [finding] = told["findings"]
-    assert (False, True, True) == (told["clean"], told["dry_run"], finding["reapable"])
+    report = json.loads(json.dumps(orch.sweep().to_dict()))
+    [finding] = report["findings"]
+    assert (False, True, True) == (report["clean"], report["dry_run"], finding["reapable"])
     assert 2 <= len(finding["proofs"])
     assert finding["action"]

@@ -1,4 +1,4 @@
-"""What is believed of the old system's records, times and listings."""
+"""How records, times and listings of the legacy system are read."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from orchestrator_core.system.processes.protocol import FileId
 LINE = "4242:$3:1760000000:%{pane}:{pid}:{name}:/tmp/tmux-0/default"
 
 
-class World:
-    """As much of a world as reading needs."""
+class Context:
+    """The part of a root context that reading needs."""
 
     def __init__(self, root):
         self.layout = Layout(root)
@@ -35,7 +35,7 @@ class World:
 
 def agents_of(root, *records, **document):
     document["agents"] = list(records)
-    found = (legacy_agent(World(root), document, "TASK-1", record) for record in records)
+    found = (legacy_agent(Context(root), document, "TASK-1", record) for record in records)
     return [agent for agent in found if agent is not None and is_legacy(agent.record)]
 
 
@@ -56,11 +56,11 @@ def agents_of(root, *records, **document):
         {"id": "a-1", "key": None, "deadline_at": None},
     ],
 )
-def test_whoever_has_no_name_that_can_be_used_or_is_ours_is_no_old_agent(tmp_path, record):
+def test_a_record_with_an_unsafe_name_or_of_this_library_is_no_legacy_agent(tmp_path, record):
     assert [] == agents_of(tmp_path, record)
 
 
-def test_what_a_record_lacks_or_has_wrong_is_taken_from_the_agents_id(tmp_path):
+def test_missing_or_invalid_fields_are_derived_from_the_agents_id(tmp_path):
     odd = {"tracked_files": ["x"], "started_at": 7, "parent": None, "status": None}
     [agent] = agents_of(tmp_path, {"id": "a-1", **odd}, client_cwd=7)
     assert ("agent_a-1", None, "orchestrator", True) == (
@@ -73,7 +73,7 @@ def test_what_a_record_lacks_or_has_wrong_is_taken_from_the_agents_id(tmp_path):
     assert (tmp_path.parent,) == agent.places
 
 
-NOT_ITS = [
+FOREIGN_PATHS = [
     "/etc/passwd",
     "../TASK-2/logs/a-1_stream.jsonl",
     "AGENT_REGISTRY.json",
@@ -85,8 +85,8 @@ NOT_ITS = [
 ]
 
 
-@pytest.mark.parametrize("name", NOT_ITS)
-def test_a_recorded_path_that_is_not_its_own_within_its_task_is_not_taken(tmp_path, name):
+@pytest.mark.parametrize("name", FOREIGN_PATHS)
+def test_a_recorded_path_outside_the_task_or_of_another_agent_is_not_used(tmp_path, name):
     task = tmp_path / "TASK-1"
     task.mkdir()
     (task / "link").symlink_to(tmp_path)
@@ -96,7 +96,7 @@ def test_a_recorded_path_that_is_not_its_own_within_its_task_is_not_taken(tmp_pa
     assert task / "agent_prompt_a-1.txt" == agent.files.prompt
 
 
-def test_an_end_that_was_recorded_is_told_and_what_it_claims_of_processes_is_not(tmp_path):
+def test_a_recorded_end_is_reported_without_its_claim_about_processes(tmp_path):
     claims = {"success": True, "verified_no_zombies": True, "archived_files": ["x", 7]}
     [agent] = agents_of(tmp_path, {"id": "a-1", "status": "killed", "auto_cleanup_result": claims})
     end = report_of(agent)
@@ -112,7 +112,7 @@ def test_an_end_that_was_recorded_is_told_and_what_it_claims_of_processes_is_not
 # --- times ----------------------------------------------------------------------------------------
 
 
-def test_a_time_without_a_zone_is_local_and_what_is_none_is_not_known(monkeypatch):
+def test_a_time_without_a_zone_is_local_and_an_invalid_time_is_unknown(monkeypatch):
     monkeypatch.setenv("TZ", "Asia/Kolkata")
     time.tzset()
     try:
@@ -127,7 +127,7 @@ def test_a_time_without_a_zone_is_local_and_what_is_none_is_not_known(monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("apart_s", "birth", "another"),
+    ("apart_s", "matches", "differs"),
     [
         (0, True, False),
         (-59, True, False),
@@ -140,9 +140,9 @@ def test_a_time_without_a_zone_is_local_and_what_is_none_is_not_known(monkeypatc
         (40 * 86400, False, True),
     ],
 )
-def test_two_times_are_one_or_surely_two_or_a_time_zone_apart(apart_s, birth, another):
+def test_two_times_match_or_differ_or_are_a_time_zone_apart(apart_s, matches, differs):
     at = 1760000000.0
-    assert (birth, another) == (
+    assert (matches, differs) == (
         _matches_start(at + apart_s, at),
         _differs_in_any_timezone(at + apart_s, at),
     )
@@ -152,7 +152,7 @@ def test_two_times_are_one_or_surely_two_or_a_time_zone_apart(apart_s, birth, an
 # --- listings -------------------------------------------------------------------------------------
 
 
-def test_a_listing_is_read_session_by_session_its_oldest_pane_first():
+def test_a_listing_is_parsed_by_session_with_the_oldest_pane_first():
     lines = [LINE.format(pane=pane, pid=pid, name="a") for pane, pid in ((7, 70), (3, 30))]
     [session] = parse([*lines, "", "x", LINE.format(pane=1, pid=1, name="a:b")])
     assert ("a", (30, 70), 3, 4242, 1760000000) == (
@@ -165,12 +165,12 @@ def test_a_listing_is_read_session_by_session_its_oldest_pane_first():
     assert all(fact in match_format(session) for fact in ("4242", "$3", "1760000000", "<30>"))
 
 
-# --- who has a file open ----------------------------------------------------------------------
+# --- open files ------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def held(tmp_path):
-    """A file that one process writes, one reads, and one has for its input."""
+def open_file(tmp_path):
+    """A file that one process writes, one reads, and one has as its input."""
     path = tmp_path / "log"
     path.touch()
     opened = {
@@ -197,8 +197,8 @@ def file_id(path):
     return FileId(status.st_dev, status.st_ino)
 
 
-def test_who_writes_a_file_who_reads_it_and_whose_input_it_is(held):
-    path, pids = held
+def test_writers_readers_and_processes_with_the_file_as_input_are_found(open_file):
+    path, pids = open_file
     processes = LocalProcesses()
     found = {holder.process.pid: holder for holder in processes.find_open_files({file_id(path)})}
     assert set(pids.values()) == set(found)
@@ -211,8 +211,8 @@ def test_who_writes_a_file_who_reads_it_and_whose_input_it_is(held):
     assert Path.cwd() == processes.cwd_of(found[pids["reads"]].process)
 
 
-def test_a_file_that_was_moved_is_the_same_and_one_of_its_name_is_not(held):
-    path, _ = held
+def test_a_moved_file_is_the_same_and_a_new_file_of_its_name_is_not(open_file):
+    path, _ = open_file
     moved = path.rename(path.with_name("moved"))
     path.touch()
     assert () == LocalProcesses().find_open_files({file_id(path)})
@@ -220,17 +220,17 @@ def test_a_file_that_was_moved_is_the_same_and_one_of_its_name_is_not(held):
     assert () == LocalProcesses().find_open_files(set())
 
 
-def test_without_proc_the_same_processes_are_found(held):
-    path, pids = held
+def test_psutil_finds_the_same_processes(open_file):
+    path, pids = open_file
     found = {holder.process.pid for holder in open_files._by_psutil({file_id(path)})}
     assert set(pids.values()) == found
 
 
-# --- the claim of those who are known -----------------------------------------------------------
+# --- owned processes ---------------------------------------------------------------------------
 
 
-def test_what_one_that_is_known_leaves_behind_in_its_session_goes_with_it(tmp_path):
-    """Told to leave, it starts another, and is gone: nobody's child, and in nobody's tree."""
+def test_a_process_left_in_the_session_of_an_owned_process_is_ended_too(tmp_path):
+    """On SIGTERM the owned process starts another and exits; that one has no owned parent."""
     ready = tmp_path / "ready"
     os.mkfifo(ready)
     leader = subprocess.Popen(

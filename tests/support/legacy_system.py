@@ -1,9 +1,9 @@
 """
-Workspaces as the system left them that this one replaces, with its agents still at work.
+A fake of the legacy system: workspaces as it left them, with its agents still running.
 
-Made from what is known of its files, and by its ways: JSON written in place, local
-times without a zone, counters added and subtracted until they drift, sessions on the
-user's default tmux server, which here is a private one: ``TMUX_TMPDIR`` says so.
+The fake writes as the legacy system did: JSON in place, local times without a zone, counters
+that drift, and sessions on the user's default tmux server. ``TMUX_TMPDIR`` makes that a
+private server here.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from support.world import wait_for_deaths
 
 _TMUX = shutil.which("tmux") or "tmux"
 
-#: Says that it runs, and when it is asked to leave, that it does.
+#: Prints a line at its start, and another on SIGTERM.
 LIVES = (
     "trap 'echo last words; exit 0' TERM; echo started; "
     "while :; do sleep 1000 >/dev/null & wait; done"
 )
 
 
-class OldSystem:
-    """The old server at work below one project."""
+class LegacySystem:
+    """The legacy system, working below one project."""
 
     def __init__(self, project, tmux_tmpdir):
         self.project = Path(project)
@@ -74,7 +74,7 @@ class OldSystem:
         return next(each for each in self.registry(task)["agents"] if each.get("id") == agent)
 
     def edit(self, task, change):
-        """Change a task's registry as its writers do: in place."""
+        """Change a task's registry in place, without a lock."""
         document = self.registry(task)
         change(document)
         self._write(self.registry_file(task), document)
@@ -90,7 +90,7 @@ class OldSystem:
             json.dump(document, file, indent=2)
 
     def bytes(self):
-        """Return what is in all files that the old system wrote, by their names."""
+        """Return the content of all files that the legacy system wrote, by name."""
         named = ("AGENT_REGISTRY.json", "GLOBAL_REGISTRY.json", "agent_prompt_*", "*.jsonl")
         found = {path for name in (*named, "deploy_*.json") for path in self.root.rglob(name)}
         return {
@@ -102,7 +102,7 @@ class OldSystem:
     # --- tasks and agents --------------------------------------------------------------------
 
     def task(self, description="Find the slow query", **more):
-        """Make a task; return its id."""
+        """Create a task; return its id."""
         task = f"TASK-{now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
         for name in ("logs", "progress", "findings", "archive", "output"):
             (self.root / task / name).mkdir(parents=True)
@@ -145,10 +145,10 @@ class OldSystem:
         self, task, agent_type="investigator", *, runs=None, tracked=True, deaf=False, **fields
     ):
         """
-        Record an agent, with its files; *runs* is what it runs, if it has a session.
+        Record an agent, with its files. *runs* is its shell script, if it has a session.
 
-        Without *tracked* it is recorded as by the first releases; a *deaf* one
-        outlives its terminal, its ``tee`` included.
+        Without *tracked*, the record is like those of the first releases. A *deaf* agent
+        and its ``tee`` ignore SIGHUP.
         """
         stamp = f"{now():%H%M%S}"
         agent = fields.pop("id", f"{agent_type}-{stamp}-{secrets.token_hex(3)}")
@@ -208,12 +208,12 @@ class OldSystem:
         self.edit_globally(enter_globally)
 
     def say_ended(self, task, agent, status="completed", **more):
-        """Let the records say that an agent has ended, and leave everything else as it is."""
+        """Record the end of an agent, and leave everything else as it is."""
 
         def end(document):
             record = next(each for each in document["agents"] if each["id"] == agent)
             record.update({"status": status, "completed_at": _now()} | more)
-            document["active_count"] -= 2  # Counted twice, as so often.
+            document["active_count"] -= 2  # The legacy system often counted an end twice.
             document["completed_count"] += 2
 
         self.edit(task, end)
@@ -221,13 +221,13 @@ class OldSystem:
     # --- sessions ----------------------------------------------------------------------------
 
     def start(self, session, script, log, *, deaf=False):
-        """Start a session as it did: a shell, a pipeline, ``tee``."""
+        """Start a session as the legacy system did: a shell, a pipeline, ``tee``."""
         inner = f"cd {shlex.quote(str(self.project))}; sh -c {shlex.quote(script)}"
         pipeline = f"{inner} | tee {shlex.quote(str(log))}"
         self.tmux("new-session", "-d", "-s", session, "trap '' HUP; " * deaf + pipeline)
 
     def tmux(self, *command, check=True):
-        """Ask the default server of this world."""
+        """Run a command of the default server."""
         return subprocess.run(
             [_TMUX, "-f", "/dev/null", *command],
             stdin=subprocess.DEVNULL,
@@ -245,70 +245,72 @@ class OldSystem:
         return clean | {"TMUX_TMPDIR": str(self.tmux_tmpdir)}
 
     def sessions(self):
-        said = self.tmux("-N", "list-sessions", "-F", "#{session_name}", check=False)
-        return sorted(said.split())
+        output = self.tmux("-N", "list-sessions", "-F", "#{session_name}", check=False)
+        return sorted(output.split())
 
     def panes(self, session):
-        said = self.tmux("list-panes", "-s", "-t", f"={session}:", "-F", "#{pane_pid}", check=False)
-        return [int(pid) for pid in said.split()]
+        output = self.tmux(
+            "list-panes", "-s", "-t", f"={session}:", "-F", "#{pane_pid}", check=False
+        )
+        return [int(pid) for pid in output.split()]
 
     def server(self):
-        """Return the server's pid; None if it does not run."""
-        said = self.tmux("-N", "display-message", "-p", "#{pid}", check=False)
-        return int(said) if said else None
+        """Return the server's pid; None if the server does not run."""
+        output = self.tmux("-N", "display-message", "-p", "#{pid}", check=False)
+        return int(output) if output else None
 
 
 def now():
-    """Return the local time; its zone never reaches a file."""
+    """Return the local time without a zone."""
     return datetime.now().astimezone().replace(tzinfo=None)
 
 
 def _now():
-    """Return the time as it wrote it: local, without a zone."""
+    """Return the time as the legacy system wrote it."""
     return now().isoformat()
 
 
-# --- a scene of it ------------------------------------------------------------------------------
+# --- a scene ------------------------------------------------------------------------------------
 
 
-class OldScene(Scene):
-    """A scene whose root the old system has made."""
+class LegacyScene(Scene):
+    """A scene whose root the legacy system has created."""
 
     def __init__(self, place):
         super().__init__(place)
-        self.old = OldSystem(place / "project", place / "tmux")
-        self.root = self.old.root
+        self.legacy = LegacySystem(place / "project", place / "tmux")
+        self.root = self.legacy.root
         self.world.root = self.root
 
     def running(self, runs=LIVES, **fields):
-        """Return an orchestrator, a task and an agent of the old system that is at work."""
-        task = self.old.task()
-        agent = self.old.agent(task, runs=runs, **fields)
+        """Return an orchestrator, a task and a running legacy agent."""
+        task = self.legacy.task()
+        agent = self.legacy.agent(task, runs=runs, **fields)
         self.until_started(task, agent)
         return self.orchestrator(), task, agent
 
     def until_started(self, task, agent):
-        """Return when an agent has said that it runs."""
+        """Wait until an agent has printed its first line."""
         self.follow(self.root / task / "logs" / f"{agent}_stream.jsonl", until=b"started")
 
     def archived(self, task, agent):
-        """Return what an ended agent has written."""
+        """Return the archived output of an ended agent."""
         return (self.root / task / "archive" / f"{agent}_stream.jsonl").read_text()
 
     def living(self):
-        """Return what of this scene is alive, but for tmux servers."""
+        """Return the live processes of this scene, without tmux servers."""
         return self.world.processes()
 
 
 @contextlib.contextmanager
-def an_old_scene():
-    """Make one; whatever a failure leaves on it is ended, each by its pid."""
-    made = OldScene(Path(tempfile.mkdtemp(prefix="oc-", dir="/tmp")))
+def a_legacy_scene():
+    """Make a scene; end whatever is left on it, each process by its pid."""
+    made = LegacyScene(Path(tempfile.mkdtemp(prefix="oc-", dir="/tmp")))
     try:
         yield made
     finally:
-        made.orchestrator()  # Whoever cleans up asks for the root's id.
-        server = made.old.server()
+        made.orchestrator()  # The cleanup needs the root's id.
+        server = made.legacy.server()
         made.world.end_everything()
         if server is not None:
             with contextlib.suppress(ProcessLookupError):
