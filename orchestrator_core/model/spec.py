@@ -21,7 +21,7 @@ import attrs
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model import ids
 from orchestrator_core.model.environment import HIDDEN_ENV, RESERVED_ENV
-from orchestrator_core.model.programs import PROGRAMS
+from orchestrator_core.model.preset_programs import PROGRAMS
 from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:

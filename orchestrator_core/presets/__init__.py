@@ -13,6 +13,6 @@ returns an :class:`~orchestrator_core.AgentResult`.
 
 from __future__ import annotations
 
-from orchestrator_core.model.programs import PROGRAMS, Program
+from orchestrator_core.model.preset_programs import PROGRAMS, Program
 
 __all__ = ["PROGRAMS", "Program"]
