@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.deployment.predecessor import PredecessorSession
-    from orchestrator_core.registry.operations import Document
+    from orchestrator_core.registry import Document
     from orchestrator_core.saga import History, Sagas
     from orchestrator_core.system.processes.protocol import ExitRecord
 

@@ -1,10 +1,9 @@
 """
-What happens to a registry's document when an agent comes, reports and goes.
+The changes of a registry's document when an agent comes, reports and goes.
 
-Plain functions on plain documents, each to be called under the registry's lock.
-Limits are checked here, where agents are counted: a limit that is checked
-anywhere else is no limit. Each function is idempotent, since an undo may find
-that it has been done.
+Plain functions on plain documents, each called inside a transaction. Limits are checked
+here, under the lock where agents are counted, so that two deployments cannot both get the
+last free place. Each function is idempotent, since an undo may find its work done.
 """
 
 from __future__ import annotations
@@ -19,23 +18,22 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.model.status import is_active
-from orchestrator_core.registry.schema import mark_had_agents, move_ended_to_counts
+from orchestrator_core.registry.schema import count_end, mark_had_agents, move_ended_to_counts
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
     from orchestrator_core.model.limits import Limits
-
-Document = dict[str, Any]
+    from orchestrator_core.registry.document import Document
 
 
 class KeyTaken(OrchestratorError):
-    """A living agent has this key already; ``agent_id`` names it."""
+    """A live agent has this key already; ``agent_id`` names it."""
 
     code = "key-taken"
 
     def __init__(self, key: str, agent_id: str) -> None:
-        super().__init__(f"agent {agent_id!r} lives under the key {key!r}")
+        super().__init__(f"the key {key!r} is taken by the live agent {agent_id!r}")
         self.agent_id = agent_id
 
 
@@ -50,24 +48,6 @@ def find_agent(document: Document, agent_id: str) -> dict[str, Any] | None:
     return found
 
 
-def depth_below(document: Document, parent: str) -> int:
-    """
-    Return the depth of an agent that *parent* deploys: one more than its own.
-
-    Raises:
-        NotFound: The task has no such agent.
-        InvalidInput: The parent's life is excluded.
-    """
-    if parent == ORCHESTRATOR:
-        return 1
-    record = find_agent(document, parent)
-    if record is None:
-        raise NotFound(f"the parent {parent!r} is no agent of task {document.get('task_id')!r}")
-    if not is_active(record.get("status")):
-        raise InvalidInput(f"the parent {parent!r} has ended, and can have no more children")
-    return depth_of(record) + 1
-
-
 def depth_of(record: Mapping[str, Any]) -> int:
     """Return how deep below the orchestrator an agent is; 1 if its record does not say."""
     depth = record.get("depth")
@@ -78,23 +58,34 @@ def check_task_limits(
     document: Document, parent: str, limits: Limits, *, min_depth: int = 1
 ) -> int:
     """
-    Return the depth a new agent would have: below its parent, and not above *min_depth*.
+    Return the depth of a new agent: one more than its parent's, and at least *min_depth*.
 
     Raises:
-        LimitReached: It would be one too many for the task, or too deep.
-        NotFound: See :func:`depth_below`.
-        InvalidInput: The same.
+        LimitReached: It would be one agent too many for the task, or too deep.
+        NotFound: The task has no such parent.
+        InvalidInput: The parent has ended.
     """
     if len(document.get("agents", ())) >= limits.max_agents:
-        raise LimitReached(f"the task has had its {limits.max_agents} agents")
-    depth = max(depth_below(document, parent), min_depth)
+        raise LimitReached(f"limit reached: the task has had its {limits.max_agents} agents")
+    depth = max(_depth_below(document, parent), min_depth)
     if depth > limits.max_depth:
-        raise LimitReached(f"its depth would be {depth}, and {limits.max_depth} is the deepest")
+        raise LimitReached(f"limit reached: depth {depth} is more than {limits.max_depth}")
     return depth
 
 
+def _depth_below(document: Document, parent: str) -> int:
+    if parent == ORCHESTRATOR:
+        return 1
+    record = find_agent(document, parent)
+    if record is None:
+        raise NotFound(f"the parent {parent!r} is no agent of task {document.get('task_id')!r}")
+    if not is_active(record.get("status")):
+        raise InvalidInput(f"the parent {parent!r} has ended, and can have no more children")
+    return depth_of(record) + 1
+
+
 def add_agent(document: Document, record: Mapping[str, Any], limits: Limits) -> None:
-    """Enter a new agent in its task, at the depth its parent gives it; checks the limits."""
+    """Add a new agent to its task, at the depth that its parent gives it; checks the limits."""
     if find_agent(document, record["id"]) is not None:
         return
     parent = record["parent"]
@@ -104,20 +95,18 @@ def add_agent(document: Document, record: Mapping[str, Any], limits: Limits) -> 
 
 
 def remove_agent(document: Document, agent_id: str) -> bool:
-    """Take every trace of an agent out of its task; tell whether there was one."""
+    """Remove an agent's record and its place in the hierarchy; return whether it had a record."""
     agents = document.get("agents", [])
     document["agents"] = [record for record in agents if record.get("id") != agent_id]
     hierarchy = document.get("agent_hierarchy", {})
     for parent, children in list(hierarchy.items()):
         if agent_id in children:
-            children.remove(agent_id)
-            if not children:
-                del hierarchy[parent]
+            _remove_child(hierarchy, parent, agent_id)
     return len(document["agents"]) < len(agents)
 
 
 def end_agent(document: Document, agent_id: str, end: Mapping[str, Any]) -> bool:
-    """Give an agent its final status; False if it has one already, or is not there."""
+    """Give an agent its final status; return False if it has one, or has no record."""
     record = find_agent(document, agent_id)
     if record is None or not is_active(record.get("status")):
         return False
@@ -125,22 +114,27 @@ def end_agent(document: Document, agent_id: str, end: Mapping[str, Any]) -> bool
     return True
 
 
+def is_finished(record: Mapping[str, Any]) -> bool:
+    """Return whether an agent has ended and its record has the result of its cleanup."""
+    return not is_active(record.get("status")) and "auto_cleanup_result" in record
+
+
 # --- children ----------------------------------------------------------------------------------
 
 
 def children_of(document: Document, agent_id: str) -> list[dict[str, Any]]:
     """
-    Return the records of an agent's children, in the order in which they were deployed.
+    Return the records of an agent's children, in the order of their deployment.
 
-    Each ranks below its parent: it is deeper, or as deep (the old system did not count)
-    and entered later. So whoever goes from parents to children only ever goes down,
-    even in a registry into which somebody has written a circle.
+    A child ranks below its parent: it is deeper, or as deep and added later (the old system
+    recorded no depth). A walk from parents to children therefore ends, even in a
+    registry that somebody has edited into a cycle.
     """
     ranks = {
-        record.get("id"): (depth_of(record), place)
-        for place, record in enumerate(document.get("agents", ()))
+        record.get("id"): (depth_of(record), position)
+        for position, record in enumerate(document.get("agents", ()))
     }
-    own = ranks.get(agent_id, (0, 0))  # Taken out already, or never there: above all others.
+    own = ranks.get(agent_id, (0, 0))  # An agent without a record ranks above all others.
     return [
         record
         for record in document.get("agents", ())
@@ -157,24 +151,23 @@ def descendants_of(document: Document, agent_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def is_finished(record: Mapping[str, Any]) -> bool:
-    """Tell whether an agent has ended and its record says what became of all it held."""
-    return not is_active(record.get("status")) and "auto_cleanup_result" in record
-
-
 def orphan_children(document: Document, agent_id: str) -> list[str]:
-    """Let an agent's living children belong to the orchestrator; return them. Depths stay."""
-    adopted = [child for child in children_of(document, agent_id) if is_active(child.get("status"))]
+    """Make the orchestrator the parent of an agent's live children; return their ids."""
+    orphans = [child for child in children_of(document, agent_id) if is_active(child.get("status"))]
     hierarchy = document.setdefault("agent_hierarchy", {})
-    for child in adopted:
+    for child in orphans:
         child["parent"] = ORCHESTRATOR
         if child["id"] in hierarchy.get(agent_id, ()):
-            hierarchy[agent_id].remove(child["id"])
+            _remove_child(hierarchy, agent_id, child["id"])
         if child["id"] not in hierarchy.setdefault(ORCHESTRATOR, []):
             hierarchy[ORCHESTRATOR].append(child["id"])
-    if not hierarchy.get(agent_id, True):
-        del hierarchy[agent_id]
-    return [child["id"] for child in adopted]
+    return [child["id"] for child in orphans]
+
+
+def _remove_child(hierarchy: dict[str, list[str]], parent: str, child: str) -> None:
+    hierarchy[parent].remove(child)
+    if not hierarchy[parent]:
+        del hierarchy[parent]
 
 
 # --- the global registry -------------------------------------------------------------------------
@@ -184,24 +177,24 @@ def check_global_limits(
     document: Document, key: str | None, limits: Limits, *, excluded: Container[str] = ()
 ) -> None:
     """
-    See whether one agent more may live; the *excluded* do not count.
+    Check that one more agent may run. The *excluded* agents do not count.
 
     Raises:
-        KeyTaken: One lives under this key.
-        LimitReached: Too many live.
+        KeyTaken: A live agent has this key.
+        LimitReached: Too many agents are running.
     """
     agents: dict[str, Any] = document.get("agents", {})
     if key is not None:
-        holder = next((name for name, entry in agents.items() if entry.get("key") == key), None)
-        if holder is not None:
-            raise KeyTaken(key, holder)
-    living = sum(
-        1
-        for name, entry in agents.items()
-        if is_active(entry.get("status")) and name not in excluded
+        owner = next((name for name, entry in agents.items() if entry.get("key") == key), None)
+        if owner is not None:
+            raise KeyTaken(key, owner)
+    running = sum(
+        is_active(entry.get("status")) and name not in excluded for name, entry in agents.items()
     )
-    if living >= limits.max_concurrent:
-        raise LimitReached(f"{living} agents are alive, and {limits.max_concurrent} may be")
+    if running >= limits.max_concurrent:
+        raise LimitReached(
+            f"limit reached: {running} of {limits.max_concurrent} agents are running"
+        )
 
 
 def add_live(
@@ -212,7 +205,7 @@ def add_live(
     *,
     excluded: Container[str] = (),
 ) -> None:
-    """Add a live agent; checks its key and the limits, which do not count the *excluded*."""
+    """Add a live agent's entry; checks as :func:`check_global_limits` does."""
     agents = document.setdefault("agents", {})
     if agent_id not in agents:
         check_global_limits(document, entry.get("key"), limits, excluded=excluded)
@@ -220,7 +213,7 @@ def add_live(
 
 
 def orphan_entries(document: Document, agent_id: str) -> None:
-    """Let the entries of an agent's children belong to the orchestrator."""
+    """Make the orchestrator the parent in the entries of an agent's children."""
     for entry in document.get("agents", {}).values():
         if entry.get("parent") == agent_id:
             entry["parent"] = ORCHESTRATOR
@@ -228,16 +221,16 @@ def orphan_entries(document: Document, agent_id: str) -> None:
 
 def remove_live(document: Document, agent_id: str, status: str | None) -> bool:
     """
-    Take an agent out, and count its end once, under *status*; None: it never was.
+    Remove an agent's entry and count its end under *status*; return False if it has no entry.
 
-    Entry and count change together, so being there is what guards the count.
+    With None, the agent never came to be, and no end is counted. Entry and count change
+    together, so no end is counted twice.
     """
     entry = document.get("agents", {}).pop(agent_id, None)
     if entry is None:
         return False
     if status is not None:
-        ended = document.setdefault("ended", {})
-        ended[status] = ended.get(status, 0) + 1
+        count_end(document, status)
         mark_had_agents(document.get("tasks", {}), entry)
         move_ended_to_counts(document)
     return True

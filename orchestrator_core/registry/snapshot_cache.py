@@ -1,4 +1,4 @@
-"""A glance at a registry: what is there, in one read, without a lock, and nothing is mended."""
+"""Snapshots of registries: one read without a lock, which repairs nothing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import msgspec
 
 from orchestrator_core.exceptions import RegistryTooNew, StorageError
 from orchestrator_core.model.status import is_active
-from orchestrator_core.registry.document import InvalidDocument, decode
-from orchestrator_core.registry.store import is_directory
+from orchestrator_core.registry.document import InvalidDocument
 from orchestrator_core.system import durable
 from orchestrator_core.system.names import is_id
 
@@ -24,18 +23,18 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class RegistrySnapshot:
-    """What a registry's file held. Without a document, one of the other three says why."""
+    """The content of a registry's file. Without a document, one of the last three says why."""
 
     document: Document | None = None
-    version: int = 0  #: In which the document was written; 0 is the old system's.
+    version: int = 0  #: The version that the document was written in; 0 is the old system's.
     all_ended: bool = False  #: All its agents have ended here, with success.
     missing: bool = False
     damage: str = ""  #: Why it cannot be used.
-    unreadable: str = ""  #: Why it could not be read: what it holds is unknown.
+    unreadable: str = ""  #: Why it could not be read: its content is unknown.
 
     @functools.cached_property
     def records(self) -> dict[str, Mapping[str, Any]]:
-        """A task's agents, by id: those whose id is one."""
+        """A task's records whose id is valid, by id."""
         return {
             record["id"]: record
             for record in (self.document or {}).get("agents", ())
@@ -44,53 +43,49 @@ class RegistrySnapshot:
 
 
 class SnapshotCache:
-    """Glances in short at a root's tasks: what is past, and as it was, is not read again."""
+    """Summary snapshots of a root's tasks. A task whose agents have all ended is read once."""
 
     def __init__(self) -> None:
-        self._past: dict[str, tuple[durable.Fingerprint | None, RegistrySnapshot]] = {}
+        self._ended: dict[str, tuple[durable.Fingerprint | None, RegistrySnapshot]] = {}
 
-    def at(self, registries: Mapping[str, Registry]) -> dict[str, RegistrySnapshot]:
-        """Glance at all tasks of a root: their registries, by task id."""
-        for gone in self._past.keys() - registries.keys():
-            self._past.pop(gone, None)
-        return {task_id: self._at(task_id, registry) for task_id, registry in registries.items()}
+    def read_all(self, registries: Mapping[str, Registry]) -> dict[str, RegistrySnapshot]:
+        """Return a snapshot of each of a root's task registries, by task id."""
+        for task_id in self._ended.keys() - registries.keys():
+            self._ended.pop(task_id, None)
+        return {task_id: self._read(task_id, registry) for task_id, registry in registries.items()}
 
-    def _at(self, task_id: str, registry: Registry) -> RegistrySnapshot:
-        edition = durable.fingerprint_at(
-            registry.path
-        )  # Before it is read: it may be replaced meanwhile.
-        known = self._past.get(task_id)
-        if known is not None and edition is not None and known[0] == edition:
-            return known[1]
-        seen = read_snapshot(registry, summary_only=True)
-        if seen.all_ended:
-            self._past[task_id] = edition, seen
+    def _read(self, task_id: str, registry: Registry) -> RegistrySnapshot:
+        # Before the read: the file may be replaced meanwhile.
+        fingerprint = durable.fingerprint_at(registry.path)
+        cached = self._ended.get(task_id)
+        if cached is not None and fingerprint is not None and cached[0] == fingerprint:
+            return cached[1]
+        snapshot = read_snapshot(registry, summary_only=True)
+        if snapshot.all_ended:
+            self._ended[task_id] = fingerprint, snapshot
         else:
-            self._past.pop(task_id, None)
-        return seen
+            self._ended.pop(task_id, None)
+        return snapshot
 
 
 def read_snapshot(registry: Registry, *, summary_only: bool = False) -> RegistrySnapshot:
     """
-    Look at a registry's file.
+    Return the content of a registry's file.
 
-    *summary_only* spares the time that it takes to read of agents that are over and done
-    with: in a task that has no others, a record is no more than the id, the status, the
-    key, the deadline, and that it was ended here, with success.
+    With *summary_only*, a task whose agents have all ended with success is read faster. A
+    record then has only the fields of :class:`_EndedAgent`.
     """
     try:
-        data = durable.read(registry.path)
-        past = _past(data, registry.schema.version) if summary_only else None
-        if past is not None:
-            return RegistrySnapshot(document=past, version=registry.schema.version, all_ended=True)
-        document, version = decode(data, registry.schema)
+        if summary_only:
+            ended = _decode_if_all_ended(durable.read(registry.path), registry.schema.version)
+            if ended is not None:
+                return ended
+        document, _, version = registry.load()
     except FileNotFoundError:
         return RegistrySnapshot(missing=True)
     except InvalidDocument as damage:
         return RegistrySnapshot(damage=str(damage))
     except (RegistryTooNew, StorageError) as error:
-        if is_directory(registry.path):
-            return RegistrySnapshot(damage="it is a directory")
         return RegistrySnapshot(unreadable=str(error))
     return RegistrySnapshot(document=document, version=version)
 
@@ -100,7 +95,7 @@ class _Cleanup(msgspec.Struct):
     success: bool
 
 
-class _Ended(msgspec.Struct):
+class _EndedAgent(msgspec.Struct):
     id: str
     status: str
     key: str | None
@@ -108,22 +103,25 @@ class _Ended(msgspec.Struct):
     auto_cleanup_result: _Cleanup
 
 
-class _Past(msgspec.Struct):
-    """A task's registry in which all have ended here, with success; nothing else can be it."""
+class _EndedRegistry(msgspec.Struct):
+    """A task's registry, of whose agents each has a cleanup result. No other document fits."""
 
     schema_version: int
-    agents: list[_Ended]
+    agents: list[_EndedAgent]
 
 
-_READER = msgspec.json.Decoder(_Past)  # twenty times as fast as all that it passes over
+_DECODER = msgspec.json.Decoder(_EndedRegistry)  # Skipping fields makes it 20 times as fast.
 
 
-def _past(data: bytes, version: int) -> Document | None:
+def _decode_if_all_ended(data: bytes, version: int) -> RegistrySnapshot | None:
     try:
-        past = _READER.decode(data)
+        registry = _DECODER.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    over = (not is_active(each.status) and each.auto_cleanup_result.success for each in past.agents)
-    if past.schema_version != version or not all(over):
+    if registry.schema_version != version or not all(
+        not is_active(agent.status) and agent.auto_cleanup_result.success
+        for agent in registry.agents
+    ):
         return None
-    return {"schema_version": version, "agents": msgspec.to_builtins(past.agents)}
+    document = {"schema_version": version, "agents": msgspec.to_builtins(registry.agents)}
+    return RegistrySnapshot(document=document, version=version, all_ended=True)

@@ -43,7 +43,9 @@ class Quarantined(NamedTuple):
     why: str
 
 
-class _Loaded(NamedTuple):
+class LoadedDocument(NamedTuple):
+    """A document, as it was read."""
+
     document: Document
     data: bytes | None  #: As it was read; None if there is no such file yet.
     version: int  #: The schema version that it was written in.
@@ -96,17 +98,39 @@ class Registry:
             StorageError: The disk refused.
         """
         with contextlib.suppress(FileNotFoundError, InvalidDocument):
-            return self._load().document
+            return self.load().document
         with self._begin() as update:
             self._replace_damaged(update)
-        return self._load().document
+        return self.load().document
 
     def read_or_none(self) -> Document | None:
         """Return the document if it can be used; None if not. Takes no lock, repairs nothing."""
         try:
-            return self._load().document
+            return self.load().document
         except (FileNotFoundError, InvalidDocument, RegistryTooNew, StorageError):
             return None
+
+    def load(self) -> LoadedDocument:
+        """
+        Return the document as it is on disk. Takes no lock, repairs nothing.
+
+        Raises:
+            FileNotFoundError: There is none.
+            InvalidDocument: It cannot be used.
+            RegistryTooNew: A newer release wrote it.
+            StorageError: The disk refused.
+        """
+        try:
+            data = durable.read(self.path)
+        except StorageError:
+            with contextlib.suppress(OSError):
+                if stat.S_ISDIR(os.lstat(self.path).st_mode):
+                    raise InvalidDocument("it is a directory") from None
+            raise
+        try:
+            return self._decode(data)
+        except InvalidDocument:
+            return self._decode(read_when_unlocked(self.path))
 
     def quarantined(self) -> list[Path]:
         """
@@ -187,7 +211,7 @@ class Registry:
     def _write_repaired(
         self,
         update: _Update,
-        loaded: _Loaded | None,
+        loaded: LoadedDocument | None,
         repaired: Callable[[Document | None], Document],
     ) -> PendingVersion | None:
         if loaded is None:
@@ -212,7 +236,7 @@ class Registry:
 
     # --- loading and writing, with the lock held ------------------------------------------------
 
-    def _lock_and_load(self, update: _Update) -> _Loaded | None:
+    def _lock_and_load(self, update: _Update) -> LoadedDocument | None:
         """Lock the document and load it, repaired if it was damaged; None if it never was."""
         while len(update.quarantined) < _MAX_REPAIRS:
             update.lock()
@@ -230,33 +254,21 @@ class Registry:
             hint="another program keeps writing to it, or the disk does not keep what is written",
         )
 
-    def _newest(self, update: _Update) -> _Loaded:
-        return self._load() if update.unflushed is None else self._decode(update.unflushed)
+    def _newest(self, update: _Update) -> LoadedDocument:
+        return self.load() if update.unflushed is None else self._decode(update.unflushed)
 
-    def _load(self) -> _Loaded:
-        try:
-            data = durable.read(self.path)
-        except StorageError:
-            if is_directory(self.path):
-                raise InvalidDocument("it is a directory") from None
-            raise
-        try:
-            return self._decode(data)
-        except InvalidDocument:
-            return self._decode(read_when_unlocked(self.path))
-
-    def _decode(self, data: bytes) -> _Loaded:
+    def _decode(self, data: bytes) -> LoadedDocument:
         try:
             document, version = decode(data, self.schema)
         except RegistryTooNew as error:
             raise RegistryTooNew(f"{self.path}: {error}") from None
-        return _Loaded(document, data, version)
+        return LoadedDocument(document, data, version)
 
-    def _new(self, fields: Document) -> _Loaded:
+    def _new(self, fields: Document) -> LoadedDocument:
         version = self.schema.version
-        return _Loaded({"schema_version": version, **fields}, None, version)
+        return LoadedDocument({"schema_version": version, **fields}, None, version)
 
-    def _write(self, update: _Update, loaded: _Loaded) -> PendingVersion | None:
+    def _write(self, update: _Update, loaded: LoadedDocument) -> PendingVersion | None:
         """Write a new version, counters derived, and return what :meth:`_Update.commit` needs."""
         try:
             check(loaded.document, self.schema)
@@ -335,11 +347,3 @@ class Registry:
         log.emit(logging.ERROR, "registry.damaged", registry=registry, kept=kept, why=damaged.why)
         if self._on_damage is not None:
             self._on_damage(damaged)
-
-
-def is_directory(path: Path) -> bool:
-    """Return whether a directory, which no registry can be, has the name."""
-    try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
-    except OSError:
-        return False

@@ -162,7 +162,7 @@ def test_entries_of_ended_legacy_agents_do_not_count_against_the_limit(scene):
     spec = AgentSpec(type="a", prompt="p", command=["/bin/true"])
     ours = orch.deploy(orch.create_task("ours").id, spec)
     assert ours.is_active
-    with pytest.raises(LimitReached, match="3 agents are alive"):
+    with pytest.raises(LimitReached, match="limit reached: 3 of 3 agents are running"):
         orch.deploy(ours.task_id, spec)
 
 

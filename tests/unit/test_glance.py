@@ -37,7 +37,7 @@ class Tasks:
     def seen(self):
         """Return the agents seen in each task, and the tasks whose registries were read."""
         self._read.clear()
-        found = self.glances.at(self.registries)
+        found = self.glances.read_all(self.registries)
         read = {path.parent.name for path in self._read}
         return {task: list(glance.records) for task, glance in found.items()}, read
 
@@ -63,7 +63,7 @@ def test_a_task_with_an_end_that_failed_is_not_past(tasks):
 
     for _ in range(2):
         assert ({"TASK-failed": ["a-1"]}, {"TASK-failed"}) == tasks.seen()
-    [glance] = tasks.glances.at(tasks.registries).values()
+    [glance] = tasks.glances.read_all(tasks.registries).values()
     assert (False, "agent_a-1") == (glance.all_ended, glance.records["a-1"]["tmux_session"])
 
 

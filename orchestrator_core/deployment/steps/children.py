@@ -28,7 +28,7 @@ from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
 
 if TYPE_CHECKING:
     from orchestrator_core.model.outcome import EndReport
-    from orchestrator_core.registry.operations import Document
+    from orchestrator_core.registry import Document
     from orchestrator_core.saga import Context
 
 

@@ -21,8 +21,7 @@ from orchestrator_core.system.clock import timestamp
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
-    from orchestrator_core.registry import Registry
-    from orchestrator_core.registry.operations import Document
+    from orchestrator_core.registry import Document, Registry
     from orchestrator_core.saga import Context
 
 

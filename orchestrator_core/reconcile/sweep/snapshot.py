@@ -222,7 +222,7 @@ class _Snapshotter:
         registries = {task_id: self._context.task_registry(task_id) for task_id in task_ids}
         return {
             task_id: self._noted(registry, f"the registry of {task_id}")
-            for task_id, registry in self._context.snapshots.at(registries).items()
+            for task_id, registry in self._context.snapshots.read_all(registries).items()
         }
 
     def _noted(self, registry: RegistrySnapshot, source: str) -> RegistrySnapshot:
