@@ -1,9 +1,9 @@
 """
-What a registry document is: its layout, its shape, its version.
+A registry document: its JSON layout, its shape, its version.
 
-A document is a plain dict. Fields that nobody here knows stay, in their order:
-other tools write into the same files. The layout is for eyes and for ``grep``:
-one top-level field a line, and below ``agents`` and ``tasks`` one entry a line.
+A document is a plain dict. Unknown fields stay, in their order, since other tools write
+into the same files. The layout is for eyes and for ``grep``: one top-level field a line,
+and below ``agents`` and ``tasks`` one entry a line.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ Document: TypeAlias = dict[str, Any]
 
 
 class InvalidDocument(Exception):
-    """A document cannot be used; says why. Stays inside this package."""
+    """A document cannot be used; the message says why. It stays inside this package."""
 
 
 class Schema(NamedTuple):
-    """One kind of document."""
+    """The schema of one kind of document."""
 
     name: str  #: For messages: "task registry".
-    entry_fields: Mapping[str, type[list[Any] | dict[str, Any]]]  #: Its fields of entries.
-    derive: Callable[[Document], None]  #: Set every counter from what is counted. Idempotent.
+    entry_fields: Mapping[str, type[list[Any] | dict[str, Any]]]  #: Fields that hold entries.
+    derive: Callable[[Document], None]  #: Set every counter from the entries. Idempotent.
     migrations: tuple[Callable[[Document], None], ...]
     """``migrations[n]`` turns version *n*, in place, into *n* + 1. No version is version 0."""
-    count_fields: frozenset[str] = frozenset()  #: Its fields of counts that cannot be derived.
+    count_fields: frozenset[str] = frozenset()  #: Fields of counts that cannot be derived.
 
     @property
     def version(self) -> int:
@@ -41,59 +41,64 @@ class Schema(NamedTuple):
         return len(self.migrations)
 
 
+# --- writing ------------------------------------------------------------------------------------
+
+
 def encode(document: Document, schema: Schema) -> bytes:
     """
     Return a document as it is written.
 
     Raises:
-        InvalidInput: It holds what JSON cannot.
+        InvalidInput: It has a value that JSON cannot hold.
     """
     try:
-        # A field of entries stands for itself first: all others are encoded at once.
+        # All other fields are encoded at once, with 0 in place of the fields of entries.
         fields = [{name: 0 if name in schema.entry_fields else document[name]} for name in document]
         lines = [b"  " + line[1:-1] for line in _lines(fields)]
-        for place, name in enumerate(document):
+        for index, name in enumerate(document):
             if name in schema.entry_fields:
-                lines[place] = lines[place][:-1] + _entries(document[name])
+                lines[index] = lines[index][:-1] + _entries(document[name])
     except (TypeError, ValueError, RecursionError) as error:  # ValueError: not Unicode
         raise InvalidInput(f"{schema.name}: cannot be written as JSON: {error}") from error
     return b"{\n" + b",\n".join(lines) + b"\n}\n"
+
+
+def _entries(value: list[Any] | dict[str, Any]) -> bytes:
+    if not value:
+        return _line(value)
+    if isinstance(value, list):
+        return b"[\n    " + b",\n    ".join(_lines(value)) + b"\n  ]"
+    lines = [line[1:-1] for line in _lines([{name: entry} for name, entry in value.items()])]
+    return b"{\n    " + b",\n    ".join(lines) + b"\n  }"
+
+
+#: Separates entries that are encoded at once, which is five times as fast as one by one.
+#: It is new in every process, so no document contains it.
+_SENTINEL = os.urandom(16).hex()
+_SEPARATOR = f', "{_SENTINEL}", '.encode()
+
+
+def _lines(entries: list[Any]) -> list[bytes]:
+    """Return each of one or more *entries* on a line."""
+    separated: list[Any] = [_SENTINEL] * (2 * len(entries) - 1)
+    separated[::2] = entries
+    return _line(separated)[1:-1].split(_SEPARATOR)
 
 
 def _line(value: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=0)
 
 
-#: Stands between entries while they are encoded: all at once is five times as fast as
-#: one by one. No document holds it, since it is new with every process.
-_BETWEEN = os.urandom(16).hex()
-_SEPARATOR = f', "{_BETWEEN}", '.encode()
-
-
-def _entries(value: list[Any] | dict[str, Any]) -> bytes:
-    if not value:
-        return _line(value)
-    if isinstance(value, dict):
-        entries: list[Any] = [{name: entry} for name, entry in value.items()]
-        lines = [line[1:-1] for line in _lines(entries)]
-        return b"{\n    " + b",\n    ".join(lines) + b"\n  }"
-    return b"[\n    " + b",\n    ".join(_lines(value)) + b"\n  ]"
-
-
-def _lines(entries: list[Any]) -> list[bytes]:
-    """Return each of *entries*, of which there is one at least, as a line of its own."""
-    spread: list[Any] = [_BETWEEN] * (2 * len(entries) - 1)
-    spread[::2] = entries
-    return _line(spread)[1:-1].split(_SEPARATOR)
+# --- reading ------------------------------------------------------------------------------------
 
 
 def decode(data: bytes, schema: Schema) -> tuple[Document, int]:
     """
-    Return the document in its present version, and the version it was written in.
+    Return the document, migrated to the present version, and the version it was written in.
 
     Raises:
-        Damage: It is none of this kind.
-        RegistryTooNew: Its version is not known here.
+        InvalidDocument: It does not fit the schema.
+        RegistryTooNew: Its version is newer than the schema's.
     """
     document = _parse(data)
     if not isinstance(document, dict):
@@ -103,8 +108,8 @@ def decode(data: bytes, schema: Schema) -> tuple[Document, int]:
         raise InvalidDocument("its schema_version is no version")
     if written > schema.version:
         raise RegistryTooNew(
-            f"{schema.name} has schema version {written}, and {schema.version} is the newest "
-            "known here"
+            f"{schema.name} has schema version {written}, "
+            f"and {schema.version} is the newest known here"
         )
     if written == 0:
         for name, collection in schema.entry_fields.items():
@@ -120,25 +125,23 @@ def decode(data: bytes, schema: Schema) -> tuple[Document, int]:
 
 def check(document: Document, schema: Schema) -> None:
     """
-    See that what is walked through can be walked through.
+    Check the types of all fields that hold entries or counts.
 
     Raises:
-        Damage: It cannot.
+        InvalidDocument: One of them has another type.
     """
     for name, collection in schema.entry_fields.items():
         value = document.get(name)
         if not isinstance(value, collection):
-            raise InvalidDocument(f"its {name!r} is not {_JSON_NAMES[collection]}")
+            expected = "an array" if collection is list else "an object"
+            raise InvalidDocument(f"its {name!r} is not {expected}")
         entries: Iterable[Any] = value.values() if isinstance(value, dict) else value
         if not set(map(type, entries)) <= {dict}:
             raise InvalidDocument(f"its {name!r} holds something that is no object")
     for name in schema.count_fields:
-        tally = document.get(name)
-        if not isinstance(tally, dict) or not all(isinstance(n, int) for n in tally.values()):
+        counts = document.get(name)
+        if not isinstance(counts, dict) or not all(isinstance(n, int) for n in counts.values()):
             raise InvalidDocument(f"its {name!r} is not an object of counts")
-
-
-_JSON_NAMES: dict[type, str] = {list: "an array", dict: "an object"}
 
 
 def _parse(data: bytes) -> object:

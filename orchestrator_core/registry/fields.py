@@ -1,4 +1,4 @@
-"""The fields of registries, by what becomes of them: for whoever has to put one together again."""
+"""The fields of registries by how they may change: for a merge of several versions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ def _names(text: str) -> frozenset[str]:
 
 # --- of an agent's record ---------------------------------------------------------------------
 
-#: Never change once they are written.
+#: Never change after the record is first written.
 IMMUTABLE = _names("id type tmux_session started_at prompt key deadline_at tracked_files")
 
-#: Are there only when the agent's life is over.
+#: Exist only after the agent's end.
 TERMINAL = _names(
     "completed_at end_reason exit_code exit_signal terminated_at termination_reason "
     "auto_cleanup_result auto_cleanup_timestamp auto_cleanup_error"
@@ -22,16 +22,16 @@ RECORD = IMMUTABLE | TERMINAL | _names("parent depth status progress message las
 
 # --- of a document ----------------------------------------------------------------------------
 
-#: What a document has one line for each of, and what is counted from those.
+#: The fields of entries, and the counters that are derived from them.
 TASK_CONTENT = _names("agents agent_hierarchy total_spawned active_count completed_count")
 GLOBAL_CONTENT = _names(
     "tasks agents ended past_tasks total_tasks active_tasks total_agents_spawned active_agents"
 )
 
-#: Are about this copy of a document, and no other.
+#: Describe one copy of a document.
 PER_COPY = _names("schema_version damaged")
 
-#: Are nowhere but at the top of a document.
+#: Occur only at the top level of a document.
 TOP_LEVEL = (
     TASK_CONTENT
     | GLOBAL_CONTENT

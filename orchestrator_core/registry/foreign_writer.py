@@ -1,10 +1,9 @@
 """
-Reading what another program writes in place.
+Reads a registry that the old system may be writing in place.
 
-The system that this one replaces opened a registry, locked the file itself, and
-wrote into it. Its agents have servers of that kind and may still be at it: in the
-middle of that the file is empty or cut off, and not damaged at all. Ours is only
-ever replaced, and the lock of the file itself is none of ours.
+The old system opened a registry, locked the file itself, and wrote into it. An agent of
+the old system may still run a server that does so. Between its calls the file is empty or
+cut off, and not damaged. This package only ever replaces the file, and locks a sibling.
 """
 
 from __future__ import annotations
@@ -19,25 +18,25 @@ from orchestrator_core.system.os_errors import storage_errors
 if TYPE_CHECKING:
     from pathlib import Path
 
-_PATIENCE_S = 2.0  #: It writes for milliseconds.
+_TIMEOUT_S = 2.0  #: The old system writes for milliseconds.
 
 
 def read_when_unlocked(path: Path) -> bytes:
     """
-    Return what is in a file when nobody holds its own lock.
+    Return the content of a file once no process holds the file's own lock.
 
     Raises:
         FileNotFoundError: There is none.
-        StorageError: Somebody holds the lock for too long, or refused.
+        StorageError: A process held the lock for 2 seconds, or the disk refused.
     """
     fd = durable.open_private(path, os.O_RDONLY)
     try:
         with storage_errors("lock", path):
-            if locks.lock_within(fd, _PATIENCE_S):
+            if locks.lock_within(fd, _TIMEOUT_S):
                 return durable.read_all(fd)
     finally:
         os.close(fd)
     raise StorageError(
         f"{path} is being written by another program, which holds its lock",
-        hint="a server of the old system? end it if it hangs, then try again",
+        hint="if a server of the old system hangs, end it, then try again",
     )

@@ -42,19 +42,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator_core.exceptions import LockTimeout, NotFound, StorageError
 from orchestrator_core.registry.staging import StagingSlots
 from orchestrator_core.system import durable, locks
-from orchestrator_core.system.os_errors import storage_error, storage_errors
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
-    from types import TracebackType
 
-UNKNOWN = "whether it reached the disk is unknown: read it again before going on"
 _MAX_RIDES = 3  #: A writer relies on this many flushes of others, then it flushes itself.
 _ABORT_TIMEOUT_S = 10.0  #: How long an abort waits for the document's lock.
 
@@ -70,7 +67,7 @@ class Transaction:
     """
     One update of the registry at *path*, by one thread; *what* names it in messages.
 
-    Each wait for a lock ends after *timeout_s*. Leaving the ``with`` block releases all locks.
+    Each wait for a lock ends after *timeout_s*. :meth:`close` ends the transaction.
     """
 
     def __init__(self, path: Path, *, what: str, timeout_s: float) -> None:
@@ -88,15 +85,8 @@ class Transaction:
         self._counters = _Counters(0, 0, 0, 0)  #: As the document's lock found them.
         self._has_waited = False
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Release all locks; without :meth:`commit`, nothing has changed."""
         for lock in (self._lock, self._flush_lock, self._queue_lock):
             lock.close()
 
@@ -175,13 +165,13 @@ class Transaction:
         return self.staging.read(counters.written) if counters.written > counters.flushed else None
 
     def _read_counters(self) -> _Counters:
-        try:
+        with storage_errors("read", self._path):
             return _Counters.read(self._lock.fileno())
-        except OSError as error:
-            raise storage_error("read", self._path, error) from error
 
     def _set(self, index: int, *numbers: int) -> None:
-        _Counters.write(self._lock.fileno(), index, numbers)
+        """Write adjacent counters from *index* on, by one call."""
+        fields = [b"%020d %020d\n" % (number, number) for number in numbers]
+        os.pwrite(self._lock.fileno(), b"".join(fields), _OFFSET + _SIZE * index)
 
     # --- flushing ----------------------------------------------------------------------------
 
@@ -205,7 +195,9 @@ class Transaction:
             else:
                 self._flush_version(version)
         except LockTimeout as timeout:
-            raise LockTimeout(f"{timeout}; by then it was written", hint=UNKNOWN) from None
+            raise LockTimeout(
+                f"{timeout}; by then it was written", hint=durable.STATE_UNKNOWN
+            ) from None
         except FileNotFoundError:
             raise self.not_found() from None
 
@@ -223,7 +215,7 @@ class Transaction:
         except _Aborted as aborted:
             raise aborted.error from aborted.error.__cause__
         except StorageError as error:
-            raise StorageError(str(error), hint=UNKNOWN) from error.__cause__
+            raise StorageError(str(error), hint=durable.STATE_UNKNOWN) from error.__cause__
 
     def _wait_for_other_flush(self, version: PendingVersion) -> bool:
         """Return True once another writer has flushed *version*; False with the queue's lock."""
@@ -326,12 +318,6 @@ class _Counters(NamedTuple):
         if complete := _COMPLETE.fullmatch(data):
             return cls(*map(int, complete.groups(default=0)))
         return cls(*(_counter(data[at : at + _SIZE]) for at in range(0, _COUNTERS * _SIZE, _SIZE)))
-
-    @classmethod
-    def write(cls, fd: int, index: int, numbers: Iterable[int]) -> None:
-        """Write adjacent counters from *index* on, by one call."""
-        fields = [b"%020d %020d\n" % (number, number) for number in numbers]
-        os.pwrite(fd, b"".join(fields), _OFFSET + _SIZE * index)
 
 
 def _counter(field: bytes) -> int:

@@ -1,50 +1,52 @@
 """
-What can still be read of a damaged document.
+Parse what is left of a damaged document.
 
-Nothing here trusts the whole. A record stands on a line of its own, or on a few,
-and is JSON by itself; one that is torn is read field by field. So a bad byte
-costs the value it is in, and a file that was cut off costs what was cut off.
+A record stands on one line, or on a few, and is JSON by itself. A record that is torn is
+parsed field by field. So a bad byte costs the value that it is in, and a file that was
+cut off costs what was cut off.
 
-What is read was not checked by anything: whoever knows better, corrects it.
+Nothing checks what is parsed here. A caller with a better source must prefer that one.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import RegistryTooNew
 from orchestrator_core.registry import fields
 from orchestrator_core.registry.document import InvalidDocument, decode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from orchestrator_core.registry.document import Document, Schema
 
-Span: TypeAlias = tuple[int, int]
-
-_JSON = json.JSONDecoder(strict=False)  # a raw control character costs no more than itself
+_JSON = json.JSONDecoder(strict=False)  # Accepts raw control characters.
 _KEY = re.compile(r'"((?:[^"\\\n]|\\.)*)"\s*:\s*')
 _LINE_KEY = re.compile(r'^([ \t]+)"((?:[^"\\\n]|\\.)*)"\s*:\s*', re.MULTILINE)
 _RECORD_START = re.compile(r'(?=\{\s*"id"\s*:)')
 _NEXT_LINE = re.compile(r'\n(?=[ \t]{2,}[{"\]}])')
 _ONE_A_LINE = re.compile(r'^[ \t]*\{.*":.*":', re.MULTILINE)
 
-_MARKS = ("type", "tmux_session", "status", "parent", "started_at", "tracked_files")
-_MARKS_NEEDED = 2  #: Of these an object has, besides an id, if it is an agent's record.
+#: An object with an id and at least two of these is an agent's record.
+_RECORD_FIELDS = ("type", "tmux_session", "status", "parent", "started_at", "tracked_files")
+_REQUIRED_FIELDS = 2
+
+_ATTEMPTS = 5000  #: Failed attempts in one document. Without a limit, brackets could cost hours.
+_RECURSION_COST = 100  #: Attempts that a RecursionError counts for, since it comes late.
 
 
 def parse_what_is_left(data: bytes, schema: Schema) -> Document:
-    """Return a document: all of it if it is whole, or what can be read of it, perhaps nothing."""
+    """Return all of a document that can be parsed; at worst, empty entries and counts."""
     try:
         return decode(data, schema)[0]
     except (InvalidDocument, RegistryTooNew):
         pass
     text, reader = data.decode("utf-8", "replace"), _Reader()
     document: Document = {
-        name: value for name, value in _fields(text, reader) if name not in schema.entry_fields
+        name: value for name, value in _own_fields(text, reader) if name not in schema.entry_fields
     }
     for name, collection in schema.entry_fields.items():
         document[name] = (
@@ -52,15 +54,16 @@ def parse_what_is_left(data: bytes, schema: Schema) -> Document:
         )
     for name in schema.count_fields:
         counts = document.get(name)
-        document[name] = _counts(counts) if isinstance(counts, dict) else {}
+        pairs = counts.items() if isinstance(counts, dict) else ()
+        document[name] = {key: count for key, count in pairs if isinstance(count, int)}
     return document
 
 
 def agent_of(record: dict[str, Any]) -> str | None:
-    """Return the id of the agent whose record this is: its session's name has it, too."""
-    named = record.get("id")
-    if isinstance(named, str) and named:
-        return named
+    """Return the id of a record's agent, from its ``id`` or its session's name."""
+    agent_id = record.get("id")
+    if isinstance(agent_id, str) and agent_id:
+        return agent_id
     session = record.get("tmux_session")
     if isinstance(session, str) and session.startswith("agent_"):
         return session.removeprefix("agent_") or None
@@ -70,68 +73,60 @@ def agent_of(record: dict[str, Any]) -> str | None:
 # --- the document's own fields ------------------------------------------------------------------
 
 
-def _fields(text: str, reader: _Reader) -> Iterator[tuple[str, Any]]:
+def _own_fields(text: str, reader: _Reader) -> Iterator[tuple[str, Any]]:
     lines = list(_LINE_KEY.finditer(text))
-    if not lines:
-        yield from _pairs(
-            text[text.find("{") + 1 :], fields.TOP_LEVEL, reader
-        )  # It is all on one line.
+    if not lines:  # The document is on one line.
+        yield from _name_value_pairs(text[text.find("{") + 1 :], fields.TOP_LEVEL, reader)
         return
-    outermost = min(len(found[1].expandtabs()) for found in lines)
-    own = [found for found in lines if len(found[1].expandtabs()) == outermost]
-    if not {_meant(found[2], fields.TOP_LEVEL) for found in own} & fields.TOP_LEVEL:
-        return  # These are the lines of something deeper; the document's own are lost.
-    for found in own:
-        value = reader.read(text, found.end())
+    outermost = min(len(line[1].expandtabs()) for line in lines)
+    own = [
+        (_closest_known_name(line[2], fields.TOP_LEVEL), line.end())
+        for line in lines
+        if len(line[1].expandtabs()) == outermost
+    ]
+    if not any(name in fields.TOP_LEVEL for name, _ in own):
+        return  # These lines belong to something deeper; the document's own are lost.
+    for name, at in own:
+        value = reader.read(text, at)
         if value is not None:
-            yield _meant(found[2], fields.TOP_LEVEL), value[0]
-
-
-def _counts(counts: dict[str, Any]) -> dict[str, int]:
-    return {name: n for name, n in counts.items() if isinstance(n, int)}
+            yield name, value[0]
 
 
 # --- a task's records -----------------------------------------------------------------------------
 
 
 def _records(text: str, reader: _Reader) -> Iterator[dict[str, Any]]:
-    """Yield the records that can be read whole, and those that can in part, in their order."""
+    """Yield the records that can be parsed, whole or in part, in their order."""
     is_flat = _ONE_A_LINE.search(text) is not None
-    at = 0
-    for (start, end), record in _whole_records(text, reader):
-        yield from _torn_records(text[at:start], reader, is_flat=is_flat)
-        yield _restored(record)
-        at = end
-    yield from _torn_records(text[at:], reader, is_flat=is_flat)
-
-
-def _whole_records(text: str, reader: _Reader) -> Iterator[tuple[Span, dict[str, Any]]]:
-    start = text.find("{")
+    at, start = 0, text.find("{")
     while start >= 0:
-        found = reader.read(text, start)
-        if found is not None and _is_record(found[0]):
-            yield (start, found[1]), found[0]
-            start = text.find("{", found[1])
-        else:
+        value = reader.read(text, start)
+        if value is None or not _is_record(value[0]):
             start = text.find("{", start + 1)
+            continue
+        yield from _partial_records(text[at:start], reader, is_flat=is_flat)
+        yield _with_known_names(value[0])
+        at = value[1]
+        start = text.find("{", at)
+    yield from _partial_records(text[at:], reader, is_flat=is_flat)
 
 
-def _restored(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record that could be read whole with the names that its fields had."""
+def _with_known_names(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a whole record with the names that its fields had."""
     restored: dict[str, Any] = {}
     for name, value in record.items():
-        meant = _meant(name, fields.RECORD)
-        restored[name if meant in record else meant] = value
+        known = _closest_known_name(name, fields.RECORD)
+        restored[name if known in record else known] = value
     return {**restored, "id": agent_of(restored)}
 
 
-def _torn_records(gap: str, reader: _Reader, *, is_flat: bool) -> Iterator[dict[str, Any]]:
-    """Yield what can be read of the records between two whole ones."""
+def _partial_records(gap: str, reader: _Reader, *, is_flat: bool) -> Iterator[dict[str, Any]]:
+    """Yield what can be parsed of the records between two whole ones."""
     lines = _NEXT_LINE.split(gap) if is_flat else [gap]
     for piece in (piece for line in lines for piece in _RECORD_START.split(line)):
         record = {
             name: value
-            for name, value in _pairs(piece, fields.RECORD, reader)
+            for name, value in _name_value_pairs(piece, fields.RECORD, reader)
             if name not in fields.TOP_LEVEL
         }
         if _is_record(record):
@@ -142,25 +137,27 @@ def _is_record(value: object) -> bool:
     return (
         isinstance(value, dict)
         and agent_of(value) is not None
-        and sum(mark in value for mark in _MARKS) >= _MARKS_NEEDED
+        and sum(name in value for name in _RECORD_FIELDS) >= _REQUIRED_FIELDS
     )
 
 
-def _pairs(text: str, known: frozenset[str], reader: _Reader) -> Iterator[tuple[str, Any]]:
+def _name_value_pairs(
+    text: str, known: frozenset[str], reader: _Reader
+) -> Iterator[tuple[str, Any]]:
     """
-    Yield the names and values in *text* that can be read, each name once.
+    Yield the names and values in *text* that can be parsed, each name once.
 
-    After something that began as an object and cannot be read, how deep one is
-    is not known any more: from there on, only *known* names are taken.
+    Inside an object or array that cannot be parsed, the depth is unknown. From there on,
+    only *known* names count.
     """
     seen: set[str] = set()
     at, is_deep = 0, False
-    while found := _KEY.search(text, at):
-        name = _meant(found[1], known)
-        value = reader.read(text, found.end())
-        at = found.end() if value is None else value[1]
+    while key := _KEY.search(text, at):
+        name = _closest_known_name(key[1], known)
+        value = reader.read(text, key.end())
+        at = key.end() if value is None else value[1]
         if value is None:
-            is_deep = is_deep or text[found.end() : found.end() + 1] in ("{", "[")
+            is_deep = is_deep or text.startswith(("{", "["), key.end())
         elif name not in seen and (name in known or not is_deep):
             seen.add(name)
             yield name, value[0]
@@ -169,55 +166,48 @@ def _pairs(text: str, known: frozenset[str], reader: _Reader) -> Iterator[tuple[
 # --- the global registry's entries ----------------------------------------------------------------
 
 
-def _entries(text: str, collection: str, reader: _Reader) -> dict[str, Any]:
-    """Return the entries of one of the two collections, as far as each can be read whole."""
-    is_wanted = {"tasks": _is_task, "agents": _is_agent}.get(collection, _is_nothing)
-    found: dict[str, Any] = {}
+def _entries(text: str, field: str, reader: _Reader) -> dict[str, Any]:
+    """Return the entries of ``tasks`` or ``agents`` that can be parsed whole."""
+    entries: dict[str, Any] = {}
     at = 0
     while key := _KEY.search(text, at):
-        value = reader.read(text, key.end()) if text[key.end() : key.end() + 1] == "{" else None
+        value = reader.read(text, key.end()) if text.startswith("{", key.end()) else None
         at = key.end()
-        if value is not None and is_wanted(key[1], value[0]):
-            found[key[1]], at = value
-    return found
+        if value is not None and _is_entry(field, key[1], value[0]):
+            entries[key[1]], at = value
+    return entries
 
 
-def _is_task(name: str, entry: dict[str, Any]) -> bool:
-    return name.startswith("TASK-") and "description" in entry
-
-
-def _is_agent(_name: str, entry: dict[str, Any]) -> bool:
+def _is_entry(field: str, name: str, entry: dict[str, Any]) -> bool:
+    if field == "tasks":
+        return name.startswith("TASK-") and "description" in entry
     return isinstance(entry.get("task_id"), str) and "tasks" not in entry
 
 
-def _is_nothing(_name: str, _entry: dict[str, Any]) -> bool:
-    return False
-
-
-# --- reading --------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------
 
 
 class _Reader:
-    """Reads values out of a text, as often in vain as a damaged document may need."""
+    """Parses values out of one text, with a limit on failed attempts."""
 
     def __init__(self) -> None:
-        self._patience = 5000
+        self._attempts_left = _ATTEMPTS
 
     def read(self, text: str, at: int) -> tuple[Any, int] | None:
-        """Return the value that begins there, and where it ends; None if it cannot be read."""
-        if self._patience <= 0:
+        """Return the value that begins at *at*, and where it ends; None if it cannot be parsed."""
+        if self._attempts_left <= 0:
             return None
         try:
             return _JSON.raw_decode(text, at)
         except ValueError:
-            self._patience -= 1
-        except RecursionError:  # It took long to find that out.
-            self._patience -= 100
+            self._attempts_left -= 1
+        except RecursionError:
+            self._attempts_left -= _RECURSION_COST
         return None
 
 
-def _meant(name: str, known: Iterable[str]) -> str:
-    """Return the known name that this was before one of its characters was damaged; or itself."""
+def _closest_known_name(name: str, known: frozenset[str]) -> str:
+    """Return the only *known* name that differs by one character; else *name* itself."""
     if name in known:
         return name
     near = [

@@ -112,19 +112,15 @@ def _int_or_0(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _task_from_0(_document: Document) -> None:
+def _keep_as_is(_document: Document) -> None:
     """Version 0 is the old system's: the same names, without a version."""
-
-
-def _global_from_0(_document: Document) -> None:
-    """Version 0 lists ended agents, too. They go when the next agent ends."""
 
 
 TASK = Schema(
     name="task registry",
     entry_fields={"agents": list},
     derive=_derive_task,
-    migrations=(_task_from_0,),
+    migrations=(_keep_as_is,),
 )
 
 GLOBAL = Schema(
@@ -132,7 +128,8 @@ GLOBAL = Schema(
     entry_fields={"tasks": dict, "agents": dict},
     count_fields=frozenset({"ended"}),
     derive=_derive_global,
-    migrations=(_global_from_0,),
+    # Version 0 lists ended agents, too: see move_ended_to_counts.
+    migrations=(_keep_as_is,),
 )
 
 

@@ -61,10 +61,9 @@ class SnapshotCache:
         if cached is not None and fingerprint is not None and cached[0] == fingerprint:
             return cached[1]
         snapshot = read_snapshot(registry, summary_only=True)
+        self._ended.pop(task_id, None)
         if snapshot.all_ended:
             self._ended[task_id] = fingerprint, snapshot
-        else:
-            self._ended.pop(task_id, None)
         return snapshot
 
 

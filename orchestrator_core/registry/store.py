@@ -136,16 +136,19 @@ class Registry:
         """
         Return the documents quarantined as damaged, the newest first.
 
-        Then come those from before a migration. Empty if their directory is gone.
+        Then come those from before a migration. Empty if their directory cannot be read.
         """
         try:
-            names = os.listdir(self.path.parent)  # noqa: PTH208 - names are enough
-        except OSError:
+            oldest_first = [*self._siblings(".v"), *self._siblings(".damaged-")]
+        except StorageError:
             return []
-        name = self.path.name
-        damaged = sorted((n for n in names if n.startswith(f"{name}.damaged-")), reverse=True)
-        before = sorted((n for n in names if n.startswith(f"{name}.v")), reverse=True)
-        return [self.path.with_name(each) for each in (*damaged, *before)]
+        return [self.path.with_name(name) for name in reversed(oldest_first)]
+
+    def _siblings(self, suffix: str) -> list[str]:
+        """Return the names that begin with the document's and *suffix*, the oldest first."""
+        prefix = f"{self.path.name}{suffix}"
+        with storage_errors("list", self.path.parent):
+            return sorted(n for n in os.listdir(self.path.parent) if n.startswith(prefix))  # noqa: PTH208 - names are enough
 
     # --- changing ----------------------------------------------------------------------------
 
@@ -215,7 +218,7 @@ class Registry:
         repaired: Callable[[Document | None], Document],
     ) -> PendingVersion | None:
         if loaded is None:
-            damaged = {"damaged": names} if (names := self._quarantined_names()) else {}
+            damaged = {"damaged": names} if (names := self._siblings(".damaged-")) else {}
             return self._write(update, self._new({**repaired(None), **damaged}))
         document = repaired(copy.deepcopy(loaded.document))
         self.schema.derive(document)
@@ -228,7 +231,7 @@ class Registry:
         """Open an update. Damage that it finds is reported when its locks are released."""
         update = _Update(self, self._lock_timeout_s)
         try:
-            with update:
+            with contextlib.closing(update):
                 yield update
         finally:
             for damaged in update.quarantined:
@@ -244,7 +247,7 @@ class Registry:
                 try:
                     return self._newest(update)
                 except FileNotFoundError:
-                    if not self._quarantined_names():
+                    if not self._siblings(".damaged-"):
                         return None
             update.unlock()
             self._replace_damaged(update)
@@ -303,7 +306,7 @@ class Registry:
             self._quarantine(update, str(damage))
             version = update.write(self._rebuilt())
         except FileNotFoundError:
-            if not self._quarantined_names():
+            if not self._siblings(".damaged-"):
                 raise update.not_found() from None
             version = update.write(self._rebuilt())
         update.commit(version)
@@ -318,14 +321,8 @@ class Registry:
         durable.fsync_directory(self.path.parent)
         update.quarantined.append(Quarantined(self.path, kept, why))
 
-    def _quarantined_names(self) -> list[str]:
-        """Return the names of the quarantined documents, oldest first."""
-        prefix = f"{self.path.name}.damaged-"
-        with storage_errors("list", self.path.parent):
-            return sorted(n for n in os.listdir(self.path.parent) if n.startswith(prefix))  # noqa: PTH208 - names are enough
-
     def _rebuilt(self) -> bytes:
-        names = self._quarantined_names()
+        names = self._siblings(".damaged-")
         document = self._rebuild() if self._rebuild is not None else None
         if document is None:
             newest = self.path.with_name(names[-1])

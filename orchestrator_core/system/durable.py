@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Fingerprint = tuple[int, int, int, int]
 
 _CHUNK = 1 << 16  #: Bytes of one read.
-_STATE_UNKNOWN = "whether it reached the disk is unknown: read it again before going on"
+STATE_UNKNOWN = "whether it reached the disk is unknown: read it again before going on"
 
 # --- reading and creating ------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ def sync_name(path: StrPath) -> None:
         fsync_directory(parent_of(path))
     except StorageError as error:
         message = f"{path} was replaced, but {error}"
-        raise StorageError(message, hint=_STATE_UNKNOWN) from error.__cause__
+        raise StorageError(message, hint=STATE_UNKNOWN) from error.__cause__
 
 
 def remove_stale_temps(path: Path) -> None:
@@ -315,7 +315,7 @@ def fsync_directory(path: StrPath) -> None:
             finally:
                 os.close(fd)
     except StorageError as error:
-        raise StorageError(str(error), hint=_STATE_UNKNOWN) from error.__cause__
+        raise StorageError(str(error), hint=STATE_UNKNOWN) from error.__cause__
 
 
 # --- internals ------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Here the settle lock is somebody else's, as it is in a crowd, so that every upda
 goes the long way: written, then settled by whoever comes first.
 """
 
+import contextlib
 import errno
 import functools
 import os
@@ -34,7 +35,7 @@ from orchestrator_core.system import durable, locks
 
 
 def transaction(registry):
-    return Transaction(registry.path, what="it", timeout_s=10)
+    return contextlib.closing(Transaction(registry.path, what="it", timeout_s=10))
 
 
 @pytest.fixture
