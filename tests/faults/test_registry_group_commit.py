@@ -13,18 +13,17 @@ import threading
 from pathlib import Path
 
 import pytest
+from child_crashes import each_crash, in_child
 from portalocker.portalocker import FlockLocker
-from under_fire import (
+from registry_kit import (
+    COMPLETE,
     OK,
     REFUSED,
-    THROUGH,
     UNKNOWN,
     add,
-    each_crash,
-    forked,
+    exit_after_refusal,
     litter,
     names,
-    refuse,
     registry_in,
 )
 
@@ -224,9 +223,9 @@ def test_an_update_refused_at_any_call_is_an_error_of_ours_or_no_error(registry,
     refused = 0
     for call in range(1000):
         before = names(registry)
-        code = forked(lambda n=call: refuse(registry, n, number))
-        assert code in {OK, REFUSED, UNKNOWN, THROUGH}, f"call {call}: {code}"
-        if code == THROUGH:
+        code = in_child(lambda n=call: exit_after_refusal(registry, n, number))
+        assert code in {OK, REFUSED, UNKNOWN, COMPLETE}, f"call {call}: {code}"
+        if code == COMPLETE:
             break
         if code != UNKNOWN:
             assert names(registry) == before + ["added"] * (code == OK), f"call {call}"

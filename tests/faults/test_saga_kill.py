@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from breaking import calls_of, in_child, killed_at
+from child_crashes import effects_of, in_child, kill_at
 from saga_kit import (
     NAMES,
     FileReceipt,
@@ -72,21 +72,21 @@ def in_its_place(place):
 
 def half_run(place):
     """Killed with one file of three written."""
-    killed_at(_first("write", deploy), "after", lambda: deploy(place))
+    kill_at(_first("write", deploy), "after", lambda: deploy(place))
 
 
 def half_unwound(place):
     deploy(place)
-    killed_at(_first("unlink", end, deploy), "after", lambda: end(place))
+    kill_at(_first("unlink", end, deploy), "after", lambda: end(place))
 
 
 def not_archived(place):
     deploy(place)
-    killed_at(_first("rename", end, deploy), "before", lambda: end(place))
+    kill_at(_first("rename", end, deploy), "before", lambda: end(place))
 
 
 def left_without_a_name(place):
-    killed_at(_first("link", deploy), "before", lambda: deploy(place))
+    kill_at(_first("link", deploy), "before", lambda: deploy(place))
 
 
 @functools.cache
@@ -95,7 +95,7 @@ def _first(call, work, prepare=None):
     with tempfile.TemporaryDirectory() as place:
         if prepare:
             prepare(Path(place))
-        return calls_of(lambda: work(Path(place))).index(call)
+        return effects_of(lambda: work(Path(place))).index(call)
 
 
 def files_of(place):
@@ -104,7 +104,7 @@ def files_of(place):
 
 def settled(place):
     """Recover in a process of its own, and tell what stands, checked against the files."""
-    in_child(lambda: recover(place))
+    assert 0 == in_child(lambda: recover(place))
     stand = stands(place / "sagas", "s")
     assert {"committed": list(NAMES), "closed": [], "never": []}[stand] == files_of(place)
     assert ["s.jsonl.damaged"] * len(litter(place / "sagas")) == litter(place / "sagas")
@@ -117,7 +117,7 @@ def seen_everywhere(memory_tmp, prepare, work):
     first.mkdir()
     prepare(first)
     shutil.copytree(first, memory_tmp / "counted", symlinks=True)
-    count = len(calls_of(lambda: work(memory_tmp / "counted")))
+    count = len(effects_of(lambda: work(memory_tmp / "counted")))
     seen = []
     for number in range(count):
         for when in WHEN:
@@ -125,10 +125,10 @@ def seen_everywhere(memory_tmp, prepare, work):
             shutil.rmtree(first)
             first.mkdir()
             prepare(first)
-            killed_at(number, when, lambda: work(first))
+            kill_at(number, when, lambda: work(first))
             seen.append(settled(first))
             before = snapshot(first)
-            in_child(lambda: recover(first))
+            assert 0 == in_child(lambda: recover(first))
             assert before == snapshot(first), "recovering twice is not recovering once"
     return seen
 
@@ -178,14 +178,14 @@ def test_killed_anywhere_in_a_rebuild_the_damaged_one_is_kept_once(memory_tmp, d
     place.mkdir()
     damage(place)
     shutil.copytree(place, memory_tmp / "counted")
-    count = len(calls_of(lambda: rebuild(memory_tmp / "counted")))
+    count = len(effects_of(lambda: rebuild(memory_tmp / "counted")))
     for number in range(count):
         for when in WHEN:
             shutil.rmtree(place)
             place.mkdir()
             damage(place)
-            killed_at(number, when, lambda: rebuild(place))
-            in_child(lambda: rebuild(place))
+            kill_at(number, when, lambda: rebuild(place))
+            assert 0 == in_child(lambda: rebuild(place))
 
             kept = [path.name for path in (place / "sagas").glob("*damaged*")]
             assert (["s.jsonl.damaged"], ["s.jsonl"]) == (kept, open_journals(place / "sagas"))
@@ -198,6 +198,6 @@ def test_an_id_is_not_used_twice_however_its_first_use_was_killed(memory_tmp):
     place = memory_tmp / "place"
     place.mkdir()
     left_without_a_name(place)
-    in_child(lambda: recover(place))
+    assert 0 == in_child(lambda: recover(place))
 
     assert "closed" == stands(place / "sagas", "s")

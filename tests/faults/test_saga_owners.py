@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from breaking import in_child
+from child_crashes import in_child
 from saga_kit import NAMES, OnDisk, Shelf, Thing, kinds_of, on_disk, stands
 
 from orchestrator_core.exceptions import SagaBusy, SagaExists, SagaNotFound, StorageError

@@ -8,7 +8,7 @@ import os
 import shutil
 
 import pytest
-from power import Disk, outcomes
+from power_failure import Disk, outcomes
 from saga_kit import Shelf, Thing, litter, open_journals, stands
 
 from orchestrator_core.saga import Sagas, Unwind
