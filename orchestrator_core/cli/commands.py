@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> Result:
 
 
 def _demo(arguments: argparse.Namespace) -> Result:
-    from orchestrator_core.cli.demo import demo  # noqa: PLC0415 - for one command
+    from orchestrator_core.cli.demo.scenario import demo  # noqa: PLC0415 - for one command
 
     _raise_on_sigterm()
     return demo(
