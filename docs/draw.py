@@ -76,7 +76,7 @@ def steps() -> str:
             _paragraph(type(step)),
             _paragraph(type(step).undo),
         )
-        for number, step in enumerate(undoing_steps(None), 1)
+        for number, step in enumerate(undoing_steps(None, None), 1)
     ]
     return table(("", "step", "do", "undo"), rows)
 
