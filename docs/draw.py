@@ -384,7 +384,8 @@ def _summary(module: str) -> str:
     """Return the first line of a module's docstring, without importing the module."""
     path = HERE.parent / module.replace(".", "/")
     source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return (ast.get_docstring(ast.parse(source.read_text())) or "").split("\n")[0]
+    line = (ast.get_docstring(ast.parse(source.read_text())) or "").split("\n")[0]
+    return line.replace("``", "`")
 
 
 DRAWN = {
