@@ -1,11 +1,9 @@
 """
-Rebuild what was lost from all other sources.
+Rebuild a damaged registry from all other sources.
 
-- The receipts of a journal that lost its intents are planned again from the agent's id.
-- A damaged registry is merged from the journals, open and closed, which hold every record
-  as it was first written and every end as it was reported, and from what can be parsed of
-  the registry's damaged and previous versions. For an agent whose journal is gone, those
-  versions are the only source.
+The sources are the journals, open and closed, which hold every record as it was first written
+and every end as it was reported, and what can be parsed of the registry's damaged and previous
+versions. For an agent whose journal is gone, those versions are the only source.
 """
 
 from __future__ import annotations

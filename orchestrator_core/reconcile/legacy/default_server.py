@@ -1,4 +1,4 @@
-"""The user's default tmux server, asked with real tmux."""
+"""The user's default tmux server, by real tmux."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ if TYPE_CHECKING:
 
 class DefaultServer:
     """
-    The server that a plain ``tmux`` talks to; see :class:`~.server.LegacyServer`.
+    The server that a plain ``tmux`` uses; see :class:`~.server_protocol.LegacyServer`.
 
-    ``TMUX_TMPDIR`` in our environment moves it, as it does for tmux.
+    ``TMUX_TMPDIR`` in this process's environment selects the server, as for tmux.
     """
 
     def __init__(self, *, timeout_s: float = 10.0) -> None:
         self._timeout_s = timeout_s
 
     def sessions(self) -> tuple[LegacySession, ...]:
-        """Return all of its sessions, by one call; none if it does not run."""
+        """Return all sessions, by one call; none if the server does not run."""
         reply = self._at(None).run("list-panes", "-a", "-F", server.LISTING)
         if reply.returncode == 0:
             return server.parse(reply.stdout)
         if TmuxError.classify(reply) in ABSENT_ERRORS:
             return ()
-        raise _refusal("list the sessions of", reply.stderr)
+        raise _error("list the sessions of", reply.stderr)
 
     def end(self, session: LegacySession) -> Presence:
-        """End exactly this session; the server itself compares and kills."""
-        ours = server.match_format(session)
-        reply = self._at(session.socket).run(*kill_if(check_name(session.name), ours))
+        """End exactly this session: the server itself compares it, and kills it."""
+        is_same = server.match_format(session)
+        reply = self._at(session.socket).run(*kill_if(check_name(session.name), is_same))
         with contextlib.suppress(ValueError, IndexError):
             return Presence(reply.stdout[-1])
         if TmuxError.classify(reply) in ABSENT_ERRORS:
             return Presence.ABSENT
-        raise _refusal(f"end session {session.name!r} on", reply.stderr)
+        raise _error(f"end session {session.name!r} on", reply.stderr)
 
     def _at(self, socket: str | None) -> TmuxTerminal:
         return TmuxTerminal(socket, timeout_s=self._timeout_s)
 
 
-def _refusal(what: str, said: list[str]) -> TerminalError:
+def _error(action: str, stderr: list[str]) -> TerminalError:
     return TerminalError(
-        f"tmux did not {what} the default server: {'; '.join(said) or 'no message'}",
+        f"tmux did not {action} the default server: {'; '.join(stderr) or 'no message'}",
         hint="does a plain `tmux list-sessions` work for you?",
     )
