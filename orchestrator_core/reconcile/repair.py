@@ -110,7 +110,7 @@ def repair(
 
 
 def _targets(context: RootContext, task_id: str | None, *, only_global: bool) -> list[str | None]:
-    """Return the tasks whose registries are meant; last, None for the global one."""
+    """Return the tasks of the registries to repair; last, None for the global one."""
     if only_global:
         return [None]
     if task_id is not None:

@@ -181,7 +181,7 @@ def test_an_agent_whose_supervisor_has_not_noticed_its_lost_session_is_ended(
     [found] = orch.sweep().findings
 
     assert ("lost", agent, True) == (found.kind.value, found.agent_id, found.reapable)
-    assert "its supervisor lives" in found.what
+    assert "its supervisor is alive" in found.what
     [reaped] = orch.sweep(reap=True).reaped
     assert (True, "terminated") == (reaped.success, orch.agent(agent).status)
     assert (stays,) == orch.sweep().alive

@@ -10,7 +10,7 @@ the agent's only by two proofs of two kinds:
   agent was to work.
 
 A session of the recorded name that started at another time, and does not use the agent's
-files, is somebody else's. Everything between is unknown, and so is everything if the server
+files, is foreign. Everything between is unknown, and so is everything if the server
 or the machine cannot be asked. Nothing is changed for an unknown agent.
 
 All agents of one request share one call to tmux and one pass over the open files.
@@ -109,7 +109,7 @@ class _LegacySnapshot:
                 roots=tuple(proofs),
             )
         if _differs_in_any_timezone(session.created, agent.started_at):
-            foreign = "the session of that name started at another time: it is somebody else's"
+            foreign = "the session of that name started at another time: it is foreign"
             return self._without_session(agent, recorded, foreign)
         why = f"only its name says that the session {agent.session!r} is {agent.id}'s"
         return LegacyStatus(life=LegacyState.UNKNOWN, proofs=(recorded,), why=why)
@@ -153,7 +153,7 @@ class _LegacySnapshot:
         """Return the status of an agent without a session: alive if something writes its log."""
         users = self._users(agent)
         if not users:
-            unwritten = ("nobody has its log open for writing",) if self._logs[agent.id] else ()
+            unwritten = ("no process has its log open for writing",) if self._logs[agent.id] else ()
             return LegacyStatus(life=LegacyState.GONE, proofs=(recorded, absent, *unwritten))
         started_at = agent.started_at
         writers = [each for each in users if _is_agents_writer(self._processes, each, started_at)]

@@ -1,5 +1,5 @@
 """
-The sweep: find what no saga accounts for, and sagas that nobody tends; reap both.
+The sweep: find what no saga accounts for, and sagas without an owner; reap both.
 
 ============== ==================================================================
 run            one sweep: snapshot, detect, confirm by a second snapshot, reap

@@ -76,7 +76,7 @@ def _of_saga(state: SagaState, snapshot: Snapshot) -> Iterator[Finding]:
         what = f"{_LEFT_HALF_WAY[history.state]}: its owner has died"
         yield _finding(FindingKind.ABANDONED, state, what, _journal(state), _NO_OWNER)
     elif state.is_dead and state.exit is not None:
-        what = f"{describe_exit(state.exit)}, and nobody has unwound it"
+        what = f"{describe_exit(state.exit)}, and was not unwound"
         proof = "its supervisor, which is gone, has recorded its end"
         yield _finding(FindingKind.ENDED, state, what, _journal(state), proof)
     elif state.is_dead:
@@ -86,7 +86,9 @@ def _of_saga(state: SagaState, snapshot: Snapshot) -> Iterator[Finding]:
         what = "it is alive past its deadline, and its supervisor has not ended it"
         yield _finding(FindingKind.OVERDUE, state, what, _journal(state), _live_supervisor(state))
     elif _has_lost_its_session(state, snapshot):
-        what = "its session is gone; its supervisor lives, and has not noticed, or is unwinding it"
+        what = (
+            "its session is gone; its supervisor is alive, and has not noticed, or is unwinding it"
+        )
         yield _finding(FindingKind.LOST, state, what, _journal(state), _live_supervisor(state))
 
 

@@ -80,7 +80,7 @@ FINDINGS: dict[FindingKind, FindingInfo] = {
         meaning="A live agent has neither written to its log nor reported for longer than its "
         "limit.",
         reap_action="",
-        remedy="Look at it: `orchestrator-core show AGENT`. It may be thinking. End it with "
+        remedy="Inspect it: `orchestrator-core show AGENT`. It may be thinking. End it with "
         "`orchestrator-core kill AGENT`, or give such agents a longer limit: `silent_after_s`.",
     ),
     FindingKind.ABANDONED: FindingInfo(
@@ -104,7 +104,7 @@ FINDINGS: dict[FindingKind, FindingInfo] = {
         meaning="A process has this root's cookie in its environment, and no saga accounts for "
         "it: the process outlived its agent.",
         reap_action="a saga adopts all that the agent's id leads to, and is unwound",
-        remedy="Reap it. A process that cannot be ended waits for the kernel: look at its state.",
+        remedy="Reap it. A process that cannot be ended waits for the kernel: check its state.",
         recheck=True,
     ),
     FindingKind.ORPHAN_FILE: FindingInfo(
@@ -134,7 +134,7 @@ FINDINGS: dict[FindingKind, FindingInfo] = {
     FindingKind.DAMAGED: FindingInfo(
         meaning="A journal or a registry cannot be used, or a damaged one was kept aside.",
         reap_action="keeps the damaged file aside, and writes it anew from all other sources",
-        remedy="Look at the file that was kept aside, and remove it when nobody needs it any more.",
+        remedy="Read the file that was kept aside, and remove it when it is no longer needed.",
     ),
 }
 

@@ -65,9 +65,9 @@ def legacy_records(snapshot: Snapshot) -> dict[str, LegacyRecord]:
         return {}  # Then it is unknown which agents have a saga.
     with_saga = snapshot.agents_with_saga | snapshot.agents_with_closed_saga
     found: dict[str, LegacyRecord] = {}
-    for task_id, agents in snapshot.current_records.items():
+    for task_id, agents in snapshot.records.items():
         for agent_id, record in agents.items():
-            # The record is looked at first: most are not of legacy agents.
+            # The cheap test comes first: most records are not of legacy agents.
             if is_legacy(record) and agent_id not in with_saga:
                 found[agent_id] = LegacyRecord(
                     agent_id=agent_id,
@@ -85,7 +85,7 @@ def legacy_records(snapshot: Snapshot) -> dict[str, LegacyRecord]:
 def inspect_legacy(
     context: RootContext, snapshot: Snapshot, records: Mapping[str, LegacyRecord]
 ) -> LegacyFindings:
-    """Inspect all legacy agents by one look at the machine; return what is wrong with them."""
+    """Inspect the machine once for all legacy agents; return what is wrong with them."""
     result = LegacyFindings()
     agents: dict[str, LegacyAgent] = {}
     for record in records.values():

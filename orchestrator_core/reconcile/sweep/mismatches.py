@@ -1,7 +1,7 @@
 """
 Mismatches: a registry contradicts a journal about whether an agent is alive.
 
-The journal counts. Each of its entries is written before the fact, and nobody edits it.
+The journal counts: each entry is written before the fact, and no user edits a journal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def detect_mismatches(snapshot: Snapshot) -> Iterator[Finding]:
     """Yield where the registries in *snapshot* contradict its journals."""
-    if snapshot.processes is not None:  # Otherwise nobody is known to be alive.
+    if snapshot.processes is not None:  # Otherwise no agent is known to be alive.
         for state in (snapshot.sagas or {}).values():
             if state.is_alive and state.receipt is not None and state.agent_id == state.saga_id:
                 yield from _alive_but_not_registered(state, snapshot)

@@ -1,8 +1,8 @@
 """
 The files, run directories and cgroups that are named after agents, found by listing directories.
 
-Each resource of an agent is named after the agent's id. A name therefore says whose the
-file is meant to be, and is one proof. Other proofs come from other sources: see :mod:`.orphans`.
+Each resource of an agent is named after the agent's id. A name is therefore one
+proof of the agent. Other proofs come from other sources: see :mod:`.orphans`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PATTERNS = {
     "findings": ((re.compile(f"{_ID}_findings\\.jsonl"), "findings file"),),
     "run": ((re.compile(_ID), "run directory"),),
 }
-_FIRST_BYTES = 65536  #: The part of a file in which its first line is looked for.
+_FIRST_BYTES = 65536  #: Read from a file for its first line.
 
 
 @attrs.frozen(kw_only=True)

@@ -100,7 +100,7 @@ class _Reaper:
         end = None
         with contextlib.suppress(NotFound):
             end = self.terminator.report(str(finding.saga_id))
-        message = "somebody else has seen to it"
+        message = "another process has ended it"
         return ReapResult(finding=finding, success=True, message=message, end=end)
 
     # --- a legacy agent ------------------------------------------------------------------------
@@ -114,7 +114,7 @@ class _Reaper:
             return ReapResult(finding=finding, success=True, message=nothing, end=past)
         report = self.terminator.recover(only=agent_id, force=True)
         return _from_recovery(finding, agent_id, report) or _failure(
-            finding, "it lives, or somebody else is at it"
+            finding, "it is alive, or another process is ending it"
         )
 
     # --- what no saga accounts for ---------------------------------------------------------------
@@ -190,7 +190,7 @@ def _from_recovery(finding: Finding, saga_id: str, report: RecoveryReport) -> Re
     if saga_id in report.failed:
         return _failure(finding, report.failed[saga_id])
     if saga_id in report.busy:
-        return _failure(finding, "somebody else has to end it")
+        return _failure(finding, "it has to be ended from outside, or its owner is not done")
     return None
 
 

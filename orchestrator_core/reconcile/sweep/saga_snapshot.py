@@ -88,7 +88,7 @@ def read_sagas(
     """
     Read all open journals; return their states by saga id.
 
-    *running* are the live processes of the snapshot. With None, nobody is judged dead.
+    *running* are the live processes of the snapshot. With None, no agent is judged dead.
     *sessions* are the names of its sessions. The exit record is read for an agent without a
     session: its supervisor may be the unwinder by now, which ends the session first.
 

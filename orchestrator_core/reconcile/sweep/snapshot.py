@@ -78,7 +78,7 @@ class Snapshot:
         return _cookie_prefix(self.root_id)
 
     def agent_for_cookie(self, cookie: str | None) -> str | None:
-        """Return the agent whose cookie it is; None if the cookie is not one of this root's."""
+        """Return the agent of a cookie; None if the cookie is not of this root."""
         if cookie is None or not cookie.startswith(self.prefix):
             return None
         return cookie.removeprefix(self.prefix) or None
@@ -89,17 +89,11 @@ class Snapshot:
         return {task_id: registry.records for task_id, registry in (self.tasks or {}).items()}
 
     @functools.cached_property
-    def current_records(self) -> dict[str, Mapping[str, Mapping[str, Any]]]:
-        """The records of the tasks that have an agent which did not end with success."""
-        past = {task_id for task_id, registry in (self.tasks or {}).items() if registry.all_ended}
-        return {task_id: agents for task_id, agents in self.records.items() if task_id not in past}
-
-    @functools.cached_property
     def live_records(self) -> tuple[LiveEntry, ...]:
         """The tasks' records that show an agent as alive."""
         return tuple(
             LiveEntry(agent_id, task_id, record, f"record of {agent_id} in {task_id}")
-            for task_id, agents in self.current_records.items()
+            for task_id, agents in self.records.items()
             for agent_id, record in agents.items()
             if is_active(record.get("status"))
         )
