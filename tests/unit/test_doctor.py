@@ -737,7 +737,7 @@ def test_a_symlink_is_told_wherever_it_is_but_where_agents_write(used, patient):
     assert (FAILED, f"rm {link}") == (answer.verdict, answer.remedy)
 
 
-@pytest.mark.parametrize("which", ["listdir", "lstat"])
+@pytest.mark.parametrize("which", ["scandir", "lstat"])
 def test_a_directory_that_does_not_let_us_in_is_told(used, patient, monkeypatch, which):
     """Whether its names cannot be had, or what they are names of."""
     logs, real = f"{used.root}/{used.task}/logs", getattr(os, which)
@@ -745,10 +745,10 @@ def test_a_directory_that_does_not_let_us_in_is_told(used, patient, monkeypatch,
     def refused(path, *how, **more):
         if (
             (os.fspath(path) == logs)
-            if which == "listdir"
+            if which == "scandir"
             else os.fspath(path).startswith(f"{logs}/")
         ):
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(13, "Permission denied", os.fspath(path))
         return real(path, *how, **more)
 
     monkeypatch.setattr(os, which, refused)

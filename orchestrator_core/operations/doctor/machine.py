@@ -23,10 +23,8 @@ def pidfd(_environment: Environment) -> Check:
     if not _IS_LINUX:
         return Check.ok("not needed here: kqueue reports the end of a process")
     if not hasattr(os, "pidfd_open"):
-        return Check.failed(
-            "this Python was built without pidfd_open",
-            f"use one that was built on Linux 5.3 or newer, not {sys.executable}",
-        )
+        remedy = f"use one that was built on Linux 5.3 or newer, not {sys.executable}"
+        return Check.failed("this Python was built without pidfd_open", remedy)
     call = "pidfd_open"
     try:
         fd = os.pidfd_open(os.getpid())
@@ -36,10 +34,8 @@ def pidfd(_environment: Environment) -> Check:
         finally:
             os.close(fd)
     except OSError as error:
-        return Check.failed(
-            f"{call}: {error.strerror}",
-            "Linux 5.3 or newer is needed; in a container, a seccomp profile that allows it",
-        )
+        remedy = "use Linux 5.3 or newer; in a container, a seccomp profile that allows the call"
+        return Check.failed(f"{call}: {error.strerror}", remedy)
     return Check.ok("processes have stable handles")
 
 
@@ -58,23 +54,17 @@ def assess_procfs(mountinfo: str, *, boot_id: bool, environ: bool) -> Check:
     """Report what a ``/proc`` with such a mount, and with these readable files, is good for."""
     mount = next((line for line in mountinfo.splitlines() if " - proc " in line), "")
     if not mount or not boot_id:
-        return Check.failed(
-            "/proc is not there, or not all of it: processes cannot be identified",
-            "mount -t proc proc /proc",
-        )
+        found = "/proc is not there, or not all of it: processes cannot be identified"
+        return Check.failed(found, "mount -t proc proc /proc")
     if not environ:
-        return Check.failed(
-            "/proc does not show the environment of this user's processes, which marks agents",
-            "see what protects it: a seccomp profile, a security module, yama",
-        )
+        found = "/proc does not show the environment of this user's processes, which marks agents"
+        return Check.failed(found, "check the seccomp profile, the security module, yama")
     hidden = re.search(r"hidepid=(\w+)", mount)
     if hidden is None or hidden[1] in ("0", "off"):
         return Check.ok("/proc shows all processes")
     if hidden[1] in ("4", "ptraceable"):
-        return Check.warning(
-            "/proc is mounted with hidepid=ptraceable: an agent that cannot be traced is hidden",
-            "mount -o remount,hidepid=invisible /proc",
-        )
+        found = "/proc is mounted with hidepid=ptraceable: an agent that cannot be traced is hidden"
+        return Check.warning(found, "mount -o remount,hidepid=invisible /proc")
     return Check.ok(
         f"/proc is mounted with {hidden[0]}: it hides the processes of other users only"
     )
@@ -107,10 +97,8 @@ def subreaper(_environment: Environment) -> Check:
         return Check.ok("this system has none; a scan finds the processes instead")
     if run_python(_BECOME, _PACKAGE_PARENT) == 0:
         return Check.ok("a supervisor can adopt the orphans of its agent")
-    return Check.failed(
-        "prctl(PR_SET_CHILD_SUBREAPER) is refused",
-        "in a container, use a seccomp profile that allows prctl",
-    )
+    remedy = "in a container, use a seccomp profile that allows prctl"
+    return Check.failed("prctl(PR_SET_CHILD_SUBREAPER) is refused", remedy)
 
 
 # --- containment ------------------------------------------------------------------------------
@@ -127,17 +115,13 @@ def containment(environment: Environment) -> Check:
     if path is not None and _can_kill(Path(path).parent):
         return Check.ok(f"{found}a separate cgroup for each agent, in {Path(path).parent}")
     if choice == "cgroup":
-        return Check.warning(
-            f"{found}no cgroup is available, so ends will be unproven: {_why_no_cgroup()}",
-            "unset ORCHESTRATOR_CONTAINMENT, or run this where cgroups may be created: "
-            "systemd-run --user --scope -p Delegate=yes …",
-        )
+        found += f"no cgroup is available, so ends will be unproven: {_why_no_cgroup()}"
+        delegate = "systemd-run --user --scope -p Delegate=yes …"
+        return Check.warning(found, f"unset ORCHESTRATOR_CONTAINMENT, or: {delegate}")
     if choice == "scan" or not _IS_LINUX:
-        return Check.warning(
-            f"{found}scans alone: a process that empties its environment and hides may be missed, "
-            "and ends are unproven",
-            "unset ORCHESTRATOR_CONTAINMENT" if _IS_LINUX else "none here; the sweeper scans again",
-        )
+        found += "scans alone: a process that empties its environment and hides may be missed"
+        remedy = "unset ORCHESTRATOR_CONTAINMENT" if _IS_LINUX else "none; the sweeper scans again"
+        return Check.warning(f"{found}, and ends are unproven", remedy)
     return Check.ok(f"{found}a subreaper for each agent; {_why_no_cgroup()}")
 
 

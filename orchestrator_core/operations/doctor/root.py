@@ -92,28 +92,21 @@ def permissions(environment: Environment) -> Check:
 
 def _scan(root: str) -> Iterator[tuple[str, os.stat_result | None]]:
     """Yield the path and status of all files; None is the status of what cannot be read."""
-    pending = [root]
     yield root, os.lstat(root)
-    while pending:
-        directory = pending.pop()
-        try:
-            names = os.listdir(directory)  # noqa: PTH208 - many, and names are enough
-        except FileNotFoundError:
-            continue
-        except OSError:
-            yield directory, None
-            continue
-        for name in names:
-            path, status = f"{directory}/{name}", None
+    errors: list[OSError] = []
+    for directory, subdirectories, files in os.walk(root, onerror=errors.append):
+        for name in (*subdirectories, *files):
+            path = f"{directory}/{name}"
             try:
-                status = os.lstat(path)
+                yield path, os.lstat(path)
             except FileNotFoundError:
                 continue  # Removed since the listing.
             except OSError:
-                pass
-            yield path, status
-            if status is not None and stat.S_ISDIR(status.st_mode) and name not in _UNCHECKED:
-                pending.append(path)
+                yield path, None
+        subdirectories[:] = [name for name in subdirectories if name not in _UNCHECKED]
+    for error in errors:
+        if not isinstance(error, FileNotFoundError):
+            yield error.filename, None
 
 
 def _problem_of(status: os.stat_result | None) -> _Problem | None:

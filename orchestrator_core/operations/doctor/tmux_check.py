@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _LOW_FILES = 1024  #: A server with fewer files may hang some day, and its clients with it.
 _FILES_LEFT = 50
+_RECREATED = "the next deployment creates it again; orchestrator-core recover ends the lost agents"
 
 
 def program(environment: Environment) -> Check:
@@ -66,15 +67,10 @@ def _check_directory(directory: Path) -> Check | None:
     try:
         status = os.lstat(directory)
     except FileNotFoundError:  # For example in /tmp, by a cleaner.
-        return Check.warning(
-            f"{directory} is gone, and a server that listens there cannot be reached any more",
-            "the next deployment creates it again; orchestrator-core recover ends the lost agents",
-        )
+        return Check.warning(f"{directory} is gone, and its server is unreachable", _RECREATED)
     if status.st_uid != os.geteuid():
-        return Check.failed(
-            f"{directory} belongs to user {status.st_uid}, not to this user",
-            f"have it removed, or use another root: ls -ld {directory}",
-        )
+        found = f"{directory} belongs to user {status.st_uid}, not to this user"
+        return Check.failed(found, f"have it removed, or use another root: ls -ld {directory}")
     if status.st_mode & 0o022:
         return Check.failed(f"others can write to {directory}", f"chmod 700 {directory}")
     return None
@@ -90,17 +86,12 @@ def _check_socket(path: Path) -> Check:
             f"{path} is no socket", f"see what it is, and move it away: ls -la {path}"
         )
     if status.st_uid != os.geteuid():
-        return Check.failed(
-            f"{path} belongs to user {status.st_uid}, and so does the process that listens there",
-            f"have it removed, or use another root: ls -la {path}",
-        )
+        found = f"{path} belongs to user {status.st_uid}, and so does its server"
+        return Check.failed(found, f"have it removed, or use another root: ls -la {path}")
     if status.st_mode & 0o002:
         return Check.failed(f"every user can connect to {path}", f"chmod o-rwx {path}")
     if listener(path) is None:
-        return Check.warning(
-            f"{path} is stale: the server that created it has ended",
-            "the next deployment replaces it; orchestrator-core recover ends the lost agents",
-        )
+        return Check.warning(f"{path} is stale: the server that created it has ended", _RECREATED)
     return Check.ok(str(path))
 
 
