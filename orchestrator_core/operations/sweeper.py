@@ -93,7 +93,7 @@ class Sweeper:
         self._stop_fd, self._wakeup_fd = os.pipe()
         for fd in (self._stop_fd, self._wakeup_fd):
             os.set_blocking(fd, False)
-        weakref.finalize(self, _close, self._stop_fd, self._wakeup_fd)
+            weakref.finalize(self, os.close, fd)
 
     # --- start and stop ------------------------------------------------------------------------
 
@@ -247,8 +247,3 @@ def _raise_already_running(root: Path) -> NoReturn:
         f"a sweeper already runs on {root}{owner}",
         hint="one is enough; orchestrator-core health reports its state",
     )
-
-
-def _close(*fds: int) -> None:
-    for fd in fds:
-        os.close(fd)

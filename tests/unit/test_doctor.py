@@ -751,9 +751,9 @@ def test_a_directory_that_does_not_let_us_in_is_told(used, patient, monkeypatch,
             raise PermissionError(13, "Permission denied", os.fspath(path))
         return real(path, *how, **more)
 
-    monkeypatch.setattr(os, which, refused)
-
-    answer = root.permissions(patient)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, which, refused)
+        answer = root.permissions(patient)
 
     assert FAILED is answer.verdict
     assert f"cannot be read: {logs}" in answer.found

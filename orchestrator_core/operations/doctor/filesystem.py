@@ -80,8 +80,8 @@ def operations(environment: Environment) -> Check:
     return Check.worst_of(checks, well=f"all calls work as needed: {', '.join(_TRIALS)}")
 
 
-def _try(name: str, trial: Callable[[Path], str], place: Path) -> Check:
-    """Run a trial, which returns what does not work, or an empty string."""
+def _try(name: str, trial: Callable[[Path], str | None], place: Path) -> Check:
+    """Run a trial, which returns what does not work, if anything."""
     try:
         problem = trial(place)
     except (OSError, subprocess.SubprocessError) as error:
@@ -98,7 +98,7 @@ except BlockingIOError:
 """
 
 
-def _locks(place: Path) -> str:
+def _locks(place: Path) -> str | None:
     path = place / "locked"
     with path.open("wb+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -107,10 +107,10 @@ def _locks(place: Path) -> str:
         fcntl.flock(file, fcntl.LOCK_UN)
         if run_python(_CONTENDER, str(path)) != 0:
             return "a released lock still keeps other processes out"
-    return ""
+    return None
 
 
-def _rename(place: Path) -> str:
+def _rename(place: Path) -> str | None:
     old, new = place / "old", place / "new"
     old.write_bytes(b"old")
     new.write_bytes(b"new")
@@ -120,43 +120,43 @@ def _rename(place: Path) -> str:
             return "a file renamed over another is not in its place"
         if reader.read() != b"old":
             return "a reader of a replaced file does not see the old content any more"
-    return ""
+    return None
 
 
-def _fsync(place: Path) -> str:
+def _fsync(place: Path) -> str | None:
     for path, flags in ((place / "synced", os.O_RDWR | os.O_CREAT), (place, os.O_RDONLY)):
         fd = os.open(path, flags, 0o600)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
-    return ""
+    return None
 
 
-def _hard_links(place: Path) -> str:
+def _hard_links(place: Path) -> str | None:
     (place / "linked").touch()
     os.link(place / "linked", place / "linked too")
     same = os.path.samestat(os.stat(place / "linked"), os.stat(place / "linked too"))  # noqa: PTH116 - the calls under test
     with contextlib.suppress(FileExistsError):
         os.link(place / "linked", place / "linked too")
         return "a link overwrites an existing name"
-    return "" if same else "two names of one file are not the same file"
+    return None if same else "two names of one file are not the same file"
 
 
-def _fifos(place: Path) -> str:
+def _fifos(place: Path) -> str | None:
     path = place / "fifo"
     os.mkfifo(path, 0o600)
     reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     writing = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     try:
         os.write(writing, b"data")
-        return "" if os.read(reading, 10) == b"data" else "written data does not arrive"
+        return None if os.read(reading, 10) == b"data" else "written data does not arrive"
     finally:
         os.close(reading)
         os.close(writing)
 
 
-def _sockets(place: Path) -> str:
+def _sockets(place: Path) -> str | None:
     # Through the directory's descriptor, because the path may be too long for an address.
     directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -169,26 +169,26 @@ def _sockets(place: Path) -> str:
             client.connect(address)
     finally:
         os.close(directory)
-    return ""
+    return None
 
 
-def _modes(place: Path) -> str:
+def _modes(place: Path) -> str | None:
     path = place / "private"
     path.touch()
     path.chmod(0o600)
     mode = stat.S_IMODE(path.stat().st_mode)
-    return "" if mode == 0o600 else f"a file created as 0600 is {mode:04o}"  # noqa: PLR2004 - a mode
+    return None if mode == 0o600 else f"a file created as 0600 is {mode:04o}"  # noqa: PLR2004 - a mode
 
 
-def _times(place: Path) -> str:
+def _times(place: Path) -> str | None:
     (place / "now").touch()
     skew = (place / "now").stat().st_mtime - time.time()
     if abs(skew) > _CLOCK_SKEW_S:
         return f"its clock and the clock of this machine differ by {skew:+.0f} s"
-    return ""
+    return None
 
 
-_TRIALS: dict[str, Callable[[Path], str]] = {
+_TRIALS: dict[str, Callable[[Path], str | None]] = {
     "locks": _locks,
     "rename": _rename,
     "fsync": _fsync,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import resource
+from pathlib import Path
 
 from orchestrator_core.operations.doctor.check import Check, Environment
 from orchestrator_core.supervisor import procfs as proc
@@ -45,19 +47,12 @@ def file_events(_environment: Environment) -> Check:
 
 
 def _inotify_instances(pid: int) -> int:
-    directory = f"/proc/{pid}/fd"
-    try:
-        names = os.listdir(directory)  # noqa: PTH208 - names are enough
-    except OSError:
-        return 0
-    return sum(_link_target(f"{directory}/{name}") == "anon_inode:inotify" for name in names)
-
-
-def _link_target(link: str) -> str:
-    try:
-        return os.readlink(link)  # noqa: PTH115 - there is no file of that name
-    except OSError:
-        return ""
+    count = 0
+    with contextlib.suppress(OSError):  # The process has ended.
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # The descriptor is closed.
+                count += os.readlink(link) == "anon_inode:inotify"  # noqa: PTH115 - no file
+    return count
 
 
 def processes(_environment: Environment) -> Check:

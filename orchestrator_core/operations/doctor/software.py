@@ -82,37 +82,27 @@ def environment(environment: Environment) -> Check:
     well = "no variable with a surprising meaning"
     if HIDDEN_ENV & env.keys():  # Common, and hidden from agents.
         well = "this process is inside tmux; agents are not, they have a separate server"
-    checks = [*_roots(env), *_agent(env), *_limits(env), *_misspelt(env)]
-    return Check.worst_of(checks, well=well)
+    return Check.worst_of(_surprises(env), well=well)
 
 
-def _roots(env: Mapping[str, str]) -> Iterator[Check]:
+def _surprises(env: Mapping[str, str]) -> Iterator[Check]:
     first, second = (env.get(name) for name in ENVIRONMENT)
     if first and second and first != second:
         yield Check.warning(
             f"{ENVIRONMENT[0]} is {first}, {ENVIRONMENT[1]} is {second}: the first one counts",
             f"unset {ENVIRONMENT[1]}",
         )
-
-
-def _agent(env: Mapping[str, str]) -> Iterator[Check]:
     if env.get(ENV_AGENT):
         yield Check.warning(
             f"this process is inside agent {env[ENV_AGENT]} of {env.get(ENV_TASK) or 'no task'}: "
             "commands without an agent's id are about that one",
             f"if this is not that agent: unset {' '.join(sorted(RESERVED_ENV))}",
         )
-
-
-def _limits(env: Mapping[str, str]) -> Iterator[Check]:
     for name in VARIABLES.values():
         try:
             Limits.from_environment({name: env.get(name, "")})
         except InvalidInput as error:
             yield Check.failed(f"{error}: no root is opened, unless Limits are given", error.hint)
-
-
-def _misspelt(env: Mapping[str, str]) -> Iterator[Check]:
     for name in sorted(env):
         if name.startswith(_PREFIXES) and name not in KNOWN:
             yield Check.warning(f"{name} has no meaning here", f"is it misspelt? unset {name}")
