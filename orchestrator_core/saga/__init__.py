@@ -1,17 +1,16 @@
 """
 Durable sagas with compensation, for resources of any kind.
 
-This package knows nothing of agents, terminals or registries. Give it steps
-that know how to take a resource and how to give it back; it sees to it that
-either all of them are held, or none is, through exceptions, interrupts and
-``kill -9``::
+The package knows nothing of agents, terminals or registries. A caller passes steps, each of
+which can take a resource and give it back. The package guarantees that either all of the
+resources are held, or none is, through exceptions, interrupts and ``kill -9``::
 
     sagas = Sagas("state/sagas", steps=[AddWorktree(), ReservePort()])
-    sagas.recover()                                # what a dead process left
+    sagas.recover()                                # finish what a dead process left
 
     with sagas.begin("build-42", [AddWorktree(), ReservePort()]) as saga:
         saga.run()
-        saga.commit()                              # held, until …
+        saga.commit()                              # held until the unwind
 
     sagas.unwind("build-42", Unwind.terminal("built"))
 

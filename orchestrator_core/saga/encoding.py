@@ -1,10 +1,9 @@
 """
-A journal's lines: JSON objects, each with a checksum of what stands before it.
+The lines of a journal: JSON objects, each with a checksum of the bytes before it.
 
-A last line that is torn is the normal end of a crash: it was never
-acknowledged, and does not count. One that lacks only its newline is whole, and
-counts. A line that does not check *before* the end is damage. Parsing
-tells all this apart; what to do about it is up to the caller.
+- A torn last line is the normal end of a crash. It was never acknowledged, and does not count.
+- A last line that lacks only its newline is complete, and counts.
+- A line before the last whose checksum does not match is damage.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ _JSON = msgspec.json.Encoder()
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 
 
-@attrs.define  # Not frozen, which takes three times as long to make; nobody changes one.
+@attrs.define  # Not frozen, which takes three times as long to create. It is never changed.
 class Entry:
-    """One line of a journal: its kind, and what it says, of plain JSON values."""
+    """One line of a journal: its kind, and its data in plain JSON values."""
 
     kind: str
     data: dict[str, Any]
 
 
 def make_entry(kind: str, **data: Any) -> Entry:  # noqa: ANN401 - anything msgspec can write
-    """Return an entry as a journal would give it back: of plain JSON values."""
+    """Return an entry as a journal returns it: of plain JSON values."""
     return Entry(kind, msgspec.to_builtins(data))
 
 
 def encode(entries: Iterable[Entry], at: str) -> bytes:
-    """Return the lines of *entries* written *at* that time: kind first, checksum last."""
+    """Return the lines of *entries*, with the time *at*: kind first, checksum last."""
     lines = b""
     for entry in entries:
         body = _JSON.encode({"kind": entry.kind, **entry.data, "at": at})[:-1]
@@ -48,10 +47,10 @@ def encode(entries: Iterable[Entry], at: str) -> bytes:
 
 def decode(line: bytes) -> Entry:
     """
-    Return what a line says; it has no newline any more.
+    Return the entry of a line, which comes without its newline.
 
     Raises:
-        ValueError: It does not check, or is no journal line.
+        ValueError: The checksum does not match, or the line is no journal line.
     """
     body = line[:-_TAIL]
     if not line.endswith(_END % zlib.crc32(body)):
@@ -65,17 +64,17 @@ def decode(line: bytes) -> Entry:
 
 @attrs.frozen
 class ParsedJournal:
-    """What the bytes of a journal hold."""
+    """The entries in the bytes of a journal, and the state of its end."""
 
     entries: tuple[Entry, ...] = ()
     length: int = 0  #: Bytes up to the end of the last line that counts.
-    torn: bool = False  #: Whether more bytes follow, which count for nothing.
+    torn: bool = False  #: Whether more bytes follow, which do not count.
     missing_newline: bool = False  #: Whether the last line that counts lacks its newline.
-    damaged: tuple[int, ...] = ()  #: Numbers of lines, from 1, that do not check.
+    damaged: tuple[int, ...] = ()  #: Numbers of the damaged lines, from 1.
 
 
 def parse(data: bytes) -> ParsedJournal:
-    """Read the bytes of a journal."""
+    """Parse the bytes of a journal."""
     entries: list[Entry] = []
     damaged: list[int] = []
     *lines, rest = data.split(b"\n")
@@ -92,7 +91,7 @@ def parse(data: bytes) -> ParsedJournal:
 
 
 def _last_line_without_newline(rest: bytes) -> bytes:
-    """Return the last line if nothing but its newline is missing, or wrong; else nothing."""
+    """Return the last line if only its newline is missing or wrong; else no bytes."""
     for line in (rest, rest[:-1]) if rest else ():
         try:
             decode(line)

@@ -1,17 +1,16 @@
 """
-The engine: run steps, keep the undo stack, unwind it exactly once.
+The saga engine: run steps, keep the undo stack, unwind the stack exactly once.
 
-:class:`Saga` is one saga in the hands of the process that owns its journal.
-The order of things is the whole idea:
+:class:`Saga` is one saga, owned by the process that holds the lock on its journal:
 
-1. every step is *planned*, and all intents go to disk in one write and one fsync;
+1. every step is *planned*, and the journal with all intents is made durable;
 2. the steps are *done*, one after another;
-3. the saga is *committed*, with the second fsync; its journal keeps the stack;
-4. one day it is *unwound*: the reason is made durable, and the steps are undone
-   in reverse order, by whoever owns the journal then.
+3. the saga is *committed*, durably; the journal keeps the undo stack;
+4. the saga is *unwound*: the reason is made durable, then the steps are undone in reverse
+   order, by the owner at that time.
 
-Any exception in 2 or 3 goes straight to 4. The saga pattern is that of
-Garcia-Molina and Salem, *Sagas*, SIGMOD 1987.
+An exception in 2 or 3 leads to 4. The pattern is that of Garcia-Molina and Salem, *Sagas*,
+SIGMOD 1987.
 """
 
 from __future__ import annotations
@@ -60,16 +59,16 @@ class Saga:
     """
     A saga that this process owns.
 
-    As a context manager it lets go of the journal at the end, and a block that is
-    left before :meth:`commit`, by an exception or otherwise, unwinds the saga::
+    As a context manager it releases the journal at the end. A block that is left before
+    :meth:`commit`, by an exception or otherwise, unwinds the saga::
 
         with Saga.begin(journals, "build-42", [Worktree(), Port()]) as saga:
             saga.run()
             saga.commit()
 
-    The exception goes on to the caller as it is, interrupts included. If steps
-    could not be undone, it has an :class:`ExceptionGroup` of
-    :class:`~orchestrator_core.exceptions.UndoFailed` as its ``__cause__``.
+    The exception reaches the caller unchanged, interrupts included. If steps could not be
+    undone, its ``__cause__`` is an :class:`ExceptionGroup` of
+    :class:`~orchestrator_core.exceptions.UndoFailed`.
     """
 
     if not TYPE_CHECKING:
@@ -89,11 +88,10 @@ class Saga:
         observer: Observer | None = None,
     ) -> None:
         """
-        Take up a saga whose journal is ours, as recovery does.
+        Resume a saga whose journal this process owns, as recovery does.
 
-        *finalizer* is called with the report, and the saga's history, when all steps are
-        undone, before the saga closes; it must be idempotent, and if it raises, the saga
-        is STUCK.
+        *finalizer* is called with the report and the saga's history after the last undo,
+        before the saga closes. It must be idempotent. If it raises, the saga is STUCK.
         """
         self._journals = journals
         self._journal = journal
@@ -120,16 +118,16 @@ class Saga:
         observer: Observer | None = None,
     ) -> Self:
         """
-        Plan all *steps* and make their intents durable. Nothing is taken yet.
+        Plan all *steps* and make their intents durable. No resource is taken yet.
 
-        *values* reach the steps' ``plan``; *labels* are kept in the journal, for
-        people and for views.
+        *values* are passed to the steps' ``plan``; the journal keeps *labels*, for users and
+        for views.
 
         Raises:
             InvalidId: The id is not safe in a file name.
             SagaExists: The id was used before.
-            StorageError: The journal could not be written; nothing is taken.
-            Exception: A step refused to be planned; there is no journal.
+            StorageError: The journal could not be written; there is none.
+            Exception: A step refused its plan; there is no journal.
         """
         receipts = plan(saga_id, steps, values or {})
         entries = [
@@ -147,18 +145,18 @@ class Saga:
 
     def _notify_begun(self) -> None:
         self._observer.saga_begun(self.saga_id, self.history.labels)
-        carried = self._observer.state_to_persist(self.saga_id)
-        if carried:
-            self._write_best_effort(make_entry("note", name=OBSERVER_STATE, value=carried))
+        state = self._observer.state_to_persist(self.saga_id)
+        if state:
+            self._write_best_effort(make_entry("note", name=OBSERVER_STATE, value=state))
 
     @property
     def saga_id(self) -> str:
-        """The id, for ever."""
+        """The id. It never changes."""
         return self.history.saga_id
 
     @property
     def state(self) -> State:
-        """Where it is in its life."""
+        """The state of the saga."""
         return self.history.state
 
     def receipt(self, cls: type[Any]) -> Any:  # noqa: ANN401 - any registered receipt
@@ -175,9 +173,9 @@ class Saga:
         Do every step that has not been done, in order.
 
         Raises:
-            SagaError: It is not RUNNING.
-            Exception: Whatever a step raised. The saga still has to be unwound,
-                which leaving its ``with`` block does.
+            SagaError: The saga is not RUNNING.
+            Exception: The error of a step. The saga still has to be unwound, as leaving its
+                ``with`` block does.
         """
         self._require_state(State.RUNNING)
         for frame in self.history.stack:
@@ -186,16 +184,15 @@ class Saga:
 
     def add_step(self, step: Step[Any], **values: Any) -> None:  # noqa: ANN401 - JSON values
         """
-        Plan one more step, which may depend on what others hold by now, and do it.
+        Plan one more step, which may depend on the receipts of the steps before it, and do it.
 
-        Its intent costs an fsync of its own. ``ctx.receipts`` holds the receipts
-        of the steps before it as they are now.
+        The intent costs one more fsync. ``ctx.receipts`` holds the current receipts.
         """
         self._require_state(State.RUNNING)
         name = step_name(step)
         receipts = {frame.name: frame.load() for frame in self.history.stack}
         if name in receipts:
-            raise SagaError(f"saga {self.saga_id!r} has a step {name!r} already")
+            raise SagaError(f"saga {self.saga_id!r} already has a step {name!r}")
         receipt = step.plan(Context(self.saga_id, values, receipts))
         self._named[name] = step
         self._write(intent_entry(name, receipt), durable=True)
@@ -205,7 +202,7 @@ class Saga:
         start = time.monotonic()
         planned = frame.load()
         try:
-            held = self._step_of(frame).do(planned)
+            held = self.step_of(frame).do(planned)
         except BaseException as error:
             self._observer.step_failed(self.saga_id, frame.name, error)
             raise
@@ -216,21 +213,22 @@ class Saga:
         self._write(done)
         self._observer.step_done(self.saga_id, frame.name, duration_ms)
 
-    def _step_of(self, frame: StepState) -> Step[Any]:
+    def step_of(self, frame: StepState) -> Step[Any]:
+        """Return the step that a state on the stack belongs to."""
         step = self._named.get(frame.name) or self._steps.get(frame.type)
         if step is None:
-            raise UnknownStep(f"step {frame.name!r} of type {frame.type!r} is not known here")
+            raise UnknownStep(f"step {frame.name!r} of type {frame.type!r} is not registered")
         return step
 
     def commit(self) -> None:
         """
-        Record that all steps are done, and keep the undo stack.
+        Record durably that all steps are done, and keep the undo stack.
 
-        Once this returns, the saga outlives us: only an unwinding ends it.
+        Once this returns, the saga outlives the process: only an unwinding ends it.
 
         Raises:
             SagaError: A step has not been done, or the saga is not RUNNING.
-            StorageError: It could not be recorded, and does not hold.
+            StorageError: The commit was not recorded; the saga is still RUNNING.
         """
         self._require_state(State.RUNNING)
         missing = [frame.name for frame in self.history.stack if not frame.done]
@@ -240,15 +238,15 @@ class Saga:
         self._observer.saga_committed(self.saga_id)
 
     def note(self, name: str, *, durable: bool = False, **value: Any) -> None:  # noqa: ANN401
-        """Keep a fact with the saga; the last one of a name counts."""
+        """Store a fact in the journal. The last value of a *name* counts."""
         self._write(make_entry("note", name=name, value=value), durable=durable)
 
     def request_end(self, why: Unwind) -> bool:
         """
-        Record durably that the saga is to end, and leave the unwinding to somebody else.
+        Record durably that the saga is to end, and leave the unwinding to another process.
 
-        For a caller who would not survive it. The first one wins; False means
-        that an end was asked for, or begun, before.
+        For a caller that the unwinding would end. The first request wins. Return False if an
+        end was requested, or begun, before.
         """
         if self.history.end_request is not None or State.UNWINDING not in TRANSITIONS[self.state]:
             return False
@@ -262,13 +260,12 @@ class Saga:
         """
         Undo all steps in reverse order, and close the saga.
 
-        A failing undo never stops the rest: it is tried again after them, and if it
-        still fails the saga is STUCK, to be unwound again later. The reason of the
-        first unwinding stays. Steps that were undone before are not undone again.
-        Interrupts are held back until the end, then raised.
-
-        With the disk full it goes on; what could not be recorded is undone again
-        by the next unwinding, which finds nothing there.
+        - A failing undo never stops the others. It is retried after them; if it fails again,
+          the saga is STUCK, and can be unwound again later.
+        - The reason of the first unwinding stays. A step that was undone is not undone again.
+        - An interrupt is raised at the end.
+        - On a full disk the unwinding goes on. The next unwinding repeats an undo that was not
+          recorded, and finds the resource absent.
         """
         start = time.monotonic()
         if self.state is State.CLOSED:
@@ -281,30 +278,30 @@ class Saga:
             self._observer.saga_resumed(self.saga_id, history.labels, history.observer_state)
         self._observer.unwinding_begun(self.saga_id, reason)
 
-        unwinding = Unwinding(self.history.stack, self._step_of, reason, self)
+        unwinding = Unwinding(self, self.history.stack, reason)
         steps = unwinding.undo_all()
         report = UnwindReport(self.saga_id, reason, steps, closed=True, duration_ms=ms_since(start))
         if not unwinding.errors and self._finalizer is not None:
             report = unwinding.run_finalizer(self._finalizer, report, self.history)
-        self.undo_errors = unwinding.undo_errors(self.saga_id)
+        self.undo_errors = unwinding.undo_errors()
         self.report = self._mark_stuck(report) if self.undo_errors else self._close(report)
         if unwinding.interrupt is not None:
             raise unwinding.interrupt
         return self.report
 
-    def undone(self, outcome: Outcome, report: StepReport) -> None:
-        """Record what a step's undo came to."""
-        said = {"step": report.step, "outcome": outcome, "ms": report.duration_ms}
-        self._write_best_effort(Entry("undone", said))
+    def on_undone(self, outcome: Outcome, report: StepReport) -> None:
+        """Record the outcome of a step's undo."""
+        data = {"step": report.step, "outcome": outcome, "ms": report.duration_ms}
+        self._write_best_effort(Entry("undone", data))
         self._observer.step_undone(self.saga_id, report)
 
-    def failed(self, step: str, error: BaseException) -> None:
-        """Tell of an undo that raised."""
+    def on_undo_failed(self, step: str, error: BaseException) -> None:
+        """Notify the observer of an undo that raised."""
         self._observer.undo_failed(self.saga_id, step, error)
 
     def _close(self, report: UnwindReport) -> UnwindReport:
         entry = Entry("close", {"report": report})
-        # Failing, it is only late: recovery finds nothing to undo, and closes it.
+        # After an error recovery closes the saga: it finds no step to undo.
         with contextlib.suppress(StorageError):
             self._journal.append(entry, durable=True)
             self._journals.archive(self._journal)
@@ -325,11 +322,10 @@ class Saga:
 
     def abandon(self, step: str, *, by: str, reason: str) -> None:
         """
-        Give up a step that cannot be undone: what it holds may remain.
+        Give up a step that cannot be undone. The resource may remain.
 
-        The journal keeps *by* and *reason* for ever. The next unwinding counts
-        the step as dealt with. A saga whose steps are all undone may be stuck by
-        its ``finalizer``; that is given up by this name.
+        The journal keeps *by* and *reason*. The next unwinding skips the step. A saga may be
+        STUCK by its finalizer, too, which is given up by the name ``epilogue``.
 
         Raises:
             SagaError: The saga is not STUCK, or not by such a step.
@@ -343,12 +339,12 @@ class Saga:
         self._observer.step_abandoned(self.saga_id, step, by, reason)
 
     def probe(self) -> dict[str, Presence]:
-        """Ask every step of the stack whether its resource is there, and ours. Changes nothing."""
+        """Return for every step whether its resource is there, and the saga's. Changes nothing."""
         return {frame.name: self._probe(frame) for frame in self.history.stack}
 
     def _probe(self, frame: StepState) -> Presence:
         try:
-            return self._step_of(frame).probe(frame.load())
+            return self.step_of(frame).probe(frame.load())
         except (UnknownStep, CouldNotAsk, StorageError, OSError):
             return Presence.UNKNOWN
 
@@ -363,12 +359,12 @@ class Saga:
         self.history.apply(entry)
 
     def _write_best_effort(self, entry: Entry, *, durable: bool = False) -> None:
-        """Record *entry*, if need be later: giving back must not hang on disk space."""
+        """Record *entry*, now or with the next one: an undo must not depend on disk space."""
         self._journal.append_or_queue(entry, durable=durable)
         self.history.apply(entry)
 
     def chain_undo_errors(self, error: BaseException) -> None:
-        """Let the undos that failed travel with *error*, as its ``__cause__``."""
+        """Set the errors of failed undos as the ``__cause__`` of *error*."""
         if self.undo_errors:
             group = self._not_undone()
             group.__cause__ = error.__cause__
@@ -378,11 +374,11 @@ class Saga:
         return ExceptionGroup(f"saga {self.saga_id!r}: not everything was undone", self.undo_errors)
 
     def archive(self) -> None:
-        """Put the journal of a closed saga where closed ones are, if a crash kept it from there."""
+        """Move the journal of a closed saga to the closed ones, as a crash may have prevented."""
         self._journals.archive(self._journal)
 
     def release(self) -> None:
-        """Let go of the journal. Idempotent."""
+        """Release the journal. Idempotent."""
         self._journal.close()
 
     def __enter__(self) -> Self:
@@ -395,7 +391,7 @@ class Saga:
         trace: TracebackType | None,
     ) -> None:
         try:
-            # Not in a process that was forked inside the block: the saga is its parent's.
+            # A process that was forked inside the block does not own the saga.
             if self._owned_since_begin and self.state is State.RUNNING and self._journal.is_owned:
                 self._roll_back(error)
         finally:
@@ -403,7 +399,7 @@ class Saga:
 
     def _roll_back(self, error: BaseException | None) -> None:
         kind = type(error).__name__ if error is not None else ""
-        message = format_error(error) if error is not None else "it was left without a commit"
+        message = format_error(error) if error is not None else "the block ended without a commit"
         try:
             self.unwind(Unwind.rollback(message, error=kind))
         except BaseException as interrupt:

@@ -1,8 +1,8 @@
 """
-What a journal's lines add up to: the saga's state, its undo stack, its end.
+The state of a saga, computed from the entries of its journal.
 
-Pure: lines go in, one value comes out. The engine, recovery and every view of
-a saga read the same history, so none of them can see another story.
+A fold over the entries, without side effects. The engine, recovery and every view of a saga use
+the same fold, so all of them see the same state.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from orchestrator_core.exceptions import JournalDamaged, SagaError
 from orchestrator_core.saga.receipts import deserialize
 from orchestrator_core.saga.report import FINALIZER, UnwindReport
-from orchestrator_core.saga.states import State, allowed
+from orchestrator_core.saga.states import TRANSITIONS, State
 from orchestrator_core.saga.step import Outcome, Unwind
 from orchestrator_core.system.deprecation import renamed_attributes
 
@@ -24,27 +24,29 @@ if TYPE_CHECKING:
 
     from orchestrator_core.saga.encoding import Entry, ParsedJournal
 
-OBSERVER_STATE = "carried"  #: The note of what observers have wanted kept.
+OBSERVER_STATE = "carried"  #: The name of the note with the observers' state.
 
 
 @attrs.define
 class StepState:
-    """One step on the undo stack."""
+    """The state of one step on the undo stack."""
 
     name: str  #: Its name within the saga.
     type: str  #: The type of its receipt.
     version: int
-    receipt: dict[str, Any]  #: As it was last journalled.
+    receipt: dict[str, Any]  #: As last journalled.
     done: bool = False
-    outcome: Outcome | None = None  #: What its undo came to, once it has.
-    loaded: Any = attrs.field(default=None, eq=False, repr=False)  #: The receipt, once built.
+    outcome: Outcome | None = None  #: Of its undo; None before that.
+    loaded: Any = attrs.field(
+        default=None, eq=False, repr=False
+    )  #: The receipt object, once built.
 
     def load(self) -> Any:  # noqa: ANN401 - any registered receipt
         """
-        Build the receipt.
+        Return the receipt object.
 
         Raises:
-            UnknownStep: Nobody here knows it.
+            UnknownStep: Its type is not registered, or the receipt does not fit.
         """
         if self.loaded is None:
             self.loaded = deserialize(self.type, self.version, self.receipt)
@@ -53,7 +55,7 @@ class StepState:
 
 @attrs.define
 class History:
-    """A saga's past."""
+    """The state of a saga, and the steps that led to it."""
 
     saga_id: str = ""
     begun_at: str = ""
@@ -61,13 +63,13 @@ class History:
     state: State = State.RUNNING
     stack: list[StepState] = attrs.field(factory=list)
     notes: dict[str, dict[str, Any]] = attrs.field(factory=dict)  #: The last one of each name.
-    end_request: Unwind | None = None  #: An end that was asked for, and not begun.
-    why: Unwind | None = None  #: Why it unwinds, or was unwound.
-    tries: int = 0  #: How often unwinding got stuck.
-    retry_at: float = 0.0  #: When a stuck one is to be tried again, seconds since 1970.
-    failures: dict[str, str] = attrs.field(factory=dict)  #: Of the last try, by step.
-    finalizer: Outcome | None = None  #: What came of the finalizer, if it was given up.
-    raw_report: dict[str, Any] | UnwindReport | None = None  #: The same as *report*, as it came.
+    end_request: Unwind | None = None  #: The reason of a requested end.
+    why: Unwind | None = None  #: Why the saga unwinds, or was unwound.
+    tries: int = 0  #: The number of unwindings that got stuck.
+    retry_at: float = 0.0  #: When a STUCK saga is retried, in seconds since 1970.
+    failures: dict[str, str] = attrs.field(factory=dict)  #: Of the last unwinding, by step.
+    finalizer: Outcome | None = None  #: Of a finalizer that was abandoned.
+    raw_report: dict[str, Any] | UnwindReport | None = None  #: *report* as it was read or made.
     closed_at: str = ""
 
     if not TYPE_CHECKING:
@@ -85,36 +87,36 @@ class History:
 
     @property
     def observer_state(self) -> dict[str, Any]:
-        """What the observers of its beginning have wanted kept for those of its end."""
+        """What the observers of the saga's begin have stored for the observers of its end."""
         return self.notes.get(OBSERVER_STATE, {})
 
     @property
     def report(self) -> dict[str, Any] | None:
-        """What the unwinding came to, once it is closed."""
+        """The report of the unwinding; None before the saga is closed."""
         report = self.raw_report
         return report.to_dict() if isinstance(report, UnwindReport) else report
 
     @property
     def is_undone(self) -> bool:
-        """Whether every step has an outcome: only the finalizer may be missing."""
+        """Whether every step has an outcome, so that only the finalizer may be missing."""
         return all(frame.outcome is not None for frame in self.stack)
 
     def frame(self, kind: str) -> StepState | None:
-        """Return the frame of the first step with that type of receipt."""
+        """Return the state of the first step with that receipt type; None if there is none."""
         return next((frame for frame in self.stack if frame.type == kind), None)
 
     def apply(self, entry: Entry) -> None:
-        """Take one more line into account."""
-        reader = _APPLY.get(entry.kind)
-        if reader is not None:  # A newer release may write more kinds; none changes what it holds.
-            reader(self, entry.data)
+        """Apply one more entry."""
+        apply = _APPLY.get(entry.kind)
+        if apply is not None:  # A kind of a newer release changes nothing that is held.
+            apply(self, entry.data)
 
     def extend(self, entries: Iterable[Entry]) -> None:
         """
-        Take lines from a journal into account.
+        Apply entries of a journal.
 
         Raises:
-            JournalDamaged: One cannot follow those before it.
+            JournalDamaged: An entry cannot follow those before it.
         """
         kind = ""
         try:
@@ -128,12 +130,12 @@ class History:
 
     def transition(self, state: State) -> None:
         """
-        Change state.
+        Change the state.
 
         Raises:
-            JournalDamaged: No saga goes from this state to that one.
+            JournalDamaged: The transition is not allowed.
         """
-        if not allowed(self.state, state):
+        if state not in TRANSITIONS[self.state]:
             raise JournalDamaged(
                 f"saga {self.saga_id!r} cannot go from {self.state.value} to {state.value}"
             )
@@ -142,17 +144,16 @@ class History:
 
 def load_history(reading: ParsedJournal, saga_id: str) -> History:
     """
-    Return the history that the journal of *saga_id* tells.
+    Return the history of *saga_id* from its journal.
 
     Raises:
-        JournalDamaged: It is not whole: a line does not check, the intents are not
-            all there, or its lines contradict each other.
-        SagaError: It is the journal of another saga.
+        JournalDamaged: A line is damaged, an intent is missing, or entries contradict each other.
+        SagaError: The journal is that of another saga.
     """
     if reading.damaged:
         raise JournalDamaged(f"journal of saga {saga_id!r}: line {reading.damaged[0]} is damaged")
     first, intents = reading.entries[:1], reading.entries[1:]
-    # A journal is never seen before its first lines are whole: see the spares.
+    # A journal gets its name when its first lines are complete.
     if not first or first[0].kind != "begin":
         raise JournalDamaged(f"journal of saga {saga_id!r}: its first line is gone")
     begin = first[0].data
@@ -166,10 +167,10 @@ def load_history(reading: ParsedJournal, saga_id: str) -> History:
 
 def fold(entries: Iterable[Entry]) -> History:
     """
-    Return the history that *entries* tell.
+    Return the history of *entries*.
 
     Raises:
-        JournalDamaged: They contradict each other.
+        JournalDamaged: The entries contradict each other.
     """
     history = History()
     history.extend(entries)
@@ -187,7 +188,7 @@ def _intent(history: History, data: dict[str, Any]) -> None:
 
 
 def _frame(history: History, data: dict[str, Any]) -> StepState:
-    # By name, not by place: a rebuilt journal may have lost a line above.
+    # By name, not by index: a rebuilt journal may lack an entry.
     name = data["step"]
     for frame in history.stack:
         if frame.name == name:
@@ -219,7 +220,7 @@ def _unwind(history: History, data: dict[str, Any]) -> None:
     history.transition(State.UNWINDING)
     if history.why is None:
         why = data["why"]
-        # The engine brings it as it is; a journal, in JSON.
+        # The engine passes the object, a journal JSON.
         history.why = why if isinstance(why, Unwind) else msgspec.convert(why, Unwind)
 
 

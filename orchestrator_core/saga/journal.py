@@ -1,9 +1,9 @@
 """
-The journal of one saga, in the hands of its owner.
+The journal of one saga, as its owner appends to it.
 
-The owner holds a kernel lock on the file. It goes with its holder: a dead owner
-is known at once. The file is only ever appended to, and renamed into ``closed/``
-at the end, so the lock stays good for as long as there is a saga.
+- The owner holds a kernel lock on the file. The kernel releases the lock of a dead owner.
+- The file only grows, and is renamed into ``closed/`` at the end, so the lock protects the
+  journal for the saga's whole life.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Journal:
     """
     A journal that this process owns, open for appending.
 
-    Nobody else can append to it until :meth:`close`, or our death. A process
-    forked from ours does not own it.
+    No other process can append to it until :meth:`close`, or the death of this process. A
+    process forked from this one does not own it.
     """
 
     if not TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Journal:
         self.path = path
         self._fd = fd
         self._end = reading.length
-        self._tail_dirty = reading.torn  #: Bytes may follow the end, and count for nothing.
+        self._tail_dirty = reading.torn  #: Whether bytes may follow the end.
         self._prefix = b"\n" if reading.missing_newline else b""
         self._queued: list[Entry] = []
         self._owner = os.getpid()
@@ -48,23 +48,23 @@ class Journal:
 
     def append(self, *entries: Entry, durable: bool = False) -> None:
         """
-        Add *entries*, after those that are owed, in one write.
+        Append the queued entries and *entries* in one write.
 
-        Once this returns, a crash of ours does not lose them; if *durable*,
-        neither does a crash of the machine. If it raises, none of them counts.
+        Once this returns, a crash of the process does not lose them; with *durable*, a crash
+        of the machine does not, either. After an error none of them counts.
 
         Raises:
-            StorageError: The file system refused, or the journal is not ours any more.
+            StorageError: The file system refused, or this process does not own the journal.
         """
         if not self.is_owned:
-            raise StorageError(f"journal {self.path} is not ours any more")
+            raise StorageError(f"journal {self.path} is not owned by this process")
         if self._queued:
             entries = (*self._queued, *entries)
         data = self._prefix + encode(entries, timestamp())
         try:
             if self._tail_dirty:
                 self._truncate_tail()
-            self._tail_dirty = True  # Until all of it is there, whatever interrupts us.
+            self._tail_dirty = True  # Until the whole write is done.
             write_all(self._fd, data, offset=self._end)
             if durable:
                 fsync(self._fd)
@@ -79,9 +79,9 @@ class Journal:
 
     def append_or_queue(self, entry: Entry, *, durable: bool = False) -> None:
         """
-        Add *entry*, now or before the next one: what happens must not hang on disk space.
+        Append *entry*, or queue it for the next append if the file system refuses.
 
-        An entry that is still owed when the journal is closed is lost.
+        An entry that is still queued when the journal is closed is lost.
         """
         try:
             self.append(entry, durable=durable)
@@ -89,7 +89,7 @@ class Journal:
             self._queued.append(entry)
 
     def _truncate_tail(self) -> None:
-        """Drop what a write that failed has left, or later lines would stand within it."""
+        """Remove the rest of a failed write, so that later lines do not become part of it."""
         os.ftruncate(self._fd, self._end)
         self._tail_dirty = False
 
@@ -97,15 +97,15 @@ class Journal:
         try:
             self._truncate_tail()
         except OSError:
-            return  # The next append begins with it.
+            return  # The next append tries again.
 
     @property
     def is_owned(self) -> bool:
-        """Whether we own it: it is open, and was opened by this process."""
+        """Whether this process opened the journal, and has not closed it."""
         return not self._closed and os.getpid() == self._owner
 
     def close(self) -> None:
-        """Let go of the saga, also for processes forked meanwhile. Idempotent."""
+        """Release the journal, also for processes forked meanwhile. Idempotent."""
         if self._closed:
             return
         self._closed = True

@@ -1,10 +1,9 @@
 """
-Rebuild the journal of a damaged saga from the lines that still check.
+Rebuild the journal of a damaged saga from its undamaged lines.
 
-Which line was lost cannot be known; it may have been the commit. So a saga of
-which no line says that it was being unwound is taken for committed, and lives on
-unless its owner's verdict says that it is dead: nothing living is ended for a
-damaged file.
+The lost line is unknown, and may be the commit. So a saga without an ``unwind`` line counts as
+committed, and lives on unless the policy of recovery ends it: damage to a file ends no living
+saga.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ def repair_entries(
     saga_id: str, entries: Iterable[Entry], derive_receipts: DeriveReceipts
 ) -> list[Entry]:
     """
-    Return the entries of a whole journal, made from what is left of one.
+    Return the entries of a whole journal, from the undamaged *entries* of one.
 
-    *derive_receipts* gives the receipts that belong to the saga, by step name, from its id
-    and its labels: what the damage took, and no more, is taken from there.
+    *derive_receipts* returns the saga's receipts by step name, from its id and its labels. They
+    replace the lost intents only.
     """
     entries = list(entries)
     begins = [entry for entry in entries if entry.kind == "begin"]
@@ -53,22 +52,23 @@ def repair_entries(
 
 def _in_order(derived: Iterable[str], listed: Iterable[str]) -> list[str]:
     """
-    Return all names in the order of the stack, in which it will be unwound.
+    Return all step names in the order of the stack.
 
-    The plan knows it; what that does not know stays where the journal has told of it.
+    The derived names have the right order. Each other name follows its predecessor in the
+    journal.
     """
-    names, place = list(derived), 0
+    names, position = list(derived), 0
     for name in listed:
         if name in names:
-            place = names.index(name)
+            position = names.index(name)
         else:
-            names.insert(place, name)
-        place += 1
+            names.insert(position, name)
+        position += 1
     return names
 
 
 def _missing_unwind(later_entries: list[Entry]) -> list[Entry]:
-    """Return the line that says why it was unwound, if it is lost and the last line knows."""
+    """Return the ``unwind`` entry if it is lost, and the last entry contains its reason."""
     last = later_entries[-1:]
     if last and last[0].kind == "close" and all(e.kind != "unwind" for e in later_entries):
         return [make_entry("unwind", why=last[0].data["report"]["why"])]
@@ -76,7 +76,7 @@ def _missing_unwind(later_entries: list[Entry]) -> list[Entry]:
 
 
 def _append_consistent(whole: list[Entry], more: list[Entry]) -> list[Entry]:
-    """Return *whole* with those of *more* that can follow, and a commit if no end is told."""
+    """Return *whole* with those of *more* that can follow, and a commit if no end does."""
     history = fold(whole)
     for entry in more:
         try:

@@ -1,4 +1,4 @@
-"""The observer that logs what happens to sagas."""
+"""The observer that logs the events of sagas."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class LoggingObserver(Observer):
-    """Logs what happens to sagas: failures as warnings, the rest as info."""
+    """Logs the events of sagas: failures as warnings or errors, the rest as info."""
 
     def saga_begun(self, saga_id: str, labels: Mapping[str, object]) -> None:
-        """The saga's intents are durable; nothing has been taken."""
+        """The saga's intents are durable; no resource has been taken."""
         emit(logging.INFO, "saga.begun", saga_id=saga_id, labels=dict(labels))
 
     def step_done(self, saga_id: str, step: str, duration_ms: float) -> None:
@@ -36,7 +36,7 @@ class LoggingObserver(Observer):
         emit(logging.INFO, "saga.committed", saga_id=saga_id)
 
     def end_requested(self, saga_id: str, why: Unwind) -> None:
-        """An end was asked for; somebody else will unwind."""
+        """An end was requested; another process will unwind the saga."""
         emit(logging.INFO, "saga.end_requested", saga_id=saga_id, why=why.message)
 
     def unwinding_begun(self, saga_id: str, why: Unwind) -> None:
@@ -50,7 +50,7 @@ class LoggingObserver(Observer):
         )
 
     def step_undone(self, saga_id: str, report: StepReport) -> None:
-        """A step's undo has come to something; see its result."""
+        """A step's undo returned; see its result."""
         emit(
             logging.INFO,
             "step.undone",
@@ -61,7 +61,7 @@ class LoggingObserver(Observer):
         )
 
     def undo_failed(self, saga_id: str, step: str, error: BaseException) -> None:
-        """A step's undo raised; the others go on, and it is tried again."""
+        """A step's undo raised; the others go on, and this one is retried."""
         emit(logging.WARNING, "step.undo_failed", saga_id=saga_id, step=step, error=repr(error))
 
     def saga_stuck(self, saga_id: str, report: UnwindReport) -> None:
@@ -79,7 +79,7 @@ class LoggingObserver(Observer):
         emit(logging.WARNING, "step.abandoned", saga_id=saga_id, step=step, by=by, reason=reason)
 
     def saga_closed(self, saga_id: str, report: UnwindReport) -> None:
-        """Nothing is held any more."""
+        """The saga is closed; nothing is held."""
         emit(
             logging.INFO,
             "saga.closed",
@@ -89,5 +89,5 @@ class LoggingObserver(Observer):
         )
 
     def journal_damaged(self, saga_id: str, kept: Path) -> None:
-        """A damaged journal was kept aside and rebuilt."""
+        """A damaged journal was quarantined as *kept*, and rebuilt."""
         emit(logging.ERROR, "journal.damaged", saga_id=saga_id, kept=str(kept))

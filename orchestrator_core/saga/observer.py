@@ -1,13 +1,10 @@
 """
-Watch sagas without touching them.
+Observers: hooks that the engine calls after each event of a saga.
 
-The engine tells one observer what has happened, after it has. Every hook of
-:class:`Observer` does nothing, so a subclass overrides what it cares for. An
-observer that raises is ignored, but for a line in the log of this package:
-watching must never change what is watched.
-
-A saga may end in another process than the one that began it. What its observers there
-want to know is kept in its journal: :meth:`Observer.state_to_persist`.
+- Every hook of :class:`Observer` does nothing, so a subclass overrides those that it needs.
+- An observer that raises changes nothing: the error is logged.
+- A saga may end in another process than the one that began it. The journal keeps the state
+  that observers need there: :meth:`Observer.state_to_persist`.
 """
 
 from __future__ import annotations
@@ -41,13 +38,13 @@ class Observer:
                 setattr(cls, new, vars(cls)[old])
 
     def saga_begun(self, saga_id: str, labels: Mapping[str, object]) -> None:
-        """The saga's intents are durable; nothing has been taken."""
+        """The saga's intents are durable; no resource has been taken."""
 
     def state_to_persist(self, saga_id: str) -> Mapping[str, Any] | None:
         """
-        Tell what the journal is to keep for whoever watches the saga's end; JSON-safe, no secret.
+        Return the state that the journal keeps for the observers of the saga's end.
 
-        Asked once, when the saga has begun.
+        JSON-safe, and without secrets. Called once, when the saga has begun.
         """
 
     def step_done(self, saga_id: str, step: str, duration_ms: float) -> None:
@@ -60,21 +57,21 @@ class Observer:
         """All steps are done, durably."""
 
     def end_requested(self, saga_id: str, why: Unwind) -> None:
-        """An end was asked for; somebody else will unwind."""
+        """An end was requested; another process will unwind the saga."""
 
     def saga_resumed(
         self, saga_id: str, labels: Mapping[str, object], observer_state: Mapping[str, Any]
     ) -> None:
-        """A saga that was begun earlier, perhaps by another process, is unwound here next."""
+        """The process is about to unwind a saga that was begun earlier, perhaps elsewhere."""
 
     def unwinding_begun(self, saga_id: str, why: Unwind) -> None:
         """The saga is being undone."""
 
     def step_undone(self, saga_id: str, report: StepReport) -> None:
-        """A step's undo has come to something; see its result."""
+        """A step's undo returned; see its result."""
 
     def undo_failed(self, saga_id: str, step: str, error: BaseException) -> None:
-        """A step's undo raised; the others go on, and it is tried again."""
+        """A step's undo raised; the others go on, and this one is retried."""
 
     def saga_stuck(self, saga_id: str, report: UnwindReport) -> None:
         """Some steps could not be undone, for now."""
@@ -83,10 +80,10 @@ class Observer:
         """An operator gave a step up."""
 
     def saga_closed(self, saga_id: str, report: UnwindReport) -> None:
-        """Nothing is held any more."""
+        """The saga is closed; nothing is held."""
 
     def journal_damaged(self, saga_id: str, kept: Path) -> None:
-        """A damaged journal was kept aside and rebuilt."""
+        """A damaged journal was quarantined as *kept*, and rebuilt."""
 
 
 _HOOKS = [
@@ -98,7 +95,7 @@ if not TYPE_CHECKING:  # For a call of ``super()`` in a subclass that has the ol
 
 
 class _CombinedObserver(Observer):
-    """Pass everything on to each of several, and let nothing back but what they carry."""
+    """Calls the hooks of several observers, and logs their errors."""
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self._observers = tuple(observers)
@@ -109,37 +106,37 @@ class _CombinedObserver(Observer):
         for observer in self._observers:
             try:
                 getattr(observer, name)(*args)
-            except Exception as error:  # noqa: BLE001 - see the module's promise
+            except Exception as error:  # noqa: BLE001 - an observer changes nothing
                 _log_failure(name, error)
 
     def state_to_persist(self, saga_id: str) -> Mapping[str, Any]:
-        carried: dict[str, Any] = {}
+        state: dict[str, Any] = {}
         for observer in self._observers:
             try:
-                # To JSON and back: what no journal can hold is refused here.
-                given = msgspec.json.encode(observer.state_to_persist(saga_id) or {})
-                carried.update(msgspec.json.decode(given, type=dict[str, Any]))
+                # To JSON and back: a value that no journal can hold fails here.
+                encoded = msgspec.json.encode(observer.state_to_persist(saga_id) or {})
+                state.update(msgspec.json.decode(encoded, type=dict[str, Any]))
             except Exception as error:  # noqa: BLE001 - as above
                 _log_failure("state_to_persist", error)
-        return carried
+        return state
 
 
 def _log_failure(hook: str, error: Exception) -> None:
-    """An observer has raised in one of its hooks; that changed nothing."""
-    import logging  # noqa: PLC0415 - seldom needed, and slow to import
+    """Log the error of an observer's hook."""
+    import logging  # noqa: PLC0415 - slow, and needed after an error only
 
-    from orchestrator_core.system.log import emit  # noqa: PLC0415 - as above, and not below us
+    from orchestrator_core.system.log import emit  # noqa: PLC0415 - the same
 
     emit(logging.ERROR, "observer.failed", hook=hook, error=repr(error), exc_info=error)
 
 
 def combine(*observers: Observer) -> Observer:
-    """Return one observer that stands for several; none of them can disturb another."""
+    """Return an observer that calls all *observers*; the error of one affects no other."""
     return _CombinedObserver(observers)
 
 
 def safe(observer: Observer | None) -> Observer:
-    """Return *observer* so wrapped that it cannot disturb."""
+    """Return an observer that calls *observer*, and never raises."""
     if isinstance(observer, _CombinedObserver):
         return observer
     return _CombinedObserver([observer]) if observer else Observer()

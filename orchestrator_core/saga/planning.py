@@ -1,4 +1,4 @@
-"""From steps to intents: what a saga is going to take, fixed before it takes anything."""
+"""From steps to intents: the receipts of a saga, fixed before any step acts."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ if TYPE_CHECKING:
 
 
 def steps_by_type(steps: Iterable[Step[Any]]) -> dict[str, Step[Any]]:
-    """Return *steps* by the receipt types under which journals know them."""
+    """Return *steps* by the type names of their receipts, as in journals."""
     return {name_of(step.receipt_type): step for step in steps}
 
 
 def step_name(step: Step[Any]) -> str:
     """
-    Return what a step is called within its saga.
+    Return the name of a step within its saga: its ``name``, or else its receipt type.
 
-    Its ``name`` if it has one, which two steps of one type need; else its type.
+    Two steps of one type need a ``name``.
     """
     return getattr(step, "name", "") or name_of(step.receipt_type)
 
 
 def plan(saga_id: str, steps: Sequence[Step[Any]], values: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Return what *steps* are going to take: their receipts, by step name.
+    Return the planned receipts of *steps*, by step name.
 
     Raises:
-        SagaError: Two steps have one name.
-        Exception: A step refused.
+        SagaError: Two steps have the same name.
+        Exception: A step refused its plan.
     """
     receipts: dict[str, Any] = {}
     context = Context(saga_id, values, MappingProxyType(receipts))
     for step in steps:
         name = step_name(step)
         if name in receipts:
-            raise SagaError(f"saga {saga_id!r} has two steps called {name!r}")
+            raise SagaError(f"saga {saga_id!r} has two steps named {name!r}")
         receipts[name] = step.plan(context)
     return receipts
 
 
 def begin_entry(saga_id: str, labels: Mapping[str, Any], steps: Iterable[str]) -> Entry:
-    """Return a journal's first entry. It names the intents that follow: none can be missed."""
+    """Return the first entry of a journal. It names all intents, so a missing one is noticed."""
     plain = msgspec.to_builtins(dict(labels))
     return Entry("begin", {"saga": saga_id, "labels": plain, "steps": list(steps)})
 
 
 def intent_entry(name: str, receipt: Any) -> Entry:  # noqa: ANN401 - any registered receipt
-    """Return the entry that fixes what a step is going to take."""
+    """Return the entry with the planned receipt of a step."""
     return Entry("intent", {"step": name, **serialize(receipt)})

@@ -1,10 +1,9 @@
 """
-Receipts, by type and version.
+The registry of receipt classes, by type name and version.
 
-The journal holds receipts, never code: another process, or a newer release,
-must find the class of a receipt it did not write. So each class is registered
-under a type name, which lives as long as there are journals, and a version
-with upgrades from the ones before it.
+The journal holds receipts, never code. Another process, or a newer release, has to find the
+class of a receipt. So each class is registered under a type name, which stays for as long as
+there are journals, and a version with upgrades from the earlier ones.
 """
 
 from __future__ import annotations
@@ -42,25 +41,27 @@ def receipt(
     upgrades: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] | None = None,
 ) -> Callable[[type[T]], type[T]]:
     """
-    Make a class a receipt: frozen attrs, JSON-safe, known by *name* and *version*.
+    Register a class of receipts, frozen by attrs and JSON-safe, under *name* and *version*.
 
-    ``upgrades[n]`` turns the JSON object of version *n* into that of *n* + 1.
-    The name outlives the class's own: journals of past releases carry it.
+    ``upgrades[n]`` turns the JSON object of version *n* into that of *n* + 1. *name* must
+    never change, since journals of past releases contain it; the class may be renamed.
 
     Raises:
-        ValueError: Another class has this name, or an upgrade is missing.
+        ValueError: *name* is registered for another class, or an upgrade is missing.
     """
     steps = dict(upgrades or {})
     if set(steps) != set(range(1, version)):
-        raise ValueError(f"receipt {name!r} version {version} needs upgrades from 1 to its own")
+        raise ValueError(
+            f"receipt {name!r} version {version} needs an upgrade from each version before it"
+        )
 
     def register(cls: type[T]) -> type[T]:
-        is_attrs = "__attrs_attrs__" in vars(cls)  # of its own, not inherited
+        is_attrs = "__attrs_attrs__" in vars(cls)  # not inherited
         frozen: Any = cls if is_attrs else attrs.frozen(cls)
         known = _by_name.get(name)
         # A module that is loaded again registers the same class again.
         if known is not None and _qualified_name(known.cls) != _qualified_name(frozen):
-            raise ValueError(f"receipt {name!r} is {known.cls.__qualname__} already")
+            raise ValueError(f"receipt {name!r} is registered for {known.cls.__qualname__}")
         _by_name[name] = _by_class[frozen] = _ReceiptType(name, version, frozen, steps)
         return cast("type[T]", frozen)
 
@@ -73,10 +74,10 @@ def _qualified_name(cls: type[Any]) -> tuple[str, str]:
 
 def name_of(cls: type[Any]) -> str:
     """Return the registered type name of a receipt class."""
-    return _kind_of(cls).name
+    return _type_of(cls).name
 
 
-def _kind_of(cls: type[Any]) -> _ReceiptType:
+def _type_of(cls: type[Any]) -> _ReceiptType:
     try:
         return _by_class[cls]
     except KeyError:
@@ -87,28 +88,29 @@ def _kind_of(cls: type[Any]) -> _ReceiptType:
 
 def serialize(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any registered class
     """
-    Return a receipt as the journal keeps it: ``{"type", "version", "receipt"}``, of JSON values.
+    Return a receipt in its journal form: ``{"type", "version", "receipt"}``, of JSON values.
 
     Raises:
-        TypeError: It is of no registered class.
+        TypeError: The class is not registered.
     """
-    kind = _kind_of(type(value))
-    return {"type": kind.name, "version": kind.version, "receipt": msgspec.to_builtins(value)}
+    receipt_type = _type_of(type(value))
+    body = msgspec.to_builtins(value)
+    return {"type": receipt_type.name, "version": receipt_type.version, "receipt": body}
 
 
 def deserialize(name: str, version: int, value: dict[str, Any]) -> Any:  # noqa: ANN401 - see serialize
     """
-    Build the receipt again, upgraded to the version known here.
+    Return the receipt object, upgraded to the registered version.
 
     Raises:
-        UnknownStep: The type, the version or the shape is not known here.
+        UnknownStep: The type or the version is not registered, or the fields do not fit.
     """
-    kind = _by_name.get(name)
-    if kind is None or version > kind.version:
-        raise UnknownStep(f"receipt type {name!r} version {version} is not known here")
+    receipt_type = _by_name.get(name)
+    if receipt_type is None or version > receipt_type.version:
+        raise UnknownStep(f"receipt type {name!r} version {version} is not registered")
     try:
-        for old in range(version, kind.version):
-            value = kind.upgrades[old](value)
-        return msgspec.convert(value, kind.cls)
+        for old in range(version, receipt_type.version):
+            value = receipt_type.upgrades[old](value)
+        return msgspec.convert(value, receipt_type.cls)
     except (msgspec.ValidationError, KeyError, TypeError) as error:
         raise UnknownStep(f"receipt of {name!r} version {version} does not fit: {error}") from error

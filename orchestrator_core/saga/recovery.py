@@ -1,22 +1,23 @@
 """
-Recovery: finish what a dead owner left.
+Recovery: finish the sagas of dead owners.
 
-It looks at every open journal, takes those it can lock (a living owner cannot
-be locked out), and brings each saga to all or nothing:
+Recovery inspects every open journal, acquires those without a living owner, and brings each
+saga to all or nothing:
 
 ========== ==========================================================
-found      done
+state      action
 ========== ==========================================================
 RUNNING    its owner died before the commit: unwound, as Recovery
 UNWINDING  its owner died while it unwound: the unwinding goes on
-STUCK      tried again, once its time has come
-COMMITTED  alive and well, unless the *policy* says that its life is over
-CLOSED     its journal is moved where closed ones are
+STUCK      retried, once its time has come
+COMMITTED  left alone, unless the *policy* returns a reason to end it
+CLOSED     its journal is moved to the closed ones
 ========== ==========================================================
 
-Recovery is itself only these: a crash in it leaves one of the same states, so
-running it twice comes to the same as running it once.
+A crash of recovery leaves one of the same states. So recovery is idempotent.
 """
+
+# ruff: noqa: ARG002 - the default policy ignores its arguments
 
 from __future__ import annotations
 
@@ -56,23 +57,23 @@ _CLOCK_SLACK_S = 7200.0  #: A retry further away than any backoff means that the
 
 @attrs.frozen
 class RecoveryReport:
-    """What one recovery found and did, by saga id."""
+    """The results of one recovery, by saga id."""
 
     unwound: dict[str, UnwindReport] = attrs.field(factory=dict)
-    alive: tuple[str, ...] = ()  #: Committed, and to be left so.
-    busy: tuple[str, ...] = ()  #: In the hands of a living owner; or not for us to end.
-    waiting: tuple[str, ...] = ()  #: STUCK, and its time has not come.
-    damaged: dict[str, str] = attrs.field(factory=dict)  #: Where damaged journals were kept.
-    failed: dict[str, str] = attrs.field(factory=dict)  #: Could not be recovered, and why.
+    alive: tuple[str, ...] = ()  #: Committed, and left so.
+    busy: tuple[str, ...] = ()  #: Owned by a living process; or to be ended by another one.
+    waiting: tuple[str, ...] = ()  #: STUCK, before the time of the retry.
+    damaged: dict[str, str] = attrs.field(factory=dict)  #: The new paths of damaged journals.
+    failed: dict[str, str] = attrs.field(factory=dict)  #: Why a saga could not be recovered.
 
     @property
     def stuck(self) -> tuple[str, ...]:
-        """The sagas that still hold something."""
+        """The sagas that still hold a resource."""
         again = (saga_id for saga_id, report in self.unwound.items() if not report.closed)
         return (*again, *self.waiting)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-safe values."""
+        """Return the report as JSON-safe values."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         return plain
 
@@ -81,40 +82,25 @@ class RecoveryPolicy(Protocol):
     """
     The decisions that recovery leaves to the code that knows what the sagas are for.
 
-    A method that raises leaves its saga as it is, and the error is reported.
+    If a method raises, its saga stays as it is, and the error is in the report. Each method
+    has a default: see :class:`KeepCommitted`.
     """
 
     def decide_end(self, history: History) -> Unwind | None:
-        """Return the reason to unwind a committed saga; None if its life goes on. Be quick."""
-        ...
+        """Return why a committed saga is to be unwound; None if its life goes on. Be quick."""
+        return None
 
     def derive_receipts(self, saga_id: str, labels: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the receipts that belong to a saga whose journal is damaged, by step name."""
-        ...
+        """Return the receipts of a saga whose journal is damaged, by step name."""
+        return {}
 
     def includes_self(self, history: History) -> bool:
         """Return whether unwinding the saga would end the calling process."""
-        ...
+        return False
 
 
 class KeepCommitted(RecoveryPolicy):
-    """The default policy: a committed saga lives on, and nothing is known but the journals."""
-
-    def decide_end(self, history: History) -> Unwind | None:  # noqa: ARG002 - the protocol's
-        """Return None: the life of every committed saga goes on."""
-        return None
-
-    def derive_receipts(
-        self,
-        saga_id: str,  # noqa: ARG002 - the protocol's
-        labels: Mapping[str, Any],  # noqa: ARG002 - the same
-    ) -> Mapping[str, Any]:
-        """Return no receipts: only the journal leads to what the saga holds."""
-        return {}
-
-    def includes_self(self, history: History) -> bool:  # noqa: ARG002 - the protocol's
-        """Return False: the calling process belongs to no saga."""
-        return False
+    """The default policy: a committed saga lives on, and only its journal leads to its steps."""
 
 
 def policy_from_callables(
@@ -131,7 +117,7 @@ def policy_from_callables(
 
 @attrs.define(kw_only=True)
 class Recovery:
-    """How to recover the sagas of one directory."""
+    """The recovery of the sagas of one directory."""
 
     journals: JournalStore
     steps: Mapping[str, Step[Any]]
@@ -141,9 +127,9 @@ class Recovery:
 
     def run(self, *, only: str | None = None, force: bool = False) -> RecoveryReport:
         """
-        Recover all sagas, or *only* one; with *force* also stuck ones whose time has not come.
+        Recover all sagas, or *only* one; with *force* also STUCK ones before their retry time.
 
-        One that cannot be recovered never stops the others; it is in ``failed``.
+        A saga that cannot be recovered never stops the others; it is in ``failed``.
 
         Raises:
             SagaNotFound: There is no open saga *only*.
@@ -156,7 +142,7 @@ class Recovery:
             except SagaBusy:
                 busy.append(saga_id)
             except SagaNotFound:
-                continue  # Closed by somebody else meanwhile.
+                continue  # Closed by another process meanwhile.
             except OrchestratorError as error:
                 report.failed[saga_id] = f"{error.code}: {error}"
             except Exception as error:  # noqa: BLE001 - of the policy
@@ -176,13 +162,13 @@ class Recovery:
         return [only]
 
     def _recover(self, saga_id: str, report: RecoveryReport, *, force: bool) -> State | None:
-        """Bring one saga to all or nothing; tell in which state it was left alone, if it was."""
-        seen = self._peek(saga_id)
-        was_committed = seen is not None and seen.state is State.COMMITTED
-        if seen is not None and was_committed:
-            if self.policy.decide_end(seen) is None:
+        """Bring one saga to all or nothing; return its state if it was left alone, else None."""
+        history = self._peek(saga_id)
+        was_committed = history is not None and history.state is State.COMMITTED
+        if history is not None and was_committed:
+            if self.policy.decide_end(history) is None:
                 return State.COMMITTED
-            self._refuse_self_unwind(seen)
+            self._refuse_self_unwind(history)
         with self._open(saga_id, report) as saga:
             if saga.state is State.CLOSED:
                 saga.archive()
@@ -198,17 +184,16 @@ class Recovery:
         return None
 
     def _peek(self, saga_id: str) -> History | None:
-        """Look without locking, so that a saga that is well is not disturbed; None if damaged."""
+        """Read a history without a lock, which a living saga may need; None if damaged."""
         try:
             return self.journals.open_history(saga_id)
         except JournalDamaged:
             return None
 
     def _refuse_self_unwind(self, history: History) -> None:
-        # What came to it since it was looked at, we cannot be in: we are older.
         if self.policy.includes_self(history):
             raise SagaBusy(
-                f"saga {history.saga_id!r} is to be unwound by somebody else: we are in it"
+                f"saga {history.saga_id!r} includes this process: another one has to unwind it"
             )
 
     def _why(self, history: History) -> Unwind | None:
@@ -233,13 +218,13 @@ class Recovery:
     def _rebuild(self, saga_id: str, report: RecoveryReport) -> tuple[Journal, History]:
         entries: list[Entry] = []
 
-        def mend(left: Iterable[Entry]) -> list[Entry]:
+        def repair(left: Iterable[Entry]) -> list[Entry]:
             entries.extend(repair_entries(saga_id, left, self.policy.derive_receipts))
             return entries
 
-        kept, journal = self.journals.rebuild(saga_id, mend)
-        report.damaged[saga_id] = str(kept)
-        self.observer.journal_damaged(saga_id, kept)
+        quarantined, journal = self.journals.rebuild(saga_id, repair)
+        report.damaged[saga_id] = str(quarantined)
+        self.observer.journal_damaged(saga_id, quarantined)
         return journal, fold(entries)
 
 

@@ -1,4 +1,4 @@
-"""What an unwinding came to, step by step."""
+"""The report of an unwinding, step by step."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ import msgspec
 
 from orchestrator_core.saga.step import Unwind  # noqa: TC001 - msgspec reads it at run time
 
-FINALIZER = "epilogue"  #: What comes after the last undo is reported, and given up, by this name.
+FINALIZER = "epilogue"  #: The step name under which the finalizer is reported and abandoned.
 
 
 @attrs.frozen
 class StepReport:
-    """One step's undo."""
+    """The undo of one step."""
 
-    step: str  #: The step, by its name.
+    step: str  #: Its name.
     result: str  #: undone, absent, left, abandoned, or failed.
     duration_ms: float = 0.0
     attempts: int = 1
     detail: dict[str, Any] = attrs.field(factory=dict)
-    error: str = ""  #: For failed: why.
+    error: str = ""  #: Why a failed one failed.
 
     @property
     def failed(self) -> bool:
-        """Whether what it holds may still be there."""
+        """Whether the resource may still be there."""
         return self.result == "failed"
 
 
 @attrs.frozen
 class UnwindReport:
-    """One saga's unwinding, in the order in which it was done."""
+    """The unwinding of one saga, its steps in the order of their undos."""
 
     saga_id: str
     why: Unwind
     steps: tuple[StepReport, ...]
-    closed: bool  #: Nothing is held any more. Otherwise the saga is STUCK.
+    closed: bool  #: Nothing is held. Otherwise the saga is STUCK.
     duration_ms: float = 0.0
-    retry_at: float = 0.0  #: For a stuck one: when to try again, seconds since 1970.
+    retry_at: float = 0.0  #: When a STUCK saga is retried, in seconds since 1970.
 
     @property
     def failed(self) -> tuple[StepReport, ...]:
@@ -50,6 +50,6 @@ class UnwindReport:
         return next((step for step in self.steps if step.step == name), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-safe values."""
+        """Return the report as JSON-safe values."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         return plain

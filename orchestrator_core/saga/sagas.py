@@ -1,4 +1,4 @@
-"""The sagas of one directory, with the steps that can undo them: the front door."""
+"""The sagas of one directory, with the steps that can undo them: the facade of the package."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from orchestrator_core.saga.engine import Finalizer
     from orchestrator_core.saga.history import History
+    from orchestrator_core.saga.journal import Journal
     from orchestrator_core.saga.observer import Observer
     from orchestrator_core.saga.recovery import RecoveryPolicy
     from orchestrator_core.saga.step import Step, Unwind
@@ -57,11 +58,11 @@ class Sagas:
         observer: Observer | None = None,
     ) -> None:
         """
-        Open the directory, and make it if it is missing.
+        Open the directory, and create it if it is missing.
 
-        *steps* are all that journals there may name: who cannot undo a step
-        finds its saga STUCK. A mapping, by the type of their receipts, is asked when
-        a journal names one, and may import it then, or raise UnknownStep.
+        *steps* must contain every step that a journal there may name; a saga with an unknown
+        step gets STUCK. A mapping by receipt type is asked when a journal names a step. It may
+        import the step then, or raise UnknownStep.
 
         Raises:
             StorageError: The directory cannot be used.
@@ -99,11 +100,10 @@ class Sagas:
         why: Unwind | None = None,
     ) -> Saga:
         """
-        Take up what no saga accounts for: a saga that holds *receipts* from its first line on.
+        Create a committed saga that holds *receipts*, for resources that no saga holds.
 
-        It is committed when this returns, durably, and ours; with *why* it is being
-        unwound, too. *receipts* are by step name, in the order in which they
-        would have been taken. Nothing is done with what they lead to, yet.
+        The saga is durable and owned by this process; with *why* it is UNWINDING. *receipts*
+        are by step name, in the order of the stack. No step is called.
 
         Raises:
             SagaExists: The id was used before.
@@ -116,29 +116,13 @@ class Sagas:
             *([] if why is None else [make_entry("unwind", why=why)]),
         ]
         journal = self.journals.create(saga_id, entries)
-        saga = Saga(
-            self.journals,
-            journal,
-            fold(entries),
-            self.steps,
-            finalizer=self._finalizer,
-            observer=self._observer,
-        )
+        saga = self._resume(journal, fold(entries))
         observer = safe(self._observer)
         observer.saga_begun(saga_id, saga.history.labels)
         observer.saga_committed(saga_id)
         return saga
 
-    def open(self, saga_id: str, *, timeout_s: float = 0.0) -> Saga:
-        """
-        Take up an open saga; wait for its owner to let go, up to *timeout_s*.
-
-        Raises:
-            SagaNotFound: There is none, or it is closed.
-            SagaBusy: Its owner did not let go in time.
-            JournalDamaged: Recover it first.
-        """
-        journal, history = self.journals.open(saga_id, timeout_s=timeout_s)
+    def _resume(self, journal: Journal, history: History) -> Saga:
         return Saga(
             self.journals,
             journal,
@@ -148,13 +132,25 @@ class Sagas:
             observer=self._observer,
         )
 
-    def unwind(self, saga_id: str, why: Unwind, *, timeout_s: float = 0.0) -> UnwindReport:
+    def open(self, saga_id: str, *, timeout_s: float = 0.0) -> Saga:
         """
-        End a saga, once: if somebody has ended it, return the report of that end.
+        Return an open saga, owned by this process; wait up to *timeout_s* for its owner.
 
         Raises:
-            SagaNotFound: There never was such a saga.
-            SagaBusy: Its owner did not let go within *timeout_s*.
+            SagaNotFound: There is no open saga of that id.
+            SagaBusy: Its owner did not release it in time.
+            JournalDamaged: The journal is not whole; :meth:`recover` rebuilds it.
+        """
+        journal, history = self.journals.open(saga_id, timeout_s=timeout_s)
+        return self._resume(journal, history)
+
+    def unwind(self, saga_id: str, why: Unwind, *, timeout_s: float = 0.0) -> UnwindReport:
+        """
+        Unwind a saga, once; if it is closed already, return the report of that unwinding.
+
+        Raises:
+            SagaNotFound: There is no such saga.
+            SagaBusy: Its owner did not release it within *timeout_s*.
         """
         try:
             with self.open(saga_id, timeout_s=timeout_s) as saga:
@@ -178,11 +174,11 @@ class Sagas:
 
     def history(self, saga_id: str) -> History:
         """
-        Read what has happened to a saga, open or closed, without taking it up.
+        Read the history of a saga, open or closed, without owning it.
 
         Raises:
-            SagaNotFound: There never was such a saga.
-            JournalDamaged: Its journal is not whole.
+            SagaNotFound: There is no such saga.
+            JournalDamaged: The journal is not whole.
         """
         return self.journals.history(saga_id)
 
@@ -195,7 +191,7 @@ class Sagas:
         **callables: Any,  # noqa: ANN401 - the old keywords
     ) -> RecoveryReport:
         """
-        Finish what dead owners left; see :mod:`orchestrator_core.saga.recovery`.
+        Finish the sagas of dead owners; see :mod:`orchestrator_core.saga.recovery`.
 
         The default *policy* leaves every committed saga alone.
         """

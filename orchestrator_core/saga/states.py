@@ -1,5 +1,5 @@
 """
-The life of a saga, as a table.
+The states of a saga, and the allowed transitions as a table.
 
 ::
 
@@ -8,8 +8,8 @@ The life of a saga, as a table.
        +---------------unwind-----------------+  |    | retry
                                                  +-> STUCK
 
-Whatever asks whether a change of state is allowed reads :data:`TRANSITIONS`,
-and the picture in the documentation is drawn from it.
+Every check of a transition reads :data:`TRANSITIONS`, and the documentation's picture is drawn
+from it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import enum
 
 
 class State(enum.Enum):
-    """Where a saga is in its life."""
+    """The state of a saga."""
 
-    RUNNING = "running"  #: Its steps are being done.
-    COMMITTED = "committed"  #: All are done; the undo stack is kept.
-    UNWINDING = "unwinding"  #: They are being undone, in reverse order.
-    STUCK = "stuck"  #: Some could not be undone; the rest were. To be retried.
-    CLOSED = "closed"  #: Nothing is held any more. Final.
+    RUNNING = "running"  #: The steps are being done.
+    COMMITTED = "committed"  #: All steps are done; the undo stack is kept.
+    UNWINDING = "unwinding"  #: The steps are being undone, in reverse order.
+    STUCK = "stuck"  #: Some steps could not be undone; the others were. Recovery retries.
+    CLOSED = "closed"  #: Nothing is held. Final.
 
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -34,9 +34,4 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.STUCK: frozenset({State.UNWINDING}),
     State.CLOSED: frozenset(),
 }
-"""What may follow each state."""
-
-
-def allowed(now: State, then: State) -> bool:
-    """Tell whether a saga that is *now* may become *then*."""
-    return then in TRANSITIONS[now]
+"""The states that may follow each state."""

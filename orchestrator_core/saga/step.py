@@ -1,9 +1,9 @@
 """
-The unit of a saga: a step, which knows how to take a resource and give it back.
+The unit of a saga: a step, which can take a resource and give it back.
 
-A step is four small methods around one *receipt*, a JSON-safe value that says
-what the step holds. The engine journals the planned receipt **before** it acts,
-so whatever instant a crash chooses, there is a record that leads to the resource.
+A step is four small methods around one *receipt*, a JSON-safe value that describes what the
+step holds. The engine journals the planned receipt **before** the step acts. So after a crash
+at any instant, a record leads to the resource.
 
 ::
 
@@ -38,53 +38,55 @@ R = TypeVar("R")
 
 
 class Reason(enum.Enum):
-    """Why a saga unwinds. It decides what undoing means."""
+    """Why a saga unwinds. The reason decides what an undo removes."""
 
-    ROLLBACK = "rollback"  #: It never came to be; nothing remains.
-    TERMINAL = "terminal"  #: It lived and has ended; what is worth keeping is kept.
-    RECOVERY = "recovery"  #: Its owner died while it ran; as ROLLBACK, by another hand.
+    ROLLBACK = "rollback"  #: The saga did not commit: an undo removes everything.
+    TERMINAL = "terminal"  #: The saga committed and its life ended: an undo keeps results.
+    RECOVERY = "recovery"  #: The owner died before the commit: as ROLLBACK.
 
 
 @attrs.frozen
 class Unwind:
-    """A reason to unwind, with what the steps need to know about it."""
+    """A reason to unwind, with the facts that the steps need."""
 
     reason: Reason
-    message: str = ""  #: One line for people.
-    detail: dict[str, Any] = attrs.field(factory=dict)  #: JSON-safe; the steps' own business.
+    message: str = ""  #: One line for the user.
+    detail: dict[str, Any] = attrs.field(
+        factory=dict
+    )  #: JSON-safe; only the steps read these facts.
 
     if not TYPE_CHECKING:
         __getattr__ = renamed_attributes("Unwind", {"leaves_nothing": "removes_everything"})
 
     @property
     def removes_everything(self) -> bool:
-        """Whether all traces go: the saga never came to be."""
+        """Whether an undo removes all traces, because the saga did not commit."""
         return self.reason is not Reason.TERMINAL
 
     @classmethod
     def rollback(cls, message: str = "", **detail: Any) -> Unwind:  # noqa: ANN401 - JSON values
-        """Undo a saga that did not come to be."""
+        """Return the reason to undo a saga that failed before its commit."""
         return cls(Reason.ROLLBACK, message, detail)
 
     @classmethod
     def terminal(cls, message: str = "", **detail: Any) -> Unwind:  # noqa: ANN401 - JSON values
-        """Undo a saga whose life has ended."""
+        """Return the reason to undo a saga whose life has ended."""
         return cls(Reason.TERMINAL, message, detail)
 
     @classmethod
     def recovery(cls, message: str = "", **detail: Any) -> Unwind:  # noqa: ANN401 - JSON values
-        """Undo a saga whose owner died before it committed."""
+        """Return the reason to undo a saga whose owner died before the commit."""
         return cls(Reason.RECOVERY, message, detail)
 
 
 class Result(enum.Enum):
-    """What an undo came to, when it did not fail."""
+    """The result of an undo that did not fail."""
 
-    UNDONE = "undone"  #: It was there and is gone.
-    ABSENT = "absent"  #: There was nothing to undo.
-    KEPT_FOREIGN = "left"  #: Something is there that is not ours; it was left alone.
+    UNDONE = "undone"  #: The resource was there and is gone.
+    ABSENT = "absent"  #: The resource was not there.
+    KEPT_FOREIGN = "left"  #: A resource of another owner is there; the undo did not touch it.
     LEFT = "left"  # noqa: PIE796 - the old name of KEPT_FOREIGN, for one release
-    ABANDONED = "abandoned"  #: An operator gave the step up; what it held may remain.
+    ABANDONED = "abandoned"  #: An operator gave up the step; the resource may remain.
 
 
 @attrs.frozen
@@ -96,71 +98,69 @@ class Outcome:
 
     @classmethod
     def undone(cls, **detail: Any) -> Outcome:  # noqa: ANN401 - JSON values
-        """It was there and is gone."""
+        """Return that the resource was there and is gone."""
         return cls(Result.UNDONE, detail)
 
     @classmethod
     def absent(cls, **detail: Any) -> Outcome:  # noqa: ANN401 - JSON values
-        """There was nothing to undo."""
+        """Return that the resource was not there."""
         return cls(Result.ABSENT, detail)
 
     @classmethod
     def left(cls, **detail: Any) -> Outcome:  # noqa: ANN401 - JSON values
-        """Something is there that is not ours."""
+        """Return that a resource of another owner is there, and was not touched."""
         return cls(Result.KEPT_FOREIGN, detail)
 
 
 @attrs.frozen
 class Context:
-    """What a step may know when it plans: names and values, no handles."""
+    """The input of a plan: names and values, no handles."""
 
     saga_id: str
-    values: Mapping[str, Any] = attrs.field(factory=dict)  #: What the caller passed to begin.
-    receipts: Mapping[str, Any] = attrs.field(factory=dict)  #: Planned so far, by step name.
+    values: Mapping[str, Any] = attrs.field(factory=dict)  #: As passed to begin.
+    receipts: Mapping[str, Any] = attrs.field(
+        factory=dict
+    )  #: Of the steps planned so far, by step name.
 
 
 class Step(Protocol[R]):
     """
-    Take one resource, and give it back.
+    A resource that can be taken and given back.
 
     Attributes:
-        receipt_type: The class, registered with :func:`receipt`, of what ``plan`` returns.
+        receipt_type: The class of the receipts, registered with :func:`receipt`.
     """
 
     @property
     def receipt_type(self) -> type[R]:
-        """The registered class of this step's receipts; its type names the step."""
+        """The registered class of the receipts; its type name is the default name of the step."""
         ...
 
     def plan(self, ctx: Context) -> R:
         """
-        Fix every name, path and token of the resource. Touch nothing.
+        Fix every name, path and token of the resource, without any side effect.
 
-        Refuse here what can be refused: nothing has been taken yet.
+        An error here is the cheapest: no resource has been taken yet.
         """
         ...
 
     def do(self, receipt: R) -> R:
-        """
-        Take the resource.
-
-        Return the receipt, enriched with what is only known now (a pid, an inode).
-        """
+        """Take the resource; return the receipt, with facts that are new now (a pid, an inode)."""
         ...
 
     def undo(self, receipt: R, why: Unwind) -> Outcome:
         """
-        Give the resource back, whether ``do`` never ran, half ran, or ran.
+        Give the resource back, whether ``do`` never ran, ran in part, or ran.
 
-        Idempotent. *receipt* may be the planned one: undo takes all that its
-        names lead to, and only what is proved ours.
+        Idempotent. *receipt* may be the planned one, so an undo removes everything that its
+        names lead to, and only with proof that the resource belongs to the saga.
 
         Raises:
-            CouldNotAsk: The state is unknown, and was left so.
-            Exception: It failed; the engine goes on with the other steps, and retries.
+            CouldNotAsk: The state of the resource is unknown; nothing was changed.
+            Exception: The undo failed. The engine goes on with the other steps, and retries.
         """
         ...
 
     def probe(self, receipt: R) -> Presence:
-        """Tell whether the resource is there, and ours."""
+        """Return whether the resource is there, and belongs to the saga."""
         ...

@@ -349,7 +349,7 @@ class JournalStore:
                 raise
             os.close(fd)
             if not owned:
-                raise SagaBusy(f"saga {saga_id!r} is being worked on by somebody else")
+                raise SagaBusy(f"saga {saga_id!r} is owned by another living process")
             # During the wait the journal was closed and moved away, or rebuilt.
 
     def archive(self, journal: Journal) -> None:
@@ -416,14 +416,14 @@ class JournalStore:
                 directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, directory)
             if not locks.try_lock(directory):
-                raise SagaBusy(f"saga {saga_id!r}: somebody else is rebuilding a journal")
+                raise SagaBusy(f"saga {saga_id!r}: another process is rebuilding a journal")
             parsed = ParsedJournal()
             if _is_file(path):
                 damaged = self._acquire(saga_id, path, 0.0)
                 stack.callback(os.close, damaged)
                 parsed = _read(damaged, path)
             if _complete_id(parsed) == saga_id:
-                raise SagaBusy(f"saga {saga_id!r} was rebuilt by somebody else just now")
+                raise SagaBusy(f"saga {saga_id!r} was rebuilt by another process")
             with self._unnamed(path, repair(parsed.entries)) as (unnamed, _, journal):
                 quarantined = _quarantine(Path(path))
                 with storage_errors("rebuild journal", path):

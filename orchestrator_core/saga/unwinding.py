@@ -1,14 +1,14 @@
 """
-Undo a stack: from its top to its bottom, then once more what failed.
+Undo a stack of steps from its top to its bottom, then retry the failed undos once.
 
-One failing undo never stops the rest, and an interrupt waits until the end: a
-half-unwound saga is the one thing nobody must be left with.
+- A failing undo never stops the others.
+- An interrupt waits until the end, so that no saga is left half unwound.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import attrs
 import msgspec
@@ -18,46 +18,33 @@ from orchestrator_core.saga.report import FINALIZER, StepReport
 from orchestrator_core.system.clock import ms_since
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from orchestrator_core.saga.engine import Finalizer
+    from orchestrator_core.saga.engine import Finalizer, Saga
     from orchestrator_core.saga.history import History, StepState
     from orchestrator_core.saga.report import UnwindReport
-    from orchestrator_core.saga.step import Outcome, Step, Unwind
-
-
-class UndoListener(Protocol):
-    """Who is told of each undo as it comes to something."""
-
-    def undone(self, outcome: Outcome, report: StepReport) -> None:
-        """A step's undo succeeded."""
-        ...
-
-    def failed(self, step: str, error: BaseException) -> None:
-        """A step's undo raised."""
-        ...
+    from orchestrator_core.saga.step import Outcome, Unwind
 
 
 @attrs.define
 class Unwinding:
-    """One unwinding of one stack."""
+    """One unwinding of the stack of *saga*, which records each undo."""
 
+    saga: Saga
     stack: Sequence[StepState]
-    step_of: Callable[[StepState], Step[Any]]
     why: Unwind
-    listener: UndoListener
     reports: dict[int, StepReport] = attrs.field(factory=dict)
     errors: dict[int, BaseException] = attrs.field(factory=dict)
-    interrupt: BaseException | None = None  #: The first that came. It waits until the end.
+    interrupt: BaseException | None = None  #: The first one; raised at the end.
     finalizer_error: BaseException | None = None
 
     def undo_all(self) -> tuple[StepReport, ...]:
-        """Undo every step that has no outcome yet; return all reports, top of the stack first."""
+        """Undo every step that has no outcome yet; return all reports, the last step first."""
         order = range(len(self.stack) - 1, -1, -1)
         for index in order:
             self._undo(index, attempt=1)
-        # What failed may have leant on something that is gone by now, or wanted
-        # disk space. Who could not be asked a moment ago is not asked again.
+        # A failed undo may have needed disk space, or the undo of a step below it. A resource
+        # that could not be inspected is not asked again at once.
         for index in order:
             error = self.errors.get(index)
             if error is not None and getattr(error, "retry_at_once", True):
@@ -67,11 +54,12 @@ class Unwinding:
     def run_finalizer(
         self, finalizer: Finalizer, report: UnwindReport, history: History
     ) -> UnwindReport:
-        """Run what comes after the last undo; failing, it is reported as a step of its own."""
-        given_up = history.finalizer
-        if given_up is not None:
-            said = StepReport(FINALIZER, given_up.result.value, attempts=0, detail=given_up.detail)
-            return attrs.evolve(report, steps=(*report.steps, said))
+        """Run the finalizer; if it fails, the report names it as one more step."""
+        abandoned = history.finalizer
+        if abandoned is not None:
+            result, detail = abandoned.result.value, abandoned.detail
+            step = StepReport(FINALIZER, result, attempts=0, detail=detail)
+            return attrs.evolve(report, steps=(*report.steps, step))
         try:
             finalizer(report, history)
         except BaseException as error:  # noqa: BLE001 - see the module's promise
@@ -80,15 +68,15 @@ class Unwinding:
             return attrs.evolve(report, steps=(*report.steps, failed))
         return report
 
-    def undo_errors(self, saga_id: str) -> list[UndoFailed]:
-        """Return what kept steps from being undone, as errors with their causes."""
+    def undo_errors(self) -> list[UndoFailed]:
+        """Return the errors of the failed undos, each with its cause."""
         failed = [
             (self.stack[index].name, error)
             for index, error in sorted(self.errors.items(), reverse=True)
         ]
         if self.finalizer_error is not None:
             failed.append((FINALIZER, self.finalizer_error))
-        return [_undo_failed(saga_id, step, error) for step, error in failed]
+        return [_undo_failed(self.saga.saga_id, step, error) for step, error in failed]
 
     def _undo(self, index: int, *, attempt: int) -> None:
         frame = self.stack[index]
@@ -103,11 +91,11 @@ class Unwinding:
             self.reports[index] = report
 
     def _run_undo(self, frame: StepState, attempt: int, start: float) -> StepReport:
-        if frame.outcome is not None:  # Undone before, by an unwinding that was interrupted.
+        if frame.outcome is not None:  # By an earlier unwinding, which did not finish.
             return _report(frame, frame.outcome, attempts=0)
-        outcome = self.step_of(frame).undo(frame.load(), self.why)
+        outcome = self.saga.step_of(frame).undo(frame.load(), self.why)
         report = _report(frame, outcome, attempts=attempt, duration_ms=ms_since(start))
-        self.listener.undone(outcome, report)
+        self.saga.on_undone(outcome, report)
         return report
 
     def _failed(
@@ -115,9 +103,9 @@ class Unwinding:
     ) -> StepReport:
         if self.interrupt is None and not isinstance(error, Exception):
             self.interrupt = error
-        self.listener.failed(step, error)
-        # Whatever a step has put there, it is to be written down.
-        leaked = [str(one) for one in getattr(error, "leaked", ())]
+        self.saga.on_undo_failed(step, error)
+        # A step may store any object there; the journal needs text.
+        leaked = [str(item) for item in getattr(error, "leaked", ())]
         detail = msgspec.to_builtins(getattr(error, "undo_detail", {}), enc_hook=str)
         return StepReport(
             step,
@@ -148,5 +136,5 @@ def _report(
 
 
 def format_error(error: BaseException) -> str:
-    """Return an error in one line, with its kind."""
+    """Return an error as one line, with its type."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

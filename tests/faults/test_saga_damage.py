@@ -253,7 +253,7 @@ def test_a_journal_that_another_has_rebuilt_meanwhile_is_not_rebuilt_again(
     noise(committed)
     sagas.recover(policy=leads_on(memory_tmp))
 
-    with pytest.raises(SagaBusy, match="rebuilt by somebody else"):
+    with pytest.raises(SagaBusy, match="rebuilt by another process"):
         sagas.journals.rebuild("s", list)
 
     assert ("committed", ["s.jsonl.damaged"]) == (

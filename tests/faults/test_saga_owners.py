@@ -273,7 +273,7 @@ def test_a_process_forked_inside_the_block_neither_unwinds_nor_writes(tmp_path):
     shelf_sagas = open_sagas(tmp_path)
 
     def child(saga):
-        with pytest.raises(StorageError, match="not ours"):
+        with pytest.raises(StorageError, match="not owned by this process"):
             saga.note("from the child")
         with contextlib.suppress(SystemExit), saga:
             raise SystemExit

@@ -33,7 +33,7 @@ def test_an_old_receipt_is_upgraded_step_by_step():
 
 
 def test_an_upgrade_may_not_be_missing():
-    with pytest.raises(ValueError, match="needs upgrades"):
+    with pytest.raises(ValueError, match="needs an upgrade from each version"):
         receipt("test.gap", version=3, upgrades={1: dict})
 
 
@@ -42,7 +42,7 @@ def test_a_name_belongs_to_one_class():
     class One:
         pass
 
-    with pytest.raises(ValueError, match=r"is .*One already"):
+    with pytest.raises(ValueError, match=r"is registered for .*One"):
 
         @receipt("test.mine")
         class Two:
