@@ -8,19 +8,27 @@ The journal of one saga, as its owner appends to it.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
+import time
 from typing import TYPE_CHECKING
 
-from orchestrator_core.exceptions import StorageError
-from orchestrator_core.saga.encoding import encode
+from orchestrator_core.exceptions import JournalDamaged, SagaBusy, SagaNotFound, StorageError
+from orchestrator_core.saga.encoding import encode, parse
 from orchestrator_core.system import locks
 from orchestrator_core.system.clock import timestamp
 from orchestrator_core.system.deprecation import renamed_attributes
-from orchestrator_core.system.durable import fsync, write_all
+from orchestrator_core.system.durable import fsync, open_private, read_all, write_all
 from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from orchestrator_core.saga.encoding import Entry, ParsedJournal
+
+_READER_TIMEOUT_S = 1.0  #: Reading a journal under the shared lock takes a few milliseconds.
 
 
 class Journal:
@@ -36,7 +44,7 @@ class Journal:
             "Journal", {"append_or_owe": "append_or_queue", "is_ours": "is_owned"}
         )
 
-    def __init__(self, path: str, fd: int, reading: ParsedJournal) -> None:
+    def __init__(self, path: Path, fd: int, reading: ParsedJournal) -> None:
         self.path = path
         self._fd = fd
         self._end = reading.length
@@ -114,3 +122,77 @@ class Journal:
                 locks.unlock(self._fd)
         finally:
             os.close(self._fd)
+
+
+# --- opening and locking -------------------------------------------------------------------
+
+
+def read_journal(fd: int, path: Path) -> ParsedJournal:
+    """Read and parse an open journal; raise StorageError if it cannot be read."""
+    with storage_errors("read journal", path):
+        return parse(read_all(fd))
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        return open_private(path, flags)
+    except FileNotFoundError:
+        raise SagaNotFound(f"there is no open saga {path.stem!r}") from None
+    except StorageError as error:
+        if is_file(path):
+            raise
+        raise JournalDamaged(f"journal {path} is no regular file") from error
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Open a journal for reading; raise SagaNotFound, JournalDamaged or StorageError."""
+    fd = _open(path, os.O_RDONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def acquire(path: Path, timeout_s: float) -> int:
+    """
+    Open a journal, and acquire its lock within *timeout_s*; return the descriptor.
+
+    Raises:
+        SagaNotFound: There is no such file.
+        SagaBusy: Another process has the lock.
+        JournalDamaged: The journal is no regular file.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        fd = _open(path, os.O_RDWR)
+        try:
+            with storage_errors("lock", path):
+                owned = _lock(fd, deadline - time.monotonic())
+                if owned and locks.same_file(fd, path):
+                    return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        if not owned:
+            raise SagaBusy(f"saga {path.stem!r} is owned by another living process")
+        # During the wait the journal was closed and moved away, or rebuilt.
+
+
+def _lock(fd: int, timeout_s: float) -> bool:
+    """Lock the journal within *timeout_s*; a reader's lock does not count, and is waited for."""
+    if locks.try_lock(fd):
+        return True
+    if locks.try_lock_shared(fd):  # Only readers hold the lock.
+        locks.unlock(fd)
+        timeout_s = max(timeout_s, _READER_TIMEOUT_S)
+    return locks.lock_within(fd, timeout_s)
+
+
+def is_file(path: Path) -> bool:
+    """Return False if something else than a regular file has the name of a journal."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return True  # The next call that needs the file reports the error.

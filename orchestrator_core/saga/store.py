@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,9 +27,9 @@ from orchestrator_core.exceptions import (
     SagaNotFound,
     StorageError,
 )
-from orchestrator_core.saga.encoding import ParsedJournal, decode, parse
+from orchestrator_core.saga.encoding import ParsedJournal, decode
 from orchestrator_core.saga.history import load_history
-from orchestrator_core.saga.journal import Journal
+from orchestrator_core.saga.journal import Journal, acquire, is_file, opened, read_journal
 from orchestrator_core.saga.report import UnwindReport
 from orchestrator_core.system import durable, locks, move
 from orchestrator_core.system.deprecation import renamed_attributes
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 SUFFIX = ".jsonl"
 _NEW = ".new-"
 _UNNAMED = (_NEW, ".spare-")  #: What a crash may leave. Earlier releases wrote ``.spare-*``.
-_READER_TIMEOUT_S = 1.0  #: Reading a journal under the shared lock takes a few milliseconds.
 
 
 @attrs.frozen
@@ -86,19 +84,11 @@ class JournalStore:
 
     def file(self, saga_id: str) -> Path:
         """Return the path of an open saga's journal."""
-        return Path(self._file(saga_id))
+        return self.path / f"{check_id('saga id', saga_id)}{SUFFIX}"
 
     def closed_file(self, saga_id: str) -> Path:
         """Return the path of a closed saga's journal."""
-        return Path(self._closed_file(saga_id))
-
-    # Every call of an orchestrator needs these paths, and pathlib is slow.
-
-    def _file(self, saga_id: str) -> str:
-        return f"{self.path}/{check_id('saga id', saga_id)}{SUFFIX}"
-
-    def _closed_file(self, saga_id: str) -> str:
-        return f"{self.path}/closed/{check_id('saga id', saga_id)}{SUFFIX}"
+        return self.closed / f"{check_id('saga id', saga_id)}{SUFFIX}"
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -116,7 +106,7 @@ class JournalStore:
 
     def contains(self, saga_id: str) -> bool:
         """Return whether there is an open saga of that id."""
-        return is_id(saga_id) and os.path.lexists(self._file(saga_id))
+        return is_id(saga_id) and os.path.lexists(self.file(saga_id))
 
     def read(self, saga_id: str) -> ParsedJournal:
         """
@@ -128,15 +118,9 @@ class JournalStore:
         """
         # Closing renames the journal once, so a saga whose journal is in neither place
         # does not exist.
-        for path in (self._file(saga_id), self._closed_file(saga_id), self._file(saga_id)):
-            try:
-                fd = _open_file(path, os.O_RDONLY)
-            except FileNotFoundError:
-                continue
-            try:
-                return _read(fd, path)
-            finally:
-                os.close(fd)
+        for path in (self.file(saga_id), self.closed_file(saga_id), self.file(saga_id)):
+            with contextlib.suppress(SagaNotFound), opened(path) as fd:
+                return read_journal(fd, path)
         raise SagaNotFound(f"there is no saga {saga_id!r}")
 
     def history(self, saga_id: str) -> History:
@@ -164,16 +148,16 @@ class JournalStore:
         cached = self._cached_history(saga_id)
         if cached is not None:
             return cached
-        path = self._file(saga_id)
-        with _opened(path, saga_id) as fd:
+        path = self.file(saga_id)
+        with opened(path) as fd:
             fingerprint = durable.fingerprint(os.fstat(fd))  # The journal may grow meanwhile.
-            history = load_history(_read(fd, path), saga_id)
+            history = load_history(read_journal(fd, path), saga_id)
         self._cache[saga_id] = fingerprint, history
         return history
 
     def _cached_history(self, saga_id: str) -> History | None:
         cached = self._cache.get(saga_id)
-        if cached is None or cached[0] != durable.fingerprint_at(self._file(saga_id)):
+        if cached is None or cached[0] != durable.fingerprint_at(self.file(saga_id)):
             return None
         return cached[1]
 
@@ -184,14 +168,15 @@ class JournalStore:
         No owner was in the middle of anything when the journal was read. The result comes
         from a cache, as that of :meth:`open_history`, which has the same errors.
         """
-        path = self._file(saga_id)
-        with _opened(path, saga_id) as fd, storage_errors("lock", path):
+        path = self.file(saga_id)
+        with opened(path) as fd, storage_errors("lock", path):
             if not locks.try_lock_shared(fd):
                 return None
             try:
                 if not locks.same_file(fd, path):
-                    raise SagaNotFound(f"there is no open saga {saga_id!r} any more")
-                return self._cached_history(saga_id) or load_history(_read(fd, path), saga_id)
+                    raise SagaNotFound(f"saga {saga_id!r} was closed just now")
+                cached = self._cached_history(saga_id)
+                return cached or load_history(read_journal(fd, path), saga_id)
             finally:
                 locks.unlock(fd)  # A process that was forked meanwhile has the descriptor, too.
 
@@ -236,7 +221,7 @@ class JournalStore:
         return labels
 
     def _closed_entry(self, saga_id: str, index: int) -> Entry:
-        lines = durable.read(self._closed_file(saga_id)).rstrip(b"\n").split(b"\n")
+        lines = durable.read(self.closed_file(saga_id)).rstrip(b"\n").split(b"\n")
         try:
             return decode(lines[index])
         except ValueError as error:
@@ -244,7 +229,7 @@ class JournalStore:
 
     def remove_closed(self, saga_id: str) -> int:
         """Remove a closed journal; return its size in bytes, 0 if there was none. See the next."""
-        return durable.remove(self._closed_file(saga_id), durable=False)
+        return durable.remove(self.closed_file(saga_id), durable=False)
 
     def sync_closed(self) -> None:
         """Make the removals of closed journals durable."""
@@ -262,20 +247,20 @@ class JournalStore:
             SagaExists: The id was used before.
             StorageError: The file system refused; there is no journal.
         """
-        path = self._file(saga_id)
+        path = self.file(saga_id)
         with self._unnamed(path, entries) as (unnamed, fd, journal):
             try:
                 self._link(unnamed, path, saga_id)
-                _unlink_quietly(unnamed)
+                _unlink(unnamed)
                 durable.fsync_directory(self.path)
             except BaseException:
                 if locks.same_file(fd, path):
-                    _unlink_quietly(path)  # No step was done: recovery may close what remains.
+                    _unlink(path)  # No step was done: recovery may close what remains.
                 raise
         return journal
 
     @contextlib.contextmanager
-    def _unnamed(self, path: str, entries: Sequence[Entry]) -> Iterator[tuple[str, int, Journal]]:
+    def _unnamed(self, path: Path, entries: Sequence[Entry]) -> Iterator[tuple[Path, int, Journal]]:
         """Write the journal for *path* under a temporary name; remove it if the block raises."""
         unnamed, fd = self._create_unnamed()
         try:
@@ -283,26 +268,25 @@ class JournalStore:
             journal.append(*entries, durable=True)
             yield unnamed, fd, journal
         except BaseException:
-            _unlink_quietly(unnamed)
+            _unlink(unnamed)
             os.close(fd)
             raise
 
-    def _create_unnamed(self) -> tuple[str, int]:
+    def _create_unnamed(self) -> tuple[Path, int]:
         while True:
-            path = f"{self.path}/{_NEW}{os.getpid()}-{os.urandom(4).hex()}"
+            path = self.path / f"{_NEW}{os.getpid()}-{os.urandom(4).hex()}"
             fd = durable.open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             try:
                 with storage_errors("lock", path):
-                    owned = locks.try_lock(fd) and locks.same_file(fd, path)
+                    if locks.try_lock(fd) and locks.same_file(fd, path):
+                        return path, fd
             except BaseException:
-                _unlink_quietly(path)
+                _unlink(path)
                 os.close(fd)
                 raise
-            if owned:
-                return path, fd
             os.close(fd)  # Another process took it for a leftover before it was locked.
 
-    def _link(self, unnamed: str, path: str, saga_id: str) -> None:
+    def _link(self, unnamed: Path, path: Path, saga_id: str) -> None:
         try:
             os.link(unnamed, path)
         except FileExistsError:
@@ -311,7 +295,7 @@ class JournalStore:
             with storage_errors("create journal", path):
                 raise
         # Checked last: closing a saga of that id moves its journal away from *path*.
-        if os.access(self._closed_file(saga_id), os.F_OK):
+        if os.access(self.closed_file(saga_id), os.F_OK):
             raise SagaExists(f"there was a saga {saga_id!r} already; it is closed")
 
     def open(self, saga_id: str, *, timeout_s: float = 0.0) -> tuple[Journal, History]:
@@ -323,34 +307,14 @@ class JournalStore:
             SagaBusy: Its owner is alive, and did not release it within *timeout_s*.
             JournalDamaged: The journal is not whole.
         """
-        path = self._file(saga_id)
-        fd = self._acquire(saga_id, path, timeout_s)
+        path = self.file(saga_id)
+        fd = acquire(path, timeout_s)
         try:
-            parsed = _read(fd, path)
+            parsed = read_journal(fd, path)
             return Journal(path, fd, parsed), load_history(parsed, saga_id)
         except BaseException:
             os.close(fd)
             raise
-
-    def _acquire(self, saga_id: str, path: str, timeout_s: float) -> int:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                fd = _open_file(path, os.O_RDWR)
-            except FileNotFoundError:
-                raise SagaNotFound(f"there is no open saga {saga_id!r}") from None
-            try:
-                with storage_errors("lock", path):
-                    owned = _lock(fd, deadline - time.monotonic())
-                    if owned and locks.same_file(fd, path):
-                        return fd
-            except BaseException:
-                os.close(fd)
-                raise
-            os.close(fd)
-            if not owned:
-                raise SagaBusy(f"saga {saga_id!r} is owned by another living process")
-            # During the wait the journal was closed and moved away, or rebuilt.
 
     def archive(self, journal: Journal) -> None:
         """
@@ -363,8 +327,7 @@ class JournalStore:
             StorageError: The file system refused.
         """
         with storage_errors("archive journal", journal.path):
-            name = os.path.basename(journal.path)  # noqa: PTH119 - pathlib is slow
-            os.rename(journal.path, f"{self.path}/closed/{name}")  # noqa: PTH104 - see create
+            os.rename(journal.path, self.closed / journal.path.name)  # noqa: PTH104 - see _unlink
         try:
             durable.fsync_directory(self.path)
         finally:
@@ -379,20 +342,20 @@ class JournalStore:
         for name in names:
             if name.startswith(_UNNAMED):
                 with contextlib.suppress(OSError, StorageError):
-                    self._settle(f"{self.path}/{name}")
+                    self._settle(self.path / name)
 
-    def _settle(self, unnamed: str) -> None:
+    def _settle(self, unnamed: Path) -> None:
         fd = durable.open_private(unnamed, os.O_RDONLY)
         try:
             if not (locks.try_lock(fd) and locks.same_file(fd, unnamed)):
                 return  # A living process is creating it.
-            parsed = _read(fd, unnamed)
+            parsed = read_journal(fd, unnamed)
             saga_id = _complete_id(parsed)
-            if saga_id and not os.path.lexists(self._closed_file(saga_id)):
+            if saga_id and not os.path.lexists(self.closed_file(saga_id)):
                 with contextlib.suppress(FileExistsError):
-                    os.link(unnamed, self._file(saga_id))
+                    os.link(unnamed, self.file(saga_id))
             if saga_id or not parsed.damaged:  # A damaged one is kept for inspection.
-                _unlink_quietly(unnamed)
+                _unlink(unnamed)
         finally:
             os.close(fd)
 
@@ -409,7 +372,7 @@ class JournalStore:
         Raises:
             SagaBusy: The owner is alive, or another process rebuilds the journal, or did.
         """
-        path = self._file(saga_id)
+        path = self.file(saga_id)
         with contextlib.ExitStack() as stack:
             # A journal that is no file cannot be locked, so the directory is.
             with storage_errors("lock", self.path):
@@ -418,16 +381,16 @@ class JournalStore:
             if not locks.try_lock(directory):
                 raise SagaBusy(f"saga {saga_id!r}: another process is rebuilding a journal")
             parsed = ParsedJournal()
-            if _is_file(path):
-                damaged = self._acquire(saga_id, path, 0.0)
+            if is_file(path):
+                damaged = acquire(path, 0.0)
                 stack.callback(os.close, damaged)
-                parsed = _read(damaged, path)
+                parsed = read_journal(damaged, path)
             if _complete_id(parsed) == saga_id:
                 raise SagaBusy(f"saga {saga_id!r} was rebuilt by another process")
             with self._unnamed(path, repair(parsed.entries)) as (unnamed, _, journal):
-                quarantined = _quarantine(Path(path))
+                quarantined = _quarantine(path)
                 with storage_errors("rebuild journal", path):
-                    os.rename(unnamed, path)  # noqa: PTH104 - tests replace calls of `os`
+                    os.rename(unnamed, path)  # noqa: PTH104 - see _unlink
                 durable.fsync_directory(self.path)
         return quarantined, journal
 
@@ -437,49 +400,6 @@ def _list(directory: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
         for entry in entries:
             if entry.name.endswith(SUFFIX) and not entry.name.startswith("."):
                 yield entry.name.removesuffix(SUFFIX), entry
-
-
-def _read(fd: int, path: str) -> ParsedJournal:
-    with storage_errors("read journal", path):
-        return parse(durable.read_all(fd))
-
-
-def _lock(fd: int, timeout_s: float) -> bool:
-    """Lock the journal within *timeout_s*; a reader's lock does not count, and is waited for."""
-    if locks.try_lock(fd):
-        return True
-    if locks.try_lock_shared(fd):  # Only readers hold the lock.
-        locks.unlock(fd)
-        timeout_s = max(timeout_s, _READER_TIMEOUT_S)
-    return locks.lock_within(fd, timeout_s)
-
-
-@contextlib.contextmanager
-def _opened(path: str, saga_id: str) -> Iterator[int]:
-    try:
-        fd = _open_file(path, os.O_RDONLY)
-    except FileNotFoundError:
-        raise SagaNotFound(f"there is no open saga {saga_id!r}") from None
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _open_file(path: str, flags: int) -> int:
-    try:
-        return durable.open_private(path, flags)
-    except StorageError as error:
-        if _is_file(path):
-            raise
-        raise JournalDamaged(f"journal {path} is no regular file") from error
-
-
-def _is_file(path: str) -> bool:
-    try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
-    except OSError:
-        return True  # The next call that needs the file reports the error.
 
 
 def _complete_id(parsed: ParsedJournal) -> str | None:
@@ -492,7 +412,7 @@ def _complete_id(parsed: ParsedJournal) -> str | None:
     return saga_id
 
 
-def _unlink_quietly(path: str) -> None:
+def _unlink(path: Path) -> None:
     with contextlib.suppress(OSError):
         os.unlink(path)  # noqa: PTH108 - tests replace calls of `os`
 
@@ -503,7 +423,7 @@ def _quarantine(path: Path) -> Path:
     with storage_errors("quarantine", path):
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             return Path(move.link_no_clobber(path, target))
-        names = move.numbered_names(target)
+        names = map(Path, move.numbered_names(target))
         quarantined = next(name for name in names if not os.path.lexists(name))
-        os.rename(path, quarantined)  # noqa: PTH104 - as above
-        return Path(quarantined)
+        os.rename(path, quarantined)  # noqa: PTH104 - see _unlink
+        return quarantined

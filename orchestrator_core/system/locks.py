@@ -207,7 +207,7 @@ class LockFile:
             unlock(self.fd)
 
 
-def same_file(fd: int, path: str) -> bool:
+def same_file(fd: int, path: str | Path) -> bool:
     """Return whether *path* still names the open file."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
