@@ -1,4 +1,4 @@
-"""What all tests share: private tmux servers in short temporary places, ended by pid."""
+"""Fixtures for all tests: private tmux servers in short temporary directories."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.scene import actors, scene  # noqa: F401 - fixtures
 
 
 def pytest_addoption(parser):
-    """Let the crash suites try every point, which takes minutes, or a fair sample."""
+    """Add the options for all crash points, which takes minutes, and for complete runs."""
     parser.addoption("--all-points", action="store_true", help="crash at every point, not a sample")
     parser.addoption(
         "--complete",
@@ -29,14 +29,14 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Let an interrupt be one, also where the tests run in the background of a shell."""
+    """Register the marker, and accept interrupts also in the background of a shell."""
     config.addinivalue_line("markers", "needs(what): root or cgroup, which not every user has")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item):
-    """Count a test that this user cannot run as not run; fail it where all must run."""
+    """Skip a test that this user cannot run; fail it in a complete run."""
     for mark in item.iter_markers("needs"):
         lacking = [missing(what) for what in mark.args if missing(what)]
         if lacking and item.config.getoption("--complete"):
@@ -46,21 +46,21 @@ def pytest_runtest_setup(item):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Report in one line for each need how many tests did not run for want of it."""
+    """Report for each need, in one line, how many tests were skipped without it."""
     reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
     for reason, number in sorted(reasons.items()):
         terminalreporter.write_line(f"{number} not run: {reason.removeprefix('Skipped: ')}")
 
 
 class PrivateTmux:
-    """A tmux server on a socket of its own, asked by hand: no line of it is the library's."""
+    """A tmux server on a private socket, used without any code of the library."""
 
     def __init__(self, socket):
         self.socket = socket
         self.binary = shutil.which("tmux") or "tmux"
 
     def ask(self, *command, timeout_s=10):
-        """Return what the server says to one command."""
+        """Return the server's reply to one command."""
         return self._asked(*command, timeout_s=timeout_s).stdout.strip()
 
     def _asked(self, *command, timeout_s=10):
@@ -81,7 +81,7 @@ class PrivateTmux:
 
     @property
     def pid(self):
-        """The server's pid; None if none runs."""
+        """The server's pid; None if no server runs."""
         asked = self._asked("display-message", "-p", "#{pid}")
         if asked.stdout.strip():
             return int(asked.stdout)
@@ -90,7 +90,7 @@ class PrivateTmux:
         return None
 
     def end(self):
-        """End the server and what its panes run, each by its pid."""
+        """Kill the server and the programs of its panes, each by its pid."""
         server = self.pid
         panes = self.ask("list-panes", "-a", "-F", "#{pane_pid}").split()
         for pid in [*map(int, panes), *([server] if server else [])]:
@@ -98,7 +98,7 @@ class PrivateTmux:
 
 
 def kill_and_wait(pid, signum=signal.SIGKILL, timeout_s=10):
-    """Signal one process, and return when it is dead."""
+    """Signal one process, and wait until it is dead."""
     if not hasattr(os, "pidfd_open"):
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(pid).send_signal(signum)
@@ -115,7 +115,7 @@ def kill_and_wait(pid, signum=signal.SIGKILL, timeout_s=10):
 
 @pytest.fixture
 def short_tmp():
-    """A directory whose path leaves room for a socket's name: pytest's own are too long."""
+    """A directory with a path short enough for a socket; pytest's own paths are too long."""
     place = Path(tempfile.mkdtemp(prefix="oc-", dir="/tmp"))
     yield place
     shutil.rmtree(place, ignore_errors=True)
@@ -123,7 +123,7 @@ def short_tmp():
 
 @pytest.fixture
 def private_tmux(short_tmp):
-    """A private tmux server's place; whatever runs there at the end is ended."""
+    """A private tmux server, killed with all its sessions after the test."""
     tmux = PrivateTmux(short_tmp / "tmux.sock")
     yield tmux
     tmux.end()
@@ -131,12 +131,12 @@ def private_tmux(short_tmp):
 
 @pytest.fixture
 def killed():
-    """Kill one process by its pid, and return when it is dead."""
+    """A function that kills one process by its pid and waits until it is dead."""
     return kill_and_wait
 
 
 @pytest.fixture(autouse=True)
 def _outside_of_tmux(monkeypatch):
-    """Whoever runs the tests inside tmux keeps their own server to themselves."""
+    """Hide the user's own tmux server from tests that run inside it."""
     monkeypatch.delenv("TMUX", raising=False)
     monkeypatch.delenv("TMUX_PANE", raising=False)

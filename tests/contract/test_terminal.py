@@ -1,4 +1,4 @@
-"""What a Terminal promises, asked of real tmux and of the fake with the same tests."""
+"""The Terminal protocol: the same tests for real tmux and for the fake."""
 
 from __future__ import annotations
 
@@ -76,17 +76,17 @@ def terminal(world):
     return world.terminal
 
 
-def test_it_tells_its_name_and_version(terminal):
+def test_check_returns_the_name_and_version(terminal):
     assert terminal.check().split()[0] in ("tmux", "fake")
 
 
-def test_without_a_server_there_is_nothing_and_that_is_no_error(terminal):
+def test_a_missing_server_has_no_sessions_and_is_no_error(terminal):
     assert () == terminal.sessions()
     assert SessionState(Presence.ABSENT) == terminal.inspect("agent_1", owner="c1")
     assert Presence.ABSENT == terminal.kill("agent_1", owner="c1")
 
 
-def test_a_started_session_is_seen_as_it_was_started(terminal):
+def test_a_started_session_is_listed_with_its_name_and_owner(terminal):
     started = terminal.start("agent_1", owner="c1", argv=RUNS)
 
     assert "agent_1" == started.name
@@ -95,8 +95,8 @@ def test_a_started_session_is_seen_as_it_was_started(terminal):
     assert SessionState(Presence.OURS, started) == terminal.inspect("agent_1", owner="c1")
 
 
-def test_an_ended_session_is_gone_and_the_server_is_not_in_its_way(terminal):
-    """Ending the last session and starting the next at once always works."""
+def test_a_killed_session_is_gone_and_a_new_one_can_start(terminal):
+    """A start directly after the kill of the last session always works."""
     for _ in range(5):
         terminal.start("agent_1", owner="c1", argv=RUNS)
 
@@ -105,7 +105,7 @@ def test_an_ended_session_is_gone_and_the_server_is_not_in_its_way(terminal):
         assert SessionState(Presence.ABSENT) == terminal.inspect("agent_1", owner="c1")
 
 
-def test_a_second_end_finds_nothing(terminal):
+def test_a_second_kill_finds_nothing(terminal):
     terminal.start("agent_2", owner="c2", argv=RUNS)
     terminal.start("agent_1", owner="c1", argv=RUNS)
     terminal.kill("agent_1", owner="c1")
@@ -113,8 +113,8 @@ def test_a_second_end_finds_nothing(terminal):
     assert Presence.ABSENT == terminal.kill("agent_1", owner="c1")
 
 
-def test_a_name_is_taken_once(terminal):
-    """A second starter of one name is refused, and the first session goes on."""
+def test_a_name_can_be_taken_once(terminal):
+    """A second start of one name is refused, and the first session goes on."""
     first = terminal.start("agent_1", owner="c1", argv=RUNS)
 
     with pytest.raises(SessionExists, match="agent_1"):
@@ -123,7 +123,7 @@ def test_a_name_is_taken_once(terminal):
     assert (first,) == terminal.sessions()
 
 
-def test_a_name_may_be_taken_again_after_its_end(terminal):
+def test_a_name_can_be_taken_again_after_a_kill(terminal):
     first = terminal.start("agent_1", owner="c1", argv=RUNS)
     terminal.kill("agent_1", owner="c1")
 
@@ -133,8 +133,8 @@ def test_a_name_may_be_taken_again_after_its_end(terminal):
     assert Presence.OURS == terminal.inspect("agent_1", owner="c2").presence
 
 
-def test_a_name_is_never_matched_by_its_beginning(terminal):
-    """With only agent_10 there, agent_1 is absent, and ending it ends nothing."""
+def test_a_name_is_never_matched_by_its_prefix(terminal):
+    """With only agent_10 present, agent_1 is absent, and its kill kills nothing."""
     ten = terminal.start("agent_10", owner="c1", argv=RUNS)
 
     assert SessionState(Presence.ABSENT) == terminal.inspect("agent_1", owner="c1")
@@ -151,7 +151,7 @@ def test_a_session_of_another_owner_is_foreign_and_left_alone(terminal):
 
 
 def test_an_owner_is_compared_whole(terminal):
-    """Neither the beginning of an owner nor a longer one is that owner."""
+    """Neither a prefix nor an extension of an owner is that owner."""
     theirs = terminal.start("agent_1", owner="c1.x", argv=RUNS)
 
     for owner in ("c1", "c1.xy"):
@@ -160,7 +160,7 @@ def test_an_owner_is_compared_whole(terminal):
     assert (theirs,) == terminal.sessions()
 
 
-def test_an_owner_may_hold_dots_colons_dashes_and_underscores(terminal):
+def test_an_owner_may_contain_dots_colons_dashes_and_underscores(terminal):
     owner = "0a1b2c3d:agent-7_x.y"
     session = terminal.start("agent_1", owner=owner, argv=RUNS)
 
@@ -169,8 +169,8 @@ def test_an_owner_may_hold_dots_colons_dashes_and_underscores(terminal):
     assert Presence.OURS == terminal.kill("agent_1", owner=owner)
 
 
-def test_a_session_nobody_of_ours_has_started_is_foreign(world, terminal):
-    """Without an owner it is listed, and left alone."""
+def test_a_session_without_an_owner_is_foreign(world, terminal):
+    """The session is listed and left alone."""
     world.start_foreign_session("agent_1")
 
     assert [("agent_1", None)] == [(s.name, s.owner) for s in terminal.sessions()]
@@ -181,7 +181,7 @@ def test_a_session_nobody_of_ours_has_started_is_foreign(world, terminal):
     assert ["agent_1"] == [s.name for s in terminal.sessions()]
 
 
-def test_all_sessions_are_listed_and_share_one_server(terminal):
+def test_sessions_lists_all_sessions_of_one_server(terminal):
     started = {terminal.start(f"agent_{n}", owner=f"c{n}", argv=RUNS) for n in range(5)}
 
     assert started == set(terminal.sessions())
@@ -189,7 +189,7 @@ def test_all_sessions_are_listed_and_share_one_server(terminal):
     assert 5 == len({session.pane_pid for session in started})
 
 
-def test_a_server_that_hangs_is_unknown_never_absent(world, terminal):
+def test_a_hanging_server_is_unknown_never_absent(world, terminal):
     session = terminal.start("agent_1", owner="c1", argv=RUNS)
     world.hang()
 
@@ -202,8 +202,8 @@ def test_a_server_that_hangs_is_unknown_never_absent(world, terminal):
     assert SessionState(Presence.OURS, session) == terminal.inspect("agent_1", owner="c1")
 
 
-def test_a_start_that_was_given_up_may_appear_later(world, terminal):
-    """The server has the order: when it goes on, so does the session."""
+def test_a_session_may_appear_after_a_timeout_of_its_start(world, terminal):
+    """The server has received the command, and runs it when it continues."""
     terminal.start("agent_1", owner="c1", argv=RUNS)
     world.hang()
     with pytest.raises(TerminalTimeout):
@@ -214,7 +214,7 @@ def test_a_start_that_was_given_up_may_appear_later(world, terminal):
     assert Presence.OURS == terminal.inspect("agent_2", owner="c2").presence
 
 
-def test_an_end_that_was_given_up_may_happen_later(world, terminal):
+def test_a_session_may_end_after_a_timeout_of_its_kill(world, terminal):
     terminal.start("agent_1", owner="c1", argv=RUNS)
     world.hang()
     with pytest.raises(TerminalTimeout):
@@ -225,7 +225,7 @@ def test_an_end_that_was_given_up_may_happen_later(world, terminal):
     assert Presence.ABSENT == terminal.kill("agent_1", owner="c1")
 
 
-def test_after_its_server_was_killed_everything_is_absent_and_can_be_started(world, terminal):
+def test_a_killed_server_has_no_sessions_and_starts_again(world, terminal):
     terminal.start("agent_1", owner="c1", argv=RUNS)
     world.kill_server()
 
@@ -253,7 +253,7 @@ HOSTILE_NAMES = [
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
-def test_a_name_that_means_more_than_itself_is_refused(terminal, name):
+def test_a_name_that_tmux_would_interpret_is_refused(terminal, name):
     with pytest.raises(InvalidId, match="cannot name a session"):
         terminal.start(name, owner="c1", argv=RUNS)
     with pytest.raises(InvalidId):
@@ -264,7 +264,7 @@ def test_a_name_that_means_more_than_itself_is_refused(terminal, name):
 
 
 @pytest.mark.parametrize("owner", ["", "a,b", "a}b", "#{pid}", "a b", "a\n", "é"])
-def test_an_owner_that_means_more_than_itself_is_refused(terminal, owner):
+def test_an_owner_that_tmux_would_interpret_is_refused(terminal, owner):
     with pytest.raises(InvalidInput, match="cannot own a session"):
         terminal.start("agent_1", owner=owner, argv=RUNS)
     with pytest.raises(InvalidInput):
@@ -274,7 +274,7 @@ def test_an_owner_that_means_more_than_itself_is_refused(terminal, owner):
 
 
 @pytest.mark.parametrize("argv", [[], [""], ["sleep", "1\0"]])
-def test_what_no_program_can_be_given_is_refused(terminal, argv):
+def test_arguments_that_no_program_can_get_are_refused(terminal, argv):
     with pytest.raises(InvalidInput):
         terminal.start("agent_1", owner="c1", argv=argv)
 

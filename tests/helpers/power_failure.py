@@ -1,9 +1,9 @@
 """
-Record what is asked of a disk, and rebuild every state that a power failure may leave.
+A recorder of the calls to a disk, which rebuilds every state that a power failure may leave.
 
-What was fsynced is there. Of the rest, anything may be: of each file's unsynced bytes none,
-a part, zeros or all; of each file's unsynced names any number of changes, in their order. Changes
-to the names of different files keep no order among each other, unless a directory was fsynced.
+Fsynced data survives. Of each file's other bytes none, a part, zeros or all survive; of the
+other changes of each file's names the first ones survive, any number of them. Changes to the
+names of different files have no order among each other unless a directory was fsynced.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ CALLS = ("pwrite", "write", "ftruncate", "fsync", "open", "link", "unlink", "ren
 
 @attrs.define
 class File:
-    """One inode: its bytes as they are, and as they are on the disk for certain."""
+    """One inode: its present bytes, and the bytes that are certainly on the disk."""
 
     data: bytearray = attrs.field(factory=bytearray)
     synced: bytes = b""
@@ -28,7 +28,7 @@ class File:
 
 @attrs.frozen
 class Naming:
-    """One change of a name: None in place of a path is a name that goes, or comes."""
+    """One change of a name; None as the old or new path is a new or removed name."""
 
     inode: int
     old: str | None
@@ -37,19 +37,19 @@ class Naming:
 
 @attrs.define
 class Disk:
-    """What was asked of the disk below one directory, in order."""
+    """The calls to the disk below one directory, in order."""
 
     place: Path
     files: dict = attrs.field(factory=dict)
-    names: dict = attrs.field(factory=dict)  #: path → inode, for certain.
+    names: dict = attrs.field(factory=dict)  #: path → inode, certainly on the disk.
     pending: list = attrs.field(factory=list)
     acknowledged: list = attrs.field(factory=list)
-    states: list = attrs.field(factory=list)  #: What may be left after each call.
+    states: list = attrs.field(factory=list)  #: What a failure may leave after each call.
     _real: dict = attrs.field(factory=dict)
 
     @contextlib.contextmanager
     def recording(self):
-        """Record; at the beginning all that is there is on the disk for certain."""
+        """Record the calls; all data that exists at the beginning is certainly on the disk."""
         for path in self.place.rglob("*"):
             if path.is_file():
                 data = path.read_bytes()
@@ -66,7 +66,7 @@ class Disk:
                 setattr(os, name, real)
 
     def acknowledge(self, promise):
-        """Note that the caller was told so: from here on it must hold."""
+        """Note that the caller has got this promise; from now on it must hold."""
         self.acknowledged.append(promise)
 
     def _call(self, name, *args, **options):
@@ -147,7 +147,7 @@ def _apply(names, change):
 
 
 def outcomes(state, *, most, seed=0):
-    """Yield the disks that may be left: ``{name: (bytes, mode)}``; a sample if there are many."""
+    """Yield the possible disks, ``{name: (bytes, mode)}``; a sample if there are many."""
     files, names, pending, _acknowledged = state
     inodes = list(dict.fromkeys(change.inode for change in pending))
     mine = [[change for change in pending if change.inode == inode] for inode in inodes]
@@ -167,7 +167,7 @@ def outcomes(state, *, most, seed=0):
 
 
 def _all_fit(names, pending, chosen):
-    """Apply the first changes of each file; tell whether no name had to be two files' at once."""
+    """Apply the first changes of each file; return whether no two files had the same name."""
     seen = dict.fromkeys(chosen, 0)
     for change in pending:
         seen[change.inode] += 1

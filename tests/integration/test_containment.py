@@ -1,8 +1,8 @@
 """
-Gone means gone: a zoo of processes that do not want to end, and nobody left of them.
+Containment: species of processes that resist their end, and none of them survives.
 
-Each is on the roll (see conftest.py), which the kernel keeps: no line of the
-library tells here who is alive.
+Each process is on the roll (see conftest.py), which the kernel keeps. The tests read the
+survivors from it without any code of the library.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ while time.monotonic() < end:
         os._exit(0)
 """
 
-#: How each comes to be, given its name on the roll as $1 and a place of its own as $2.
+#: The script of each species; $1 is its name on the roll, $2 a directory for it.
 ZOO = {
     "plain": 'exec 9>"$1"; echo ready >&9; exec sleep 60',
     "stopped": 'exec 9>"$1"; echo ready >&9; kill -STOP $$; exec sleep 60',
@@ -53,19 +53,19 @@ ZOO = {
         'exec 9>"$1"; (env -i setsid sh -c \'(trap "" TERM; echo ready >&9; exec sleep 60) &\' &)'
     ),
     "hopper": f'exec 9>"$1"; env -i setsid {sys.executable} -c \'{HOPPER}\' "$2/group" &',
-    "tmux": (  # Its server stays without sessions, too, and signs in as well.
+    "tmux": (  # Its server stays without sessions, and is on the roll, too.
         'exec 9>"$1"; exec tmux -S "$2/tmux.sock" -f /dev/null start-server ";"'
         ' set -s exit-empty off ";" new-session -d "echo ready > $1; exec sleep 60"'
     ),
 }
-#: Who forks or hides from every scan: only the kernel's own containment ends them for certain.
+#: These fork or hide from every scan: only the kernel's containment certainly ends them.
 BEYOND_A_SCAN = {"bare-daemon", "hopper"}
 
 METHODS = ["subreaper", pytest.param("cgroup", marks=pytest.mark.needs("cgroup"))]
 
 
 def deploy(stage, species, *, method="subreaper", then="exec sleep 60"):
-    """Deploy an agent that starts all of *species*, and return when they are what they are."""
+    """Deploy an agent that starts all of *species*; return when they have their final form."""
     if method == "cgroup":
         stage.cgroup = stage.processes().cgroup_path(f"oc_{uuid.uuid4().hex[:8]}_agent")
         assert stage.processes().create_cgroup(stage.cgroup)
@@ -89,7 +89,7 @@ def ids(species):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("species", AND_ALL, ids=ids)
-def test_an_end_from_outside_leaves_nobody_and_proves_it(stage, species, method):
+def test_a_termination_from_outside_leaves_no_process_and_proves_it(stage, species, method):
     deploy(stage, species, method=method)
 
     ending = stage.end()
@@ -103,8 +103,8 @@ def test_an_end_from_outside_leaves_nobody_and_proves_it(stage, species, method)
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("species", AND_ALL, ids=ids)
-def test_when_the_agent_exits_nobody_stays_behind(stage, species, method):
-    """Nobody asks: the supervisor sees to it, and says in the exit file what it has proved."""
+def test_an_exit_of_the_agent_leaves_no_process(stage, species, method):
+    """The supervisor ends the rest without a request, and records the proof in the exit file."""
     go = stage.place / "go"
     os.mkfifo(go)
     deploy(stage, species, method=method, then=f"read word < {go}; exit 4")
@@ -121,7 +121,7 @@ def test_when_the_agent_exits_nobody_stays_behind(stage, species, method):
 @pytest.mark.needs("cgroup")
 @pytest.mark.parametrize("species", AND_ALL, ids=ids)
 def test_a_cgroup_needs_no_supervisor(stage, species):
-    """The supervisor was killed: the kernel still knows everybody."""
+    """After a kill of the supervisor the kernel still lists all processes."""
     deploy(stage, species, method="cgroup")
     stage.kill_supervisor()
 
@@ -134,8 +134,8 @@ def test_a_cgroup_needs_no_supervisor(stage, species):
 
 @pytest.mark.needs("cgroup")
 @pytest.mark.parametrize("species", AND_ALL, ids=ids)
-def test_one_write_ends_a_cgroup(stage, species):
-    """No round and no race: who forks ahead dies with the rest."""
+def test_one_write_kills_a_cgroup(stage, species):
+    """A process that forks faster than a scan is killed with the rest."""
     deploy(stage, species, method="cgroup")
     stage.kill_supervisor()
 
@@ -146,8 +146,8 @@ def test_one_write_ends_a_cgroup(stage, species):
 
 
 @pytest.mark.parametrize("species", [s for s in EACH if not BEYOND_A_SCAN & set(s)], ids=ids)
-def test_a_scan_finds_them_but_does_not_call_it_proved(stage, species):
-    """The supervisor was killed, and there was no cgroup: somebody might have hidden."""
+def test_a_scan_ends_the_processes_without_a_proof(stage, species):
+    """Without supervisor and cgroup, a process may have hidden from the scan."""
     deploy(stage, species)
     stage.kill_supervisor()
 
@@ -159,7 +159,7 @@ def test_a_scan_finds_them_but_does_not_call_it_proved(stage, species):
 
 
 @pytest.mark.parametrize("name", sorted(BEYOND_A_SCAN))
-def test_who_is_beyond_a_scan_is_not_reported_as_ended(stage, name):
+def test_a_process_beyond_a_scan_is_not_reported_as_ended(stage, name):
     deploy(stage, [name])
     stage.kill_supervisor()
 
@@ -178,7 +178,7 @@ def test_an_ordinary_agent_ends_without_force(stage):
     assert (True, False) == (ending.proven, ending.forced)
 
 
-def test_a_second_end_has_nothing_to_do_and_says_the_same(stage):
+def test_a_second_termination_signals_no_process_and_returns_the_same(stage):
     deploy(stage, ["plain"], method="cgroup" if may_create_cgroups() else "subreaper")
     first = stage.end()
 
@@ -187,7 +187,7 @@ def test_a_second_end_has_nothing_to_do_and_says_the_same(stage):
     assert (first.method, True, 0) == (second.method, second.proven, second.signalled)
 
 
-def test_two_who_end_it_at_once_are_both_right(stage):
+def test_two_concurrent_terminations_both_succeed(stage):
     deploy(stage, ["deaf", "daemon"])
     script = (
         "import sys; from orchestrator_core.system.processes import *;"
@@ -220,7 +220,7 @@ def test_two_who_end_it_at_once_are_both_right(stage):
     assert b"True ()" == said.strip()
 
 
-def test_a_supervisor_that_is_stopped_still_contains(stage):
+def test_a_stopped_supervisor_still_contains_its_agent(stage):
     deploy(stage, ["daemon"])
     stage.signal(signal.SIGSTOP)
 
@@ -230,18 +230,18 @@ def test_a_supervisor_that_is_stopped_still_contains(stage):
     assert ("subreaper", True) == (ending.method, ending.proven)
 
 
-# --- who is spared ------------------------------------------------------------------------
+# --- protected processes ----------------------------------------------------------------------
 
 
 def bystander(stage, name, *, cookie=None, cwd="/"):
-    """Start a process on the roll that is none of the agent's."""
+    """Start a process on the roll that does not belong to the agent."""
     signed = stage.roll.expect(name)
     env = {"PATH": os.environ["PATH"]} | ({"ORCHESTRATOR_COOKIE": cookie} if cookie else {})
     script = f"exec 9>{signed}; echo ready >&9; exec sleep 60 # {stage.cookie}"
     return psutil.Popen(["sh", "-c", script], env=env, cwd=cwd, start_new_session=True)
 
 
-def test_strangers_live_on(stage):
+def test_processes_without_evidence_survive(stage):
     """The agent's cookie in a command line is no evidence, nor is another agent's cookie."""
     mine = bystander(stage, "names-the-cookie")
     other = bystander(stage, "another-agent", cookie=stage.cookie + "x")
@@ -256,8 +256,8 @@ def test_strangers_live_on(stage):
         process.wait()
 
 
-def test_a_shell_in_which_somebody_tried_the_cookie_lives_on(stage):
-    """One process of a session with the cookie does not make the session the agent's."""
+def test_a_shell_whose_child_has_the_cookie_survives(stage):
+    """One process with the cookie does not make its whole session the agent's."""
     signed = stage.roll.expect("somebodys-shell")
     tried = stage.roll.expect("tried")
     script = (
@@ -276,7 +276,7 @@ def test_a_shell_in_which_somebody_tried_the_cookie_lives_on(stage):
 
 
 def test_a_recycled_pid_is_never_signalled(stage):
-    """The claim's supervisor has died long ago, and its pid is a stranger's now."""
+    """The supervisor has died, and the kernel has reused its pid for another process."""
     stranger = bystander(stage, "stranger")
     stage.roll.until_ready()
     now = identity.identify(stranger.pid)
@@ -308,8 +308,8 @@ def test_another_boots_pid_is_never_signalled_and_its_end_is_certain(stage):
     stranger.wait()
 
 
-def test_a_tmux_server_with_somebody_elses_work_is_spared(stage, private_tmux):
-    """It was started from inside the agent, so it carries its cookie; but it hosts another."""
+def test_a_tmux_server_with_other_sessions_is_spared(stage, private_tmux):
+    """The server was started inside the agent and has its cookie, but serves another session."""
     signed = {name: stage.roll.expect(name) for name in ("ours", "anothers")}
     start = ["env", f"ORCHESTRATOR_COOKIE={stage.cookie}", "tmux", "-S", str(private_tmux.socket)]
     for name, cookie in (("ours", stage.cookie), ("anothers", "another-agent")):
@@ -335,8 +335,8 @@ def test_a_tmux_server_with_somebody_elses_work_is_spared(stage, private_tmux):
     assert server.pid == private_tmux.pid
 
 
-def test_what_a_tmux_server_has_just_forked_gets_no_signal(stage):
-    """Until it executes, it carries the server's cookie, and its signals are the server's."""
+def test_a_new_fork_of_a_tmux_server_gets_no_signal(stage):
+    """Until its exec the fork has the server's cookie, and a signal for it reaches the server."""
     signed = {name: stage.roll.expect(name) for name in ("server", "anothers", "fork")}
     os.mkfifo(stage.place / "never", 0o600)
     another = f"exec 9>{signed['anothers']}; echo ready >&9; exec sleep 60"
@@ -364,7 +364,7 @@ def test_what_a_tmux_server_has_just_forked_gets_no_signal(stage):
 @pytest.mark.parametrize(
     "directory", ["/sys/fs/cgroup/system.slice", "/sys/fs/cgroup", "/tmp", "/sys/fs/cgroup/../oc_x"]
 )
-def test_a_cgroup_that_is_not_of_our_making_is_never_touched(stage, directory, monkeypatch):
+def test_a_cgroup_without_the_prefix_is_never_touched(stage, directory, monkeypatch):
     touched = []
     monkeypatch.setattr("orchestrator_core.supervisor.cgroup.Cgroup.kill", touched.append)
     monkeypatch.setattr("orchestrator_core.supervisor.cgroup.Cgroup.remove", touched.append)
@@ -377,7 +377,7 @@ def test_a_cgroup_that_is_not_of_our_making_is_never_touched(stage, directory, m
     assert not LocalProcesses().create_cgroup(directory)
 
 
-# --- inside and outside ---------------------------------------------------------------------
+# --- inside and outside -----------------------------------------------------------------------
 
 
 INSIDE = (
@@ -391,8 +391,8 @@ INSIDE = (
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("how", ["", "env -i PATH=$PATH PYTHONPATH=$PYTHONPATH setsid -w"])
-def test_who_is_inside_knows_it_and_does_not_end_itself(stage, how, method):
-    """Even without the environment, as an MCP server, and below a daemon."""
+def test_a_process_inside_the_agent_does_not_terminate_itself(stage, how, method):
+    """This holds without the environment, as an MCP server, and below a daemon."""
     go = stage.place / "go"
     os.mkfifo(go)
     (stage.place / "inside.py").write_text(INSIDE)
@@ -420,14 +420,14 @@ def test_who_is_inside_knows_it_and_does_not_end_itself(stage, how, method):
     )
 
 
-def test_the_orchestrator_is_outside(stage):
+def test_the_orchestrator_is_outside_its_agents(stage):
     deploy(stage, ["plain"])
 
     assert not stage.processes().includes_self(stage.claim)
 
 
-def test_the_supervisor_become_unwinder_is_outside_and_ends_the_rest(stage):
-    """It is the claim's own process, and must not end itself."""
+def test_the_unwinder_is_outside_and_terminates_the_rest(stage):
+    """The unwinder is the selector's own supervisor, and must not terminate itself."""
     result = stage.place / "result"
     script = (
         "import os, sys; sys.path.insert(0, sys.argv[1]);"
@@ -449,8 +449,8 @@ def test_the_supervisor_become_unwinder_is_outside_and_ends_the_rest(stage):
 # --- nothing to end ---------------------------------------------------------------------------
 
 
-def test_what_was_never_started_is_proved_to_be_nothing(stage):
-    """The launch file is still there: no supervisor has passed its gate."""
+def test_an_agent_that_never_started_is_proved_to_have_no_process(stage):
+    """The launch file still exists, so no supervisor has passed its gate."""
     stage.begin("sleep", "60")
 
     ending = stage.end()
@@ -459,8 +459,8 @@ def test_what_was_never_started_is_proved_to_be_nothing(stage):
     assert -signal.SIGTERM == stage.until_over()
 
 
-def test_a_supervisor_of_which_only_the_cookie_is_known_is_found(stage):
-    """The deployer died before it knew the pid."""
+def test_a_supervisor_is_found_by_its_cookie_alone(stage):
+    """The deployer died before it had recorded the pid."""
     stage.begin("sleep", "60")
     stage.kill_supervisor()
     os.environ["ORCHESTRATOR_COOKIE"] = stage.cookie
@@ -476,7 +476,7 @@ def test_a_supervisor_of_which_only_the_cookie_is_known_is_found(stage):
     assert -signal.SIGTERM == stage.until_over()
 
 
-def test_without_a_run_directory_nothing_is_claimed_to_be_known(stage):
+def test_a_missing_run_directory_proves_nothing(stage):
     stage.deploy("sleep", "60")
     stage.kill_supervisor()
 
@@ -487,7 +487,7 @@ def test_without_a_run_directory_nothing_is_claimed_to_be_known(stage):
     assert ("scan", False, ()) == (ending.method, ending.proven, ending.survivors)
 
 
-# --- containments that cannot be had ------------------------------------------------------------
+# --- containments that cannot be had ----------------------------------------------------------
 
 
 def test_an_agent_whose_cgroup_is_missing_runs_without_one(stage):
@@ -501,8 +501,8 @@ def test_an_agent_whose_cgroup_is_missing_runs_without_one(stage):
     assert not stage.exit()["cgroup"]
 
 
-def test_scanning_covers_the_sessions_and_children_of_the_agent(stage):
-    """Seen by the table itself, before anything is ended."""
+def test_a_scan_covers_the_sessions_and_children_of_the_agent(stage):
+    """The table alone shows this, before any process is terminated."""
     stage.sh("echo ready >&9; env -i sleep 60 & exec sleep 60")
     stage.roll.until_ready()
     agent = ownership.exit_record.read_start_record(stage.claim.run_dir)

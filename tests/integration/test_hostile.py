@@ -1,7 +1,7 @@
 """
-Agents that do not want to end, on real tmux, under each containment.
+Agents that resist their end, on real tmux, under each containment.
 
-Counted by a scan of the tests' own: environment, command line, directory, streams
+The tests find survivors by a separate scan: environment, command line, directory, streams
 and cgroup of every process on the machine.
 """
 
@@ -37,7 +37,7 @@ HOP = (
     "    if os.fork(): os._exit(0)\n"
 )
 
-#: Each says "ready" in its log when it is what it is meant to be.
+#: Each writes "ready" to its log when it is in its final form.
 AGENTS = {
     "plain": ["sh", "-c", "echo ready; exec sleep 1000"],
     "deaf": ["sh", "-c", "trap '' HUP TERM INT; echo ready; sleep 1000; sleep 1000"],
@@ -66,7 +66,7 @@ AGENTS = {
         f"tmux {OURS} run-shell -b -t {PANE} 'cd $PWD; {DEAF}'; {THEN}",
     ],
 }
-#: What no scan can know for the agent's, once its parents are gone: only a container does.
+#: After the end of its parents no scan can relate such a process to the agent; a container can.
 HIDDEN = {
     "emptied environment": [
         sys.executable,
@@ -90,15 +90,15 @@ def _deployed(scene, command, monkeypatch, containment):
 
 
 def _until_ready(scene, agent_id):
-    """Return when the agent has said so: the log is followed by tail, which ends at the line."""
+    """Return when the agent has written "ready": tail follows the log and ends at that line."""
     [log] = scene.root.glob(f"TASK-*/logs/{agent_id}_stream.jsonl")
     scene.follow(log, until=b"ready")
 
 
 @pytest.mark.parametrize("containment", CONTAINMENTS)
 @pytest.mark.parametrize("kind", AGENTS)
-def test_gone_means_gone(kind, containment, scene, monkeypatch):
-    """Whatever an agent did, after its end none of its processes is alive."""
+def test_no_process_of_a_hostile_agent_survives(kind, containment, scene, monkeypatch):
+    """After the end of an agent none of its processes is alive, whatever it did."""
     orch, agent = _deployed(scene, AGENTS[kind], monkeypatch, containment)
     assert scene.world.of_agent(agent.id)
 
@@ -113,8 +113,8 @@ def test_gone_means_gone(kind, containment, scene, monkeypatch):
 
 @pytest.mark.parametrize("containment", [CGROUP, "subreaper"])
 @pytest.mark.parametrize("kind", HIDDEN)
-def test_gone_means_gone_where_no_scan_sees_it(kind, containment, scene, monkeypatch):
-    """A daemon without an environment, and one that forks ahead of any scan, end as well."""
+def test_no_process_survives_that_a_scan_cannot_find(kind, containment, scene, monkeypatch):
+    """A daemon without an environment ends, too, and so does one that forks faster than a scan."""
     orch, agent = _deployed(scene, HIDDEN[kind], monkeypatch, containment)
 
     end = orch.terminate(agent.id)
@@ -125,8 +125,8 @@ def test_gone_means_gone_where_no_scan_sees_it(kind, containment, scene, monkeyp
 
 
 @pytest.mark.parametrize("containment", CONTAINMENTS)
-def test_what_cannot_be_proved_is_not_called_proved(containment, scene, monkeypatch):
-    """With the supervisor killed, only a cgroup still knows all that the agent started."""
+def test_an_unproved_end_is_not_reported_as_proved(containment, scene, monkeypatch):
+    """Without the supervisor, only a cgroup still lists all processes that the agent started."""
     orch, agent = _deployed(scene, AGENTS["leaves a daemon"], monkeypatch, containment)
     _kill_supervisor(scene, agent.id)
 
@@ -138,8 +138,8 @@ def test_what_cannot_be_proved_is_not_called_proved(containment, scene, monkeypa
 
 
 @pytest.mark.parametrize("kind", ["plain", "deaf", "leaves a daemon", "nested tmux"])
-def test_a_session_that_a_user_kills_takes_all_of_the_agent_with_it(kind, scene, monkeypatch):
-    """``tmux kill-session`` by hand is an end like any other: seen off by the supervisor."""
+def test_a_session_killed_by_a_user_ends_all_processes_of_the_agent(kind, scene, monkeypatch):
+    """The supervisor handles ``tmux kill-session`` by hand as it handles any other end."""
     orch, agent = _deployed(scene, AGENTS[kind], monkeypatch, "auto")
 
     scene.world.tmux("kill-session", "-t", f"=agent_{agent.id}")
@@ -151,7 +151,7 @@ def test_a_session_that_a_user_kills_takes_all_of_the_agent_with_it(kind, scene,
 
 
 def test_an_agent_cannot_end_its_siblings_with_a_bare_kill_server(scene):
-    """TMUX is not passed on: an agent's own tmux commands do not reach the server it runs on."""
+    """The agent does not get TMUX, so its own tmux commands do not reach the server it runs on."""
     orch = scene.orchestrator()
     task = orch.create_task("tried")
     sibling = orch.deploy(task.id, scene.spec())
@@ -164,7 +164,7 @@ def test_an_agent_cannot_end_its_siblings_with_a_bare_kill_server(scene):
 
 
 def test_a_bystander_with_the_same_command_line_is_not_touched(scene):
-    """What looks like the agent to a text match on ps lives on: its id and session name in argv."""
+    """A process with the agent's id and session name in its command line survives."""
     orch = scene.orchestrator()
     agent = orch.deploy(orch.create_task("tried").id, scene.spec())
     words = [
@@ -185,7 +185,7 @@ def test_a_bystander_with_the_same_command_line_is_not_touched(scene):
 
 
 def test_a_stopped_supervisor_is_ended_in_bounded_time(scene, monkeypatch):
-    """SIGSTOP is no way out."""
+    """SIGSTOP does not delay the end beyond its limit."""
     orch, agent = _deployed(scene, AGENTS["plain"], monkeypatch, "auto")
     [pane] = scene.world.panes(agent.id)
     os.kill(pane, signal.SIGSTOP)

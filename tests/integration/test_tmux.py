@@ -1,4 +1,4 @@
-"""What only real tmux can show: its processes, its environment, its misfortunes."""
+"""Real tmux: its processes, its environment, and what an agent can do to it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def terminal(private_tmux):
 
 @pytest.fixture
 def counting(short_tmp, private_tmux):
-    """A tmux that writes a line for each of its processes, and the lines' file."""
+    """A terminal whose tmux writes a line for each of its processes, and the file of the lines."""
     calls = short_tmp / "calls"
     calls.touch()
     binary = short_tmp / "tmux"
@@ -37,7 +37,7 @@ def counting(short_tmp, private_tmux):
     return TmuxTerminal(private_tmux.socket, tmux_bin=binary), calls
 
 
-# --- one process per question -----------------------------------------------------------
+# --- one process per question -----------------------------------------------------------------
 
 
 def test_every_call_is_one_tmux_process(counting):
@@ -54,8 +54,8 @@ def test_every_call_is_one_tmux_process(counting):
     assert ["new-session", "list-panes", "list-panes", "if-shell"] == [a.split()[0] for a in asked]
 
 
-def test_the_first_start_makes_the_server_apart_from_the_session(counting):
-    """The server's command line is shown for ever: it holds nothing of any agent."""
+def test_the_first_start_starts_the_server_by_a_separate_command(counting):
+    """``ps`` shows the server's command line as long as it lives, so it names no agent."""
     terminal, calls = counting
 
     session = terminal.start("agent_1", owner="c1", argv=RUNS)
@@ -65,8 +65,8 @@ def test_the_first_start_makes_the_server_apart_from_the_session(counting):
     assert "ORCHESTRATOR" not in _command_line(session.server_pid)
 
 
-def test_ending_one_of_five_leaves_four_and_the_server(terminal):
-    """Even the one whose start has started the server."""
+def test_a_kill_of_one_of_five_sessions_leaves_four_and_the_server(terminal):
+    """Even the session whose start has started the server can be killed alone."""
     first, *others = [terminal.start(f"agent_{n}", owner=f"c{n}", argv=RUNS) for n in range(1, 6)]
 
     terminal.kill(first.name, owner="c1")
@@ -74,7 +74,7 @@ def test_ending_one_of_five_leaves_four_and_the_server(terminal):
     assert set(others) == set(terminal.sessions())
 
 
-def test_the_version_is_asked_once(counting):
+def test_the_version_is_read_once(counting):
     terminal, calls = counting
     terminal.check()
     terminal.check()
@@ -82,10 +82,10 @@ def test_the_version_is_asked_once(counting):
     assert ["-V"] == _lines(calls)
 
 
-# --- who starts the server --------------------------------------------------------------
+# --- the start of the server ------------------------------------------------------------------
 
 
-def test_eight_starters_at_once_get_one_server_and_eight_sessions(private_tmux):
+def test_eight_concurrent_starts_get_one_server_and_eight_sessions(private_tmux):
     start_line = threading.Barrier(8)
 
     def start(number):
@@ -101,7 +101,7 @@ def test_eight_starters_at_once_get_one_server_and_eight_sessions(private_tmux):
     assert {private_tmux.pid} == {session.server_pid for session in started}
 
 
-def test_of_eight_starters_of_one_name_one_wins(terminal):
+def test_one_of_eight_concurrent_starts_of_one_name_wins(terminal):
     terminal.start("agent_0", owner="c0", argv=RUNS)
     start_line = threading.Barrier(8)
 
@@ -121,7 +121,7 @@ def test_of_eight_starters_of_one_name_one_wins(terminal):
     )
 
 
-def test_a_server_of_ours_stays_when_its_last_session_ends(terminal, private_tmux):
+def test_a_private_server_outlives_its_last_session(terminal, private_tmux):
     session = terminal.start("agent_1", owner="c1", argv=RUNS)
     terminal.kill("agent_1", owner="c1")
 
@@ -130,7 +130,7 @@ def test_a_server_of_ours_stays_when_its_last_session_ends(terminal, private_tmu
     assert "200" == private_tmux.ask("show-options", "-gv", "history-limit")
 
 
-def test_a_server_is_not_started_by_asking(terminal, private_tmux):
+def test_a_question_starts_no_server(terminal, private_tmux):
     terminal.sessions()
     terminal.inspect("agent_1", owner="c1")
     terminal.kill("agent_1", owner="c1")
@@ -138,7 +138,7 @@ def test_a_server_is_not_started_by_asking(terminal, private_tmux):
     assert not private_tmux.socket.exists()
 
 
-def test_a_users_configuration_has_no_say(short_tmp, private_tmux, monkeypatch):
+def test_a_users_configuration_has_no_effect(short_tmp, private_tmux, monkeypatch):
     (short_tmp / ".tmux.conf").write_text("set -g remain-on-exit on\n")
     monkeypatch.setenv("HOME", str(short_tmp))
 
@@ -147,7 +147,7 @@ def test_a_users_configuration_has_no_say(short_tmp, private_tmux, monkeypatch):
     assert "off" == private_tmux.ask("show-options", "-gwv", "remain-on-exit")
 
 
-def test_a_server_keeps_no_directory_busy(terminal, short_tmp, monkeypatch):
+def test_a_server_has_the_root_as_its_working_directory(terminal, short_tmp, monkeypatch):
     monkeypatch.chdir(short_tmp)
 
     session = terminal.start("agent_1", owner="c1", argv=RUNS)
@@ -155,8 +155,8 @@ def test_a_server_keeps_no_directory_busy(terminal, short_tmp, monkeypatch):
     assert "/" == os.readlink(f"/proc/{session.server_pid}/cwd")  # noqa: PTH115 - of /proc
 
 
-def test_a_server_gets_more_descriptors_than_a_miser_has(private_tmux):
-    """With too few a server wedges, and with it every client: ours has what it needs."""
+def test_a_server_gets_a_higher_descriptor_limit(private_tmux):
+    """A server without free descriptors hangs, and so does every client of it."""
     miser = ["/bin/sh", "-c", 'ulimit -S -n 32; exec "$@"', "sh"]
     start = [sys.executable, "-c", _START, str(private_tmux.socket), "agent_1", "c1", *RUNS]
     subprocess.run([*miser, *start], check=True)
@@ -174,7 +174,7 @@ TmuxTerminal(socket).start(name, owner=owner, argv=argv)
 """
 
 
-# --- what runs in it ---------------------------------------------------------------------
+# --- what runs in it --------------------------------------------------------------------------
 
 HOSTILE = [
     "-d",
@@ -204,14 +204,14 @@ HOSTILE = [
 ]
 
 
-def test_a_program_gets_its_arguments_as_they_are(terminal, short_tmp):
+def test_a_program_gets_its_arguments_unchanged(terminal, short_tmp):
     told = _run_telling(terminal, short_tmp, *HOSTILE)
 
     assert HOSTILE == told["argv"]
 
 
-def test_a_single_word_is_a_program_and_no_shell_line(terminal, short_tmp):
-    """tmux gives a single word to a shell; here it is only ever a file to run."""
+def test_a_single_word_is_a_program_and_not_a_shell_command(terminal, short_tmp):
+    """tmux alone would pass a single word to a shell."""
     program = short_tmp / "a program; $(with) 'a' name"
     pipe = short_tmp / "pipe"
     os.mkfifo(pipe)
@@ -223,7 +223,7 @@ def test_a_single_word_is_a_program_and_no_shell_line(terminal, short_tmp):
     assert "ran\n" == pipe.read_text()
 
 
-def test_a_program_may_be_called_like_an_option(terminal, short_tmp, monkeypatch):
+def test_a_program_may_have_the_name_of_an_option(terminal, short_tmp, monkeypatch):
     monkeypatch.setenv("PATH", str(short_tmp), prepend=os.pathsep)
     pipe = short_tmp / "pipe"
     os.mkfifo(pipe)
@@ -236,15 +236,15 @@ def test_a_program_may_be_called_like_an_option(terminal, short_tmp, monkeypatch
     assert "-s agent_2\n" == pipe.read_text()
 
 
-def test_a_program_finds_its_cookie_and_the_root_directory(terminal, short_tmp):
+def test_a_program_gets_its_cookie_and_starts_in_the_root_directory(terminal, short_tmp):
     told = _run_telling(terminal, short_tmp)
 
     assert "c1" == told["env"]["ORCHESTRATOR_COOKIE"]
     assert "/" == told["cwd"]
 
 
-def test_nothing_of_our_environment_reaches_a_session(terminal, short_tmp, monkeypatch):
-    """Neither secrets, nor the cookie of an agent that deploys another."""
+def test_the_callers_environment_does_not_reach_a_session(terminal, short_tmp, monkeypatch):
+    """Neither secrets nor the cookie of an agent that deploys another reach it."""
     monkeypatch.setenv("SECRET_TOKEN", "hunter2")
     monkeypatch.setenv("ORCHESTRATOR_COOKIE", "of-the-parent")
     monkeypatch.setenv("TMUX", "/elsewhere,1,0")
@@ -258,8 +258,8 @@ def test_nothing_of_our_environment_reaches_a_session(terminal, short_tmp, monke
 
 
 @pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {}])
-def test_any_locale_will_do(private_tmux, locale):
-    """Under systemd, Docker and MCP clients there is no locale; nothing depends on one."""
+def test_a_session_starts_in_any_locale(private_tmux, locale):
+    """systemd, Docker and MCP clients set no locale."""
     subprocess.run(
         [sys.executable, "-c", _START, str(private_tmux.socket), "agent_1", "c1", *RUNS],
         env={"PATH": os.environ["PATH"], **locale},
@@ -269,7 +269,7 @@ def test_any_locale_will_do(private_tmux, locale):
     assert ["agent_1"] == [s.name for s in TmuxTerminal(private_tmux.socket).sessions()]
 
 
-def test_a_command_too_long_for_tmux_is_refused_and_leaves_nothing(terminal):
+def test_a_command_too_long_for_tmux_is_refused_without_a_session(terminal):
     terminal.start("agent_0", owner="c0", argv=RUNS)
 
     with pytest.raises(TerminalError, match="too long") as refused:
@@ -279,11 +279,11 @@ def test_a_command_too_long_for_tmux_is_refused_and_leaves_nothing(terminal):
     assert ["agent_0"] == [session.name for session in terminal.sessions()]
 
 
-# --- an agent cannot blind us ---------------------------------------------------------------
+# --- a hostile agent cannot hide a session ----------------------------------------------------
 
 
-def test_whatever_a_pane_calls_itself_all_sessions_are_still_listed(terminal, private_tmux):
-    """Titles and directories that break libtmux's own listing do not reach ours."""
+def test_a_hostile_pane_title_does_not_break_the_listing(terminal, private_tmux):
+    """Such titles and directories break libtmux's own listing."""
     started = terminal.start("agent_1", owner="c1", argv=RUNS)
     private_tmux.ask("select-pane", "-t", "=agent_1:", "-T", "\u241e a\nb")
     private_tmux.ask("rename-window", "-t", "=agent_1:", "x:y\u241e")
@@ -291,8 +291,8 @@ def test_whatever_a_pane_calls_itself_all_sessions_are_still_listed(terminal, pr
     assert (started,) == terminal.sessions()
 
 
-def test_a_stranger_cannot_forge_a_session_by_its_owner(terminal, private_tmux):
-    """An owner with a newline spoils its own line only."""
+def test_a_forged_owner_does_not_forge_another_session(terminal, private_tmux):
+    """An owner with a newline spoils only the line of its own session."""
     ours = terminal.start("agent_1", owner="c1", argv=RUNS)
     private_tmux.ask("new-session", "-d", "-s", "x", "sleep", "1000")
     forged = "c2\n1:%9:1:agent_9"
@@ -304,8 +304,8 @@ def test_a_stranger_cannot_forge_a_session_by_its_owner(terminal, private_tmux):
     assert ours in listed
 
 
-def test_a_pane_somebody_adds_is_not_the_sessions_own(terminal, private_tmux):
-    """Whoever splits the window and works there does not become the supervisor."""
+def test_an_added_pane_does_not_replace_the_sessions_first(terminal, private_tmux):
+    """A process in a split window does not become the supervisor."""
     started = terminal.start("agent_1", owner="c1", argv=RUNS)
     private_tmux.ask("split-window", "-b", "-t", "=agent_1:", "sleep", "1000")
     private_tmux.ask("new-window", "-b", "-t", "=agent_1:0", "sleep", "1000")
@@ -314,11 +314,11 @@ def test_a_pane_somebody_adds_is_not_the_sessions_own(terminal, private_tmux):
     assert SessionState(Presence.OURS, started) == terminal.inspect("agent_1", owner="c1")
 
 
-# --- how ---
+# --- how --------------------------------------------------------------------------------------
 
 
 def _run_telling(terminal, place, *argv):
-    """Run a program in a session that tells what it was given, and return that."""
+    """Run a program in a session that writes down its arguments; return them."""
     pipe = place / "told"
     os.mkfifo(pipe)
     teller = place / "teller.py"

@@ -1,4 +1,4 @@
-"""What befalls a tmux server, a socket, a binary, a configuration: and what is said of it."""
+"""Failures of a tmux server, a socket, a binary or a configuration, and their errors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_stopped_server_costs_each_call_its_timeout_and_no_more(private_tmux):
     assert all(0.2 <= seconds < 2 for seconds in took), took
 
 
-def test_a_timeout_says_which_server_and_what_to_do(private_tmux):
+def test_a_timeout_names_the_server_and_a_remedy(private_tmux):
     terminal = TmuxTerminal(private_tmux.socket, timeout_s=0.1)
     pid = terminal.start("agent_1", owner="c1", argv=RUNS).server_pid
     os.kill(pid, signal.SIGSTOP)
@@ -64,7 +64,7 @@ def test_a_timeout_says_which_server_and_what_to_do(private_tmux):
     assert "pgrep" in timeout.value.hint
 
 
-def test_a_stale_socket_is_no_server_and_in_nobodys_way(terminal, private_tmux, killed):
+def test_a_stale_socket_is_no_server_and_blocks_no_start(terminal, private_tmux, killed):
     first = terminal.start("agent_1", owner="c1", argv=RUNS)
     killed(first.server_pid)
     assert private_tmux.socket.is_socket()
@@ -75,7 +75,7 @@ def test_a_stale_socket_is_no_server_and_in_nobodys_way(terminal, private_tmux, 
 
 
 def test_a_socket_that_was_removed_is_no_server(terminal, private_tmux, killed):
-    """The server lives on unseen; nothing of it is taken for ours, and a new one starts."""
+    """The server lives on without its socket; its sessions are ignored, and a new one starts."""
     lost = terminal.start("agent_1", owner="c1", argv=RUNS)
     private_tmux.socket.unlink()
     try:
@@ -87,8 +87,8 @@ def test_a_socket_that_was_removed_is_no_server(terminal, private_tmux, killed):
         killed(lost.pane_pid)
 
 
-def test_a_file_where_the_socket_should_be_is_nobodys_to_replace(terminal, private_tmux):
-    """tmux would remove it; it may be somebody's."""
+def test_a_file_at_the_socket_path_is_not_replaced(terminal, private_tmux):
+    """tmux alone would remove the file."""
     private_tmux.socket.write_text("precious")
 
     with pytest.raises(TerminalError, match="is not a socket of ours") as refused:
@@ -99,8 +99,8 @@ def test_a_file_where_the_socket_should_be_is_nobodys_to_replace(terminal, priva
     assert () == terminal.sessions()
 
 
-def test_a_socket_of_somebody_else_is_not_talked_to(terminal, monkeypatch):
-    """Whoever listens there would be told of our agents, and could say anything."""
+def test_a_socket_of_another_user_is_refused(terminal, monkeypatch):
+    """A process of another user there would learn of the agents and could answer anything."""
     terminal.start("agent_0", owner="c0", argv=RUNS)
     ours = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: ours + 1)
@@ -111,7 +111,7 @@ def test_a_socket_of_somebody_else_is_not_talked_to(terminal, monkeypatch):
     assert ["agent_0"] == [session.name for session in terminal.sessions()]
 
 
-def test_a_socket_that_leads_elsewhere_is_not_followed_to_a_start(terminal, private_tmux):
+def test_a_symlink_at_the_socket_path_is_refused(terminal, private_tmux):
     private_tmux.socket.symlink_to("/tmp/nobody-has-put-this-here")
 
     with pytest.raises(TerminalError, match="is not a socket of ours"):
@@ -125,7 +125,7 @@ def test_a_socket_that_leads_elsewhere_is_not_followed_to_a_start(terminal, priv
         ("file", "error connecting to .*/file/tmux.sock .Not a directory"),
     ],
 )
-def test_a_place_that_cannot_hold_a_socket_is_named(short_tmp, place, why):
+def test_an_impossible_socket_path_is_named(short_tmp, place, why):
     (short_tmp / "file").touch()
     terminal = TmuxTerminal(short_tmp / place / "tmux.sock")
 
@@ -133,8 +133,8 @@ def test_a_place_that_cannot_hold_a_socket_is_named(short_tmp, place, why):
         terminal.start("agent_1", owner="c1", argv=RUNS)
 
 
-def test_a_listener_that_is_no_tmux_is_an_error_and_not_an_absence(private_tmux):
-    """Somebody else's program at the socket: we cannot ask, so we do not know."""
+def test_a_listener_other_than_tmux_is_an_error_and_not_absent(private_tmux):
+    """Another program listens at the socket, so the state is unknown."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(private_tmux.socket))
         listener.listen()
@@ -146,7 +146,7 @@ def test_a_listener_that_is_no_tmux_is_an_error_and_not_an_absence(private_tmux)
     private_tmux.socket.unlink()
 
 
-def test_a_path_no_socket_can_have_is_refused_at_once(short_tmp):
+def test_a_socket_path_that_is_too_long_is_refused_at_once(short_tmp):
     with pytest.raises(InvalidInput, match=rf"longer than {SOCKET_PATH_MAX} bytes"):
         TmuxTerminal(short_tmp / ("x" * 100))
 
@@ -154,7 +154,7 @@ def test_a_path_no_socket_can_have_is_refused_at_once(short_tmp):
 # --- which tmux ----------------------------------------------------------------------------
 
 
-def test_without_tmux_it_says_how_to_get_one(monkeypatch, short_tmp):
+def test_the_error_for_a_missing_tmux_says_how_to_install_it(monkeypatch, short_tmp):
     monkeypatch.setenv("PATH", str(short_tmp))
     terminal = TmuxTerminal(short_tmp / "tmux.sock")
 
@@ -201,8 +201,8 @@ def test_a_tmux_must_be_new_enough(short_tmp, said, good):
             terminal.check()
 
 
-def test_an_old_tmux_is_told_by_any_call(short_tmp):
-    """What an old tmux does not know is not reported as what it says about it."""
+def test_any_call_reports_an_old_tmux(short_tmp):
+    """The error names the version, not the option that an old tmux refuses."""
     terminal = TmuxTerminal(short_tmp / "tmux.sock", tmux_bin=_pretender(short_tmp, "tmux 3.0a"))
 
     with pytest.raises(TerminalUnavailable, match=r"3\.0a.*3\.2 or newer"):
@@ -210,8 +210,8 @@ def test_an_old_tmux_is_told_by_any_call(short_tmp):
     assert "3.2 or newer" in terminal.inspect("agent_1", owner="c1").why
 
 
-def test_a_server_that_goes_away_while_asked_is_asked_once_more(short_tmp, private_tmux):
-    """tmux says "server exited unexpectedly": the next answer is the true one."""
+def test_a_command_runs_again_after_its_server_exited(short_tmp, private_tmux):
+    """tmux reports "server exited unexpectedly"; the next run gets the true answer."""
     once = short_tmp / "once"
     binary = short_tmp / "tmux"
     binary.write_text(
@@ -233,7 +233,7 @@ def test_a_server_that_goes_away_while_asked_is_asked_once_more(short_tmp, priva
 
 @pytest.fixture
 def default(short_tmp, private_tmux, monkeypatch):
-    """A user's default server, in a place of the test's own, with a configuration."""
+    """A user's default server with a configuration, in a directory of the test."""
     monkeypatch.setenv("TMUX_TMPDIR", str(short_tmp))
     monkeypatch.setenv("HOME", str(short_tmp))
     (short_tmp / ".tmux.conf").write_text(
@@ -243,7 +243,7 @@ def default(short_tmp, private_tmux, monkeypatch):
     return TmuxTerminal()
 
 
-def test_on_the_default_server_sessions_live_and_end_as_anywhere(default):
+def test_sessions_start_and_end_on_the_default_server(default):
     session = default.start("agent_1", owner="c1", argv=RUNS)
 
     assert (session,) == default.sessions()
@@ -260,8 +260,8 @@ def test_the_default_server_keeps_its_users_options(default, private_tmux):
     assert "" == private_tmux.ask("show-options", "-gv", "@orchestrator_owner")
 
 
-def test_a_configuration_that_keeps_dead_panes_does_not_keep_ours(default):
-    """The session ends with its program, whatever the user has for their own."""
+def test_a_configuration_that_keeps_dead_panes_does_not_keep_an_agents(default):
+    """An agent's session ends with its program whatever the user has configured."""
     session = default.start("agent_1", owner="c1", argv=RUNS)
 
     os.kill(session.pane_pid, signal.SIGKILL)
@@ -273,7 +273,7 @@ def test_a_configuration_that_keeps_dead_panes_does_not_keep_ours(default):
 
 
 def _pretender(place, said):
-    """Make a program that says it is some tmux, and knows no -N, as before 3.2."""
+    """Create a program that prints a tmux version and refuses -N, as tmux did before 3.2."""
     binary = place / "pretender"
     binary.write_text(
         f'#!/bin/sh\n[ "$1" = -V ] && {{ echo "{said}"; exit; }}\n'

@@ -1,4 +1,4 @@
-"""Locks: one at a time, in turn, with a deadline, and gone with their holder."""
+"""Locks: one owner at a time, with a deadline, and released when the owner dies."""
 
 import contextlib
 import fcntl
@@ -29,10 +29,10 @@ def locked(path, timeout_s=10.0):
 
 @contextlib.contextmanager
 def child(work):
-    """Fork a process that does *work*, says so, and waits to be killed; yields its pid."""
+    """Fork a process that enters *work* and then waits to be killed; yield its pid."""
     ready, said = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # about a fork beside threads
         pid = os.fork()
     if pid == 0:
         try:
@@ -71,7 +71,7 @@ def in_thread(work):
 
 @pytest.fixture
 def fds(tmp_path):
-    """Two descriptors of two openings of one file."""
+    """The descriptors of two open files of one journal."""
     opened = [os.open(tmp_path / "journal", os.O_RDWR | os.O_CREAT, 0o600) for _ in range(2)]
     yield opened
     for fd in opened:
@@ -79,7 +79,7 @@ def fds(tmp_path):
             os.close(fd)
 
 
-def test_only_one_opening_of_a_file_has_its_lock(fds):
+def test_one_open_file_excludes_another_from_the_lock(fds):
     one, other = fds
     assert locks.try_lock(one)
     assert not locks.try_lock(other)
@@ -87,7 +87,7 @@ def test_only_one_opening_of_a_file_has_its_lock(fds):
     assert locks.try_lock(other)
 
 
-def test_a_wait_ends_when_the_lock_is_let_go(fds):
+def test_a_wait_ends_when_the_lock_is_released(fds):
     one, other = fds
     locks.try_lock(one)
     threading.Timer(0.05, locks.unlock, [one]).start()
@@ -95,7 +95,7 @@ def test_a_wait_ends_when_the_lock_is_let_go(fds):
     assert not locks.try_lock(one)
 
 
-def test_a_wait_ends_when_its_time_is_over(fds):
+def test_a_wait_ends_after_its_timeout(fds):
     one, other = fds
     locks.try_lock(one)
     begun = time.monotonic()
@@ -104,19 +104,19 @@ def test_a_wait_ends_when_its_time_is_over(fds):
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1])
-def test_no_time_to_wait_means_no_wait(fds, timeout_s):
+def test_a_timeout_of_zero_or_less_does_not_wait(fds, timeout_s):
     one, other = fds
     locks.try_lock(one)
     assert not locks.lock_within(other, timeout_s)
 
 
-def test_a_lock_that_comes_too_late_is_let_go(tmp_path, fds):
-    """Who gave up waiting never holds the lock later, not even if its file is still open."""
+def test_a_lock_granted_after_the_timeout_is_released(tmp_path, fds):
+    """A caller that timed out never holds the lock later, even with its file still open."""
     one, other = fds
     locks.try_lock(one)
     assert not locks.lock_within(other, 0.02)
     locks.unlock(one)
-    for _ in range(50):  # the late lock comes between two of these
+    for _ in range(50):  # the old wait's lock is granted between two of these
         third = os.open(tmp_path / "journal", os.O_RDWR)
         assert locks.lock_within(third, 5)
         os.close(third)
@@ -135,8 +135,8 @@ def test_the_lock_of_a_killed_process_is_free_at_once(fds, tmp_path):
         assert locks.try_lock(fds[0])
 
 
-def test_the_number_of_a_descriptor_may_change_its_meaning_during_a_wait(tmp_path, fds):
-    """Closed after a timeout and opened as another file: that one is not locked by the wait."""
+def test_a_reused_descriptor_number_is_not_locked_by_an_old_wait(tmp_path, fds):
+    """The caller closes its descriptor after a timeout, and its number names another file."""
     one, other = fds
     locks.try_lock(one)
     assert not locks.lock_within(other, 0.02)
@@ -153,8 +153,8 @@ def test_the_number_of_a_descriptor_may_change_its_meaning_during_a_wait(tmp_pat
 # --- on a sibling -------------------------------------------------------------------------------
 
 
-def test_threads_take_turns(document):
-    """A counter in a file, read and written by eight threads: no increment is lost."""
+def test_eight_threads_lose_no_increment(document):
+    """Each thread reads, increments and writes a counter in a file."""
     document.write_text("0")
 
     def count():
@@ -168,7 +168,7 @@ def test_threads_take_turns(document):
     assert "200" == document.read_text()
 
 
-def test_a_timeout_names_the_lock_its_holder_and_the_wait(document):
+def test_a_timeout_names_the_lock_its_owner_and_the_wait(document):
     with child(lambda: locked(document)) as pid, pytest.raises(LockTimeout) as timeout:
         locked(document, timeout_s=0.05).__enter__()
     assert re.search(
@@ -179,8 +179,8 @@ def test_a_timeout_names_the_lock_its_holder_and_the_wait(document):
     assert "its lock ends with it" in timeout.value.hint
 
 
-def test_a_timeout_names_who_has_not_signed_as_the_kernel_does(document):
-    """A lock that is held for a moment is not signed; that moment may last, on a bad disk."""
+def test_a_timeout_names_an_owner_that_only_the_kernel_knows(document):
+    """A short holder does not sign its lock file; on a slow disk it may hold the lock for long."""
 
     @contextlib.contextmanager
     def hold():
@@ -193,8 +193,8 @@ def test_a_timeout_names_who_has_not_signed_as_the_kernel_does(document):
     assert re.search(rf"is held by pid {pid} \(\S+\); waited 0\.\d s", str(timeout.value))
 
 
-def test_a_timeout_names_the_living_holder_and_not_one_who_died_before_it(document):
-    """Nobody signs over what it left, where a lock is held for a moment only."""
+def test_a_timeout_names_the_living_owner_and_not_a_dead_one(document):
+    """A short holder does not overwrite the signature of a dead owner."""
     with child(lambda: locked(document)) as pid:
         kill(pid)
     with contextlib.closing(locks.LockFile(document, what="it")) as lock:
@@ -203,8 +203,8 @@ def test_a_timeout_names_the_living_holder_and_not_one_who_died_before_it(docume
             locked(document, timeout_s=0.02).__enter__()
 
 
-def test_a_timeout_names_who_has_the_lock_behind_the_one_that_is_waited_for(document):
-    """Who has that one, and waits, too, is not to blame."""
+def test_a_timeout_names_the_owner_of_the_wait_target(document):
+    """The owner of the queue waits, too; the wait target's owner causes the delay."""
 
     with child(lambda: locked(document)) as pid, contextlib.ExitStack() as closed:
         one, other = (
@@ -217,8 +217,8 @@ def test_a_timeout_names_who_has_the_lock_behind_the_one_that_is_waited_for(docu
             other.acquire(0.05)
 
 
-def test_a_timeout_says_when_the_holder_is_what_a_dead_process_left_behind(document, monkeypatch):
-    """A process forked inside keeps the lock alive; its number is not the one in the file."""
+def test_a_timeout_says_that_the_owner_is_a_fork_of_a_dead_process(document, monkeypatch):
+    """A process forked by the owner keeps the lock; the file names the owner's pid."""
     monkeypatch.setattr(lock_owner, "kernel_owner_pid", lambda _: None)
     with child(lambda: locked(document)) as pid:
         kill(pid)
@@ -229,10 +229,10 @@ def test_a_timeout_says_when_the_holder_is_what_a_dead_process_left_behind(docum
     os.close(fd)
 
 
-def test_the_next_holder_is_told_that_the_last_one_did_not_get_to_its_end(document):
+def test_the_next_owner_learns_that_the_previous_one_died(document):
     def interrupted():
-        with locked(document) as told:
-            return told
+        with locked(document) as previous_owner_died:
+            return previous_owner_died
 
     interrupted()
     assert not interrupted()
@@ -254,8 +254,8 @@ def test_the_lock_file_is_private_and_stays(document):
         assert status.st_ino == os.lstat(lock_of(document)).st_ino
 
 
-def test_a_lock_file_removed_by_hand_guards_nothing_and_is_not_trusted(document, monkeypatch):
-    """Who waited for a lock file that is gone takes the lock of the one that is there."""
+def test_a_waiter_locks_the_new_file_after_the_old_one_was_removed(document, monkeypatch):
+    """A lock on a removed lock file would guard nothing."""
     opened, got = threading.Event(), threading.Event()
     real = locks.lock_within
 
@@ -278,7 +278,7 @@ def test_a_lock_file_removed_by_hand_guards_nothing_and_is_not_trusted(document,
     assert got.is_set()
 
 
-def test_a_symlink_in_the_place_of_the_lock_is_not_followed(document, tmp_path):
+def test_a_symlink_with_the_locks_name_is_not_followed(document, tmp_path):
     (tmp_path / "target").write_text("precious")
     lock_of(document).symlink_to("target")
     with pytest.raises(StorageError, match="lock"), locked(document):
@@ -286,15 +286,15 @@ def test_a_symlink_in_the_place_of_the_lock_is_not_followed(document, tmp_path):
     assert "precious" == (tmp_path / "target").read_text()
 
 
-def test_no_thread_holds_two(document, tmp_path):
-    """Sibling locks are leaves: a second one inside the first is a mistake, found at once."""
+def test_a_thread_cannot_lock_two_documents(document, tmp_path):
+    """Sibling locks are leaves: a second one inside the first could deadlock."""
     with locked(document), pytest.raises(AssertionError, match="holds"):
         locked(tmp_path / "OTHER.json").__enter__()
     with locked(tmp_path / "OTHER.json"):
         pass
 
 
-def test_other_threads_may_hold_others(document, tmp_path):
+def test_two_threads_lock_two_documents(document, tmp_path):
     done = threading.Event()
 
     def hold_other():
@@ -306,8 +306,8 @@ def test_other_threads_may_hold_others(document, tmp_path):
     assert done.is_set()
 
 
-def test_a_child_forked_inside_does_not_let_the_lock_of_its_parent_go(document):
-    """A bare fork runs on in the same block, and leaves it as well."""
+def test_a_forked_child_does_not_release_the_lock_of_its_parent(document):
+    """A bare fork leaves the same ``with`` block, too."""
     held = locked(document)
     held.__enter__()
     with warnings.catch_warnings():
@@ -324,7 +324,7 @@ def test_a_child_forked_inside_does_not_let_the_lock_of_its_parent_go(document):
     os.close(other)
 
 
-def test_without_its_directory_there_is_no_lock(tmp_path):
+def test_a_missing_directory_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), locked(tmp_path / "gone" / "a"):
         pass
 

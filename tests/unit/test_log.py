@@ -1,4 +1,4 @@
-"""Log events: stable names, into whatever logging the application has, which stays as it was."""
+"""Log events: stable names, passed on to the application's logging, which stays unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from orchestrator_core.system import log
 TOP = Path(__file__).parents[2]
 PACKAGE = TOP / "orchestrator_core"
 
-#: People alert on these and draw curves of them: none changes its name, its level or its values.
+#: Alerts and dashboards depend on these: no event changes its name, level or values.
 EVENTS = {
     "alert.failed": ("error", "subject", "error"),
     "journal.damaged": ("error", "saga_id", "kept"),
@@ -48,7 +48,7 @@ EVENTS = {
     "sweeper.stopped": ("info", "left"),
 }
 
-#: A deployment, an end, and a registry that is damaged, which is an error and told of as one.
+#: A deployment, its end, and a damaged registry, which is logged as an error.
 LIFE = """
 from orchestrator_core import AgentSpec, Orchestrator
 from orchestrator_core.testing import FakeTerminal
@@ -65,7 +65,7 @@ TOLD = ["saga.begun", "step.done", "saga.committed", "saga.unwinding", "step.und
 
 
 def run(place, program):
-    """Run a program that knows the library, and return what it prints, and where."""
+    """Run a program that imports the library; return its standard output and error."""
     ran = subprocess.run(
         [sys.executable, "-c", program],
         cwd=place,
@@ -79,7 +79,7 @@ def run(place, program):
 
 
 def in_order(names):
-    """Return what was told first of each."""
+    """Return each name once, in the order of its first occurrence."""
     return list(dict.fromkeys(names))
 
 
@@ -99,7 +99,7 @@ def rows_of_the_reference():
     }
 
 
-def test_every_event_is_in_the_reference_as_it_ever_was():
+def test_the_reference_lists_every_event_unchanged():
     assert EVENTS == rows_of_the_reference()
 
 
@@ -116,8 +116,8 @@ def calls_in_the_library():
                 yield str(path.relative_to(PACKAGE)), name, node
 
 
-def test_no_event_has_a_name_that_is_made_up_as_it_goes():
-    """What the table is drawn from has all: each event's name and level stand in the code."""
+def test_every_event_name_is_a_literal_in_the_code():
+    """The reference is drawn from the literals, so it lists all events."""
     emitted = [node for _, name, node in calls() if name == "emit"]
     named = [n.args[1].value for n in emitted if isinstance(n.args[1], ast.Constant)]
 
@@ -126,7 +126,7 @@ def test_no_event_has_a_name_that_is_made_up_as_it_goes():
     assert all(re.fullmatch(r"[a-z]+\.[a-z_]+", name) for name in named)
 
 
-def test_nothing_but_the_command_line_logs_otherwise_or_configures_logging():
+def test_only_the_command_line_configures_logging():
     names = {"getLogger", "basicConfig", "dictConfig", "configure", "captureWarnings", "addHandler"}
     found = {(path, name) for path, name, _ in calls() if name in names}
     ours = {("system/log.py", "getLogger"), ("system/log.py", "addHandler")}
@@ -134,8 +134,8 @@ def test_nothing_but_the_command_line_logs_otherwise_or_configures_logging():
     assert ours == {(path, name) for path, name in found if not path.startswith("cli/")}
 
 
-def test_no_value_has_the_name_of_something_that_a_record_has_already():
-    """The standard library refuses those, and the event would be lost with them."""
+def test_no_value_has_the_name_of_a_record_attribute():
+    """The standard library refuses such a value, and the event would be lost."""
     usual = {*vars(logging.makeLogRecord({})), "message", "asctime", "event", "logger", "level"}
 
     assert set() == usual & {value for _, *values in EVENTS.values() for value in values}
@@ -144,12 +144,12 @@ def test_no_value_has_the_name_of_something_that_a_record_has_already():
 # --- applications -----------------------------------------------------------------------------
 
 
-def test_an_application_that_has_configured_nothing_sees_nothing(short_tmp):
-    """Not on standard output, where structlog would print; nor an error, on standard error."""
+def test_an_application_without_logging_sees_nothing(short_tmp):
+    """Nothing is printed to standard output, as structlog would, or to standard error."""
     assert ("", "") == run(short_tmp, LIFE)
 
 
-def test_importing_and_using_it_leaves_the_applications_logging_as_it_was(short_tmp):
+def test_the_library_leaves_the_applications_logging_unchanged(short_tmp):
     out, _ = run(
         short_tmp,
         f"""
@@ -177,8 +177,8 @@ print("as it was")
     assert "as it was\n" == out
 
 
-def test_structlog_that_prints_json_gets_json(short_tmp):
-    """The application's own processors, its own output; and nothing is there twice."""
+def test_structlog_with_a_json_renderer_prints_json(short_tmp):
+    """The application's own processors get each event once."""
     program = f"""
 import sys, structlog
 structlog.configure(
@@ -198,7 +198,7 @@ structlog.configure(
     assert "error" == told[-1]["level"]
 
 
-def test_structlog_over_standard_logging_gets_each_once(short_tmp):
+def test_structlog_over_standard_logging_gets_each_event_once(short_tmp):
     program = f"""
 import logging, structlog, sys
 handler = logging.StreamHandler(sys.stderr)
@@ -233,7 +233,7 @@ orch.deploy(task.id, AgentSpec(type="a", prompt="go", command=["true"]))
     assert {"orchestrator_core"} == {each["logger"] for each in told}
 
 
-def test_standard_logging_finds_the_values_in_the_record(caplog):
+def test_a_standard_record_has_the_values_as_attributes(caplog):
     caplog.set_level(logging.INFO, "orchestrator_core")
     log.emit(logging.INFO, "step.done", saga_id="a-1", step="tee_log", duration_ms=1.5)
 
@@ -249,8 +249,8 @@ def configured():
     structlog.reset_defaults()
 
 
-def test_a_processor_that_raises_disturbs_nobody_and_loses_nothing(configured, caplog):
-    """Telling of something must not change it: it is told to standard logging then."""
+def test_a_failing_processor_loses_no_event(configured, caplog):
+    """The event goes to standard logging instead, and the caller gets no error."""
 
     def broken(*_given):
         raise ValueError("of the application's")

@@ -1,4 +1,4 @@
-"""Who is who: identities, handles, and two tables of the same processes."""
+"""Processes: identities, handles, two tables with the same rows, cgroups and exit records."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def local():
 
 @pytest.fixture
 def child():
-    """A process that does nothing for long enough."""
+    """A process that sleeps for longer than a test takes."""
     process = subprocess.Popen(["sleep", "60"])
     yield process
     process.kill()
@@ -59,7 +59,7 @@ def child():
 
 @pytest.fixture
 def zombie():
-    """A process that has ended, and that nobody has reaped."""
+    """A process that has ended and is not reaped."""
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     yield process
@@ -78,7 +78,7 @@ def test_a_living_process_has_one_identity(local, child):
 
 
 def test_a_zombie_is_dead(local, zombie):
-    """kill(pid, 0) calls it alive; tmux leaves them for seconds."""
+    """kill(pid, 0) succeeds for it; tmux leaves zombies for seconds."""
     os.kill(zombie.pid, 0)
 
     assert None is local.identify(zombie.pid)
@@ -97,13 +97,13 @@ def test_a_zombie_known_by_its_identity_is_dead_and_cannot_be_signalled(local):
 
 
 @pytest.mark.parametrize("pid", [0, -1, 2**22 + 1, 2**31 - 1, 2**40])
-def test_a_pid_that_nobody_has_is_nobody(local, pid):
+def test_a_free_pid_has_no_identity_and_gets_no_signal(local, pid):
     assert None is local.identify(pid)
     assert not local.signal(Identity(boot_id(), pid, 1), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("boot", "later"), [(None, 1), ("another", 0)])
-def test_the_same_pid_with_another_start_or_boot_is_a_stranger(local, child, boot, later):
+def test_a_pid_with_another_start_or_boot_is_another_process(local, child, boot, later):
     now = local.identify(child.pid)
     other = Identity(boot or now.boot_id, now.pid, now.started + later)
 
@@ -113,7 +113,7 @@ def test_the_same_pid_with_another_start_or_boot_is_a_stranger(local, child, boo
     assert None is child.poll()
 
 
-def test_a_signal_reaches_the_one_that_is_meant(local, child):
+def test_a_signal_reaches_its_process(local, child):
     assert local.signal(local.identify(child.pid), signal.SIGTERM)
 
     assert -signal.SIGTERM == child.wait(LONG_S)
@@ -131,7 +131,7 @@ def test_a_watch_sees_the_end_of_a_process(local, child):
     assert (True, False) == (seen.exited, seen.readable)
 
 
-def test_a_watch_sees_news_before_the_end(local, child):
+def test_a_watch_sees_a_readable_descriptor_before_the_end(local, child):
     reader, writer = os.pipe()
     os.write(writer, b"!")
 
@@ -142,7 +142,7 @@ def test_a_watch_sees_news_before_the_end(local, child):
     os.close(reader)
 
 
-def test_a_watch_sees_that_the_writers_are_gone(local):
+def test_a_watch_sees_that_all_writers_have_closed(local):
     reader, writer = os.pipe()
     os.close(writer)
 
@@ -150,7 +150,7 @@ def test_a_watch_sees_that_the_writers_are_gone(local):
     os.close(reader)
 
 
-def test_a_watch_of_the_dead_still_tells_their_last_news(local, zombie):
+def test_a_watch_of_a_dead_process_reports_readable_data_too(local, zombie):
     reader, writer = os.pipe()
     os.write(writer, b"!")
 
@@ -161,7 +161,7 @@ def test_a_watch_of_the_dead_still_tells_their_last_news(local, zombie):
     os.close(reader)
 
 
-def test_a_watch_keeps_its_time(local, child):
+def test_a_watch_ends_after_its_timeout(local, child):
     began = time.monotonic()
 
     seen = local.watch(local.identify(child.pid), timeout_s=0.1)
@@ -170,8 +170,8 @@ def test_a_watch_keeps_its_time(local, child):
     assert 0.09 < time.monotonic() - began < LONG_S
 
 
-def test_who_cannot_be_looked_at_is_not_taken_for_dead(local, child):
-    """Out of descriptors, nothing is known, and nobody is ended for it."""
+def test_a_process_that_cannot_be_read_does_not_count_as_dead(local, child):
+    """Without free descriptors nothing is known, so no agent is ended as dead."""
     who = local.identify(child.pid)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)
@@ -195,7 +195,7 @@ def test_who_cannot_be_looked_at_is_not_taken_for_dead(local, child):
     assert local.is_alive(who)
 
 
-def test_handles_are_closed_again(local, child):
+def test_every_handle_is_closed(local, child):
     before = set(Path("/proc/self/fd").iterdir())
     for _ in range(50):
         local.watch(local.identify(child.pid), timeout_s=0)
@@ -207,8 +207,8 @@ def test_handles_are_closed_again(local, child):
 # --- tables -----------------------------------------------------------------------------------
 
 
-def test_both_tables_tell_the_same(child):
-    """Where there is no /proc, psutil says what /proc would have said."""
+def test_both_tables_have_the_same_rows(child):
+    """psutil replaces /proc where there is none."""
     env = {"PATH": os.environ["PATH"], "ORCHESTRATOR_COOKIE": "a=b c"}
     marked = subprocess.Popen(["sleep", "60"], env=env, start_new_session=True)
     mine = {os.getpid(), os.getppid(), child.pid, marked.pid}
@@ -236,13 +236,13 @@ def _boot_time():
     return psutil.boot_time()
 
 
-def test_both_tables_leave_out_zombies(zombie):
+def test_both_tables_omit_zombies(zombie):
     assert zombie.pid not in {row.pid for row in table.proc_rows()}
     assert zombie.pid not in {row.pid for row in table.psutil_rows()}
 
 
-def test_a_process_in_the_middle_of_an_exec_does_not_slip_through(monkeypatch):
-    """For about a millisecond it has memory, but no code yet and no environment."""
+def test_a_process_during_an_exec_is_found(monkeypatch):
+    """During an exec a process has memory but no code and no environment, for about 1 ms."""
     line = b"77 (sh) R 1 77 77 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 9 1 9 %d 1 1"
     looks = iter([0, 0, 0, 0, 1])
     last = []
@@ -259,8 +259,8 @@ def test_a_process_in_the_middle_of_an_exec_does_not_slip_through(monkeypatch):
     assert ["mine"] == [row.cookie for row in table.proc_rows()]
 
 
-def test_what_a_tmux_server_has_just_forked_is_looked_at_once_it_is_somebody(monkeypatch):
-    """Until it executes, it has the server's name and environment, and another's signals."""
+def test_a_new_fork_of_a_tmux_server_is_read_after_its_exec(monkeypatch):
+    """Until its exec the fork has the server's name and environment."""
     line = b"%d (%s) R %d 70 70 0 -1 64 0 0 0 0 0 0 0 0 20 0 1 0 4242 9 1 9 1 1 1"
     names = iter([b"tmux: server"] * 4 + [b"utempter"])
 
@@ -276,8 +276,8 @@ def test_what_a_tmux_server_has_just_forked_is_looked_at_once_it_is_somebody(mon
     assert {70: "tmux: server", 77: "utempter"} == {row.pid: row.comm for row in table.proc_rows()}
 
 
-def test_a_pass_that_does_not_even_show_ourselves_is_none(monkeypatch):
-    """Out of descriptors, /proc seems empty."""
+def test_a_table_without_the_own_process_is_an_error(monkeypatch):
+    """Without free descriptors /proc seems empty."""
     monkeypatch.setattr(table.procfs, "pids", list)
     with pytest.raises(CouldNotAsk, match="ourselves"):
         table.snapshot()
@@ -310,7 +310,7 @@ def test_a_name_with_parentheses_and_spaces_does_not_shift_the_fields():
     )
 
 
-def test_descendants_are_found_through_all_generations():
+def test_descendants_of_all_generations_are_found():
     program = (
         "import os, time\nfor _ in 'ab':\n  if os.fork(): break\nos.write(1, b'!')\ntime.sleep(60)"
     )
@@ -345,7 +345,7 @@ def _mountinfo(root, directory):
         ("/docker/x", "/docker/x/init", "init"),
     ],
 )
-def test_a_cgroup_stands_beside_ours_and_never_inside_an_agents(
+def test_a_new_cgroup_is_a_sibling_and_never_inside_an_agents(
     monkeypatch, tmp_path, root, own, expected
 ):
     base = tmp_path / expected
@@ -361,18 +361,18 @@ def test_a_cgroup_stands_beside_ours_and_never_inside_an_agents(
 
 
 @pytest.mark.parametrize("name", ["../oc_x", "oc_x/y", "", "other", "oc_x\n", "oc_."])
-def test_a_cgroup_has_a_name_of_ours(name):
+def test_a_cgroup_name_without_the_prefix_is_refused(name):
     assert None is cgroups.path_for(name)
 
 
-def test_without_cgroup_version_2_there_is_none(monkeypatch):
+def test_a_system_without_cgroup_version_2_has_no_cgroup_path(monkeypatch):
     real = cgroups.procfs.read
     monkeypatch.setattr(cgroups.procfs, "read", lambda _path: b"")
 
     assert None is cgroups.path_for("oc_1_agent")
     assert not cgroups.is_managed("/sys/fs/cgroup/oc_1_agent")
 
-    # It may just have been out of descriptors: it is asked again.
+    # The process may have had no free descriptors before: the mount is read again.
     shown = {"/proc/self/mountinfo": _mountinfo("/", "/sys/fs/cgroup")}
     monkeypatch.setattr(cgroups.procfs, "read", lambda path: shown.get(path) or real(path))
     assert cgroups.is_managed("/sys/fs/cgroup/oc_1_agent")
@@ -393,7 +393,7 @@ def test_an_unknown_containment_is_refused_with_the_choices():
 
 
 @pytest.mark.parametrize("content", [None, "", "{", '{"code": "one"}', "[]"])
-def test_an_exit_file_that_tells_nothing_is_none(tmp_path, content):
+def test_an_invalid_exit_file_is_no_record(tmp_path, content):
     path = tmp_path / "exit"
     if content is not None:
         path.write_text(content)
@@ -401,7 +401,7 @@ def test_an_exit_file_that_tells_nothing_is_none(tmp_path, content):
     assert None is read_exit_record(path)
 
 
-def test_importing_processes_does_not_import_psutil_where_there_is_proc():
+def test_an_import_of_processes_does_not_import_psutil_beside_proc():
     program = "import orchestrator_core.system.processes, sys; print('psutil' in sys.modules)"
 
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
@@ -409,7 +409,7 @@ def test_importing_processes_does_not_import_psutil_where_there_is_proc():
     assert b"False\n" == said.stdout
 
 
-def test_waiting_for_nobody_ends_with_its_deadline():
+def test_a_wait_for_no_descriptor_ends_at_its_deadline():
     assert [] == identity.wait_readable([], time.monotonic() + 0.01, events=select.POLLIN)
 
 
@@ -418,20 +418,20 @@ def test_waiting_for_nobody_ends_with_its_deadline():
 
 @pytest.fixture
 def out_of_reach(tmp_path):
-    """A directory below one that cannot be entered, not even by root."""
+    """A path below a symlink loop, which not even root can read."""
     (tmp_path / "loop").symlink_to("loop")
     return tmp_path / "loop" / "below"
 
 
-def test_a_cgroup_that_cannot_be_asked_may_have_somebody_in_it(tmp_path, out_of_reach):
+def test_a_cgroup_that_cannot_be_read_counts_as_populated(tmp_path, out_of_reach):
     asked, gone = Cgroup(str(out_of_reach)), Cgroup(str(tmp_path / "gone"))
 
     assert (True, False) == (asked.is_populated(), asked.remove())
     assert (False, True) == (gone.is_populated(), gone.remove())
 
 
-def test_an_end_that_cannot_be_read_is_not_taken_for_none(tmp_path):
-    """Out of descriptors, an agent that has finished would be recorded as lost."""
+def test_an_unreadable_exit_file_is_an_error(tmp_path):
+    """Otherwise, without free descriptors, a finished agent would be recorded as lost."""
     told = tmp_path / "exit"
     told.write_text(json.dumps(WITNESSED))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -448,7 +448,7 @@ def test_an_end_that_cannot_be_read_is_not_taken_for_none(tmp_path):
 
 
 @pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("told"), None])
-def test_what_an_agent_puts_in_the_place_of_its_end_tells_nothing(tmp_path, put):
+def test_another_file_type_in_place_of_the_exit_file_is_no_record(tmp_path, put):
     (tmp_path / "told").write_text(json.dumps(WITNESSED))
     if put is not None:
         put(tmp_path / "exit")
@@ -456,8 +456,8 @@ def test_what_an_agent_puts_in_the_place_of_its_end_tells_nothing(tmp_path, put)
     assert read_exit_record(tmp_path / "exit") is None
 
 
-def test_where_nobody_could_look_nothing_is_proved(tmp_path, local, out_of_reach):
-    """That no supervisor can have been started is seen by its run directory."""
+def test_an_unreadable_run_directory_proves_nothing(tmp_path, local, out_of_reach):
+    """A missing run directory proves that no supervisor was started; an unreadable one does not."""
 
     def end(run):
         claim = OwnershipSelector("oc_unit_never", exit_file=str(run / "exit"))

@@ -1,4 +1,4 @@
-"""The file recipe: whole, durable, private, and honest when it fails."""
+"""Durable files: atomic, durable and private, with a clear error for each failure."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.system import durable, move
+from orchestrator_core.system import durable
 
 
 def mode(path):
@@ -28,7 +28,7 @@ def _umask(request, tmp_path):  # noqa: ARG001 - it has to exist before the mask
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The names of the system calls made, in order, with what they were made on."""
+    """The system calls of the test in their order: name and path."""
     seen = []
 
     def record(name):
@@ -53,8 +53,8 @@ def calls(monkeypatch):
 # --- replace -------------------------------------------------------------------------------
 
 
-def test_replaced_content_is_on_the_disk_before_it_has_the_name_and_the_name_after(tmp_path, calls):
-    """Write, fsync, rename, fsync the directory: in this order, or a power failure tells."""
+def test_replace_syncs_the_content_before_the_rename_and_the_directory_after(tmp_path, calls):
+    """In another order, a power failure could leave an empty or an old file."""
     durable.replace(tmp_path / "a", b"new")
 
     assert ["open", "write", "fsync", "rename", "open", "fsync"] == [name for name, _ in calls]
@@ -69,7 +69,7 @@ def test_a_replaced_file_is_private_whatever_the_umask(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0o600, 0o644, 0o640, 0o400])
-def test_replacing_keeps_the_mode_that_the_file_had(tmp_path, kept):
+def test_replace_keeps_the_mode_of_the_old_file(tmp_path, kept):
     file = tmp_path / "a"
     file.write_bytes(b"old")
     file.chmod(kept)
@@ -111,8 +111,8 @@ def test_a_failure_after_the_rename_says_that_the_outcome_is_unknown(tmp_path, m
     assert "unknown" in refusal.value.hint
 
 
-def test_fsync_is_never_tried_again_on_the_same_descriptor(tmp_path, monkeypatch):
-    """After a failure the kernel may have dropped the data, and would report success."""
+def test_a_failed_fsync_is_not_retried(tmp_path, monkeypatch):
+    """After a failure the kernel may have dropped the data, and would report success falsely."""
     count = failing(monkeypatch, "fsync", errno.EIO)
     with pytest.raises(StorageError):
         durable.replace(tmp_path / "a", b"new")
@@ -120,7 +120,7 @@ def test_fsync_is_never_tried_again_on_the_same_descriptor(tmp_path, monkeypatch
 
 
 def failing(monkeypatch, name, number, *, after=0):
-    """Let every call of ``os.<name>`` fail, but the first *after*; return how many there were."""
+    """Make ``os.<name>`` fail after the first *after* calls; return a counter of all its calls."""
     real, calls = getattr(os, name), []
 
     def fail(*args, **kwargs):
@@ -133,7 +133,7 @@ def failing(monkeypatch, name, number, *, after=0):
     return lambda: len(calls)
 
 
-def test_a_symlink_in_the_place_of_a_file_is_neither_followed_nor_replaced(tmp_path):
+def test_a_symlink_is_neither_followed_nor_replaced(tmp_path):
     (tmp_path / "target").write_bytes(b"precious")
     link = tmp_path / "a"
     link.symlink_to("target")
@@ -149,7 +149,7 @@ def test_a_symlink_in_the_place_of_a_file_is_neither_followed_nor_replaced(tmp_p
     assert link.is_symlink()
 
 
-def test_a_fifo_in_the_place_of_a_file_makes_nobody_wait(tmp_path):
+def test_a_fifo_blocks_no_open(tmp_path):
     os.mkfifo(tmp_path / "a")
     for flags in (os.O_RDONLY, os.O_RDWR, os.O_WRONLY):
         with pytest.raises(StorageError):
@@ -165,7 +165,7 @@ def test_another_users_file_is_refused(tmp_path, monkeypatch):
     assert b"x" == (tmp_path / "a").read_bytes()
 
 
-def test_leftovers_of_one_file_are_cleared_and_those_of_others_stay(tmp_path):
+def test_stale_temps_of_one_file_are_removed_and_other_files_stay(tmp_path):
     for name in (".a.12-0a1b2c3d.tmp", ".ab.12-0a1b2c3d.tmp", ".a.json", "a", "a.tmp"):
         (tmp_path / name).touch()
     durable.remove_stale_temps(tmp_path / "a")
@@ -176,7 +176,7 @@ def test_leftovers_of_one_file_are_cleared_and_those_of_others_stay(tmp_path):
 
 
 @pytest.mark.usefixtures("_umask")
-def test_creating_never_overwrites(tmp_path):
+def test_create_never_overwrites(tmp_path):
     durable.create(tmp_path / "a", b"first")
     with pytest.raises(FileExistsError):
         durable.create(tmp_path / "a", b"second")
@@ -192,7 +192,7 @@ def test_a_failed_create_leaves_no_file(tmp_path, monkeypatch, name, number):
     assert {} == content(tmp_path)
 
 
-def test_a_line_after_a_torn_line_starts_on_its_own(tmp_path):
+def test_a_line_appended_after_a_torn_line_is_a_separate_line(tmp_path):
     file = tmp_path / "a"
     durable.append_line(file, b"one")
     with file.open("ab") as torn:
@@ -202,72 +202,28 @@ def test_a_line_after_a_torn_line_starts_on_its_own(tmp_path):
     assert 0o600 == mode(file)
 
 
-def test_removing_tells_the_size_and_removing_again_is_nothing(tmp_path):
+def test_remove_returns_the_size_and_a_second_remove_returns_zero(tmp_path):
     (tmp_path / "a").write_bytes(b"12345")
     assert [5, 0] == [durable.remove(tmp_path / "a"), durable.remove(tmp_path / "a")]
 
 
-def test_removing_a_symlink_leaves_its_target(tmp_path):
+def test_remove_of_a_symlink_keeps_its_target(tmp_path):
     (tmp_path / "target").write_bytes(b"x")
     (tmp_path / "a").symlink_to("target")
     durable.remove(tmp_path / "a")
     assert {"target": b"x"} == content(tmp_path)
 
 
-def test_removing_a_directory_is_refused(tmp_path):
+def test_remove_refuses_a_directory(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(StorageError):
         durable.remove(tmp_path / "a")
 
 
-# --- moving -----------------------------------------------------------------------------------
-
-
-def test_moving_never_overwrites_and_numbers_before_the_suffix(tmp_path):
-    archive = tmp_path / "archive"
-    archive.mkdir()
-    places = []
-    for text in (b"1", b"2", b"3"):
-        (tmp_path / "a_stream.jsonl").write_bytes(text)
-        place = move.move_no_clobber(tmp_path / "a_stream.jsonl", archive / "a_stream.jsonl")
-        places.append(Path(place))
-    assert ["a_stream.jsonl", "a_stream.1.jsonl", "a_stream.2.jsonl"] == [p.name for p in places]
-    assert [b"1", b"2", b"3"] == [place.read_bytes() for place in places]
-    assert {"archive"} == {entry.name for entry in tmp_path.iterdir()}
-
-
-def test_a_move_killed_half_way_is_finished_under_the_same_name(tmp_path):
-    """Both names, one file: moving again keeps the new one."""
-    (tmp_path / "a").write_bytes(b"x")
-    os.link(tmp_path / "a", tmp_path / "b")
-    assert str(tmp_path / "b") == move.move_no_clobber(tmp_path / "a", tmp_path / "b")
-    assert {"b": b"x"} == content(tmp_path)
-
-
-def test_the_new_names_are_durable_before_the_old_ones_go(tmp_path, monkeypatch):
-    archive = tmp_path / "archive"
-    archive.mkdir()
-    done = []
-    for name in ("link", "unlink", "fsync"):
-        real = getattr(os, name)
-        monkeypatch.setattr(
-            os, name, lambda *a, _n=name, _r=real, **k: (done.append(_n), _r(*a, **k))[1]
-        )
-    for name in "ab":
-        (tmp_path / name).write_bytes(b"x")
-    move.move_all_no_clobber([(tmp_path / n, archive / n) for n in "ab"])
-    assert ["link", "link", "fsync", "unlink", "unlink", "fsync"] == done
-
-
-def test_moving_nothing_says_so(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        move.move_no_clobber(tmp_path / "a", tmp_path / "b")
-
-
 # --- directories --------------------------------------------------------------------------------
 
 
-def test_a_directory_and_its_parents_are_private_and_each_parent_is_synced(tmp_path, monkeypatch):
+def test_new_directories_are_private_and_each_parent_is_synced(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(durable, "fsync_directory", lambda path: synced.append(Path(path)))
     assert durable.make_directory(tmp_path / "a" / "b" / "c")
@@ -277,13 +233,13 @@ def test_a_directory_and_its_parents_are_private_and_each_parent_is_synced(tmp_p
 
 
 @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("/"), os.mkfifo])
-def test_what_is_no_directory_is_not_used_as_one(tmp_path, make):
+def test_a_file_of_another_type_is_refused_as_a_directory(tmp_path, make):
     make(tmp_path / "a")
     with pytest.raises(StorageError, match=str(tmp_path / "a")):
         durable.make_directory(tmp_path / "a")
 
 
-def test_a_slash_at_its_end_changes_nothing_of_a_directory(tmp_path, monkeypatch):
+def test_a_trailing_slash_does_not_change_the_parents(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(durable, "fsync_directory", synced.append)
     assert durable.make_directory(f"{tmp_path}/a/b/")
@@ -291,14 +247,14 @@ def test_a_slash_at_its_end_changes_nothing_of_a_directory(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["", "nowhere/a"])
-def test_where_no_directory_can_be_made_it_is_refused(tmp_path, monkeypatch, name):
+def test_an_impossible_directory_is_refused(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     Path("nowhere").symlink_to("gone")
     with pytest.raises(StorageError, match="cannot make directory"):
         durable.make_directory(name)
 
 
-def test_what_cannot_be_looked_for_is_neither_there_nor_gone(tmp_path):
+def test_an_unknown_existence_is_an_error(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").touch()
     assert durable.exists(tmp_path / "loop")
