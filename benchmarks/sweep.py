@@ -57,7 +57,7 @@ def figures(directory: str | None = None, rounds: int = 15) -> list[Figure]:
     return [
         Figure(name=f"a sweep of {LIVE} live agents", ours=young[0], floor=young[1], at_most=3),
         Figure(name=f"… with {PAST:,} ended ones", ours=old[0], floor=old[1], at_most=3),
-        Figure(name=f"reaping {DEAD} dead (floor: one)", ours=many, floor=one, at_most=4),
+        Figure(name=f"reaping {DEAD} dead (floor: one)", ours=many, floor=one, at_most=6),
         Figure(
             name="… that leave something deaf to TERM behind",
             ours=many_deaf,

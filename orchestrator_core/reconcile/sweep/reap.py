@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     _Action = Callable[["_Reaper", list[Finding]], ReapResult]
 
-_MAX_WORKERS = 8
+_MAX_WORKERS = 24  #: Most of them wait: for processes to end, and for the disk.
 _MAX_NAMED = 5  #: Subjects that the journal of an adopting saga names.
 
 
