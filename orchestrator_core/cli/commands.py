@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.cli import LEFT, OK, exit_code
-from orchestrator_core.cli.printing import Result, printable
+from orchestrator_core.cli.printing import CommandResult, printable
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError
 from orchestrator_core.orchestrator import Orchestrator
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from orchestrator_core.model.spec import AgentSpec
 
 
-def run(arguments: argparse.Namespace) -> Result:
+def run(arguments: argparse.Namespace) -> CommandResult:
     """Run the command that *arguments* name."""
     name = arguments.command
     if name in _COMMANDS:
         return _COMMANDS[name](arguments)
     module = importlib.import_module(f"orchestrator_core.cli.{_MODULES[name]}")
-    result: Result = getattr(module, name)(arguments)
+    result: CommandResult = getattr(module, name)(arguments)
     return result
 
 
-def _demo(arguments: argparse.Namespace) -> Result:
+def _demo(arguments: argparse.Namespace) -> CommandResult:
     from orchestrator_core.cli.demo.scenario import demo  # noqa: PLC0415 - for one command
 
     _raise_on_sigterm()
@@ -48,7 +48,7 @@ def _demo(arguments: argparse.Namespace) -> Result:
 # --- deploy --------------------------------------------------------------------------------------
 
 
-def _deploy(arguments: argparse.Namespace) -> Result:
+def _deploy(arguments: argparse.Namespace) -> CommandResult:
     spec = _spec(arguments)
     spec.directory(), spec.program()  # Refused here, before a task is made for it.
     _raise_on_sigterm()
@@ -58,7 +58,7 @@ def _deploy(arguments: argparse.Namespace) -> Result:
     else:
         task_id = arguments.task
     agent = orch.deploy(task_id, spec, grace_s=arguments.grace)
-    return Result(agent.to_dict(), agent.id)
+    return CommandResult(agent.to_dict(), agent.id)
 
 
 def _spec(arguments: argparse.Namespace) -> AgentSpec:
@@ -125,11 +125,11 @@ def _raise_on_sigterm() -> None:
 # --- ps and show ---------------------------------------------------------------------------------
 
 
-def _ps(arguments: argparse.Namespace) -> Result:
+def _ps(arguments: argparse.Namespace) -> CommandResult:
     orch = Orchestrator(arguments.root)
     status = None if arguments.all else "active"
     agents = orch.agents(task_id=arguments.task, status=status)
-    return Result([agent.to_dict() for agent in agents], _table(agents))
+    return CommandResult([agent.to_dict() for agent in agents], _table(agents))
 
 
 def _table(agents: list[Agent]) -> str:
@@ -158,7 +158,7 @@ def _table(agents: list[Agent]) -> str:
 # --- kill and progress ---------------------------------------------------------------------------
 
 
-def _kill(arguments: argparse.Namespace) -> Result:
+def _kill(arguments: argparse.Namespace) -> CommandResult:
     orch = Orchestrator(arguments.root, recover=False, timeout_s=arguments.timeout)
     data: list[dict[str, Any]] = []
     lines: list[str] = []
@@ -180,7 +180,7 @@ def _kill(arguments: argparse.Namespace) -> Result:
             data.append(end.to_dict())
             lines.append(_format_end(end))
             codes.append(_code(end))
-    return Result(data, "\n".join(lines), max(codes), tuple(errors))
+    return CommandResult(data, "\n".join(lines), max(codes), tuple(errors))
 
 
 def _code(end: EndReport) -> int:
@@ -201,7 +201,7 @@ def _format_end(end: EndReport) -> str:
     ) + "".join(f"\n  {line}" for child in end.children for line in _format_end(child).splitlines())
 
 
-def _progress(arguments: argparse.Namespace) -> Result:
+def _progress(arguments: argparse.Namespace) -> CommandResult:
     # Agents run this often, so it leaves the recovery to other commands.
     orch = Orchestrator(arguments.root, recover=False, timeout_s=arguments.timeout)
     receipt = orch.report_progress(
@@ -211,13 +211,13 @@ def _progress(arguments: argparse.Namespace) -> Result:
         progress=arguments.progress,
     )
     text = _format_end(receipt.end) if receipt.end else f"{receipt.agent_id}: {arguments.status}"
-    return Result(receipt.to_dict(), text, _code(receipt.end) if receipt.end else OK)
+    return CommandResult(receipt.to_dict(), text, _code(receipt.end) if receipt.end else OK)
 
 
 # --- recover and unwind --------------------------------------------------------------------------
 
 
-def _recover(arguments: argparse.Namespace) -> Result:
+def _recover(arguments: argparse.Namespace) -> CommandResult:
     from orchestrator_core.cli.show import format_recovery  # noqa: PLC0415 - for one command
 
     orch = Orchestrator(arguments.root, recover=False)
@@ -232,17 +232,17 @@ def _recover(arguments: argparse.Namespace) -> Result:
     return format_recovery(orch.recover(arguments.agent, force=force))
 
 
-def _unwind(arguments: argparse.Namespace) -> Result:
+def _unwind(arguments: argparse.Namespace) -> CommandResult:
     # This process was a supervisor, which blocked SIGTERM across the exec.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     # A process that ends the agent first sends SIGTERM. Once this one has the lock, none does.
     end = Orchestrator(arguments.root, recover=False).finish(
         arguments.agent, on_acquired=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN)
     )
-    return Result(end.to_dict(), _format_end(end), _code(end))
+    return CommandResult(end.to_dict(), _format_end(end), _code(end))
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace], Result]] = {
+_COMMANDS: dict[str, Callable[[argparse.Namespace], CommandResult]] = {
     "demo": _demo,
     "deploy": _deploy,
     "ps": _ps,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator_core.cli import printing
-from orchestrator_core.cli.printing import Result
+from orchestrator_core.cli.printing import CommandResult
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.orchestrator import Orchestrator
 
@@ -19,7 +19,7 @@ _TOKEN_NAME = "mcp-token"  # noqa: S105 - the name of the file in the root that 
 _PORT = 8765
 
 
-def mcp(arguments: argparse.Namespace) -> Result:
+def mcp(arguments: argparse.Namespace) -> CommandResult:
     """Serve; SIGTERM, Ctrl-C and a client that closes its end stop the server with success."""
     from orchestrator_core.mcp import ProgressObserver  # noqa: PLC0415 - a clear error without the extra
     from orchestrator_core.mcp.agent_kind import kind_from  # noqa: PLC0415 - as above
@@ -49,7 +49,7 @@ def mcp(arguments: argparse.Namespace) -> Result:
     else:
         serve_stdio(orch, kind)
     arguments.json = False  # Standard output belongs to the client.
-    return Result(None, "")
+    return CommandResult(None, "")
 
 
 def _log(*, verbose: bool) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from orchestrator_core.exceptions import OrchestratorError
 
 
-class Result(NamedTuple):
+class CommandResult(NamedTuple):
     """The result of a command."""
 
     data: Any  #: For ``--json``.
@@ -22,7 +22,7 @@ class Result(NamedTuple):
     errors: tuple[OrchestratorError, ...] = ()  #: One for each item that failed, if not all did.
 
 
-def print_result(result: Result, *, as_json: bool) -> None:
+def print_result(result: CommandResult, *, as_json: bool) -> None:
     """Print a result to stdout; without JSON, its errors go to stderr as text."""
     if as_json:
         _print_json(result.data)

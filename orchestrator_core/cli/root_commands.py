@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from orchestrator_core.cli import FAILED, LEFT, OK
-from orchestrator_core.cli.printing import Result, printable
+from orchestrator_core.cli.printing import CommandResult, printable
 from orchestrator_core.orchestrator import Orchestrator
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 # --- doctor ------------------------------------------------------------------------------------
 
 
-def doctor(arguments: argparse.Namespace) -> Result:
+def doctor(arguments: argparse.Namespace) -> CommandResult:
     """Check the root and the machine, without opening the root."""
     from orchestrator_core.operations.doctor import Verdict, examine  # noqa: PLC0415 - for one command
 
@@ -34,7 +34,7 @@ def doctor(arguments: argparse.Namespace) -> Result:
     data = {"success": not has_failed, "checks": [check.to_dict() for check in checks]}
     width = max(len(check.name) for check in checks)
     lines = [line for check in checks for line in _format_check(check, width)]
-    return Result(data, "\n".join(lines), FAILED if has_failed else OK)
+    return CommandResult(data, "\n".join(lines), FAILED if has_failed else OK)
 
 
 def _format_check(check: Check, width: int) -> Iterator[str]:
@@ -48,7 +48,7 @@ def _format_check(check: Check, width: int) -> Iterator[str]:
 # --- export and gc -------------------------------------------------------------------------------
 
 
-def export(arguments: argparse.Namespace) -> Result:
+def export(arguments: argparse.Namespace) -> CommandResult:
     """Write one finished task into one file."""
     orch = Orchestrator(arguments.root, recover=False)
     report = orch.export_task(arguments.task, arguments.file, remove=arguments.remove)
@@ -58,13 +58,15 @@ def export(arguments: argparse.Namespace) -> Result:
     ]
     lines += [f"not in it, a socket: {printable(name)}" for name in report.skipped]
     lines += [f"still to be removed: {printable(path)}" for path in report.left]
-    return Result(report.to_dict(), "\n".join(lines), LEFT if report.left else OK)
+    return CommandResult(report.to_dict(), "\n".join(lines), LEFT if report.left else OK)
 
 
-def gc(arguments: argparse.Namespace) -> Result:
+def gc(arguments: argparse.Namespace) -> CommandResult:
     """Remove and compress what the settings allow, or list it."""
     report = Orchestrator(arguments.root, recover=False).gc(dry_run=arguments.dry_run)
-    return Result(report.to_dict(), "\n".join(_format_gc(report)), LEFT if report.failed else OK)
+    return CommandResult(
+        report.to_dict(), "\n".join(_format_gc(report)), LEFT if report.failed else OK
+    )
 
 
 def _format_gc(report: GcReport) -> Iterator[str]:
@@ -87,12 +89,14 @@ def _format_gc(report: GcReport) -> Iterator[str]:
 # --- repair --------------------------------------------------------------------------------------
 
 
-def repair(arguments: argparse.Namespace) -> Result:
+def repair(arguments: argparse.Namespace) -> CommandResult:
     """Show the differences between registries and journals, or correct the registries."""
     report = Orchestrator(arguments.root, recover=False).repair(
         arguments.task, only_global=arguments.only_global, dry_run=not arguments.yes
     )
-    return Result(report.to_dict(), "\n".join(format_repair(report)), OK if report.clean else LEFT)
+    return CommandResult(
+        report.to_dict(), "\n".join(format_repair(report)), OK if report.clean else LEFT
+    )
 
 
 def format_repair(report: RepairReport) -> Iterator[str]:
@@ -136,7 +140,7 @@ def _format_field(sign: str, name: str, fields: Mapping[str, Any]) -> Iterator[s
 # --- stats ---------------------------------------------------------------------------------------
 
 
-def stats(arguments: argparse.Namespace) -> Result:
+def stats(arguments: argparse.Namespace) -> CommandResult:
     """Count, and change nothing."""
     orch = Orchestrator(arguments.root, recover=False)
     counts = orch.stats()
@@ -145,14 +149,14 @@ def stats(arguments: argparse.Namespace) -> Result:
     if arguments.format == "prometheus":
         from orchestrator_core.operations.metrics.exposition import format_stats  # noqa: PLC0415 - for one form
 
-        return Result(counts.to_dict(), format_stats(counts).removesuffix("\n"))
+        return CommandResult(counts.to_dict(), format_stats(counts).removesuffix("\n"))
     damaged = [
         printable(
             f"{each['registry']} was damaged, and is kept as {each['kept']}: its counts are missing"
         )
         for each in orch.damaged
     ]
-    return Result(counts.to_dict(), "\n".join((*_format_stats(counts), *damaged)))
+    return CommandResult(counts.to_dict(), "\n".join((*_format_stats(counts), *damaged)))
 
 
 def _format_stats(stats: Stats) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from orchestrator_core.cli import LEFT, OK
-from orchestrator_core.cli.printing import Result, printable
+from orchestrator_core.cli.printing import CommandResult, printable
 from orchestrator_core.exceptions import NotFound
 from orchestrator_core.orchestrator import Orchestrator
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MAX_SHOWN = 2000  #: Characters of a result; --json has all of it.
 
 
-def show(arguments: argparse.Namespace) -> Result:
+def show(arguments: argparse.Namespace) -> CommandResult:
     """Return everything that is known about one agent."""
     orch = Orchestrator(arguments.root, recover=False)
     agent = orch.agent(arguments.agent)
@@ -46,7 +46,7 @@ def show(arguments: argparse.Namespace) -> Result:
         f"  output    the last {arguments.tail} lines",
         *(f"    {printable(line.expandtabs())}".rstrip() for line in output.splitlines()),
     ]
-    return Result(data, "\n".join(lines))
+    return CommandResult(data, "\n".join(lines))
 
 
 def _history(orch: Orchestrator, agent_id: str) -> History | None:
@@ -108,7 +108,7 @@ def _format_step(frame: StepState, failure: str | None) -> str:
     return f"{'done' if frame.done else '-':<5} {frame.name:<16} {undone}{failed}".rstrip()
 
 
-def format_recovery(report: RecoveryReport) -> Result:
+def format_recovery(report: RecoveryReport) -> CommandResult:
     """Return the result of a recovery, with its exit code."""
     lines = [
         f"{saga_id}: {'closed' if unwound.closed else 'STUCK'} "
@@ -128,4 +128,4 @@ def format_recovery(report: RecoveryReport) -> Result:
     stuck = f", {len(report.stuck)} STUCK" if report.stuck else ""
     lines.append(f"{len(report.alive)} alive, {recovered} recovered{stuck}")
     left = bool(report.stuck or report.failed)
-    return Result(msgspec.to_builtins(report), "\n".join(lines), LEFT if left else OK)
+    return CommandResult(msgspec.to_builtins(report), "\n".join(lines), LEFT if left else OK)

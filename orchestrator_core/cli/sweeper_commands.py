@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from orchestrator_core.cli import BUSY, FAILED, LEFT, OK, printing
-from orchestrator_core.cli.printing import Result, printable
+from orchestrator_core.cli.printing import CommandResult, printable
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model.layout import find_root, open_root
 from orchestrator_core.orchestrator import Orchestrator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # --- sweep ---------------------------------------------------------------------------------------
 
 
-def sweep(arguments: argparse.Namespace) -> Result:
+def sweep(arguments: argparse.Namespace) -> CommandResult:
     """Sweep once, or with ``--watch`` until a signal."""
     _check(arguments)
     if arguments.watch:
@@ -33,7 +33,7 @@ def sweep(arguments: argparse.Namespace) -> Result:
     orch = Orchestrator(arguments.root, recover=False)
     report = orch.sweep(reap=arguments.reap, silent_after_s=arguments.silent_after)
     code = LEFT if report.left else BUSY if report.unknown else OK
-    return Result(report.to_dict(), "\n".join(_format_sweep(report)), code)
+    return CommandResult(report.to_dict(), "\n".join(_format_sweep(report)), code)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -81,7 +81,7 @@ def _format_totals(report: SweepReport) -> str:
 # --- the resident sweeper ------------------------------------------------------------------------
 
 
-def _watch(arguments: argparse.Namespace) -> Result:
+def _watch(arguments: argparse.Namespace) -> CommandResult:
     """Be the root's resident sweeper; SIGTERM and Ctrl-C end it within 1 s, with success."""
     from orchestrator_core.operations.daemon.notify import ServiceManager  # noqa: PLC0415 - for one option
     from orchestrator_core.operations.sweeper import Sweeper  # noqa: PLC0415 - for one option
@@ -97,10 +97,10 @@ def _watch(arguments: argparse.Namespace) -> Result:
     )
     with sweeper.stop_on_signals(signal.SIGTERM, signal.SIGINT):
         sweeper.run()
-    return Result(sweeper.health().to_dict(), "stopped by a signal")
+    return CommandResult(sweeper.health().to_dict(), "stopped by a signal")
 
 
-def health(arguments: argparse.Namespace) -> Result:
+def health(arguments: argparse.Namespace) -> CommandResult:
     """Report whether the resident sweeper runs and works; exit code 0 if so. Opens no root."""
     from orchestrator_core.operations.daemon import health as daemon_health  # noqa: PLC0415 - for one command
 
@@ -108,10 +108,10 @@ def health(arguments: argparse.Namespace) -> Result:
     head = f"{'healthy' if report.healthy else 'NOT healthy'}: {report.words}"
     problems = [problem for problem in report.problems if problem != report.words]
     text = "\n  ".join(map(printable, (head, *problems, *report.remarks)))
-    return Result(report.to_dict(), text, OK if report.healthy else FAILED)
+    return CommandResult(report.to_dict(), text, OK if report.healthy else FAILED)
 
 
-def service(arguments: argparse.Namespace) -> Result:
+def service(arguments: argparse.Namespace) -> CommandResult:
     """Print the service definition for this root and this interpreter."""
     from orchestrator_core.operations.daemon.service import Service  # noqa: PLC0415 - for one command
 
@@ -120,4 +120,4 @@ def service(arguments: argparse.Namespace) -> Result:
     manager = arguments.manager or ("launchd" if sys.platform == "darwin" else "systemd")
     text = definition.launchd() if manager == "launchd" else definition.systemd()
     data = {"manager": manager, "name": definition.name, "argv": definition.argv, "text": text}
-    return Result(data, text.rstrip("\n"))
+    return CommandResult(data, text.rstrip("\n"))

@@ -7,13 +7,11 @@ A server that is a child process of an agent needs no ids: they are in its envir
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any, cast
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.mcp import parameters as params
 from orchestrator_core.mcp import schemas, views
-from orchestrator_core.mcp.annotations import ADDS, OwnId, OwnTask, Severity
 from orchestrator_core.model.environment import ENV_AGENT
 
 if TYPE_CHECKING:
@@ -32,23 +30,15 @@ class AgentTools:
 
     def all(self) -> list[tuple[Any, ToolAnnotations]]:
         """Return each tool with its annotations."""
-        return [(self.update_agent_progress, ADDS), (self.report_agent_finding, ADDS)]
+        return [(self.update_agent_progress, params.ADDS), (self.report_agent_finding, params.ADDS)]
 
     async def update_agent_progress(
         self,
-        status: Annotated[
-            str,
-            Field(
-                description="running, working or blocked; or, at its end, completed, failed, "
-                "error or terminated, which ends the agent."
-            ),
-        ],
-        message: Annotated[str, Field(description="What it is doing, or has done.")] = "",
-        progress: Annotated[
-            int | None, Field(description="How far it is, per cent; by default as before.")
-        ] = None,
-        task_id: OwnTask = "",
-        agent_id: OwnId = "",
+        status: params.Status,
+        message: params.Message = "",
+        progress: params.Progress = None,
+        task_id: params.OwnTask = "",
+        agent_id: params.OwnId = "",
     ) -> schemas.ReportProgressResult:
         """
         Record an agent's progress. Call this yourself, about yourself, as you work.
@@ -78,12 +68,12 @@ class AgentTools:
 
     async def report_agent_finding(
         self,
-        finding_type: Annotated[str, Field(description="issue, solution, insight, question, …")],
-        severity: Severity,
-        message: Annotated[str, Field(description="What was found.")],
-        data: Annotated[dict[str, Any] | None, Field(description="More about it, as JSON.")] = None,
-        task_id: OwnTask = "",
-        agent_id: OwnId = "",
+        finding_type: params.FindingType,
+        severity: params.Severity,
+        message: params.Found,
+        data: params.Data = None,
+        task_id: params.OwnTask = "",
+        agent_id: params.OwnId = "",
     ) -> schemas.ReportFindingResult:
         """Record a finding of an agent, for its siblings and its deployer."""
         agent = await self._agent(task_id, agent_id)

@@ -59,7 +59,7 @@ class DeployRefused(OrchestratorError):
         return {**self._values, "cleanup_performed": False, "resources_cleaned": {}}
 
 
-class Leftovers(OrchestratorError):
+class LeftoversError(OrchestratorError):
     """An agent has ended, and some of its resources remain."""
 
     code = "stuck"
@@ -88,7 +88,7 @@ def raise_if_not_clean(end: EndReport) -> None:
     Return if nothing of an agent remains, or its supervisor still cleans up.
 
     Raises:
-        Leftovers: Its saga is STUCK.
+        LeftoversError: Its saga is STUCK.
     """
     if not end.success and not end.handed_over:
-        raise Leftovers(end)
+        raise LeftoversError(end)

@@ -7,7 +7,6 @@ progress is undone first. After any other death, the next opening of the root re
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import signal
 import socket
@@ -25,7 +24,7 @@ from orchestrator_core.mcp.token import StaticTokenVerifier
 from orchestrator_core.mcp.tools import register_tools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from anyio import AsyncFile
     from anyio.abc import TaskStatus
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 NAME = "orchestrator-core"
 HOST = "127.0.0.1"
 PATH = "/mcp"
+_MAX_PORT = 65535
 _STOP_SIGNALS = signal.SIGTERM, signal.SIGINT
 _SHUTDOWN_TIMEOUT_S = 5  #: For answers that the client has not read when the server stops.
 
@@ -53,16 +53,16 @@ class _StdioServer(MCPServer[Any]):
 
     async def run_stdio_async(self) -> None:
         """Serve one client on standard input and output, until it closes its end or a signal."""
-        with redirect_stdio() as (stdin, stdout):
-            async with anyio.create_task_group() as tasks:
-                await tasks.start(_stop_on_signal, stdin, stdout)
-                # The SDK calls only what these two have of a file.
-                files = cast("AsyncFile[str]", stdin), cast("AsyncFile[str]", stdout)
-                async with stdio_server(*files) as (reading, writing):
-                    server = self._lowlevel_server
-                    await server.run(reading, writing, server.create_initialization_options())
-                    stdout.set_write_deadline(_SHUTDOWN_TIMEOUT_S)
-                tasks.cancel_scope.cancel()
+        stdin, stdout = redirect_stdio()
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(_stop_on_signal, stdin, stdout)
+            # The SDK calls only those methods of a file that these two have.
+            files = cast("AsyncFile[str]", stdin), cast("AsyncFile[str]", stdout)
+            async with stdio_server(*files) as (reading, writing):
+                server = self._lowlevel_server
+                await server.run(reading, writing, server.create_initialization_options())
+                stdout.set_write_deadline(_SHUTDOWN_TIMEOUT_S)
+            tasks.cancel_scope.cancel()
 
 
 async def _stop_on_signal(
@@ -106,7 +106,8 @@ def serve_http(
 
     *on_listening* is called with the address when clients can connect. *port* 0 means any
     free port. Requests that name another host, or that come from a web page of another
-    origin, are refused, so that no browser on this machine gives access.
+    origin, are refused, so that no browser on this machine gives access. Afterwards the two
+    signals have no effect.
 
     Raises:
         InvalidInput: The port is not available.
@@ -127,32 +128,19 @@ def serve_http(
     )
     with _listening_socket(port) as listener:
         on_listening(f"http://{HOST}:{listener.getsockname()[1]}{PATH}")
-        with _ignore_signals():  # uvicorn handles a signal, and raises it again afterwards.
-            uvicorn.Server(config).run(sockets=[listener])
+        for number in _STOP_SIGNALS:  # uvicorn handles a signal, and raises it again afterwards.
+            signal.signal(number, lambda *_: None)
+        uvicorn.Server(config).run(sockets=[listener])
 
 
-@contextlib.contextmanager
-def _ignore_signals() -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C have no effect in the block."""
-    previous = {number: signal.signal(number, lambda *_: None) for number in _STOP_SIGNALS}
+def _listening_socket(port: int) -> socket.socket:
+    if not 0 <= port <= _MAX_PORT:
+        raise InvalidInput(f"port {port} is not in the range 0 to {_MAX_PORT}", hint="try --port 0")
     try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _listening_socket(port: int) -> Iterator[socket.socket]:
-    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, port))
-        except (OSError, OverflowError) as error:
-            in_use = getattr(error, "errno", None) == errno.EADDRINUSE
-            raise InvalidInput(
-                f"port {port} of {HOST} is not available: {error}",
-                hint="another server uses it; --port 0 takes any" if in_use else "try --port 0",
-            ) from error
-        listener.listen()
-        yield listener
+        return socket.create_server((HOST, port))
+    except OSError as error:
+        in_use = error.errno == errno.EADDRINUSE
+        raise InvalidInput(
+            f"port {port} of {HOST} is not available: {error}",
+            hint="another server uses it; --port 0 takes any" if in_use else "try --port 0",
+        ) from error

@@ -20,46 +20,30 @@ import anyio
 import anyio.to_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
 
-@contextlib.contextmanager
-def redirect_stdio() -> Iterator[tuple[StdinLines, StdoutWriter]]:
+def redirect_stdio() -> tuple[StdinLines, StdoutWriter]:
     """
-    Yield streams to the client; the block has standard input and output for nothing else.
+    Return streams to the client; from now on nothing else in this process can use them.
 
-    Inside the block, descriptor 0 is empty and descriptor 1 is standard error: child
-    processes cannot read what the client writes, and prints do not reach the client.
+    Descriptor 0 becomes empty and descriptor 1 becomes standard error: child processes cannot
+    read what the client writes, and prints do not reach the client.
     """
-    with contextlib.ExitStack() as stack:
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        stack.callback(os.close, null)
-        # The number of a stream that was closed at the start may belong to another file now.
-        stdin = stack.enter_context(_replaced(0, null)) if sys.__stdin__ else null
-        _flush()
-        stderr = 2 if sys.__stderr__ else null
-        stdout = stack.enter_context(_replaced(1, stderr)) if sys.__stdout__ else null
-        stack.callback(_flush)
-        lines = StdinLines(stdin)
-        yield lines, StdoutWriter(stdout, lines)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    # The number of a stream that was closed at the start may belong to another file now.
+    stdin = _replace(0, null) if sys.__stdin__ else null
+    stderr = 2 if sys.__stderr__ else null
+    stdout = _replace(1, stderr) if sys.__stdout__ else null
+    lines = StdinLines(stdin)
+    return lines, StdoutWriter(stdout, lines)
 
 
-@contextlib.contextmanager
-def _replaced(fd: int, substitute: int) -> Iterator[int]:
-    """Put *substitute* at *fd* for the block, and yield a duplicate of the original."""
-    # The duplicate stays open: an abandoned thread may still use it.
+def _replace(fd: int, substitute: int) -> int:
+    """Put *substitute* at *fd*, and return a duplicate of the original."""
     original = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
     os.dup2(substitute, fd)
-    try:
-        yield original
-    finally:
-        os.dup2(original, fd)
-
-
-def _flush() -> None:
-    with contextlib.suppress(OSError, ValueError):  # The stream is full, or closed.
-        if sys.stdout is not None:
-            sys.stdout.flush()
+    return original
 
 
 class StdinLines:

@@ -10,29 +10,19 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 from mcp.server.mcpserver import Context  # noqa: TC002 - the SDK evaluates the annotations
-from pydantic import Field
 
 from orchestrator_core.aio import AsyncOrchestrator
 from orchestrator_core.exceptions import DeploymentError, InvalidInput, OrchestratorError
 from orchestrator_core.mcp import output_slice, schemas, views
+from orchestrator_core.mcp import parameters as params
 from orchestrator_core.mcp.agent_kind import AgentKind
 from orchestrator_core.mcp.agent_tools import AgentTools
-from orchestrator_core.mcp.annotations import (
-    ADDS,
-    ENDS,
-    READS,
-    RUNS,
-    AgentId,
-    AgentType,
-    Prompt,
-    TaskId,
-)
 from orchestrator_core.mcp.errors import DeployRefused, errors_as_results, raise_if_not_clean
 from orchestrator_core.mcp.progress import progress_feed
 from orchestrator_core.mcp.task_context import context_field, with_context
@@ -90,41 +80,29 @@ class Tools:
     def all(self) -> list[tuple[Any, ToolAnnotations]]:
         """Return each tool with its annotations."""
         return [
-            (self.create_real_task, ADDS),
-            (self.deploy_headless_agent, RUNS),
-            (self.spawn_child_agent, RUNS),
-            (self.get_real_task_status, READS),
-            (self.get_agent_output, READS),
-            (self.kill_real_agent, ENDS),
-            (self.list_agents, READS),
-            (self.sweep_agents, ENDS),
-            (self.get_agent_timeline, READS),
+            (self.create_real_task, params.ADDS),
+            (self.deploy_headless_agent, params.RUNS),
+            (self.spawn_child_agent, params.RUNS),
+            (self.get_real_task_status, params.READS),
+            (self.get_agent_output, params.READS),
+            (self.kill_real_agent, params.ENDS),
+            (self.list_agents, params.READS),
+            (self.sweep_agents, params.ENDS),
+            (self.get_agent_timeline, params.READS),
         ]
 
     # --- beginning -------------------------------------------------------------------------------
 
     async def create_real_task(
         self,
-        description: Annotated[str, Field(description="What is to be done.")],
-        priority: Annotated[str, Field(description="P0, the most urgent, to P4.")] = "P2",
-        client_cwd: Annotated[
-            str | None, Field(description="The directory its agents run in; absolute.")
-        ] = None,
-        background_context: Annotated[
-            str | None, Field(description="What its agents must know; put before every prompt.")
-        ] = None,
-        expected_deliverables: Annotated[
-            list[str] | None, Field(description="What they are to deliver.")
-        ] = None,
-        success_criteria: Annotated[
-            list[str] | None, Field(description="What makes it a success.")
-        ] = None,
-        constraints: Annotated[
-            list[str] | None, Field(description="What they must or must not do.")
-        ] = None,
-        relevant_files: Annotated[
-            list[str] | None, Field(description="The files it is about.")
-        ] = None,
+        description: params.Description,
+        priority: params.Priority = "P2",
+        client_cwd: params.Cwd = None,
+        background_context: params.Background = None,
+        expected_deliverables: params.Deliverables = None,
+        success_criteria: params.Criteria = None,
+        constraints: params.Constraints = None,
+        relevant_files: params.Files = None,
     ) -> schemas.CreateTaskResult:
         """
         Make a task. Agents are deployed for a task, so this comes first.
@@ -154,13 +132,11 @@ class Tools:
 
     async def deploy_headless_agent(
         self,
-        task_id: TaskId,
-        agent_type: AgentType,
-        prompt: Prompt,
+        task_id: params.TaskId,
+        agent_type: params.AgentType,
+        prompt: params.Prompt,
         ctx: Context,
-        parent: Annotated[
-            str, Field(description='The agent that it ends with; "orchestrator" for nobody.')
-        ] = ORCHESTRATOR,
+        parent: params.Parent = ORCHESTRATOR,
     ) -> schemas.DeployResult:
         """
         Deploy an agent for a task, headless, in a new tmux session.
@@ -172,10 +148,10 @@ class Tools:
 
     async def spawn_child_agent(
         self,
-        task_id: TaskId,
-        parent_agent_id: Annotated[str, Field(description="The agent that it ends with.")],
-        child_agent_type: AgentType,
-        child_prompt: Prompt,
+        task_id: params.TaskId,
+        parent_agent_id: params.ParentId,
+        child_agent_type: params.AgentType,
+        child_prompt: params.Prompt,
         ctx: Context,
     ) -> schemas.DeployResult:
         """Deploy an agent as the child of another one of its task: it ends with its parent."""
@@ -224,35 +200,20 @@ class Tools:
 
     # --- reading ---------------------------------------------------------------------------------
 
-    async def get_real_task_status(self, task_id: TaskId) -> schemas.TaskStatusResult:
+    async def get_real_task_status(self, task_id: params.TaskId) -> schemas.TaskStatusResult:
         """Return a task: its agents, whose children they are, and their last reports."""
         return await views.task_status(self._orch, task_id)
 
     async def get_agent_output(
         self,
-        task_id: TaskId,
-        agent_id: AgentId,
-        tail: Annotated[int | None, Field(description="Only so many of the last lines.")] = None,
-        filter: Annotated[  # noqa: A002 - the name that agents know
-            str | None, Field(description="Only lines in which this regular expression is found.")
-        ] = None,
-        format: Annotated[  # noqa: A002 - as above
-            output_slice.Format,
-            Field(
-                description="text: as it was written; jsonl: only the lines that are JSON; "
-                "parsed: those as a list of values."
-            ),
-        ] = "text",
-        include_metadata: Annotated[  # noqa: FBT002 - as above
-            bool, Field(description="Also count lines and bytes.")
-        ] = False,
-        max_bytes: Annotated[
-            int | None, Field(description="Only whole lines from the end, of so many bytes.")
-        ] = None,
-        response_format: Annotated[
-            output_slice.Response,
-            Field(description="summary: at most the last 20 lines; compact: the last 5."),
-        ] = "full",
+        task_id: params.TaskId,
+        agent_id: params.AgentId,
+        tail: params.Tail = None,
+        filter: params.Pattern = None,  # noqa: A002 - the name that agents know
+        format: params.Format = "text",  # noqa: A002 - as above
+        include_metadata: params.Metadata = False,  # noqa: FBT002 - as above
+        max_bytes: params.MaxBytes = None,
+        response_format: params.ResponseFormat = "full",
     ) -> schemas.AgentOutputResult:
         """Return an agent's output, from its log or from the archived log."""
         query = output_slice.OutputQuery(
@@ -274,11 +235,7 @@ class Tools:
         return result
 
     async def list_agents(
-        self,
-        task_id: Annotated[str | None, Field(description="Only those of this task.")] = None,
-        status: Annotated[
-            str | None, Field(description='Only those of this status, or all "active" ones.')
-        ] = None,
+        self, task_id: params.OfTask = None, status: params.OfStatus = None
     ) -> schemas.ListAgentsResult:
         """List agents, oldest first: of one task or of all, active or ended."""
         agents = await self._orch.agents(task_id=task_id, status=status)
@@ -286,7 +243,7 @@ class Tools:
         return {"success": True, "count": len(infos), "agents": infos}
 
     async def get_agent_timeline(
-        self, task_id: TaskId, agent_id: AgentId
+        self, task_id: params.TaskId, agent_id: params.AgentId
     ) -> schemas.TimelineResult:
         """Return an agent's events, oldest first: deployment, progress, findings, end."""
         return await timeline(self._orch, await views.agent_of_task(self._orch, task_id, agent_id))
@@ -295,10 +252,10 @@ class Tools:
 
     async def kill_real_agent(
         self,
-        task_id: TaskId,
-        agent_id: AgentId,
+        task_id: params.TaskId,
+        agent_id: params.AgentId,
         ctx: Context,
-        reason: Annotated[str, Field(description="Why; it is recorded.")] = "Manual termination",
+        reason: params.Reason = "Manual termination",
     ) -> schemas.KillResult:
         """
         End an agent with its children, and give back all they held; logs are archived.
@@ -325,13 +282,7 @@ class Tools:
     async def sweep_agents(
         self,
         ctx: Context,
-        reap: Annotated[  # noqa: FBT002 - the tool's parameter, by name
-            bool,
-            Field(
-                description="Clean up leftovers that have two pieces of evidence; "
-                "by default only list them."
-            ),
-        ] = False,
+        reap: params.Reap = False,  # noqa: FBT002 - as above
     ) -> schemas.SweepResult:
         """Find what dead orchestrators and agents have left behind, and reap it on request."""
         async with progress_feed(ctx, "sweeping"):

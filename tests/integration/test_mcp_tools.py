@@ -545,7 +545,7 @@ def test_what_makes_no_sense_for_agents_to_run_is_refused(how, scene):
         (["--port", "1"], "--http"),
         (["--agent-command", "sh -c 'unfinished"], "quoted wrongly"),
         (["--agent-preset", "shell"], "no preset 'shell'"),
-        (["--http", "--port", "70000"], "is not available"),
+        (["--http", "--port", "70000"], "is not in the range"),
     ],
 )
 def test_a_server_that_makes_no_sense_does_not_start(scene, arguments, said, capsys):

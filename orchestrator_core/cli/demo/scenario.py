@@ -25,7 +25,7 @@ from orchestrator_core import AgentSpec, DeploymentError, GracePeriods, InvalidI
 from orchestrator_core.cli import LEFT, OK
 from orchestrator_core.cli.demo import leftovers
 from orchestrator_core.cli.demo.drawing import Canvas
-from orchestrator_core.cli.printing import Result
+from orchestrator_core.cli.printing import CommandResult
 from orchestrator_core.saga import Observer
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _AGENTS = {
 }
 
 
-def demo(*, root: str | None, directory: str | None, keep: bool, quiet: bool) -> Result:
+def demo(*, root: str | None, directory: str | None, keep: bool, quiet: bool) -> CommandResult:
     """
     Run the demonstration in a new directory, which is removed afterwards unless *keep*.
 
@@ -65,7 +65,7 @@ def demo(*, root: str | None, directory: str | None, keep: bool, quiet: bool) ->
         scenario.close(keep=keep)
     if keep:
         canvas.line(f"  kept: orchestrator-core --root {scenario.root} ps --all")
-    return Result(data, "", OK if data["left"] == 0 else LEFT)
+    return CommandResult(data, "", OK if data["left"] == 0 else LEFT)
 
 
 class Demo(Observer):

@@ -1,0 +1,104 @@
+"""
+The parameters of the tools as a model reads them, and the hints that a client gets.
+
+The SDK evaluates the annotations of a tool when the tool is registered, so the modules of the
+tools import this one at run time.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from mcp.types import ToolAnnotations
+from pydantic import Field
+
+from orchestrator_core.mcp import output_slice
+
+# --- ids -----------------------------------------------------------------------------------------
+
+TaskId = Annotated[str, Field(description="The task's id, as create_real_task returned it.")]
+AgentId = Annotated[str, Field(description="The agent's id, as its deployment returned it.")]
+OwnTask = Annotated[str, Field(description="Your task's id. May be left empty inside an agent.")]
+OwnId = Annotated[str, Field(description="Your own id. May be left empty inside an agent.")]
+
+# --- tasks ---------------------------------------------------------------------------------------
+
+Description = Annotated[str, Field(description="What is to be done.")]
+Priority = Annotated[str, Field(description="P0, the most urgent, to P4.")]
+Cwd = Annotated[str | None, Field(description="The directory its agents run in; absolute.")]
+Background = Annotated[
+    str | None, Field(description="What its agents must know; put before every prompt.")
+]
+Deliverables = Annotated[list[str] | None, Field(description="What they must deliver.")]
+Criteria = Annotated[list[str] | None, Field(description="What makes it a success.")]
+Constraints = Annotated[list[str] | None, Field(description="What they must or must not do.")]
+Files = Annotated[list[str] | None, Field(description="The files it is about.")]
+
+# --- agents --------------------------------------------------------------------------------------
+
+AgentType = Annotated[
+    str, Field(description="The kind of agent, in one word; its id begins with it. A-Z a-z 0-9 _ -")
+]
+Prompt = Annotated[str, Field(description="Everything that the agent must know and do.")]
+ParentId = Annotated[str, Field(description="The agent that it ends with.")]
+Parent = Annotated[str, Field(description='The agent that it ends with; "orchestrator" for none.')]
+OfTask = Annotated[str | None, Field(description="Only agents of this task.")]
+OfStatus = Annotated[str | None, Field(description='Only agents of this status; or "active".')]
+Reason = Annotated[str, Field(description="Why; it is recorded.")]
+Reap = Annotated[
+    bool,
+    Field(
+        description="Clean up leftovers that have two pieces of evidence; by default, list them."
+    ),
+]
+
+# --- outputs -------------------------------------------------------------------------------------
+
+Tail = Annotated[int | None, Field(description="Only so many of the last lines.")]
+Pattern = Annotated[
+    str | None, Field(description="Only lines in which this regular expression is found.")
+]
+Format = Annotated[
+    output_slice.Format,
+    Field(
+        description="text: as it was written; jsonl: only the lines that are JSON; "
+        "parsed: those as a list of values."
+    ),
+]
+Metadata = Annotated[bool, Field(description="Also count lines and bytes.")]
+MaxBytes = Annotated[
+    int | None, Field(description="Only whole lines from the end, of so many bytes.")
+]
+ResponseFormat = Annotated[
+    output_slice.Response,
+    Field(description="summary: at most the last 20 lines; compact: the last 5."),
+]
+
+# --- reports -------------------------------------------------------------------------------------
+
+Status = Annotated[
+    str,
+    Field(
+        description="running, working or blocked; or, at its end, completed, failed, error or "
+        "terminated, which ends the agent."
+    ),
+]
+Message = Annotated[str, Field(description="What it is doing, or has done.")]
+Progress = Annotated[
+    int | None, Field(description="How far it is, per cent; by default as before.")
+]
+FindingType = Annotated[str, Field(description="issue, solution, insight, question, …")]
+Severity = Annotated[
+    Literal["low", "medium", "high", "critical", "info"], Field(description="How bad it is.")
+]
+Found = Annotated[str, Field(description="What was found.")]
+Data = Annotated[dict[str, Any] | None, Field(description="More about it, as JSON.")]
+
+# --- hints ---------------------------------------------------------------------------------------
+
+READS = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
+ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
+RUNS = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=True)
+ENDS = ToolAnnotations(
+    read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
+)
