@@ -65,7 +65,7 @@ def resident_sweeper(root):
         process.wait()
 
 
-def test_agents_that_come_and_go_leave_nothing_but_their_archive(scene):
+def test_many_agents_leave_only_their_archive(scene):
     orch = scene.orchestrator()
     with resident_sweeper(scene.root) as sweeper:
         come_and_go(scene, orch, sweeper)

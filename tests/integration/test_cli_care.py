@@ -116,7 +116,7 @@ USAGE = [
 
 
 @pytest.mark.parametrize("words", USAGE)
-def test_2_the_arguments_make_no_sense(line, words):
+def test_invalid_arguments_exit_with_2(line, words):
     """It is said why, on stderr, and nothing was done."""
     line.fake.orchestrator()
     before = line.world.snapshot()
@@ -129,7 +129,7 @@ def test_2_the_arguments_make_no_sense(line, words):
 
 
 @pytest.mark.parametrize("words", ["sweep", "gc", "stats", "repair", "export TASK-1 x.tar"])
-def test_1_there_is_no_such_root(line, a_file, words):
+def test_an_unusable_root_exits_with_1(line, a_file, words):
     code, said, complained = line(*words.split(), root=a_file)
 
     assert (1, "") == (code, said)
@@ -150,7 +150,7 @@ def lost(line):
     return agent
 
 
-def test_a_sweep_finds_and_exits_with_3_and_after_it_has_reaped_with_0(line, lost):
+def test_a_sweep_with_findings_exits_with_3_and_after_reaping_with_0(line, lost):
     before = line.world.snapshot()
 
     for words in (["sweep"], ["sweep", "--dry-run"]):
@@ -170,7 +170,7 @@ def test_a_sweep_finds_and_exits_with_3_and_after_it_has_reaped_with_0(line, los
     assert [] == line.world.torn()
 
 
-def test_a_sweep_says_the_same_in_json(line, lost):
+def test_a_sweep_has_the_same_content_as_json(line, lost):
     found = line.json("sweep", code=3)
     assert (False, True, [lost]) == (
         found["clean"],
@@ -188,7 +188,7 @@ def test_a_sweep_says_the_same_in_json(line, lost):
 
 
 @pytest.mark.usefixtures("lost")
-def test_a_silent_agent_is_told_after_as_long_as_is_said_and_never_reaped(line):
+def test_a_silent_agent_is_reported_after_the_given_time_and_never_reaped(line):
     line("sweep", "--reap")
 
     told = line.json("sweep", "--silent-after", "0", code=3)
@@ -201,7 +201,7 @@ def test_a_silent_agent_is_told_after_as_long_as_is_said_and_never_reaped(line):
 
 
 @pytest.mark.usefixtures("lost")
-def test_4_a_sweep_that_could_not_ask_has_left_things_alone(line):
+def test_a_sweep_that_could_not_ask_exits_with_4(line):
     line("sweep", "--reap")
     line.fake.fake.fail("processes.find_tagged", CouldNotAsk("no /proc"), times=math.inf)
 
@@ -213,7 +213,7 @@ def test_4_a_sweep_that_could_not_ask_has_left_things_alone(line):
 
 
 @pytest.mark.usefixtures("lost")
-def test_3_what_a_sweep_could_not_reap_is_told(line):
+def test_a_sweep_that_could_not_reap_exits_with_3(line):
     line.fake.fake.fail("processes.terminate_all", CouldNotAsk("not now"), times=math.inf)
 
     code, said, _ = line("sweep", "--reap")
@@ -226,7 +226,7 @@ def test_3_what_a_sweep_could_not_reap_is_told(line):
 # --- gc -------------------------------------------------------------------------------------------
 
 
-def test_a_dry_collection_tells_what_would_go_and_then_it_goes(line, old):
+def test_a_dry_collection_predicts_the_collection(line, old):
     before, ids = line.world.snapshot(), old[2]
 
     code, said, complained = line("gc", "--dry-run")
@@ -252,7 +252,7 @@ def test_a_dry_collection_tells_what_would_go_and_then_it_goes(line, old):
     assert said.startswith("0 files and 0 journals gone, 0 compressed, 0 bytes freed")
 
 
-def test_3_what_was_to_go_and_did_not_is_told(line, old, monkeypatch):
+def test_a_collection_with_errors_exits_with_3(line, old, monkeypatch):
     real = os.unlink
 
     def unlink(name, **how):
@@ -271,7 +271,7 @@ def test_3_what_was_to_go_and_did_not_is_told(line, old, monkeypatch):
 
 
 @pytest.mark.usefixtures("old")
-def test_2_settings_that_say_nothing_known_are_refused(line):
+def test_unknown_settings_exit_with_2(line):
     past.settle(line.root, "[retention]\ndayz = 1\n")
     code, _, complained = line("gc")
     assert (2, True) == (code, "dayz" in complained)
@@ -288,7 +288,7 @@ def locked(path):
 
 
 @pytest.mark.usefixtures("old")
-def test_4_somebody_else_collects(line):
+def test_a_second_collection_exits_with_4(line):
     with locked(line.root / "registry"):
         assert 4 == line("gc")[0]
         assert "lock-timeout" == line.json("gc", code=4)["code"]
@@ -298,7 +298,7 @@ def test_4_somebody_else_collects(line):
 # --- export ---------------------------------------------------------------------------------------
 
 
-def test_a_task_is_exported_and_stays_or_is_exported_and_goes(line, old, tmp_path):
+def test_an_exported_task_stays_or_is_removed(line, old, tmp_path):
     _, task, ids = old
     before = line.world.snapshot()
 
@@ -316,20 +316,20 @@ def test_a_task_is_exported_and_stays_or_is_exported_and_goes(line, old, tmp_pat
         assert all(any(agent in name for name in names) for agent in ids)
 
 
-def test_1_there_is_no_such_task_or_no_such_place(line, old, tmp_path):
+def test_an_export_of_an_unknown_task_or_to_an_unknown_directory_exits_with_1(line, old, tmp_path):
     assert 1 == line("export", "TASK-20250101-000000-00000000", tmp_path / "x.tar")[0]
     assert line("export", old[1], tmp_path / "nowhere" / "x.tar")[0] in {1, 2}
     assert [] == list(tmp_path.iterdir())
 
 
-def test_2_a_file_that_is_there_is_not_replaced(line, old, tmp_path):
+def test_an_export_to_an_existing_file_exits_with_2(line, old, tmp_path):
     (tmp_path / "x.tar").write_text("precious")
     code, _, complained = line("export", old[1], tmp_path / "x.tar", "--remove")
     assert (2, True) == (code, "is there already" in complained)
     assert "precious" == (tmp_path / "x.tar").read_text()
 
 
-def test_3_written_and_not_all_of_it_removed(line, old, tmp_path, monkeypatch):
+def test_an_export_with_an_incomplete_removal_exits_with_3(line, old, tmp_path, monkeypatch):
     _, task, ids = old
     real = os.unlink
 
@@ -348,7 +348,7 @@ def test_3_written_and_not_all_of_it_removed(line, old, tmp_path, monkeypatch):
     assert [] == line.world.files("*TASK-*")
 
 
-def test_4_a_task_that_is_not_over_is_not_exported(line, old, tmp_path):
+def test_an_export_of_an_unfinished_task_exits_with_4(line, old, tmp_path):
     orch, task, _ = old
     agent = orch.deploy(task, line.fake.spec()).id
     told = line.json("export", task, tmp_path / "x.tar", "--remove", code=4)
@@ -360,7 +360,7 @@ def test_4_a_task_that_is_not_over_is_not_exported(line, old, tmp_path):
 # --- stats ----------------------------------------------------------------------------------------
 
 
-def test_how_cleaning_up_has_gone_is_told_in_three_ways_and_nothing_is_changed(line, old):
+def test_the_statistics_have_three_formats_and_change_nothing(line, old):
     orch, task, _ = old
     orch.terminate(orch.deploy(task, line.fake.spec("unkillable")).id)
     before = line.world.snapshot()
@@ -383,7 +383,7 @@ def test_how_cleaning_up_has_gone_is_told_in_three_ways_and_nothing_is_changed(l
 
 
 @pytest.mark.usefixtures("old")
-def test_that_what_was_remembered_of_the_past_is_lost_is_told(line):
+def test_a_lost_summary_is_reported(line):
     line("gc")
     (line.root / "registry" / "STATS.json").write_text("{")
 
@@ -396,7 +396,7 @@ def test_that_what_was_remembered_of_the_past_is_lost_is_told(line):
 
 
 @pytest.mark.usefixtures("old")
-def test_1_what_is_remembered_of_the_past_cannot_be_used(line):
+def test_an_unusable_summary_exits_with_1(line):
     line("gc")
     (line.root / "registry" / "STATS.json").write_text('{"bytes_freed": "much"}')
     code, said, complained = line("stats")
@@ -407,7 +407,7 @@ def test_1_what_is_remembered_of_the_past_cannot_be_used(line):
 
 
 @pytest.mark.usefixtures("old")
-def test_the_doctor_exits_with_0_until_a_check_has_failed(line):
+def test_the_doctor_exits_with_0_unless_a_check_has_failed(line):
     """Warnings fail nobody: this very machine may have few descriptors."""
     before = line.world.snapshot()
     assert 0 == line("doctor")[0]
@@ -425,14 +425,14 @@ def test_the_doctor_exits_with_0_until_a_check_has_failed(line):
     assert ["registries"] == [c["name"] for c in told["checks"] if c["verdict"] == "failed"]
 
 
-def test_the_doctor_works_where_no_other_command_does(line, a_file):
+def test_the_doctor_works_on_an_unusable_root(line, a_file):
     code, said, complained = line("doctor", root=a_file)
     assert (1, "") == (code, complained)
     assert re.search(r"^failed   root .* is no directory\n +do: .*--root DIR$", said, re.MULTILINE)
 
 
 @pytest.mark.usefixtures("old")
-def test_the_doctor_says_do_below_what_is_not_ok_and_nowhere_else(line, monkeypatch):
+def test_the_doctor_prints_a_remedy_below_each_problem_only(line, monkeypatch):
     """Below what is ok stands how one comes by what need not be there, and by another name."""
     monkeypatch.setenv("PATH", str(line.root))  # No tmux, and no agents' programs.
     _, said, _ = line("doctor")
@@ -460,7 +460,7 @@ def wrong(line, old):
     return ids[0]
 
 
-def test_a_repair_shows_the_difference_first_and_then_makes_it(line, old, wrong):
+def test_a_repair_shows_the_differences_before_it_applies_them(line, old, wrong):
     before = line.world.snapshot()
 
     only = ["--task", old[1]]
@@ -483,7 +483,7 @@ def test_a_repair_shows_the_difference_first_and_then_makes_it(line, old, wrong)
 
 
 @pytest.mark.usefixtures("old")
-def test_a_damaged_registry_is_kept_when_it_is_repaired(line):
+def test_a_repair_keeps_the_damaged_registry(line):
     path = line.root / "registry" / "GLOBAL_REGISTRY.json"
     path.write_bytes(path.read_bytes()[:100])
     before = line.world.snapshot()
@@ -498,12 +498,12 @@ def test_a_damaged_registry_is_kept_when_it_is_repaired(line):
 
 
 @pytest.mark.usefixtures("old")
-def test_1_there_is_no_such_task_to_repair(line):
+def test_a_repair_of_an_unknown_task_exits_with_1(line):
     assert 1 == line("repair", "--task", "TASK-20250101-000000-00000000")[0]
 
 
 @pytest.mark.usefixtures("wrong")
-def test_3_what_was_not_repaired_is_told(line, old, monkeypatch):
+def test_an_incomplete_repair_exits_with_3(line, old, monkeypatch):
     real, before = os.rename, line.world.snapshot()
 
     def rename(source, target, **how):
@@ -524,7 +524,7 @@ def test_3_what_was_not_repaired_is_told(line, old, monkeypatch):
 # --- health ---------------------------------------------------------------------------------------
 
 
-def test_health_is_1_without_a_sweeper_and_0_with_one_that_beats(line):
+def test_the_health_command_exits_with_1_without_a_sweeper_and_with_0_otherwise(line):
     assert 1 == line("health")[0]
     assert [] == list(line.root.parent.glob("ws"))  # Asking makes no root.
 
@@ -647,7 +647,7 @@ def stuck(line):
     return fail
 
 
-def test_a_command_is_told_the_facts_and_none_of_our_secrets(line, stuck, witness, monkeypatch):
+def test_an_alert_command_gets_the_facts_and_no_secret(line, stuck, witness, monkeypatch):
     monkeypatch.setenv("API_KEY", "secret")
     monkeypatch.setenv("ORCHESTRATOR_COOKIE", "oc_00000000_a-1")
     line.fake.orchestrator()
@@ -666,7 +666,7 @@ def test_a_command_is_told_the_facts_and_none_of_our_secrets(line, stuck, witnes
     assert ("--from a b", "/") == (witness.read("arguments"), witness.read("cwd"))
 
 
-def test_a_cleanup_that_succeeds_is_nobodys_alarm(line, stuck, witness, started):
+def test_a_successful_cleanup_sends_no_alert(line, stuck, witness, started):
     line.fake.orchestrator()
     past.settle(line.root, witness.command(witness.writes))
 
@@ -678,7 +678,7 @@ def test_a_cleanup_that_succeeds_is_nobodys_alarm(line, stuck, witness, started)
     assert 1 == len(started)
 
 
-def test_it_is_told_each_time_that_it_fails_again(line, stuck, witness):
+def test_each_failed_attempt_sends_an_alert(line, stuck, witness):
     line.fake.orchestrator()
     past.settle(line.root, witness.command(witness.writes))
     agent, _ = stuck()
@@ -691,7 +691,7 @@ def test_it_is_told_each_time_that_it_fails_again(line, stuck, witness):
     assert agent == witness.heard()["subject"]
 
 
-def test_a_command_that_hangs_holds_nobody_up_and_is_ended_in_time(line, stuck, witness):
+def test_a_hung_alert_command_delays_nothing_and_is_killed_in_time(line, stuck, witness):
     """It ignores all that can be ignored, and has a child; the FIFO tells when both are dead."""
     deaf = "trap '' TERM HUP INT; exec 9>fifo; sleep 1000 & echo here >&9; sleep 1000"
     line.fake.orchestrator()
@@ -704,14 +704,14 @@ def test_a_command_that_hangs_holds_nobody_up_and_is_ended_in_time(line, stuck, 
     assert b"" == witness.line()
 
 
-def test_a_report_that_no_pipe_holds_is_told_whole(witness):
+def test_an_alert_larger_than_a_pipe_is_complete(witness):
     large = {"errors": ["x" * 100] * 10_000}
     alerts.run_detached([witness.writes], large, timeout_s=10.0, root="/r")
     assert large == witness.heard()
 
 
 @pytest.mark.parametrize("program", ["no-such-program", "/no/such/program", "w/page me"])
-def test_a_command_that_is_not_there_is_logged_and_the_cleanup_goes_on(
+def test_a_missing_alert_command_is_logged_and_the_cleanup_goes_on(
     line, stuck, witness, caplog, monkeypatch, program
 ):
     monkeypatch.chdir(witness.place.parent)  # A relative path is one from /.
@@ -727,7 +727,7 @@ def test_a_command_that_is_not_there_is_logged_and_the_cleanup_goes_on(
     assert program in logged.error
 
 
-def test_settings_that_cannot_be_read_are_logged_and_the_cleanup_goes_on(line, stuck, caplog):
+def test_unreadable_settings_are_logged_and_the_cleanup_goes_on(line, stuck, caplog):
     line.fake.orchestrator()
     past.settle(line.root, "[alerts]\ncommandd = []\n")
 
@@ -738,7 +738,7 @@ def test_settings_that_cannot_be_read_are_logged_and_the_cleanup_goes_on(line, s
     assert "commandd" in logged.error
 
 
-def test_a_callable_is_told_the_same_beside_the_command(line, stuck, witness):
+def test_a_callback_gets_the_same_alert_as_the_command(line, stuck, witness):
     heard, told = threading.Event(), []
 
     def tell(failed):
@@ -755,7 +755,7 @@ def test_a_callable_is_told_the_same_beside_the_command(line, stuck, witness):
     assert witness.heard() == json.loads(json.dumps(told[0].to_dict()))
 
 
-def test_a_callable_that_hangs_holds_nobody_up(line, stuck):
+def test_a_hung_callback_delays_nothing(line, stuck):
     over, entered = threading.Event(), threading.Event()
 
     def hang(_):
@@ -769,7 +769,7 @@ def test_a_callable_that_hangs_holds_nobody_up(line, stuck):
     over.set()
 
 
-def test_a_callable_that_raises_is_logged_and_the_command_is_told_all_the_same(
+def test_a_callback_that_raises_is_logged_and_the_command_still_runs(
     line, stuck, witness, monkeypatch
 ):
     logged, seen = [], threading.Event()
@@ -793,7 +793,7 @@ def test_a_callable_that_raises_is_logged_and_the_command_is_told_all_the_same(
     assert ("alert.failed", agent) == (logged[-1][0], logged[-1][1]["subject"])
 
 
-def test_what_a_sweep_could_not_reap_is_told_when_it_is_new(
+def test_a_new_finding_that_could_not_be_reaped_sends_an_alert(
     line, lost, witness, started, monkeypatch
 ):
     """The next sweep finds it again; that is no news, and nobody is told."""
@@ -842,7 +842,7 @@ LOOKS = ["doctor", "gc --dry-run", "repair --dry-run", "stats", "sweep --dry-run
 
 
 @pytest.mark.tmux
-def test_each_look_at_a_living_root_is_json_and_changes_nothing(scene, run):  # noqa: F811
+def test_each_read_only_command_prints_json_and_changes_nothing(scene, run):  # noqa: F811
     orch = scene.orchestrator()
     task = orch.create_task("looked at").id
     orch.terminate(orch.deploy(task, scene.spec()).id, reason="enough")
@@ -869,7 +869,7 @@ def test_each_look_at_a_living_root_is_json_and_changes_nothing(scene, run):  # 
 
 
 @pytest.mark.tmux
-def test_a_crash_is_found_with_3_reaped_with_0_and_then_nothing_is_left(scene, run):  # noqa: F811
+def test_a_crash_is_found_with_3_and_reaped_with_0(scene, run):  # noqa: F811
     orch = scene.orchestrator()
     agent = orch.deploy(orch.create_task("swept").id, scene.spec()).id
     for pid in (scene.world.server(), *scene.world.panes(agent)):
@@ -884,7 +884,7 @@ def test_a_crash_is_found_with_3_reaped_with_0_and_then_nothing_is_left(scene, r
 
 
 @pytest.mark.tmux
-def test_a_supervisor_that_cannot_give_all_back_tells_the_command(scene, witness):  # noqa: F811
+def test_a_supervisor_with_a_failed_cleanup_runs_the_alert_command(scene, witness):  # noqa: F811
     """Nobody looks at that process; and the command is none of the agent's."""
     orch = scene.orchestrator()
     past.settle(scene.root, witness.command(witness.writes))

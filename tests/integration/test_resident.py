@@ -151,7 +151,7 @@ def command(scene, *words):
 
 
 @pytest.mark.parametrize("kind", ["polite", "stubborn"])
-def test_a_crashed_agent_is_ended_at_once(scene, orch, task, resident, kind):
+def test_a_crashed_agent_is_unwound_at_once(scene, orch, task, resident, kind):
     """Its supervisor killed with -9, nothing of it is left: no process, session, file, record."""
     agent = orch.deploy(task, scene.spec(*_kinds(kind)))
     if kind == "stubborn":
@@ -170,7 +170,7 @@ def _kinds(kind):
     return (sys.executable, "-c", STUBBORN) if kind == "stubborn" else ("sleep", "1000")
 
 
-def test_an_agent_that_leaves_by_itself_is_unwound_by_it_and_no_unwinder_is_started(
+def test_the_sweeper_unwinds_an_exited_agent_without_a_new_unwinder(
     scene, orch, task, resident, monkeypatch
 ):
     """What is loaded already is sooner there than what a supervisor would have to become."""
@@ -188,7 +188,7 @@ def test_an_agent_that_leaves_by_itself_is_unwound_by_it_and_no_unwinder_is_star
     assert [] == scene.world.leftovers()
 
 
-def test_where_the_sweeper_hangs_the_supervisor_unwinds(scene, orch, task, resident):
+def test_the_supervisor_unwinds_if_the_sweeper_hangs(scene, orch, task, resident):
     sweeper = resident().until("READY=1").until_swept()
     os.kill(sweeper.process.pid, signal.SIGSTOP)
     try:
@@ -202,7 +202,7 @@ def test_where_the_sweeper_hangs_the_supervisor_unwinds(scene, orch, task, resid
     assert [] == scene.world.leftovers()
 
 
-def test_an_agent_deployed_later_is_watched_as_well(scene, orch, task, resident):
+def test_an_agent_deployed_later_is_watched(scene, orch, task, resident):
     sweeper = resident().until("READY=1").until_swept()
     agents = [orch.deploy(task, scene.spec()) for _ in range(3)]
 
@@ -214,7 +214,7 @@ def test_an_agent_deployed_later_is_watched_as_well(scene, orch, task, resident)
     assert [] == scene.world.leftovers()
 
 
-def test_a_deployer_killed_half_way_is_cleaned_up_after(scene, task, resident, actors):
+def test_a_killed_deployment_is_undone(scene, task, resident, actors):
     """Whatever it had taken is given back, without anybody opening the root."""
     how = {"root": str(scene.root), "task": task, "command": ["sleep", "1000"]}
     effects = len(actors.do("deploy", count=True, **how)["effects"])
@@ -234,7 +234,9 @@ def _until_open_sagas(scene, count):
             events.read()
 
 
-def test_a_deadline_is_kept_when_the_supervisor_does_not(scene, orch, task, resident, monkeypatch):
+def test_the_sweeper_enforces_a_deadline_that_the_supervisor_does_not(
+    scene, orch, task, resident, monkeypatch
+):
     """A supervisor that knows of no deadline keeps none; the sweeper is the second net."""
     build_inputs = deployer.build_inputs
 
@@ -261,7 +263,7 @@ def _end(agent):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda each: each.name)
-def test_told_to_end_while_it_waits_it_ends(scene, orch, task, resident, signum):
+def test_a_signal_during_the_wait_stops_the_sweeper(scene, orch, task, resident, signum):
     """At once, with success, and the agents live on."""
     agent = orch.deploy(task, scene.spec())
     sweeper = resident().until("READY=1").until_swept()
@@ -274,7 +276,9 @@ def test_told_to_end_while_it_waits_it_ends(scene, orch, task, resident, signum)
     assert [agent.id] == [each.id for each in orch.agents(status="active")]
 
 
-def test_told_to_end_while_it_ends_somebody_it_ends_within_a_second(scene, orch, task, resident):
+def test_a_signal_during_an_unwinding_stops_the_sweeper_within_a_second(
+    scene, orch, task, resident
+):
     """What it had under way, whoever opens the root next finishes."""
     sweeper = resident().until("READY=1")
     agent = _being_ended(scene, orch, task)
@@ -288,7 +292,7 @@ def test_told_to_end_while_it_ends_somebody_it_ends_within_a_second(scene, orch,
     assert [] == scene.world.leftovers()
 
 
-def test_killed_in_the_middle_it_is_started_again_and_finishes(scene, orch, task, resident):
+def test_a_restarted_sweeper_finishes_the_work_of_a_killed_one(scene, orch, task, resident):
     """Killed with -9 in mid-reap, nothing is lost, and nothing is done twice."""
     sweeper = resident().until("READY=1")
     agent = _being_ended(scene, orch, task)
@@ -312,7 +316,7 @@ def _being_ended(scene, orch, task):
     return agent
 
 
-def test_a_second_one_leaves_at_once_and_says_who_runs(scene, resident):
+def test_a_second_sweeper_exits_at_once_and_names_the_first(scene, resident):
     scene.orchestrator()
     first = resident().until("READY=1")
 
@@ -327,7 +331,7 @@ def test_a_second_one_leaves_at_once_and_says_who_runs(scene, resident):
 # --- how it is ---------------------------------------------------------------------------------
 
 
-def test_health_in_each_state(scene, orch, task, resident):
+def test_the_health_command_reports_each_state(scene, orch, task, resident):
     """Never there, well, killed, there again, ended: the exit status tells well from not."""
     agent = orch.deploy(task, scene.spec())
     seen = [_health(scene)]
@@ -355,7 +359,7 @@ def _health(scene):
     return command(scene, "health")
 
 
-def test_a_service_manager_hears_of_it(scene, resident):
+def test_a_service_manager_is_notified(scene, resident):
     """READY once it watches, WATCHDOG for as long as it does, STOPPING at its end."""
     scene.orchestrator()
     sweeper = resident(env={"WATCHDOG_USEC": "200000"}).until("READY=1")
@@ -378,7 +382,7 @@ def _once_at_rest(pid):
     return now
 
 
-def test_at_rest_it_costs_nothing(scene, orch, task, resident):
+def test_an_idle_sweeper_costs_almost_nothing(scene, orch, task, resident):
     """No processor time to speak of, few descriptors, one thread, less than 40 MB."""
     agents = [orch.deploy(task, scene.spec()) for _ in range(4)]
     sweeper = resident().until("READY=1").until_swept()

@@ -93,7 +93,7 @@ def refuse(number):
 # --- all of it ------------------------------------------------------------------------------------
 
 
-def test_a_root_that_is_well_has_no_failed_check_and_is_not_changed(used):
+def test_a_healthy_root_has_no_failed_check_and_is_not_changed(used):
     before = used.world.snapshot()
 
     checks = doctor.examine(used.root)
@@ -104,14 +104,14 @@ def test_a_root_that_is_well_has_no_failed_check_and_is_not_changed(used):
     assert [] == used.world.locked()
 
 
-def test_it_makes_nothing_where_nothing_is(tmp_path):
+def test_the_doctor_creates_nothing_in_an_empty_directory(tmp_path):
     doctor.examine(tmp_path / "new" / "root")
     doctor.examine(cwd=tmp_path, env={})
 
     assert [] == list(tmp_path.iterdir())
 
 
-def test_a_root_in_ruins_is_not_changed_either(used):
+def test_a_damaged_root_is_not_changed(used):
     """Registries cut off, a journal torn, no root.json, a symlink: seen, and left as they are."""
     (used.root / "root.json").unlink()
     (used.root / "registry" / "GLOBAL_REGISTRY.json").write_text("{")
@@ -132,7 +132,7 @@ def test_a_root_in_ruins_is_not_changed_either(used):
     "place",
     ["a file", "below a file", "a loop", "nothing there", "x" * 300, "a\0b", "directory"],
 )
-def test_whatever_the_root_is_there_is_an_answer_to_each_check(short_tmp, place):
+def test_every_check_has_a_result_for_any_kind_of_root(short_tmp, place):
     """No exception, no defect of ours; and where something is wrong, what to do."""
     (short_tmp / "a file").touch()
     (short_tmp / "a loop").symlink_to("a loop")
@@ -146,7 +146,7 @@ def test_whatever_the_root_is_there_is_an_answer_to_each_check(short_tmp, place)
     assert [] == [check for check in checks if check.verdict is not OK and not check.remedy]
 
 
-def test_what_cannot_be_a_root_is_told_by_the_check_of_the_root(short_tmp):
+def test_the_root_check_reports_a_path_that_cannot_be_a_root(short_tmp):
     (short_tmp / "a file").touch()
     (short_tmp / "a loop").symlink_to("a loop")
 
@@ -157,7 +157,7 @@ def test_what_cannot_be_a_root_is_told_by_the_check_of_the_root(short_tmp):
         assert "--root DIR" in check.remedy
 
 
-def test_without_a_working_directory_it_says_so(monkeypatch):
+def test_the_root_check_reports_a_missing_working_directory(monkeypatch):
     monkeypatch.setattr(Path, "cwd", refuse(2))
 
     checks = by_name(doctor.examine(env={}))
@@ -168,7 +168,7 @@ def test_without_a_working_directory_it_says_so(monkeypatch):
     assert OK is checks["python"].verdict
 
 
-def test_a_check_that_fails_takes_no_other_with_it(used, monkeypatch):
+def test_a_check_that_raises_affects_no_other_check(used, monkeypatch):
     def broken(_):
         raise ZeroDivisionError
 
@@ -195,7 +195,7 @@ def stays():
     over.set()
 
 
-def test_a_check_that_hangs_is_unknown_and_all_others_are_told_in_time(used, monkeypatch, stays):
+def test_a_hung_check_is_unknown_and_the_others_return_in_time(used, monkeypatch, stays):
     """Here: those that ask nobody, so that a busy machine makes no difference."""
     quick = {name: doctor.CHECKS[name] for name in ("python", "root")}
     monkeypatch.setattr(doctor, "CHECKS", {"space": stays, **quick})
@@ -209,7 +209,7 @@ def test_a_check_that_hangs_is_unknown_and_all_others_are_told_in_time(used, mon
     assert (OK, OK) == (checks["python"].verdict, checks["root"].verdict)
 
 
-def test_a_disk_that_hangs_when_the_root_is_looked_for_holds_nobody_up(monkeypatch, stays):
+def test_a_hung_search_for_the_root_ends_in_time(monkeypatch, stays):
     monkeypatch.setattr(doctor, "find_root", stays)
     begun = time.monotonic()
 
@@ -220,7 +220,7 @@ def test_a_disk_that_hangs_when_the_root_is_looked_for_holds_nobody_up(monkeypat
     assert "in time" in checks["root"].found
 
 
-def test_where_no_thread_can_be_started_everything_is_still_told(used, monkeypatch):
+def test_the_checks_run_without_threads_if_none_can_be_started(used, monkeypatch):
     def refused(_):
         raise RuntimeError("can't start new thread")
 
@@ -232,7 +232,7 @@ def test_where_no_thread_can_be_started_everything_is_still_told(used, monkeypat
     assert OK is checks["journals"].verdict
 
 
-def test_a_program_of_ours_that_does_not_answer_is_no_defect(patient, monkeypatch):
+def test_a_timeout_of_a_child_program_is_no_defect(patient, monkeypatch):
     def late(*_, **__):
         raise subprocess.TimeoutExpired("python", 5)
 
@@ -245,13 +245,13 @@ def test_a_program_of_ours_that_does_not_answer_is_no_defect(patient, monkeypatc
     assert "report it" not in check.remedy
 
 
-def test_of_what_is_ok_the_remedy_is_for_what_need_not_be_there(used):
+def test_a_remedy_of_an_ok_check_is_for_an_optional_thing(used):
     """`agents` alone may say more: who uses no preset lacks nothing."""
     said = {c.name for c in doctor.examine(used.root, env={}) if c.verdict is OK and c.remedy}
     assert {"agents"} >= said
 
 
-def test_it_can_be_written_as_json(used):
+def test_the_results_are_json_safe(used):
     told = msgspec.json.decode(
         msgspec.json.encode([check.to_dict() for check in doctor.examine(used.root)])
     )
@@ -262,7 +262,7 @@ def test_it_can_be_written_as_json(used):
 # --- what we are made of --------------------------------------------------------------------------
 
 
-def test_an_old_python_is_refused(monkeypatch):
+def test_an_old_python_fails(monkeypatch):
     assert OK is software.python(subject(None)).verdict
 
     monkeypatch.setattr(sys, "version_info", (3, 10, 9))
@@ -280,7 +280,7 @@ def test_an_old_python_is_refused(monkeypatch):
         ("99.0", WARNING, "newer than the tested versions"),
     ],
 )
-def test_a_library_that_is_missing_too_old_or_too_new_is_named_with_its_pip_install(
+def test_a_library_in_a_wrong_version_is_reported_with_its_pip_install(
     monkeypatch, version, verdict, said
 ):
     assert OK is software.libraries(subject(None)).verdict
@@ -303,14 +303,14 @@ def test_a_library_that_is_missing_too_old_or_too_new_is_named_with_its_pip_inst
     assert 'pip install "libtmux>=' in answer.remedy
 
 
-def test_the_versions_are_those_of_the_package_itself():
+def test_the_library_versions_are_those_of_pyproject_toml():
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     for name, (first, before) in software.SUPPORTED.items():
         wanted = f'"{name}>={first}' + (f",<{before}" if before else "") + '"'
         assert wanted in text, wanted
 
 
-def test_without_the_tmux_library_that_is_said_and_not_taken_for_a_defect(patient, monkeypatch):
+def test_a_missing_tmux_library_is_reported_and_is_no_defect(patient, monkeypatch):
     monkeypatch.delitem(sys.modules, "orchestrator_core.system.tmux", raising=False)
     monkeypatch.setitem(sys.modules, "libtmux", None)
 
@@ -337,7 +337,7 @@ def test_without_the_tmux_library_that_is_said_and_not_taken_for_a_defect(patien
         ({"ORCHESTRATOR_ROOTS": "/a"}, "ORCHESTRATOR_ROOTS has no meaning", "misspelt"),
     ],
 )
-def test_a_variable_that_surprises_is_told(env, found, remedy):
+def test_a_surprising_variable_is_reported(env, found, remedy):
     answer = software.environment(subject(None, env=env))
 
     assert WARNING is answer.verdict
@@ -345,7 +345,7 @@ def test_a_variable_that_surprises_is_told(env, found, remedy):
     assert remedy in answer.remedy
 
 
-def test_a_limit_that_is_none_keeps_every_root_shut():
+def test_an_invalid_limit_is_a_failure():
     """As the old system's variables set them; what opening would say is said here too."""
     for value, verdict in (("3", OK), ("", OK), ("many", FAILED)):
         name = "CLAUDE_ORCHESTRATOR_MAX_DEPTH"
@@ -354,13 +354,13 @@ def test_a_limit_that_is_none_keeps_every_root_shut():
         assert (name in answer.found and f"unset {name}" in answer.remedy) is (verdict is FAILED)
 
 
-def test_every_limit_that_is_none_is_told_at_once():
+def test_all_invalid_limits_are_reported_together():
     names = {"CLAUDE_ORCHESTRATOR_MAX_DEPTH": "x", "CLAUDE_ORCHESTRATOR_MAX_AGENTS": "0"}
     answer = software.environment(subject(None, env=names))
     assert set() == {name for name in names if name not in answer.found}
 
 
-def test_no_variable_that_our_own_code_reads_is_taken_for_a_misspelling():
+def test_a_variable_that_the_package_reads_is_no_misspelling():
     code = Path(doctor.__file__).parents[1].rglob("*.py")
     names = {
         n for path in code for n in re.findall(r"\bORCHESTRATOR_[A-Z_]+[A-Z]\b", path.read_text())
@@ -374,7 +374,7 @@ def test_no_variable_that_our_own_code_reads_is_taken_for_a_misspelling():
     assert OK is answer.verdict, answer.found
 
 
-def test_to_be_inside_tmux_is_no_trouble():
+def test_a_process_inside_tmux_is_no_problem():
     answer = software.environment(subject(None, env={"TMUX": "x"}))
     assert (OK, True) == (answer.verdict, "inside tmux" in answer.found)
 
@@ -399,7 +399,7 @@ def a_tmux(short_tmp, monkeypatch):
 
 
 @pytest.mark.tmux
-def test_the_tmux_that_is_used_is_named(patient):
+def test_the_tmux_program_is_named(patient):
     answer = tmux_check.program(patient)
     assert OK is answer.verdict
     assert shutil.which("tmux") in answer.found
@@ -415,9 +415,7 @@ def test_the_tmux_that_is_used_is_named(patient):
     ],
     ids=["missing", "too old", "something else", "broken"],
 )
-def test_a_tmux_that_cannot_be_used_is_told_with_how_to_get_one(
-    patient, a_tmux, script, found, remedy
-):
+def test_an_unusable_tmux_is_reported_with_its_installation(patient, a_tmux, script, found, remedy):
     a_tmux(script)
 
     answer = tmux_check.program(patient)
@@ -427,7 +425,7 @@ def test_a_tmux_that_cannot_be_used_is_told_with_how_to_get_one(
     assert remedy in answer.remedy
 
 
-def test_a_tmux_that_hangs_is_not_waited_for(used, a_tmux):
+def test_a_hung_tmux_fails_in_time(used, a_tmux):
     shell = "exec /bin/cat"
     fifo = used.root.parent / "fifo"
     os.mkfifo(fifo)
@@ -464,39 +462,39 @@ def socket_of(used, where=None):
     return Path(document["tmux_socket"])
 
 
-def test_a_root_that_was_never_used_has_no_socket_and_no_server(tmp_path):
+def test_an_unused_root_has_no_socket_and_no_server(tmp_path):
     for look in (tmux_check.socket_file, tmux_check.server, tmux_check.descriptors):
         assert OK is look(subject(tmp_path)).verdict
 
 
-def test_a_root_whose_server_was_never_started_is_well(patient):
+def test_a_root_without_a_started_server_is_ok(patient):
     assert "no server has been started" in tmux_check.socket_file(patient).found
     for look in (tmux_check.socket_file, tmux_check.server, tmux_check.descriptors):
         assert OK is look(patient).verdict
 
 
-def test_what_root_json_does_not_tell_is_unknown(used):
+def test_the_socket_is_unknown_without_a_readable_root_json(used):
     (used.root / "root.json").write_text("{}")
     for look in (tmux_check.socket_file, tmux_check.server):
         answer = look(subject(used.root))
         assert (UNKNOWN, True) == (answer.verdict, "root.json" in answer.remedy)
 
 
-def test_a_path_too_long_for_a_socket_is_told(used):
+def test_a_path_too_long_for_a_socket_fails(used):
     socket_of(used, used.root / ("x" * 100))
     answer = tmux_check.socket_file(subject(used.root))
     assert FAILED is answer.verdict
     assert "shorter path" in answer.remedy
 
 
-def test_a_socket_whose_directory_a_cleaner_has_taken_is_told(used, short_tmp):
+def test_a_missing_socket_directory_is_a_warning(used, short_tmp):
     socket_of(used, short_tmp / "gone" / "tmux.sock")
     answer = tmux_check.socket_file(subject(used.root))
     assert WARNING is answer.verdict
     assert "orchestrator-core recover" in answer.remedy
 
 
-def test_a_directory_of_the_socket_that_others_can_write_to_is_told(used, short_tmp):
+def test_a_socket_directory_that_others_can_write_to_fails(used, short_tmp):
     place = short_tmp / "open"
     place.mkdir()
     place.chmod(0o770)
@@ -507,7 +505,7 @@ def test_a_directory_of_the_socket_that_others_can_write_to_is_told(used, short_
     assert (FAILED, f"chmod 700 {place}") == (answer.verdict, answer.remedy)
 
 
-def test_a_directory_of_the_socket_that_is_anothers_is_told(used, short_tmp, monkeypatch):
+def test_a_socket_directory_of_another_user_fails(used, short_tmp, monkeypatch):
     socket_of(used, short_tmp / "tmux.sock")
     looked_at = subject(used.root)
     assert looked_at.socket
@@ -520,7 +518,7 @@ def test_a_directory_of_the_socket_that_is_anothers_is_told(used, short_tmp, mon
     assert f"ls -ld {short_tmp}" in answer.remedy
 
 
-def test_a_socket_of_another_user_is_told(short_tmp, monkeypatch):
+def test_a_socket_of_another_user_fails(short_tmp, monkeypatch):
     be_another_user(monkeypatch)
     with serve(short_tmp / "tmux.sock"):
         answer = tmux_check._check_socket(short_tmp / "tmux.sock")
@@ -529,14 +527,14 @@ def test_a_socket_of_another_user_is_told(short_tmp, monkeypatch):
     assert f"ls -la {short_tmp}/tmux.sock" in answer.remedy
 
 
-def test_what_is_no_socket_is_told(used):
+def test_a_file_that_is_no_socket_fails(used):
     path = socket_of(used)
     path.touch()
     answer = tmux_check.socket_file(subject(used.root))
     assert (FAILED, True) == (answer.verdict, "is no socket" in answer.found)
 
 
-def test_a_socket_that_every_user_may_talk_to_is_told(used, short_tmp):
+def test_a_socket_that_every_user_can_connect_to_fails(used, short_tmp):
     path = socket_of(used, short_tmp / "tmux.sock")
     with serve(path):
         path.chmod(0o666)
@@ -544,7 +542,7 @@ def test_a_socket_that_every_user_may_talk_to_is_told(used, short_tmp):
     assert (FAILED, f"chmod o-rwx {path}") == (answer.verdict, answer.remedy)
 
 
-def test_a_socket_that_a_dead_server_has_left_is_stale(used, short_tmp):
+def test_a_socket_of_a_dead_server_is_stale(used, short_tmp):
     path = socket_of(used, short_tmp / "tmux.sock")
     serve(path).close()
 
@@ -556,7 +554,7 @@ def test_a_socket_that_a_dead_server_has_left_is_stale(used, short_tmp):
 
 
 @pytest.mark.tmux
-def test_who_listens_there_and_never_answers_is_named(used, short_tmp):
+def test_a_listener_that_never_answers_is_named(used, short_tmp):
     """It may be a hung server, or no tmux at all: its pid is what one needs."""
     path = socket_of(used, short_tmp / "tmux.sock")
     with serve(path):
@@ -572,7 +570,7 @@ def test_who_listens_there_and_never_answers_is_named(used, short_tmp):
 
 
 @pytest.mark.tmux
-def test_a_server_that_answers_is_told_with_its_sessions_and_files(used, private_tmux):
+def test_a_live_server_is_reported_with_its_sessions_and_files(used, private_tmux):
     socket_of(used, private_tmux.socket)
     private_tmux.begin()
     private_tmux.ask("new-session", "-d", "-s", "somebody's")
@@ -590,7 +588,7 @@ def test_a_server_that_answers_is_told_with_its_sessions_and_files(used, private
 
 
 @pytest.mark.tmux
-def test_a_server_that_is_stopped_is_told_with_what_continues_it(used, private_tmux):
+def test_a_stopped_server_is_reported_with_the_command_that_continues_it(used, private_tmux):
     socket_of(used, private_tmux.socket)
     private_tmux.begin()
     pid = private_tmux.pid
@@ -606,7 +604,7 @@ def test_a_server_that_is_stopped_is_told_with_what_continues_it(used, private_t
 
 @pytest.mark.tmux
 @pytest.mark.parametrize(("files", "verdict"), [(256, WARNING), (40, FAILED)])
-def test_a_server_that_may_open_few_files_is_told_with_what_raises_it(
+def test_a_low_file_limit_of_the_server_is_reported_with_its_remedy(
     used, private_tmux, files, verdict
 ):
     socket_of(used, private_tmux.socket)
@@ -623,7 +621,7 @@ def test_a_server_that_may_open_few_files_is_told_with_what_raises_it(
 
 
 @pytest.mark.tmux
-def test_a_server_of_which_nothing_can_be_read_is_unknown(used, private_tmux, monkeypatch):
+def test_unreadable_limits_of_the_server_are_unknown(used, private_tmux, monkeypatch):
     socket_of(used, private_tmux.socket)
     private_tmux.begin()
     monkeypatch.setattr(tmux_check.proc, "read", lambda _: b"")
@@ -642,21 +640,21 @@ def test_a_server_of_which_nothing_can_be_read_is_unknown(used, private_tmux, mo
         ({}, "(from the working directory)"),
     ],
 )
-def test_what_has_led_to_the_root_is_told(tmp_path, how, said):
+def test_the_source_of_the_root_is_reported(tmp_path, how, said):
     check = by_name(doctor.examine(**{"env": {}, "cwd": tmp_path, **how}))["root"]
     assert WARNING is check.verdict
     assert "is not there yet" in check.found
     assert said in check.found
 
 
-def test_a_root_that_cannot_be_made_is_told_with_who_may(tmp_path, monkeypatch):
+def test_a_root_that_cannot_be_created_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     answer = root.root_directory(subject(tmp_path / "a b" / "ws"))
     assert FAILED is answer.verdict
     assert f"chmod u+wx {tmp_path}" in answer.remedy
 
 
-def test_a_root_that_we_cannot_write_to_is_told(tmp_path, monkeypatch):
+def test_a_root_that_cannot_be_written_fails(tmp_path, monkeypatch):
     place = tmp_path / "my root"
     place.mkdir()
     monkeypatch.setattr(os, "access", lambda *_: False)
@@ -665,7 +663,7 @@ def test_a_root_that_we_cannot_write_to_is_told(tmp_path, monkeypatch):
     assert ["chmod", "u+rwx", str(place)] == shlex.split(answer.remedy.partition(": ")[2])
 
 
-def test_a_root_below_what_may_not_be_searched_is_told_once(tmp_path, monkeypatch):
+def test_a_root_below_a_closed_directory_fails_once(tmp_path, monkeypatch):
     """Not by every check, in the words of the kernel."""
     closed, real = tmp_path / "closed", os.stat
     closed.mkdir()
@@ -688,13 +686,13 @@ def test_a_root_below_what_may_not_be_searched_is_told_once(tmp_path, monkeypatc
 # --- who may do what in it ------------------------------------------------------------------------
 
 
-def test_a_private_root_is_well(patient):
+def test_a_private_root_is_ok(patient):
     answer = root.permissions(patient)
     assert OK is answer.verdict
     assert "are owned by this user, and private" in answer.found
 
 
-def test_what_is_not_ours_is_told_with_the_chown(used, patient, monkeypatch):
+def test_a_file_of_another_user_is_reported_with_the_chown(used, patient, monkeypatch):
     be_another_user(monkeypatch)
     answer = root.permissions(patient)
     assert FAILED is answer.verdict
@@ -703,7 +701,7 @@ def test_what_is_not_ours_is_told_with_the_chown(used, patient, monkeypatch):
     assert "and so on: there are" in answer.remedy
 
 
-def test_a_root_that_every_user_can_write_to_is_told(used, patient):
+def test_a_root_that_every_user_can_write_to_fails(used, patient):
     used.root.chmod(0o777)
 
     answer = root.permissions(patient)
@@ -713,7 +711,7 @@ def test_a_root_that_every_user_can_write_to_is_told(used, patient):
     assert OK is root.permissions(patient).verdict
 
 
-def test_files_that_others_can_read_are_told_and_the_remedy_helps(used, patient):
+def test_a_file_that_others_can_read_is_a_warning_and_the_remedy_works(used, patient):
     prompt = next(used.root.glob("TASK-*/agent_prompt_*"))
     prompt.chmod(0o644)
 
@@ -726,7 +724,7 @@ def test_files_that_others_can_read_are_told_and_the_remedy_helps(used, patient)
     assert 0o600 == stat.S_IMODE(prompt.stat().st_mode)
 
 
-def test_a_symlink_is_told_wherever_it_is_but_where_agents_write(used, patient):
+def test_a_symlink_fails_outside_the_directories_of_agents(used, patient):
     (used.root / used.task / "output" / "theirs").symlink_to("/etc/passwd")
     assert OK is root.permissions(patient).verdict
 
@@ -738,7 +736,7 @@ def test_a_symlink_is_told_wherever_it_is_but_where_agents_write(used, patient):
 
 
 @pytest.mark.parametrize("which", ["scandir", "lstat"])
-def test_a_directory_that_does_not_let_us_in_is_told(used, patient, monkeypatch, which):
+def test_an_unreadable_directory_fails(used, patient, monkeypatch, which):
     """Whether its names cannot be had, or what they are names of."""
     logs, real = f"{used.root}/{used.task}/logs", getattr(os, which)
 
@@ -760,7 +758,7 @@ def test_a_directory_that_does_not_let_us_in_is_told(used, patient, monkeypatch,
     assert answer.remedy.startswith(f"chmod u+rwx {logs}")
 
 
-def test_of_more_files_than_there_is_time_for_the_rest_is_unknown(patient, monkeypatch):
+def test_files_beyond_the_scan_limit_are_unknown(patient, monkeypatch):
     monkeypatch.setattr(root, "_MAX_SCANNED", 5)
     answer = root.permissions(patient)
     assert UNKNOWN is answer.verdict
@@ -778,7 +776,7 @@ def settle(used, text, mode=0o600):
     return by_name(doctor.examine(used.root))["settings"]
 
 
-def test_settings_are_well_if_they_are_not_there_or_can_be_read(used):
+def test_missing_and_readable_settings_are_ok(used):
     assert OK is by_name(doctor.examine(used.root))["settings"].verdict
     assert OK is settle(used, '[alerts]\ncommand = ["sh", "-c", "true"]\n').verdict
 
@@ -791,7 +789,7 @@ def test_settings_are_well_if_they_are_not_there_or_can_be_read(used):
         ("", 0o666, "written by others", "chmod go-w"),
     ],
 )
-def test_settings_that_will_be_refused_are_told(used, text, mode, said, remedy):
+def test_invalid_settings_fail(used, text, mode, said, remedy):
     check = settle(used, text, mode)
     assert FAILED is check.verdict
     assert said in check.found
@@ -799,7 +797,7 @@ def test_settings_that_will_be_refused_are_told(used, text, mode, said, remedy):
 
 
 @pytest.mark.parametrize("program", ["no-such-program", "/no/such/program", "work/relative"])
-def test_a_command_that_is_to_be_told_and_is_not_there_is_told(used, program):
+def test_a_missing_alert_command_is_a_warning(used, program):
     """It would be missed on the day it is needed."""
     check = settle(used, f'[alerts]\ncommand = ["{program}"]\n')
     assert WARNING is check.verdict
@@ -850,14 +848,14 @@ no mount at all
         ("/mnt/nf/ws", OK, "ext4 at /mnt/nf"),
     ],
 )
-def test_a_file_system_is_named_with_what_it_means(path, verdict, said):
+def test_a_file_system_is_reported_with_its_risk(path, verdict, said):
     answer = mounts.assess(mounts.mount_of(Path(path), MOUNTS))
     assert verdict is answer.verdict
     assert said in answer.found
     assert (verdict is OK) == (not answer.remedy)
 
 
-def test_a_root_is_on_the_file_system_that_the_kernel_says(patient, monkeypatch):
+def test_the_root_is_on_the_file_system_that_the_kernel_reports(patient, monkeypatch):
     at = patient.root.resolve()
     line = f"99 1 0:9 / {at} rw - nfs4 server:/export rw\n"
     monkeypatch.setattr(filesystem.proc, "read", lambda _: (MOUNTS + line).encode())
@@ -868,13 +866,13 @@ def test_a_root_is_on_the_file_system_that_the_kernel_says(patient, monkeypatch)
     assert "local disk" in answer.remedy
 
 
-def test_a_root_that_is_not_there_yet_will_be_where_it_will_be_made(tmp_path, monkeypatch):
+def test_a_missing_root_is_on_the_file_system_of_its_parent(tmp_path, monkeypatch):
     line = f"99 1 0:9 / {tmp_path.resolve()} rw - nfs4 server:/export rw\n"
     monkeypatch.setattr(filesystem.proc, "read", lambda _: (MOUNTS + line).encode())
     assert "nfs4" in filesystem.kind(subject(tmp_path / "not" / "yet")).found
 
 
-def test_where_no_mounts_can_be_read_it_is_unknown(patient, monkeypatch):
+def test_the_file_system_is_unknown_without_mounts(patient, monkeypatch):
     monkeypatch.setattr(filesystem.proc, "read", lambda _: b"")
     assert UNKNOWN is filesystem.kind(patient).verdict
 
@@ -913,7 +911,7 @@ DISHONEST = {
 
 
 @pytest.mark.parametrize("fault", DISHONEST)
-def test_a_file_system_that_does_not_do_as_it_says_is_caught(used, patient, monkeypatch, fault):
+def test_a_file_system_with_a_faulty_call_fails(used, patient, monkeypatch, fault):
     module, name, dishonest, said = DISHONEST[fault]
     before = used.world.snapshot()
     mask = os.umask(0o022)
@@ -930,7 +928,7 @@ def test_a_file_system_that_does_not_do_as_it_says_is_caught(used, patient, monk
     assert before == used.world.snapshot()
 
 
-def test_a_lock_that_is_not_let_go_is_caught(patient, monkeypatch):
+def test_a_lock_that_is_not_released_fails(patient, monkeypatch):
     real = fcntl.flock
 
     def keeps(fd, how):
@@ -940,14 +938,14 @@ def test_a_lock_that_is_not_let_go_is_caught(patient, monkeypatch):
     assert "still keeps other processes out" in filesystem.operations(patient).found
 
 
-def test_an_honest_file_system_is_well_and_left_as_it_was(used, patient):
+def test_a_correct_file_system_is_ok_and_is_not_changed(used, patient):
     before = used.world.snapshot()
     answer = filesystem.operations(patient)
     assert OK is answer.verdict, answer.found
     assert before == used.world.snapshot()
 
 
-def test_a_disk_on_which_nothing_can_be_made_is_told(patient, monkeypatch):
+def test_a_disk_that_accepts_no_file_fails(patient, monkeypatch):
     monkeypatch.setattr(os, "mkdir", refuse(30))
     answer = filesystem.operations(patient)
     assert FAILED is answer.verdict
@@ -965,7 +963,7 @@ def test_a_disk_on_which_nothing_can_be_made_is_told(patient, monkeypatch):
         (1 << 40, None, OK, "1048576 MiB are free"),
     ],
 )
-def test_little_space_is_told(patient, monkeypatch, free, inodes, verdict, said):
+def test_little_free_space_is_reported(patient, monkeypatch, free, inodes, verdict, said):
     seen = types.SimpleNamespace(
         f_bavail=free >> 12, f_frsize=4096, f_files=inodes and 1 << 31, f_favail=inodes
     )
@@ -980,7 +978,7 @@ def test_little_space_is_told(patient, monkeypatch, free, inodes, verdict, said)
 # --- the clock ------------------------------------------------------------------------------------
 
 
-def test_a_clock_that_was_set_back_is_told(patient, monkeypatch):
+def test_a_clock_that_was_set_back_is_a_warning(patient, monkeypatch):
     assert OK is clock_check.clock_is_sane(patient).verdict
 
     now = time.time()
@@ -992,14 +990,14 @@ def test_a_clock_that_was_set_back_is_told(patient, monkeypatch):
     assert "timedatectl set-ntp true" in answer.remedy
 
 
-def test_a_clock_that_was_never_set_is_told(monkeypatch):
+def test_a_clock_that_was_never_set_fails(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 3600.0)
     answer = clock_check.clock_is_sane(subject(None))
     assert (FAILED, True) == (answer.verdict, "1970-01-01T01:00" in answer.found)
 
 
 @pytest.mark.parametrize("step", [+86400.0, -86400.0])
-def test_a_clock_that_was_set_while_an_agent_lives_is_told(used, patient, monkeypatch, step):
+def test_a_clock_that_was_set_during_an_agents_life_is_a_warning(used, patient, monkeypatch, step):
     """The kernel says how long its supervisor has lived, the journal when it was deployed."""
     history = clock_check.JournalStore(used.root / "sagas").history(used.lives)
     who = history.frame("spawn_tmux").load().supervisor
@@ -1023,7 +1021,7 @@ def test_a_clock_that_was_set_while_an_agent_lives_is_told(used, patient, monkey
 
 
 @pytest.mark.parametrize("call", ["pidfd_open", "pidfd_send_signal"])
-def test_a_kernel_or_a_container_without_pidfds_is_told(monkeypatch, call):
+def test_a_kernel_or_a_container_without_pidfds_fails(monkeypatch, call):
     assert OK is machine.pidfd(subject(None)).verdict
     module = os if call == "pidfd_open" else signal
     monkeypatch.setattr(machine, "_IS_LINUX", True)
@@ -1036,7 +1034,7 @@ def test_a_kernel_or_a_container_without_pidfds_is_told(monkeypatch, call):
     assert "seccomp" in answer.remedy
 
 
-def test_a_python_without_pidfds_is_told(monkeypatch):
+def test_a_python_without_pidfds_fails(monkeypatch):
     monkeypatch.setattr(machine, "_IS_LINUX", True)
     monkeypatch.delattr(os, "pidfd_open", raising=False)
     answer = machine.pidfd(subject(None))
@@ -1060,14 +1058,14 @@ PROC = "22 1 0:21 / /proc rw,nosuid - proc proc rw"
         (PROC, {"environ": False}, FAILED, "does not show the environment", "seccomp"),
     ],
 )
-def test_a_proc_that_shows_too_little_is_told(mountinfo, seen, verdict, said, remedy):
+def test_a_proc_is_assessed_by_what_it_shows(mountinfo, seen, verdict, said, remedy):
     answer = machine.assess_procfs(mountinfo, **{"boot_id": True, "environ": True, **seen})
     assert verdict is answer.verdict
     assert said in answer.found
     assert remedy in answer.remedy
 
 
-def test_what_proc_shows_is_really_asked(monkeypatch):
+def test_each_needed_file_of_proc_is_read(monkeypatch):
     if not ON_LINUX:
         assert OK is machine.procfs(subject(None)).verdict
         return
@@ -1083,7 +1081,7 @@ def test_what_proc_shows_is_really_asked(monkeypatch):
 
 
 @pytest.mark.parametrize(("code", "verdict"), [(0, OK), (1, FAILED)])
-def test_a_container_that_forbids_subreapers_is_told(monkeypatch, code, verdict):
+def test_a_container_without_subreapers_fails(monkeypatch, code, verdict):
     monkeypatch.setattr(machine, "_IS_LINUX", True)
     monkeypatch.setattr(machine, "_BECOME", f"import sys; sys.exit({code})")
     answer = machine.subreaper(subject(None))
@@ -1091,7 +1089,7 @@ def test_a_container_that_forbids_subreapers_is_told(monkeypatch, code, verdict)
     assert ("prctl" in answer.remedy) == (verdict is FAILED)
 
 
-def test_here_a_subreaper_can_be_had():
+def test_this_machine_allows_a_subreaper():
     assert OK is machine.subreaper(subject(None)).verdict
 
 
@@ -1106,7 +1104,7 @@ def test_here_a_subreaper_can_be_had():
         ("magic", True, FAILED, "magic"),
     ],
 )
-def test_what_contains_agents_is_told(tmp_path, monkeypatch, asked, has_cgroup, verdict, said):
+def test_the_containment_is_reported(tmp_path, monkeypatch, asked, has_cgroup, verdict, said):
     monkeypatch.setattr(machine, "_IS_LINUX", True)
     place = str(tmp_path / "oc_doctor") if has_cgroup else None
     monkeypatch.setattr(machine.cgroups, "path_for", lambda _: place)
@@ -1133,7 +1131,7 @@ def test_what_contains_agents_is_told(tmp_path, monkeypatch, asked, has_cgroup, 
         ((64, 8192), FAILED, "ulimit -n 4096"),
     ],
 )
-def test_a_low_limit_of_open_files_is_told(monkeypatch, limit, verdict, remedy):
+def test_a_low_limit_of_open_files_is_reported(monkeypatch, limit, verdict, remedy):
     monkeypatch.setattr(resource, "getrlimit", lambda _: limit)
     answer = resource_limits.open_files(subject(None))
     assert (verdict, remedy) == (answer.verdict, answer.remedy)
@@ -1148,7 +1146,7 @@ def test_a_low_limit_of_open_files_is_told(monkeypatch, limit, verdict, remedy):
         (-1, FAILED, "panes stay empty"),
     ],
 )
-def test_a_low_limit_of_file_events_is_told(monkeypatch, more, verdict, said):
+def test_a_low_limit_of_file_events_is_reported(monkeypatch, more, verdict, said):
     """Here are two, held by this very process; nobody else's count."""
     held = [system.inotify({"/": 0x2})[0] for _ in range(2)]
     limit = b"%d\n" % (len(held) + more)
@@ -1174,7 +1172,7 @@ def test_a_low_limit_of_file_events_is_told(monkeypatch, more, verdict, said):
         (-3, FAILED, "for 0"),
     ],
 )
-def test_little_room_for_processes_is_told(monkeypatch, left, verdict, said):
+def test_little_room_for_processes_is_reported(monkeypatch, left, verdict, said):
     """Ours count by threads, and those of others not at all."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(resource_limits.proc, "pids", lambda: [1, 2, 3])
@@ -1194,7 +1192,7 @@ def test_little_room_for_processes_is_told(monkeypatch, left, verdict, said):
     assert (verdict is OK) == ("ulimit -u" not in answer.remedy)
 
 
-def test_a_control_group_that_is_nearly_full_is_told(monkeypatch, tmp_path):
+def test_a_nearly_full_control_group_is_reported(monkeypatch, tmp_path):
     (tmp_path / "pids.max").write_text("100\n")
     (tmp_path / "pids.current").write_text("99\n")
     monkeypatch.setattr(resource_limits.cgroups, "current_cgroup", lambda: tmp_path)
@@ -1236,20 +1234,20 @@ def a_dead_pid():
     return child.pid
 
 
-def test_locks_that_nobody_holds_are_well(patient):
+def test_free_locks_are_ok(patient):
     answer = lock_check.locks(patient)
     assert OK is answer.verdict
     assert "none held now" in answer.found
 
 
-def test_a_lock_that_is_held_just_now_is_told_and_no_trouble(patient, held):
+def test_a_lock_held_for_a_short_time_is_ok_and_reported(patient, held):
     sign(held, os.getpid())
     answer = lock_check.locks(patient)
     assert OK is answer.verdict
     assert f"{held} by pid {os.getpid()}" in answer.found
 
 
-def test_a_lock_that_is_held_for_long_is_told_with_its_holder(patient, held):
+def test_a_lock_held_for_long_fails_with_its_owner(patient, held):
     sign(held, os.getpid(), ago_s=300)
     answer = lock_check.locks(patient)
     assert FAILED is answer.verdict
@@ -1257,14 +1255,14 @@ def test_a_lock_that_is_held_for_long_is_told_with_its_holder(patient, held):
     assert answer.remedy.endswith(f"kill {os.getpid()}")
 
 
-def test_of_a_holder_that_has_not_signed_the_kernel_tells(patient, held):
+def test_the_kernel_names_an_owner_that_has_not_signed(patient, held):
     held.write_bytes(b"-")
     who = f"pid {os.getpid()}" if ON_LINUX else "an unknown process"
     assert f"{held} by {who}" in lock_check.locks(patient).found
 
 
 @pytest.mark.parametrize("pid", [0, -1])
-def test_nobody_is_told_to_kill_everything(patient, held, monkeypatch, pid):
+def test_no_remedy_kills_many_processes(patient, held, monkeypatch, pid):
     """As a pid, 0 is one's own group, and -1 all that one may signal."""
     sign(held, 99999999, ago_s=300)
     monkeypatch.setattr(lock_check, "kernel_owner_pid", lambda _: pid)
@@ -1276,7 +1274,7 @@ def test_nobody_is_told_to_kill_everything(patient, held, monkeypatch, pid):
     assert f"lsof {held}" in answer.remedy
 
 
-def test_a_lock_whose_holder_died_with_it_is_told(used, patient, lock_file, a_dead_pid):
+def test_a_lock_of_a_dead_owner_is_a_warning(used, patient, lock_file, a_dead_pid):
     sign(lock_file, a_dead_pid, ago_s=300)
     before = lock_file.read_bytes()
 
@@ -1293,22 +1291,22 @@ def test_a_lock_whose_holder_died_with_it_is_told(used, patient, lock_file, a_de
 # --- what is written ------------------------------------------------------------------------------
 
 
-def test_a_root_that_is_whole_is_well(patient):
+def test_an_undamaged_root_is_ok(patient):
     for look in (integrity.root_file, integrity.registries, integrity.journals):
         assert OK is look(patient).verdict
 
 
-def test_where_there_is_no_root_nothing_is_damaged(tmp_path):
+def test_a_missing_root_has_no_damage(tmp_path):
     for look in (integrity.root_file, integrity.registries, integrity.journals):
         assert OK is look(subject(tmp_path / "none")).verdict
 
 
-def test_a_root_that_was_made_and_never_used_is_well(tmp_path):
+def test_an_unused_root_has_no_damage(tmp_path):
     assert "created when the root is first used" in integrity.root_file(subject(tmp_path)).found
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut off"])
-def test_root_json_can_be_written_back_by_the_line_that_is_told(used, harm):
+def test_the_remedy_for_root_json_writes_it_back(used, harm):
     """The remedy is a command: typed in, it leads to the same server and the same agents."""
     path = used.root / "root.json"
     known = msgspec.json.decode(path.read_bytes())
@@ -1326,14 +1324,14 @@ def test_root_json_can_be_written_back_by_the_line_that_is_told(used, harm):
     assert (known["root_id"], Path(known["tmux_socket"])) == again.root_record[:2]
 
 
-def test_a_root_json_of_a_newer_release_is_told(used):
+def test_a_root_json_of_a_newer_release_fails(used):
     path = used.root / "root.json"
     path.write_bytes(path.read_bytes().replace(b'"schema_version": 1', b'"schema_version": 9'))
     answer = integrity.root_file(subject(used.root))
     assert (FAILED, "upgrade orchestrator-core") == (answer.verdict, answer.remedy)
 
 
-def test_a_copy_of_a_root_is_told_with_how_it_becomes_one_of_its_own(used):
+def test_a_copied_root_fails_and_the_remedy_makes_it_independent(used):
     copy = used.root.parent / "copy"
     subprocess.run(["cp", "-a", used.root, copy], check=True)
 
@@ -1347,7 +1345,7 @@ def test_a_copy_of_a_root_is_told_with_how_it_becomes_one_of_its_own(used):
     assert OK is integrity.root_file(subject(used.root)).verdict
 
 
-def test_a_root_that_was_moved_is_no_copy(used):
+def test_a_moved_root_is_no_copy(used):
     moved = used.root.parent / "moved"
     used.root.rename(moved)
     assert OK is integrity.root_file(subject(moved)).verdict
@@ -1355,7 +1353,7 @@ def test_a_root_that_was_moved_is_no_copy(used):
 
 @pytest.mark.parametrize("harm", ["damaged", "gone"])
 @pytest.mark.parametrize("which", ["global", "task"])
-def test_a_registry_that_is_damaged_or_gone_is_told_with_its_repair(used, patient, which, harm):
+def test_a_damaged_or_missing_registry_fails_with_its_repair(used, patient, which, harm):
     layout = Layout(used.root)
     path = layout.global_registry if which == "global" else layout.task_registry(used.task)
     if harm == "gone":
@@ -1372,7 +1370,7 @@ def test_a_registry_that_is_damaged_or_gone_is_told_with_its_repair(used, patien
     assert f"orchestrator-core repair {options}, and with --yes" in answer.remedy
 
 
-def test_a_registry_that_was_kept_aside_is_told_until_it_is_removed(used, patient):
+def test_a_quarantined_registry_is_a_warning_until_its_removal(used, patient):
     kept = used.root / "registry" / "GLOBAL_REGISTRY.json.damaged-20251101-101010"
     kept.touch(mode=0o600)
 
@@ -1387,7 +1385,7 @@ def test_a_registry_that_was_kept_aside_is_told_until_it_is_removed(used, patien
 @pytest.mark.parametrize(
     ("text", "remedy"), [("{", "orchestrator-core stats"), ('{"bytes_freed": "much"}', "mv ")]
 )
-def test_a_summary_of_the_past_that_cannot_be_used_is_told(used, patient, text, remedy):
+def test_unusable_statistics_are_a_warning(used, patient, text, remedy):
     """It alone knows what it remembers, and its loss would be seen by nobody."""
     path = Layout(used.root).statistics
     path.write_text(text)
@@ -1408,7 +1406,7 @@ def test_a_summary_of_the_past_that_cannot_be_used_is_told(used, patient, text, 
     assert OK is integrity.registries(patient).verdict
 
 
-def test_a_registry_of_a_newer_release_is_told(used, patient):
+def test_a_registry_of_a_newer_release_fails(used, patient):
     path = Layout(used.root).global_registry
     document = msgspec.json.decode(path.read_bytes())
     path.write_bytes(msgspec.json.encode({**document, "schema_version": 999}))
@@ -1421,7 +1419,7 @@ def test_a_registry_of_a_newer_release_is_told(used, patient):
     ("state", "verdict", "remedy"),
     [("open", FAILED, "orchestrator-core recover"), ("closed", WARNING, "rm ")],
 )
-def test_a_damaged_journal_is_told_by_whether_its_agent_is_over(
+def test_a_damaged_journal_is_reported_by_the_state_of_its_agent(
     used, patient, state, verdict, remedy
 ):
     pattern = "*.jsonl" if state == "open" else "closed/*.jsonl"
@@ -1436,7 +1434,7 @@ def test_a_damaged_journal_is_told_by_whether_its_agent_is_over(
     assert remedy in answer.remedy
 
 
-def test_a_journal_that_was_kept_aside_is_told_until_it_is_removed(used, patient):
+def test_a_quarantined_journal_is_a_warning_until_its_removal(used, patient):
     kept = used.root / "sagas" / "a-1.jsonl.damaged-1"
     kept.touch()
     answer = integrity.journals(patient)
@@ -1445,21 +1443,21 @@ def test_a_journal_that_was_kept_aside_is_told_until_it_is_removed(used, patient
     assert OK is integrity.journals(patient).verdict
 
 
-def test_a_torn_last_line_is_the_normal_end_of_a_crash(used, patient):
+def test_a_torn_last_line_is_no_damage(used, patient):
     journal = next((used.root / "sagas").glob("*.jsonl"))
     with journal.open("ab") as file:
         file.write(b'{"kind":"unw')
     assert OK is integrity.journals(patient).verdict
 
 
-def test_of_more_journals_than_there_is_time_for_the_older_are_unknown(used):
+def test_journals_beyond_the_time_limit_are_unknown(used):
     answer = integrity.journals(subject(used.root, timeout_s=-1.0))
     assert UNKNOWN is answer.verdict
     assert "only the newest 0 of 2 journals" in answer.found
     assert "orchestrator-core gc" in answer.remedy
 
 
-def test_many_troubles_are_one_answer_with_the_worst_verdict():
+def test_several_problems_are_one_result_with_the_worst_verdict():
     answers = [
         Check.ok("a"),
         Check.warning("b", "do b"),

@@ -47,7 +47,7 @@ def on_disk(top, *, below):
     return found
 
 
-def test_a_tar_file_holds_all_of_a_task_and_the_journals_of_its_agents(fake_scene, target):
+def test_a_tar_file_has_a_complete_task_and_the_journals_of_its_agents(fake_scene, target):
     orch, task, ids = past.end_some(fake_scene, 2, written=b"a line\n")
     past.end_some(fake_scene)  # Another task's.
     with pytest.raises(OrchestratorError):  # It never came to be, and has a journal.
@@ -81,7 +81,7 @@ def test_a_tar_file_holds_all_of_a_task_and_the_journals_of_its_agents(fake_scen
     assert target.stat().st_size == report.size
 
 
-def test_a_task_that_is_exported_with_remove_is_gone_and_still_counted(fake_scene, target):
+def test_a_removed_task_is_gone_and_still_counted(fake_scene, target):
     orch, task, _ = past.end_some(fake_scene, 2, written=b"a line\n")
     _, other, kept = past.end_some(fake_scene)
     expected, before = on_disk(orch.root / task, below=orch.root), orch.stats()
@@ -101,7 +101,7 @@ def test_a_task_that_is_exported_with_remove_is_gone_and_still_counted(fake_scen
         orch.task(task)
 
 
-def test_a_task_without_agents_leaves_the_global_registry_and_frees_its_key(fake_scene, target):
+def test_the_removal_of_a_task_without_agents_frees_its_key(fake_scene, target):
     orch = fake_scene.orchestrator()
     task = orch.create_task("nothing yet", key="once").id
     assert task in fake_scene.world.totals()["tasks"]
@@ -113,7 +113,7 @@ def test_a_task_without_agents_leaves_the_global_registry_and_frees_its_key(fake
     assert task != orch.create_task("nothing yet", key="once").id
 
 
-def test_what_was_exported_can_be_unpacked_where_it_was(fake_scene, target):
+def test_an_exported_task_can_be_unpacked_into_its_root(fake_scene, target):
     orch, task, [agent] = past.end_some(fake_scene, written=b"a line\n")
     end = orch.terminate(agent)
     orch.export_task(task, target, remove=True)
@@ -131,7 +131,7 @@ def test_what_was_exported_can_be_unpacked_where_it_was(fake_scene, target):
 @pytest.mark.parametrize(
     ("name", "compressed"), [("a.tar", False), ("a.tar.gz", True), ("a.tgz", True)]
 )
-def test_the_targets_name_says_whether_it_is_compressed(fake_scene, target, name, compressed):
+def test_the_name_of_the_target_selects_compression(fake_scene, target, name, compressed):
     orch, task, _ = past.end_some(fake_scene)
     place = target.with_name(name)
 
@@ -141,7 +141,7 @@ def test_the_targets_name_says_whether_it_is_compressed(fake_scene, target, name
     assert task in contents(place)
 
 
-def test_names_and_contents_that_are_strange_come_back_as_they_are(fake_scene, target):
+def test_unusual_names_and_contents_are_preserved(fake_scene, target):
     orch, task, _ = past.end_some(fake_scene)
     output = orch.root / task / "output"
     strange = ["a\nb", "-rf", "..x", "ü" * 60, "x" * 255, "tab\t", "*", os.fsdecode(b"\xff\xfe")]
@@ -158,7 +158,7 @@ def test_names_and_contents_that_are_strange_come_back_as_they_are(fake_scene, t
     assert expected == {name: told[name] for name in told if name.startswith("TASK-")}
 
 
-def test_a_socket_is_told_of_and_a_file_that_cannot_be_read_stops_it(fake_scene, target):
+def test_a_socket_is_skipped_and_reported(fake_scene, target):
     orch, task, _ = past.end_some(fake_scene)
     output = orch.root / task / "output"
     with socket.socket(socket.AF_UNIX) as server:
@@ -170,7 +170,7 @@ def test_a_socket_is_told_of_and_a_file_that_cannot_be_read_stops_it(fake_scene,
 # --- what is refused ----------------------------------------------------------------------------
 
 
-def test_a_task_with_a_living_agent_is_refused(fake_scene, target):
+def test_a_task_with_a_live_agent_is_refused(fake_scene, target):
     orch, task, _ = past.end_some(fake_scene)
     agent = orch.deploy(task, fake_scene.spec())
 
@@ -182,7 +182,7 @@ def test_a_task_with_a_living_agent_is_refused(fake_scene, target):
     assert [] == fake_scene.world.torn()
 
 
-def test_a_task_with_something_stuck_is_refused(fake_scene, target):
+def test_a_task_with_a_stuck_saga_is_refused(fake_scene, target):
     orch, task, _ = past.end_some(fake_scene)
     agent = orch.deploy(task, fake_scene.spec("unkillable"))
     orch.terminate(agent.id)
@@ -191,7 +191,7 @@ def test_a_task_with_something_stuck_is_refused(fake_scene, target):
         orch.export_task(task, target)
 
 
-def test_a_task_with_an_agent_of_the_old_system_that_is_not_over_is_refused(fake_scene, target):
+def test_a_task_with_an_active_legacy_agent_is_refused(fake_scene, target):
     orch, task, _ = past.end_some(fake_scene)
     path = orch.root / task / "AGENT_REGISTRY.json"
     document = json.loads(path.read_text())
@@ -202,7 +202,7 @@ def test_a_task_with_an_agent_of_the_old_system_that_is_not_over_is_refused(fake
         orch.export_task(task, target)
 
 
-def test_while_it_cannot_be_told_whose_a_saga_is_nothing_is_exported(fake_scene, target):
+def test_an_unreadable_open_saga_prevents_an_export(fake_scene, target):
     orch, task, _ = past.end_some(fake_scene)
     other = orch.deploy(orch.create_task("another").id, fake_scene.spec())
     journal = orch.root / "sagas" / f"{other.id}.jsonl"
@@ -212,7 +212,7 @@ def test_while_it_cannot_be_told_whose_a_saga_is_nothing_is_exported(fake_scene,
         orch.export_task(task, target)
 
 
-def test_a_target_that_is_there_is_never_replaced(fake_scene, target):
+def test_an_existing_target_is_never_replaced(fake_scene, target):
     orch, task, _ = past.end_some(fake_scene)
     target.write_text("precious")
 
@@ -221,7 +221,7 @@ def test_a_target_that_is_there_is_never_replaced(fake_scene, target):
     assert ("precious", [task]) == (target.read_text(), [each.id for each in orch.tasks()])
 
 
-def test_a_target_that_appears_meanwhile_is_not_replaced_either(fake_scene, target, monkeypatch):
+def test_a_target_that_appears_meanwhile_is_not_replaced(fake_scene, target, monkeypatch):
     orch, task, _ = past.end_some(fake_scene)
     original = tarball.read_back
 
@@ -237,7 +237,7 @@ def test_a_target_that_appears_meanwhile_is_not_replaced_either(fake_scene, targ
 
 
 @pytest.mark.parametrize("inside", ["{task}/x.tar", "{task}/output/x.tar", "link/x.tar"])
-def test_a_target_inside_of_the_task_is_refused(fake_scene, inside):
+def test_a_target_inside_the_task_is_refused(fake_scene, inside):
     orch, task, _ = past.end_some(fake_scene)
     (orch.root / "link").symlink_to(orch.root / task / "output")
 
@@ -246,7 +246,7 @@ def test_a_target_inside_of_the_task_is_refused(fake_scene, inside):
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "x/", "nowhere/x.tar"])
-def test_a_target_that_can_be_none_is_refused(fake_scene, name, monkeypatch):
+def test_an_impossible_target_is_refused(fake_scene, name, monkeypatch):
     orch, task, _ = past.end_some(fake_scene)
     monkeypatch.chdir(fake_scene.root.parent)
     (fake_scene.root.parent / "x").mkdir()
@@ -256,7 +256,7 @@ def test_a_target_that_can_be_none_is_refused(fake_scene, name, monkeypatch):
     assert [task] == [each.id for each in orch.tasks()]
 
 
-def test_there_is_no_such_task(fake_scene, target):
+def test_an_unknown_task_is_refused(fake_scene, target):
     orch = fake_scene.orchestrator()
 
     with pytest.raises(NotFound):
@@ -280,7 +280,7 @@ def meanwhile(monkeypatch, act):
     monkeypatch.setattr(exporting, "_new_file", contextlib.contextmanager(then))
 
 
-def test_a_task_that_changed_meanwhile_is_not_removed(fake_scene, target, monkeypatch):
+def test_a_task_that_has_changed_meanwhile_is_not_removed(fake_scene, target, monkeypatch):
     orch, task, _ = past.end_some(fake_scene)
     late = orch.root / task / "output" / "late"
     meanwhile(monkeypatch, lambda: late.write_text("too late to be in it"))
@@ -292,7 +292,7 @@ def test_a_task_that_changed_meanwhile_is_not_removed(fake_scene, target, monkey
     assert ([task], []) == ([each.id for each in orch.tasks()], fake_scene.world.torn())
 
 
-def test_an_agent_that_is_deployed_meanwhile_keeps_its_task(fake_scene, target, monkeypatch):
+def test_a_deployment_meanwhile_prevents_the_removal(fake_scene, target, monkeypatch):
     orch, task, _ = past.end_some(fake_scene)
     deployed = []
     meanwhile(monkeypatch, lambda: deployed.append(orch.deploy(task, fake_scene.spec()).id))
@@ -305,7 +305,7 @@ def test_an_agent_that_is_deployed_meanwhile_keeps_its_task(fake_scene, target, 
     assert [] == fake_scene.world.leftovers()
 
 
-def test_a_file_that_changes_while_it_is_packed_is_no_export(fake_scene, target, monkeypatch):
+def test_a_file_that_changes_during_packing_stops_the_export(fake_scene, target, monkeypatch):
     orch, task, _ = past.end_some(fake_scene)
     path = orch.root / task / "output" / "result"
     path.write_bytes(b"x" * 100_000)
@@ -322,7 +322,7 @@ def test_a_file_that_changes_while_it_is_packed_is_no_export(fake_scene, target,
     assert path.exists()
 
 
-def test_what_is_not_read_back_as_it_was_is_no_export(fake_scene, target, monkeypatch):
+def test_a_tar_file_that_reads_back_differently_stops_the_export(fake_scene, target, monkeypatch):
     """A disk that lies is found out before anything is removed."""
     orch, task, _ = past.end_some(fake_scene, written=b"a line\n" * 1000)
     original = os.fsync

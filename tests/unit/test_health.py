@@ -47,14 +47,14 @@ def asked(root, beat):
     return health(root)
 
 
-def test_one_that_beats_is_well(root):
+def test_a_sweeper_with_a_recent_heartbeat_is_healthy(root):
     found = asked(root, beat_of())
 
     assert (True, ()) == (found.healthy, found.problems)
     assert "watches 3 agents; it swept in 12 ms" in found.words
 
 
-def test_one_that_has_only_just_come_is_well(root):
+def test_a_sweeper_in_its_first_sweep_is_healthy(root):
     assert "first sweep is running" in asked(root, beat_of(sweeps=0, last_sweep=None)).words
 
 
@@ -68,14 +68,14 @@ def test_one_that_has_only_just_come_is_well(root):
     ],
     ids=["silent", "failing", "hung", "stopped in a server that lives on"],
 )
-def test_what_makes_it_ill_is_said(root, how, problem):
+def test_the_problem_of_an_unhealthy_sweeper_is_reported(root, how, problem):
     found = asked(root, beat_of(**how))
 
     assert not found.healthy
     assert problem in found.problems[0]
 
 
-def test_findings_are_told_and_are_no_illness(root):
+def test_findings_are_remarks_of_a_healthy_sweeper(root):
     last = attrs.evolve(
         WELL, findings={"silent": 30}, told=("silent: a-1 says nothing",), unknown=("tmux",)
     )
@@ -88,7 +88,7 @@ def test_findings_are_told_and_are_no_illness(root):
     )
 
 
-def test_a_dead_one_is_dead_whoever_has_its_pid_by_now(root):
+def test_a_dead_sweeper_is_dead_although_its_pid_is_reused(root):
     """A pid that was given away again does not make it live."""
     stranger = subprocess.Popen(["sleep", "1000"])
     try:
@@ -104,7 +104,7 @@ def test_a_dead_one_is_dead_whoever_has_its_pid_by_now(root):
     assert "stopped on request, at just now" in stopped.words
 
 
-def test_a_clock_that_is_set_makes_nobody_ill(root, monkeypatch):
+def test_a_change_of_the_clock_makes_no_sweeper_unhealthy(root, monkeypatch):
     heartbeat.write(root, beat_of())
     real = time.time
     for by_s in (10 * 366 * 86400, -10 * 366 * 86400):
@@ -113,20 +113,20 @@ def test_a_clock_that_is_set_makes_nobody_ill(root, monkeypatch):
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"pid": "no"}', b"\xff"])
-def test_a_damaged_heartbeat_is_an_answer(root, data):
+def test_a_damaged_heartbeat_is_reported(root, data):
     heartbeat.file_of(root).write_bytes(data)
 
     assert "is no heartbeat" in health(root).words
 
 
-def test_where_nobody_ever_was_nothing_is_touched(tmp_path):
+def test_a_root_without_a_sweeper_is_not_changed(tmp_path):
     found = health(tmp_path / "nowhere")
 
     assert "no sweeper has run" in found.words
     assert [] == list(tmp_path.iterdir())
 
 
-def test_it_can_be_told_as_json(root):
+def test_the_health_is_json_safe(root):
     told = json.loads(json.dumps(asked(root, beat_of()).to_dict()))
 
     assert (True, 3) == (told["healthy"], told["heartbeat"]["watched"])
@@ -146,7 +146,7 @@ def test_it_can_be_told_as_json(root):
         ({"WATCHDOG_USEC": "soon"}, None),
     ],
 )
-def test_what_the_environment_says_is_taken_out_of_it(env, watchdog_s):
+def test_the_variables_of_the_service_manager_are_removed_from_the_environment(env, watchdog_s):
     """Programs that we start are not the service, and are not to speak for it."""
     left = {"PATH": "/bin", "NOTIFY_SOCKET": "/run/notify", **env}
 
@@ -159,7 +159,7 @@ def test_what_the_environment_says_is_taken_out_of_it(env, watchdog_s):
     )
 
 
-def test_who_does_not_listen_is_no_trouble(tmp_path):
+def test_a_service_manager_that_does_not_listen_is_no_error(tmp_path):
     ServiceManager().notify("READY=1")
     ServiceManager(str(tmp_path / "nobody")).notify("READY=1")
     ServiceManager("@nobody").notify("READY=1")

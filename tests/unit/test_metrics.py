@@ -41,7 +41,7 @@ def rows(stats):
 # --- what is counted ------------------------------------------------------------------------------
 
 
-def test_a_root_where_nothing_has_happened_has_nothing_to_tell_and_gets_no_file(fake_scene):
+def test_an_unused_root_has_empty_statistics_and_gets_no_file(fake_scene):
     orch = fake_scene.orchestrator()
     stats = orch.stats()
 
@@ -49,7 +49,7 @@ def test_a_root_where_nothing_has_happened_has_nothing_to_tell_and_gets_no_file(
     assert [] == fake_scene.world.files("registry/STATS*")
 
 
-def test_cleanups_are_counted_by_reason_and_outcome_however_an_agent_ended(fake_scene):
+def test_cleanups_are_counted_by_reason_and_outcome(fake_scene):
     orch, task, _ = past.end_some(fake_scene, 2)
     orch.report_progress(orch.deploy(task, fake_scene.spec()).id, "completed")
     gone = orch.deploy(task, fake_scene.spec("finishes"))
@@ -68,7 +68,7 @@ def test_cleanups_are_counted_by_reason_and_outcome_however_an_agent_ended(fake_
     assert 1 == stats.sagas["committed"], living
 
 
-def test_what_is_stuck_counts_as_stuck_until_it_is_not(fake_scene):
+def test_a_stuck_cleanup_counts_as_stuck_until_it_succeeds(fake_scene):
     orch, task, _ = past.end_some(fake_scene)
     agent = orch.deploy(task, fake_scene.spec("unkillable"))
     orch.terminate(agent.id)
@@ -83,7 +83,7 @@ def test_what_is_stuck_counts_as_stuck_until_it_is_not(fake_scene):
     assert () == orch.stats().stuck
 
 
-def test_bytes_freed_are_those_of_the_reports(fake_scene):
+def test_the_freed_bytes_are_those_of_the_reports(fake_scene):
     orch, task, _ = past.end_some(fake_scene)
     agent = orch.deploy(task, fake_scene.spec())
     before = orch.stats().bytes_freed
@@ -94,7 +94,7 @@ def test_bytes_freed_are_those_of_the_reports(fake_scene):
     assert before + end.bytes_freed == orch.stats().bytes_freed
 
 
-def test_an_open_journal_that_cannot_be_read_is_told_of_and_stops_nothing(fake_scene):
+def test_an_unreadable_open_journal_is_reported(fake_scene):
     orch, task, _ = past.end_some(fake_scene)
     agent = orch.deploy(task, fake_scene.spec())
     journal = orch.root / "sagas" / f"{agent.id}.jsonl"
@@ -105,7 +105,7 @@ def test_an_open_journal_that_cannot_be_read_is_told_of_and_stops_nothing(fake_s
     assert ((agent.id,), 1) == (stats.unreadable, stats.total)
 
 
-def test_a_closed_journal_that_does_not_tell_counts_as_unreadable(fake_scene):
+def test_a_closed_journal_without_a_report_counts_as_unreadable(fake_scene):
     orch, _, [agent] = past.end_some(fake_scene)
     path = orch.root / "sagas" / "closed" / f"{agent}.jsonl"
     path.write_bytes(path.read_bytes()[:-40])
@@ -115,7 +115,7 @@ def test_a_closed_journal_that_does_not_tell_counts_as_unreadable(fake_scene):
     assert {("unknown", "unreadable"): 1} == rows(orch.stats())
 
 
-def test_only_the_last_line_of_a_closed_journal_is_read(fake_scene):
+def test_the_last_line_of_a_closed_journal_is_sufficient(fake_scene):
     """It holds the whole report; a life may be long."""
     orch, _, [agent] = past.end_some(fake_scene)
     path = orch.root / "sagas" / "closed" / f"{agent}.jsonl"
@@ -125,7 +125,7 @@ def test_only_the_last_line_of_a_closed_journal_is_read(fake_scene):
     assert agent == orch._terminator.sagas.journals.closed_report(agent).saga_id
 
 
-def test_a_last_line_longer_than_the_first_look_is_found(fake_scene):
+def test_a_long_last_line_is_found(fake_scene):
     orch, _, [agent] = past.end_some(fake_scene)
     journals = orch._terminator.sagas.journals
     report = journals.closed_report(agent)
@@ -146,7 +146,7 @@ OUTCOME_CASES = [
 
 
 @pytest.mark.parametrize(("outcome", "closed", "step"), OUTCOME_CASES)
-def test_an_unwinding_comes_to_one_outcome(outcome, closed, step):
+def test_an_unwinding_has_one_outcome(outcome, closed, step):
     report = UnwindReport("a", Unwind.terminal("over"), (step,), closed)
 
     assert outcome == unwind_outcome(report)
@@ -171,7 +171,7 @@ def test_a_reason_is_a_short_word(reason, why):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_percentiles_are_right_to_within_five_per_cent(seed):
+def test_percentiles_are_correct_to_five_per_cent(seed):
     chance = random.Random(seed)
     times = [chance.lognormvariate(3, 2) for _ in range(2000)]
     histogram = Histogram()
@@ -184,7 +184,7 @@ def test_percentiles_are_right_to_within_five_per_cent(seed):
     assert max(times) == histogram.max_ms
 
 
-def test_strange_durations_find_a_bucket():
+def test_extreme_durations_have_a_bucket():
     histogram = Histogram()
     for ms in (0.0, -1.0, 1e-9, 1e300):
         histogram.add(ms)
@@ -193,7 +193,7 @@ def test_strange_durations_find_a_bucket():
     assert 3 == histogram.cumulative(0)
 
 
-def test_bounds_of_a_power_of_two_are_exact():
+def test_the_bounds_at_powers_of_two_are_exact():
     histogram = Histogram()
     for ms in (1.0, 1.0001, 2.0, 2.0001, 4.0):
         histogram.add(ms)
@@ -204,7 +204,7 @@ def test_bounds_of_a_power_of_two_are_exact():
 # --- what is remembered -------------------------------------------------------------------------
 
 
-def test_what_is_forgotten_is_counted_still(fake_scene):
+def test_a_compaction_changes_no_count(fake_scene):
     """Every figure of the statistics is the same with the journals, and without them."""
     orch, _, ids = past.end_some(fake_scene, 4)
     before = orch.stats()
@@ -216,7 +216,7 @@ def test_what_is_forgotten_is_counted_still(fake_scene):
     assert ids[3:] == past.journals(orch.root)
 
 
-def test_forgetting_twice_counts_once(fake_scene):
+def test_a_repeated_compaction_counts_once(fake_scene):
     orch, _, ids = past.end_some(fake_scene, 2)
     compact_journals(orch, *ids)
     compact_journals(orch, *ids, *ids)
@@ -224,7 +224,7 @@ def test_forgetting_twice_counts_once(fake_scene):
     assert 2 == orch.stats().total
 
 
-def test_an_open_saga_is_not_forgotten(fake_scene):
+def test_a_compaction_ignores_open_sagas(fake_scene):
     orch, task, _ = past.end_some(fake_scene)
     agent = orch.deploy(task, fake_scene.spec())
 
@@ -232,7 +232,7 @@ def test_an_open_saga_is_not_forgotten(fake_scene):
     assert 1 == orch.stats().sagas["committed"]
 
 
-def test_a_journal_that_is_counted_and_still_there_is_not_counted_again(fake_scene):
+def test_a_pending_journal_is_not_counted_again(fake_scene):
     """As a crash between the two leaves it: the next one to forget removes it."""
     orch, _, ids = past.end_some(fake_scene, 2)
     kept = (orch.root / "sagas" / "closed" / f"{ids[0]}.jsonl").read_bytes()
@@ -249,7 +249,7 @@ def test_a_journal_that_is_counted_and_still_there_is_not_counted_again(fake_sce
     assert [] == past.summary(orch.root)["pending"]
 
 
-def test_a_summary_that_is_damaged_is_kept_aside_once_and_told_of(fake_scene):
+def test_a_damaged_summary_is_quarantined_once_and_reported(fake_scene):
     orch, _, ids = past.end_some(fake_scene, 2)
     compact_journals(orch, ids[0])
     (orch.root / "registry" / "STATS.json").write_bytes(b'{"pending": [')
@@ -260,7 +260,7 @@ def test_a_summary_that_is_damaged_is_kept_aside_once_and_told_of(fake_scene):
     assert [str(orch.root / kept)] == [told["kept"] for told in orch.damaged]
 
 
-def test_a_summary_that_somebody_has_edited_is_refused_by_name(fake_scene):
+def test_an_invalid_summary_is_refused_with_the_name_of_the_field(fake_scene):
     orch, _, ids = past.end_some(fake_scene)
     compact_journals(orch, *ids)
     path = orch.root / "registry" / "STATS.json"
@@ -270,7 +270,7 @@ def test_a_summary_that_somebody_has_edited_is_refused_by_name(fake_scene):
         orch.stats()
 
 
-def test_fields_that_nobody_knows_stay_in_the_summary(fake_scene):
+def test_unknown_fields_stay_in_the_summary(fake_scene):
     orch, _, ids = past.end_some(fake_scene, 2)
     compact_journals(orch, ids[0])
     path = orch.root / "registry" / "STATS.json"
@@ -282,7 +282,7 @@ def test_fields_that_nobody_knows_stay_in_the_summary(fake_scene):
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])
-def test_the_sum_is_that_of_one_moment_while_journals_are_forgotten(fake_scene, monkeypatch, times):
+def test_the_sum_is_consistent_during_a_compaction(fake_scene, monkeypatch, times):
     """One that is forgotten between the two looks is neither missed nor counted twice."""
     orch, _, ids = past.end_some(fake_scene, 6)
     left = iter(ids[:times])  # After three, it looks with the lock held.
@@ -315,7 +315,7 @@ def found(kind, subject):
     return Finding(kind=kind, subject=subject, what="it is there")
 
 
-def test_leftovers_are_counted_once_however_often_they_are_found(fake_scene):
+def test_a_leftover_of_several_sweeps_is_counted_once(fake_scene):
     orch = fake_scene.orchestrator()
     stray = found(FindingKind.ORPHAN_SESSION, "session agent_x")
     silent = found(FindingKind.SILENT, "agent y")
@@ -330,7 +330,7 @@ def test_leftovers_are_counted_once_however_often_they_are_found(fake_scene):
     assert [(stray, silent), (), (), (silent,)] == fresh
 
 
-def test_a_dry_run_counts_for_nothing(fake_scene):
+def test_a_dry_run_is_not_counted(fake_scene):
     orch = fake_scene.orchestrator()
     stray = found(FindingKind.ORPHAN_SESSION, "session agent_x")
 
@@ -339,7 +339,7 @@ def test_a_dry_run_counts_for_nothing(fake_scene):
     assert () == orch.stats().leftovers
 
 
-def test_a_sweep_that_cannot_be_recorded_is_no_failure(fake_scene):
+def test_a_sweep_that_cannot_be_recorded_is_no_error(fake_scene):
     orch = fake_scene.orchestrator()
     (orch.root / "registry" / "STATS.json").mkdir()
     (orch.root / "registry" / "STATS.json" / "x").mkdir()
@@ -352,7 +352,7 @@ def test_a_sweep_that_cannot_be_recorded_is_no_failure(fake_scene):
 # --- for Prometheus -----------------------------------------------------------------------------
 
 
-def test_the_exposition_says_what_the_statistics_say(fake_scene):
+def test_the_exposition_has_the_values_of_the_statistics(fake_scene):
     orch, task, _ = past.end_some(fake_scene, 3)
     orch.terminate(orch.deploy(task, fake_scene.spec("unkillable")).id)
     stats = orch.stats()
@@ -383,14 +383,14 @@ def test_labels_are_escaped(fake_scene):
     assert [1.0] == exposition.values(told, "orchestrator_core_cleanups_total", reason=hostile)
 
 
-def test_a_root_where_nothing_has_happened_has_an_exposition(fake_scene):
+def test_an_unused_root_has_an_exposition(fake_scene):
     told = exposition.read(format_stats(fake_scene.orchestrator().stats()))
 
     assert [0.0] == exposition.values(told, "orchestrator_core_agents_live")
     assert [] == exposition.values(told, "orchestrator_core_cleanup_success_ratio")
 
 
-def test_what_cannot_be_asked_is_left_out(fake_scene):
+def test_an_unknown_value_has_no_sample(fake_scene):
     orch, _, _ = past.end_some(fake_scene)
     (orch.root / "registry" / "GLOBAL_REGISTRY.json").write_text("[")
 

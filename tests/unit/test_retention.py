@@ -43,7 +43,7 @@ def gone(given, /, **bounds):
     return {file.name: why for file, why in selection.remove}
 
 
-def test_what_is_older_than_its_days_goes():
+def test_a_file_older_than_the_limit_is_selected():
     files = [a_file("old", days=8), a_file("new", days=6)]
 
     assert {"old": "age"} == gone(files, days=7)
@@ -51,7 +51,7 @@ def test_what_is_older_than_its_days_goes():
     assert {} == gone(files, days=float("inf"))
 
 
-def test_a_file_from_the_future_has_no_age_and_is_the_last_to_go():
+def test_a_file_from_the_future_has_no_age_and_is_selected_last():
     """The clock was set back since: nobody knows how old it is."""
     files = [a_file("future", days=-400), a_file("today")]
 
@@ -59,14 +59,14 @@ def test_a_file_from_the_future_has_no_age_and_is_the_last_to_go():
     assert {"today": "count"} == gone(files, files=1)
 
 
-def test_the_oldest_go_when_a_task_has_too_many_and_other_tasks_do_not_care():
+def test_the_oldest_files_of_a_task_with_too_many_are_selected():
     files = [a_file(f"{task}{day}", days=day, task=task) for task in "ab" for day in (1, 2, 3)]
 
     assert {"a3": "count", "b3": "count"} == gone(files, files_per_task=2)
     assert {"a3": "count", "b3": "count", "a2": "count"} == gone(files, files=3)
 
 
-def test_the_oldest_go_until_the_rest_is_small_enough():
+def test_the_oldest_files_are_selected_until_the_rest_is_small_enough():
     files = [a_file(f"f{day}", days=day, size=10) for day in (1, 2, 3)]
 
     assert {"f3": "size"} == gone(files, bytes_per_task=29)
@@ -74,13 +74,13 @@ def test_the_oldest_go_until_the_rest_is_small_enough():
     assert {"f1": "size", "f2": "size", "f3": "size"} == gone(files, bytes=9)
 
 
-def test_what_went_for_its_age_makes_room_for_the_rest():
+def test_a_file_selected_by_age_makes_room_for_the_rest():
     files = [a_file("old", days=9), a_file("a", days=2), a_file("b", days=1)]
 
     assert {"old": "age"} == gone(files, days=7, files=2)
 
 
-def test_what_is_compressed_is_old_enough_worth_it_and_stays():
+def test_a_file_to_compress_is_old_and_large_enough_and_stays():
     files = [
         a_file("a.jsonl", days=2, size=5000),
         a_file("new.jsonl", days=0, size=5000),
@@ -102,7 +102,7 @@ def test_what_is_compressed_is_old_enough_worth_it_and_stays():
     some.none() | some.integers(0, 10),
     some.none() | some.integers(0, 100),
 )
-def test_what_is_left_is_within_all_bounds_and_no_more_went_than_had_to(told, n, size, alln, alls):
+def test_the_remaining_files_are_within_all_bounds(told, n, size, alln, alls):
     files = [
         a_file(f"{i}", days=day, size=size, task=task) for i, (day, size, task) in enumerate(told)
     ]
@@ -133,7 +133,7 @@ def test_what_is_left_is_within_all_bounds_and_no_more_went_than_had_to(told, n,
         ("agent_prompt_a.txt", "a"),
     ],
 )
-def test_a_name_that_an_end_gives_is_known(name, agent):
+def test_the_name_of_an_archived_file_is_recognized(name, agent):
     assert agent == file_names.agent_of(name)
 
 
@@ -144,14 +144,14 @@ def test_a_name_that_an_end_gives_is_known(name, agent):
         *("..", "a_stream.jsonl\n", "-rf_stream.jsonl", "deploy_.json", "a_stream.x.jsonl", ".gz"),
     ],
 )
-def test_a_name_that_no_end_gives_is_not(name):
+def test_another_name_is_not_recognized(name):
     assert file_names.agent_of(name) is None
 
 
 # --- a collection ---------------------------------------------------------------------------------
 
 
-def test_what_is_new_stays(fake_scene):
+def test_a_new_file_stays(fake_scene):
     orch, _, ids = past.end_some(fake_scene, 2, written=LONG)
     before = fake_scene.world.snapshot()
 
@@ -162,7 +162,7 @@ def test_what_is_new_stays(fake_scene):
     assert sorted(ids) == past.journals(orch.root)
 
 
-def test_what_is_older_than_a_week_goes_and_is_counted(fake_scene):
+def test_a_file_older_than_a_week_is_removed_and_its_journal_counted(fake_scene):
     orch, task, ids = past.end_some(fake_scene, 2, written=LONG)
     past.age(orch.root, 8)
     before = orch.stats()
@@ -178,7 +178,7 @@ def test_what_is_older_than_a_week_goes_and_is_counted(fake_scene):
     assert [] == fake_scene.world.litter()
 
 
-def test_a_dry_run_changes_nothing_and_says_what_would_go(fake_scene):
+def test_a_dry_run_changes_nothing_and_predicts_the_collection(fake_scene):
     orch, _, _ = past.end_some(fake_scene, 2, written=LONG)
     past.age(orch.root, 8, pattern="sagas/closed/*")
     past.age(orch.root, 8, pattern="TASK-*/archive/deploy_*")
@@ -193,7 +193,7 @@ def test_a_dry_run_changes_nothing_and_says_what_would_go(fake_scene):
     assert [item.path for item in did.compressed] == [item.path for item in would.compressed]
 
 
-def test_a_log_that_was_silent_for_long_is_as_new_as_its_agents_end(fake_scene):
+def test_a_silent_log_is_as_new_as_its_agents_end(fake_scene):
     """It was last written eight days ago, and its agent ended a minute ago."""
     orch, _, _ = past.end_some(fake_scene, written=LONG)
     past.age(orch.root, 8, pattern="TASK-*/archive/*")
@@ -201,7 +201,7 @@ def test_a_log_that_was_silent_for_long_is_as_new_as_its_agents_end(fake_scene):
     assert ((), ()) == (orch.gc().removed, orch.gc().compressed)
 
 
-def test_what_is_a_day_old_is_compressed_and_still_read(fake_scene):
+def test_a_file_older_than_a_day_is_compressed_and_still_readable(fake_scene):
     orch, _, [agent] = past.end_some(fake_scene, written=LONG)
     past.age(orch.root, 2)
     [log] = (orch.root).glob("TASK-*/archive/*_stream.jsonl")
@@ -222,7 +222,7 @@ def test_what_is_a_day_old_is_compressed_and_still_read(fake_scene):
     assert [] == past.archives(orch.root)
 
 
-def test_a_compressed_file_that_is_damaged_is_an_error_and_no_empty_output(fake_scene):
+def test_a_damaged_compressed_file_is_an_error_and_not_empty_output(fake_scene):
     orch, _, [agent] = past.end_some(fake_scene, written=LONG)
     past.age(orch.root, 2)
     orch.gc()
@@ -233,7 +233,7 @@ def test_a_compressed_file_that_is_damaged_is_an_error_and_no_empty_output(fake_
         orch.read_output(agent)
 
 
-def test_a_name_that_is_taken_is_not_overwritten_by_compressing(fake_scene):
+def test_compression_overwrites_no_existing_name(fake_scene):
     orch, _, _ = past.end_some(fake_scene, written=LONG)
     [log] = orch.root.glob("TASK-*/archive/*_stream.jsonl")
     taken = log.with_name(f"{log.name}.gz")
@@ -247,7 +247,7 @@ def test_a_name_that_is_taken_is_not_overwritten_by_compressing(fake_scene):
     assert LONG == gzip.decompress(beside.read_bytes())
 
 
-def test_what_a_killed_one_has_compressed_is_finished_without_doing_it_again(fake_scene):
+def test_the_compressed_file_of_a_killed_collection_is_reused(fake_scene):
     orch, _, _ = past.end_some(fake_scene, written=LONG)
     past.age(orch.root, 2)
     [log] = orch.root.glob("TASK-*/archive/*_stream.jsonl")
@@ -260,7 +260,7 @@ def test_what_a_killed_one_has_compressed_is_finished_without_doing_it_again(fak
     assert (False, inode) == (log.exists(), packed.stat().st_ino)
 
 
-def test_what_shrinks_a_thousandfold_is_read_back_in_small_pieces(fake_scene):
+def test_a_highly_compressed_file_is_verified_in_small_pieces(fake_scene):
     """Compressed a thousandfold, it must not fill the memory when it is read back."""
     orch, _, _ = past.end_some(fake_scene, written=LONG)
     [log] = orch.root.glob("TASK-*/archive/*_stream.jsonl")
@@ -275,7 +275,7 @@ def test_what_shrinks_a_thousandfold_is_read_back_in_small_pieces(fake_scene):
     assert not log.exists()
 
 
-def test_settings_say_how_much_is_kept(fake_scene):
+def test_the_settings_limit_the_archive(fake_scene):
     orch, _, _ = past.end_some(fake_scene, 3)
     past.settle(orch.root, "[retention]\nfiles_per_task = 2\ncompress_after_days = inf\n")
 
@@ -286,7 +286,7 @@ def test_settings_say_how_much_is_kept(fake_scene):
     assert 3 == len(past.journals(orch.root))
 
 
-def test_settings_that_make_no_sense_remove_nothing(fake_scene):
+def test_invalid_settings_remove_nothing(fake_scene):
     orch, _, _ = past.end_some(fake_scene)
     past.age(orch.root, 8)
     past.settle(orch.root, "[retention]\ndays = -1\n")
@@ -299,7 +299,7 @@ def test_settings_that_make_no_sense_remove_nothing(fake_scene):
 # --- what is never touched ------------------------------------------------------------------------
 
 
-def test_files_of_an_agent_that_is_not_over_are_held(fake_scene):
+def test_the_files_of_an_open_saga_are_held(fake_scene):
     """Its log is archived, and the rest is stuck: its receipts still name all of it."""
     orch, task, _ = past.end_some(fake_scene)
     agent = orch.deploy(task, fake_scene.spec())
@@ -317,7 +317,7 @@ def test_files_of_an_agent_that_is_not_over_are_held(fake_scene):
     assert 2 == len(fake_scene.world.files("sagas/*.jsonl"))
 
 
-def test_files_that_an_adopted_saga_names_are_held_though_its_id_is_another(fake_scene):
+def test_the_files_in_an_adopted_sagas_receipts_are_held(fake_scene):
     orch, task, [agent] = past.end_some(fake_scene)
     layout = orch._context.layout
     receipt = LogReceipt(
@@ -336,7 +336,7 @@ def test_files_that_an_adopted_saga_names_are_held_though_its_id_is_another(fake
     assert 2 == len(past.archives(orch.root))
 
 
-def test_what_no_end_has_put_into_an_archive_stays(fake_scene):
+def test_a_foreign_file_in_an_archive_stays(fake_scene):
     orch, task, _ = past.end_some(fake_scene)
     archive = orch.root / task / "archive"
     (archive / "notes.txt").write_text("mine")
@@ -366,7 +366,7 @@ def test_links_are_neither_followed_nor_removed(fake_scene):
 
 
 @pytest.mark.parametrize("which", ["archive", "task"])
-def test_an_archive_that_is_a_link_is_left_alone_and_told_of(fake_scene, which):
+def test_an_archive_that_is_a_link_is_not_touched_and_is_reported(fake_scene, which):
     orch, task, _ = past.end_some(fake_scene)
     other = orch.create_task("another").id
     outside = fake_scene.root.parent / "elsewhere"
@@ -389,7 +389,7 @@ def test_an_archive_that_is_a_link_is_left_alone_and_told_of(fake_scene, which):
     assert [] == list((orch.root / task / "archive").iterdir())
 
 
-def test_a_file_that_changes_between_the_look_and_its_removal_stays(fake_scene, monkeypatch):
+def test_a_file_that_changes_before_its_removal_stays(fake_scene, monkeypatch):
     orch, _, _ = past.end_some(fake_scene, written=LONG)
     past.age(orch.root, 8)
     [log] = orch.root.glob("TASK-*/archive/*_stream.jsonl")
@@ -407,7 +407,7 @@ def test_a_file_that_changes_between_the_look_and_its_removal_stays(fake_scene, 
     assert any("changed meanwhile" in why for why in report.failed)
 
 
-def test_a_log_that_grows_while_it_is_compressed_loses_nothing(fake_scene, monkeypatch):
+def test_a_log_that_grows_during_compression_loses_nothing(fake_scene, monkeypatch):
     """A process of its agent that nobody could end still writes."""
     orch, _, _ = past.end_some(fake_scene, written=LONG)
     past.age(orch.root, 2)
@@ -427,7 +427,7 @@ def test_a_log_that_grows_while_it_is_compressed_loses_nothing(fake_scene, monke
     assert [log.name] == [p.name for p in log.parent.iterdir() if "stream" in p.name]
 
 
-def test_one_failure_stops_nothing_else(fake_scene, monkeypatch):
+def test_an_error_of_one_file_stops_nothing_else(fake_scene, monkeypatch):
     orch, _, [first, second] = past.end_some(fake_scene, 2)
     past.age(orch.root, 8)
     original = os.unlink
@@ -448,7 +448,7 @@ def test_one_failure_stops_nothing_else(fake_scene, monkeypatch):
     assert [] == past.archives(orch.root), second
 
 
-def test_a_clock_that_was_set_back_removes_nothing_early(fake_scene, monkeypatch):
+def test_a_clock_that_was_set_back_removes_nothing(fake_scene, monkeypatch):
     orch, _, _ = past.end_some(fake_scene, written=LONG)
     before = fake_scene.world.snapshot()
     real = time.time
@@ -460,7 +460,7 @@ def test_a_clock_that_was_set_back_removes_nothing_early(fake_scene, monkeypatch
     assert before == fake_scene.world.snapshot()
 
 
-def test_the_old_systems_archives_follow_the_same_rules(fake_scene):
+def test_the_archives_of_legacy_agents_have_the_same_rules(fake_scene):
     orch = fake_scene.orchestrator()
     task = orch.root / "TASK-20250101-000000-00000000"
     (task / "archive").mkdir(parents=True)
@@ -478,7 +478,7 @@ def test_the_old_systems_archives_follow_the_same_rules(fake_scene):
 # --- what crashes and damage have left ------------------------------------------------------------
 
 
-def test_what_was_kept_aside_as_damaged_goes_when_it_is_old(fake_scene):
+def test_an_old_quarantined_file_is_removed(fake_scene):
     orch, task, [agent] = past.end_some(fake_scene)
     names_ = [
         f"sagas/{agent}.jsonl.damaged",
@@ -497,7 +497,7 @@ def test_what_was_kept_aside_as_damaged_goes_when_it_is_old(fake_scene):
     assert [] == fake_scene.world.litter()
 
 
-def test_a_damaged_registry_that_nothing_has_replaced_is_all_there_is(fake_scene):
+def test_a_quarantined_registry_without_a_successor_stays(fake_scene):
     orch, task, _ = past.end_some(fake_scene)
     registry = orch.root / task / "AGENT_REGISTRY.json"
     kept = registry.with_name("AGENT_REGISTRY.json.damaged-20250101T000000.000000Z")
@@ -509,7 +509,7 @@ def test_a_damaged_registry_that_nothing_has_replaced_is_all_there_is(fake_scene
     assert kept.exists()
 
 
-def test_a_registry_that_was_set_aside_today_stays_however_long_ago_it_was_written(fake_scene):
+def test_a_registry_that_was_quarantined_today_stays(fake_scene):
     orch, task, _ = past.end_some(fake_scene)
     stamp = time.strftime("%Y%m%dT%H%M%S.000000Z", time.gmtime())
     kept = orch.root / task / f"AGENT_REGISTRY.json.damaged-{stamp}"
@@ -521,7 +521,7 @@ def test_a_registry_that_was_set_aside_today_stays_however_long_ago_it_was_writt
     assert kept.exists()
 
 
-def test_a_living_agents_damaged_journal_stays(fake_scene):
+def test_a_live_agents_damaged_journal_stays(fake_scene):
     orch, task, _ = past.end_some(fake_scene)
     agent = orch.deploy(task, fake_scene.spec())
     kept = orch.root / "sagas" / f"{agent.id}.jsonl.damaged"
@@ -533,7 +533,7 @@ def test_a_living_agents_damaged_journal_stays(fake_scene):
     assert kept.exists()
 
 
-def test_temporary_files_of_killed_writers_go(fake_scene):
+def test_the_temporary_files_of_killed_writers_are_removed(fake_scene):
     orch, task, _ = past.end_some(fake_scene)
     temporary = [
         f"{task}/archive/.a_stream.jsonl.4711-0123abcd.tmp",
@@ -554,7 +554,7 @@ def test_temporary_files_of_killed_writers_go(fake_scene):
 # --- beside others --------------------------------------------------------------------------------
 
 
-def test_two_collections_are_never_at_work_at_once(fake_scene):
+def test_two_collections_never_run_at_once(fake_scene):
     orch, _, _ = past.end_some(fake_scene)
     past.age(orch.root, 8)
     fd = os.open(orch.root / "registry", os.O_RDONLY)
@@ -571,7 +571,7 @@ def test_two_collections_are_never_at_work_at_once(fake_scene):
 # --- when the journal is gone ---------------------------------------------------------------------
 
 
-def test_whoever_asks_for_an_end_that_is_long_past_gets_its_report(fake_scene):
+def test_the_report_of_an_old_end_is_available(fake_scene):
     """The journal is gone; the record remembers all but the single steps."""
     orch, _, [agent] = past.end_some(fake_scene)
     end = orch.terminate(agent)
@@ -589,7 +589,7 @@ def test_whoever_asks_for_an_end_that_is_long_past_gets_its_report(fake_scene):
     assert 1 == orch.stats().total
 
 
-def test_an_ended_family_is_told_of_when_its_journals_are_gone(fake_scene):
+def test_an_ended_family_is_reported_without_its_journals(fake_scene):
     orch, task, _ = past.end_some(fake_scene)
     parent = orch.deploy(task, fake_scene.spec()).id
     child = orch.deploy(task, fake_scene.spec(parent=parent)).id

@@ -81,7 +81,7 @@ def test_a_unit_runs_this_interpreter_on_this_root(name, where):
 
 
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
-def test_systemd_takes_the_unit(tmp_path, name):
+def test_systemd_accepts_the_unit(tmp_path, name):
     """By its own word, where there is one to be asked."""
     place = tmp_path / name
     place.mkdir(parents=True)
@@ -124,12 +124,12 @@ def test_a_property_list_runs_this_interpreter_on_this_root(name):
 
 
 @pytest.mark.parametrize("name", ["bell\a", os.fsdecode(b"by\xfftes")])
-def test_what_no_property_list_can_hold_is_refused(name):
+def test_a_path_that_xml_cannot_represent_is_refused(name):
     with pytest.raises(InvalidInput, match="in a property list"):
         Service(root=Path("/srv") / name, root_id="0123abcd").launchd()
 
 
-def test_a_checkout_is_found_from_anywhere(monkeypatch):
+def test_a_relative_pythonpath_becomes_absolute(monkeypatch):
     """A service starts elsewhere: what was relative to here is not so there."""
     monkeypatch.setenv("PYTHONPATH", "src")
     monkeypatch.setenv("ORCHESTRATOR_AGENT_ID", "a-1")

@@ -173,7 +173,7 @@ def all_now(events):
 
 
 @pytest.mark.parametrize("when", ["before", "while"])
-def test_a_death_is_seen_to_at_once(root, sweeper_of, when):
+def test_a_dead_agent_is_unwound_at_once(root, sweeper_of, when):
     """Whether the agent was there first or the sweeper, nobody waits for a timer."""
     if when == "before":
         root.deploy("a-1")
@@ -187,7 +187,7 @@ def test_a_death_is_seen_to_at_once(root, sweeper_of, when):
     assert "a-1" == come(root.recovered)
 
 
-def test_who_died_before_it_came_is_seen_to_at_its_start(root, sweeper_of):
+def test_an_agent_that_died_before_the_start_is_unwound_at_the_start(root, sweeper_of):
     root.deploy("a-1")
     root.kill("a-1")
 
@@ -196,7 +196,7 @@ def test_who_died_before_it_came_is_seen_to_at_its_start(root, sweeper_of):
     root.until_closed("a-1")
 
 
-def test_an_owner_that_dies_is_noticed_by_its_lock(root, sweeper_of):
+def test_a_dead_owner_is_noticed_by_its_lock(root, sweeper_of):
     """A deployer killed half-way has its saga undone at once, and not before it is dead."""
     root.sleeper("a-1")
     reader, writer = os.pipe()
@@ -222,7 +222,7 @@ def test_an_owner_that_dies_is_noticed_by_its_lock(root, sweeper_of):
     root.until_closed("a-1")
 
 
-def test_an_agent_that_ends_by_itself_is_let_go_of(root, sweeper_of):
+def test_an_ended_agent_is_no_longer_watched(root, sweeper_of):
     """Whoever unwinds it, its supervisor is not held any longer."""
     sweeper_of()
     come(root.swept)
@@ -238,7 +238,7 @@ def test_an_agent_that_ends_by_itself_is_let_go_of(root, sweeper_of):
     assert before == _descriptors()
 
 
-def test_a_registry_that_is_replaced_brings_a_sweep(root, sweeper_of, monkeypatch):
+def test_a_replaced_registry_causes_a_sweep(root, sweeper_of, monkeypatch):
     """Not at once and not each time: the sweeps asked for so take a small share of the time."""
     monkeypatch.setattr(event_loop, "_MIN_PAUSE_S", 0.1)
     registry = root.root / "registry" / "GLOBAL_REGISTRY.json"
@@ -252,7 +252,7 @@ def test_a_registry_that_is_replaced_brings_a_sweep(root, sweeper_of, monkeypatc
     assert [] == all_now(root.swept)
 
 
-def test_its_own_heartbeat_brings_no_sweep(root, sweeper_of, monkeypatch):
+def test_a_heartbeat_causes_no_sweep(root, sweeper_of, monkeypatch):
     """It writes into the directory that it watches, and does not wake itself by it."""
     monkeypatch.setattr(event_loop, "_MIN_PAUSE_S", 0.01)
     monkeypatch.setattr(event_loop, "_MAX_HEARTBEAT_S", 0.02)
@@ -265,7 +265,7 @@ def test_its_own_heartbeat_brings_no_sweep(root, sweeper_of, monkeypatch):
     assert sweeper.health().healthy
 
 
-def test_without_file_events_it_sweeps_and_says_so(root, sweeper_of, monkeypatch):
+def test_a_sweeper_without_file_events_sweeps_and_reports_it(root, sweeper_of, monkeypatch):
     """A system without watches to give is told of, and what it would have told is found later."""
 
     def refuse(*_):
@@ -286,7 +286,7 @@ def test_without_file_events_it_sweeps_and_says_so(root, sweeper_of, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["sagas", "registry"])
-def test_a_directory_that_is_replaced_is_watched_anew(root, sweeper_of, monkeypatch, name):
+def test_a_replaced_directory_is_watched_again(root, sweeper_of, monkeypatch, name):
     """Whoever restores a backup under it has it watch what is there now."""
     monkeypatch.setattr(event_loop, "_MIN_PAUSE_S", 0.1)
     sweeper_of()
@@ -306,7 +306,7 @@ def test_a_directory_that_is_replaced_is_watched_anew(root, sweeper_of, monkeypa
 # --- deadlines, and the clock ---------------------------------------------------------------------
 
 
-def test_a_deadline_that_nobody_keeps_is_kept(root, sweeper_of, monkeypatch):
+def test_the_sweeper_enforces_a_deadline(root, sweeper_of, monkeypatch):
     monkeypatch.setattr(event_loop, "_DEADLINE_SLACK_S", 0.1)
     sweeper_of()
 
@@ -316,7 +316,7 @@ def test_a_deadline_that_nobody_keeps_is_kept(root, sweeper_of, monkeypatch):
 
 
 @pytest.mark.parametrize("by_s", [YEARS_S, -YEARS_S], ids=["forward", "back"])
-def test_a_clock_that_is_set_ends_nobody_and_spares_nobody(root, sweeper_of, monkeypatch, by_s):
+def test_a_change_of_the_clock_has_no_effect_on_deadlines(root, sweeper_of, monkeypatch, by_s):
     """Neither is a life cut short, nor a deadline forgotten, nor a second spent on it."""
     monkeypatch.setattr(event_loop, "_DEADLINE_SLACK_S", 0.1)
     root.deploy("long", deadline_s=NEVER_S)
@@ -337,7 +337,7 @@ def test_a_clock_that_is_set_ends_nobody_and_spares_nobody(root, sweeper_of, mon
 # --- what it survives -----------------------------------------------------------------------------
 
 
-def test_what_is_not_kept_any_longer_is_collected_again_and_again(root, sweeper_of, monkeypatch):
+def test_collections_are_repeated_after_an_error(root, sweeper_of, monkeypatch):
     """An error of one collection is told of, and the next one comes."""
 
     def refuses():
@@ -351,7 +351,7 @@ def test_what_is_not_kept_any_longer_is_collected_again_and_again(root, sweeper_
         root.tidied.get(timeout=LONG_S)
 
 
-def test_a_sweep_that_raises_is_told_of_and_the_next_one_comes(root, sweeper_of, caplog):
+def test_a_failed_sweep_is_reported_and_repeated(root, sweeper_of, caplog):
     def refuse():
         raise StorageError("the disk is gone")
 
@@ -372,7 +372,7 @@ def test_a_sweep_that_raises_is_told_of_and_the_next_one_comes(root, sweeper_of,
     assert {"sweeper.failed"} == {r.message for r in caplog.records if r.levelname == "WARNING"}
 
 
-def test_a_recovery_that_raises_is_not_tried_again_before_the_next_sweep(root, sweeper_of):
+def test_a_failed_recovery_is_repeated_only_by_the_next_sweep(root, sweeper_of):
     """However often it is woken, what could not be settled does not keep it busy."""
 
     def refuse(_):
@@ -394,7 +394,7 @@ def test_a_recovery_that_raises_is_not_tried_again_before_the_next_sweep(root, s
     assert 1 == sweeper.health().heartbeat.reactions
 
 
-def test_what_is_in_other_hands_is_left_there(root, sweeper_of):
+def test_a_saga_with_a_live_owner_is_left_alone(root, sweeper_of):
     """A saga whose owner lives is nobody else's, for as long as it takes."""
     saga = root.begin("a-1")
     saga.run()
@@ -410,7 +410,7 @@ def test_what_is_in_other_hands_is_left_there(root, sweeper_of):
     root.until_closed("a-1")
 
 
-def test_a_hung_sweep_is_told_of_and_deaths_are_seen_to_all_the_same(root, sweeper_of):
+def test_a_hung_sweep_is_reported_and_reactions_go_on(root, sweeper_of):
     """What hangs makes it ill, and keeps it from nothing else."""
     go_on = threading.Event()
     root.on_sweep = lambda: go_on.wait(LONG_S) and SweepReport()
@@ -430,7 +430,9 @@ def test_a_hung_sweep_is_told_of_and_deaths_are_seen_to_all_the_same(root, sweep
     go_on.set()
 
 
-def test_a_defect_of_its_own_does_not_end_it_nor_make_it_spin(root, sweeper_of, monkeypatch):
+def test_an_internal_error_neither_ends_the_sweeper_nor_makes_it_spin(
+    root, sweeper_of, monkeypatch
+):
     """It stays deaf for a while, and goes on."""
     monkeypatch.setattr(event_loop, "_ERROR_PAUSE_S", 0.3)
     calls = []
@@ -455,7 +457,7 @@ def test_a_defect_of_its_own_does_not_end_it_nor_make_it_spin(root, sweeper_of, 
 # --- one at a time --------------------------------------------------------------------------------
 
 
-def test_there_is_one_on_a_root(root, sweeper_of):
+def test_a_root_has_at_most_one_sweeper(root, sweeper_of):
     first = sweeper_of()
 
     with pytest.raises(LockTimeout, match=f"pid {os.getpid()}"):
@@ -465,7 +467,7 @@ def test_there_is_one_on_a_root(root, sweeper_of):
     assert sweeper_of().is_running
 
 
-def test_stopping_is_quick_and_may_be_asked_for_twice(root):
+def test_a_stop_is_quick_and_can_be_repeated(root):
     sweeper = Sweeper(root, interval_s=NEVER_S)
     assert sweeper.stop()
     sweeper = Sweeper(root, interval_s=NEVER_S).start()
@@ -480,7 +482,7 @@ def test_stopping_is_quick_and_may_be_asked_for_twice(root):
     assert "stopped on request" in sweeper.health().problems[0]
 
 
-def test_an_end_that_is_under_way_comes_to_its_end(root, sweeper_of, monkeypatch):
+def test_a_stop_lets_a_running_recovery_finish(root, sweeper_of, monkeypatch):
     """Who is told to stop gives what it has begun a moment, and begins nothing more."""
     monkeypatch.setattr(event_loop, "_MAX_JOBS", 1)
     begun, go_on = threading.Event(), threading.Event()
@@ -506,7 +508,7 @@ def test_an_end_that_is_under_way_comes_to_its_end(root, sweeper_of, monkeypatch
     assert ["a-1"] == all_now(root.recovered)
 
 
-def test_an_interval_that_is_no_time_is_refused(root):
+def test_an_invalid_interval_is_refused(root):
     for how in ({"interval_s": 0}, {"interval_s": float("nan")}, {"hang_s": -1}):
         with pytest.raises(InvalidInput):
             Sweeper(root, **how)
@@ -515,7 +517,7 @@ def test_an_interval_that_is_no_time_is_refused(root):
 # --- what it tells --------------------------------------------------------------------------------
 
 
-def test_what_a_sweep_found_is_told_and_is_no_illness(root, sweeper_of):
+def test_findings_are_in_the_heartbeat_of_a_healthy_sweeper(root, sweeper_of):
     told = []
     finding = Finding(kind=FindingKind.SILENT, subject="agent a-1", what="a-1 says nothing")
     root.on_sweep = lambda: SweepReport(findings=(finding,), unknown=("tmux",))
@@ -529,7 +531,7 @@ def test_what_a_sweep_found_is_told_and_is_no_illness(root, sweeper_of):
     assert [finding] == list(told[0].findings)
 
 
-def test_a_listener_that_raises_stops_nothing(root, sweeper_of):
+def test_a_callback_that_raises_stops_nothing(root, sweeper_of):
     def refuse(_):
         raise ValueError("not now")
 
@@ -548,7 +550,7 @@ def test_a_listener_that_raises_stops_nothing(root, sweeper_of):
 # --- what it costs --------------------------------------------------------------------------------
 
 
-def test_two_hundred_agents_come_and_go_and_nothing_grows(root, sweeper_of):
+def test_two_hundred_agents_leave_no_descriptor_and_no_thread(root, sweeper_of):
     """Neither descriptors nor threads are left of those that it has seen to."""
     sweeper = sweeper_of()
     come(root.swept)
@@ -616,7 +618,7 @@ with Scene() as scene:
 """
 
 
-def test_a_signal_that_does_not_disturb_its_wait_ends_it_too():
+def test_a_signal_that_does_not_interrupt_the_wait_stops_the_sweeper():
     """As one does that comes just before the wait begins, or to another thread."""
     ran = subprocess.run(
         [sys.executable, "-c", TOLD], capture_output=True, text=True, timeout=LONG_S, check=False
@@ -624,7 +626,7 @@ def test_a_signal_that_does_not_disturb_its_wait_ends_it_too():
     assert (0, "ended\n", "") == (ran.returncode, ran.stdout, ran.stderr)
 
 
-def test_a_living_supervisor_whose_word_cannot_be_read_is_alive(tmp_path, monkeypatch):
+def test_a_live_supervisor_with_an_unreadable_exit_record_is_alive(tmp_path, monkeypatch):
     """A link stands for a disk that does not answer; a sweep tells that it could not ask."""
     monkeypatch.setattr(exit_record, "_TRANSIENT_ERRNOS", (errno.ELOOP,))
     told = tmp_path / "exit"
