@@ -17,57 +17,72 @@ costs next to nothing. :mod:`orchestrator_core.saga` is of use by itself.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # typing itself takes as long to import as a supervisor to start.
+TYPE_CHECKING = False  # The import of typing takes as long as the start of a supervisor.
 if TYPE_CHECKING:
-    from orchestrator_core.deployment.report_reader import ReportedFinding, ReportedProgress
-    from orchestrator_core.deployment.reports import ReportReceipt
+    from orchestrator_core.deployment.report_reader import (
+        ReportedFinding as ReportedFinding,
+        ReportedProgress as ReportedProgress,
+    )
+    from orchestrator_core.deployment.reports import ReportReceipt as ReportReceipt
     from orchestrator_core.exceptions import (
-        CouldNotAsk,
-        DeploymentError,
-        InvalidId,
-        InvalidInput,
-        LimitReached,
-        LockTimeout,
-        NotFound,
-        OrchestratorError,
-        RegistryDamaged,
-        RegistryError,
-        RegistryTooNew,
-        SagaBusy,
-        SagaError,
-        StorageError,
-        Survivors,
-        TaskRunning,
-        TerminalError,
-        TerminalTimeout,
-        TerminalUnavailable,
-        WaitTimeout,
+        CouldNotAsk as CouldNotAsk,
+        DeploymentError as DeploymentError,
+        InvalidId as InvalidId,
+        InvalidInput as InvalidInput,
+        LimitReached as LimitReached,
+        LockTimeout as LockTimeout,
+        NotFound as NotFound,
+        OrchestratorError as OrchestratorError,
+        RegistryDamaged as RegistryDamaged,
+        RegistryError as RegistryError,
+        RegistryTooNew as RegistryTooNew,
+        SagaBusy as SagaBusy,
+        SagaError as SagaError,
+        StorageError as StorageError,
+        Survivors as Survivors,
+        TaskRunning as TaskRunning,
+        TerminalError as TerminalError,
+        TerminalTimeout as TerminalTimeout,
+        TerminalUnavailable as TerminalUnavailable,
+        WaitTimeout as WaitTimeout,
     )
-    from orchestrator_core.model.limits import Limits
-    from orchestrator_core.model.outcome import EndReport
-    from orchestrator_core.model.records import Agent, Task
-    from orchestrator_core.model.spec import AgentSpec
-    from orchestrator_core.model.status import Status
-    from orchestrator_core.operations.alerts import FailedCleanup
-    from orchestrator_core.operations.metrics import Stats
-    from orchestrator_core.operations.retention import ExportReport, GcReport
-    from orchestrator_core.operations.sweeper import Health, Sweeper
-    from orchestrator_core.orchestrator import Orchestrator
-    from orchestrator_core.presets.result import AgentResult, TokenUsage
+    from orchestrator_core.model.limits import Limits as Limits
+    from orchestrator_core.model.outcome import EndReport as EndReport
+    from orchestrator_core.model.records import (
+        Agent as Agent,
+        Task as Task,
+    )
+    from orchestrator_core.model.spec import AgentSpec as AgentSpec
+    from orchestrator_core.model.status import Status as Status
+    from orchestrator_core.operations.alerts import FailedCleanup as FailedCleanup
+    from orchestrator_core.operations.metrics import Stats as Stats
+    from orchestrator_core.operations.retention import (
+        ExportReport as ExportReport,
+        GcReport as GcReport,
+    )
+    from orchestrator_core.operations.sweeper import (
+        Health as Health,
+        Sweeper as Sweeper,
+    )
+    from orchestrator_core.orchestrator import Orchestrator as Orchestrator
+    from orchestrator_core.presets.result import (
+        AgentResult as AgentResult,
+        TokenUsage as TokenUsage,
+    )
     from orchestrator_core.reconcile.sweep.findings import (
-        Finding,
-        FindingKind,
-        ReapResult,
-        SweepReport,
+        Finding as Finding,
+        FindingKind as FindingKind,
+        ReapResult as ReapResult,
+        SweepReport as SweepReport,
     )
-    from orchestrator_core.system.processes.protocol import GracePeriods
+    from orchestrator_core.system.processes.protocol import GracePeriods as GracePeriods
 
 __version__ = "0.1.0"
 
+#: The public names by their modules; a test compares them with the imports above.
 _HOMES = {
-    "orchestrator_core.model.records": ("Agent", "Task"),
-    "orchestrator_core.operations.alerts": ("FailedCleanup",),
-    "orchestrator_core.model.outcome": ("EndReport",),
+    "orchestrator_core.deployment.report_reader": ("ReportedFinding", "ReportedProgress"),
+    "orchestrator_core.deployment.reports": ("ReportReceipt",),
     "orchestrator_core.exceptions": (
         "CouldNotAsk",
         "DeploymentError",
@@ -91,87 +106,41 @@ _HOMES = {
         "WaitTimeout",
     ),
     "orchestrator_core.model.limits": ("Limits",),
-    "orchestrator_core.operations.metrics": ("Stats",),
-    "orchestrator_core.orchestrator": ("Orchestrator",),
-    "orchestrator_core.system.processes.protocol": ("GracePeriods",),
-    "orchestrator_core.deployment.report_reader": ("ReportedFinding", "ReportedProgress"),
-    "orchestrator_core.deployment.reports": ("ReportReceipt",),
-    "orchestrator_core.operations.retention": ("ExportReport", "GcReport"),
+    "orchestrator_core.model.outcome": ("EndReport",),
+    "orchestrator_core.model.records": ("Agent", "Task"),
     "orchestrator_core.model.spec": ("AgentSpec",),
     "orchestrator_core.model.status": ("Status",),
-    "orchestrator_core.presets.result": ("AgentResult", "TokenUsage"),
+    "orchestrator_core.operations.alerts": ("FailedCleanup",),
+    "orchestrator_core.operations.metrics": ("Stats",),
+    "orchestrator_core.operations.retention": ("ExportReport", "GcReport"),
     "orchestrator_core.operations.sweeper": ("Health", "Sweeper"),
+    "orchestrator_core.orchestrator": ("Orchestrator",),
+    "orchestrator_core.presets.result": ("AgentResult", "TokenUsage"),
     "orchestrator_core.reconcile.sweep.findings": (
         "Finding",
         "FindingKind",
         "ReapResult",
         "SweepReport",
     ),
+    "orchestrator_core.system.processes.protocol": ("GracePeriods",),
 }
-_RENAMED = {"Patience": "GracePeriods", "Reaped": "ReapResult"}
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
+_RENAMED = {"Patience": "GracePeriods", "Reaped": "ReapResult"}
 
-__all__ = [
-    "Agent",
-    "AgentResult",
-    "AgentSpec",
-    "CouldNotAsk",
-    "DeploymentError",
-    "EndReport",
-    "ExportReport",
-    "FailedCleanup",
-    "Finding",
-    "FindingKind",
-    "GcReport",
-    "GracePeriods",
-    "Health",
-    "InvalidId",
-    "InvalidInput",
-    "LimitReached",
-    "Limits",
-    "LockTimeout",
-    "NotFound",
-    "Orchestrator",
-    "OrchestratorError",
-    "ReapResult",
-    "RegistryDamaged",
-    "RegistryError",
-    "RegistryTooNew",
-    "ReportReceipt",
-    "ReportedFinding",
-    "ReportedProgress",
-    "SagaBusy",
-    "SagaError",
-    "Stats",
-    "Status",
-    "StorageError",
-    "Survivors",
-    "SweepReport",
-    "Sweeper",
-    "Task",
-    "TaskRunning",
-    "TerminalError",
-    "TerminalTimeout",
-    "TerminalUnavailable",
-    "TokenUsage",
-    "WaitTimeout",
-    "__version__",
-]
+__all__ = [*sorted(_HOME), "__version__"]  # noqa: PLE0604 - a list of strings
 
 
 def __getattr__(name: str) -> object:
     if name in _RENAMED:
-        from orchestrator_core.system.deprecation import warn_renamed  # noqa: PLC0415 - for the first use of an old name only
+        from orchestrator_core.system.deprecation import warn_renamed  # noqa: PLC0415 - for an old name only
 
-        new_name = _RENAMED[name]
-        warn_renamed(f"{__name__}.{name}", f"{__name__}.{new_name}")
-        return __getattr__(new_name)
-    home = _HOME.get(name)
-    if home is None:
+        warn_renamed(f"{__name__}.{name}", f"{__name__}.{_RENAMED[name]}")
+        return __getattr__(_RENAMED[name])
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib  # noqa: PLC0415 - for the first use of each name only
 
-    value: object = getattr(importlib.import_module(home), name)
+    value: object = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 
