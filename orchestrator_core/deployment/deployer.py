@@ -22,9 +22,10 @@ import attrs
 from orchestrator_core.deployment import cancellation
 from orchestrator_core.deployment.documents import new_deploy_log, new_entry, new_record
 from orchestrator_core.deployment.lineage import resolve_lineage
-from orchestrator_core.deployment.predecessor import retry_without_ended
-from orchestrator_core.deployment.steps import LogReceipt, SessionReceipt, deployment_steps
+from orchestrator_core.deployment.steps import deployment_steps
 from orchestrator_core.deployment.steps.base import DeploymentInputs
+from orchestrator_core.deployment.steps.files import LogReceipt
+from orchestrator_core.deployment.steps.session import SessionReceipt
 from orchestrator_core.exceptions import (
     DeploymentError,
     InvalidInput,
@@ -34,7 +35,8 @@ from orchestrator_core.exceptions import (
     SagaNotFound,
     StorageError,
 )
-from orchestrator_core.model import deadlines, environment, ids
+from orchestrator_core.model import deadlines, ids
+from orchestrator_core.model.environment import HIDDEN_ENV, RESERVED_ENV
 from orchestrator_core.model.outcome import terminal_reason
 from orchestrator_core.model.spec import PLACEHOLDERS
 from orchestrator_core.model.status import Status
@@ -176,10 +178,11 @@ class Deployer:
         spec.directory()
         document = self._context.task_registry(request.task_id).read()
         everyone = self._context.global_registry.read()
-        retry_without_ended(
-            self._context.predecessor,
-            lambda ended: check_global_limits(everyone, spec.key, limits, excluded=ended),
-        )
+        try:
+            check_global_limits(everyone, spec.key, limits)
+        except LimitReached:
+            ended = self._context.predecessor.ended_entries()
+            check_global_limits(everyone, spec.key, limits, excluded=ended)
         check_task_limits(document, lineage.parent, limits, min_depth=lineage.min_depth)
         self._context.terminal.check()
         return lineage
@@ -198,11 +201,18 @@ class Deployer:
             "silent_after_s": spec.silent_after_s,
             **deadlines.deadline_labels(spec.deadline_s),
         }
-        record = new_record(agent_id, task_id, spec, context, labels)
+        record = new_record(
+            context,
+            task_id,
+            agent_id,
+            spec,
+            depth=lineage.min_depth,
+            deadline_at=labels["deadline_at"],
+        )
         values = {
             "task_id": task_id,
-            "record": {**record, "depth": lineage.min_depth},
-            "entry": new_entry(agent_id, task_id, spec, labels),
+            "record": record,
+            "entry": new_entry(task_id, record),
             "root_id": context.root_id,
             "workspace": str(context.layout.task(task_id)),
             "held": str(context.layout.resource_dir(agent_id)),
@@ -216,20 +226,18 @@ class Deployer:
 
     def _steps(self, agent_id: str, request: _Request, spec: AgentSpec) -> list[Step[Any]]:
         """Return the steps, the extra ones first: undone last, when no process uses them."""
-        provisions = _new_provisions(spec) if request.extra_steps else None
-        inputs = DeploymentInputs(
-            task_id=request.task_id,
-            agent_id=agent_id,
-            spec=spec,
-            deploy_log=new_deploy_log(
-                agent_id, request.task_id, spec, self._context, provided=provisions is not None
-            ),
-            provisions=provisions,
+        extra_steps, provisions = request.extra_steps, None
+        if extra_steps:
+            provisions = ProvisionCollector(
+                reserved_variables=RESERVED_ENV | HIDDEN_ENV | spec.env.keys(),
+                reserved_placeholders=frozenset(PLACEHOLDERS),
+            )
+            extra_steps = wrap_steps(extra_steps, provisions)
+        deploy_log = new_deploy_log(
+            self._context, request.task_id, agent_id, spec, extra_steps=bool(extra_steps)
         )
-        steps = deployment_steps(self._context, inputs, self._terminator)
-        return (
-            steps if provisions is None else [*wrap_steps(request.extra_steps, provisions), *steps]
-        )
+        inputs = DeploymentInputs(request.task_id, agent_id, spec, deploy_log, provisions)
+        return [*extra_steps, *deployment_steps(self._context, inputs, self._terminator)]
 
     # --- commit, and wait until started -----------------------------------------------------------
 
@@ -295,14 +303,6 @@ class _DiedInGrace(Exception):
         super().__init__(report.why.message)
         self.report = report
         self.output = output
-
-
-def _new_provisions(spec: AgentSpec) -> ProvisionCollector:
-    """Return an empty collector of what the extra steps provide to the agent."""
-    return ProvisionCollector(
-        reserved_variables=environment.RESERVED_ENV | environment.HIDDEN_ENV | spec.env.keys(),
-        reserved_placeholders=frozenset(PLACEHOLDERS),
-    )
 
 
 def _to_error(

@@ -1,4 +1,4 @@
-"""What is written of an agent when it is deployed: its record, its entry, its deploy log."""
+"""The documents of a new agent: its record, its entry in the global registry, its deploy log."""
 
 from __future__ import annotations
 
@@ -10,33 +10,38 @@ from orchestrator_core.model.status import Status
 from orchestrator_core.system.clock import timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.model.spec import AgentSpec
 
-_EXCERPT = 200  #: Characters of the prompt that its record shows.
+_EXCERPT_LENGTH = 200  #: Characters of the prompt that the record shows.
+_ENTRY_FIELDS = ("type", "parent", "started_at", "tmux_session", "key", "deadline_at")
 
 
 def new_record(
-    agent_id: str, task_id: str, spec: AgentSpec, context: RootContext, labels: Mapping[str, Any]
+    context: RootContext,
+    task_id: str,
+    agent_id: str,
+    spec: AgentSpec,
+    *,
+    depth: int,
+    deadline_at: float | None,
 ) -> dict[str, Any]:
-    """Return an agent's record, as its task's registry is to have it first."""
+    """Return an agent's first record in its task's registry. *depth* is the least possible one."""
     layout, now = context.layout, timestamp()
     return {
         "id": agent_id,
         "type": spec.type,
         "tmux_session": ids.session_name(agent_id),
         "parent": spec.parent,
-        "depth": 1,  # more, where the parent's is known: under the registry's lock
+        "depth": depth,
         "status": Status.RUNNING.value,
         "started_at": now,
         "progress": 0,
         "last_update": now,
-        "prompt": spec.prompt[:_EXCERPT],
+        "prompt": spec.prompt[:_EXCERPT_LENGTH],
         "key": spec.key,
         "preset": spec.preset,
-        "deadline_at": labels["deadline_at"],
+        "deadline_at": deadline_at,
         "tracked_files": {
             "prompt_file": str(layout.prompt(task_id, agent_id)),
             "log_file": str(layout.log(task_id, agent_id)),
@@ -47,28 +52,21 @@ def new_record(
     }
 
 
-def new_entry(
-    agent_id: str, task_id: str, spec: AgentSpec, labels: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return its entry among the living of its root."""
-    return {
-        "task_id": task_id,
-        "type": spec.type,
-        "parent": spec.parent,
-        "started_at": timestamp(),
-        "tmux_session": ids.session_name(agent_id),
-        "key": spec.key,
-        "deadline_at": labels["deadline_at"],
-    }
+def new_entry(task_id: str, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of a new agent among the live agents of its root."""
+    return {"task_id": task_id, **{name: record[name] for name in _ENTRY_FIELDS}}
 
 
 def new_deploy_log(
-    agent_id: str, task_id: str, spec: AgentSpec, context: RootContext, *, provided: bool
+    context: RootContext, task_id: str, agent_id: str, spec: AgentSpec, *, extra_steps: bool
 ) -> dict[str, Any]:
     """
-    Return how it was deployed, without its prompt, its arguments and its environment.
+    Return how an agent is deployed, without its prompt, its arguments and its environment.
 
-    Where it runs is added when it is known: a step may provide that.
+    ``cwd`` is filled in when it is known, since an extra step may provide it.
+
+    Raises:
+        InvalidInput: The spec's program cannot be found.
     """
     return {
         "agent_id": agent_id,
@@ -78,7 +76,7 @@ def new_deploy_log(
         "deployed_at": timestamp(),
         "tmux_session": ids.session_name(agent_id),
         "tmux_socket": str(context.socket),
-        "program": spec.program(provided=provided),
+        "program": spec.program(provided=extra_steps),
         "arguments": len(spec.command) - 1,
         "cwd": "",
         "deployer_pid": os.getpid(),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from orchestrator_core.deployment.receipt_plan import derive_receipts
-from orchestrator_core.deployment.steps import SessionReceipt
+from orchestrator_core.deployment.steps.session import SessionReceipt
 from orchestrator_core.exceptions import JournalDamaged, NotFound, SagaNotFound
 from orchestrator_core.model import deadlines
 from orchestrator_core.model.outcome import decide_end_reason, ends_children, terminal_reason

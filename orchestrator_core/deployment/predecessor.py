@@ -8,19 +8,17 @@ root without such agents there is :class:`NoPredecessor`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
-from orchestrator_core.exceptions import LimitReached, NotFound
+from orchestrator_core.exceptions import NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from orchestrator_core.model.outcome import EndReport
     from orchestrator_core.model.records import Agent
     from orchestrator_core.saga import History, Sagas, Step, Unwind
     from orchestrator_core.system.processes.protocol import Identity, OwnershipSelector
-
-T = TypeVar("T")
 
 
 class PredecessorSession(Protocol):
@@ -106,22 +104,3 @@ class NoPredecessor(Predecessor):
 
     def spawn_unwinder(self, agent_id: str) -> None:
         """Do nothing."""
-
-
-def retry_without_ended(predecessor: Predecessor, check: Callable[[Container[str]], T]) -> T:
-    """
-    Return the result of *check*, a limit check that gets the entries to leave out.
-
-    No entry is left out at first. If the limit is reached, the predecessor's ended entries
-    are; they are looked up only then.
-
-    Raises:
-        LimitReached: The limit is reached without those, too.
-    """
-    try:
-        return check(())
-    except LimitReached:
-        ended = predecessor.ended_entries()
-        if not ended:
-            raise
-        return check(ended)

@@ -1,18 +1,15 @@
 """
-What agents have reported, read back, wherever it is by now.
+Reports read back: the findings and the progress of agents, live and archived.
 
-Each agent appends to files of its own while it lives; after that they are in its task's
-archive, and retention may have compressed them. A line that is torn, because its writer was
-killed, is passed over.
+Each agent appends to its own files. At its end they move to its task's archive, where
+retention may compress them. A torn line, whose writer was killed, is skipped.
 """
 
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
 import os
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import attrs
 import msgspec
@@ -22,25 +19,29 @@ from orchestrator_core.system.clock import parse_timestamp
 from orchestrator_core.system.gzip_read import GZ, read_maybe_gzipped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from orchestrator_core.model.layout import Layout
 
 T = TypeVar("T", "ReportedFinding", "ReportedProgress")
 
-_SLACK_S = 2.0  #: A file system may keep the time of a write to no more than that.
+_RESOLUTION_S = 2.0  #: The coarsest resolution of a file system's modification times.
+
+
+def _int_or_none(value: object) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 @attrs.frozen(kw_only=True)
 class ReportedFinding:
     """Something that an agent has found."""
 
-    timestamp: str
-    agent_id: str
-    finding_type: str
-    severity: str
-    message: str
+    timestamp: str = attrs.field(default="", converter=str)
+    agent_id: str = attrs.field(default="", converter=str)
+    finding_type: str = attrs.field(default="", converter=str)
+    severity: str = attrs.field(default="", converter=str)
+    message: str = attrs.field(default="", converter=str)
     data: Any = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -50,13 +51,14 @@ class ReportedFinding:
 
 @attrs.frozen(kw_only=True)
 class ReportedProgress:
-    """How far an agent said that it was."""
+    """The progress that an agent reported."""
 
-    timestamp: str
-    agent_id: str
-    status: str
-    progress: int | None  #: In percent; None if it did not say.
-    message: str
+    timestamp: str = attrs.field(default="", converter=str)
+    agent_id: str = attrs.field(default="", converter=str)
+    status: str = attrs.field(default="", converter=str)
+    #: In per cent; None if the report has none.
+    progress: int | None = attrs.field(default=None, converter=_int_or_none)
+    message: str = attrs.field(default="", converter=str)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-safe values."""
@@ -66,89 +68,52 @@ class ReportedProgress:
 def read_findings(
     layout: Layout, task_id: str, agent_id: str | None, *, last: int | None
 ) -> list[ReportedFinding]:
-    """Return what was found, oldest first; see :meth:`Orchestrator.read_findings`."""
-    return _reported(layout, task_id, agent_id, "findings", _finding, last)
+    """Return findings, oldest first; see :meth:`Orchestrator.read_findings`."""
+    files = _files(layout.task(task_id), "findings", agent_id)
+    return _read(ReportedFinding, files, agent_id, last)
 
 
 def read_progress(
     layout: Layout, task_id: str, agent_id: str | None, *, last: int | None
 ) -> list[ReportedProgress]:
-    """Return the reports of progress, oldest first; see :meth:`Orchestrator.read_progress`."""
-    return _reported(layout, task_id, agent_id, "progress", _progress, last)
+    """Return progress reports, oldest first; see :meth:`Orchestrator.read_progress`."""
+    files = _files(layout.task(task_id), "progress", agent_id)
+    return _read(ReportedProgress, files, agent_id, last)
 
 
-def _finding(line: dict[str, Any]) -> ReportedFinding:
-    return ReportedFinding(
-        timestamp=str(line.get("timestamp", "")),
-        agent_id=str(line.get("agent_id", "")),
-        finding_type=str(line.get("finding_type", "")),
-        severity=str(line.get("severity", "")),
-        message=str(line.get("message", "")),
-        data=line.get("data"),
-    )
-
-
-def _progress(line: dict[str, Any]) -> ReportedProgress:
-    progress = line.get("progress")
-    return ReportedProgress(
-        timestamp=str(line.get("timestamp", "")),
-        agent_id=str(line.get("agent_id", "")),
-        status=str(line.get("status", "")),
-        progress=progress if isinstance(progress, int) else None,
-        message=str(line.get("message", "")),
-    )
-
-
-def _reported(
-    layout: Layout,
-    task_id: str,
-    agent_id: str | None,
-    kind: str,
-    build: Callable[[dict[str, Any]], T],
-    last: int | None,
-) -> list[T]:
-    files = list(_files(layout.task(task_id), kind, agent_id))
-    if last is not None:
-        files.sort(key=lambda file: file.written, reverse=True)
-    found: list[tuple[tuple[float, ...], T]] = []  # One millisecond may have several.
-    newest: list[float] = []  # The moments of the *last* ones so far, as a heap.
-    for file in files:
-        if last is not None and len(newest) >= last and _is_older(file, newest):
-            break  # So are all after it.
-        for line in json_lines(file.path):
-            one = build(line)
-            if agent_id in (None, one.agent_id):
-                at = parse_timestamp(one.timestamp) or 0.0
-                found.append(((at, file.written, file.number), one))
-                _keep_newest(newest, at, last)
-    found.sort(key=lambda each: each[0])
-    return [one for _, one in (found if last is None else found[max(len(found) - last, 0) :])]
-
-
-def _keep_newest(newest: list[float], at: float, last: int | None) -> None:
-    if last is not None and last > 0:
-        heapq.heappush(newest, at)
-        if len(newest) > last:
-            heapq.heappop(newest)
-
-
-@attrs.frozen
-class _File:
+class _File(NamedTuple):
     number: int
     path: Path
-    written: float  #: When, last, in seconds since 1970; compressing keeps it.
+    modified: float  #: Seconds since 1970; compression keeps it.
 
 
-def _is_older(file: _File, newest: list[float]) -> bool:
-    """Tell whether all in a file is older than the newest: no line is newer than its file."""
-    return not newest or file.written + _SLACK_S < newest[0]
+def _read(kind: type[T], files: list[_File], agent_id: str | None, last: int | None) -> list[T]:
+    """Return the reports in *files*; with *last*, read only as many files as it takes."""
+    names = [field.name for field in attrs.fields(kind)]
+    found: list[tuple[tuple[float, ...], T]] = []  # Some share a millisecond.
+    if last is not None:
+        files = sorted(files, key=lambda file: file.modified, reverse=True)
+    for file in files:
+        is_full = last is not None and len(found) >= last
+        # No line is newer than its file: this one and all after it are too old.
+        if is_full and (not found or file.modified + _RESOLUTION_S < found[0][0][0]):
+            break
+        for line in json_lines(file.path):
+            report = kind(**{name: line[name] for name in names if name in line})
+            if agent_id in (None, report.agent_id):
+                written = parse_timestamp(report.timestamp) or 0.0
+                found.append(((written, file.modified, file.number), report))
+        found.sort(key=lambda each: each[0])
+        if last is not None:
+            del found[: max(len(found) - last, 0)]
+    return [report for _, report in found]
 
 
-def _files(task: Path, kind: str, agent_id: str | None) -> Iterator[_File]:
-    """Yield the files of that kind: the living agents', then those in the archive."""
-    # A second one of a name is archived as …_progress.1.jsonl.
+def _files(task: Path, kind: str, agent_id: str | None) -> list[_File]:
+    """Return the files of a kind: those of live agents, then those in the archive."""
+    files: list[_File] = []
+    # The archive numbers files of the same name: …_progress.1.jsonl.
     wanted = f"_{kind}." if agent_id is None else f"{agent_id}_{kind}."
-    number = itertools.count()
     for directory in (task / kind, task / "archive"):
         try:
             with os.scandir(directory) as entries:
@@ -156,10 +121,12 @@ def _files(task: Path, kind: str, agent_id: str | None) -> Iterator[_File]:
         except FileNotFoundError:
             continue
         for entry in found:
-            # Archived, or removed, since: then it is listed there, or not at all.
+            # A file that was archived since is listed there, too.
             with contextlib.suppress(FileNotFoundError):
-                written = entry.stat().st_mtime
-                yield _File(next(number), directory / entry.name.removesuffix(GZ), written)
+                modified = entry.stat().st_mtime
+                path = directory / entry.name.removesuffix(GZ)
+                files.append(_File(len(files), path, modified))
+    return files
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -167,7 +134,7 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
         data = read_maybe_gzipped(path)
     except (FileNotFoundError, StorageError):
-        return  # Archived, or removed, between our looks; or not ours to read.
+        return  # It was archived or removed since, or belongs to another user.
     for line in data.splitlines():
         try:
             value = msgspec.json.decode(line)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from support import past
 
-from orchestrator_core.deployment.steps import LogReceipt
+from orchestrator_core.deployment.steps.files import LogReceipt
 from orchestrator_core.exceptions import InvalidInput, LockTimeout
 from orchestrator_core.model.settings import Retention
 from orchestrator_core.operations.retention import collect, file_names, safe_dir

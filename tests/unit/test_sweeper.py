@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from saga_kit import policy
 
-from orchestrator_core.deployment.steps import SessionReceipt
+from orchestrator_core.deployment.steps.session import SessionReceipt
 from orchestrator_core.exceptions import InvalidInput, LockTimeout, StorageError
 from orchestrator_core.model import deadlines
 from orchestrator_core.operations.daemon import event_loop, watch_list

@@ -27,45 +27,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.deployment.steps.children import ChildrenReceipt, OwnChildren
-from orchestrator_core.deployment.steps.files import (
-    LogReceipt,
-    OpenLog,
-    PromptReceipt,
-    WritePrompt,
-)
-from orchestrator_core.deployment.steps.registries import (
-    GlobalReceipt,
-    RegisterGlobal,
-    RegisterTask,
-    TaskReceipt,
-    final_status,
-)
-from orchestrator_core.deployment.steps.session import SessionReceipt, SpawnTmux
+from orchestrator_core.deployment.steps.children import OwnChildren
+from orchestrator_core.deployment.steps.files import OpenLog, WritePrompt
+from orchestrator_core.deployment.steps.registries import RegisterGlobal, RegisterTask
+from orchestrator_core.deployment.steps.session import SpawnTmux
 
 if TYPE_CHECKING:
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.deployment.steps.base import DeploymentInputs
     from orchestrator_core.deployment.steps.children import ChildTerminator
     from orchestrator_core.saga import Step
-
-__all__ = [
-    "ChildrenReceipt",
-    "GlobalReceipt",
-    "LogReceipt",
-    "OpenLog",
-    "OwnChildren",
-    "PromptReceipt",
-    "RegisterGlobal",
-    "RegisterTask",
-    "SessionReceipt",
-    "SpawnTmux",
-    "TaskReceipt",
-    "WritePrompt",
-    "deployment_steps",
-    "final_status",
-    "undoing_steps",
-]
 
 
 def deployment_steps(

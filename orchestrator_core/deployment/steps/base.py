@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from orchestrator_core.saga import Context
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class DeploymentInputs:
     """The inputs of one deployment's steps. No journal ever holds them."""
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @receipt("write_prompt")
 class PromptReceipt:
-    """Where the prompt is."""
+    """The prompt file."""
 
     path: str
 
@@ -32,22 +32,22 @@ class WritePrompt(DeploymentStep):
     receipt_type = PromptReceipt
 
     def plan(self, ctx: Context) -> PromptReceipt:
-        """Name the file."""
+        """Derive the path."""
         return PromptReceipt(str(self.context.layout.prompt(*task_and_agent(ctx))))
 
     def do(self, receipt: PromptReceipt) -> PromptReceipt:
-        """Write it."""
+        """Write the file."""
         durable.create(receipt.path, self.inputs.spec.prompt.encode(), durable=False)
         return receipt
 
     def undo(self, receipt: PromptReceipt, _why: Unwind) -> Outcome:
-        """Delete it."""
+        """Delete the file."""
         if not durable.exists(receipt.path):
             return Outcome.absent()
         return Outcome.undone(bytes_freed=durable.remove(receipt.path))
 
     def probe(self, receipt: PromptReceipt) -> Presence:
-        """Look for it."""
+        """Return whether the file exists."""
         return presence(receipt.path)
 
 
@@ -56,7 +56,7 @@ class WritePrompt(DeploymentStep):
 
 @receipt("tee_log")
 class LogReceipt:
-    """The log and all that belongs to it."""
+    """The log, and all other files of the agent but the prompt."""
 
     log: str
     deploy_log: str
@@ -77,22 +77,22 @@ class LogReceipt:
 
     @property
     def archived_files(self) -> tuple[str, ...]:
-        """The files that are worth keeping when a life has ended."""
+        """The files that an end moves to the archive."""
         return self.log, self.deploy_log, self.progress, self.findings
 
 
 class OpenLog(DeploymentStep):
     """
-    Open the log, and lay out what the supervisor is to read.
+    Create the log, and the files that the supervisor reads.
 
-    The log *is* the agent's standard output: nothing stands between them that
-    could lose a line.
+    The log *is* the agent's standard output: there is nothing between them that could lose
+    a line.
     """
 
     receipt_type = LogReceipt
 
     def plan(self, ctx: Context) -> LogReceipt:
-        """Name the files."""
+        """Derive the paths."""
         layout, own = self.context.layout, task_and_agent(ctx)
         return LogReceipt(
             log=str(layout.log(*own)),
@@ -104,7 +104,7 @@ class OpenLog(DeploymentStep):
         )
 
     def do(self, receipt: LogReceipt) -> LogReceipt:
-        """Make them."""
+        """Create the files."""
         for name in (receipt.log, receipt.progress, receipt.findings, receipt.run):
             durable.make_directory(durable.parent_of(name))
         durable.make_directory(receipt.archive)
@@ -120,7 +120,7 @@ class OpenLog(DeploymentStep):
         return receipt
 
     def undo(self, receipt: LogReceipt, why: Unwind) -> Outcome:
-        """Archive the log and what was reported; or delete it all, as *why* has it."""
+        """Archive the log and the reports; or delete all of it, if *why* says so."""
         there = [path for path in receipt.archived_files if durable.exists(path)]
         if not there and not durable.exists(receipt.run):
             return Outcome.absent()
@@ -139,12 +139,12 @@ class OpenLog(DeploymentStep):
         return Outcome.undone(archived=archived, bytes_freed=freed)
 
     def probe(self, receipt: LogReceipt) -> Presence:
-        """Look for the log."""
+        """Return whether the log exists."""
         return presence(receipt.log)
 
 
 def _remove_run_directory(run: str) -> int:
-    """Remove the supervisor's directory and what it may hold; return the bytes of it."""
+    """Remove the supervisor's directory with its content; return the size in bytes."""
     try:
         with os.scandir(run) as entries:
             freed = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)

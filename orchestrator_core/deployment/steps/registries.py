@@ -1,12 +1,11 @@
-"""The steps that hold an agent's record in its task, and its entry among the living."""
+"""The steps that hold an agent's record in its task, and its entry in the global registry."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.deployment.predecessor import retry_without_ended
 from orchestrator_core.deployment.steps.base import DeploymentStep, task_and_agent
-from orchestrator_core.exceptions import CouldNotAsk, NotFound
+from orchestrator_core.exceptions import CouldNotAsk, LimitReached, NotFound
 from orchestrator_core.model.status import Status
 from orchestrator_core.registry.operations import (
     add_agent,
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 @receipt("register_task")
 class TaskReceipt:
-    """The record, as it was first written; a lost registry is rebuilt from it."""
+    """The first record; a lost registry is rebuilt from it."""
 
     task_id: str
     agent_id: str
@@ -35,23 +34,23 @@ class TaskReceipt:
 
 
 class RegisterTask(DeploymentStep):
-    """Enter the agent in its task's registry, under whose lock the limits hold."""
+    """Add the agent to its task's registry, whose lock makes the limits exact."""
 
     receipt_type = TaskReceipt
 
     def plan(self, ctx: Context) -> TaskReceipt:
-        """Fix the record."""
+        """Take the record from the context."""
         task_id, agent_id = task_and_agent(ctx)
         return TaskReceipt(task_id=task_id, agent_id=agent_id, record=ctx.values["record"])
 
     def do(self, receipt: TaskReceipt) -> TaskReceipt:
-        """Write it."""
+        """Write the record, or refuse it by the limits."""
         with self.context.task_registry(receipt.task_id).transaction() as document:
             add_agent(document, receipt.record, self.context.limits)
         return receipt
 
     def undo(self, receipt: TaskReceipt, why: Unwind) -> Outcome:
-        """Give it its final status; or take it out, if it never came to be."""
+        """Write the final status; or remove the record of an agent that never ran."""
         registry = self.context.task_registry(receipt.task_id)
         try:
             with registry.transaction() as document:
@@ -61,7 +60,7 @@ class RegisterTask(DeploymentStep):
         return Outcome.undone() if changed else Outcome.absent()
 
     def probe(self, receipt: TaskReceipt) -> Presence:
-        """Look for the record."""
+        """Return whether the record exists."""
         return _presence_of(
             self.context.task_registry(receipt.task_id),
             lambda doc: any(entry.get("id") == receipt.agent_id for entry in doc["agents"]),
@@ -69,14 +68,14 @@ class RegisterTask(DeploymentStep):
 
 
 def end_record(document: Document, agent_id: str, why: Unwind) -> bool:
-    """Give an agent its final status, or take it out; False if that was done already."""
+    """Write an agent's final status, or remove its record; False if that was done before."""
     if why.removes_everything:
         return remove_agent(document, agent_id)
     return end_agent(document, agent_id, final_status(why))
 
 
 def final_status(why: Unwind) -> dict[str, Any]:
-    """Return what a record says of an end, in the names that people's tools know."""
+    """Return the fields of an end, under the names that people's tools know."""
     now = timestamp()
     status = why.detail["status"]
     end = {
@@ -97,34 +96,36 @@ def final_status(why: Unwind) -> dict[str, Any]:
 
 @receipt("register_global")
 class GlobalReceipt:
-    """The entry, as it was first written."""
+    """The first entry."""
 
     agent_id: str
     entry: dict[str, Any]
 
 
 class RegisterGlobal(DeploymentStep):
-    """Enter the agent among the living of this root."""
+    """Add the agent to the live agents of this root."""
 
     receipt_type = GlobalReceipt
 
     def plan(self, ctx: Context) -> GlobalReceipt:
-        """Fix the entry."""
+        """Take the entry from the context."""
         return GlobalReceipt(agent_id=ctx.saga_id, entry=ctx.values["entry"])
 
     def do(self, receipt: GlobalReceipt) -> GlobalReceipt:
-        """Write it."""
-
-        def enter(over: Container[str]) -> None:
-            own, limits = receipt.agent_id, self.context.limits
-            with self.context.global_registry.transaction() as document:
-                add_live(document, own, receipt.entry, limits, excluded=over)
-
-        retry_without_ended(self.context.predecessor, enter)
+        """Write the record, or refuse it by the limits."""
+        try:
+            self._add(receipt)
+        except LimitReached:
+            self._add(receipt, excluded=self.context.predecessor.ended_entries())
         return receipt
 
+    def _add(self, receipt: GlobalReceipt, *, excluded: Container[str] = ()) -> None:
+        limits = self.context.limits
+        with self.context.global_registry.transaction() as document:
+            add_live(document, receipt.agent_id, receipt.entry, limits, excluded=excluded)
+
     def undo(self, receipt: GlobalReceipt, why: Unwind) -> Outcome:
-        """Take it out, and count the end of a life that was one."""
+        """Remove the entry, and count the end of an agent that ran."""
         status = None if why.removes_everything else str(why.detail["status"])
         try:
             with self.context.global_registry.transaction() as document:
@@ -134,7 +135,7 @@ class RegisterGlobal(DeploymentStep):
         return Outcome.undone() if removed else Outcome.absent()
 
     def probe(self, receipt: GlobalReceipt) -> Presence:
-        """Look for the entry."""
+        """Return whether the entry exists."""
         return _presence_of(
             self.context.global_registry, lambda doc: receipt.agent_id in doc.get("agents", {})
         )

@@ -1,4 +1,4 @@
-"""The step that holds the session, and every process that was ever started in it."""
+"""The step that holds the session, and every process that was started in it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 @receipt("spawn_tmux")
 @attrs.frozen
 class SessionReceipt:
-    """The session, and all by which its processes are known."""
+    """The session, and what identifies its processes."""
 
     session: str
     cookie: str
-    exit_file: str | None  #: Where its supervisor writes how it ended; None if nobody knows.
+    exit_file: str | None  #: The supervisor's exit record; None if there is no supervisor.
     cgroup: str | None = None
-    supervisor: Identity | None = None  #: Known once it is there; the names find it without.
+    supervisor: Identity | None = None  #: Known once it runs; the name finds it before.
 
     @property
     def claim(self) -> OwnershipSelector:
-        """What may be ended as ours."""
+        """What selects the agent's processes."""
         return OwnershipSelector(
             cookie=self.cookie,
             supervisor=self.supervisor,
@@ -41,12 +41,12 @@ class SessionReceipt:
 
 
 class SpawnTmux(DeploymentStep):
-    """Start the session, with the supervisor waiting at its gate."""
+    """Start the session, whose supervisor waits at its gate."""
 
     receipt_type = SessionReceipt
 
     def plan(self, ctx: Context) -> SessionReceipt:
-        """Name the session, and the cgroup if one can be had."""
+        """Derive the names of the session and, if it can be created, of the cgroup."""
         cookie = ids.process_cookie(self.context.root_id, ctx.saga_id)
         cgroup = ids.cgroup_name(self.context.root_id, ctx.saga_id)
         return SessionReceipt(
@@ -57,7 +57,7 @@ class SpawnTmux(DeploymentStep):
         )
 
     def do(self, receipt: SessionReceipt) -> SessionReceipt:
-        """Start it: one call, under a name that no other saga can hold."""
+        """Start the session in one call, under a name that no other saga uses."""
         if receipt.cgroup is not None:
             self.context.processes.create_cgroup(receipt.cgroup)
         run = self.context.layout.run_dir(self.inputs.task_id, self.inputs.agent_id)
@@ -67,10 +67,10 @@ class SpawnTmux(DeploymentStep):
         return attrs.evolve(receipt, supervisor=self.context.processes.identify(session.pane_pid))
 
     def undo(self, receipt: SessionReceipt, _why: Unwind) -> Outcome:
-        """End every process of the agent, then its session, and prove it."""
+        """End every process of the agent, then its session, with proof."""
         claim = self._claim(receipt)
         ending = self.context.processes.terminate_all(claim, self.context.patience)
-        # Processes first: they could be ended even if tmux hangs, and raises here.
+        # Processes first: they end even if tmux hangs, and this raises.
         found = self.context.terminal.kill(receipt.session, owner=receipt.cookie)
         if ending.survivors:
             names = [f"{one.pid} ({one.name})" for one in ending.survivors]
@@ -86,7 +86,7 @@ class SpawnTmux(DeploymentStep):
         return Outcome.undone(**facts) if was_there else Outcome.absent(**facts)
 
     def _claim(self, receipt: SessionReceipt) -> OwnershipSelector:
-        # A crash may have come before the pid was known; the name still finds it.
+        # After a crash before the pid was recorded, the name leads to the session.
         if receipt.supervisor is not None:
             return receipt.claim
         sighting = self.context.terminal.inspect(receipt.session, owner=receipt.cookie)
@@ -96,7 +96,7 @@ class SpawnTmux(DeploymentStep):
         return attrs.evolve(receipt.claim, supervisor=found)
 
     def probe(self, receipt: SessionReceipt) -> Presence:
-        """Look for the session."""
+        """Return whether the session exists."""
         return self.context.terminal.inspect(receipt.session, owner=receipt.cookie).presence
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from orchestrator_core.deployment.steps import SessionReceipt
+from orchestrator_core.deployment.steps.session import SessionReceipt
 from orchestrator_core.exceptions import CouldNotAsk, JournalDamaged, SagaNotFound
 from orchestrator_core.model import deadlines
 from orchestrator_core.operations.lock_probe import is_locked

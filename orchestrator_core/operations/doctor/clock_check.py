@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from orchestrator_core.deployment.steps import SessionReceipt
+from orchestrator_core.deployment.steps.session import SessionReceipt
 from orchestrator_core.exceptions import SagaError, StorageError
 from orchestrator_core.operations.doctor.check import (
     Check,

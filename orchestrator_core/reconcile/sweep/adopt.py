@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from orchestrator_core.deployment.receipt_plan import derive_receipts
-from orchestrator_core.deployment.steps import SessionReceipt
+from orchestrator_core.deployment.steps.session import SessionReceipt
 from orchestrator_core.exceptions import SagaBusy, SagaError, SagaExists, UnknownStep
 from orchestrator_core.model import ids
 from orchestrator_core.model.outcome import terminal_reason

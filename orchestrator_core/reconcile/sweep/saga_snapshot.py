@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from orchestrator_core.deployment.liveness import session_receipt
-from orchestrator_core.deployment.steps import SessionReceipt
+from orchestrator_core.deployment.steps.session import SessionReceipt
 from orchestrator_core.exceptions import (
     CouldNotAsk,
     JournalDamaged,
