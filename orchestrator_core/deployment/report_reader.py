@@ -56,8 +56,7 @@ class ReportedProgress:
     timestamp: str = attrs.field(default="", converter=str)
     agent_id: str = attrs.field(default="", converter=str)
     status: str = attrs.field(default="", converter=str)
-    #: In per cent; None if the report has none.
-    progress: int | None = attrs.field(default=None, converter=_int_or_none)
+    progress: int | None = attrs.field(default=None, converter=_int_or_none)  #: In per cent.
     message: str = attrs.field(default="", converter=str)
 
     def to_dict(self) -> dict[str, Any]:
