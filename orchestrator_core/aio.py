@@ -221,7 +221,7 @@ class AsyncOrchestrator:
         self,
         root: str | os.PathLike[str] | None = None,
         *,
-        terminal: Terminal | None = None,
+        terminal: Terminal | str | None = None,
         processes: Processes | None = None,
         limits: Limits | None = None,
         patience: GracePeriods | None = None,

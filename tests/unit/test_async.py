@@ -309,7 +309,7 @@ def test_a_key_that_finds_an_agent_of_another_does_not_end_it(backend, scene):
         with anyio.CancelScope() as scope:
             asked = _Cancelling(orch.sync, scope)
             await AsyncOrchestrator.wrapping(asked).deploy(task.id, spec)
-        assert asked.found == [agent.id]
+        assert asked.found == [agent]
         return await orch.agent(agent.id)
 
     assert run(backend, life).is_active
