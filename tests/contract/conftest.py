@@ -58,30 +58,30 @@ class Stage:
         self.processes = processes
         self.patience = patience
         self.name = "agent_agent-1"
-        self.cookie = f"root.{uuid.uuid4()}"  # A trial's own: its processes are told by it.
+        self.cookie = f"root.{uuid.uuid4()}"  # Unique: it identifies the processes of one test.
         self.run = place / "run"
         self.run.mkdir()
         self.journal = place / "agent-1.jsonl"
         self.log = place / "log"
         self.log.touch(mode=0o600)
-        self.heir_ran = place / "heir-ran"
+        self.unwinder_ran = place / "unwinder-ran"
         self.news = -1
         self.deployer = -1
 
-    def begin(self, agent, *, heir=True, cwd="/"):
+    def begin(self, agent, *, unwinder=True, cwd="/"):
         """Take the lock, write everything but the commit, and start the session."""
         self.journal.write_bytes(b"")
         self.note("begin")
         self.deployer = self.lock()
         os.mkfifo(self.run / "events", 0o600)
         self.news = os.open(self.run / "events", os.O_RDONLY | os.O_NONBLOCK)
-        config = self.told(agent, heir=heir, cwd=cwd)
+        config = self.launch(agent, unwinder=unwinder, cwd=cwd)
         durable.create(self.run / "launch", launch.encode(config), durable=False)
         argv = command(str(self.run / "launch"))
         self.session = self.terminal.start(self.name, owner=self.cookie, argv=argv)
         self.supervisor = self.processes.identify(self.session.pane_pid)
 
-    def told(self, agent, *, heir, cwd):
+    def launch(self, agent, *, unwinder, cwd):
         return launch.Launch(
             journal=str(self.journal),
             log=str(self.log),
@@ -93,7 +93,7 @@ class Stage:
             term_s=self.patience.term_s,
             kill_s=self.patience.kill_s,
             linger_s=self.patience.linger_s,
-            unwinder_argv=["/bin/sh", "-c", f"echo ran >> {self.heir_ran}"] if heir else [],
+            unwinder_argv=["/bin/sh", "-c", f"echo ran >> {self.unwinder_ran}"] if unwinder else [],
             unwinder_env={"PATH": os.environ["PATH"]},
         )
 

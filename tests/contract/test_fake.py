@@ -37,7 +37,7 @@ def fake(fake_stage):
 
 def test_an_hour_passes_in_no_time(fake_stage, fake):
     fake.agents["runs"] = Exits(7, after_s=HOUR_S)
-    fake_stage.deploy("runs", heir=False)
+    fake_stage.deploy("runs", unwinder=False)
 
     assert WatchResult(exited=True) == fake.processes.watch(
         fake_stage.supervisor, timeout_s=2 * HOUR_S
@@ -59,7 +59,7 @@ def test_a_watch_waits_for_its_time_and_no_longer(fake_stage, fake):
 
 def test_time_can_be_let_pass(fake_stage, fake):
     fake.agents["runs"] = Exits(0, after_s=HOUR_S)
-    fake_stage.deploy("runs", heir=False)
+    fake_stage.deploy("runs", unwinder=False)
 
     fake.pass_time(HOUR_S - 1)
     assert fake.alive()
@@ -210,7 +210,7 @@ def test_a_script_can_lose_its_supervisor(fake_stage, fake):
 
 
 def test_who_asked_for_its_end_has_asked_however_it_then_goes(fake_stage, fake):
-    fake_stage.deploy("runs", heir=False)
+    fake_stage.deploy("runs", unwinder=False)
     fake_stage.note("request")
     fake.processes.signal(fake_stage.supervisor, signal.SIGUSR1)
 
@@ -274,7 +274,7 @@ def test_when_the_server_dies_its_agents_are_hung_up_on(fake_stage, fake):
 
 
 def test_a_test_can_move_an_agent_by_hand(fake_stage, fake):
-    fake_stage.deploy("runs", heir=False)
+    fake_stage.deploy("runs", unwinder=False)
 
     fake.write(fake_stage.name, b"so far\n")
     fake.exit(fake_stage.name, 9)
@@ -325,7 +325,7 @@ def test_the_unwinder_is_the_supervisor_and_spares_itself(fake_stage, fake):
 def test_a_launch_without_an_heir_calls_nobody(fake_stage, fake):
     called = []
     fake.unwinder = called.append
-    fake_stage.deploy("exits-3", heir=False)
+    fake_stage.deploy("exits-3", unwinder=False)
 
     fake_stage.until_over()
 
@@ -337,11 +337,11 @@ def test_an_unwinder_waits_for_the_lock(fake_stage, fake):
     fake_stage.deployer = fake_stage.lock()
 
     fake.pass_time(HOUR_S)
-    assert not fake_stage.heir_ran.exists()
+    assert not fake_stage.unwinder_ran.exists()
     fake_stage.let_go()
 
     fake_stage.until_over()
-    assert fake_stage.heir_ran.exists()
+    assert fake_stage.unwinder_ran.exists()
 
 
 def test_an_unwinder_that_waits_is_ended_by_term(fake_stage, fake):
@@ -352,7 +352,7 @@ def test_an_unwinder_that_waits_is_ended_by_term(fake_stage, fake):
     fake.processes.signal(fake_stage.supervisor, signal.SIGTERM)
 
     fake_stage.until_over()
-    assert not fake_stage.heir_ran.exists()
+    assert not fake_stage.unwinder_ran.exists()
 
 
 def test_an_unwinder_that_fails_is_a_process_that_exits(fake_stage, fake):

@@ -1,8 +1,8 @@
 """
-What a supervised session does, asked of the real supervisor and of the fake one.
+The contract of a supervised session, for the real supervisor and for the fake.
 
-Both read and write the same files: a journal written by hand, a launch, a log,
-the events FIFO and the exit file. Nothing else of the library takes part.
+Both read and write the same files: a journal that the test writes, a launch file, a log,
+the events FIFO and the exit file. No other part of the library is involved.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LONG_S = 20
 # --- the gate ---------------------------------------------------------------------------
 
 
-def test_while_the_deployer_holds_the_lock_nothing_runs(stage):
+def test_nothing_runs_while_the_deployer_holds_the_lock(stage):
     stage.begin("speaks")
     stage.note("commit")
 
@@ -33,8 +33,8 @@ def test_while_the_deployer_holds_the_lock_nothing_runs(stage):
     assert b"" == stage.log.read_bytes()
 
 
-def test_without_a_commit_the_session_leaves_by_itself(stage):
-    """The deployer gave up, or died: nobody else has to clear up."""
+def test_a_session_without_a_commit_exits_by_itself(stage):
+    """The deployer gave up or died. No other process has to clean up."""
     stage.begin("speaks")
 
     stage.let_go()
@@ -43,11 +43,11 @@ def test_without_a_commit_the_session_leaves_by_itself(stage):
     assert [] == stage.alive()
     assert b"" == stage.log.read_bytes()
     assert not (stage.run / "exit").exists()
-    assert not stage.heir_ran.exists()
+    assert not stage.unwinder_ran.exists()
 
 
 @pytest.mark.parametrize("after", ["unwind", "close"])
-def test_a_commit_that_is_being_undone_opens_nothing(stage, after):
+def test_a_commit_with_an_undo_after_it_does_not_open_the_gate(stage, after):
     stage.begin("speaks")
     stage.note("commit")
     stage.note(after)
@@ -56,10 +56,10 @@ def test_a_commit_that_is_being_undone_opens_nothing(stage, after):
 
     stage.until_over()
     assert b"" == stage.log.read_bytes()
-    assert not stage.heir_ran.exists()
+    assert not stage.unwinder_ran.exists()
 
 
-def test_a_torn_commit_is_none(stage):
+def test_a_torn_commit_does_not_open_the_gate(stage):
     stage.begin("speaks")
     with stage.journal.open("ab") as file:
         file.write(b'{"kind":"commit","crc":"00000000"}')
@@ -70,10 +70,10 @@ def test_a_torn_commit_is_none(stage):
     assert b"" == stage.log.read_bytes()
 
 
-def test_without_a_journal_there_is_nothing_to_wait_for(stage):
+def test_a_supervisor_without_a_journal_does_not_wait(stage):
     stage.journal.unlink(missing_ok=True)
     stage.begin("runs")
-    # The lock is still held, on a file that has no name any more.
+    # The lock is still held, on a file that no longer has a name.
     stage.terminal.kill(stage.name, owner=stage.cookie)
 
     stage.until_over()
@@ -81,7 +81,7 @@ def test_without_a_journal_there_is_nothing_to_wait_for(stage):
     assert [] == stage.alive()
 
 
-def test_at_its_gate_a_supervisor_is_ended_at_once(stage):
+def test_a_supervisor_at_its_gate_is_ended_at_once(stage):
     stage.begin("speaks")
 
     ending = stage.end()
@@ -94,8 +94,8 @@ def test_at_its_gate_a_supervisor_is_ended_at_once(stage):
     assert b"" == stage.log.read_bytes()
 
 
-def test_a_commit_opens_the_gate_and_the_launch_is_gone(stage):
-    """The file with the agent's environment does not outlive its one reader."""
+def test_a_commit_opens_the_gate_and_the_launch_file_is_gone(stage):
+    """The agent's environment, secrets included, does not stay on disk."""
     stage.deploy("speaks")
 
     assert not (stage.run / "launch").exists()
@@ -103,8 +103,8 @@ def test_a_commit_opens_the_gate_and_the_launch_is_gone(stage):
     assert stage.alive()
 
 
-def test_who_the_agent_is_can_be_read_for_as_long_as_it_runs(stage):
-    """Whoever comes later finds the agent without having heard the news."""
+def test_the_agents_identity_is_readable_for_as_long_as_it_runs(stage):
+    """A later process finds the agent without the events."""
     stage.begin("runs")
     stage.note("commit")
     stage.let_go()
@@ -118,31 +118,31 @@ def test_who_the_agent_is_can_be_read_for_as_long_as_it_runs(stage):
     assert (agent.boot_id, agent.started) == (started["boot_id"], started["started"])
 
 
-# --- the witness ------------------------------------------------------------------------
+# --- the exit record ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("agent", "code", "signum"),
     [("exits-0", 0, None), ("exits-3", 3, None), ("dies", None, signal.SIGSEGV)],
 )
-def test_how_it_ended_is_witnessed(stage, agent, code, signum):
+def test_the_exit_status_is_recorded(stage, agent, code, signum):
     stage.deploy(agent)
 
     assert "exited" == stage.next_line()
 
-    witnessed = stage.exit()
-    assert (code, signum) == (witnessed["code"], witnessed["signal"])
+    record = stage.exit()
+    assert (code, signum) == (record["code"], record["signal"])
     assert ("exit", True, False) == (
-        witnessed["cause"],
-        witnessed["contained"],
-        witnessed["forced"],
+        record["cause"],
+        record["contained"],
+        record["forced"],
     )
-    assert None is witnessed["error"]
+    assert None is record["error"]
     stage.until_over()
     assert [] == stage.alive()
 
 
-def test_what_it_wrote_is_in_the_log(stage):
+def test_the_agents_output_is_in_the_log(stage):
     stage.deploy("tells")
 
     assert "exited" == stage.next_line()
@@ -157,9 +157,9 @@ def test_a_command_that_does_not_exist_is_refused(stage):
 
     assert stage.next_line().startswith("refused ")
     assert "exited" == stage.next_line()
-    witnessed = stage.exit()
-    assert ("refused", None, None) == (witnessed["cause"], witnessed["code"], witnessed["signal"])
-    assert "No such file or directory" in witnessed["error"]
+    record = stage.exit()
+    assert ("refused", None, None) == (record["cause"], record["code"], record["signal"])
+    assert "No such file or directory" in record["error"]
     stage.until_over()
 
 
@@ -174,7 +174,7 @@ def test_a_directory_that_does_not_exist_is_refused(stage):
     assert [] == stage.alive()
 
 
-def test_a_deployer_that_does_not_listen_misses_only_news(stage):
+def test_the_exit_record_needs_no_reader_of_the_events(stage):
     stage.begin("exits-3")
     os.close(stage.news)
     stage.news = -1
@@ -186,8 +186,8 @@ def test_a_deployer_that_does_not_listen_misses_only_news(stage):
     assert 3 == stage.exit()["code"]
 
 
-def test_the_news_are_at_their_end_when_the_supervisor_is(stage):
-    stage.deploy("exits-0", heir=False)
+def test_the_events_end_with_the_supervisor(stage):
+    stage.deploy("exits-0", unwinder=False)
     assert "exited" == stage.next_line()
     stage.until_over()
 
@@ -207,10 +207,10 @@ def test_an_end_from_outside_leaves_nothing_and_proves_it(stage):
     assert (True, (), False) == (ending.proven, ending.survivors, ending.forced)
     assert ("term", signal.SIGTERM) == (stage.exit()["cause"], stage.exit()["signal"])
     stage.until_over()
-    assert not stage.heir_ran.exists()
+    assert not stage.unwinder_ran.exists()
 
 
-def test_who_ignores_term_is_killed(stage):
+def test_an_agent_that_ignores_term_is_killed(stage):
     stage.deploy("stubborn")
     stage.settle()
 
@@ -231,7 +231,7 @@ def test_a_second_end_finds_nothing_to_do(stage):
 
 
 def test_a_daemon_does_not_outlive_its_agent(stage):
-    """The agent's own exit is its end, whatever it has left behind."""
+    """The agent's own exit is its end, whatever it left running."""
     stage.deploy("leaves-a-daemon")
 
     stage.until_over()
@@ -245,7 +245,7 @@ def test_a_daemon_does_not_outlive_its_agent(stage):
 
 
 def test_the_end_of_the_session_is_the_end_of_its_agent(stage):
-    """Somebody kills the session by hand: what runs in it goes with it."""
+    """A user kills the session: the processes in it end as well."""
     stage.deploy("stubborn")
     stage.settle()
 
@@ -273,7 +273,7 @@ def test_an_agent_whose_supervisor_was_killed_is_found_and_ended(stage):
 # --- the end from inside ---------------------------------------------------------------------
 
 
-def test_asked_from_inside_it_ends_after_a_while(stage):
+def test_a_request_from_inside_ends_the_agent_after_its_linger_time(stage):
     stage.deploy("runs")
     stage.note("request")
     assert stage.processes.signal(stage.supervisor, signal.SIGUSR1)
@@ -284,7 +284,7 @@ def test_asked_from_inside_it_ends_after_a_while(stage):
     assert ("request", signal.SIGTERM) == (stage.exit()["cause"], stage.exit()["signal"])
 
 
-def test_asked_without_a_request_in_the_journal_it_goes_on(stage):
+def test_a_request_signal_without_a_request_in_the_journal_is_ignored(stage):
     stage.deploy("runs")
     assert stage.processes.signal(stage.supervisor, signal.SIGUSR1)
 
@@ -294,7 +294,7 @@ def test_asked_without_a_request_in_the_journal_it_goes_on(stage):
     assert stage.alive()
 
 
-def test_a_hangup_with_its_terminal_alive_is_somebodys_joke(stage):
+def test_a_hangup_signal_is_ignored_while_the_terminal_is_alive(stage):
     stage.deploy("runs")
     assert stage.processes.signal(stage.supervisor, signal.SIGHUP)
 
@@ -303,47 +303,47 @@ def test_a_hangup_with_its_terminal_alive_is_somebodys_joke(stage):
     assert not seen.exited
 
 
-# --- the heir ----------------------------------------------------------------------------
+# --- the unwinder ----------------------------------------------------------------------------
 
 
-def test_at_the_agents_own_end_the_supervisor_becomes_the_unwinder(stage):
+def test_the_supervisor_becomes_the_unwinder_at_the_agents_own_end(stage):
     stage.deploy("exits-3")
 
     stage.until_over()
 
-    assert "ran\n" == stage.heir_ran.read_text()
+    assert "ran\n" == stage.unwinder_ran.read_text()
 
 
-def test_while_somebody_unwinds_there_is_no_heir(stage):
+def test_the_supervisor_starts_no_unwinder_while_another_process_unwinds(stage):
     stage.deploy("obeys")
     stage.note("unwind")
     stage.let_exit()
 
     stage.until_over()
 
-    assert not stage.heir_ran.exists()
+    assert not stage.unwinder_ran.exists()
 
 
-def test_without_an_heir_to_become_the_supervisor_just_leaves(stage):
-    stage.deploy("exits-3", heir=False)
+def test_a_supervisor_without_an_unwinder_exits(stage):
+    stage.deploy("exits-3", unwinder=False)
 
     stage.until_over()
 
-    assert not stage.heir_ran.exists()
+    assert not stage.unwinder_ran.exists()
 
 
-# --- who is who --------------------------------------------------------------------------
+# --- identities --------------------------------------------------------------------------
 
 
-def test_a_recycled_pid_is_a_stranger(stage):
-    """The same pid with another start is another process: not alive, never signalled."""
+def test_a_process_with_a_recycled_pid_is_not_owned(stage):
+    """The same pid with another start time is another process: not alive, never signalled."""
     stage.deploy("runs")
-    stranger = Identity(
+    recycled = Identity(
         stage.supervisor.boot_id, stage.supervisor.pid, stage.supervisor.started + 1
     )
 
-    assert not stage.processes.is_alive(stranger)
-    assert not stage.processes.signal(stranger, signal.SIGKILL)
+    assert not stage.processes.is_alive(recycled)
+    assert not stage.processes.signal(recycled, signal.SIGKILL)
     assert stage.processes.is_alive(stage.supervisor)
 
 
@@ -355,7 +355,7 @@ def test_a_process_of_another_boot_is_dead(stage):
     assert not stage.processes.signal(before, signal.SIGKILL)
 
 
-def test_the_orchestrator_is_alive_and_outside(stage):
+def test_the_orchestrator_is_alive_and_outside_the_agent(stage):
     stage.deploy("runs")
     me = stage.processes.identify(os.getpid())
 
@@ -364,11 +364,11 @@ def test_the_orchestrator_is_alive_and_outside(stage):
     assert not stage.processes.includes_self(stage.claim)
 
 
-def test_nobody_has_a_pid_that_nobody_has(stage):
+def test_a_pid_beyond_the_maximum_identifies_no_process(stage):
     assert None is stage.processes.identify(2**22 + 1)
 
 
-def test_a_watch_that_sees_nothing_says_so(stage):
+def test_a_watch_reports_that_nothing_happened(stage):
     stage.deploy("runs")
 
     seen = stage.processes.watch(stage.supervisor, timeout_s=0.05, fd=stage.news)

@@ -71,7 +71,7 @@ class Roll:
         return False
 
     def close(self):
-        """End whoever is left: they hold one of the FIFOs as their descriptor 9."""
+        """Kill all processes that hold one of the FIFOs as their descriptor 9."""
         deadline = time.monotonic() + LONG_S
         while self.alive() and time.monotonic() < deadline:
             for entry in Path("/proc").glob("[0-9]*"):
@@ -94,7 +94,7 @@ class Stage:
         self.journal = place / "agent.jsonl"
         self.log = place / "log"
         self.log.touch(mode=0o600)
-        self.heir_ran = place / "heir-ran"
+        self.unwinder_ran = place / "unwinder-ran"
         self.cookie = f"test-{uuid.uuid4()}"
         self.roll = Roll(place / "roll")
         self.patience = GracePeriods(term_s=0.4, kill_s=3, linger_s=0.4)
@@ -125,7 +125,7 @@ class Stage:
             "term_s": self.patience.term_s,
             "kill_s": self.patience.kill_s,
             "linger_s": self.patience.linger_s,
-            "unwinder_argv": unwinder_argv or ["/bin/sh", "-c", f"echo ran > {self.heir_ran}"],
+            "unwinder_argv": unwinder_argv or ["/bin/sh", "-c", f"echo ran > {self.unwinder_ran}"],
             "unwinder_env": {"PATH": os.environ["PATH"]},
         }
         config = launch.Launch(**said | told)
@@ -195,7 +195,7 @@ class Stage:
         os.kill(self.child.pid, signum)
 
     def until_over(self):
-        """Return the exit status of the supervisor, or of its heir, when it has ended."""
+        """Return the exit status of the supervisor, or of the unwinder, after its end."""
         return self.child.wait(LONG_S)
 
     def is_running(self):

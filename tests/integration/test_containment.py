@@ -115,7 +115,7 @@ def test_an_exit_of_the_agent_leaves_no_process(stage, species, method):
     end = stage.exit()
     assert [] == stage.roll.alive()
     assert (4, "exit", True) == (end["code"], end["cause"], end["contained"])
-    assert "ran\n" == stage.heir_ran.read_text()
+    assert "ran\n" == stage.unwinder_ran.read_text()
 
 
 @pytest.mark.needs("cgroup")

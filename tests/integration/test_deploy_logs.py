@@ -1,4 +1,4 @@
-"""What an agent wrote, byte for byte, and what is told of it after its end; real tmux."""
+"""An agent's output, byte for byte, and the records of its end, on real tmux."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.tmux
 
-#: Lines of 2,000 bytes with everything in them that a terminal would alter.
+#: Lines of 2,000 bytes with every byte that a terminal would alter.
 BURST = r"""
 import os, sys, time
 odd = bytes(range(1, 10)) + b'\r\x1b[31m\xff\xfe'
@@ -42,7 +42,7 @@ def _burst():
 
 @pytest.mark.parametrize("end", ["terminated", "supervisor killed", "session killed", "exits"])
 def test_two_megabytes_in_a_burst_are_archived_byte_for_byte(end, scene, orch, task):
-    """Standard output and error, in the order in which they were written, and nothing else."""
+    """The archive has standard output and error in the order of the writes, and nothing else."""
     stays = "" if end == "exits" else "open('written', 'w').write('yes')\ntime.sleep(1000)\n"
     gate = scene.gate("written") if stays else None
     agent = orch.deploy(task, scene.spec(sys.executable, "-c", BURST + stays))
@@ -61,8 +61,8 @@ def test_two_megabytes_in_a_burst_are_archived_byte_for_byte(end, scene, orch, t
     assert hashlib.md5(_burst()).digest() == hashlib.md5(_archived(scene)).digest()
 
 
-def test_killed_at_full_speed_no_line_is_lost_that_was_written(scene, orch, task):
-    """An agent that counts aloud as fast as it can: the archive has an unbroken count."""
+def test_no_written_line_is_lost_when_an_agent_is_killed_at_full_speed(scene, orch, task):
+    """The agent counts as fast as it can. The archive has an unbroken count."""
     count = "import os, itertools\nfor n in itertools.count(): os.write(1, b'%d\\n' % n)"
     agent = orch.deploy(task, scene.spec(sys.executable, "-c", count))
     [log] = scene.root.glob("TASK-*/logs/*_stream.jsonl")
@@ -75,7 +75,7 @@ def test_killed_at_full_speed_no_line_is_lost_that_was_written(scene, orch, task
 
 
 def test_an_archive_is_never_overwritten(scene, orch, task):
-    """A second end finds the first one's archive, changes nothing, and counts nothing twice."""
+    """A second end finds the first end's archive, changes nothing, and counts nothing twice."""
     agent = orch.deploy(task, scene.spec("sh", "-c", "seq 20; exec sleep 1000"))
     [log] = scene.root.glob("TASK-*/logs/*_stream.jsonl")
     scene.follow(log, until=b"20\n")
@@ -93,8 +93,8 @@ def test_an_archive_is_never_overwritten(scene, orch, task):
     assert 20 == len(orch.read_output(agent.id).splitlines())
 
 
-def test_what_is_in_the_archive_already_keeps_its_name_and_content(scene, orch, task):
-    """Somebody's file of the same name is not replaced: ours gets another, and is found."""
+def test_a_foreign_file_in_the_archive_keeps_its_name_and_content(scene, orch, task):
+    """A file with the log's name is not replaced. The log gets another name, and is found."""
     agent = orch.deploy(task, scene.spec("sh", "-c", "echo mine; exec sleep 1000"))
     [log] = scene.root.glob("TASK-*/logs/*_stream.jsonl")
     scene.follow(log, until=b"mine")
@@ -108,20 +108,20 @@ def test_what_is_in_the_archive_already_keeps_its_name_and_content(scene, orch, 
     assert str(other) not in end.archived_files
 
 
-def test_without_keeping_logs_nothing_is_archived(scene, orch, task):
+def test_an_end_that_keeps_no_logs_archives_nothing(scene, orch, task):
     agent = orch.deploy(task, scene.spec("echo", "hello"))
     orch.report_finding(agent.id, "found")
 
     end = orch.terminate(agent.id, keep_logs=False)
 
-    # It may have finished by itself before it was told to: then its logs were kept.
+    # The agent may have finished by itself first. Then its logs were kept.
     if end.status == "terminated":
         assert ([], "") == (scene.world.files("TASK-*/archive/*"), orch.read_output(agent.id))
     assert [] == scene.world.leftovers()
 
 
 def test_the_output_can_be_read_at_any_time(scene, orch, task):
-    """Before, while and after it is archived: never less than what was there before."""
+    """Before, during and after the archiving, a reader gets all of it."""
     agent = orch.deploy(task, scene.spec("sh", "-c", "seq 1000; exec sleep 1000"))
     [log] = scene.root.glob("TASK-*/logs/*_stream.jsonl")
     whole = scene.follow(log, until=b"\n1000\n").decode()
@@ -143,7 +143,7 @@ def test_the_output_can_be_read_at_any_time(scene, orch, task):
 
 
 def test_progress_findings_and_the_end_are_kept_with_the_task(scene, orch, task):
-    """The archive has what was reported; the record has the end and its report."""
+    """The archive has the reports; the record has the end and its report."""
     agent = orch.deploy(task, scene.spec())
     orch.report_progress(agent.id, "working", message="half\nway", progress=50)
     orch.report_finding(agent.id, "a bug", severity="high", data={"line": 7})
@@ -176,8 +176,8 @@ def test_progress_findings_and_the_end_are_kept_with_the_task(scene, orch, task)
         ("kill -TERM $$", ("failed", None, 15)),
     ],
 )
-def test_an_exit_is_told_for_what_it_was(script, expected, scene, orch, task):
-    """The code or the signal is in the record; a session that is gone is not 'completed'."""
+def test_an_exit_is_recorded_with_its_code_or_signal(script, expected, scene, orch, task):
+    """An agent that a signal killed is not 'completed'."""
     agent = orch.deploy(task, scene.spec("sh", "-c", script))
     end = orch.wait(agent.id, timeout_s=20)
 
@@ -186,15 +186,15 @@ def test_an_exit_is_told_for_what_it_was(script, expected, scene, orch, task):
     assert expected == (end.status, end.exit_code, end.exit_signal)
 
 
-def test_a_terminal_status_is_final_whoever_comes_first(scene, orch, actors, task):
-    """Eight processes report eight ends at once: one of them is the end, and all are told which."""
+def test_the_first_terminal_status_is_final(scene, orch, actors, task):
+    """Eight processes report eight ends at once. One of them is the end; all get that one."""
     agent = orch.deploy(task, scene.spec())
     statuses = ["completed", "failed", "error", "terminated"] * 2
-    told = actors.do_all(
+    reports = actors.do_all(
         [actors.job("report", root=str(scene.root), agent=agent.id, status=s) for s in statuses]
     )
 
-    ends = {one["result"]["end"]["status"] for one in told}
+    ends = {one["result"]["end"]["status"] for one in reports}
     assert 1 == len(ends) == sum(scene.world.totals()["ended"].values())
     assert ends == {scene.world.records()[agent.id]["status"]}
-    assert 1 == sum(one["result"]["recorded"] for one in told)
+    assert 1 == sum(one["result"]["recorded"] for one in reports)

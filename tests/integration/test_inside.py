@@ -1,9 +1,9 @@
 """
-An agent that reports its own end from inside its own session, real tmux.
+An agent that reports its own end from inside its own session, on real tmux.
 
-Its caller would be killed by the unwinding. So the intent is durable first, the
-caller has its answer, and somebody outside of what ends does the rest: also when
-any of them is killed at any moment.
+The unwinding would kill the caller. So the intent is made durable first, the caller gets its
+answer, and a process outside the agent does the rest, even if any of them is killed at any
+time.
 """
 
 import json
@@ -20,7 +20,7 @@ from orchestrator_core.model.status import Status
 pytestmark = pytest.mark.tmux
 
 REPORT = f"{sys.executable} -m orchestrator_core --json progress --status completed --message bye"
-#: It goes on after its report, and would for ever: it is ended, not asked.
+#: The agent goes on after its report until it is killed.
 THEN = 'echo "answered: $?"; sleep 1000'
 
 WAYS = {
@@ -31,7 +31,7 @@ WAYS = {
         f"env -i PYTHONPATH=$PYTHONPATH {REPORT.replace('--json', '--json --root $R')}"
         f" $ORCHESTRATOR_AGENT_ID; {THEN}".replace("$R", "$ORCHESTRATOR_ROOT")
     ),
-    "one that leaves at once": f'{REPORT}; echo "answered: $?"; exit 7',
+    "one that exits at once": f'{REPORT}; echo "answered: $?"; exit 7',
 }
 
 
@@ -46,7 +46,7 @@ def deploy(scene, orch, script, **how):
 
 
 def answered(scene, agent):
-    """Return the caller's answer, when it has it; the log may be in the archive by then."""
+    """Wait for the caller's answer in the log, which may be in the archive by then."""
     [task] = scene.root.glob("TASK-*")
     logs = [task / place / f"{agent.id}_stream.jsonl" for place in ("logs", "archive")]
     return scene.follow(*logs, until=b"answered")
@@ -57,10 +57,10 @@ def answered(scene, agent):
     [pytest.param("cgroup", marks=pytest.mark.needs("cgroup")), "subreaper", "scan"],
 )
 @pytest.mark.parametrize("way", WAYS)
-def test_who_reports_its_own_end_has_its_answer_before_it_is_ended(
+def test_an_agent_that_reports_its_own_end_gets_its_answer_before_it_is_ended(
     way, containment, scene, orch, monkeypatch
 ):
-    """Exit status 0 and the receipt first; then all of it is gone."""
+    """First exit status 0 and the receipt, then every process is gone."""
     monkeypatch.setenv("ORCHESTRATOR_CONTAINMENT", containment)
     orch = scene.orchestrator()
     agent = deploy(scene, orch, WAYS[way], ORCHESTRATOR_CONTAINMENT=containment)
@@ -78,8 +78,8 @@ def test_who_reports_its_own_end_has_its_answer_before_it_is_ended(
 
 
 @pytest.mark.parametrize("status", ["completed", "failed"])
-def test_the_status_it_reported_stays_whatever_its_exit_was(status, scene, orch):
-    """The report came first: an exit status after it is only noted."""
+def test_the_reported_status_stays_whatever_the_exit_status(status, scene, orch):
+    """The report came first. A later exit status is only recorded."""
     agent = deploy(scene, orch, REPORT.replace("completed", status) + "; exit 7")
 
     end = orch.wait(agent.id, timeout_s=20)
@@ -88,11 +88,11 @@ def test_the_status_it_reported_stays_whatever_its_exit_was(status, scene, orch)
     assert (status, 7) == (orch.agent(agent.id).status, orch.agent(agent.id).exit_code)
 
 
-def test_a_supervisor_killed_after_the_request_is_made_up_for(scene, orch):
-    """The request is durable: with nobody left to carry it out, whoever looks next does."""
+def test_recovery_ends_the_agent_of_a_supervisor_killed_after_the_request(scene, orch):
+    """The request is durable, so the next process that opens the root carries it out."""
     agent = deploy(scene, orch, f"trap '' TERM; {REPORT} & wait; {THEN}")
     [supervisor] = scene.world.panes(agent.id)
-    # Deaf and stopped, it hears of the request only when it is dead.
+    # A stopped supervisor receives the signal only when it is dead.
     os.kill(supervisor, signal.SIGSTOP)
     answered(scene, agent)
     os.kill(supervisor, signal.SIGKILL)
@@ -106,8 +106,8 @@ def test_a_supervisor_killed_after_the_request_is_made_up_for(scene, orch):
 
 
 @pytest.mark.parametrize("delay", range(20, 260, 40))
-def test_a_caller_killed_at_any_moment_has_asked_or_has_not(delay, scene, orch):
-    """Killed at a moment of its own report, the agent lives or has completed; never half."""
+def test_a_caller_killed_at_any_time_has_made_its_request_or_not(delay, scene, orch):
+    """The agent whose report is killed half-way is active or has completed."""
     script = f"timeout -s KILL 0.{delay:03} {REPORT}; echo answered; sleep 1000"
     agent = deploy(scene, orch, script)
     answered(scene, agent)
@@ -123,8 +123,8 @@ def test_a_caller_killed_at_any_moment_has_asked_or_has_not(delay, scene, orch):
     assert [] == scene.world.leftovers() + scene.world.torn()
 
 
-def test_who_waits_tells_a_supervisor_that_was_not_told(scene, orch):
-    """The caller died between its durable request and the signal: waiting is enough to end it."""
+def test_a_wait_notifies_a_supervisor_that_missed_the_request(scene, orch):
+    """The caller died between its durable request and the signal."""
     agent = deploy(scene, orch, "sleep 1000")
     with orch._terminator.sagas.open(agent.id) as saga:
         saga.request_end(terminal_reason(Status.COMPLETED, "done", by="report"))
@@ -136,8 +136,8 @@ def test_who_waits_tells_a_supervisor_that_was_not_told(scene, orch):
 
 
 @pytest.mark.parametrize("moment", ["link ", "rename .AGENT_REGISTRY", "pidfd_send_signal"])
-def test_an_heir_killed_while_it_unwinds_is_made_up_for(moment, scene, orch, actors):
-    """The unwinder is a process like any other: killed, the next recovery finishes its work."""
+def test_recovery_finishes_the_work_of_a_killed_unwinder(moment, scene, orch, actors):
+    """It was killed while it unwound the agent."""
     agent = deploy(scene, orch, "sleep 1000")
     [supervisor] = scene.world.panes(agent.id)
     os.kill(supervisor, signal.SIGKILL)
@@ -151,14 +151,14 @@ def test_an_heir_killed_while_it_unwinds_is_made_up_for(moment, scene, orch, act
     assert [] == scene.world.leftovers() + scene.world.torn()
 
 
-def test_the_supervisor_killed_as_heir_is_made_up_for(scene, orch):
-    """An agent has finished, its supervisor is the unwinder, waits for the lock, and is killed."""
+def test_a_wait_finishes_the_work_of_a_supervisor_killed_as_unwinder(scene, orch):
+    """The agent has exited. Its supervisor, by now the unwinder, waits for the lock."""
     scene.gate("go")
     agent = deploy(scene, orch, "read go < go; exit 0")
     [supervisor] = scene.world.panes(agent.id)
     [events] = scene.root.glob(f"TASK-*/run/{agent.id}/events")
     with orch._terminator.sagas.open(agent.id, timeout_s=10):
-        with scene.until_closed(events):  # By the exec with which it becomes the unwinder.
+        with scene.until_closed(events):  # The exec of the unwinder closes it.
             scene.let_go("go")
         os.kill(supervisor, signal.SIGKILL)
         wait_for_deaths([supervisor], timeout_s=20)
@@ -170,7 +170,7 @@ def test_the_supervisor_killed_as_heir_is_made_up_for(scene, orch):
 
 
 def test_an_agent_deploys_and_ends_another_from_inside(scene, orch):
-    """An agent can be an orchestrator: its child has it as its parent, and ends with it."""
+    """An agent can be an orchestrator: it is its child's parent, and the child ends with it."""
     code = (
         "import os; from orchestrator_core import AgentSpec, Orchestrator\n"
         "orch = Orchestrator()\n"

@@ -1,4 +1,4 @@
-"""The supervisor, as a real process: its gate, what it witnesses, and how it hands on."""
+"""The supervisor as a real process: its gate, its exit record, and its handoff."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_nothing_runs_while_the_deployer_holds_the_lock(stage):
 
 
 def test_a_commit_opens_the_gate_and_the_launch_file_is_gone(stage):
-    """The environment of the agent, secrets included, does not stay on disk."""
+    """The agent's environment, secrets included, does not stay on disk."""
     stage.deploy("sh", "-c", "echo ran; exec sleep 60")
 
     assert not (stage.run / "launch").exists()
@@ -51,7 +51,7 @@ def test_a_commit_opens_the_gate_and_the_launch_file_is_gone(stage):
     ],
     ids=["uncommitted", "unwinding", "closed", "torn", "quoted", "empty"],
 )
-def test_the_gate_stays_shut_without_a_whole_commit_that_stands(stage, journal):
+def test_the_gate_stays_closed_without_a_complete_commit_in_force(stage, journal):
     stage.begin("sh", "-c", "echo ran")
     stage.journal.write_text(journal)
 
@@ -60,11 +60,11 @@ def test_the_gate_stays_shut_without_a_whole_commit_that_stands(stage, journal):
     assert 0 == stage.until_over()
     assert b"" == stage.log.read_bytes()
     assert not (stage.run / "exit").exists()
-    assert not stage.heir_ran.exists()
+    assert not stage.unwinder_ran.exists()
 
 
-def test_a_deployer_that_is_killed_leaves_nothing_to_chase(stage):
-    """The kernel lets go of a dead deployer's lock, and the supervisor leaves."""
+def test_a_killed_deployer_leaves_nothing_behind(stage):
+    """The kernel releases a dead deployer's lock, and the supervisor exits."""
     stage.begin("sh", "-c", "echo ran")
     script = "import fcntl, os, sys; fcntl.flock(int(sys.argv[1]), 2); print('held', flush=True)"
     deployer = subprocess.Popen(
@@ -85,8 +85,8 @@ def test_a_deployer_that_is_killed_leaves_nothing_to_chase(stage):
 
 
 @pytest.mark.parametrize("missing", ["journal", "launch"])
-def test_a_supervisor_that_comes_late_finds_nothing_to_do(stage, missing):
-    """Its session was in flight while the deployment was undone."""
+def test_a_supervisor_that_starts_after_the_undo_starts_nothing(stage, missing):
+    """tmux still started its session while the deployment was undone."""
     stage.begin("sh", "-c", "echo ran")
     stage.kill_supervisor()
     (stage.journal if missing == "journal" else stage.run / "launch").unlink()
@@ -98,7 +98,7 @@ def test_a_supervisor_that_comes_late_finds_nothing_to_do(stage, missing):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_at_its_gate_any_signal_ends_it(stage, signum):
+def test_a_supervisor_at_its_gate_is_ended_by_any_signal(stage, signum):
     stage.begin("sh", "-c", "echo ran")
     _until_at_gate(stage)
 
@@ -108,19 +108,19 @@ def test_at_its_gate_any_signal_ends_it(stage, signum):
 
 
 def _until_at_gate(stage):
-    """Return when the supervisor waits for the lock: the kernel lists it as a waiter."""
+    """Wait until the kernel lists the supervisor as a waiter for the lock."""
     deadline = time.monotonic() + LONG_S
     while ["FLOCK", "ADVISORY", "READ", str(stage.child.pid)] not in _waits():
         assert time.monotonic() < deadline
 
 
 def _waits():
-    """Return kind, mode and pid of every lock that is waited for."""
+    """Return kind, mode and pid of every waiter for a lock."""
     lines = Path("/proc/locks").read_text().splitlines()
     return [line.split()[2:6] for line in lines if " -> " in line]
 
 
-# --- what the agent gets ------------------------------------------------------------------
+# --- the agent's inheritance ------------------------------------------------------------------
 
 
 def test_the_agent_gets_its_environment_and_nothing_else(stage):
@@ -139,7 +139,7 @@ def test_the_agent_gets_its_environment_and_nothing_else(stage):
 
 
 def test_only_the_three_standard_descriptors_reach_the_agent(stage):
-    """Whatever the tmux server has let through to the supervisor."""
+    """The supervisor may have inherited others from the tmux server."""
     with open(os.devnull) as one, open(os.devnull) as other:  # noqa: PTH123 - descriptors
         stage.deploy("sh", "-c", "ls /proc/$$/fd", inherited=[one.fileno(), other.fileno()])
     stage.until_over()
@@ -147,14 +147,14 @@ def test_only_the_three_standard_descriptors_reach_the_agent(stage):
     assert ["0", "1", "2"] == stage.log.read_text().split()
 
 
-def test_signals_are_at_their_defaults_and_none_is_blocked(stage):
+def test_the_agents_signals_have_default_handlers_and_none_is_blocked(stage):
     stage.deploy("grep", "^Sig[BI]", "/proc/self/status")
     stage.until_over()
 
     masks = [int(line.split()[1], 16) for line in stage.log.read_text().splitlines()]
 
-    # The two that glibc keeps for itself it ignores in whatever posix_spawn has started, as
-    # Python 3.13 starts programs: it lets nobody set them.
+    # glibc ignores its two internal signals in every program that posix_spawn started, as
+    # Python 3.13 does, and lets no program set them.
     assert [0, 0] == [mask & ~(0b11 << 31) for mask in masks]
 
 
@@ -175,7 +175,7 @@ def test_arguments_arrive_as_they_are(stage):
     assert arguments == stage.log.read_text().split("\0")[:-1]
 
 
-def test_it_runs_in_its_directory_and_in_a_session_of_its_own(stage):
+def test_the_agent_runs_in_its_directory_and_leads_a_posix_session(stage):
     pid = stage.deploy("sh", "-c", "pwd; ps -o sid= -p $$; exec 2>&1; tty")
     stage.until_over()
 
@@ -184,7 +184,7 @@ def test_it_runs_in_its_directory_and_in_a_session_of_its_own(stage):
     assert (str(stage.work), pid, "not a tty") == (where, int(session), tty)
 
 
-# --- the witness -----------------------------------------------------------------------
+# --- the exit record -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_it_runs_in_its_directory_and_in_a_session_of_its_own(stage):
         ("kill -KILL $$", None, signal.SIGKILL),
     ],
 )
-def test_how_the_agent_ended_is_witnessed(stage, script, code, signum):
+def test_the_exit_status_is_recorded(stage, script, code, signum):
     stage.deploy("sh", "-c", script)
 
     assert "exited" == stage.next_line()
@@ -209,7 +209,7 @@ def test_how_the_agent_ended_is_witnessed(stage, script, code, signum):
 
 
 @pytest.mark.parametrize(
-    ("argv", "told", "why"),
+    ("argv", "config", "why"),
     [
         (["no-such-command"], {}, "the command 'no-such-command' cannot be run: No such file"),
         (["/etc/passwd"], {}, "the command '/etc/passwd' cannot be run: Permission denied"),
@@ -221,17 +221,17 @@ def test_how_the_agent_ended_is_witnessed(stage, script, code, signum):
     ],
     ids=["missing", "not-executable", "no-interpreter", "cwd", "stdin", "log", "too-long"],
 )
-def test_an_agent_that_cannot_start_is_refused_with_its_reason(stage, argv, told, why):
+def test_an_agent_that_cannot_start_is_refused_with_its_reason(stage, argv, config, why):
     (stage.place / "plain").write_text("neither binary nor script\n")
     (stage.place / "plain").chmod(0o700)
-    stage.begin(*(arg.replace("{place}", str(stage.place)) for arg in argv), **told)
+    stage.begin(*(arg.replace("{place}", str(stage.place)) for arg in argv), **config)
     stage.note("commit")
     stage.let_go()
 
-    news = stage.next_line()
+    event = stage.next_line()
 
-    assert news.startswith("refused ")
-    assert why in news
+    assert event.startswith("refused ")
+    assert why in event
     assert "exited" == stage.next_line()
     end = stage.exit()
     assert ("refused", None, None, True) == (
@@ -254,7 +254,7 @@ def test_a_refusal_with_quotes_and_newlines_is_still_json_and_one_line(stage):
     assert "cannot be run" in stage.exit()["error"]
 
 
-def test_who_the_agent_is_stands_beside_its_end(stage):
+def test_the_agents_identity_is_beside_the_exit_record(stage):
     pid = stage.sh("echo ready >&9; exec sleep 60")
 
     started = json.loads((stage.run / "started").read_text())
@@ -263,7 +263,7 @@ def test_who_the_agent_is_stands_beside_its_end(stage):
     assert (pid, False) == (started["pid"], started["cgroup"])
 
 
-def test_nobody_need_listen(stage):
+def test_the_exit_record_needs_no_reader_of_the_events(stage):
     stage.begin("sh", "-c", "exit 3")
     os.close(stage.news)
     stage.news = None
@@ -275,7 +275,7 @@ def test_nobody_need_listen(stage):
     assert 3 == stage.exit()["code"]
 
 
-def test_a_run_directory_that_vanishes_stops_nobody(stage):
+def test_an_end_without_the_run_directory_succeeds(stage):
     stage.sh("echo ready >&9; exec sleep 60")
     for entry in stage.run.iterdir():
         entry.unlink()
@@ -302,7 +302,7 @@ def test_every_byte_is_in_the_log(stage):
     assert data + data == stage.log.read_bytes()
 
 
-def test_what_was_in_the_log_stays_and_other_writers_are_not_overwritten(stage):
+def test_the_log_keeps_older_output_and_the_output_of_other_writers(stage):
     stage.log.write_text("before\n")
     stage.deploy("sh", "-c", f"echo one; echo two >> {stage.log}; echo three")
 
@@ -312,8 +312,8 @@ def test_what_was_in_the_log_stays_and_other_writers_are_not_overwritten(stage):
 
 
 @pytest.mark.parametrize("victim", ["supervisor", "agent"])
-def test_no_line_is_lost_when_somebody_is_killed_at_full_speed(stage, victim):
-    """What the agent has written is in the file before write() returns to it: no copy, no pump."""
+def test_no_line_is_lost_when_a_process_is_killed_at_full_speed(stage, victim):
+    """The agent writes to the file itself: its output is there when its write() returns."""
     agent = stage.sh(f"echo ready >&9; {_COUNT}")
     _until_larger(stage.log, 100_000)
 
@@ -329,21 +329,21 @@ def test_no_line_is_lost_when_somebody_is_killed_at_full_speed(stage, victim):
     assert [f"line {n + 1}" for n in range(len(lines))] == lines
 
 
-def test_a_terminal_that_takes_nothing_stalls_nobody(stage):
-    """A hung tmux does not read its panes: the agent writes on, and ends as ever."""
+def test_a_blocked_terminal_blocks_no_agent(stage):
+    """A hung tmux does not read its panes. The agent goes on, and ends as usual."""
     stage.deploy("sh", "-c", "head -c 3000000 /dev/zero; echo end", terminal=True)
 
     assert "exited" == stage.next_line()
     assert 3_000_004 == stage.log.stat().st_size
 
 
-def test_the_terminal_shows_what_the_log_gets(stage):
+def test_the_terminal_shows_the_log(stage):
     stage.deploy("sh", "-c", "echo one; echo two >&2; exec sleep 60", terminal=True)
 
     assert b"one\r\ntwo\r\n" == _read_terminal(stage, until=b"two\r\n")
 
 
-def test_a_terminal_that_falls_behind_sees_the_newest(stage):
+def test_a_terminal_that_falls_behind_shows_the_newest_output(stage):
     stage.deploy("sh", "-c", "seq 1 200000; echo end; exec sleep 60", terminal=True)
     _until_larger(stage.log, 1_288_890)
 
@@ -369,19 +369,19 @@ def _read_terminal(stage, *, until):
 
 
 def _swallow(stage):
-    """Read the terminal to its end, as a tmux would."""
+    """Read the terminal to its end, as tmux does."""
     try:
         while select.select([stage.terminal], [], [], LONG_S)[0]:
             if not os.read(stage.terminal, 65536):
                 return
     except OSError:
-        return  # Nobody has it open any more.
+        return  # No process has it open.
 
 
 # --- signals -------------------------------------------------------------------------------
 
 
-def test_term_ends_the_agent_gently(stage):
+def test_term_lets_the_agent_exit_by_its_own_handler(stage):
     stage.sh("trap 'echo bye; exit 7' TERM; echo ready >&9; while :; do sleep 0.05; done")
     stage.roll.until_ready()
 
@@ -393,7 +393,7 @@ def test_term_ends_the_agent_gently(stage):
     assert stage.log.read_text().endswith("bye\n")
 
 
-def test_who_ignores_term_is_forced(stage):
+def test_an_agent_that_ignores_term_is_killed(stage):
     stage.sh("trap '' TERM; echo ready >&9; while :; do sleep 60; done")
     stage.roll.until_ready()
 
@@ -404,8 +404,8 @@ def test_who_ignores_term_is_forced(stage):
     assert (signal.SIGKILL, True, True) == (end["signal"], end["forced"], end["contained"])
 
 
-def test_a_request_in_the_journal_lets_the_agent_leave_by_itself(stage):
-    """It reported its end through its own server, and may still write its last words."""
+def test_a_request_in_the_journal_lets_the_agent_exit_by_itself(stage):
+    """It reported its end through its own server, and may still write."""
     stage.sh("echo ready >&9; sleep 0.2; echo last words; exit 5")
     stage.roll.until_ready()
     stage.note("request")
@@ -417,7 +417,7 @@ def test_a_request_in_the_journal_lets_the_agent_leave_by_itself(stage):
     assert "last words\n" == stage.log.read_text()
 
 
-def test_after_a_request_it_does_not_linger_for_ever(stage):
+def test_an_agent_is_ended_after_its_linger_time(stage):
     stage.sh("echo ready >&9; exec sleep 60")
     stage.roll.until_ready()
     stage.note("request")
@@ -429,7 +429,7 @@ def test_after_a_request_it_does_not_linger_for_ever(stage):
     assert (signal.SIGTERM, "request", False) == (end["signal"], end["cause"], end["forced"])
 
 
-def test_past_its_deadline_an_agent_is_ended(stage):
+def test_an_agent_past_its_deadline_is_ended(stage):
     stage.sh("echo ready >&9; exec sleep 60", deadline_s=0.2)
 
     stage.until_over()
@@ -440,7 +440,7 @@ def test_past_its_deadline_an_agent_is_ended(stage):
     assert 0.2 <= end["ran_s"] < LONG_S
 
 
-def test_before_its_deadline_an_agent_ends_as_ever(stage):
+def test_an_agent_before_its_deadline_ends_as_usual(stage):
     stage.deploy("sh", "-c", "exit 3", deadline_s=LONG_S)
 
     stage.until_over()
@@ -461,8 +461,8 @@ def test_before_its_deadline_an_agent_ends_as_ever(stage):
         signal.SIGRTMIN + 3,
     ],
 )
-def test_an_agent_that_signals_its_parent_achieves_nothing(stage, signum):
-    """USR1 without a request, HUP with the terminal alive, and all that mean nothing to us."""
+def test_a_signal_from_the_agent_does_not_end_its_supervisor(stage, signum):
+    """USR1 without a request, HUP with a live terminal, and all signals without a meaning."""
     stage.patience = GracePeriods(term_s=0.02, kill_s=3, linger_s=0.02)
     stage.sh("echo ready >&9; exec sleep 60", terminal=True)
     stage.roll.until_ready()
@@ -474,8 +474,8 @@ def test_an_agent_that_signals_its_parent_achieves_nothing(stage, signum):
     assert not (stage.run / "exit").exists()
 
 
-def test_when_its_terminal_is_taken_away_the_agent_ends(stage):
-    """Somebody killed the session, or the tmux server."""
+def test_an_agent_whose_terminal_is_gone_is_ended(stage):
+    """The session, or the tmux server, was killed."""
     stage.sh("trap '' HUP; echo ready >&9; while :; do sleep 60; done", terminal=True)
     stage.roll.until_ready()
 
@@ -485,7 +485,7 @@ def test_when_its_terminal_is_taken_away_the_agent_ends(stage):
     stage.until_over()
     assert [] == stage.roll.alive()
     assert ("hangup", True) == (stage.exit()["cause"], stage.exit()["contained"])
-    assert "ran\n" == stage.heir_ran.read_text()
+    assert "ran\n" == stage.unwinder_ran.read_text()
 
 
 def test_ctrl_c_in_the_pane_reaches_the_agent(stage):
@@ -502,11 +502,11 @@ def test_ctrl_c_in_the_pane_reaches_the_agent(stage):
     assert "interrupted\n" == stage.log.read_text()
 
 
-# --- the heir -----------------------------------------------------------------------------
+# --- the unwinder -----------------------------------------------------------------------------
 
 
-def test_at_the_end_it_becomes_the_unwinder(stage):
-    """The same process, so that whoever watched it goes on watching the right one."""
+def test_the_supervisor_becomes_the_unwinder_in_the_same_process(stage):
+    """A process that watches the supervisor thereby watches the unwinder."""
     report = stage.place / "report"
     script = (
         "import os, sys; out = open(sys.argv[1], 'w'); assert not sys.stdin.read();"
@@ -526,8 +526,8 @@ def test_at_the_end_it_becomes_the_unwinder(stage):
     assert not {signal.SIGCHLD, signal.SIGTERM, signal.SIGALRM} & ignored
 
 
-def test_a_term_in_the_gap_before_the_heir_is_not_lost(stage):
-    """Whoever takes over tells us by TERM; it waits for the heir, who unblocks it."""
+def test_a_term_between_supervisor_and_unwinder_is_not_lost(stage):
+    """TERM means that another process took over. It is pending until the unwinder unblocks it."""
     go = stage.place / "go"
     os.mkfifo(go)
     script = (
@@ -536,14 +536,14 @@ def test_a_term_in_the_gap_before_the_heir_is_not_lost(stage):
     )
     stage.deploy("true", unwinder_argv=[sys.executable, "-c", script, str(go)])
     assert "exited" == stage.next_line()
-    with go.open("w"):  # Opens when the heir has: exec is behind us.
+    with go.open("w"):  # Opens when the unwinder has opened it, after exec.
         stage.signal(signal.SIGTERM)
 
     assert -signal.SIGTERM == stage.until_over()
 
 
 @pytest.mark.parametrize("kind", ["unwind", "close"])
-def test_while_somebody_unwinds_there_is_no_heir(stage, kind):
+def test_the_supervisor_starts_no_unwinder_while_another_process_unwinds(stage, kind):
     stage.sh("echo ready >&9; exec sleep 60")
     stage.roll.until_ready()
     stage.note(kind)
@@ -551,17 +551,17 @@ def test_while_somebody_unwinds_there_is_no_heir(stage, kind):
     stage.signal(signal.SIGTERM)
 
     assert 0 == stage.until_over()
-    assert not stage.heir_ran.exists()
+    assert not stage.unwinder_ran.exists()
 
 
-def test_an_heir_that_cannot_be_run_leaves_it_to_recovery(stage):
-    stage.deploy("true", unwinder_argv=["/no/such/heir"])
+def test_an_unwinder_that_cannot_run_leaves_the_saga_to_recovery(stage):
+    stage.deploy("true", unwinder_argv=["/no/such/unwinder"])
 
     assert 1 == stage.until_over()
     assert stage.exit()["contained"]
 
 
-# --- itself -------------------------------------------------------------------------------
+# --- the program -------------------------------------------------------------------------------
 
 
 def test_the_supervisor_imports_no_slow_module():
@@ -580,7 +580,7 @@ def test_the_supervisor_imports_no_slow_module():
     assert set() == slow & set(eval(said.stdout))
 
 
-def test_its_command_line_names_no_secret(stage):
+def test_the_command_line_contains_no_secret(stage):
     stage.begin("true", "s3cret", env={"TOKEN": "s3cret"})
 
     assert "s3cret" not in Path(f"/proc/{stage.child.pid}/cmdline").read_text()
