@@ -1,13 +1,13 @@
 """
-A custom orchestrator: one agent for each part of a job, all of them gathered and ended.
+A custom orchestrator: one agent for each part of a job, all of them awaited and ended.
 
 ::
 
     python examples/fan_out.py DIRECTORY [AGENT ARGUMENT…]
 
-It has an agent look at every file of a directory, waits for all, and prints what
-they have found. The agents are tiny programs unless you name one of your own,
-``claude -p`` for instance; its prompt, on standard input, says how to report.
+An agent reads each file of a directory. The program waits for all agents and prints their
+findings. The agents are tiny programs unless you name another, for example ``claude -p``.
+The prompt, on standard input, says how to report.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Read the file {name}, and report each thing worth knowing about it with
     from orchestrator_core import Orchestrator
     Orchestrator(recover=False).report_finding(message="…")
 
-which needs no id: you are inside your own session.
+which needs no id, because you are inside your session.
 """
 
 # Stands in for a coding agent: it reports how long the file is, and finishes.
@@ -39,7 +39,7 @@ Orchestrator(recover=False).report_finding(message=f"{name} has {lines} lines")
 
 
 def fan_out(root: Path, directory: Path, command: list[str]) -> dict[str, list[str]]:
-    """Have an agent look at each file, and return what each has found."""
+    """Let an agent read each file, and return each agent's findings."""
     orch = Orchestrator(root, limits=Limits(max_concurrent=4))
     task = orch.create_task(f"Look at {directory.name}")
     found: dict[str, list[str]] = {}
@@ -57,19 +57,19 @@ def fan_out(root: Path, directory: Path, command: list[str]) -> dict[str, list[s
                 try:
                     running[orch.deploy(task.id, spec).id] = file.name
                     break
-                except LimitReached:  # The limit is the library's; so is telling us of it.
+                except LimitReached:  # The library counts the agents.
                     gather(orch, running, found)
         while running:
             gather(orch, running, found)
     finally:
-        # Ctrl-C, or one that outlived our patience: none of the task's is left behind.
+        # After Ctrl-C or a timeout, too, no agent of the task is left behind.
         for agent in orch.agents(task_id=task.id, status="active"):
-            orch.terminate(agent.id, reason="the fan-out was broken off")
+            orch.terminate(agent.id, reason="the fan-out was interrupted")
     return found
 
 
 def gather(orch: Orchestrator, running: dict[str, str], found: dict[str, list[str]]) -> None:
-    """Wait for the one that has run longest, and read what it leaves."""
+    """Wait for the oldest agent, and read its findings."""
     agent_id, name = next(iter(running.items()))
     end = orch.wait(agent_id, timeout_s=700)
     del running[agent_id]

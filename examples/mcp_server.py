@@ -1,11 +1,11 @@
 """
-An MCP server with tools of one's own, and the library's beside them.
+An MCP server with tools of your own and the library's tools.
 
 ::
 
     python examples/mcp_server.py [AGENT ARGUMENT…]
 
-What its agents run is said here, by whoever runs the server: never by a model.
+The server's user chooses the agents' command here; a model never does.
 """
 
 import sys
@@ -15,14 +15,14 @@ from mcp.server.mcpserver import MCPServer
 from orchestrator_core import Orchestrator
 from orchestrator_core.mcp import ProgressObserver, register_tools
 
-# Opening it recovers whatever an earlier server, killed by its client, has left.
+# The constructor recovers what an earlier server, killed by its client, left behind.
 orch = Orchestrator(observer=ProgressObserver())
 server = MCPServer("my-team")
 
 
 @server.tool()
 def how_many_agents() -> int:
-    """Count the agents that are alive."""
+    """Return how many agents are alive."""
     return len(orch.agents(status="active"))
 
 

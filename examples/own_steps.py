@@ -1,8 +1,8 @@
 """
-Sagas of your own: a git worktree and a port, both held, or neither.
+A saga of your own: it holds a git worktree and a port, or neither.
 
-Nothing here knows of agents or of tmux. Each step says how its resource is taken
-and given back; the saga sees to all or nothing, through exceptions and ``kill -9``.
+No agents and no tmux are involved. Each step defines how its resource is taken and given
+back. The saga guarantees all or nothing, through exceptions and ``kill -9``.
 
 ::
 
@@ -28,7 +28,7 @@ STATE = Path(".own-steps")
 
 @receipt("example.worktree")
 class Worktree:
-    """A checkout of a repository, in a directory of its own."""
+    """A checkout of a repository, in a new directory."""
 
     repository: str
     path: str
@@ -40,32 +40,32 @@ class AddWorktree:
     receipt_type = Worktree
 
     def plan(self, ctx: Context) -> Worktree:
-        """Fix where it will be. The name is all that an undo needs, whatever came to be."""
+        """Fix the path, which is all that an undo needs."""
         git(ctx.values["repository"], "rev-parse", "--quiet", "--git-dir")  # refused in time
         path = STATE.absolute() / "worktrees" / ctx.saga_id
         return Worktree(repository=ctx.values["repository"], path=str(path))
 
     def do(self, tree: Worktree) -> Worktree:
-        """Make it."""
+        """Create the worktree."""
         git(tree.repository, "worktree", "add", "--detach", "--quiet", tree.path)
         return tree
 
     def undo(self, tree: Worktree, _why: Unwind) -> Outcome:
-        """Remove it: all of it, half of it, or nothing at all."""
-        was_there = is_there(tree.path)
-        if was_there:
+        """Remove the worktree, whether it is complete, partial or missing."""
+        existed = exists(tree.path)
+        if existed:
             shutil.rmtree(tree.path)
         git(tree.repository, "worktree", "prune")
-        return Outcome.undone() if was_there else Outcome.absent()
+        return Outcome.undone() if existed else Outcome.absent()
 
     def probe(self, tree: Worktree) -> Presence:
-        """Look for it."""
-        return Presence.OURS if is_there(tree.path) else Presence.ABSENT
+        """Return whether the path exists."""
+        return Presence.OURS if exists(tree.path) else Presence.ABSENT
 
 
 @receipt("example.port")
 class Port:
-    """A TCP port that nobody else here is given, while its file is there."""
+    """A TCP port that no other saga here gets while its file exists."""
 
     number: int
     claim: str
@@ -77,23 +77,23 @@ class ClaimPort:
     receipt_type = Port
 
     def plan(self, ctx: Context) -> Port:
-        """Find a free one."""
+        """Find a free port."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             number = free.getsockname()[1]
         claim = STATE.absolute() / "ports" / f"{number}.{ctx.saga_id}"
         return Port(number=number, claim=str(claim))
 
     def do(self, port: Port) -> Port:
-        """Write down that it is taken. A port that two have found is the first one's."""
+        """Claim the port. Of two sagas that found the same one, the first gets it."""
         claim = Path(port.claim)
         claim.parent.mkdir(parents=True, exist_ok=True)
         claim.touch()
         if [other for other in claim.parent.glob(f"{port.number}.*") if other != claim]:
-            raise RuntimeError(f"port {port.number} is somebody else's")
+            raise RuntimeError(f"port {port.number} belongs to another saga")
         return port
 
     def undo(self, port: Port, _why: Unwind) -> Outcome:
-        """Take our claim away; nobody else's has this name."""
+        """Remove the claim; no other saga's claim has this name."""
         try:
             Path(port.claim).unlink()
         except FileNotFoundError:
@@ -101,12 +101,12 @@ class ClaimPort:
         return Outcome.undone()
 
     def probe(self, port: Port) -> Presence:
-        """Look for the claim."""
-        return Presence.OURS if is_there(port.claim) else Presence.ABSENT
+        """Return whether the claim exists."""
+        return Presence.OURS if exists(port.claim) else Presence.ABSENT
 
 
-def is_there(path: str) -> bool:
-    """Tell whether anything has that name; what cannot be looked at raises, and is not gone."""
+def exists(path: str) -> bool:
+    """Return whether the path exists. If that is unknown, raise OSError."""
     try:
         os.lstat(path)
     except FileNotFoundError:
@@ -118,7 +118,7 @@ STEPS: list[Step[Any]] = [AddWorktree(), ClaimPort()]
 
 
 def take(sagas: Sagas, repository: str) -> None:
-    """Take both. If this returns, both are held, durably; if it raises, neither is."""
+    """Take both, durably. After an exception neither is held."""
     name = f"work-{os.urandom(4).hex()}"
     with sagas.begin(name, STEPS, values={"repository": str(Path(repository).resolve())}) as saga:
         saga.run()
@@ -134,13 +134,13 @@ def give_back(sagas: Sagas, name: str) -> None:
 
 
 def recover(sagas: Sagas) -> None:
-    """Undo what was begun and never committed, by whomever."""
+    """Undo every saga that a dead process did not commit."""
     for name, report in sagas.recover().unwound.items():
         print(name, [f"{step.step} {step.result}" for step in report.steps])
 
 
 def git(repository: str, *arguments: str) -> None:
-    """Run git, and let its own words be the error."""
+    """Run git; its own message is the error."""
     subprocess.run(
         ["git", "-C", repository, *arguments],
         stdin=subprocess.DEVNULL,

@@ -1,8 +1,8 @@
 """
-An orchestrator of your own, in two functions: what the tests beside it test.
+An orchestrator of your own in two functions, with tests beside it.
 
-It staffs a project with one agent for each part, and can be run again at any time,
-after a crash as well: nobody is deployed twice.
+It deploys one agent for each part of a project. It may run again at any time, also after a
+crash: no agent is deployed twice.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from orchestrator_core import Agent, AgentSpec, EndReport, Orchestrator
 
 
 def staff(orch: Orchestrator, project: str, parts: list[str]) -> list[Agent]:
-    """See to it that each part of a project has an agent, and return them."""
+    """Deploy an agent for each part of a project that has none, and return all agents."""
     task = orch.create_task(f"Look after {project}", key=project)
     return [orch.deploy(task.id, spec_for(project, part)) for part in parts]
 
 
 def insist(orch: Orchestrator, task_id: str, spec: AgentSpec, *, tries: int) -> EndReport:
-    """Deploy an agent until one completes, or all tries have failed; give each an hour."""
+    """Deploy agents, for an hour each, until one completes or all tries have failed."""
     for _ in range(tries):
         agent = orch.deploy(task_id, spec)
         end = orch.wait(agent.id, timeout_s=3600)
@@ -27,7 +27,7 @@ def insist(orch: Orchestrator, task_id: str, spec: AgentSpec, *, tries: int) -> 
 
 
 def spec_for(project: str, part: str) -> AgentSpec:
-    """Return the agent for one part. Its key is what keeps it from being deployed twice."""
+    """Return the spec for one part. Its key prevents a second deployment."""
     return AgentSpec.claude(
         prompt=f"Look after the {part} of {project}.", key=f"{project}-{part}", deadline_s=3600
     )

@@ -1,8 +1,8 @@
 """
-Tests of an orchestrator of your own: with neither tmux, nor Claude Code, nor time.
+Tests of an orchestrator of your own, without tmux, Claude Code or real time.
 
-The fixtures come with the package. The fake plays sessions, processes and the clock;
-what is written is written to real files. A fake agent's life is a script.
+The fixtures come with the package. Sessions, processes and the clock are fake; the files are
+real. A script defines a fake agent's life.
 
 ::
 
@@ -20,7 +20,7 @@ from orchestrator_core.testing import Exits, Runs
 
 @pytest.fixture(autouse=True)
 def claude(no_leaks, fake_agent):  # noqa: ARG001 - asking for it is enough
-    """Whether Claude Code is installed or not; and no test here may leave anything behind."""
+    """Claude Code need not be installed, and no test may leave anything behind."""
     fake_agent("claude", Runs())
 
 
@@ -39,8 +39,8 @@ def test_one_success_is_enough(orchestrator, task_id, fake_agent):
     assert 1 == len(orchestrator.agents())
 
 
-def test_it_gives_up(orchestrator, task_id, fake_agent, fake_terminal):
-    """Three agents have failed, and half an hour has passed."""
+def test_the_orchestrator_gives_up(orchestrator, task_id, fake_agent, fake_terminal):
+    """It has tried three agents, in half an hour."""
     fake_agent("claude", Exits(7, after_s=600))
 
     assert 7 == insistent.insist(orchestrator, task_id, SPEC, tries=3).exit_code
@@ -56,7 +56,7 @@ def test_a_stubborn_agent_can_be_ended(orchestrator, task_id, fake_agent):
 
 
 def test_a_terminal_that_fails_leaves_nothing(orchestrator, task_id, fake_terminal):
-    """The session was started, and the answer got lost: it is found by its name, and undone."""
+    """The session was started, but the answer was lost. The undo finds it by its name."""
     fake_terminal.fail("start", after=True)
 
     with pytest.raises(DeploymentError) as caught:
@@ -66,8 +66,8 @@ def test_a_terminal_that_fails_leaves_nothing(orchestrator, task_id, fake_termin
     assert [] == orchestrator.agents()
 
 
-def test_wherever_it_is_killed_it_is_run_again_and_nobody_is_there_twice(crash_points):
-    """Killed at every one of its effects; then started again, as a service manager would."""
+def test_a_killed_orchestrator_runs_again_and_deploys_no_agent_twice(crash_points):
+    """It is killed at each of its effects, then restarted, as by a service manager."""
     parts = ["orders", "search"]
 
     def staffs(orch):

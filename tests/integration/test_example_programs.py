@@ -1,4 +1,4 @@
-"""The programs in examples/ do what they say at their top."""
+"""The programs in examples/ do what their docstrings promise."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_fan_out_finds_something_about_every_file(short_tmp):
 
 @contextlib.contextmanager
 def a_world(place):
-    """Look at what a program has made of its directory; whatever it leaves is ended."""
+    """Inspect what a program does in its directory, and end all that it leaves."""
     world = World(place, place / ".agent-workspace")
     try:
         yield world
@@ -65,8 +65,8 @@ def a_world(place):
 
 
 @pytest.mark.tmux
-def test_a_fan_out_that_is_broken_off_leaves_no_agent_behind(scene):
-    """Ctrl-C while one is at work and the next is being deployed."""
+def test_an_interrupted_fan_out_leaves_no_agent_behind(scene):
+    """Ctrl-C comes while one agent works and the next is being deployed."""
     texts = scene.place / "texts"
     texts.mkdir()
     for name in ("a", "b"):
@@ -78,12 +78,12 @@ def test_a_fan_out_that_is_broken_off_leaves_no_agent_behind(scene):
     with a_world(scene.place) as world:
         ran = subprocess.Popen(program, cwd=scene.place, env=env, stderr=subprocess.DEVNULL)
         held.until_held()
-        while not world.records():  # The first one's tmux is asked twice: it has no server yet.
+        while not world.records():  # The first deployment calls tmux twice.
             held.let_go()
             held.until_held()
         ran.send_signal(signal.SIGINT)
         ran.wait(LONG_S)
-        # Python may have started tmux, and been interrupted before it knew.
+        # The interrupt may come after Python has started tmux, and before it knows.
         with held.no_more():
             assert {} == world.until_alone()
             assert [] == world.until_closed()
@@ -92,8 +92,8 @@ def test_a_fan_out_that_is_broken_off_leaves_no_agent_behind(scene):
 
 
 @pytest.mark.tmux
-def test_the_mcp_server_offers_its_own_tools_and_ours_and_deploys(short_tmp):
-    """A real client starts it over stdio, as clients do: with next to no environment."""
+def test_the_mcp_server_offers_its_own_tools_and_the_librarys_and_deploys(short_tmp):
+    """A real client starts it over stdio, with hardly any environment, as clients do."""
     bare = ["-i", "HOME=/", f"PATH={os.environ['PATH']}", f"PYTHONPATH={TOP}"]
     program = [sys.executable, str(EXAMPLES / "mcp_server.py"), "sh", "-c", "cat; sleep 1000"]
     server = StdioServerParameters(
@@ -139,14 +139,14 @@ def repository(tmp_path):
 
 
 def held(tmp_path, repository):
-    """Return the worktrees that git knows of, and the ports that are claimed."""
+    """Return how many worktrees git has, and how many ports are claimed."""
     said = subprocess.check_output(["git", "worktree", "list"], cwd=repository, text=True)
     ports = tmp_path / ".own-steps" / "ports"
     return len(said.splitlines()) - 1, len(list(ports.glob("*"))) if ports.exists() else 0
 
 
 def test_own_steps_hold_both_or_neither(tmp_path, repository):
-    """Taken by one process, given back by another."""
+    """One process takes them, another gives them back."""
     program = [EXAMPLES / "own_steps.py"]
     name, path, _port = run(tmp_path, program, "take", str(repository)).split()
     assert (1, 1) == held(tmp_path, repository)
@@ -160,7 +160,7 @@ def test_own_steps_hold_both_or_neither(tmp_path, repository):
 
 @pytest.mark.parametrize("made", [["init"], ["init", "--bare"], None])
 def test_own_steps_that_fail_leave_nothing(tmp_path, made):
-    """No repository is refused by the plan; one without a commit fails in the doing."""
+    """Without a repository the plan refuses; without a commit ``do`` fails."""
     place = tmp_path / "repository"
     if made:
         subprocess.run(["git", *made, "-q", place], check=True)
@@ -174,7 +174,7 @@ def test_own_steps_that_fail_leave_nothing(tmp_path, made):
 
 @pytest.mark.parametrize("step", ["AddWorktree", "ClaimPort"])
 def test_own_steps_killed_with_9_are_recovered(tmp_path, repository, step):
-    """Killed right after either step was done, before it was journalled as done."""
+    """The process is killed after a step's ``do``, before the journal has it."""
     killer = tmp_path / "killer.py"
     killer.write_text(
         f"""
@@ -195,13 +195,13 @@ own_steps.take(own_steps.Sagas(own_steps.STATE / "sagas", steps=own_steps.STEPS)
     assert (0, 0) == held(tmp_path, repository)
 
 
-def test_the_project_that_is_tested_with_the_fake_passes(tmp_path, monkeypatch):
-    """As anybody would run its tests, from anywhere, with neither tmux nor an agent's program."""
+def test_the_tests_of_the_insistent_example_pass(tmp_path, monkeypatch):
+    """They need neither tmux nor an agent's program, and run from any directory."""
     programs = tmp_path / "bin"
     programs.mkdir()
     shutil.copy2("/bin/sh", programs / "sh")
     monkeypatch.setenv("PATH", str(programs))
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # Ours may not be installed here.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # The plugin may not be installed.
     ours = ["-p", "orchestrator_core.pytest_plugin", "-p", "no:cacheprovider"]
 
     assert "5 passed" in run(tmp_path, ["-m", "pytest", "-q", *ours, EXAMPLES / "insistent"])

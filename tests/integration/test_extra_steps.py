@@ -1,4 +1,4 @@
-"""Steps of one's own on real tmux, git and processes: through kill -9, by others' hands."""
+"""Extra steps on real tmux, git and processes: undone by other processes, after kill -9."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.tmux
 TOP = Path(orchestrator_core.__file__).parents[1]
 SECRET = "hunter2-and-more"
 
-#: Ignores what is polite, and has a child in another session that does, too.
+#: It ignores HUP and TERM, and has a child in another session that ignores them as well.
 STUBBORN = ["sh", "-c", "trap '' HUP TERM; setsid sleep 1000 & sleep 1000; sleep 1000"]
 
 
@@ -71,7 +71,7 @@ def all_of_them(scene, repository, helper=("sleep", "1000")):
 
 
 def left_of_them(scene, repository):
-    """Return all that any of them has left: things, and processes."""
+    """Return all things and processes that the steps have left."""
     left = [str(path) for path in scene.root.glob("held/*/*")]
     claims = scene.place / "claims"
     left += [
@@ -83,15 +83,15 @@ def left_of_them(scene, repository):
 
 
 def read(path):
-    """Return what somebody writes to a FIFO."""
+    """Return what a process writes to a FIFO."""
     return Path(path).read_text()
 
 
-# --- what the agent gets --------------------------------------------------------------------------
+# --- provisions --------------------------------------------------------------------------
 
 
-def test_an_agent_gets_what_they_hold_and_its_heir_gives_it_back(scene, orch, task, repository):
-    """Variables, placeholders, a directory; when it leaves, another process undoes all of it."""
+def test_an_agent_gets_the_provisions_until_its_end(scene, orch, task, repository):
+    """It gets variables, placeholders and a directory. At its exit another process undoes them."""
     told = scene.gate("told")
     words = '"$PWD" "{worktree}" "{port}" "$PORT" "$TMPDIR" "$KEY" "$BRANCH"'
     script = f'printf "%s\\n" {words} >{told}'
@@ -114,8 +114,8 @@ def test_an_agent_gets_what_they_hold_and_its_heir_gives_it_back(scene, orch, ta
     assert [] == scene.world.leftovers()
 
 
-def test_a_program_in_the_worktree_can_be_the_agents_command(scene, orch, task, repository):
-    """It is not there before the step is done, so it is not looked for before."""
+def test_an_agents_command_can_be_in_the_worktree(scene, orch, task, repository):
+    """The program does not exist before the step is done, so it is not looked for earlier."""
     (repository / "run").write_text("#!/bin/sh\nexit 0\n")
     (repository / "run").chmod(0o755)
     git(repository, "add", ".")
@@ -128,7 +128,7 @@ def test_a_program_in_the_worktree_can_be_the_agents_command(scene, orch, task, 
         assert "completed" == orch.wait(agent.id, timeout_s=20).status
 
 
-def test_a_helper_gets_what_the_steps_before_it_hold(scene, orch, task):
+def test_a_helper_gets_the_provisions_of_the_steps_before_it(scene, orch, task):
     told = scene.gate("told")
     helper = ["sh", "-c", f'echo "{{port}} $PORT $KEY {{other}}" >{told}; sleep 1000']
     own = [
@@ -145,8 +145,8 @@ def test_a_helper_gets_what_the_steps_before_it_hold(scene, orch, task):
     assert [] == scene.world.leftovers()
 
 
-def test_no_value_of_a_secret_can_be_seen(scene, orch, task, repository):
-    """Not in a command line of any process, and in no file but its own, while the agent lives."""
+def test_a_secrets_value_is_in_its_own_file_alone(scene, orch, task, repository):
+    """No command line shows it, and no other file has it, while the agent lives."""
     agent = orch.deploy(task, scene.spec(), extra_steps=all_of_them(scene, repository))
     lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
     files = [path for path in scene.root.rglob("*") if path.is_file()]
@@ -159,8 +159,8 @@ def test_no_value_of_a_secret_can_be_seen(scene, orch, task, repository):
     assert [] == [path for path in after if SECRET.encode() in path.read_bytes()]
 
 
-def test_work_that_is_kept_is_told_of_in_every_view(scene, orch, task, repository):
-    """The report, the record, and the command that shows the agent."""
+def test_kept_work_is_reported_in_every_view(scene, orch, task, repository):
+    """These are the report, the record, and the command that shows the agent."""
     spec = scene.spec("sh", "-c", "echo work >new", cwd=None)
 
     agent = orch.deploy(task, spec, extra_steps=[GitWorktree(repository)])
@@ -175,7 +175,7 @@ def test_work_that_is_kept_is_told_of_in_every_view(scene, orch, task, repositor
 
 
 def command(scene, *words, code=0):
-    """Let another process do something, as a person would."""
+    """Run a command in another process, as a user does."""
     ran = subprocess.run(
         [sys.executable, "-m", "orchestrator_core", "--root", str(scene.root), *words],
         cwd=scene.place,
@@ -192,7 +192,7 @@ def command(scene, *words, code=0):
 
 # --- kill -9, and recovery by another process -----------------------------------------------------
 
-#: A process that deploys, with all five, and dies when one of them says so.
+#: A process that deploys with all five steps, and kills itself in the *doomed* one.
 DEPLOYER = """
 import os, signal, sys
 from orchestrator_core import AgentSpec, Orchestrator
@@ -251,10 +251,10 @@ def deploy_and_die(scene, task, repository, *doomed):
         ("Subprocess", "after"),
     ],
 )
-def test_killed_between_two_steps_it_is_recovered_by_another_process(
+def test_a_deployment_killed_between_two_steps_is_recovered_by_another_process(
     scene, task, repository, step, when
 ):
-    """Before a step is done, or after and before that is journalled: nothing is left."""
+    """It is killed before a step's ``do``, or between the ``do`` and its journal entry."""
     deploy_and_die(scene, task, repository, step, when)
     assert left_of_them(scene, repository)
 
@@ -265,8 +265,8 @@ def test_killed_between_two_steps_it_is_recovered_by_another_process(
     assert [] == scene.world.leftovers()
 
 
-def test_a_git_that_outlives_its_orchestrator_is_waited_for(scene, task, repository, actors):
-    """Killed while git has not made the branch yet: recovery undoes what that git makes later."""
+def test_recovery_waits_for_a_git_that_outlives_its_orchestrator(scene, task, repository, actors):
+    """Git creates the branch after its orchestrator was killed. Recovery removes it."""
     begun, go, once = scene.gate("begun"), scene.gate("go"), scene.work / "once"
     hook = repository / ".git" / "hooks" / "reference-transaction"
     wait = f"touch {once}; echo begun >{begun}; read _ <{go}"
@@ -289,8 +289,8 @@ def test_a_git_that_outlives_its_orchestrator_is_waited_for(scene, task, reposit
     assert [] == left_of_them(scene, repository)
 
 
-def test_a_helper_outlives_its_orchestrator_and_no_agent(scene, task, actors):
-    """The deployer is gone; the helper lives on, and ends when another process ends the agent."""
+def test_a_helper_outlives_its_orchestrator_but_not_its_agent(scene, task, actors):
+    """It lives on after the deployer, and ends when another process ends the agent."""
     agent = actors.do("deploy_with_helper", root=str(scene.root), task=task)["result"]
     [journal] = scene.root.glob("sagas/*.jsonl")
     intents = [json.loads(line) for line in journal.read_bytes().splitlines()]
@@ -304,8 +304,8 @@ def test_a_helper_outlives_its_orchestrator_and_no_agent(scene, task, actors):
     assert [] == scene.world.leftovers()
 
 
-def test_an_agent_that_is_lost_takes_its_helper_along(scene, orch, task, repository):
-    """Its supervisor is killed: whoever recovers ends agent and helper."""
+def test_a_lost_agents_helper_is_ended(scene, orch, task, repository):
+    """The agent's supervisor is killed. Recovery ends agent and helper."""
     agent = orch.deploy(task, scene.spec(), extra_steps=all_of_them(scene, repository))
     [pane] = scene.world.panes(agent.id)
     os.kill(pane, signal.SIGKILL)
@@ -320,7 +320,7 @@ def test_an_agent_that_is_lost_takes_its_helper_along(scene, orch, task, reposit
 # --- helpers --------------------------------------------------------------------------------------
 
 
-def test_a_stubborn_helper_is_ended_with_all_that_it_started_and_that_is_proven(scene, orch, task):
+def test_a_stubborn_helper_is_ended_with_all_its_processes_and_with_proof(scene, orch, task):
     helper = Subprocess(STUBBORN, term_s=0.2)
 
     agent = orch.deploy(task, scene.spec(), extra_steps=[helper])
@@ -334,8 +334,8 @@ def test_a_stubborn_helper_is_ended_with_all_that_it_started_and_that_is_proven(
     assert [] == scene.world.leftovers()
 
 
-def test_a_helper_that_is_still_to_come_when_it_is_undone_never_runs(scene, monkeypatch):
-    """Its orchestrator died in the middle of starting it; what comes late finds its gate shut."""
+def test_a_helper_whose_undo_comes_before_its_start_never_runs(scene, monkeypatch):
+    """Its orchestrator died during the start. The late supervisor finds no launch file."""
     came, late = scene.work / "came", []
     step = Subprocess(["touch", str(came)], directory=scene.place / "held")
     planned = step.plan(Context("s"))
@@ -348,18 +348,18 @@ def test_a_helper_that_is_still_to_come_when_it_is_undone_never_runs(scene, monk
     with pytest.raises(KeyboardInterrupt):
         step.do(planned)
 
-    shut = subprocess_step._prevent_start(Path(planned.run))
+    prevented = subprocess_step._prevent_start(Path(planned.run))
     ran = subprocess.run(late[0], stdin=subprocess.DEVNULL, timeout=20, check=False)
     outcome = Subprocess().undo(planned, Unwind.recovery())
 
-    assert shut
+    assert prevented
     assert 0 == ran.returncode
     assert not came.exists()
     assert "undone" == outcome.result.value
     assert not Path(planned.run).exists()
 
 
-def test_a_helper_that_ended_by_itself_is_told_of(scene, orch, task):
+def test_the_exit_of_a_helper_is_reported(scene, orch, task):
     gone = scene.gate("gone")
     with scene.until_closed(gone):
         helper = Subprocess(["sh", "-c", f"exec 9>{gone}; exit 7"], log=scene.place / "helper.log")
@@ -378,7 +378,7 @@ def test_a_helper_that_ended_by_itself_is_told_of(scene, orch, task):
 
 @pytest.mark.parametrize("name", ["no-such-program", "/etc/hostname"])
 def test_a_helper_that_cannot_run_fails_the_deployment(scene, orch, task, name):
-    """The error names it; nothing is left, of the step before it as well."""
+    """The error names the program. The step before it is undone as well."""
     with pytest.raises(DeploymentError, match=name) as caught:
         orch.deploy(task, scene.spec(), extra_steps=[TempDirectory(), Subprocess([name])])
 
@@ -386,11 +386,11 @@ def test_a_helper_that_cannot_run_fails_the_deployment(scene, orch, task, name):
     assert [] == scene.world.leftovers()
 
 
-def test_a_stranger_is_never_taken_for_a_helper(scene):
-    """Of the same number, as the kernel gives them out again; with the same command."""
-    stranger = subprocess.Popen(["sleep", "1000"])
+def test_a_process_with_a_helpers_recycled_pid_is_not_ended(scene):
+    """It even runs the same command."""
+    foreign = subprocess.Popen(["sleep", "1000"])
     try:
-        who = LocalProcesses().identify(stranger.pid)
+        who = LocalProcesses().identify(foreign.pid)
         earlier = Identity(who.boot_id, who.pid, who.started - 100)
         run = scene.place / "held" / "subprocess"
         run.mkdir(parents=True, mode=0o700)
@@ -400,14 +400,14 @@ def test_a_stranger_is_never_taken_for_a_helper(scene):
         outcome = Subprocess(["sleep", "1000"]).undo(receipt, Unwind.terminal())
 
         assert 0 == outcome.detail["processes_ended"]
-        assert stranger.poll() is None
+        assert foreign.poll() is None
     finally:
-        stranger.kill()
-        stranger.wait()
+        foreign.kill()
+        foreign.wait()
 
 
-def test_a_sweep_takes_no_helper_for_a_stray(scene, orch, task):
-    """It is the agent's, whose saga accounts for it."""
+def test_a_sweep_does_not_report_a_helper_as_an_orphan(scene, orch, task):
+    """The agent's saga accounts for it."""
     agent = orch.deploy(task, scene.spec(), extra_steps=[Subprocess(["sleep", "1000"])])
 
     report = orch.sweep(reap=True)
@@ -416,7 +416,7 @@ def test_a_sweep_takes_no_helper_for_a_stray(scene, orch, task):
     assert orch.terminate(agent.id).success
 
 
-# --- steps of a user's ----------------------------------------------------------------------------
+# --- a user's step ----------------------------------------------------------------------------
 
 _USERS = """
 import os
@@ -448,15 +448,15 @@ STEPS = [RaiseFlag()]
 """
 
 
-def test_an_heir_that_does_not_know_a_step_leaves_it_to_who_does(scene, task, monkeypatch):
-    """STUCK, visible, with the step's name; declared again, another process recovers it."""
+def test_an_unwinder_leaves_an_unknown_step_to_a_process_that_knows_it(scene, task, monkeypatch):
+    """The saga is STUCK and shows the step's name. Declared again, another process recovers it."""
     (scene.place / "users_steps.py").write_text(_USERS)
     monkeypatch.syspath_prepend(scene.place)
     settings = scene.root / "orchestrator.toml"
     declared = '[steps]\nmodules = ["users_steps"]\n'
     settings.write_text(declared)
     orch = scene.orchestrator()
-    import users_steps  # noqa: PLC0415 - it has only just come to be
+    import users_steps  # noqa: PLC0415 - the test has just written it
 
     gate = scene.gate("gate")
     spec = scene.spec("sh", "-c", f"read _ <{gate}")

@@ -1,4 +1,4 @@
-"""Presets under real tmux: a stand-in for each tool on the PATH, and what is read of its log."""
+"""Presets on real tmux: a stand-in for the tool on the PATH, and the result from its log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.tmux
 
 TOP = Path(__file__).parents[2]
 
-#: It says what it was given, and speaks as Claude Code does (see tests/unit/test_streams.py).
+#: It records its input, and writes Claude Code's stream (see tests/unit/test_streams.py).
 CLAUDE = """#!/bin/sh
 echo "warming up" >&2
 printf '%s\\n' "$@" > arguments
@@ -46,13 +46,13 @@ DONE = AgentResult(
 
 
 def bare(result):
-    """Leave out the tokens, which the unit tests look at."""
+    """Leave out the tokens, which the unit tests cover."""
     return AgentResult(**{**result.to_dict(), "usage": None})
 
 
 @pytest.fixture
 def tools(scene):  # noqa: F811 - the fixture
-    """A directory of stand-ins, before all else on the agents' PATH."""
+    """A directory of stand-ins, first on the agents' PATH."""
     place = scene.place / "tools"
     place.mkdir()
     scene.program("tools/claude", CLAUDE)
@@ -74,7 +74,7 @@ def deploy(scene, orch, tools):  # noqa: F811 - the fixture
 
 
 def test_a_preset_gets_its_arguments_and_its_prompt(scene, orch, deploy):  # noqa: F811 - the fixture
-    """The prompt on standard input, where nobody sees it in a list of processes."""
+    """The prompt is on standard input, so no list of processes shows it."""
     agent = deploy(model="opus", permission_mode="plan", arguments=["--add-dir", "a b"])
 
     assert orch.wait(agent.id, timeout_s=20).success
@@ -86,10 +86,10 @@ def test_a_preset_gets_its_arguments_and_its_prompt(scene, orch, deploy):  # noq
 
 
 def test_a_result_is_read_wherever_the_log_is(scene, orch, deploy):  # noqa: F811 - the fixture
-    """While it lives there is a last message; archived and compressed there is all of it."""
+    """A live agent has a last message; an archived or compressed log has the whole result."""
     gate, said = scene.gate("gate"), scene.gate("said")
     agent = deploy()
-    Path(said).read_text()  # It has said that much, and waits.
+    Path(said).read_text()  # The agent has written that much, and waits.
     living = orch.read_result(agent.id)
     Path(gate).write_text("go\n")
     end = orch.wait(agent.id, timeout_s=20)
@@ -105,8 +105,8 @@ def test_a_result_is_read_wherever_the_log_is(scene, orch, deploy):  # noqa: F81
     assert archived == packed
 
 
-def test_a_damaged_archive_is_told(orch, deploy):
-    """It is no result that is missing."""
+def test_a_damaged_archive_is_an_error(orch, deploy):
+    """It is not read as a missing result."""
     agent = deploy()
     end = orch.wait(agent.id, timeout_s=20)
     [path] = [Path(name) for name in end.archived_files if name.endswith("_stream.jsonl")]
@@ -117,7 +117,7 @@ def test_a_damaged_archive_is_told(orch, deploy):
 
 
 def test_a_log_that_was_deleted_has_no_result(orch, deploy):
-    """Nor has an agent that speaks no tool's language."""
+    """An agent that writes no known stream has none either."""
     agent = deploy("shell", prompt="echo hello; exec sleep 1000")
 
     assert AgentResult() == orch.read_result(agent.id)
@@ -126,7 +126,7 @@ def test_a_log_that_was_deleted_has_no_result(orch, deploy):
 
 
 def test_a_shells_prompt_is_its_script(scene, orch, deploy):  # noqa: F811 - the fixture
-    """It has arguments, and nothing to read; and what it runs is recognised by its lines."""
+    """It has arguments, and an empty input. A tool that it runs is recognized by its lines."""
     script = 'cat > input; printf "%s\\n" "$@" > given; claude -p < /dev/null'
 
     agent = deploy("shell", prompt=script, arguments=["one", "two words"])
@@ -138,8 +138,8 @@ def test_a_shells_prompt_is_its_script(scene, orch, deploy):  # noqa: F811 - the
 
 
 @pytest.mark.parametrize("preset", ["claude", "codex", "gemini"])
-def test_without_its_program_nothing_is_taken(scene, orch, preset):  # noqa: F811 - the fixture
-    """No session, no file, no saga; and the hint says how one comes by it."""
+def test_a_preset_without_its_program_takes_nothing(scene, orch, preset):  # noqa: F811 - the fixture
+    """There is no session, no file and no saga. The hint says how to install it."""
     empty = scene.place / "empty"
     empty.mkdir()
     task = orch.create_task("t")
@@ -153,8 +153,8 @@ def test_without_its_program_nothing_is_taken(scene, orch, preset):  # noqa: F81
     assert "npm install -g" in refused.value.hint
 
 
-def test_a_wrapper_of_ones_own_says_whose_stream_it_writes(scene, orch, tools):  # noqa: F811 - the fixture
-    """So that the record keeps it."""
+def test_a_users_wrapper_names_the_preset_of_its_stream(scene, orch, tools):  # noqa: F811 - the fixture
+    """The record keeps it."""
     spec = scene.spec("sh", "-c", "claude | cat", env=tools, preset="claude")
     agent = orch.deploy(orch.create_task("t").id, spec)
 
@@ -185,8 +185,7 @@ def shell(scene, tools):  # noqa: F811 - the fixture
     return run
 
 
-def test_a_preset_is_deployed_and_its_result_shown(orch, shell):
-    """By the command line alone."""
+def test_the_command_line_deploys_a_preset_and_shows_its_result(orch, shell):
     about = ("--new-task", "t", "--type", "finder", "--prompt", "find it")
     agent = shell("deploy", *about, "--preset", "claude", "--model", "opus").strip()
     orch.wait(agent, timeout_s=20)
@@ -197,8 +196,7 @@ def test_a_preset_is_deployed_and_its_result_shown(orch, shell):
     assert "Found it." in shown
 
 
-def test_who_has_no_result_shows_none(shell):
-    """There is nothing to say of it."""
+def test_an_agent_without_a_result_shows_none(shell):
     about = ("--new-task", "t", "--type", "a", "--prompt", "x")
     agent = shell("deploy", *about, "--", *SLEEP).strip()
 

@@ -1,4 +1,4 @@
-"""Steps of one's own in a deployment: taken first, given back last, known to whoever undoes."""
+"""Extra steps in a deployment: taken first, given back last, known to every process that undoes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from orchestrator_core.saga.planning import begin_entry, intent_entry
 from orchestrator_core.testing import FakeTerminal
 from orchestrator_core.testing.crashes import CrashPoints
 
-TRIED = 40  #: Of about 100 effects that each act has.
+TRIED = 40  #: Out of about 100 effects of each act.
 SECRET = 'hunter2\'s "$PATH"\n'
 SPEC = AgentSpec(type="a", prompt="do it", command=["sleep", "1000"])
 
@@ -42,7 +42,7 @@ class Flag:
 
 
 class RaiseFlag:
-    """A step of a user's: a file, at a place that the environment says."""
+    """A user's step: a file, in a directory that the environment names."""
 
     receipt_type = Flag
 
@@ -98,17 +98,17 @@ def links(claims):
 # --- in a deployment --------------------------------------------------------------------------
 
 
-def test_they_are_taken_before_the_agent_and_given_back_after_it(orch, task, tmp_path):
-    """First on the stack, in the order given; last in the report, in reverse."""
+def test_extra_steps_are_taken_before_the_agent_and_given_back_after_it(orch, task, tmp_path):
+    """They are first on the stack, in the order given, and last in the report, in reverse."""
     own = [TempDirectory(), EnvFile({"KEY": SECRET}), ReservedPort(claims=tmp_path / "claims")]
 
     agent = orch.deploy(task, SPEC, extra_steps=own)
     held = [frame.name for frame in orch.history(agent.id).stack]
     end = orch.terminate(agent.id)
 
-    ours = ["temp_directory", "env_file", "reserved_port"]
-    assert [*ours, "write_prompt"] == held[:4]
-    assert ["write_prompt", *reversed(ours)] == [step["step"] for step in end.steps][-4:]
+    extra = ["temp_directory", "env_file", "reserved_port"]
+    assert [*extra, "write_prompt"] == held[:4]
+    assert ["write_prompt", *reversed(extra)] == [step["step"] for step in end.steps][-4:]
     assert {"undone"} == {step["result"] for step in end.steps[-4:]}
     assert [] == list((orch.root / "held").iterdir())
     assert [] == links(tmp_path / "claims")
@@ -116,7 +116,7 @@ def test_they_are_taken_before_the_agent_and_given_back_after_it(orch, task, tmp
 
 @pytest.mark.parametrize("is_committed", [False, True])
 def test_a_death_at_any_effect_leaves_all_or_nothing(is_committed):
-    """Killed at each effect of a deployment, or of an end: recovery leaves none of them behind."""
+    """A deployment, or an end, is killed at each effect. Recovery leaves nothing behind."""
     claims = Path(fast_place(), f"oc-claims-{os.getpid()}")
     own = [TempDirectory(), EnvFile({"KEY": SECRET}), ReservedPort(claims=claims)]
 
@@ -145,7 +145,7 @@ def test_a_death_at_any_effect_leaves_all_or_nothing(is_committed):
 
 
 def test_a_step_that_fails_leaves_nothing_and_is_named(orch, task, tmp_path):
-    """The port is somebody else's: what was taken before it is given back."""
+    """Another program has the port. The steps before it are undone."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = ReservedPort(other.getsockname()[1], claims=tmp_path / "claims")
         with pytest.raises(DeploymentError, match="no port") as caught:
@@ -159,7 +159,7 @@ def test_a_step_that_fails_leaves_nothing_and_is_named(orch, task, tmp_path):
 
 
 def test_a_secret_is_in_its_own_file_and_nowhere_else(orch, task, caplog):
-    """Not in the journal, not in a registry, not in a log, not in what an error says."""
+    """It is not in the journal, a registry, a log or an error."""
     caplog.set_level(logging.DEBUG)
     files = EnvFile({"KEY": "hunter2"})
 
@@ -167,12 +167,12 @@ def test_a_secret_is_in_its_own_file_and_nowhere_else(orch, task, caplog):
     with_it = [p for p in orch.root.rglob("*") if p.is_file() and b"hunter2" in p.read_bytes()]
     with pytest.raises(OrchestratorError) as caught:
         orch.deploy(task, SPEC, extra_steps=[files, EnvFile({"KEY": "hunter2"}, name="second")])
-    told = [repr(files), caplog.text, str(caught.value.to_dict()), repr(orch.history(agent.id))]
+    texts = [repr(files), caplog.text, str(caught.value.to_dict()), repr(orch.history(agent.id))]
 
     [path] = with_it
     assert "env_file.env" == path.name
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
-    assert [] == [text for text in told if "hunter2" in text]
+    assert [] == [text for text in texts if "hunter2" in text]
     assert "KEY" in str(caught.value)
 
 
@@ -185,8 +185,8 @@ def test_a_secret_is_in_its_own_file_and_nowhere_else(orch, task, caplog):
         ([TempDirectory(), TempDirectory()], "two steps"),
     ],
 )
-def test_a_name_with_a_meaning_is_no_steps_to_give(orch, task, own, named):
-    """Nor does one of two win: the deployment is refused, and leaves nothing."""
+def test_a_name_with_a_meaning_is_refused(orch, task, own, named):
+    """The deployment is refused, and leaves nothing."""
     spec = AgentSpec(type="a", prompt="do it", command=["sleep", "1"], env={"MINE": "yes"})
 
     with pytest.raises(OrchestratorError, match=named):
@@ -202,11 +202,11 @@ def test_placeholders_are_replaced_once_and_other_braces_stay():
     assert "{b} B {c} {" == given.merged.replaced("{a} {b} {c} {")
 
 
-# --- who knows them ---------------------------------------------------------------------------
+# --- the step registry ---------------------------------------------------------------------------
 
 
-def test_a_step_that_nobody_else_could_undo_is_refused(orch, task, flags):
-    """Before anything is taken; the hint says how it is declared."""
+def test_a_step_that_no_other_process_could_undo_is_refused(orch, task, flags):
+    """Nothing is taken. The message says how to declare the step."""
     with pytest.raises(InvalidInput, match=r"tests\.flag.*\[steps\] in orchestrator.toml"):
         orch.deploy(task, SPEC, extra_steps=[RaiseFlag()])
 
@@ -214,7 +214,7 @@ def test_a_step_that_nobody_else_could_undo_is_refused(orch, task, flags):
     assert [] == list(flags.iterdir())
 
 
-def test_a_declared_step_is_undone_by_others(orch, task, flags):
+def test_a_declared_step_is_undone_by_other_processes(orch, task, flags):
     orch = declare(orch, __name__)
     agent = orch.deploy(task, SPEC, extra_steps=[RaiseFlag()])
     assert [agent.id] == [path.name for path in flags.iterdir()]
@@ -227,19 +227,19 @@ def test_a_declared_step_is_undone_by_others(orch, task, flags):
 
 
 @pytest.mark.parametrize("modules", [[], ["no.such.module"]])
-def test_a_step_that_is_not_known_any_more_leaves_its_saga_stuck(orch, task, flags, modules):
-    """All else is given back; the report names the step, and what to do. Declared, it recovers."""
+def test_a_step_that_is_no_longer_declared_leaves_its_saga_stuck(orch, task, flags, modules):
+    """All other steps are undone. The report names the step and the remedy."""
     orch = declare(orch, __name__)
     agent = orch.deploy(task, SPEC, extra_steps=[RaiseFlag()])
 
     orch = declare(orch, *modules)
     end = orch.terminate(agent.id)
-    told = "".join(end.errors)
+    errors = "".join(end.errors)
 
     assert not end.success
-    assert "tests.flag" in told
-    assert "[steps] in orchestrator.toml" in told
-    assert [] == modules or "No module named 'no'" in told
+    assert "tests.flag" in errors
+    assert "[steps] in orchestrator.toml" in errors
+    assert [] == modules or "No module named 'no'" in errors
     assert ["failed"] == [s["result"] for s in end.steps if s["result"] not in {"undone", "absent"}]
     assert "stuck" == orch.history(agent.id).state.value
     assert any(finding.kind.value == "stuck" for finding in orch.sweep().findings)
@@ -251,8 +251,8 @@ def test_a_step_that_is_not_known_any_more_leaves_its_saga_stuck(orch, task, fla
 
 
 @pytest.mark.parametrize("lost", ["begin", "tee_log"])
-def test_a_damaged_journal_gives_them_back_last_all_the_same(lost):
-    """What the plan of an agent does not know stays below what it does: the agent goes first."""
+def test_a_repaired_journal_still_undoes_extra_steps_last(lost):
+    """A step that is not derived from the agent's id stays at the bottom of the stack."""
     stack = ["tests.flag", "write_prompt", "tee_log", "spawn_tmux"]
     planned = {name: Flag(name) for name in stack[1:]}
     entries = [begin_entry("s", {}, stack), *(intent_entry(name, Flag(name)) for name in stack)]
@@ -264,7 +264,7 @@ def test_a_damaged_journal_gives_them_back_last_all_the_same(lost):
 
 
 def test_an_entry_point_makes_a_step_known(monkeypatch):
-    """Of the type's name, in our group; a class is called without arguments."""
+    """It has the type's name, in the library's group. A class is called without arguments."""
     steps = step_registry.StepRegistry([])
     point = EntryPoint("tests.flag", f"{__name__}:RaiseFlag", step_registry.GROUP)
     asked = []
@@ -291,7 +291,7 @@ class EntryPoint:
         return RaiseFlag
 
 
-def test_ours_are_known_to_everybody_and_imported_when_a_journal_asks():
+def test_builtin_steps_are_imported_when_a_journal_names_them():
     code = """
 import sys
 from orchestrator_core.resources import STEP_TYPES
@@ -308,11 +308,11 @@ assert "orchestrator_core.orchestrator" not in sys.modules
     assert (0, b"") == (ran.returncode, ran.stderr)
 
 
-def test_they_are_written_with_what_anybody_has():
-    """Of this library: sagas, processes, locks, errors; of agents and terminals, nothing."""
+def test_builtin_steps_use_what_a_users_step_can_use():
+    """They import sagas, processes, locks and errors, and nothing about agents or terminals."""
     allowed = {
         *("saga", "exceptions", "system", "resources"),
-        *("supervisor", "model"),  # The helper's alone: what it runs below.
+        *("supervisor", "model"),  # Only for the helper, which runs below a supervisor.
     }
     found = {}
     for path in (_top() / "orchestrator_core" / "resources").glob("*.py"):
@@ -334,7 +334,7 @@ def _top():
 
 @pytest.fixture
 def sagas(tmp_path):
-    """Sagas without agents, with nothing but steps of one's own."""
+    """Sagas without agents, with extra steps alone."""
 
     begun = []
 
@@ -350,7 +350,7 @@ def sagas(tmp_path):
 
 
 def held(begin, *steps, **values):
-    """Do all steps; return the saga, to be unwound, and the first one's receipt."""
+    """Run all steps; return the saga, and the first step's receipt."""
     saga = begin(*steps, **values)
     saga.run()
     saga.commit()
@@ -360,8 +360,8 @@ def held(begin, *steps, **values):
 DONE = Unwind.terminal("done")
 
 
-def test_a_directory_goes_with_all_that_is_in_it_and_nothing_else(sagas, tmp_path):
-    """Read-only directories as well; what a symlink leads to stays."""
+def test_a_directory_is_removed_with_its_content_and_nothing_else(sagas, tmp_path):
+    """Read-only directories are removed as well. The target of a symlink stays."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
     saga, made = held(sagas, TempDirectory())
@@ -379,7 +379,7 @@ def test_a_directory_goes_with_all_that_is_in_it_and_nothing_else(sagas, tmp_pat
     assert (tmp_path / "mine" / "file").exists()
 
 
-def test_a_directory_elsewhere_is_below_one_of_the_sagas_own(sagas, tmp_path):
+def test_a_directory_elsewhere_is_in_the_sagas_private_directory(sagas, tmp_path):
     saga, made = held(sagas, TempDirectory(directory=tmp_path / "big"), root_id="abcd")
     assert str(tmp_path / "big" / "oc_abcd_s" / "tmp") == made.path
 
@@ -388,7 +388,7 @@ def test_a_directory_elsewhere_is_below_one_of_the_sagas_own(sagas, tmp_path):
     assert [] == list((tmp_path / "big").iterdir())
 
 
-def test_a_place_that_others_can_enter_is_refused(sagas, tmp_path):
+def test_a_private_directory_that_others_can_enter_is_refused(sagas, tmp_path):
     (tmp_path / "held").mkdir(mode=0o755)
     (tmp_path / "held").chmod(0o755)
 
@@ -396,7 +396,7 @@ def test_a_place_that_others_can_enter_is_refused(sagas, tmp_path):
         s.run()
 
 
-def test_a_shell_reads_back_what_an_env_file_holds(sagas):
+def test_a_shell_reads_the_values_of_an_env_file(sagas):
     saga, made = held(sagas, EnvFile({"KEY": SECRET, "B": ""}))
 
     said = subprocess.check_output(["sh", "-c", f'. {made.path}; printf "%s|%s" "$KEY" "$B"'])
@@ -406,7 +406,7 @@ def test_a_shell_reads_back_what_an_env_file_holds(sagas):
 
 
 @pytest.mark.parametrize("values", [{"A B": "secret"}, {"": "secret"}, {"A": "sec\0ret"}])
-def test_what_no_environment_can_hold_is_refused_without_being_shown(values):
+def test_a_value_that_no_environment_can_hold_is_refused_and_not_shown(values):
     with pytest.raises(InvalidInput) as caught:
         EnvFile(values)
 
@@ -424,8 +424,8 @@ def port(tmp_path):
     return make
 
 
-def test_no_two_get_the_same_port(sagas, port, tmp_path):
-    """Of three there are, three get one each, and the fourth none."""
+def test_a_port_is_given_to_one_saga_only(sagas, port, tmp_path):
+    """Of four sagas that want three ports, the fourth gets none."""
     taken = []
     for number in range(3):
         saga, made = held(
@@ -446,20 +446,20 @@ def _h(tmp_path, number):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])
-def test_a_port_that_somebody_has_is_not_given(sagas, port, host):
-    """On whichever address."""
+def test_a_port_in_use_is_not_given(sagas, port, host):
+    """It may be bound on any address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as other:
         try:
             other.bind((host, 0))
         except OSError:
-            return  # A machine without IPv6 has nobody there.
+            return  # This machine has no IPv6.
         with pytest.raises(OrchestratorError, match="no port"):
             held(sagas, port(other.getsockname()[1]))
 
 
-def test_the_claim_of_a_root_that_is_gone_is_taken_over(sagas, port, tmp_path):
-    """Whoever removes a root by hand leaves no port taken for ever."""
+def test_a_claim_without_a_holder_is_taken_over(sagas, port, tmp_path):
+    """A root that was removed by hand does not keep its ports."""
     (tmp_path / "claims").mkdir(mode=0o700)
     (tmp_path / "claims" / "20021").symlink_to(tmp_path / "gone" / "port.port")
 
@@ -468,8 +468,8 @@ def test_the_claim_of_a_root_that_is_gone_is_taken_over(sagas, port, tmp_path):
     assert 20021 == made.number
 
 
-def test_only_ones_own_claim_is_given_back(sagas, port, tmp_path):
-    """Planned, and never done: it was another's all the time."""
+def test_an_undo_removes_only_its_own_claim(sagas, port, tmp_path):
+    """The port was planned, but belongs to another saga."""
     theirs, _ = held(sagas, port(20031), saga_id="theirs", held=_h(tmp_path, 1))
     ours = sagas(port(20031), saga_id="ours", held=_h(tmp_path, 2))
 
@@ -480,8 +480,8 @@ def test_only_ones_own_claim_is_given_back(sagas, port, tmp_path):
     assert {"reserved_port": Presence.OURS} == theirs.probe()
 
 
-def test_the_kernels_own_choice_is_left_to_the_kernel(sagas, port, monkeypatch):
-    """Whoever binds port 0 gets none of ours, and we none of theirs."""
+def test_the_kernels_ephemeral_ports_are_never_claimed(sagas, port, monkeypatch):
+    """A program that binds port 0 gets another port."""
     monkeypatch.setattr("orchestrator_core.resources.port._ephemeral_range", lambda: (20041, 20049))
 
     _, made = held(sagas, port(within=(20040, 20049)))
@@ -509,14 +509,14 @@ def repository(tmp_path):
 
 
 def of_agents(repository):
-    """Return the agents' branches, and how many worktrees there are but the first."""
+    """Return the agents' branches, and the number of additional worktrees."""
     trees = git(repository, "worktree", "list").splitlines()
     return git(repository, "for-each-ref", "--format=%(refname)", "refs/heads/agent/"), len(
         trees
     ) - 1
 
 
-def test_a_worktree_without_work_goes_with_its_branch(sagas, repository):
+def test_a_worktree_without_work_is_removed_with_its_branch(sagas, repository):
     saga, made = held(sagas, GitWorktree(repository))
     assert ("refs/heads/agent/s", 1) == of_agents(repository)
     assert "one\n" == Path(made.path, "file").read_text()
@@ -550,8 +550,8 @@ def not_git_any_more(tree):
     "work", [untracked, changed, committed_on_no_branch, not_git_any_more], ids=lambda w: w.__name__
 )
 @pytest.mark.parametrize("why", [DONE, Unwind.rollback("it died early")], ids=["end", "rollback"])
-def test_a_worktree_with_work_in_it_stays_and_the_report_says_where(sagas, repository, work, why):
-    """Also if the deployment failed: an agent that died within its grace may have worked."""
+def test_a_worktree_with_unsaved_work_stays_and_the_report_says_where(sagas, repository, work, why):
+    """Also after a failed deployment: an agent that died within its grace may have worked."""
     saga, made = held(sagas, GitWorktree(repository))
     work(Path(made.path))
 
@@ -564,8 +564,8 @@ def test_a_worktree_with_work_in_it_stays_and_the_report_says_where(sagas, repos
     assert "refs/heads/agent/s" == of_agents(repository)[0]
 
 
-def test_a_worktree_that_cannot_be_looked_at_is_not_taken_for_gone(sagas, repository):
-    """Its work would go with its branch."""
+def test_an_unreadable_worktree_does_not_count_as_missing(sagas, repository):
+    """Its branch, with the work, would be deleted."""
     saga, made = held(sagas, GitWorktree(repository))
     place = Path(made.path).parent
     changed(Path(made.path))
@@ -581,7 +581,7 @@ def test_a_worktree_that_cannot_be_looked_at_is_not_taken_for_gone(sagas, reposi
     assert ("refs/heads/agent/s", 1) == of_agents(repository)
 
 
-def test_commits_that_nobody_else_has_keep_the_branch(sagas, repository):
+def test_commits_on_no_other_branch_keep_the_branch(sagas, repository):
     saga, made = held(sagas, GitWorktree(repository))
     git(made.path, "commit", "-q", "--allow-empty", "-m", "work")
 
@@ -593,7 +593,7 @@ def test_commits_that_nobody_else_has_keep_the_branch(sagas, repository):
     assert ("refs/heads/agent/s", 0) == of_agents(repository)
 
 
-def test_commits_that_were_merged_keep_nothing(sagas, repository):
+def test_merged_commits_keep_nothing(sagas, repository):
     saga, made = held(sagas, GitWorktree(repository))
     git(made.path, "commit", "-q", "--allow-empty", "-m", "work")
     git(repository, "merge", "-q", "--ff-only", "agent/s")
@@ -602,8 +602,8 @@ def test_commits_that_were_merged_keep_nothing(sagas, repository):
     assert ("", 0) == of_agents(repository)
 
 
-def test_another_agents_branch_saves_no_commits(sagas, repository, tmp_path):
-    """It may go at the same moment, and then both would be lost."""
+def test_commits_on_another_agents_branch_keep_the_branch(sagas, repository, tmp_path):
+    """Both branches could be deleted at the same time."""
     saga, made = held(sagas, GitWorktree(repository))
     git(made.path, "commit", "-q", "--allow-empty", "-m", "work")
     other, _ = held(
@@ -615,8 +615,8 @@ def test_another_agents_branch_saves_no_commits(sagas, repository, tmp_path):
 
 
 @pytest.mark.parametrize("lost", ["gitdir", "HEAD", ".git", "index"])
-def test_a_worktree_half_made_goes_entirely(sagas, repository, lost):
-    """Git was killed in the middle: what is there may be none that git would know."""
+def test_an_incomplete_worktree_is_removed(sagas, repository, lost):
+    """Git was killed while it created the worktree, and may not know it."""
     step = GitWorktree(repository)
     saga = sagas(step)
     planned = saga.receipt(step.receipt_type)
@@ -632,7 +632,7 @@ def test_a_worktree_half_made_goes_entirely(sagas, repository, lost):
     assert not Path(planned.path).parent.exists()
 
 
-def test_a_repository_that_is_gone_takes_no_work_with_it(sagas, repository):
+def test_a_worktree_of_a_missing_repository_stays(sagas, repository):
     saga, made = held(sagas, GitWorktree(repository))
     repository.rename(repository.with_name("moved"))
 
@@ -644,7 +644,7 @@ def test_a_repository_that_is_gone_takes_no_work_with_it(sagas, repository):
 
 
 @pytest.mark.parametrize("how", ["no repository", "no commit", "no prefix"])
-def test_what_no_worktree_can_be_made_of_is_refused_by_the_plan(sagas, tmp_path, repository, how):
+def test_a_plan_without_a_usable_repository_is_refused(sagas, tmp_path, repository, how):
     step = {
         "no repository": GitWorktree(tmp_path),
         "no commit": GitWorktree(repository, base="nowhere"),
@@ -655,8 +655,8 @@ def test_what_no_worktree_can_be_made_of_is_refused_by_the_plan(sagas, tmp_path,
         sagas(step)
 
 
-def test_the_environment_of_a_git_hook_leads_nowhere_else(sagas, repository, tmp_path, monkeypatch):
-    """Whoever deploys from a hook has GIT_DIR and GIT_INDEX_FILE of another repository."""
+def test_the_environment_of_a_git_hook_is_not_used(sagas, repository, tmp_path, monkeypatch):
+    """A deployer in a hook has GIT_DIR and GIT_INDEX_FILE of another repository."""
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "other"))
     monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "index"))
 

@@ -1,4 +1,4 @@
-"""Presets: the right command line for each tool, and nothing that its maker does not document."""
+"""Presets: each tool's command line, with the flags that its maker documents."""
 
 from __future__ import annotations
 
@@ -53,22 +53,22 @@ GEMINI = "gemini --output-format stream-json"
     ],
 )
 def test_each_option_becomes_the_documented_arguments(preset, how, expected):
-    """As its maker's page has it; the pages are named in each preset's module."""
+    """Each preset's module names the maker's pages."""
     assert expected == line(preset, **how)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_spec_says_whose_stream_it_writes(preset):
-    """So that its result can be read; and its type is the preset's unless another is given."""
+def test_a_spec_names_the_preset_of_its_stream(preset):
+    """Its result is read with that. Its type is the preset's unless another is given."""
     spec = getattr(AgentSpec, preset)(prompt="do it")
 
     assert (preset, preset, "do it") == (spec.preset, spec.type, spec.prompt)
-    assert (preset != "shell") is spec.stdin  # a script is read from its file
+    assert (preset != "shell") is spec.stdin  # the shell reads the script from its file
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_all_that_a_spec_takes_a_preset_takes(preset):
-    """Nobody has to leave a preset for the sake of a deadline."""
+def test_a_preset_takes_every_option_of_a_spec(preset):
+    """A deadline, for example, does not need a hand-written spec."""
     own = {"type", "prompt", "command", "stdin", "preset"}
     taken = {field.name for field in attrs.fields(AgentSpec)} - own
     given = {"cwd": "/", "env": {"A": "b"}, "parent": "p-1", "key": "k"}
@@ -95,23 +95,23 @@ def test_all_that_a_spec_takes_a_preset_takes(preset):
         ("gemini", "resume"),
     ],
 )
-def test_no_value_smuggles_in_a_flag(preset, option, value):
-    """Who may name the model does not thereby choose the permissions."""
+def test_a_value_that_looks_like_a_flag_is_refused(preset, option, value):
+    """A caller that may choose the model cannot choose the permissions with it."""
     with pytest.raises(InvalidInput, match="is no value for"):
         line(preset, **{option: value})
 
 
-def test_a_preset_that_there_is_not_is_refused():
-    """The record would name something that nobody can read."""
+def test_an_unknown_preset_is_refused():
+    """No parser could read the agent's result."""
     with pytest.raises(InvalidInput, match="is no preset"):
         AgentSpec(type="a", prompt="do it", command=["true"], preset="hal")
 
 
-def test_presets_cost_nothing_until_they_are_used():
-    """Neither is a stream's reader imported by who only deploys."""
+def test_presets_are_imported_when_they_are_used():
+    """A process that only deploys imports no stream parser either."""
     program = (
         "import sys, orchestrator_core.model.spec, orchestrator_core.orchestrator\n"
-        "print([n for n in sys.modules if '.presets' in n or '.streams' in n])"
+        "print([n for n in sys.modules if '.presets' in n])"
     )
     loaded = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -131,7 +131,7 @@ def on_path(place, *names):
 
 @pytest.mark.parametrize("preset", PROGRAMS)
 def test_a_missing_program_is_refused_with_a_remedy(preset, tmp_path):
-    """The hint says how one comes by it; for a command of one's own, where it was looked for."""
+    """The hint says how to install it; for another command, where it was looked for."""
     spec = getattr(AgentSpec, preset)(prompt="do it", env={"PATH": str(tmp_path)})
 
     with pytest.raises(InvalidInput) as refused:
@@ -143,8 +143,8 @@ def test_a_missing_program_is_refused_with_a_remedy(preset, tmp_path):
     assert PROGRAMS[preset].install not in refused.value.hint
 
 
-def test_the_doctor_tells_which_programs_are_there(tmp_path):
-    """One that is missing is no trouble, and the remedy says how one comes by it."""
+def test_the_doctor_lists_the_installed_programs(tmp_path):
+    """A missing program is no failure. The remedy says how to install it."""
     env = on_path(tmp_path, "claude", "gemini")
 
     answer = agent_programs.programs(Environment(None, "", "", env, 1.0))
@@ -154,8 +154,7 @@ def test_the_doctor_tells_which_programs_are_there(tmp_path):
     assert f"for codex: {PROGRAMS['codex'].install}" == answer.remedy
 
 
-def test_with_all_programs_there_is_nothing_to_do(tmp_path):
-    """No remedy for what needs none."""
+def test_the_doctor_has_no_remedy_when_all_programs_are_installed(tmp_path):
     env = on_path(tmp_path, *PROGRAMS)
 
     assert "" == agent_programs.programs(Environment(None, "", "", env, 1.0)).remedy
@@ -170,16 +169,16 @@ def spec_of(*arguments):
     return commands._spec(parser().parse_args([*NEW, *arguments]))
 
 
-def test_the_command_line_has_presets_in_place_of_a_command():
-    """What follows the dashes are more arguments for it."""
+def test_the_command_line_takes_a_preset_instead_of_a_command():
+    """The words after the dashes are the preset's further arguments."""
     spec = spec_of("--preset", "claude", "--model", "opus", "--", "--add-dir", "../lib")
 
     assert f"{CLAUDE} --model opus --add-dir ../lib" == " ".join(spec.command)
     assert ("a", "claude") == (spec.type, spec.preset)
 
 
-def test_the_command_line_takes_a_command_as_ever():
-    """Without a preset, the dashes are followed by an argv."""
+def test_the_command_line_takes_a_command_without_a_preset():
+    """The words after the dashes are the argv."""
     assert ("sleep", "1") == spec_of("--", "sleep", "1").command
 
 
@@ -191,7 +190,7 @@ def test_the_command_line_takes_a_command_as_ever():
         (("--preset", "shell", "--model", "opus"), "no model"),
     ],
 )
-def test_the_command_line_refuses_what_makes_no_agent(arguments, complaint):
-    """And says what is missing, or too much."""
+def test_the_command_line_refuses_arguments_that_make_no_agent(arguments, complaint):
+    """The message says what is missing or superfluous."""
     with pytest.raises(InvalidInput, match=complaint):
         spec_of(*arguments)

@@ -1,4 +1,4 @@
-"""What an agent's log says of its result: on streams as their makers' documentation has them."""
+"""The result in an agent's log, on streams as their makers document them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLAUDE_INIT = {
 }
 
 
-def claude_says(*content, parent=None):
+def claude_message(*content, parent=None):
     return {
         "type": "assistant",
         "message": {
@@ -46,11 +46,11 @@ def claude_says(*content, parent=None):
     }
 
 
-def words(text):
+def text_block(text):
     return {"type": "text", "text": text}
 
 
-CLAUDE_CALL = claude_says(
+CLAUDE_CALL = claude_message(
     {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {"command": "ls"}}
 )
 CLAUDE_TOOL = {
@@ -81,9 +81,9 @@ CLAUDE_RESULT = {
     },
     "permission_denials": [],
 }
-CLAUDE = [CLAUDE_INIT, CLAUDE_CALL, CLAUDE_TOOL, claude_says(words("There is a README."))]
+CLAUDE = [CLAUDE_INIT, CLAUDE_CALL, CLAUDE_TOOL, claude_message(text_block("There is a README."))]
 
-# Codex: the sample of docs/exec.md in openai/codex, line by line, but for a shorter output.
+# Codex: the sample of docs/exec.md in openai/codex, with a shorter output.
 CODEX = [
     {"type": "thread.started", "thread_id": "0199a213-81c0-7800-8aa1-bbab2a035a53"},
     {"type": "turn.started"},
@@ -125,7 +125,7 @@ CODEX = [
         "usage": {"input_tokens": 24763, "cached_input_tokens": 24448, "output_tokens": 122},
     },
 ]
-CODEX_SAID = CODEX[5]["item"]["text"]
+CODEX_MESSAGE = CODEX[5]["item"]["text"]
 # As TurnFailedEvent and ThreadErrorEvent of codex-rs/exec/src/exec_events.rs (08a1f30c).
 CODEX_FAILED = {"type": "turn.failed", "error": {"message": "stream disconnected"}}
 CODEX_ERROR = {"type": "error", "message": "stream disconnected"}
@@ -135,20 +135,20 @@ CODEX_ERROR = {"type": "error", "message": "stream disconnected"}
 T = {"timestamp": "2026-02-13T19:00:10.738Z"}
 
 
-def gemini_says(text, **more):
+def gemini_message(text, **more):
     return {"type": "message", **T, "role": "assistant", "content": text, **more}
 
 
 GEMINI = [
     {"type": "init", **T, "session_id": "abc123", "model": "gemini-2.5-pro"},
     {"type": "message", **T, "role": "user", "content": "List the files"},
-    gemini_says("I shall ", delta=True),
-    gemini_says("look.", delta=True),
+    gemini_message("I shall ", delta=True),
+    gemini_message("look.", delta=True),
     {"type": "tool_use", **T, "tool_name": "Bash", "tool_id": "bash-1", "parameters": {}},
     {"type": "tool_result", **T, "tool_id": "bash-1", "status": "success", "output": "a.txt"},
-    gemini_says("Here is ", delta=True),
+    gemini_message("Here is ", delta=True),
     {"type": "error", **T, "severity": "warning", "message": "Loop detected"},
-    gemini_says("a.txt.", delta=True),
+    gemini_message("a.txt.", delta=True),
     {
         "type": "result",
         **T,
@@ -172,7 +172,7 @@ GEMINI_FAILED = {
 }
 
 STREAMS = {"claude": [*CLAUDE, CLAUDE_RESULT], "codex": CODEX, "gemini": GEMINI}
-SAID = {"claude": "There is a README.", "codex": CODEX_SAID, "gemini": "Here is a.txt."}
+MESSAGES = {"claude": "There is a README.", "codex": CODEX_MESSAGE, "gemini": "Here is a.txt."}
 
 
 def lines(*events):
@@ -181,7 +181,7 @@ def lines(*events):
 
 @pytest.fixture
 def read(tmp_path):
-    """Write what is given as a log, and read its result."""
+    """Write a log, and read its result."""
 
     def written(*parts, of=None):
         path = tmp_path / "log.jsonl"
@@ -194,11 +194,11 @@ def read(tmp_path):
     return written
 
 
-# --- what each says ----------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------
 
 
-def test_claude_tells_all_there_is(read):
-    """Its cached tokens count as input, as they do with the others."""
+def test_claudes_result_has_every_field(read):
+    """Its cached tokens count as input, as with the others."""
     assert AgentResult(
         format="claude",
         is_error=False,
@@ -212,20 +212,20 @@ def test_claude_tells_all_there_is(read):
     ) == read(*CLAUDE, CLAUDE_RESULT)
 
 
-def test_codex_tells_no_price_and_no_time(read):
-    """What a stream does not say is None."""
+def test_codexs_result_has_no_cost_and_no_duration(read):
+    """A field that the stream does not contain is None."""
     assert AgentResult(
         format="codex",
         is_error=False,
-        result=CODEX_SAID,
-        last_message=CODEX_SAID,
+        result=CODEX_MESSAGE,
+        last_message=CODEX_MESSAGE,
         session_id="0199a213-81c0-7800-8aa1-bbab2a035a53",
         usage=TokenUsage(input_tokens=24763, cached_input_tokens=24448, output_tokens=122),
     ) == read(*CODEX)
 
 
-def test_gemini_speaks_in_pieces(read):
-    """The last message is put together, and no earlier one is part of it."""
+def test_geminis_last_message_is_assembled_from_its_pieces(read):
+    """No earlier message is part of it."""
     assert AgentResult(
         format="gemini",
         is_error=False,
@@ -237,9 +237,8 @@ def test_gemini_speaks_in_pieces(read):
     ) == read(*GEMINI)
 
 
-def test_a_gemini_message_that_is_whole_stands_alone(read):
-    """Without ``delta`` it is all that was said."""
-    assert "two" == read(*GEMINI[:2], gemini_says("one"), gemini_says("two")).last_message
+def test_a_gemini_message_without_delta_is_complete(read):
+    assert "two" == read(*GEMINI[:2], gemini_message("one"), gemini_message("two")).last_message
 
 
 # --- errors ------------------------------------------------------------------------------------
@@ -253,78 +252,83 @@ def test_a_gemini_message_that_is_whole_stands_alone(read):
         ({"subtype": "success", "result": "API Error: 500"}, "API Error: 500"),
     ],
 )
-def test_claude_fails_in_three_ways(read, result, error):
-    """With a subtype, with errors, or with what the API said; the last message is there yet."""
+def test_claudes_error_is_its_errors_or_its_result_or_its_subtype(read, result, error):
+    """The last message is still in the result."""
     failed = {k: v for k, v in CLAUDE_RESULT.items() if k != "result"} | {"is_error": True}
 
-    told = read(*CLAUDE, failed | result)
+    result = read(*CLAUDE, failed | result)
 
-    assert (True, error) == (told.is_error, told.error)
-    assert ("There is a README.", 0.0079825) == (told.last_message, told.cost_usd)
+    assert (True, error) == (result.is_error, result.error)
+    assert ("There is a README.", 0.0079825) == (result.last_message, result.cost_usd)
 
 
 def test_a_failed_codex_turn_has_no_result(read):
-    """What it said before is its last message, and no answer."""
-    told = read(*CODEX[:-1], CODEX_ERROR, CODEX_FAILED)
+    """Its earlier message is the last message, and no result."""
+    result = read(*CODEX[:-1], CODEX_ERROR, CODEX_FAILED)
 
-    assert (True, "stream disconnected") == (told.is_error, told.error)
-    assert (None, CODEX_SAID) == (told.result, told.last_message)
+    assert (True, "stream disconnected") == (result.is_error, result.error)
+    assert (None, CODEX_MESSAGE) == (result.result, result.last_message)
 
 
-def test_codex_dies_of_its_last_error_only(read):
-    """One that is followed by something was got over."""
+def test_a_codex_error_counts_only_as_the_last_event(read):
+    """Codex has recovered from an error that has an event after it."""
     assert read(*CODEX[:4], CODEX_ERROR).is_error is True
     assert read(*CODEX[:4], CODEX_ERROR, CODEX[4]).is_error is None
     assert read(*CODEX[:4], CODEX_ERROR, *CODEX[4:]).error is None
 
 
-def test_a_failed_gemini_says_why(read):
-    """In its result."""
-    told = read(*GEMINI[:-1], GEMINI_FAILED)
+def test_the_error_of_a_failed_gemini_is_in_its_result_why(read):
+    result = read(*GEMINI[:-1], GEMINI_FAILED)
 
-    assert (True, "Reached max session turns", None) == (told.is_error, told.error, told.result)
-    assert "Here is a.txt." == told.last_message
+    assert (True, "Reached max session turns", None) == (
+        result.is_error,
+        result.error,
+        result.result,
+    )
+    assert "Here is a.txt." == result.last_message
 
 
-# --- on the way --------------------------------------------------------------------------------
+# --- streams without an end ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_who_is_not_done_has_said_something(read, name):
-    """No end, so no verdict; but a session, and a last message."""
-    told = read(*STREAMS[name][:-1])
+def test_a_stream_without_an_end_has_a_last_message(read, name):
+    """It has a session, but neither a result nor an error."""
+    result = read(*STREAMS[name][:-1])
 
-    assert (name, None, None) == (told.format, told.is_error, told.result)
-    assert SAID[name] == told.last_message
-    assert told.session_id is not None
+    assert (name, None, None) == (result.format, result.is_error, result.result)
+    assert MESSAGES[name] == result.last_message
+    assert result.session_id is not None
 
 
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("cut", [1, 20, 200])
-def test_a_torn_last_line_is_passed_over(read, name, cut):
-    """Somebody writes it this very moment, or died over it."""
+def test_a_torn_last_line_is_skipped(read, name, cut):
+    """Its writer is still writing it, or died."""
     last = lines(STREAMS[name][-1])[:-cut]
     whole = read(*STREAMS[name]) if cut == 1 else read(*STREAMS[name][:-1])
 
     assert whole == read(*STREAMS[name][:-1], last)
 
 
-def test_what_an_older_turn_ended_with_is_not_this_ones(read):
-    """A second session in the same log has not come to its end."""
-    told = read(*CLAUDE, CLAUDE_RESULT, CLAUDE_INIT, CLAUDE_CALL)
-    assert (None, None) == (told.is_error, told.last_message)
+def test_the_result_of_an_older_turn_is_not_the_last_turns(read):
+    """A second session in the same log has no end."""
+    result = read(*CLAUDE, CLAUDE_RESULT, CLAUDE_INIT, CLAUDE_CALL)
+    assert (None, None) == (result.is_error, result.last_message)
 
-    told = read(*CODEX, {"type": "thread.started", "thread_id": "second"}, CODEX[1])
-    assert ("second", None, None) == (told.session_id, told.is_error, told.last_message)
+    result = read(*CODEX, {"type": "thread.started", "thread_id": "second"}, CODEX[1])
+    assert ("second", None, None) == (result.session_id, result.is_error, result.last_message)
 
-    told = read(*GEMINI, {**GEMINI[0], "session_id": "second"})
-    assert ("second", None, None) == (told.session_id, told.is_error, told.last_message)
+    result = read(*GEMINI, {**GEMINI[0], "session_id": "second"})
+    assert ("second", None, None) == (result.session_id, result.is_error, result.last_message)
 
 
-def test_a_subagents_words_are_not_the_agents(read):
-    """They have a parent."""
-    told = read(*CLAUDE, claude_says(words("of another"), parent="toolu_2"), CLAUDE_RESULT)
-    assert "There is a README." == told.last_message
+def test_a_subagents_message_is_not_the_agents(read):
+    """A subagent's message has a parent."""
+    result = read(
+        *CLAUDE, claude_message(text_block("of another"), parent="toolu_2"), CLAUDE_RESULT
+    )
+    assert "There is a README." == result.last_message
 
 
 # --- foreign lines -----------------------------------------------------------------------------
@@ -347,21 +351,21 @@ FOREIGN = [
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_foreign_lines_change_nothing(read, name):
-    """Standard error goes to the same log, and so does whatever else is run."""
+    """Standard error, and the output of other programs, go to the same log."""
     mixed = [part for event in STREAMS[name] for part in (*FOREIGN, event)]
 
     assert read(*STREAMS[name]) == read(*mixed, *FOREIGN)
     assert read(*STREAMS[name]) == read(*mixed, *FOREIGN, of=name)
 
 
-def test_a_log_of_nobodys_says_nothing(read):
-    """Nor does an empty one."""
+def test_a_log_of_an_unknown_format_has_no_result(read):
+    """An empty log has none either."""
     assert AgentResult() == read(*FOREIGN) == read() == read(b"words", of="claude")
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_a_stream_is_recognised_without_being_told(read, name):
-    """And who knows whose it is, is believed."""
+def test_a_stream_is_recognized_by_its_lines(read, name):
+    """A caller's format is not checked against the lines."""
     others = [other for other in STREAMS if other != name]
 
     assert name == read(*STREAMS[name]).format
@@ -373,13 +377,13 @@ def test_a_stream_is_recognised_without_being_told(read, name):
     "wrong", [{"result": 5, "total_cost_usd": "much", "usage": [], "num_turns": True}, {}]
 )
 def test_values_of_another_kind_are_left_out(read, wrong):
-    """What is no number is no cost."""
+    """A cost that is not a number is None."""
     bare = {"type": "result", "session_id": CLAUDE_ID, "is_error": False}
 
-    told = read(CLAUDE_INIT, bare | wrong)
+    result = read(CLAUDE_INIT, bare | wrong)
 
-    assert (None,) * 4 == (told.result, told.cost_usd, told.usage, told.turns)
-    assert told.is_error is False
+    assert (None,) * 4 == (result.result, result.cost_usd, result.usage, result.turns)
+    assert result.is_error is False
 
 
 # --- big, compressed, damaged ------------------------------------------------------------------
@@ -392,7 +396,7 @@ def noise(size):
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_the_ends_of_a_huge_log_are_enough(tmp_path, name, monkeypatch):
-    """The session is told at its start, the rest at its end; the middle is never read."""
+    """The session is at the start, the rest at the end. The middle is never read."""
     monkeypatch.setattr(log_reader, "LOOK_BACK", 1 << 20)
     first, *others = STREAMS[name]
     path = tmp_path / "log"
@@ -407,7 +411,7 @@ def test_the_ends_of_a_huge_log_are_enough(tmp_path, name, monkeypatch):
 
 
 def test_reading_a_large_log_takes_little_memory(tmp_path):
-    """However much of it there is, and however long its lines are."""
+    """Memory depends neither on the size nor on the length of the lines."""
     path = tmp_path / "log"
     with path.open("wb") as file:
         file.write(lines(*CLAUDE))
@@ -415,46 +419,54 @@ def test_reading_a_large_log_takes_little_memory(tmp_path):
         file.seek(200 << 20)
         file.write(b"\n" + lines(CLAUDE_RESULT))
     tracemalloc.start()
-    told = read_stream(path)
+    result = read_stream(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert (False, CLAUDE_ID) == (told.is_error, told.session_id)
+    assert (False, CLAUDE_ID) == (result.is_error, result.session_id)
     assert peak < 3 * log_reader.LONGEST
 
 
-def test_a_line_is_put_together_from_its_pieces(read):
-    """Wherever the pieces end that are read."""
+def test_a_line_is_assembled_from_its_chunks(read):
+    """Wherever the chunks end."""
     for size in range(65_500, 65_560):
-        said = "x" * size
-        assert said == read(*CLAUDE[:3], claude_says(words(said)), CLAUDE_RESULT).last_message
+        message = "x" * size
+        assert (
+            message
+            == read(*CLAUDE[:3], claude_message(text_block(message)), CLAUDE_RESULT).last_message
+        )
 
 
-def test_a_line_of_any_bearable_length_is_read(read):
-    """And a longer one is passed over."""
+def test_a_line_of_up_to_4_mb_is_read(read):
+    """A longer line is skipped."""
     long, longer = "y" * (3 << 20), "z" * (5 << 20)
 
-    told = read(*CLAUDE[:3], claude_says(words(long)), claude_says(words(longer)), CLAUDE_RESULT)
+    result = read(
+        *CLAUDE[:3],
+        claude_message(text_block(long)),
+        claude_message(text_block(longer)),
+        CLAUDE_RESULT,
+    )
 
-    assert long == told.last_message
+    assert long == result.last_message
 
     not_so = b"not so:" + b" " * (5 << 20) + lines(CLAUDE_RESULT)
-    assert read(*CLAUDE, not_so).is_error is None  # Nor is its end taken for a line.
+    assert read(*CLAUDE, not_so).is_error is None  # Its end is not read as a line.
 
 
-def test_a_line_that_is_cut_where_reading_ends_is_none(read, monkeypatch):
-    """Half a line may look like a whole one."""
+def test_a_line_across_the_end_of_the_reading_is_skipped(read, monkeypatch):
+    """The end of a line may look like a line."""
     half = lines(CLAUDE_RESULT)
     monkeypatch.setattr(log_reader, "LOOK_BACK", len(half))
 
     assert read(CLAUDE_INIT, b"not so: " + half).is_error is None
-    assert read(CLAUDE_INIT, half).is_error is None  # It cannot know, and looks no further.
+    assert read(CLAUDE_INIT, half).is_error is None  # The reader cannot know, and stops.
     assert read(half).is_error is False
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_a_compressed_log_says_the_same(tmp_path, name):
-    """Retention packs what has been kept for a while; the name in the record stays."""
+def test_a_compressed_log_has_the_same_result(tmp_path, name):
+    """Retention compresses old logs; the name in the record stays."""
     path = tmp_path / "log"
     path.write_bytes(lines(*STREAMS[name]))
     plain = read_stream(path)
@@ -464,23 +476,23 @@ def test_a_compressed_log_says_the_same(tmp_path, name):
     assert plain == read_stream(path)
 
 
-def test_a_compressed_log_is_never_held_whole(tmp_path, monkeypatch):
-    """Of what is unpacked, only the ends are kept."""
+def test_a_compressed_log_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
+    """The reader keeps only the two ends."""
     monkeypatch.setattr(log_reader, "LOOK_BACK", 1 << 20)
     path = tmp_path / "log"
     with gzip.open(tmp_path / "log.gz", "wb", compresslevel=1) as file:
         file.write(lines(CLAUDE_INIT) + noise(40 << 20) + lines(CLAUDE[3], CLAUDE_RESULT))
     tracemalloc.start()
-    told = read_stream(path)
+    result = read_stream(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert ("There is a README.", CLAUDE_ID) == (told.last_message, told.session_id)
+    assert ("There is a README.", CLAUDE_ID) == (result.last_message, result.session_id)
     assert peak < 8 << 20
 
 
 def test_a_damaged_archive_is_an_error(tmp_path):
-    """It is not taken for an agent that has said nothing."""
+    """It is not read as an empty log."""
     packed = gzip.compress(lines(*CLAUDE) * 100)
     (tmp_path / "log.gz").write_bytes(packed[: len(packed) // 2])
 
@@ -488,7 +500,7 @@ def test_a_damaged_archive_is_an_error(tmp_path):
         read_stream(tmp_path / "log")
 
 
-def test_a_log_that_is_not_there_is_not_found(tmp_path):
-    """Neither plain nor compressed."""
+def test_a_missing_log_is_not_found(tmp_path):
+    """There is neither a plain nor a compressed one."""
     with pytest.raises(FileNotFoundError):
         read_stream(tmp_path / "log")
