@@ -1,12 +1,10 @@
 """
-Deadlines, by a clock that nobody can set.
+Deadlines by the monotonic clock, which nobody can set.
 
-An agent's supervisor keeps its deadline; who finds it late (a recovery, a sweep)
-keeps it instead. They go by the machine's monotonic clock, as the supervisor
-does: setting the time of day ends no agent early and grants none a year. An
-agent does not outlive its machine's boot, so neither need the clock.
-
-The time of day when a deadline passes is for people, and in their records.
+An agent's supervisor enforces its deadline; a recovery or a sweep does so if the supervisor
+has not. All use the machine's monotonic clock, so a change of the time of day neither
+ends an agent early nor extends its life. The clock is valid for one boot, which no
+agent outlives. The time of day of a deadline is for people, and for their records.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def deadline_labels(deadline_s: float | None) -> dict[str, Any]:
-    """Return what the journal of an agent that begins now is to keep of its deadline."""
+    """Return the journal labels for the deadline of an agent that starts now."""
     if deadline_s is None:
         return {"deadline_at": None}
     return {
@@ -33,20 +31,19 @@ def deadline_labels(deadline_s: float | None) -> dict[str, Any]:
 
 def monotonic_deadline(labels: Mapping[str, Any]) -> float | None:
     """
-    Return when, by our monotonic clock, an agent's deadline passes or has passed.
+    Return an agent's deadline by this boot's monotonic clock; None if it has none.
 
-    None if it has none. What was begun in another boot is long dead, or was
-    journalled without a clock: then the time of day has to do.
+    Labels of another boot, or without a boot, fall back to the time of day.
     """
-    at = labels.get("deadline_at")
-    if at is None:
+    deadline_at = labels.get("deadline_at")
+    if deadline_at is None:
         return None
     if labels.get("boot_id") == boot_id():
         return float(labels["deadline_monotonic"])
-    return time.monotonic() + float(at) - time.time()
+    return time.monotonic() + float(deadline_at) - time.time()
 
 
 def is_expired(labels: Mapping[str, Any]) -> bool:
-    """Tell whether an agent's deadline has passed."""
-    at = monotonic_deadline(labels)
-    return at is not None and time.monotonic() >= at
+    """Return whether an agent's deadline has passed."""
+    deadline = monotonic_deadline(labels)
+    return deadline is not None and time.monotonic() >= deadline

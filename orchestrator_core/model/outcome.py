@@ -1,10 +1,10 @@
 """
-Ends: why an agent's life is over, and the report of how it was ended.
+The outcome of an agent's life: the reason for its end, and the report of the end.
 
-The first end wins. Its reason is an :class:`~orchestrator_core.saga.Unwind` in
-the agent's journal, made here and nowhere else, so that whoever finds a dead
-agent (its supervisor, its deployer, a recovery years later) comes to the same
-verdict from the same facts.
+The first end wins. Its reason is an :class:`~orchestrator_core.saga.Unwind` in the
+agent's journal. Only this module makes such reasons, so every process that finds a dead
+agent (its supervisor, its deployer, a recovery years later) decides the same from the same
+facts.
 """
 
 from __future__ import annotations
@@ -26,90 +26,95 @@ if TYPE_CHECKING:
 def terminal_reason(
     status: Status, reason: str, *, by: str, keep_logs: bool = True, cascade: bool = True
 ) -> Unwind:
-    """Return the reason to unwind an agent whose life has come to *status*."""
-    spared = {} if cascade else {"cascade": False}
-    return Unwind.terminal(reason, status=status.value, by=by, keep_logs=keep_logs, **spared)
+    """Return the reason to unwind an agent that ends with *status*."""
+    detail = {} if cascade else {"cascade": False}
+    return Unwind.terminal(reason, status=status.value, by=by, keep_logs=keep_logs, **detail)
 
 
 def ends_children(why: Unwind) -> bool:
-    """Tell whether an agent's children end with it."""
+    """Return whether an agent's children end with it."""
     return why.detail.get("cascade") is not False
 
 
-def decide_end_reason(history: History, witnessed: ExitRecord | None) -> Unwind:
+def decide_end_reason(history: History, exit_record: ExitRecord | None) -> Unwind:
     """
-    Say how a committed agent that is dead has ended.
+    Return the reason for the end of a committed agent that is dead.
 
-    Its own request counts first, then what its supervisor witnessed. A failure
-    within the deployment's grace is a deployment that failed, and leaves nothing.
+    Its own request to end counts first, then its exit record. An agent that fails within
+    the deployment's grace period is a failed deployment, of which nothing stays.
     """
     if history.end_request is not None:
-        return _with_exit(history.end_request, witnessed)
-    if witnessed is None:
+        return _with_exit(history.end_request, exit_record)
+    if exit_record is None:
         return terminal_reason(
-            Status.ERROR, "its session, its supervisor or the machine went", by="lost"
+            Status.ERROR, "its session, its supervisor or the machine is gone", by="lost"
         )
-    if "settled" not in history.notes and _died_early(history, witnessed):
-        return _with_exit(
-            Unwind.rollback(f"the agent died early: {describe_exit(witnessed)}"), witnessed
-        )
-    return _with_exit(_reason_from_exit(witnessed), witnessed)
+    if "settled" not in history.notes and _died_early(history, exit_record):
+        why = Unwind.rollback(f"the agent died early: {describe_exit(exit_record)}")
+        return _with_exit(why, exit_record)
+    return _with_exit(_reason_from_exit(exit_record), exit_record)
 
 
-def _died_early(history: History, witnessed: ExitRecord) -> bool:
-    grace_s = float(history.labels.get("grace_s", 0.0))
-    return witnessed.error is not None or (not is_clean(witnessed) and witnessed.ran_s < grace_s)
+def _died_early(history: History, exit_record: ExitRecord) -> bool:
+    is_short = exit_record.ran_s < float(history.labels.get("grace_s", 0.0))
+    return exit_record.error is not None or (is_short and not is_clean(exit_record))
 
 
-def _reason_from_exit(witnessed: ExitRecord) -> Unwind:
-    if witnessed.cause == "hangup":
-        return terminal_reason(Status.TERMINATED, "its tmux session was killed", by="hangup")
-    if witnessed.cause == "deadline":
-        return terminal_reason(Status.TERMINATED, "its deadline passed", by="deadline")
-    if witnessed.cause == "term":
-        return terminal_reason(Status.TERMINATED, "its supervisor was told to end it", by="signal")
-    if is_clean(witnessed):
+def _reason_from_exit(exit_record: ExitRecord) -> Unwind:
+    if exit_record.cause in _TERMINATIONS:
+        message, by = _TERMINATIONS[exit_record.cause]
+        return terminal_reason(Status.TERMINATED, message, by=by)
+    if is_clean(exit_record):
         return terminal_reason(Status.COMPLETED, "it finished", by="exit")
-    return terminal_reason(Status.FAILED, describe_exit(witnessed), by="exit")
+    return terminal_reason(Status.FAILED, describe_exit(exit_record), by="exit")
 
 
-def is_clean(witnessed: ExitRecord) -> bool:
-    """Tell whether the agent left by itself, with exit status 0."""
-    return witnessed.code == 0 and witnessed.cause in {"exit", "request"}
+#: By the cause in an exit record: the message, and the value of ``by``.
+_TERMINATIONS = {
+    "hangup": ("its tmux session was killed", "hangup"),
+    "deadline": ("its deadline passed", "deadline"),
+    "term": ("its supervisor got a signal to end it", "signal"),
+}
 
 
-def describe_exit(witnessed: ExitRecord) -> str:
-    """Return an exit in words."""
-    if witnessed.error:
-        return witnessed.error
-    if witnessed.signal is not None:
-        return f"it was killed by signal {witnessed.signal}"
-    return f"it left with exit status {witnessed.code}"
+def is_clean(exit_record: ExitRecord) -> bool:
+    """Return whether the agent exited by itself, with exit status 0."""
+    return exit_record.code == 0 and exit_record.cause in {"exit", "request"}
 
 
-def _with_exit(why: Unwind, witnessed: ExitRecord | None) -> Unwind:
-    if witnessed is None:
+def describe_exit(exit_record: ExitRecord) -> str:
+    """Return a description of an exit."""
+    if exit_record.error:
+        return exit_record.error
+    if exit_record.signal is not None:
+        return f"it was killed by signal {exit_record.signal}"
+    return f"it exited with status {exit_record.code}"
+
+
+def _with_exit(why: Unwind, exit_record: ExitRecord | None) -> Unwind:
+    if exit_record is None:
         return why
-    facts = {"exit_code": witnessed.code, "exit_signal": witnessed.signal}
+    facts = {"exit_code": exit_record.code, "exit_signal": exit_record.signal}
     return attrs.evolve(why, detail={**why.detail, **facts})
 
 
 @attrs.frozen(kw_only=True)
 class EndReport:
     """
-    How an agent was ended, and what became of each thing it held.
+    The end of an agent, and what became of each thing that it held.
 
-    ``success`` means that nothing of it is left. ``verified_no_zombies`` that no
-    process of it is alive, by a method that misses nothing it started; ``method``
-    says which. With ``handed_over`` the end is recorded and is being carried out
-    by somebody else, because the caller is part of what ends: the rest of the
-    report is then still to come, and :meth:`Orchestrator.wait` waits for it.
-    ``children`` are the reports of the agents that ended with it, in the order in
-    which they were ended; theirs are in them.
+    - ``success``: nothing of the agent is left.
+    - ``verified_no_zombies``: no process of the agent is alive. ``method`` names the method,
+      which finds every process that the agent started.
+    - ``handed_over``: the end is recorded, and another process carries it out, because the
+      caller is part of what ends. The other fields are still to come;
+      :meth:`Orchestrator.wait` waits for them.
+    - ``children``: the reports of the agents that ended with this one, in the order of
+      their ends. Each contains its own children's.
     """
 
     agent_id: str
-    status: str  #: The status it ended with; for a failed deployment "".
+    status: str  #: The final status; "" for a failed deployment.
     reason: str
     by: str = ""
     success: bool = False
@@ -119,7 +124,7 @@ class EndReport:
     log_files_archived: bool = False
     verified_no_zombies: bool = False
     method: str = ""
-    survivors: tuple[str, ...] = ()  #: Who is still alive, after all that was done: "pid (name)".
+    survivors: tuple[str, ...] = ()  #: Processes that are still alive: "pid (name)".
     errors: tuple[str, ...] = ()
     archived_files: tuple[str, ...] = ()
     bytes_freed: int = 0
@@ -128,16 +133,16 @@ class EndReport:
     exit_code: int | None = None
     exit_signal: int | None = None
     children: tuple[EndReport, ...] = ()
-    kept: tuple[str, ...] = ()  #: What steps of one's own have left on purpose, and where it is.
+    kept: tuple[str, ...] = ()  #: What extra steps have left on purpose, with its path.
 
     @classmethod
     def from_unwind(cls, report: UnwindReport) -> EndReport:
         """
-        Return the report of an unwinding, in the words that people's tools know.
+        Return the report of an unwinding, with the field names that other tools know.
 
-        Of its children it tells in short; the whole of their reports is in their journals.
+        Its children's reports are summaries; their journals have the full ones.
         """
-        came_to = {step.step: step.result for step in report.steps}
+        results = {step.step: step.result for step in report.steps}
         details = {step.step: step.detail for step in report.steps}
         spawn, tee, prompt, children = (
             details.get(step, {})
@@ -145,14 +150,14 @@ class EndReport:
         )
         terminal = report.why.reason is Reason.TERMINAL
         return cls(
-            # A saga that has adopted what an agent left is not named after it.
+            # A saga that adopted an agent's leftovers has another id than the agent.
             agent_id=report.why.detail.get("agent_id", report.saga_id),
             status=report.why.detail.get("status", "") if terminal else "",
             reason=report.why.message,
             by=report.why.detail.get("by", ""),
             success=report.closed,
-            tmux_session_killed=came_to.get("spawn_tmux") in {"undone", "absent"},
-            prompt_file_deleted=came_to.get("write_prompt") in {"undone", "absent"},
+            tmux_session_killed=results.get("spawn_tmux") in {"undone", "absent"},
+            prompt_file_deleted=results.get("write_prompt") in {"undone", "absent"},
             log_files_archived=bool(tee.get("archived")),
             verified_no_zombies=bool(spawn.get("proven")),
             method=spawn.get("method", ""),
@@ -175,15 +180,15 @@ class EndReport:
         return cls.from_unwind(report)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-safe values."""
+        """Return the report as JSON-safe values."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         return plain
 
 
 def cleanup_record(report: UnwindReport, at: str) -> dict[str, Any]:
-    """Return what an agent's record says of its end when all of it is known, from *at* on."""
+    """Return the fields that a record gets when its agent's cleanup ended, at the time *at*."""
     result = EndReport.from_unwind(report).to_dict()
-    # The journal keeps them; every record is written anew with each update of its registry.
+    # The journal keeps the steps. Each update of a registry writes all records again.
     del result["steps"]
     result["children"] = [child["agent_id"] for child in result["children"]]
     return {

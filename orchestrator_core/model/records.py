@@ -1,4 +1,4 @@
-"""What is known of agents and tasks: their records, as they were when they were read."""
+"""Agents and tasks, as their records were when they were read."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class Agent:
     end_reason: str = ""
     key: str | None = None
     deadline_at: float | None = None
-    record: Mapping[str, Any] = attrs.field(factory=dict, repr=False)  #: All of it, as written.
+    record: Mapping[str, Any] = attrs.field(factory=dict, repr=False)  #: As it is on disk.
 
     @property
     def is_active(self) -> bool:
-        """Whether it had not ended."""
+        """Whether the agent had not ended."""
         return is_active(self.status)
 
     @classmethod
     def from_record(cls, task_id: str, record: Mapping[str, Any]) -> Agent:
-        """Read a record of a task's registry; one of the old system's may lack anything."""
+        """Return the agent of a registry's record; the old system's may lack any field."""
         agent_id = str(record.get("id") or "?")
         values: dict[str, Any] = {
             "status": Status.RUNNING.value,
@@ -52,24 +52,21 @@ class Agent:
             "end_reason": record.get("termination_reason") or "",
         }
         for field in attrs.fields(cls):
-            value = record.get(field.name)
-            if value is not None and field.name not in _NOT_READ:
-                values[field.name] = value
-        for name in _TEXTS & values.keys():
-            values[name] = str(values[name])
-        for name in _NUMBERS & values.keys():
-            if not isinstance(values[name], int):
-                del values[name]
+            name, value = field.name, record.get(field.name)
+            if value is None or name in _SKIPPED_FIELDS:
+                continue
+            if name not in _INT_FIELDS or isinstance(value, int):
+                values[name] = str(value) if name in _STR_FIELDS else value
         return cls(id=agent_id, task_id=task_id, record=dict(record), **values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-safe values."""
+        """Return the agent as JSON-safe values, without its record."""
         return attrs.asdict(self, filter=lambda field, _: field.name != "record")
 
 
-_NOT_READ = {"record", "task_id", "id"}
-_TEXTS = {"type", "status", "tmux_session", "parent", "started_at", "last_update", "message"}
-_NUMBERS = {"depth", "progress"}
+_SKIPPED_FIELDS = {"record", "task_id", "id"}
+_STR_FIELDS = {"type", "status", "tmux_session", "parent", "started_at", "last_update", "message"}
+_INT_FIELDS = {"depth", "progress"}
 
 
 @attrs.frozen(kw_only=True)
@@ -86,7 +83,7 @@ class Task:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Task:
-        """Read a task's registry, also one of the old system's."""
+        """Return the task of a registry's document, also of the old system's."""
         return cls(
             id=document["task_id"],
             description=str(document.get("task_description", "")),
@@ -102,5 +99,5 @@ class Task:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-safe values, without its record."""
+        """Return the task as JSON-safe values, without its record."""
         return attrs.asdict(self, filter=lambda field, _: field.name != "record")

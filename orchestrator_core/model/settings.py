@@ -1,9 +1,9 @@
 """
-What a root's owner has settled for good: the optional file ``orchestrator.toml`` in the root.
+The settings of a root's owner: the optional file ``orchestrator.toml`` in the root.
 
-It is written by people and only read here. It may name commands that we run, so
-one that somebody else could have written is refused. Whatever is not in it has
-the default that its class below gives it.
+A person writes the file, and this package only reads it. It may name commands to run, so a
+file that another user could have written is refused. A value that the file does not set has
+the default of its class below.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import msgspec
+from attrs.validators import ge, gt, lt, optional
 
 from orchestrator_core.exceptions import InvalidInput, StorageError
 from orchestrator_core.system import durable
@@ -25,73 +26,63 @@ if TYPE_CHECKING:
 NAME = "orchestrator.toml"
 
 
-def _amount(default: float | None) -> Any:  # noqa: ANN401 - a field of either kind of number
-    return attrs.field(default=default, validator=_is_an_amount)
+def _non_negative(default: float | None) -> Any:  # noqa: ANN401 - a field of int or float
+    return attrs.field(default=default, validator=optional(ge(0)))
 
 
-def _is_an_amount(_: object, field: attrs.Attribute[Any], value: float | None) -> None:
-    if value is not None and not value >= 0:  # NaN among them
-        raise ValueError(f"{field.name} = {value} is no amount; say 0 or more")
-
-
-def _time(default: float) -> Any:  # noqa: ANN401 - as above
-    return attrs.field(default=default, validator=_is_a_time)
-
-
-def _is_a_time(_: object, field: attrs.Attribute[Any], value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{field.name} = {value} is no time; say more than 0 seconds")
+def _positive(default: float) -> Any:  # noqa: ANN401 - as above
+    return attrs.field(default=default, validator=[gt(0), lt(math.inf)])
 
 
 @attrs.frozen(kw_only=True)
 class Sweeping:
-    """``[sweep]``: what a sweep takes for worth telling."""
+    """``[sweep]``: what a sweep reports, and how often the resident sweeper runs."""
 
-    silent_after_s: float = _amount(1800.0)  #: An agent that has shown no sign of life for so long.
-    interval_s: float = _time(30.0)  #: How often the resident sweeper looks, if nothing wakes it.
-    hang_s: float = _time(120.0)  #: What takes it longer makes it unhealthy, to be started anew.
+    silent_after_s: float = _non_negative(1800.0)  #: Report an agent that is silent for longer.
+    interval_s: float = _positive(30.0)  #: How often the resident sweeper checks without an event.
+    hang_s: float = _positive(120.0)  #: A check that takes longer makes the sweeper unhealthy.
 
 
 @attrs.frozen(kw_only=True)
 class Retention:
     """``[retention]``: how long, how many and how much of the past is kept."""
 
-    days: float | None = _amount(7.0)  #: Archived files and journals go when they are older.
-    files_per_task: int | None = _amount(None)  #: So many archived files of a task stay.
-    bytes_per_task: int | None = _amount(None)  #: So many bytes of them stay.
-    files: int | None = _amount(None)  #: So many archived files of all tasks together.
-    bytes: int | None = _amount(None)  #: So many bytes of those.
-    compress_after_days: float | None = _amount(1.0)  #: Archived files that are older: with gzip.
+    days: float | None = _non_negative(7.0)  #: Remove archived files and journals that are older.
+    files_per_task: int | None = _non_negative(None)  #: At most so many archived files of a task.
+    bytes_per_task: int | None = _non_negative(None)  #: At most so many bytes of them.
+    files: int | None = _non_negative(None)  #: At most so many archived files of all tasks.
+    bytes: int | None = _non_negative(None)  #: At most so many bytes of them.
+    compress_after_days: float | None = _non_negative(1.0)  #: Archived files that are older.
 
 
 @attrs.frozen(kw_only=True)
 class Alerts:
-    """``[alerts]``: whom to tell of a cleanup that failed."""
+    """``[alerts]``: what to run after a cleanup that failed."""
 
-    command: tuple[str, ...] = ()  #: An argv; gets the report as JSON on its standard input.
-    timeout_s: float = _time(10.0)  #: It is ended after so long.
+    command: tuple[str, ...] = ()  #: An argv; it gets the report as JSON on standard input.
+    timeout_s: float = _positive(10.0)  #: The command is ended after this time.
 
 
 @attrs.frozen(kw_only=True)
 class Mcp:
-    """``[mcp]``: what the agents run that are deployed through MCP tools."""
+    """``[mcp]``: the command of agents that MCP tools deploy."""
 
-    agent_command: tuple[str, ...] = ()  #: An argv, in which {agent_id} and the like are replaced.
-    agent_preset: str | None = None  #: Or the name of a preset.
-    grace_s: float = _amount(0.0)  #: One that dies sooner was not deployed.
-    deadline_s: float | None = _amount(None)  #: An agent is ended after so long. None: never.
+    agent_command: tuple[str, ...] = ()  #: An argv with placeholders such as {agent_id}.
+    agent_preset: str | None = None  #: The name of a preset, instead of a command.
+    grace_s: float = _non_negative(0.0)  #: The deployment of an agent that exits sooner fails.
+    deadline_s: float | None = _non_negative(None)  #: An agent is ended then. None: never.
 
 
 @attrs.frozen(kw_only=True)
 class Steps:
-    """``[steps]``: steps of one's own, for whoever is to undo them."""
+    """``[steps]``: where extra steps come from, for any process that must undo them."""
 
-    modules: tuple[str, ...] = ()  #: Modules to import, each with a list STEPS of its steps.
+    modules: tuple[str, ...] = ()  #: Modules to import; each has its steps in a list STEPS.
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """All of it."""
+    """All settings of a root."""
 
     sweep: Sweeping = attrs.field(factory=Sweeping)
     retention: Retention = attrs.field(factory=Retention)
@@ -105,15 +96,15 @@ def read(root: Path) -> Settings:
     Return the settings of a root; the defaults if it has no such file.
 
     Raises:
-        InvalidInput: It is not TOML, or says what is not known here.
-        StorageError: It is not ours alone to write, or cannot be read.
+        InvalidInput: The file is not TOML, or sets an unknown or invalid value.
+        StorageError: Another user could write to the file, or it cannot be read.
     """
     path = root / NAME
     try:
         data = durable.read(path)
     except FileNotFoundError:
         return Settings()
-    with storage_errors("look at", path):
+    with storage_errors("inspect", path):
         mode = path.stat().st_mode
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise StorageError(f"{path} can be written by others", hint=f"chmod go-w {path}")
@@ -123,12 +114,12 @@ def read(root: Path) -> Settings:
         return msgspec.convert(document, Settings)
     except (msgspec.DecodeError, ValueError) as error:
         raise InvalidInput(
-            f"{path}: {error}", hint="the how-to on configuration lists what it may say"
+            f"{path}: {error}", hint="the how-to on configuration lists all settings"
         ) from error
 
 
 def _refuse_unknown(document: dict[str, Any]) -> None:
-    """See that nothing was misspelt: what is not known would silently not hold."""
+    """Refuse unknown sections and keys: a misspelt setting would silently not apply."""
     sections = attrs.fields_dict(Settings)
     for name, values in document.items():
         if name not in sections or not isinstance(values, dict):

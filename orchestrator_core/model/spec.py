@@ -1,9 +1,8 @@
 """
-What is asked for when an agent is deployed.
+The specification of an agent to deploy.
 
-A spec is checked as far as it can be before anything is taken: a command that
-does not exist, a directory that is not there, a NUL in an argument never get
-as far as a session.
+A spec is checked as far as possible before anything is created. A command that does not
+exist, a missing directory or a NUL in an argument never gets as far as a session.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ if TYPE_CHECKING:
     from orchestrator_core.presets.gemini import gemini as _gemini
     from orchestrator_core.presets.shell import shell as _shell
 
-#: For which there is a way to make a spec, below, and a way to read what they write.
+#: Each has a constructor of specs, below, and a parser of its output.
 PRESETS = ("claude", "codex", "gemini", "shell")
 
-#: What is replaced in every agent's command; steps of a deployment may provide more.
+#: Replaced in every agent's command; extra steps may provide more.
 PLACEHOLDERS = ("prompt_file", "agent_id", "task_id", "workspace")
 _PLACEHOLDER = re.compile(rf"\{{({'|'.join(PLACEHOLDERS)})\}}")
 _ANY_PLACEHOLDER = re.compile(r"\{[a-z][a-z0-9_]*\}")
@@ -48,14 +47,14 @@ def _path_of(path: str | os.PathLike[str] | None) -> str | None:
 def _argv_of(command: Iterable[str]) -> tuple[str, ...]:
     if isinstance(command, str):
         raise InvalidInput(
-            "the command is one string, and no shell is there to take it apart",
+            "the command is one string, and no shell splits it",
             hint='give an argv: ["claude", "-p", "…"]',
         )
     return tuple(command)
 
 
 class _Preset:
-    """A way to make a spec that is imported when it is first asked for."""
+    """A constructor of specs that is imported at its first use."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -73,28 +72,27 @@ class AgentSpec:
     *command* is an argv, never a shell string. In its arguments, exactly
     ``{prompt_file}``, ``{agent_id}``, ``{task_id}`` and ``{workspace}`` (the
     task's directory) are replaced; any other brace stays as it is. The agent
-    finds its prompt on standard input, unless *stdin* is False.
+    gets its prompt on standard input, unless *stdin* is False.
 
-    Its environment is that of the deploying process with *env* on top. *cwd*
-    is the deploying process's if it is None. Steps of a deployment may provide more of
-    all three: see :mod:`orchestrator_core.resources.provision`. An agent with a *deadline_s* is
-    ended when it has lived for so many seconds; one that has neither written nor
-    reported for *silent_after_s* is told of by a sweep. The same *key* never
-    deploys twice: while its agent lives, that agent is returned.
+    The agent's environment is that of the deploying process with *env* on top. If *cwd* is
+    None, it runs in the deploying process's directory. Extra steps may provide more of all
+    three: see :mod:`orchestrator_core.resources.provision`.
 
-    It ends with its *parent*, an agent of the same task. None is the agent that
-    the deploying process is inside of, if that is of the same task; else, and
-    where "orchestrator" is given, it belongs to nobody and lives on by itself.
-    Whoever its parent is, an agent is one deeper than the one that deploys it,
-    so that no depth is saved by naming another.
+    An agent is ended after *deadline_s* seconds. A sweep reports an agent that has neither
+    written nor reported for *silent_after_s* seconds. The same *key* never deploys twice:
+    while the key's agent runs, a deployment returns that agent.
 
-    ``AgentSpec.claude``, ``.codex``, ``.gemini`` and ``.shell`` make specs for those,
-    with the right command; see :mod:`orchestrator_core.presets`. *preset* says whose
-    stream the command writes, so that its result can be read: for a command of your
-    own that writes what one of them does.
+    The agent ends with its *parent*, an agent of the same task. None means the agent that
+    the deploying process runs in, if that is of the same task. Otherwise, and with
+    "orchestrator", the agent has no parent. An agent is always one deeper than the agent
+    that deploys it, whatever its parent is.
+
+    ``AgentSpec.claude``, ``.codex``, ``.gemini`` and ``.shell`` make specs for those tools,
+    with the right command; see :mod:`orchestrator_core.presets`. *preset* names the tool
+    whose output format the command writes, so that its result can be read.
 
     Raises:
-        InvalidInput: A value that no agent could be run with.
+        InvalidInput: No agent could run with one of the values.
     """
 
     type: str
@@ -123,12 +121,8 @@ class AgentSpec:
             check_id("parent", self.parent)
         if self.key is not None:
             check_id("key", self.key)
-        if self.deadline_s is not None and not 0 < self.deadline_s < math.inf:
-            raise InvalidInput(
-                f"a deadline of {self.deadline_s} s is over before it begins, or never comes"
-            )
-        if self.silent_after_s is not None and not 0 < self.silent_after_s < math.inf:
-            raise InvalidInput(f"a silence of {self.silent_after_s} s is none, or never over")
+        _check_seconds("deadline_s", self.deadline_s)
+        _check_seconds("silent_after_s", self.silent_after_s)
         if self.preset is not None and self.preset not in PRESETS:
             raise InvalidInput(
                 f"{self.preset!r:.80} is no preset", hint=f"use one of: {', '.join(PRESETS)}"
@@ -147,7 +141,7 @@ class AgentSpec:
         )
 
     def environment(self, own: Mapping[str, str]) -> dict[str, str]:
-        """Return the agent's whole environment; *own* is what tells it who it is."""
+        """Return the agent's whole environment; *own* are the variables that identify it."""
         inherited = os.environ.copy()
         for name in RESERVED_ENV | HIDDEN_ENV:
             inherited.pop(name, None)
@@ -155,10 +149,10 @@ class AgentSpec:
 
     def directory(self) -> Path:
         """
-        Return the directory it will run in, absolute.
+        Return the absolute path of the directory that the agent will run in.
 
         Raises:
-            InvalidInput: It is not a directory that can be entered.
+            InvalidInput: It is not a directory, or cannot be entered.
         """
         path = Path(self.cwd or ".").absolute()
         if not path.is_dir():
@@ -169,49 +163,55 @@ class AgentSpec:
 
     def program(self, *, provided: bool = False) -> str:
         """
-        Return the file that its command runs, as the agent's own PATH finds it.
+        Return the file that the command runs, as the agent's own PATH finds it.
 
-        With *provided*, steps before it say where it runs, or where its program is.
+        With *provided*, steps may provide the agent's directory or its program. What
+        they may provide is not checked yet.
 
         Raises:
-            InvalidInput: There is none, or it is not executable.
+            InvalidInput: The file does not exist, or is not executable.
         """
         name = self.command[0]
         if _PLACEHOLDER.search(name):
-            return name  # Known only when the agent has an id.
+            return name  # Known once the agent has an id.
         if provided and (_ANY_PLACEHOLDER.search(name) or (os.sep in name and self.cwd is None)):
-            return name  # Known only when they have been done.
+            return name  # Known once the steps are done.
         path = self.env.get("PATH", os.environ.get("PATH", os.defpath))
         if os.sep in name:
             found = shutil.which(str(self.directory() / name))
         else:
-            found = shutil.which(name, path=self._from_its_directory(path))
+            found = shutil.which(name, path=self._absolute_path_list(path))
         if found is None:
             raise InvalidInput(
                 f"the agent's command {name!r} is not there, or not executable",
                 hint=f"looked for it in {self.directory() if os.sep in name else path}"
-                + self._install(),
+                + self._install_hint(),
             )
         return found
 
-    def _from_its_directory(self, path: str) -> str:
-        """Return a PATH whose relative places are those that the agent would find."""
-        places = path.split(os.pathsep)
-        if all(place.startswith(os.sep) for place in places):
+    def _absolute_path_list(self, path: str) -> str:
+        """Return a PATH whose relative directories are anchored at the agent's directory."""
+        directories = path.split(os.pathsep)
+        if all(each.startswith(os.sep) for each in directories):
             return path
         here = self.directory()
-        return os.pathsep.join([str(here / place) for place in places])
+        return os.pathsep.join([str(here / each) for each in directories])
 
-    def _install(self) -> str:
-        """Return how one comes by the preset's program, if that is what it runs."""
+    def _install_hint(self) -> str:
+        """Return how to install the preset's program, if the command is that program."""
         program = PROGRAMS.get(self.preset or "")
         is_it = program is not None and program.name == self.command[0]
         return f"; if it is not installed: {program.install}" if program and is_it else ""
 
 
+def _check_seconds(name: str, value: float | None) -> None:
+    if value is not None and not 0 < value < math.inf:
+        raise InvalidInput(f"{name} must be a finite number greater than 0, not {value}")
+
+
 def _check_prompt(prompt: str) -> None:
     if not prompt.strip():
-        raise InvalidInput("the prompt is empty", hint="say what the agent is to do")
+        raise InvalidInput("the prompt is empty", hint="write what the agent is to do")
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
@@ -223,13 +223,13 @@ def _check_argv(command: tuple[object, ...]) -> None:
         raise InvalidInput("the command is empty", hint='give an argv: ["claude", "-p", "…"]')
     for argument in command:
         if not isinstance(argument, str) or "\0" in argument:
-            raise InvalidInput(f"an argument that no program can be given: {argument!r:.80}")
+            raise InvalidInput(f"an argument must be text without NUL, not {argument!r:.80}")
 
 
 def _check_env(env: Mapping[str, str]) -> None:
     for name, value in env.items():
-        # The value is a secret, perhaps: an error never shows it.
+        # The value may be a secret: an error never shows it.
         if not name or {"=", "\0"} & set(name) or "\0" in value:
             raise InvalidInput(f"the environment variable {name!r:.80} cannot be passed on")
         if name in RESERVED_ENV:
-            raise InvalidInput(f"{name} tells an agent who it is, and is not a spec's to set")
+            raise InvalidInput(f"{name} identifies an agent; a spec cannot set it")

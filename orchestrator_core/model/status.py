@@ -1,4 +1,4 @@
-"""What an agent's record says that it is up to, and which of that is an end."""
+"""The statuses of agents, and which of them are final."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from orchestrator_core.exceptions import InvalidInput
 
 
 class Status(enum.Enum):
-    """What an agent is up to, in its record."""
+    """An agent's status, as its record has it."""
 
     RUNNING = "running"
     WORKING = "working"
@@ -20,7 +20,7 @@ class Status(enum.Enum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether its life is over."""
+        """Whether the status is final."""
         return not TRANSITIONS[self]
 
 
@@ -30,15 +30,15 @@ TERMINAL = frozenset(Status) - ACTIVE
 TRANSITIONS: dict[Status, frozenset[Status]] = {
     status: frozenset(Status) if status in ACTIVE else frozenset() for status in Status
 }
-"""What may follow each status: anything an active one, nothing a terminal one."""
+"""What may follow each status: any status after an active one, none after a terminal one."""
 
 
 def parse_status(value: str) -> Status:
     """
-    Return the status called *value*.
+    Return the status with the name *value*.
 
     Raises:
-        InvalidInput: There is none.
+        InvalidInput: No status has this name.
     """
     try:
         return Status(value)
@@ -49,12 +49,12 @@ def parse_status(value: str) -> Status:
 
 def is_active(value: object) -> bool:
     """
-    Tell whether a record's status, ours or the old system's, is one of the living.
+    Return whether a record's status is active. The old system's statuses count, too.
 
-    The old system took any text for one; what is not known to be an end is none.
+    The old system accepted any text, so every value that is not known as final is active.
     """
     return not (isinstance(value, str) and value.lower() in _TERMINAL_VALUES)
 
 
-#: The old system's terminal statuses among them: `orchestrator_core` never writes those two.
+#: With the old system's two final statuses, which this package never writes.
 _TERMINAL_VALUES = {status.value for status in TERMINAL} | {"killed", "phase_completed"}

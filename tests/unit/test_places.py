@@ -235,7 +235,7 @@ def _own_places(short_tmp, monkeypatch):
     """Private directories outside the root, but below the test's own."""
     monkeypatch.setattr(
         layout,
-        "_candidates",
+        "_socket_candidates",
         lambda root, root_id: iter(
             [root / "tmux.sock", short_tmp / "p1" / f"{root_id}.s", short_tmp / "p2" / "sock"]
         ),

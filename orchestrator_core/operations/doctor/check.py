@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import attrs
 
 from orchestrator_core.exceptions import OrchestratorError
-from orchestrator_core.model.layout import Layout, RootRecord, read_root_file
+from orchestrator_core.model.layout import Layout, Root, read_root_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -140,7 +140,7 @@ class Environment:
         return Layout(self.root)
 
     @cached_property
-    def root_record(self) -> RootRecord | OrchestratorError | None:
+    def root_record(self) -> Root | OrchestratorError | None:
         """The id and the socket of the root; the error of ``root.json``; None if it is unused."""
         if self.layout is None:
             return None
@@ -152,4 +152,4 @@ class Environment:
     @property
     def socket(self) -> Path | None:
         """The socket of the root's tmux server, if it is known."""
-        return self.root_record.tmux_socket if isinstance(self.root_record, RootRecord) else None
+        return self.root_record.tmux_socket if isinstance(self.root_record, Root) else None
