@@ -1,15 +1,14 @@
 """
-A fake world to test deployments in: sessions, processes and time, none of them real.
+A fake world for tests of deployments: fake sessions, fake processes, virtual time.
 
 ::
 
     fake = FakeTerminal(agents={"crashes": Exits(3, after_s=0.2)}, default=Runs())
     orch = Orchestrator(root, terminal=fake, processes=fake.processes)
 
-The fake is honest: it plays the supervisor on the **real files** (journal,
-launch, log, events, exit), and the contract suite holds it and real tmux to the
-same tests. Only time is virtual: waiting costs nothing, and brings what is
-scripted for the time waited.
+The fake supervisor works on the **real files** (journal, launch, log, events, exit), and the
+contract tests run on the fake and on real tmux. Time is virtual: a wait takes no real time, and
+runs the events that are scheduled for the time waited.
 """
 
 from orchestrator_core.testing.crashes import CrashPoint, CrashPoints

@@ -1,5 +1,5 @@
 """
-Kill your own code at every effect it has, and see what recovery makes of it.
+Crash points: kill code under test at each of its effects, recover, and check the result.
 
 ::
 
@@ -7,7 +7,7 @@ Kill your own code at every effect it has, and see what recovery makes of it.
         task = orch.create_task("Find the slow query")
         orch.deploy(task.id, AgentSpec(type="worker", prompt="…", command=["claude", "-p"]))
 
-    CrashPoints()(hand_out, then=lambda orch: ...)  # 90 crashes, each in a world of its own
+    CrashPoints()(hand_out, then=lambda orch: ...)  # 90 crashes, each in a new world
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
     from orchestrator_core.testing.fake_terminal import FakeTerminal
 
-_A_WHILE_S = 60.0  #: Of virtual time, in which whoever has something left to do does it.
+_SETTLE_S = 60.0  #: Virtual time for everything that is still scheduled.
 
 
 @attrs.frozen
 class CrashPoint:
-    """One instant of some code: right before or after one of its effects."""
+    """One instant of the code under test: right before or after one of its effects."""
 
-    number: int  #: Of the effect, counted from 0.
+    number: int  #: The number of the effect, from 0.
     when: str  #: "before" or "after".
-    effect: str  #: In words.
+    effect: str  #: The call, and the last part of its path.
 
     def __str__(self) -> str:
         return f"{self.when} effect {self.number} ({self.effect})"
@@ -43,9 +43,9 @@ class CrashPoint:
 
 class CrashPoints:
     """
-    Kills code at every effect it has, and recovers; each time in a world of its own.
+    Kills the code under test at each of its effects, and recovers, each time in a new world.
 
-    Agents live by the scripts of *terminal*, as they are when this is called.
+    Agents follow the scripts that *terminal* has at the time of the call.
     """
 
     def __init__(self, terminal: FakeTerminal | None = None) -> None:
@@ -60,51 +60,53 @@ class CrashPoints:
         at_most: int | None = None,
     ) -> list[CrashPoint]:
         """
-        Let *act* die at each of its effects, and return at which it did.
+        Kill *act* at each of its effects; return the points at which it was killed.
 
-        *act* is called with an orchestrator, dies, and leaves what it has done so far.
-        The root is then opened anew, which recovers it, and *then* is called with that
-        orchestrator, to assert what has to hold however far *act* came; once also for an
-        *act* that was not killed. After that all agents are ended, and nothing may be
-        left. What *prepare*, called first, returns is given to both as well. With
-        *at_most*, so many points are tried, evenly spread.
+        For each point, in a new world:
 
-        *act* has to do the same each time, and to leave no threads behind.
+        1. *prepare* is called with an orchestrator; the other two get its result as well.
+        2. *act* is called with the orchestrator, and killed.
+        3. The root is opened again, which recovers it. *then* is called with the new
+           orchestrator, and asserts what has to hold wherever *act* was killed.
+        4. All agents are ended, and nothing may be left.
+
+        One more run does not kill *act*. With *at_most*, that many evenly spaced points are
+        tried. *act* must have the same effects each time, and leave no threads behind.
 
         Raises:
-            AssertionError: Something was left; or what *then* has raised. A note of
-                the exception says where *act* was killed.
+            AssertionError: Something was left, or *then* raised it. A note names the point at
+                which *act* was killed.
         """
         scenario = _Scenario(act, then, prepare)
         points = evenly_spaced(self._points(scenario), at_most)
         return [point for point in points if self._survives(scenario, point)]
 
     def _points(self, scenario: _Scenario) -> list[CrashPoint]:
-        """Return all instants that differ, from a run in which nobody dies."""
-        with _noted("nobody was killed"), self._scene() as scene:
-            nobody = CrashAt(scene.terminal, -1)
+        """Return all distinct instants, from a run without a crash."""
+        with _with_note("not killed"), self._scene() as scene:
+            effects = CrashAt(scene.terminal, -1)
             orch, given = scenario.begin(scene)
-            with nobody:
+            with effects:
                 scenario.act(orch, *given)
             scenario.end(scene, given)
-        names, last = nobody.names, len(nobody.names) - 1
+        names, last = effects.names, len(effects.names) - 1
         points = []
         for number, name in enumerate(names):
             points.append(CrashPoint(number, "before", name))
-            # Nothing happens between two effects, except to the content of file objects.
+            # After one effect is before the next, except for the buffer of a file object.
             if number == last or name.startswith(OPEN_FILE):
                 points.append(CrashPoint(number, "after", name))
         return points
 
     def _survives(self, scenario: _Scenario, point: CrashPoint) -> bool:
-        """Kill at *point* and recover; False if it did not come to that."""
-        with _noted(f"killed {point}, and recovered"), self._scene() as scene:
-            death = CrashAt(scene.terminal, point.number, point.when)
+        """Kill at *point* and recover; return False if *act* did not get there."""
+        with _with_note(f"killed {point}, and recovered"), self._scene() as scene:
+            crash = CrashAt(scene.terminal, point.number, point.when)
             orch, given = scenario.begin(scene)
-            with death, contextlib.suppress(CrashedError):
-                _until(death, scenario.act, orch, *given)
+            with crash, contextlib.suppress(CrashedError):
+                _run(crash, scenario.act, orch, *given)
             scenario.end(scene, given)
-        return death.crashed
+        return crash.crashed
 
     def _scene(self) -> Scene:
         if self._terminal is None:
@@ -113,7 +115,7 @@ class CrashPoints:
 
 
 @contextlib.contextmanager
-def _noted(note: str) -> Iterator[None]:
+def _with_note(note: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
@@ -121,18 +123,18 @@ def _noted(note: str) -> Iterator[None]:
         raise
 
 
-def _until(death: CrashAt, act: Callable[..., object], *args: object) -> None:
-    """Act; what a dead man raises is heard by nobody."""
+def _run(crash: CrashAt, act: Callable[..., object], *args: object) -> None:
+    """Run *act*; ignore what it raises after the crash."""
     try:
         act(*args)
     except Exception:
-        if not death.crashed:
+        if not crash.crashed:
             raise
 
 
 @attrs.frozen
 class _Scenario:
-    """What is tried: what comes before, the code itself, and what has to hold afterwards."""
+    """The code under test, with what comes before it and what has to hold afterwards."""
 
     act: Callable[..., object]
     then: Callable[..., object] | None
@@ -143,22 +145,22 @@ class _Scenario:
         return orch, () if self.prepare is None else (self.prepare(orch),)
 
     def end(self, scene: Scene, given: Sequence[object]) -> None:
-        """Recover, ask what has to hold, end everyone, and insist that nothing is left."""
+        """Recover, check what has to hold, end all agents, and check that nothing is left."""
         orch = scene.orchestrator()
         if self.then is not None:
             self.then(orch, *given)
         for agent in orch.agents(status="active"):
             orch.terminate(agent.id, reason="the test is over")
         orch.recover(force=True)
-        orch.create_task("the next one")  # It clears away what is left of one half made.
-        scene.terminal.pass_time(_A_WHILE_S)
+        orch.create_task("the next one")  # Removes the rest of an unfinished one.
+        scene.terminal.pass_time(_SETTLE_S)
         left = [*leaks(orch), *map(repr, scene.terminal.errors)]
         if left:
             raise AssertionError("\n".join(["left behind:", *left]))
 
 
 def evenly_spaced(points: list[CrashPoint], at_most: int | None) -> list[CrashPoint]:
-    """Return *at_most* of them, evenly spread, the first and the last included."""
+    """Return *at_most* of *points*, evenly spaced, the first and the last included."""
     if at_most is None or len(points) <= at_most:
         return points
     last, gaps = len(points) - 1, max(at_most - 1, 1)

@@ -1,15 +1,13 @@
 """
-Every effect that a piece of code has, counted; and its death before or after any of them.
+The effects of code under test: counted, and a crash before or after any of them.
 
-An effect is a call that changes something which outlives the caller: a write, a
-rename, a file opened to be written, a signal, a program started, a session asked
-for. It is seen where Python's own library makes it: in :mod:`os`, :func:`open`,
-:mod:`subprocess`, :mod:`signal`; what an extension does by itself is not seen.
+An effect is a call that changes something outside the caller: a write, a rename, a file
+opened for writing, a signal, a started program, a call of a fake world. Calls of :mod:`os`,
+:func:`open`, :mod:`subprocess` and :mod:`signal` are seen; calls inside an extension are not.
 
-A fake world lives in the memory of the process that is tried, so that process
-cannot really be killed. :class:`CrashAt` comes to the same: from one effect on, none
-happens any more, whatever ``except`` and ``finally`` have in mind; files that were
-open for writing keep what had reached them, and locks are let go.
+A fake world is in the memory of the process under test, so that process cannot be killed.
+:class:`CrashAt` has the same result: from one effect on, no effect happens, whatever ``except``
+and ``finally`` do. Files keep what was written to them, without buffers, and locks are released.
 """
 
 from __future__ import annotations
@@ -27,10 +25,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from types import ModuleType, TracebackType
 
     from orchestrator_core.testing.fake_terminal import FakeTerminal
+    from orchestrator_core.testing.fake_world import FakeWorld
 
 T = TypeVar("T")
 _File = tuple[int, int]  #: Device and inode.
@@ -48,42 +47,36 @@ _CALLS: dict[ModuleType, tuple[str, ...]] = {
 if sys.platform == "linux":
     _CALLS[signal] = ("pidfd_send_signal",)
 
-#: What an orchestrator asks of a fake world that changes it, or asks who is alive.
+#: The calls of a fake world that change it, or ask for living processes.
 FAKE_CALLS = frozenset(
     {
-        *("start", "kill", "inspect", "sessions"),
-        *(
-            "processes.terminate_all",
-            "processes.signal",
-            "processes.identify",
-            "processes.is_alive",
-        ),
+        *("start", "kill", "inspect", "sessions", "processes.terminate_all"),
+        *("processes.signal", "processes.identify", "processes.is_alive"),
     }
 )
 
-OPEN_FILE = "open()"  #: What opening a file object is called; what it is then fed is not seen.
+OPEN_FILE = "open()"  #: The call that opens a file object. Later writes to it are not seen.
 
 
 class Effects:
     """
-    Stands, while it is entered, between code and what it does.
+    Counts the effects of the code under test, while it is entered.
 
-    Subclasses decide in :meth:`on_effect` what comes of an effect. With a *terminal*, what is
-    asked of that counts as well; what its world does on behalf of others does not, nor
-    does what threads do that were there before.
+    Subclasses override :meth:`on_effect`, which may raise. With a *terminal*, calls of its world
+    are effects, too. Calls by the world itself, and by threads that were there before, are none.
     """
 
     def __init__(self, terminal: FakeTerminal | None = None) -> None:
-        self.names: list[str] = []  #: What has been begun so far, in order.
-        self._world = None if terminal is None else terminal._world  # noqa: SLF001 - its own kin
-        self._saved: list[tuple[Any, str, Any]] = []
+        self.names: list[str] = []  #: The effects so far, in order.
+        self._world = None if terminal is None else terminal._world  # noqa: SLF001 - same package
+        self._patches = contextlib.ExitStack()
         self._other_threads: set[int | None] = set()
 
     def on_effect(self, number: int, name: str, when: str) -> None:
-        """Let effect *number* happen; or raise. *when* is "before" or "after"."""
+        """Let effect *number* happen, or raise. *when* is "before" or "after"."""
 
     def is_under_test(self) -> bool:
-        """Tell whether the calling code is what is tried."""
+        """Return whether the caller is the code under test."""
         if threading.get_ident() in self._other_threads:
             return False
         return self._world is None or not self._world.is_world_call()
@@ -96,7 +89,7 @@ class Effects:
                 self._wrap(module, name)
         self._wrap(subprocess.Popen, "__init__", label="Popen")
         if self._world is not None:
-            self._wrap_fake()
+            self._wrap_fake(self._world)
         return self
 
     def __exit__(
@@ -105,12 +98,10 @@ class Effects:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        while self._saved:
-            place, name, original = self._saved.pop()
-            setattr(place, name, original)
+        self._patches.close()
 
     def _replace(self, place: Any, name: str, stand_in: object) -> None:  # noqa: ANN401 - a module, a class
-        self._saved.append((place, name, getattr(place, name)))
+        self._patches.callback(setattr, place, name, getattr(place, name))
         setattr(place, name, stand_in)
 
     def _wrap(self, place: Any, name: str, label: str = "") -> None:  # noqa: ANN401 - as above
@@ -121,62 +112,52 @@ class Effects:
             if not self.is_under_test():
                 return original(*args, **how)
             if name != "open":
-                effect = _describe(label or name, args)
-                return self.run_effect(effect, lambda: original(*args, **how))
+                with self.effect(_describe(label or name, args)):
+                    return original(*args, **how)
             if not (_may_create_file if is_file else _may_create)(args, how):
                 return self.track_open(original(*args, **how))
-            effect = _describe(OPEN_FILE if is_file else name, args)
-            return self.run_effect(effect, lambda: self.track_open(original(*args, **how)))
+            with self.effect(_describe(OPEN_FILE if is_file else name, args)):
+                return self.track_open(original(*args, **how))
 
         self._replace(place, name, call)
 
-    def _wrap_fake(self) -> None:
-        world = self._world
-        assert world is not None, "there is a world to wrap"  # noqa: S101 - seen by our caller
+    def _wrap_fake(self, world: FakeWorld) -> None:
         call = world.call
 
         @contextlib.contextmanager
         def counted(name: str) -> Iterator[None]:
-            if name not in FAKE_CALLS or not self.is_under_test():
-                with call(name):
-                    yield
-                return
-            number = self._begin(name)
-            with call(name):
+            is_effect = name in FAKE_CALLS and self.is_under_test()
+            with self.effect(name) if is_effect else contextlib.nullcontext(), call(name):
                 yield
-            self.on_effect(number, name, "after")
 
         self._replace(world, "call", counted)
 
     def track_open(self, result: T) -> T:
-        """See what has been opened: a file, or a descriptor."""
+        """Return *result*, a file or a descriptor that the code under test has opened."""
         return result
 
-    def run_effect(self, name: str, act: Callable[[], T]) -> T:
-        """Carry out one effect, if it is let happen."""
-        number = self._begin(name)
+    @contextlib.contextmanager
+    def effect(self, name: str) -> Iterator[None]:
+        """Count the block as one effect, and call :meth:`on_effect` before and after it."""
+        number = len(self.names)
+        self.names.append(name)
+        self.on_effect(number, name, "before")
         try:
-            return act()
+            yield
         finally:
             self.on_effect(number, name, "after")
 
-    def _begin(self, name: str) -> int:
-        self.names.append(name)
-        number = len(self.names) - 1
-        self.on_effect(number, name, "before")
-        return number
-
 
 class CrashedError(BaseException):
-    """Raised at every effect of code that is dead; none of them happens."""
+    """Raised instead of every effect after the crash."""
 
 
 class CrashAt(Effects):
     """
-    CrashAt before or after effect *number*; never, if that is negative.
+    A crash before or after effect *number*; none if the number is negative.
 
     Attributes:
-        crashed: Whether it came to that.
+        crashed: Whether the crash has happened.
     """
 
     def __init__(self, terminal: FakeTerminal | None, number: int, when: str = "before") -> None:
@@ -185,35 +166,39 @@ class CrashAt(Effects):
         self._point = (number, when)
         self._fds: dict[int, _File] = {}
         self._files: list[io.IOBase] = []
-        self._close = os.close
 
     def on_effect(self, number: int, _name: str, when: str) -> None:
-        """Die, or be dead."""
+        """Crash, or raise because the crash has happened."""
         if not self.crashed and (number, when) == self._point:
             self._crash()
         if self.crashed:
             raise CrashedError
 
-    def run_effect(self, name: str, act: Callable[[], T]) -> T:
-        """Carry out one effect, if we live. The kernel unlocks for the dead."""
-        return act() if name.startswith("flock") else super().run_effect(name, act)
+    @contextlib.contextmanager
+    def effect(self, name: str) -> Iterator[None]:
+        """Do the same, but for locks: the kernel releases those of a dead process."""
+        if name.startswith("flock"):
+            yield
+        else:
+            with super().effect(name):
+                yield
 
     def track_open(self, result: T) -> T:
-        """Remember what is to be closed by the kernel at our death."""
+        """Remember what the kernel would close after the crash."""
         if isinstance(result, io.IOBase):
             self._files.append(result)
-            self._fds.pop(result.fileno(), None)  # Whose it was, it is the file's now.
+            self._fds.pop(result.fileno(), None)  # The file object closes it.
         elif isinstance(result, int):
             self._fds[result] = _file(result)
         return result
 
     def __enter__(self) -> Self:
         super().__enter__()
-        self._close = closer = os.close
+        close = os.close
 
         def closed(fd: int) -> None:
             self._fds.pop(fd, None)
-            closer(fd)
+            close(fd)
 
         self._replace(os, "close", closed)
         return self
@@ -224,26 +209,24 @@ class CrashAt(Effects):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take our hands off; if we died, close what we had open."""
+        """Restore all calls; after a crash, close what was open."""
         super().__exit__(kind, error, trace)
         for fd, file in self._fds.items() if self.crashed else ():
             with contextlib.suppress(OSError):
-                if _file(fd) == file:  # Not closed behind our back, and another's by now.
+                if _file(fd) == file:  # The number may belong to another file by now.
                     os.close(fd)
         for opened in self._files if self.crashed else ():
             with contextlib.suppress(OSError, ValueError):
                 opened.close()
 
     def _crash(self) -> None:
-        """Let nothing that is still in a file's buffer get any further."""
+        """Redirect all open files to nowhere, so that no buffer is written any more."""
         self.crashed = True
-        nowhere = next(real for place, name, real in self._saved if (place, name) == (os, "open"))(
-            os.devnull, os.O_RDWR
-        )
+        nowhere = os.open(os.devnull, os.O_RDWR)
         for file in self._files:
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(nowhere, file.fileno(), inheritable=False)
-        self._close(nowhere)
+        os.close(nowhere)
 
 
 def _file(fd: int) -> _File:
@@ -252,23 +235,23 @@ def _file(fd: int) -> _File:
 
 
 def _may_create(args: tuple[Any, ...], how: dict[str, Any]) -> bool:
-    """Tell whether a call of :func:`os.open` may make or empty a file."""
+    """Return whether a call of :func:`os.open` may create or empty a file."""
     flags = args[1] if len(args) > 1 else how.get("flags", 0)
     return bool(flags & (os.O_CREAT | os.O_TRUNC))
 
 
 def _may_create_file(args: tuple[Any, ...], how: dict[str, Any]) -> bool:
-    """Tell whether a call of :func:`open` may; a descriptor is open already."""
+    """Return whether a call of :func:`open` may; with a descriptor it does not."""
     file = args[0] if args else how.get("file")
     mode = args[1] if len(args) > 1 else how.get("mode", "r")
     return not isinstance(file, int) and bool(set(mode) & set("wax+"))
 
 
 def _describe(name: str, args: tuple[Any, ...]) -> str:
-    """Return an effect in words: the call, and the last part of its path."""
+    """Return the name of an effect: the call, and the last part of its path."""
     paths = [os.fspath(arg) for arg in args if isinstance(arg, str | os.PathLike)]
     if name in {"open", OPEN_FILE}:
-        paths = paths[:1]  # Not the mode.
+        paths = paths[:1]  # Without the mode.
     commands = [arg[0] for arg in args if isinstance(arg, list | tuple) and arg]
     if name == "Popen" and commands:
         paths = [os.fspath(commands[0])]

@@ -1,4 +1,4 @@
-"""The real files of a fake supervisor: the journal it waits for, and what it leaves behind."""
+"""The real files of a fake supervisor: the journal that it waits for, and its exit record."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 class FakeJournal:
-    """The journal, held open as the supervisor holds it: it stays the same when it is renamed."""
+    """The journal, held open as by the real supervisor: a rename does not affect it."""
 
     def __init__(self) -> None:
         self._fd: int | None = None
         self._path: str | None = None
 
     def open(self, path: str) -> None:
-        """Open it, once; whatever becomes of its name, this is the journal."""
+        """Open the journal."""
         self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._path = path
 
     def is_free(self) -> bool:
-        """Tell whether nobody holds the agent's lock, now."""
+        """Return whether the agent's lock is free now."""
         if self._fd is None:
             return True
         try:
@@ -38,38 +38,38 @@ class FakeJournal:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
         return True
 
-    def ask(self, what: Callable[[int], bool]) -> bool:
-        """Ask one of the gate's questions of it."""
-        return self._fd is not None and what(self._fd)
+    def ask(self, question: Callable[[int], bool]) -> bool:
+        """Return the answer of a function of the gate about the open journal."""
+        return self._fd is not None and question(self._fd)
 
-    def ask_by_path(self, what: Callable[[int, str | None], bool]) -> bool:
-        """Ask the same of it, and of what is at its path by now."""
-        return self._fd is not None and what(self._fd, self._path)
+    def ask_by_path(self, question: Callable[[int, str | None], bool]) -> bool:
+        """Return the answer about the open journal and the file at its path."""
+        return self._fd is not None and question(self._fd, self._path)
 
     def close(self) -> None:
-        """Leave no descriptor open. Idempotent."""
+        """Close the descriptor. Idempotent."""
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
 
-    __del__ = close  # A world that a test has dropped must not keep descriptors.
+    __del__ = close  # A fake that a test drops must not leak descriptors.
 
 
 class FakeExitRecorder(ExitRecorder):
     """
-    The real witness, of processes that ``/proc`` does not know.
+    The real exit recorder, for processes that are not in ``/proc``.
 
     Attributes:
-        silent: Whether the next word follows in the same instant, so that this one is not written.
+        silent: Whether to skip a record because the next one follows at the same instant.
     """
 
-    def __init__(self, told: Launch, boot_id: str) -> None:
-        super().__init__(told.exit_file, told.events)
+    def __init__(self, config: Launch, boot_id: str) -> None:
+        super().__init__(config.exit_file, config.events)
         self.silent = False
         self._boot_id = boot_id
 
     def record_start(self, agent: FakeProcess) -> None:
-        """Tell that the agent runs, and who it is, as ``started`` does of a real one."""
+        """Write the start record of the agent, as ``started`` does for a real one."""
         self._write_start_record(agent.pid, agent.started, self._boot_id, in_cgroup=False)
 
     def _write(self, *, tree_empty: bool, forced: bool) -> None:
@@ -77,7 +77,7 @@ class FakeExitRecorder(ExitRecorder):
             super()._write(tree_empty=tree_empty, forced=forced)
 
     def close(self) -> None:
-        """Leave no descriptor open. Idempotent."""
+        """Close the descriptor. Idempotent."""
         fd, self._events = self._events, None
         if fd is not None:
             os.close(fd)

@@ -1,10 +1,9 @@
 """
-The fake world: processes, sessions, a clock that jumps, and an agenda.
+The fake world: processes, sessions, a virtual clock, and a schedule of events.
 
-Nothing happens by itself. Whoever asks the world something first lets it catch
-up (:meth:`FakeWorld.advance`): what is due on the agenda happens, and whoever stands
-at a gate, or waits for a lock, tries again. Waiting (:meth:`FakeWorld.wait`) moves
-the clock to the next thing due, and never sleeps.
+The world changes only when it is called. Each call first runs :meth:`FakeWorld.advance`: the
+events that are due happen, and each process that waits at a gate or for a lock tries again.
+:meth:`FakeWorld.wait` moves the clock to the next event, and never sleeps.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# Above the largest pid that Linux can give: a real kill() finds nobody.
+# Above the largest pid on Linux: a real kill() finds no process.
 _FIRST_PID = 5_000_001
 _HARMLESS = (0, signal.SIGCONT, signal.SIGSTOP, signal.SIGTSTP, signal.SIGCHLD, signal.SIGWINCH)
 _POLITE = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -35,39 +34,39 @@ class FakeProcess:
     pid: int
     started: int
     name: str
-    cookie: str | None = None  #: What its environment has as ORCHESTRATOR_COOKIE.
-    parent: FakeProcess | None = None  #: None: adopted by init.
+    cookie: str | None = None  #: The value of ORCHESTRATOR_COOKIE in its environment.
+    parent: FakeProcess | None = None  #: None means init.
     ignores_term: bool = False
     unkillable: bool = False
     alive: bool = True
-    code: int | None = None  #: Its exit code, when it has exited.
-    died_of: int | None = None  #: The signal that ended it, when one did.
+    code: int | None = None  #: Its exit code, if it has exited.
+    died_of: int | None = None  #: The signal that ended it, if one did.
     role: Role | None = attrs.field(default=None, repr=False)
 
     def is_below(self, ancestor: FakeProcess) -> bool:
-        """Tell whether this one descends from *ancestor*."""
+        """Return whether this process descends from *ancestor*."""
         return self.parent is not None and (
             self.parent is ancestor or self.parent.is_below(ancestor)
         )
 
 
 class Role(Protocol):
-    """A process that plays a part: it answers signals, and acts when the world moves on."""
+    """The behaviour of a process: it handles signals, and acts when the world advances."""
 
     def receive(self, signum: int) -> None:
-        """Get a signal other than SIGKILL."""
+        """Handle a signal other than SIGKILL."""
         ...
 
     def ended(self) -> None:
-        """Leave the stage: the process is dead."""
+        """Release what the role holds: the process is dead."""
         ...
 
     def step(self) -> bool:
-        """Do what can be done now; tell whether that was anything."""
+        """Do what can be done now; return whether anything was done."""
         ...
 
     def deferred_call(self) -> Callable[[], None] | None:
-        """Return what is to be done now without the world's lock, by code that is not ours."""
+        """Return a call to run now without the world's lock; None if there is none."""
         ...
 
 
@@ -88,7 +87,7 @@ class _Failure:
 
 
 class FakeWorld:
-    """Everything there is, behind one lock."""
+    """All processes, sessions and events, under one lock."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -100,11 +99,11 @@ class FakeWorld:
         self.processes: dict[int, FakeProcess] = {}
         self.errors: list[Exception] = []
         self.lock = threading.RLock()
-        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._schedule: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._pids = itertools.count(_FIRST_PID)
         self._failures: dict[str, list[_Failure]] = {}
-        self._here = threading.local()
+        self._local = threading.local()
 
     # --- processes -------------------------------------------------------------------
 
@@ -129,7 +128,7 @@ class FakeWorld:
     def mark_dead(
         self, process: FakeProcess, *, code: int | None = None, died_of: int | None = None
     ) -> None:
-        """Let a process be dead: its children are init's, its session goes with it."""
+        """End a process: its children become init's, and its session is removed."""
         if not process.alive:
             return
         process.alive = False
@@ -144,38 +143,38 @@ class FakeWorld:
             process.role.ended()
 
     def drop_session(self, session: FakeSession) -> None:
-        """Take a session away; what runs in it loses its terminal."""
+        """Remove a session; its process gets a SIGHUP."""
         del self.sessions[session.name]
         self.kill(session.process, signal.SIGHUP)
 
     @property
     def current_process(self) -> FakeProcess | None:
-        """The fake process that the calling thread plays; None: the orchestrator itself."""
-        return getattr(self._here, "process", None)
+        """The fake process that the calling thread acts as; None for the orchestrator."""
+        return getattr(self._local, "process", None)
 
     def is_world_call(self) -> bool:
-        """Tell whether what the calling thread does is the world's doing, or a supervisor's."""
+        """Return whether the calling thread acts for the world, or for a supervisor."""
         me = self.current_process
         owns: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition does
         return owns() or (me is not None and me.role is not None)
 
     @contextlib.contextmanager
     def as_process(self, process: FakeProcess | None) -> Iterator[None]:
-        """Let the calling thread play *process*."""
-        before, self._here.process = self.current_process, process
+        """Let the calling thread act as *process*."""
+        before, self._local.process = self.current_process, process
         try:
             yield
         finally:
-            self._here.process = before
+            self._local.process = before
 
     # --- time ----------------------------------------------------------------------
 
     def schedule(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Put something on the agenda."""
-        heapq.heappush(self._agenda, (self.now + delay_s, next(self._order), action))
+        """Schedule *action* for *delay_s* from now."""
+        heapq.heappush(self._schedule, (self.now + delay_s, next(self._order), action))
 
     def advance(self) -> None:
-        """Let everything happen that can happen now."""
+        """Run everything that can happen now."""
         while True:
             with self.lock:
                 moved = self._run_due()
@@ -189,7 +188,7 @@ class FakeWorld:
                 return
 
     def wait(self, until: Callable[[], bool], timeout_s: float) -> bool:
-        """Let time pass until *until* holds, at most *timeout_s*; tell whether it does."""
+        """Let time pass until *until* holds, at most *timeout_s*; return whether it does."""
         deadline = self.now + timeout_s
         while True:
             self.advance()
@@ -198,20 +197,20 @@ class FakeWorld:
             with self.lock:
                 if self.now >= deadline:
                     return False
-                due = self._agenda[0][0] if self._agenda else deadline
+                due = self._schedule[0][0] if self._schedule else deadline
                 self.now = max(self.now, min(due, deadline))
 
     def _run_due(self) -> bool:
         moved = False
-        while self._agenda and self._agenda[0][0] <= self.now:
-            heapq.heappop(self._agenda)[2]()
+        while self._schedule and self._schedule[0][0] <= self.now:
+            heapq.heappop(self._schedule)[2]()
             moved = True
         return moved
 
-    # --- misfortune ------------------------------------------------------------------
+    # --- failures ------------------------------------------------------------------
 
     def restart(self) -> None:
-        """Let the machine reboot: nobody is told, nothing is left."""
+        """Reboot the machine: all processes and sessions are gone, without a signal."""
         with self.lock:
             for process in self.processes.values():
                 process.alive = False
@@ -219,7 +218,7 @@ class FakeWorld:
                     process.role.ended()
             self.processes.clear()
             self.sessions.clear()
-            self._agenda.clear()
+            self._schedule.clear()
             self.server = None
             self.hung, self.refusal = False, ""
             self.boot_id = f"fake-boot-{next(self._pids)}"
@@ -231,19 +230,19 @@ class FakeWorld:
         self._failures.setdefault(call, []).append(_Failure(error, times, after))
 
     def mend(self) -> None:
-        """Forget all failures."""
+        """Remove all failures."""
         self._failures.clear()
 
     @contextlib.contextmanager
     def call(self, name: str) -> Iterator[None]:
-        """Let one call into the world happen, with the failures that were asked for."""
-        self._raise_if_asked(name, after=False)
+        """Run one call into the world, with the failures that were set for it."""
+        self._raise_failure(name, after=False)
         self.advance()
         with self.lock:
             yield
-        self._raise_if_asked(name, after=True)
+        self._raise_failure(name, after=True)
 
-    def _raise_if_asked(self, call: str, *, after: bool) -> None:
+    def _raise_failure(self, call: str, *, after: bool) -> None:
         if call not in self._failures:
             return
         with self.lock:
@@ -255,5 +254,5 @@ class FakeWorld:
         raise error("the fake was told to fail") if isinstance(error, type) else error
 
     def is_orchestrator(self, pid: int) -> bool:
-        """Tell whether *pid* is the real process we run in, which lives in this world, too."""
+        """Return whether *pid* is the real calling process, which is part of the world, too."""
         return pid == os.getpid()

@@ -1,4 +1,4 @@
-"""What is still there of a root's agents: for a test in which every one of them has ended."""
+"""Find what is left of a root's agents, for a test in which all of them have ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.orchestrator import Orchestrator
 
-#: The files of a root in which nobody lives, relative to it.
+#: The relative paths of the files in a root without agents.
 _KEPT = re.compile(
     r"[^/]+\.(json|toml|lock|sock)|[^/]+\.json\.lock|registry/.*|sagas/closed/.*"
     r"|TASK-[^/]+/(AGENT_REGISTRY\.json[^/]*|(archive|output)/.*)"
@@ -27,14 +27,14 @@ _KEPT = re.compile(
 
 def leaks(orch: Orchestrator) -> list[str]:
     """
-    Return a sentence for each thing of its agents that is there: none, if all have ended.
+    Return a sentence for each leftover of the root's agents; none, if all have ended.
 
-    A session, a process, a saga that is not closed, a file of theirs outside of the
-    archive; on real tmux and this machine's processes as well as on a fake.
+    A leftover is a session, a process, a saga that is not closed, or a file of an agent outside
+    the archive. Works on a fake, and on real tmux and processes.
     """
-    context = orch._context  # noqa: SLF001 - to be asked as it asks, without a word in between
-    looks = (_sagas, _sessions, _processes, _files)
-    return [sentence for look in looks for sentence in look(orch, context)]
+    context = orch._context  # noqa: SLF001 - the same terminal and processes
+    scans = (_sagas, _sessions, _processes, _files)
+    return [sentence for scan in scans for sentence in scan(orch, context)]
 
 
 def _sagas(orch: Orchestrator, context: RootContext) -> Iterator[str]:
@@ -64,20 +64,20 @@ def _files(_: Orchestrator, context: RootContext) -> Iterator[str]:
     root = context.layout.root
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
-        is_saga = path.parent == context.layout.sagas and path.suffix == ".jsonl"  # told of above
+        is_saga = path.parent == context.layout.sagas and path.suffix == ".jsonl"  # see _sagas
         if not (path.is_dir() or is_saga or _KEPT.fullmatch(name)):
             yield f"file {name}"
 
 
 class Watch:
-    """Knows, while it is entered, of every orchestrator that is opened in this process."""
+    """Records, while it is entered, every orchestrator that this process opens."""
 
     def __init__(self) -> None:
         self._opened: dict[Path, Orchestrator] = {}
         self._original: Callable[..., None] | None = None
 
     def left(self) -> list[str]:
-        """Return the leaks of all roots that have been opened."""
+        """Return the leaks of all recorded roots."""
         return [sentence for orch in self._opened.values() for sentence in leaks(orch)]
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""A root of its own, in memory where there is such a place, below a fake world of its own."""
+"""One temporary root on one fake world, in memory if the machine has such a directory."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Scene:
     """
     One root and one fake terminal, for as many orchestrators as a test needs.
 
-    Agents that finish by themselves are seen off by their supervisors, as in life:
-    the fake's ``unwinder`` ends them. Closing it removes the root, and all that lived.
+    The fake's ``unwinder`` unwinds an agent that has exited, as a real supervisor does. Closing
+    the scene ends all agents and removes the root.
     """
 
     def __init__(
@@ -35,11 +35,11 @@ class Scene:
         self.root = self.place / "root"
 
     def orchestrator(self, **how: Any) -> Orchestrator:  # noqa: ANN401 - Orchestrator's own
-        """Open the root, as another process would: what dead owners left is recovered."""
+        """Open the root as another process would, which recovers the sagas of dead owners."""
         return Orchestrator(self.root, terminal=self.terminal, **how)
 
     def close(self) -> None:
-        """Let nothing be left."""
+        """End all agents, and remove the root."""
         self.terminal.reboot()
         shutil.rmtree(self.place, ignore_errors=True)
 
@@ -56,7 +56,7 @@ class Scene:
 
 
 def fake_unwinder(terminal: FakeTerminal) -> Callable[[list[str]], None]:
-    """Return what a fake supervisor becomes at its end: what ends its agent, as the real one."""
+    """Return the unwinder of a fake supervisor, which unwinds its agent as the real one does."""
 
     def unwind(argv: list[str]) -> None:
         root = argv[argv.index("--root") + 1]
@@ -66,6 +66,6 @@ def fake_unwinder(terminal: FakeTerminal) -> Callable[[list[str]], None]:
 
 
 def _fast_place() -> str | None:
-    """Return a directory in memory: durability is not what a fake is for."""
+    """Return a directory in memory, if there is one: a fake needs no durability."""
     memory = "/dev/shm"  # noqa: S108 - mkdtemp makes a private directory in it
     return memory if os.access(memory, os.W_OK | os.X_OK) else None

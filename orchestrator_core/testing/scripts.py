@@ -1,4 +1,4 @@
-"""What a fake agent does with its life: a value, said once, before it starts."""
+"""Scripts: the behaviour of fake agents, as values that are set before the start."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class Script:
-    """What every fake agent may do; the subclasses say how it ends."""
+    """The options of every fake agent; the subclasses define its end."""
 
-    writes: bytes = b""  #: What it writes as soon as it runs.
-    ignores_term: bool = False  #: It goes on at SIGTERM and SIGHUP; SIGKILL ends it.
-    unkillable: bool = False  #: Nothing ends it, as in an uninterruptible system call.
-    daemon: bool = False  #: It leaves a child behind that ignores SIGTERM, below the supervisor.
-    stray: bool = False  #: The same, out of the supervisor's reach: only the cookie tells.
-    loses_supervisor_after_s: float | None = None  #: Somebody kills its supervisor, -9.
+    writes: bytes = b""  #: Its output at its start.
+    ignores_term: bool = False  #: It survives SIGTERM and SIGHUP; SIGKILL ends it.
+    unkillable: bool = False  #: No signal ends it, as in an uninterruptible system call.
+    daemon: bool = False  #: It starts a child below the supervisor that ignores SIGTERM.
+    stray: bool = False  #: It starts one outside of the supervisor's tree, with the cookie.
+    loses_supervisor_after_s: float | None = None  #: Its supervisor gets a SIGKILL then.
 
 
 @attrs.frozen
 class Runs(Script):
-    """It runs until somebody ends it."""
+    """The agent runs until another process ends it."""
 
 
 @attrs.frozen
 class Exits(Script):
-    """It exits by itself."""
+    """The agent exits by itself."""
 
     code: int = 0
     after_s: float = 0.0
@@ -34,7 +34,7 @@ class Exits(Script):
 
 @attrs.frozen
 class Dies(Script):
-    """It is ended by a signal that none of us sent."""
+    """The agent dies of a signal, which the orchestrator did not send."""
 
     signal: int = signal.SIGSEGV
     after_s: float = 0.0
@@ -42,6 +42,6 @@ class Dies(Script):
 
 @attrs.frozen
 class Refuses(Script):
-    """It cannot be started: no such program, or not an executable one."""
+    """The agent cannot be started: its program is missing, or not executable."""
 
     message: str = "No such file or directory"
