@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from orchestrator_core import AgentSpec, Orchestrator
+from orchestrator_core.deployment.lineage import resolve_lineage
 from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.model.limits import Limits
 from orchestrator_core.system.processes.protocol import GracePeriods
@@ -56,7 +57,9 @@ def deploy_with_path(root, task, command, path):
 def deploy_unseeing(root, task, command, *, how=None, **spec):
     """Deploy without the first look at the limits: as one does who loses a race for the last."""
     orch = opened(root, **(how or {}))
-    orch._deployer._precheck = lambda *_: None
+    orch._deployer._precheck = lambda request: resolve_lineage(
+        orch._context, request.task_id, request.spec
+    )
     return orch.deploy(task, AgentSpec(type="a", prompt="p", command=command, **spec)).id
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator_core.deployment.lineage import resolve_lineage
 from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.model.limits import Limits
 from support.fakes import a_fake_scene
@@ -28,7 +29,9 @@ def deploy_what_cannot_run(scene, task):
 def deploy_one_too_many(scene, task):
     scene.orchestrator().deploy(task, scene.spec())
     orch = scene.orchestrator(limits=Limits(max_concurrent=1))
-    orch._deployer._precheck = lambda *_: None
+    orch._deployer._precheck = lambda request: resolve_lineage(
+        orch._context, request.task_id, request.spec
+    )
     return _refused(lambda: orch.deploy(task, scene.spec()))
 
 
