@@ -1,4 +1,4 @@
-"""The asynchronous twin on real tmux: what is cancelled ends soon, and leaves nothing."""
+"""The asynchronous orchestrator on real tmux: a cancelled call ends soon and leaves nothing."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ LONG_S = 60
 SOON_S = 20
 
 
-class Tells(Observer):
-    """Tells an event loop that a deployment is committed."""
+class Notifies(Observer):
+    """Notifies an event loop of a commit."""
 
     def __init__(self):
         self.committed = threading.Event()
@@ -42,8 +42,8 @@ def run(backend, story):
     return anyio.run(bounded, backend=backend)
 
 
-def test_agents_are_fanned_out_and_waited_for(backend, scene):
-    """Three at once, each waited for in a task of its own."""
+def test_agents_are_deployed_and_awaited_concurrently(backend, scene):
+    """Three agents run at once; one task waits for each."""
     ends = []
 
     async def fan_out():
@@ -65,17 +65,17 @@ def test_agents_are_fanned_out_and_waited_for(backend, scene):
     assert [] == scene.world.leftovers()
 
 
-def test_a_deployment_cancelled_in_its_grace_is_over_long_before(backend, scene):
-    """The agent runs, the deployer watches it for a minute more: it is ended, and that is seen."""
-    tells = Tells()
+def test_a_deployment_cancelled_in_its_grace_ends_long_before_the_grace(backend, scene):
+    """The deployer would watch the running agent for another minute; the agent is ended instead."""
+    observer = Notifies()
     begun = time.monotonic()
 
     async def deploy():
-        orch = AsyncOrchestrator.wrapping(scene.orchestrator(observer=tells))
+        orch = AsyncOrchestrator.wrapping(scene.orchestrator(observer=observer))
         task = await orch.create_task("tried")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: orch.deploy(task.id, scene.spec(), grace_s=LONG_S))
-            await tells.until_committed()
+            await observer.until_committed()
             tasks.cancel_scope.cancel()
 
     run(backend, deploy)
@@ -89,8 +89,8 @@ def test_a_deployment_cancelled_in_its_grace_is_over_long_before(backend, scene)
     assert [] == scene.world.leftovers()
 
 
-def test_a_cancelled_wait_leaves_no_thread_that_waits(backend, scene):
-    """Its agent lives on; of the minute that it had, nothing is waited for."""
+def test_a_cancelled_wait_leaves_no_waiting_thread(backend, scene):
+    """Its agent lives on, and the rest of the timeout is not waited for."""
     orch = scene.orchestrator()
     agent = orch.deploy(orch.create_task("tried").id, scene.spec())
     watched, left = threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""The command line, as people, scripts and agents meet it: real processes on real tmux."""
+"""The command line for people, scripts and agents: real processes on real tmux."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SLEEP = ("--", "sleep", "1000")
 
 
 class Shell:
-    """Somebody at a command line, with nothing but the root in the environment."""
+    """A command line with only the root in its environment."""
 
     def __init__(self, scene):  # noqa: F811 - the fixture
         self.scene = scene
@@ -66,11 +66,11 @@ def shell(scene):  # noqa: F811 - the fixture
     return Shell(scene)
 
 
-# --- a life, by hand ---------------------------------------------------------------------------
+# --- an agent's life -----------------------------------------------------------------------------
 
 
 def test_an_agent_lives_and_ends_by_the_command_line_alone(shell):
-    """Deployed, seen, shown, heard of, killed; and nothing is left."""
+    """It is deployed, listed, reported on, shown and killed; and nothing is left."""
     agent = shell.deploy("sh", "-c", "cat; exec sleep 1000", options=("--grace", "0.2"))
 
     assert [agent] == [each["id"] for each in shell.json("ps")]
@@ -85,8 +85,8 @@ def test_an_agent_lives_and_ends_by_the_command_line_alone(shell):
     assert "do it" == shell.json("show", agent)["output"]
 
 
-def test_words_are_for_people(shell):
-    """Without --json, an id, a table, a story and an end, in words."""
+def test_the_default_output_is_text(shell):
+    """Without --json: an id, a table, an agent's saga and its end."""
     agent = shell.deploy()
 
     assert agent in shell("ps")[1]
@@ -99,7 +99,7 @@ def test_words_are_for_people(shell):
 
 
 @pytest.mark.parametrize("where", ["before", "after", "environment"])
-def test_the_root_may_stand_anywhere(shell, where, scene):  # noqa: F811 - the fixture
+def test_the_root_may_stand_before_or_after_the_command_or_in_the_environment(shell, where, scene):  # noqa: F811 - the fixture
     agent = shell.deploy()
     elsewhere = str(scene.place / "elsewhere")
     words = ["ps", "--json"]
@@ -112,8 +112,8 @@ def test_the_root_may_stand_anywhere(shell, where, scene):  # noqa: F811 - the f
     assert (0, [agent]) == (code, [each["id"] for each in json.loads(said)])
 
 
-def test_what_stands_after_the_dashes_is_the_agents(shell):
-    """No option of the agent's is taken for one of ours."""
+def test_arguments_after_the_dashes_belong_to_the_agent(shell):
+    """The command line takes none of the agent's options."""
     agent = shell.deploy("sh", "-c", 'echo "$@"; exec sleep 1000', "--", "--json", "--root", "--")
 
     shell("kill", agent)
@@ -121,7 +121,7 @@ def test_what_stands_after_the_dashes_is_the_agents(shell):
     assert "--json --root --\n" == shell.json("show", agent)["output"]
 
 
-def test_the_same_key_deploys_once(shell):
+def test_a_key_deploys_once(shell):
     assert shell.deploy(options=("--key", "k")) == shell.deploy(options=("--key", "k"))
 
 
@@ -137,11 +137,11 @@ def test_a_prompt_comes_from_a_file_byte_for_byte(shell):
     assert prompt.read_bytes() == log.read_bytes()
 
 
-# --- inside an agent ------------------------------------------------------------------------------
+# --- inside an agent -----------------------------------------------------------------------------
 
 
 def test_an_agent_reports_without_naming_itself_and_ends_itself(shell):
-    """Inside, no id is needed; the end it reports is carried out by somebody else."""
+    """Inside, no id is needed; the supervisor completes the end that it reports."""
     program = f'"{sys.executable}" -m orchestrator_core progress'
     script = f"{program} --status working --progress 40 && {program} --status completed; sleep 1000"
     agent = shell.deploy("sh", "-c", script)
@@ -163,7 +163,7 @@ def test_a_report_after_the_end_gets_the_report_of_that_end(shell):
 
 
 @pytest.mark.parametrize("heavy", ["libtmux", "structlog", "portalocker", "psutil", "asyncio"])
-def test_a_report_pays_for_nothing_it_does_not_need(shell, heavy):
+def test_a_report_imports_nothing_that_it_does_not_need(shell, heavy):
     agent = shell.deploy()
     inside = {
         **shell.env,
@@ -179,11 +179,11 @@ def test_a_report_pays_for_nothing_it_does_not_need(shell, heavy):
     assert heavy not in imported
 
 
-# --- what the exit codes say ----------------------------------------------------------------
+# --- exit codes ----------------------------------------------------------------------------------
 
 
-def test_1_it_failed_and_nothing_is_left(shell):
-    """A deployment that dies in its grace shows what it wrote, and leaves nothing."""
+def test_exit_code_1_means_that_it_failed_and_nothing_is_left(shell):
+    """A deployment whose agent dies in its grace shows the agent's output, and leaves nothing."""
     words = ("deploy", "--new-task", "t", "--type", "a", "--prompt", "p", "--grace", "5")
 
     code, said, complained = shell(*words, "--", "sh", "-c", "echo oops; exit 3")
@@ -195,14 +195,14 @@ def test_1_it_failed_and_nothing_is_left(shell):
 
 
 @pytest.mark.parametrize("command", ["show", "kill", "recover"])
-def test_1_there_is_no_such_agent(shell, command):
+def test_exit_code_1_means_that_there_is_no_such_agent(shell, command):
     code, _, complained = shell(command, "nobody-000000-000000")
 
     assert 1 == code
     assert "nobody-000000-000000" in complained
 
 
-def test_one_that_cannot_be_ended_strands_no_other(shell):
+def test_a_failed_kill_does_not_affect_the_other_agents(shell):
     agent = shell.deploy()
 
     code, said, complained = shell("kill", "nobody-000000-000000", agent)
@@ -232,8 +232,8 @@ def test_one_that_cannot_be_ended_strands_no_other(shell):
     ],
     ids=" ".join,
 )
-def test_2_the_arguments_make_no_sense(shell, words):
-    """It is said why, on stderr, and nothing was begun: not even a task."""
+def test_exit_code_2_means_that_the_arguments_are_invalid(shell, words):
+    """The reason is on stderr, and nothing has begun: there is no task."""
     code, said, complained = shell(*words)
 
     assert (2, "") == (code, said)
@@ -241,8 +241,8 @@ def test_2_the_arguments_make_no_sense(shell, words):
     assert [] == shell.scene.world.files("TASK-*")
 
 
-def test_3_something_is_left_until_it_is_mended_and_recovered(shell):
-    """An undo that fails makes the agent STUCK, visibly; recover finishes it."""
+def test_exit_code_3_means_that_something_is_left_until_a_recovery(shell):
+    """A failed undo makes the agent STUCK; once the cause is gone, recover finishes it."""
     agent = shell.deploy()
     prompt = next(shell.scene.root.glob("TASK-*/agent_prompt_*"))
     prompt.unlink()
@@ -261,7 +261,7 @@ def test_3_something_is_left_until_it_is_mended_and_recovered(shell):
     assert [] == shell.scene.world.leftovers()
 
 
-def test_a_stuck_step_can_be_given_up_with_a_reason(shell):
+def test_a_stuck_step_can_be_abandoned_with_a_reason(shell):
     agent = shell.deploy()
     prompt = next(shell.scene.root.glob("TASK-*/agent_prompt_*"))
     prompt.unlink()
@@ -269,13 +269,13 @@ def test_a_stuck_step_can_be_given_up_with_a_reason(shell):
     (prompt / "in the way").touch()
     shell("kill", agent)
 
-    given_up = ("--abandon", "write_prompt", "--reason", "somebody wants that directory")
+    given_up = ("--abandon", "write_prompt", "--reason", "that directory is needed")
     assert 0 == shell("recover", agent, *given_up)[0]
     assert "closed" == shell.json("show", agent)["saga"]["state"]
 
 
-def test_4_somebody_else_holds_it(shell):
-    """Who has the agent's lock is alive, so nothing is taken from them."""
+def test_exit_code_4_means_that_another_process_holds_the_lock(shell):
+    """The owner of the agent's lock is alive, so the agent stays with it."""
     agent = shell.deploy()
     with (shell.scene.root / "sagas" / f"{agent}.jsonl").open("ab") as journal:
         fcntl.flock(journal, fcntl.LOCK_EX)
@@ -288,19 +288,19 @@ def test_4_somebody_else_holds_it(shell):
     assert 0 == shell("kill", agent)[0]
 
 
-def test_an_error_is_json_where_json_was_asked_for(shell):
+def test_an_error_is_json_with_the_option_json(shell):
     code, said, complained = shell("show", "nobody-000000-000000", "--json")
 
     assert (1, "") == (code, complained)
     assert (False, "not-found") == tuple(json.loads(said)[key] for key in ("success", "code"))
 
 
-# --- bad luck --------------------------------------------------------------------------------
+# --- interruptions and terminals -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("signum", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_deployment_that_is_interrupted_is_undone(shell, signum, expected):
-    """Ctrl-C in the grace of a deployment: the agent goes with it."""
+def test_an_interrupted_deployment_is_undone(shell, signum, expected):
+    """Ctrl-C during the grace of a deployment ends its agent."""
     ready = shell.scene.place / "ready"
     os.mkfifo(ready)
     words = ("deploy", "--new-task", "t", "--type", "a", "--prompt", "p", "--grace", "60")
@@ -314,7 +314,7 @@ def test_a_deployment_that_is_interrupted_is_undone(shell, signum, expected):
     assert [] == shell.scene.world.leftovers()
 
 
-def test_a_reader_who_goes_away_gets_no_traceback(shell):
+def test_a_closed_pipe_causes_no_traceback(shell):
     reading, writing = os.pipe()
     os.close(reading)
 
@@ -325,7 +325,7 @@ def test_a_reader_who_goes_away_gets_no_traceback(shell):
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
-def test_a_terminal_without_our_characters_is_no_reason_to_fail(shell, locale):
+def test_a_terminal_without_some_characters_fails_no_command(shell, locale):
     env = {**shell.env, "LC_ALL": locale, "PYTHONIOENCODING": "ascii"}
     agent = shell.deploy()
     shell("progress", agent, "--status", "working", "--message", "è fatto")
@@ -333,8 +333,8 @@ def test_a_terminal_without_our_characters_is_no_reason_to_fail(shell, locale):
     assert (0, "") == shell("ps", env=env)[::2]
 
 
-def test_what_an_agent_says_does_not_move_the_cursor(shell):
-    """An agent's message goes to a terminal: none of its control characters does."""
+def test_an_agents_message_does_not_control_the_terminal(shell):
+    """The message is printed without its control characters."""
     agent = shell.deploy("sh", "-c", r"printf 'a\033]0;owned\007b'; exec sleep 1000")
     shell("progress", agent, "--status", "working", "--message", "x\x1b[2Jy\nz")
 
@@ -343,7 +343,7 @@ def test_what_an_agent_says_does_not_move_the_cursor(shell):
     assert {"\n"} == {char for char in said if not char.isprintable()}
 
 
-def test_logs_go_to_stderr_and_only_when_asked_for(shell):
+def test_logs_go_to_stderr_and_only_with_the_option_verbose(shell):
     words = ("deploy", "--new-task", "t", "--type", "a", "--prompt", "p", "--verbose")
 
     code, said, logged = shell(*words, *SLEEP)

@@ -1,4 +1,4 @@
-"""The demonstration does what it shows, and its count of leftovers is an honest one."""
+"""The demonstration does what it shows, and its count of leftovers is true."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ ENDS = {
 }
 
 
-def play(place, *arguments):
-    """Play the demonstration in an empty directory."""
+def run_demo(place, *arguments):
+    """Run the demonstration in an empty directory."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRATOR")}
     return subprocess.run(
         [sys.executable, "-m", "orchestrator_core", "demo", *arguments],
@@ -42,15 +42,15 @@ def play(place, *arguments):
 
 
 def test_six_sagas_end_as_they_should_and_nothing_is_left(short_tmp):
-    """Somebody else looks at the world it has kept, and finds it as empty as it says."""
-    played = play(short_tmp, "--json", "--root", str(short_tmp / "demo"), "--keep")
+    """Another count of the kept workspace finds nothing, either."""
+    ran = run_demo(short_tmp, "--json", "--root", str(short_tmp / "demo"), "--keep")
     world = World(short_tmp, short_tmp / "demo" / "workspace")
     left = world.leftovers()
     world.end_everything()
 
-    assert (0, "") == (played.returncode, played.stderr)
+    assert (0, "") == (ran.returncode, ran.stderr)
     assert [] == left
-    data = json.loads(played.stdout)
+    data = json.loads(ran.stdout)
     assert 0 == data["left"]
     assert 4 <= min(data["held"][what] for what in ("tmux sessions", "prompt files"))
     ends = {agent.split("-")[0]: end for agent, end in data["agents"].items()}
@@ -60,19 +60,19 @@ def test_six_sagas_end_as_they_should_and_nothing_is_left(short_tmp):
     assert "recovery" == ends["orphan"]["why"]["reason"]
 
 
-def test_it_draws_each_saga_and_cleans_up_after_itself(short_tmp):
+def test_the_demonstration_draws_each_saga_and_removes_its_files(short_tmp):
     """Nothing stays in the temporary directory, and no server on its socket."""
-    played = play(short_tmp)
+    ran = run_demo(short_tmp)
 
-    assert 0 == played.returncode, played.stderr
-    assert 6 == played.stdout.count("write_prompt")
-    assert "6 sagas" in played.stdout
-    assert "0 leftovers" in played.stdout
-    assert max(map(len, played.stdout.splitlines())) <= 80
+    assert 0 == ran.returncode, ran.stderr
+    assert 6 == ran.stdout.count("write_prompt")
+    assert "6 sagas" in ran.stdout
+    assert "0 leftovers" in ran.stdout
+    assert max(map(len, ran.stdout.splitlines())) <= 80
     assert [] == list(short_tmp.iterdir())
 
 
-def test_what_is_left_is_told_by_the_exit_code(monkeypatch, capsys, short_tmp):
+def test_the_exit_code_reports_leftovers(monkeypatch, capsys, short_tmp):
     real = leftovers.count
     monkeypatch.setattr(leftovers, "count", lambda root: {**real(root), "unfinished files": 1})
     monkeypatch.setenv("TMPDIR", str(short_tmp))
@@ -82,17 +82,17 @@ def test_what_is_left_is_told_by_the_exit_code(monkeypatch, capsys, short_tmp):
     assert "1 leftovers" in capsys.readouterr().out
 
 
-def test_a_root_in_use_is_not_demonstrated_upon(short_tmp):
+def test_a_directory_in_use_is_refused(short_tmp):
     (short_tmp / "precious").touch()
 
-    played = play(short_tmp, "--root", str(short_tmp))
+    ran = run_demo(short_tmp, "--root", str(short_tmp))
 
-    assert 2 == played.returncode
+    assert 2 == ran.returncode
     assert [short_tmp / "precious"] == list(short_tmp.iterdir())
 
 
-def test_the_count_sees_each_kind_of_thing_that_an_agent_holds(scene):  # noqa: F811 - the fixture
-    """Only unfinished files are not a part of a life."""
+def test_the_count_includes_each_kind_of_resource_that_an_agent_holds(scene):  # noqa: F811 - the fixture
+    """Only unfinished files belong to no agent's life."""
     orch = scene.orchestrator()
     agent = orch.deploy(orch.create_task("t").id, scene.spec())
 

@@ -1,4 +1,4 @@
-"""`orchestrator-core mcp` as its clients have it: real processes, real tmux, real ends."""
+"""`orchestrator-core mcp` with real clients, processes and tmux."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def held(scene):
 
 @pytest.fixture
 def wire(scene):
-    """Servers of the test's own, spoken to by hand; none outlives it."""
+    """Start servers for a client without the SDK; none outlives the test."""
     with contextlib.ExitStack() as stack:
 
         def start(*arguments, **how):
@@ -46,7 +46,7 @@ CLIENT = {"name": "by hand", "version": "1"}
 
 
 def over_stdio(scene, *arguments):
-    """Return how a client starts a server: with nothing but HOME and PATH to go by."""
+    """Return the parameters by which a client starts a server, with only HOME and PATH."""
     bare = ["-i", "HOME=/", f"PATH={os.environ['PATH']}"]
     server = [*SERVER, "--root", str(scene.root), "mcp", *arguments]
     return StdioServerParameters(command=ENV, args=[*bare, *server], cwd=TOP)
@@ -60,11 +60,11 @@ async def call(client, tool, **arguments):
     return result.structured_content
 
 
-# --- a whole life ----------------------------------------------------------------------------
+# --- a whole life --------------------------------------------------------------------------------
 
 
 async def a_life(client, scene, *, told=None):
-    """Take an agent through all that an agent's life can be, by tools alone."""
+    """Take an agent through its whole life by tools alone."""
     task = await call(client, "create_real_task", description="See", client_cwd=str(scene.work))
     task_id = task["task_id"]
     prompt = {"task_id": task_id, "agent_type": "worker", "prompt": "hello from far away"}
@@ -118,7 +118,7 @@ def log_of(scene, agent_id):
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 def test_a_client_over_stdio_drives_a_whole_life(scene, mode):
-    """Of either era of the protocol, told of every step, with only HOME and PATH in its server."""
+    """In either era of the protocol, with progress of each step, and only HOME and PATH."""
     heard = []
 
     async def told(progress, _total, message):
@@ -172,7 +172,7 @@ async def over_http(url, token, mode="legacy"):
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 def test_a_client_over_http_drives_a_whole_life(scene, mode):
-    """With the token that the server has made, for its owner's eyes; nobody else is let in."""
+    """The server creates a token for its owner, and refuses all other requests."""
 
     async def live(url, token):
         async with over_http(url, token, mode) as client:
@@ -195,7 +195,7 @@ def test_a_client_over_http_drives_a_whole_life(scene, mode):
 
 
 def knocks(url, token):
-    """Return how each is answered who is not to be let in, and one who has nothing to say."""
+    """Return the status of each request that must be refused, and of an empty one."""
     right = {"Authorization": f"Bearer {token}"}
     tried = {
         "without a token": {},
@@ -210,8 +210,8 @@ def knocks(url, token):
     }
 
 
-def test_eight_clients_at_once(scene):
-    """Each has its own task and agents, at the same time, and none is in another's way."""
+def test_eight_clients_work_at_once(scene):
+    """Each has its own task and agents, and none affects another."""
 
     async def one(url, token, number):
         async with over_http(url, token) as client:
@@ -241,7 +241,7 @@ def test_eight_clients_at_once(scene):
     assert [] == scene.world.leftovers() + scene.world.torn()
 
 
-# --- from inside -------------------------------------------------------------------------------
+# --- from inside ---------------------------------------------------------------------------------
 
 _AGENT = """
 import asyncio, os, sys
@@ -268,7 +268,7 @@ asyncio.run(live())
 
 
 def test_an_agent_reports_its_own_end_through_its_own_server(scene):
-    """The server is a child of the agent's session: its answer comes before it is ended."""
+    """The server is a child of the agent's session; its answer comes before the session ends."""
     agent_py = scene.program("agent.py", _AGENT)
     orch = scene.orchestrator()
     task = orch.create_task("See")
@@ -284,14 +284,14 @@ def test_an_agent_reports_its_own_end_through_its_own_server(scene):
     assert [] == scene.world.leftovers()
 
 
-# --- how clients end servers -------------------------------------------------------------------
+# --- the end of a server -------------------------------------------------------------------------
 
 
 def in_mid_deploy(scene, wire, held):
     """Return a server that is in the middle of a deployment, and the number of that call."""
     orch = scene.orchestrator()
     orch.terminate(orch.deploy(orch.create_task("Warm up").id, scene.spec()).id)
-    # It watches its agent for a second: whatever it is told meanwhile comes in time.
+    # The deployer watches the agent for 1 s, in which the test acts.
     (scene.root / "orchestrator.toml").write_text(
         '[mcp]\nagent_command = ["sleep", "1000"]\ngrace_s = 1\n'
     )
@@ -305,10 +305,10 @@ def in_mid_deploy(scene, wire, held):
     return server, number
 
 
-def test_killed_with_its_group_in_mid_deploy_it_leaves_what_the_next_opening_finishes(
+def test_a_server_killed_with_its_group_in_mid_deploy_is_recovered_by_the_next_opening(
     scene, held, wire
 ):
-    """What is left of it is recovered when the next server, or anybody, opens the root."""
+    """The next server that opens the root finishes what is left."""
     server, _ = in_mid_deploy(scene, wire, held)
     server.kill_group()
     assert scene.world.files("TASK-*/agent_prompt_*")
@@ -324,9 +324,9 @@ def test_killed_with_its_group_in_mid_deploy_it_leaves_what_the_next_opening_fin
     assert [] == scene.world.leftovers() + scene.world.torn()
 
 
-@pytest.mark.parametrize("how", ["its client hangs up", "SIGTERM"])
-def test_told_to_end_in_mid_deploy_it_undoes_the_deployment_and_ends_well(how, scene, held, wire):
-    """Nobody will hear of that agent: it is not to be."""
+@pytest.mark.parametrize("how", ["the client hangs up", "SIGTERM"])
+def test_a_server_that_stops_in_mid_deploy_undoes_the_deployment(how, scene, held, wire):
+    """No client will get that agent's id, so the agent must not live."""
     server, _ = in_mid_deploy(scene, wire, held)
     if how == "SIGTERM":
         server.process.send_signal(signal.SIGTERM)
@@ -345,10 +345,10 @@ def test_told_to_end_in_mid_deploy_it_undoes_the_deployment_and_ends_well(how, s
 
 
 def test_a_cancelled_call_is_undone_and_the_server_goes_on(scene, held, wire):
-    """It is never answered; others are; and when the server has ended, nothing is left of it."""
+    """The call gets no answer, other calls do, and nothing of it is left."""
     server, number = in_mid_deploy(scene, wire, held)
     server.cancel(number)
-    server.call("list_agents")  # By now it has heard of the cancellation.
+    server.call("list_agents")  # The server reads the cancellation first.
     held.let_go()
 
     server.hang_up()
@@ -358,8 +358,8 @@ def test_a_cancelled_call_is_undone_and_the_server_goes_on(scene, held, wire):
     assert [] == scene.world.leftovers() + scene.world.torn()
 
 
-def test_told_to_end_it_ends_at_once_and_has_said_nothing_but_the_protocol(wire):
-    """Exit status 0, and not a byte on standard output but JSON, however much it logs."""
+def test_a_server_ends_at_sigterm_and_writes_nothing_but_the_protocol(wire):
+    """Its exit status is 0, and its standard output is JSON only, although it logs."""
     server = wire("--agent-command", "sleep 1000", options=["--verbose"])
     assert "orchestrator-core" == server.connect()["serverInfo"]["name"]
     server.call("create_real_task", description="See")
@@ -370,15 +370,15 @@ def test_told_to_end_it_ends_at_once_and_has_said_nothing_but_the_protocol(wire)
 
 
 @pytest.mark.parametrize("more", [0, 3])
-def test_told_to_end_it_ends_though_its_client_does_not_read(wire, more):
+def test_a_server_ends_at_sigterm_although_its_client_does_not_read(wire, more):
     """
-    With more to say than the pipe holds, it waits for its client, and then no more.
+    Its answers are larger than the pipe, and it waits for the client for a bounded time.
 
-    A question that the SDK answers before it reads the next keeps it from reading as well.
+    A request that the SDK answers before it reads the next one stops the reading as well.
     """
     server = wire("--agent-command", "sleep 1000")
     server.connect()
-    # One answer is more than the pipe holds: what can be read of it is not all of it.
+    # One answer is larger than the pipe, so only a part of it can be read.
     fcntl.fcntl(server.process.stdout, fcntl.F_SETPIPE_SZ, 4096)
     server.ask("tools/list")
     assert select.select([server.process.stdout], [], [], LONG_S)[0]
@@ -391,11 +391,11 @@ def test_told_to_end_it_ends_though_its_client_does_not_read(wire, more):
     assert 0 == server.process.wait(timeout=60)
 
 
-# --- the example -------------------------------------------------------------------------------
+# --- the example ---------------------------------------------------------------------------------
 
 
-def test_the_example_serves_a_tool_of_its_own_beside_the_librarys(scene):
-    """As anybody would start it; the agents it counts are those that the tools deploy."""
+def test_the_example_serves_its_own_tool_beside_the_librarys(scene):
+    """Its tool counts the agents that the library's tools deploy."""
     example = [str(TOP / "examples" / "mcp_server.py"), "sleep", "1000"]
     server = StdioServerParameters(
         command=sys.executable,

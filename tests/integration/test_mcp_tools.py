@@ -1,4 +1,4 @@
-"""The tools, in somebody's server, on a fake terminal: names, shapes, errors, cancellation."""
+"""The tools in a server, on a fake terminal: names, results, errors, cancellation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def scene():
 
 @pytest.fixture
 def asked(scene):
-    """Ask a server of one orchestrator one thing after another, as a client does."""
+    """Call the tools of a server, one after another, as a client does."""
 
     def ask(*questions, kind=None, observer=None):
         orch = scene.orchestrator(observer=observer)
@@ -60,26 +60,26 @@ def asked(scene):
 
 
 def server_of(orch, kind):
-    server = MCPServer("somebody's")
+    server = MCPServer("a server")
     register_tools(server, orch, kind=kind)
     return server
 
 
 @pytest.fixture
 def deployed(scene):
-    """A task, and an agent of it that lives."""
+    """A task, and an active agent of it."""
     orch = scene.orchestrator()
     task = orch.create_task("See")
     return task.id, orch.deploy(task.id, scene.spec()).id
 
 
-def told(result):
+def text_of(result):
     return "\n".join(block.text for block in result.content)
 
 
-# --- names and shapes ------------------------------------------------------------------------
+# --- names and results ---------------------------------------------------------------------------
 
-#: What people's agents call, and what they look at in what they get.
+#: The parameters and the result fields that existing agents use.
 KNOWN = {
     "create_real_task": (
         "description priority client_cwd",
@@ -120,7 +120,7 @@ KNOWN = {
 
 
 def test_the_tools_have_the_names_parameters_and_results_that_agents_know(scene):
-    """All of them are described, and so is every parameter."""
+    """Each tool and each parameter has a description."""
     server = server_of(scene.orchestrator(), AgentKind())
     tools = {tool.name: tool for tool in asyncio.run(server.list_tools())}
 
@@ -133,15 +133,15 @@ def test_the_tools_have_the_names_parameters_and_results_that_agents_know(scene)
         assert all(each.get("description") for each in taken.values()), name
 
 
-def test_no_tool_lets_a_model_say_what_is_run(scene):
-    """Neither a command nor an environment is a parameter, and one that is made up is ignored."""
+def test_no_tool_lets_a_model_choose_the_program(scene):
+    """Neither a command nor an environment is a parameter."""
     server = server_of(scene.orchestrator(), AgentKind())
     for tool in asyncio.run(server.list_tools()):
         assert not re.search(r"command|argv|env|program", " ".join(tool.input_schema["properties"]))
 
 
-def test_what_a_model_makes_up_is_not_run(scene, asked, deployed):
-    """A parameter that no tool has changes nothing."""
+def test_an_invented_parameter_has_no_effect(scene, asked, deployed):
+    """The agent runs the server's command, whatever a model adds."""
     task, _ = deployed
     made_up = {"command": ["/bin/false"], "env": {"A": "b"}, "cwd": "/nowhere"}
     how = {"task_id": task, "agent_type": "b", "prompt": "p", **made_up}
@@ -154,8 +154,8 @@ def test_what_a_model_makes_up_is_not_run(scene, asked, deployed):
     assert str(scene.bin / "lives") == log["program"]
 
 
-def test_an_answer_has_the_shapes_of_its_parts_too(asked, deployed):
-    """What agents look for within: the update, the finding, the counts, the cleanup."""
+def test_the_parts_of_a_result_have_their_fields(asked, deployed):
+    """The update, the finding, the counts and the cleanup."""
     task, agent = deployed
     me = {"task_id": task, "agent_id": agent}
     found = {"finding_type": "issue", "severity": "low", "message": "m", "data": {"line": 3}}
@@ -185,8 +185,8 @@ def test_an_answer_has_the_shapes_of_its_parts_too(asked, deployed):
     assert ("terminated", "Manual termination") == (killed["status"], killed["reason"])
 
 
-def test_a_report_without_progress_leaves_it_as_it_was(asked, deployed):
-    """Half done and then blocked is still half done."""
+def test_a_report_without_progress_keeps_the_last_one(asked, deployed):
+    """A blocked agent that was half done is still half done."""
     task, agent = deployed
     me = {"task_id": task, "agent_id": agent}
     *_, blocked = asked(
@@ -198,7 +198,7 @@ def test_a_report_without_progress_leaves_it_as_it_was(asked, deployed):
 
 
 def test_a_report_needs_no_id_inside_an_agent(asked, deployed, monkeypatch):
-    """Its environment knows who it is."""
+    """The environment has the agent's ids."""
     task, agent = deployed
     monkeypatch.setenv("ORCHESTRATOR_AGENT_ID", agent)
     monkeypatch.setenv("ORCHESTRATOR_TASK_ID", task)
@@ -208,18 +208,16 @@ def test_a_report_needs_no_id_inside_an_agent(asked, deployed, monkeypatch):
     assert agent == result.structured_content["own_update"]["agent_id"]
 
 
-def test_the_last_findings_are_told_whoever_made_them_and_wherever_they_are(
-    scene, asked, monkeypatch
-):
-    """The three newest of all agents, the ended ones' too, in the order they were made."""
+def test_the_last_findings_are_those_of_all_agents_of_the_task(scene, asked, monkeypatch):
+    """The three newest, including those of ended agents, oldest first."""
     moments = (f"2020-01-01T00:00:00.{ms:03}+00:00" for ms in itertools.count())
-    monkeypatch.setattr(reporting, "timestamp", lambda: next(moments))  # No two in one.
+    monkeypatch.setattr(reporting, "timestamp", lambda: next(moments))  # All different.
     orch = scene.orchestrator()
     task = orch.create_task("See").id
     agents = [orch.deploy(task, scene.spec()).id for _ in range(4)]
     for number in range(8):
         orch.report_finding(agents[number % 4], f"finding {number}")
-    orch.terminate(agents[3])  # It made the last one.
+    orch.terminate(agents[3])  # The last finding is its.
 
     [result] = asked(
         ("update_agent_progress", {"task_id": task, "agent_id": agents[0], "status": "working"})
@@ -232,7 +230,7 @@ def test_the_last_findings_are_told_whoever_made_them_and_wherever_they_are(
 
 
 def test_a_tasks_context_comes_before_each_prompt(scene, asked):
-    """It is told once, with the task, and every agent of it reads it."""
+    """The task stores it once, and each of its agents reads it."""
     about = {"background_context": "It is slow.", "constraints": ["no new index", "no downtime"]}
     [made] = asked(("create_real_task", {"description": "See", **about}))
     task = made.structured_content["task_id"]
@@ -246,7 +244,7 @@ def test_a_tasks_context_comes_before_each_prompt(scene, asked):
     )
 
 
-# --- errors ------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -263,42 +261,42 @@ def test_a_tasks_context_comes_before_each_prompt(scene, asked):
         ("create_real_task", {"description": "d", "client_cwd": "no"}, "invalid-input", "absolute"),
     ],
 )
-def test_an_error_tells_the_model_what_and_what_to_do(tool, how, code, words, asked, deployed):
-    """In words, with a hint, and as values; it is marked as an error."""
+def test_an_error_result_has_the_message_and_the_hint(tool, how, code, words, asked, deployed):
+    """As text for the model and as values; it is marked as an error."""
     task, agent = deployed
     [result] = asked((tool, {"task_id": task, "agent_id": agent, **how}))
 
     assert result.is_error
     assert (False, code) == tuple(map(result.structured_content.get, ("success", "code")))
-    assert words in told(result)
-    assert f"hint: {result.structured_content['hint']}" in told(result)
+    assert words in text_of(result)
+    assert f"hint: {result.structured_content['hint']}" in text_of(result)
 
 
 def test_a_copy_of_a_task_has_none_of_its_agents(scene, asked, deployed):
-    """Who makes a backup of a directory has not made a second task of it."""
+    """A backup of a task's directory is not a second task."""
     task, agent = deployed
     shutil.copytree(scene.root / task, scene.root / "TASK-bak", ignore=lambda *_: ["run"])
 
     [result] = asked(("kill_real_agent", {"task_id": "TASK-bak", "agent_id": agent}))
 
-    assert f"it is of '{task}'" in told(result)
+    assert f"it is of '{task}'" in text_of(result)
     assert scene.orchestrator().agent(agent).is_active
 
 
-def test_to_look_for_an_agent_in_a_wrong_task_mends_nothing_there(scene, asked, deployed):
+def test_a_search_for_an_agent_in_a_wrong_task_repairs_nothing_there(scene, asked, deployed):
     other = scene.orchestrator().create_task("Another").id
     registry = scene.root / other / "AGENT_REGISTRY.json"
     registry.write_text("garbage")
 
     [result] = asked(("get_agent_output", {"task_id": other, "agent_id": deployed[1]}))
 
-    assert "it is of" in told(result)
+    assert "it is of" in text_of(result)
     assert "garbage" == registry.read_text()
     assert [] == [*registry.parent.glob("*.damaged-*")]
 
 
-def test_a_failed_deployment_tells_what_became_of_its_resources(scene, asked):
-    """What it wrote before it died, what was cleaned up, and that nothing is left."""
+def test_a_failed_deployment_reports_the_cleanup_of_its_resources(scene, asked):
+    """The result names what was cleaned up, and nothing is left."""
     task = scene.orchestrator().create_task("See").id
     kind = AgentKind(command=[str(scene.bin / "dies-early")], grace_s=5)
     how = {"task_id": task, "agent_type": "b", "prompt": "p"}
@@ -312,20 +310,20 @@ def test_a_failed_deployment_tells_what_became_of_its_resources(scene, asked):
     assert [] == scene.world.leftovers()
 
 
-def test_a_server_that_was_not_told_what_agents_run_says_who_is_to_say_it(scene, asked):
-    """Everything else works."""
+def test_a_server_without_an_agent_command_names_the_option_that_sets_it(scene, asked):
+    """Only deployments need a command."""
     task = scene.orchestrator().create_task("See").id
     how = {"task_id": task, "agent_type": "b", "prompt": "p"}
 
     [result] = asked(("deploy_headless_agent", how), kind=AgentKind())
 
-    assert "--agent-command" in told(result)
+    assert "--agent-command" in text_of(result)
     assert (False, {}) == tuple(
         map(result.structured_content.get, ("cleanup_performed", "resources_cleaned"))
     )
 
 
-def test_a_report_after_the_end_is_an_error_that_tells_of_the_end(scene, asked, deployed):
+def test_a_report_after_the_end_is_an_error_with_that_end(scene, asked, deployed):
     """The first end counts."""
     task, agent = deployed
     scene.orchestrator().terminate(agent, reason="enough")
@@ -338,11 +336,11 @@ def test_a_report_after_the_end_is_an_error_that_tells_of_the_end(scene, asked, 
 
     assert update.is_error
     assert finding.is_error
-    assert "as terminated: enough" in told(update)
+    assert "as terminated: enough" in text_of(update)
 
 
-def test_what_could_not_be_given_back_is_an_error_that_names_it(scene, asked):
-    """An agent that nothing ends: no success is claimed."""
+def test_a_kill_with_leftovers_is_an_error_that_names_them(scene, asked):
+    """The result of an unkillable agent is no success."""
     orch = scene.orchestrator()
     task = orch.create_task("See").id
     agent = orch.deploy(task, scene.spec("unkillable")).id
@@ -350,16 +348,16 @@ def test_what_could_not_be_given_back_is_an_error_that_names_it(scene, asked):
     [result] = asked(("kill_real_agent", {"task_id": task, "agent_id": agent}))
 
     assert result.is_error
-    assert "left behind: " in told(result)
+    assert "left behind: " in text_of(result)
     assert not result.structured_content["cleanup"]["success"]
     assert result.structured_content["cleanup"]["errors"]
 
 
-# --- while it lasts --------------------------------------------------------------------------
+# --- cancellation and progress -------------------------------------------------------------------
 
 
 class Halts(Observer):
-    """Stops every deployment in its middle, until it is let go."""
+    """Stops every deployment in its middle, until the test releases it."""
 
     def __init__(self, after="spawn_tmux"):
         self.after = after
@@ -384,7 +382,7 @@ def a_deployment(scene, task, **where):
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 def test_a_cancelled_deployment_leaves_nothing(mode, scene):
-    """Its thread goes on to the end; then it is undone, and the record says why."""
+    """Its thread finishes, then the agent is ended, and its record has the reason."""
     orch = scene.orchestrator()
     halts, server, question = a_deployment(scene, orch.create_task("See").id)
 
@@ -395,9 +393,9 @@ def test_a_cancelled_deployment_leaves_nothing(mode, scene):
                     tasks.start_soon(client.call_tool, *question)
                     await asyncio.to_thread(halts.here.wait, LONG_S)
                     scope.cancel()
-                    if mode == "auto":  # There is no wire: the call itself is waited for.
+                    if mode == "auto":  # Without a wire, the client waits for the call itself.
                         halts.go.set()
-            await client.call_tool("list_agents", {})  # By now it has heard of the cancellation.
+            await client.call_tool("list_agents", {})  # The server reads the cancellation first.
             halts.go.set()
 
     asyncio.run(talk())
@@ -428,7 +426,7 @@ def test_a_deployment_that_fails_after_it_was_cancelled_leaves_nothing_either(sc
 
 
 def test_a_cancelled_deployment_that_cannot_be_undone_is_logged(scene, caplog):
-    """The call has no result to say it in; the next recovery tries again."""
+    """The call has no result, so the log reports it; the next recovery retries."""
     halts, server, question = a_deployment(scene, scene.orchestrator().create_task("See").id)
 
     async def talk():
@@ -447,8 +445,8 @@ def test_a_cancelled_deployment_that_cannot_be_undone_is_logged(scene, caplog):
     assert [] == scene.world.leftovers()
 
 
-def test_a_long_call_tells_its_steps_and_that_it_goes_on(scene, monkeypatch):
-    """Numbers that rise, every step, and in between that it is still at it."""
+def test_a_long_call_sends_its_steps_and_a_heartbeat(scene, monkeypatch):
+    """The numbers rise; each step has a message, and heartbeats come in between."""
     monkeypatch.setattr(progress, "_HEARTBEAT_S", 0.01)
     halts, heard = Halts(), []
     orch = scene.orchestrator(observer=combine(ProgressObserver(), halts))
@@ -474,8 +472,8 @@ def test_a_long_call_tells_its_steps_and_that_it_goes_on(scene, monkeypatch):
     assert 3 < sum("still deploying" in message for _, message in heard)
 
 
-def test_many_calls_at_once_are_all_done(scene):
-    """One orchestrator, eight clients, and each gets what it asked for."""
+def test_concurrent_calls_all_succeed(scene):
+    """Eight clients share one orchestrator."""
     orch = scene.orchestrator()
     server = server_of(orch, AgentKind(command=[str(scene.bin / "lives")]))
     task = orch.create_task("See").id
@@ -500,7 +498,7 @@ def test_many_calls_at_once_are_all_done(scene):
     assert [] == scene.world.leftovers()
 
 
-# --- what agents run -----------------------------------------------------------------------------
+# --- the program of the agents -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -511,12 +509,12 @@ def test_many_calls_at_once_are_all_done(scene):
         ([], {"agent_command": ("a b", "c")}, ("a b", "c")),
     ],
 )
-def test_the_command_line_says_what_agents_run_or_else_the_settings_do(said, settled, argv):
+def test_the_command_line_sets_the_agents_command_before_the_settings(said, settled, argv):
     assert argv == kind_from(settings.Mcp(**settled), command=said).command
 
 
-def test_a_preset_makes_the_spec_and_the_server_says_the_rest():
-    """Its own command, with the type, the parent and the deadline that are the server's."""
+def test_a_preset_sets_the_command_and_the_server_the_rest():
+    """The type, the prompt, the deadline and the directory come from the server."""
     kind = kind_from(settings.Mcp(agent_preset="claude", deadline_s=60))
 
     spec = kind.spec(kind="reviewer", prompt="p", parent="orchestrator", cwd="/")
@@ -529,14 +527,14 @@ def test_a_preset_makes_the_spec_and_the_server_says_the_rest():
     "how",
     [
         {"command": ["a"], "preset": "claude"},
-        {"preset": "shell"},  # Its prompt is a program: a model would say what is run.
+        {"preset": "shell"},  # It would run the prompt, which comes from a model.
         {"preset": "mro"},
         {"command": "claude -p"},
     ],
 )
-def test_what_makes_no_sense_for_agents_to_run_is_refused(how, scene):
+def test_an_invalid_agent_command_is_refused(how, scene):
     with pytest.raises(InvalidInput):
-        register_tools(MCPServer("somebody's"), scene.orchestrator(), **how)
+        register_tools(MCPServer("a server"), scene.orchestrator(), **how)
 
 
 @pytest.mark.parametrize(
@@ -548,8 +546,8 @@ def test_what_makes_no_sense_for_agents_to_run_is_refused(how, scene):
         (["--http", "--port", "70000"], "is not in the range"),
     ],
 )
-def test_a_server_that_makes_no_sense_does_not_start(scene, arguments, said, capsys):
-    """Usage: exit code 2, and nothing on standard output."""
+def test_a_server_with_invalid_options_does_not_start(scene, arguments, said, capsys):
+    """The exit code is 2, and standard output is empty."""
     scene.orchestrator()
 
     assert 2 == cli.main(["--root", str(scene.root), "mcp", *arguments])
@@ -560,8 +558,8 @@ def test_a_server_that_makes_no_sense_does_not_start(scene, arguments, said, cap
     assert "hint: " in err
 
 
-def test_without_the_sdk_it_says_what_to_install_and_the_rest_works(scene):
-    """The extra is missing: an error of ours, with pip's command in it."""
+def test_without_the_sdk_the_error_names_the_extra(scene):
+    """The hint is the command that installs it."""
     program = f"""
 import sys
 sys.modules["mcp"] = None
@@ -597,8 +595,8 @@ TEXT = 'one\n{"two": 2}\nthree \u2028 still three\n[4]\nfive'
         ({"max_bytes": 0}, ""),
     ],
 )
-def test_an_output_is_cut_to_what_was_asked_for(wish, expected):
-    """Whole lines, the last ones, and a line ends where its writer ended it."""
+def test_an_output_is_sliced_as_the_query_asks(wish, expected):
+    """The result has whole lines, the last ones; only a newline ends a line."""
     assert expected == slice_output(TEXT, OutputQuery(**wish)).output
 
 
@@ -612,7 +610,7 @@ def test_a_shorter_output_has_fewer_lines_and_shorter_ones():
         assert shown[-1].startswith("99 ")
 
 
-def test_how_much_was_left_out_is_told():
+def test_the_metadata_counts_the_whole_output_and_the_part():
     counted = slice_output("a\nb\nab\n", OutputQuery(filter="a", tail=1)).metadata
 
     assert {
@@ -624,8 +622,8 @@ def test_how_much_was_left_out_is_told():
     } == counted
 
 
-def test_a_pattern_that_never_comes_to_an_end_is_ended(monkeypatch):
-    """And nothing else of the server waits for it: it is matched elsewhere."""
+def test_the_match_of_an_exponential_pattern_is_stopped(monkeypatch):
+    """Another process matches it, so the rest of the server goes on."""
     monkeypatch.setattr(output_slice, "_MATCH_TIMEOUT_S", 0.2)
 
     with pytest.raises(WaitTimeout, match="not matched within"):
@@ -635,7 +633,7 @@ def test_a_pattern_that_never_comes_to_an_end_is_ended(monkeypatch):
 # --- the token -----------------------------------------------------------------------------------
 
 
-def test_a_missing_token_is_made_once_for_all_who_make_it_at_once(tmp_path):
+def test_a_missing_token_is_created_once_for_concurrent_callers(tmp_path):
     path, seen = tmp_path / "token", []
     makers = [
         threading.Thread(target=lambda: seen.append(read_or_create_token(path))) for _ in range(8)
@@ -651,7 +649,7 @@ def test_a_missing_token_is_made_once_for_all_who_make_it_at_once(tmp_path):
     assert ["token"] == [each.name for each in tmp_path.iterdir()]
 
 
-def test_a_token_that_others_can_read_or_that_is_none_is_refused(tmp_path):
+def test_an_invalid_token_or_one_that_others_can_read_is_refused(tmp_path):
     path = tmp_path / "token"
     for text, mode in (("x" * 40, 0o644), ("short", 0o600), ("", 0o600), ("é" * 40, 0o600)):
         path.write_text(text)

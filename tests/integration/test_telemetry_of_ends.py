@@ -1,4 +1,4 @@
-"""Ends that other processes carry out, and the deployment's trace that they are linked to."""
+"""Ends in other processes have a link to the trace of the deployment."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def traces():
     return Traces()
 
 
-def told_by_another(scene, agent, what):
+def run_another(scene, agent, what):
     said = subprocess.check_output(
         [sys.executable, "-c", ANOTHER, str(scene.root), agent.id, what], text=True
     )
@@ -61,9 +61,9 @@ def steps_of(traces):
     return [span.name.removeprefix("do ") for span in traces.below(*traces.named("run saga"))]
 
 
-def test_an_end_by_itself_is_not_traced_but_leads_to_the_deployments_trace(scene, traces):
-    """Its supervisor unwinds it, where no application has configured a provider: it has no
-    spans. Its journal keeps what is needed, and any process makes them from it, afterwards."""
+def test_an_end_by_the_supervisor_has_no_spans_until_it_is_recorded(scene, traces):
+    """No application configures a provider in the supervisor. Any process can make the spans
+    from the journal afterwards, with the link to the deployment."""
     orch = scene.orchestrator(observer=traces.observer())
     task = orch.create_task("Trace").id
     agent = orch.deploy(task, scene.spec("sh", "-c", f"read x <{scene.gate('gate')}"))
@@ -71,7 +71,7 @@ def test_an_end_by_itself_is_not_traced_but_leads_to_the_deployments_trace(scene
     orch.wait(agent.id, timeout_s=20)
 
     assert [] == traces.named("unwind saga")
-    told = told_by_another(scene, agent, "record_end")
+    told = run_another(scene, agent, "record_end")
 
     assert [only_run(traces)] == told["links"]
     assert ("terminal", "exit") == (told["reason"], told["by"])
@@ -79,14 +79,14 @@ def test_an_end_by_itself_is_not_traced_but_leads_to_the_deployments_trace(scene
 
 
 @pytest.mark.parametrize("what", ["terminate", "recover"])
-def test_an_end_by_another_process_that_traces_is_linked_as_it_happens(what, scene, traces):
-    """Ended by it, or found dead with its supervisor."""
+def test_an_end_in_another_process_that_traces_has_its_link_at_once(what, scene, traces):
+    """That process ends the agent, or finds it dead with its supervisor."""
     orch = scene.orchestrator(observer=traces.observer())
     agent = orch.deploy(orch.create_task("Trace").id, scene.spec())
     if what == "recover":
         [supervisor] = scene.world.panes(agent.id)
         scene.kill(supervisor)
-    told = told_by_another(scene, agent, what)
+    told = run_another(scene, agent, what)
 
     assert [only_run(traces)] == told["links"]
     assert [f"undo {step}" for step in reversed(steps_of(traces))] == told["steps"]

@@ -1,8 +1,8 @@
 """
-An MCP client by hand, one JSON message a line: it shares no line with the SDK.
+An MCP client without the SDK: one JSON message a line.
 
-For what a client of the SDK cannot do: look at every byte of standard output, and kill
-the server's process group at a moment of our choosing.
+It checks every byte of the server's standard output, and kills the server's process group at
+a chosen point. The SDK's client can do neither.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SERVER = [sys.executable, "-m", "orchestrator_core"]
 TMUX = shutil.which("tmux") or "tmux"
 LONG_S = 30
 
-#: Says where it is, and waits, when a session is to be made; else it is tmux.
+#: Signals and waits before it creates a session; passes all else to tmux.
 _HELD_TMUX = f"""#!/bin/sh
 case " $* " in *" new-session "*)
     echo here > {{here}}
@@ -38,7 +38,7 @@ exec {TMUX} "$@"
 
 
 class HeldTmux:
-    """A tmux that stops in the middle of every deployment, until it is let go."""
+    """A tmux that stops in the middle of every deployment, until the test releases it."""
 
     def __init__(self, scene):
         self._here, self._go = scene.place / "here", scene.place / "go"
@@ -58,13 +58,13 @@ class HeldTmux:
             os.close(fd)
 
     def let_go(self):
-        """Let it make its session."""
+        """Let it create its session."""
         self._go.write_text("go\n")
 
     @contextlib.contextmanager
     def no_more(self):
-        """Let it go within the block, if it is held, and whoever comes."""
-        fd = os.open(self._go, os.O_RDWR)  # A FIFO keeps what it has while it is open.
+        """Release it, and every later one, within the block."""
+        fd = os.open(self._go, os.O_RDWR)  # A FIFO keeps its data while it is open.
         os.write(fd, b"go\n" * 20)
         try:
             yield
@@ -82,7 +82,7 @@ class Wire:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            cwd=TOP,  # Where it finds the package: there is no PYTHONPATH.
+            cwd=TOP,  # The package is there, and there is no PYTHONPATH.
             env={"HOME": "/", "PATH": path or os.environ["PATH"]},
             start_new_session=True,
         )
@@ -91,7 +91,7 @@ class Wire:
         self.lines = []  #: All that it has written to its standard output.
 
     def connect(self):
-        """Shake hands, as clients of the year 2025 do."""
+        """Do the handshake of the protocol of 2025."""
         client = {"name": "by hand", "version": "1"}
         said = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client}
         answer = self.answer(self.ask("initialize", **said))
@@ -120,7 +120,7 @@ class Wire:
         self.process.stdin.flush()
 
     def answer(self, number):
-        """Return the answer to a question; what else is said meanwhile is kept."""
+        """Return the answer to a request; other messages stay in *lines*."""
         deadline = time.monotonic() + LONG_S
         while True:
             message = self._read(deadline)
@@ -138,7 +138,7 @@ class Wire:
                 return None
             self._said += data
         line, _, self._said = self._said.partition(b"\n")
-        self.lines.append(json.loads(line))  # Nothing but JSON comes out of it.
+        self.lines.append(json.loads(line))  # Anything but JSON fails here.
         return self.lines[-1]
 
     def until_read(self):
@@ -153,14 +153,14 @@ class Wire:
         self.process.stdin.close()
 
     def until_over(self):
-        """Return its exit status, when all it has said is read, and it has ended."""
+        """Read until the server ends, and return its exit status."""
         deadline = time.monotonic() + LONG_S
         while self._read(deadline) is not None:
             pass
         return self.process.wait(LONG_S)
 
     def kill_group(self):
-        """Kill it and all of its process group with -9, and return when it is dead."""
+        """Kill the server's process group with -9, and return when the server is dead."""
         os.killpg(self.process.pid, signal.SIGKILL)
         wait_for_deaths([self.process.pid], timeout_s=LONG_S)
 

@@ -1,4 +1,4 @@
-"""The asynchronous twin is in step with the orchestrator, and a cancelled call leaves nothing."""
+"""The asynchronous orchestrator has all methods, and a cancelled call leaves nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def scene():
 
 
 def run(backend, story):
-    """Run *story*, and no longer than any of these takes."""
+    """Run *story*, with a time limit that none of these reaches."""
 
     async def bounded():
         with anyio.fail_after(LONG_S):
@@ -48,14 +48,14 @@ def run(backend, story):
     return anyio.run(bounded, backend=backend)
 
 
-# --- in step -------------------------------------------------------------------------------
+# --- the same interface --------------------------------------------------------------------------
 
 
 def public(cls):
     return {name: value for name, value in vars(cls).items() if not name.startswith("_")}
 
 
-def test_every_method_has_a_twin_with_its_signature_and_its_words():
+def test_every_method_has_an_asynchronous_one_with_its_signature_and_docstring():
     methods = {name for name, value in public(Orchestrator).items() if inspect.isfunction(value)}
     twins = public(AsyncOrchestrator)
 
@@ -66,11 +66,11 @@ def test_every_method_has_a_twin_with_its_signature_and_its_words():
         assert original.__doc__ == twins[name].__doc__, name
 
 
-def test_it_is_opened_with_the_same_parameters():
+def test_the_constructors_have_the_same_parameters():
     assert inspect.signature(Orchestrator) == inspect.signature(AsyncOrchestrator)
 
 
-def test_what_an_orchestrator_tells_of_itself_its_twin_tells(scene):
+def test_the_attributes_are_those_of_the_orchestrator(scene):
     orch = scene.orchestrator()
     twin = AsyncOrchestrator.wrapping(orch)
 
@@ -100,11 +100,11 @@ def test_without_anyio_the_error_names_the_extra():
     assert "pip install 'orchestrator-core[async]'\n" == said
 
 
-# --- a life ----------------------------------------------------------------------------------
+# --- a life --------------------------------------------------------------------------------------
 
 
 @both
-def test_a_whole_life(backend, scene):
+def test_an_agent_lives_and_ends_by_asynchronous_calls(backend, scene):
     scene.terminal.agents["sleep"] = Exits(0, after_s=60)
 
     async def life():
@@ -121,8 +121,8 @@ def test_a_whole_life(backend, scene):
 
 
 @both
-def test_errors_come_as_they_are(backend, scene):
-    """Not in a group, though a group of tasks is at work below."""
+def test_an_error_is_raised_unwrapped(backend, scene):
+    """No exception group reaches the caller, although a task group runs the call."""
 
     async def life():
         orch = AsyncOrchestrator.wrapping(scene.orchestrator())
@@ -139,7 +139,7 @@ def test_errors_come_as_they_are(backend, scene):
     run(backend, life)
 
 
-def test_one_that_is_not_open_says_how_it_is_opened():
+def test_a_call_before_the_opening_names_the_remedy():
     with pytest.raises(InvalidInput, match="not open") as caught:
         asyncio.run(AsyncOrchestrator().tasks())
 
@@ -147,8 +147,8 @@ def test_one_that_is_not_open_says_how_it_is_opened():
 
 
 @both
-def test_a_hundred_that_wait_keep_nobody_from_working(backend, scene):
-    """Anyio shares out forty threads; a hundred waits take none of them."""
+def test_a_hundred_waits_leave_threads_for_other_calls(backend, scene):
+    """Anyio has a limit of 40 threads; waits do not count against it."""
     halts = Halts(scene)
 
     async def life():
@@ -170,11 +170,11 @@ async def _wait_for(orch, agent_id):
     await orch.wait(agent_id, timeout_s=LONG_S)
 
 
-# --- cancelled -------------------------------------------------------------------------------
+# --- cancelled -----------------------------------------------------------------------------------
 
 
 class Halts(Observer):
-    """Halts a thread at an instant of its call, until it may go on."""
+    """Stops a thread at one point of its call, until the test releases it."""
 
     def __init__(self, scene):
         self._scene = scene
@@ -184,7 +184,7 @@ class Halts(Observer):
         self.left = 0
 
     def watches(self):
-        """Let whoever watches a process do so in real time, which on a fake is never over."""
+        """Let each watch of a process take real time, which never ends on a fake."""
 
         def watch(_who, *, timeout_s, fd=None):
             self._here.release()
@@ -228,7 +228,7 @@ class Halts(Observer):
 @both
 @pytest.mark.parametrize("hook", ["saga_begun", "step_done", "saga_committed"])
 def test_a_cancelled_deployment_leaves_nothing(backend, hook, scene):
-    """Cancelled at any time, it is past its commit or over, and then it is ended."""
+    """At any time, the deployment either fails or commits, and a committed agent is ended."""
     halts = Halts(scene).at(hook)
 
     async def life():
@@ -248,7 +248,7 @@ def test_a_cancelled_deployment_leaves_nothing(backend, hook, scene):
 
 
 @both
-def test_a_cancelled_deployment_that_fails_is_only_cancelled(backend, scene):
+def test_a_cancelled_deployment_that_fails_raises_the_cancellation_only(backend, scene):
     halts = Halts(scene).at("saga_begun")
 
     async def life():
@@ -268,8 +268,8 @@ def test_a_cancelled_deployment_that_fails_is_only_cancelled(backend, scene):
 
 
 @both
-def test_a_cancelled_deployment_that_cannot_be_undone_says_what_is_left(backend, scene):
-    """It is not silently cancelled; and not in a group of errors."""
+def test_a_cancelled_deployment_that_cannot_be_undone_names_what_is_left(backend, scene):
+    """The error replaces the cancellation, and is in no exception group."""
     halts = Halts(scene).at("saga_committed")
     caught = []
 
@@ -298,8 +298,8 @@ def test_a_cancelled_deployment_that_cannot_be_undone_says_what_is_left(backend,
 
 
 @both
-def test_a_key_that_finds_an_agent_of_another_does_not_end_it(backend, scene):
-    """The agent is not this deployment's, and is not ended with it."""
+def test_a_cancelled_deployment_by_key_does_not_end_the_agent_that_it_finds(backend, scene):
+    """Another deployment started that agent."""
     spec = AgentSpec(type="a", prompt="do it", command=["sleep", "1"], key="one")
 
     async def life():
@@ -316,7 +316,7 @@ def test_a_key_that_finds_an_agent_of_another_does_not_end_it(backend, scene):
 
 
 class _Cancelling(Orchestrator):
-    """An orchestrator whose caller is cancelled the moment a deployment is over."""
+    """An orchestrator whose caller is cancelled as soon as a deployment returns."""
 
     def __init__(self, orch, scope):
         self.__dict__ |= vars(orch)
@@ -332,7 +332,7 @@ class _Cancelling(Orchestrator):
 
 
 @both
-def test_a_cancelled_wait_ends_at_once_with_its_thread_and_ends_nobody(backend, scene):
+def test_a_cancelled_wait_ends_at_once_with_its_thread_and_ends_no_agent(backend, scene):
     halts = Halts(scene)
 
     async def life():
@@ -354,7 +354,7 @@ def test_a_cancelled_wait_ends_at_once_with_its_thread_and_ends_nobody(backend, 
 
 
 @both
-def test_what_is_cancelled_before_it_begins_is_not_begun(backend, scene):
+def test_a_call_that_is_cancelled_before_it_begins_does_nothing(backend, scene):
     async def life():
         orch = AsyncOrchestrator.wrapping(scene.orchestrator())
         with anyio.CancelScope() as scope:
@@ -366,8 +366,8 @@ def test_what_is_cancelled_before_it_begins_is_not_begun(backend, scene):
 
 
 @both
-def test_whatever_else_is_cancelled_is_done_all_the_same(backend, scene):
-    """An end that was begun is carried out."""
+def test_any_other_cancelled_call_has_its_effect(backend, scene):
+    """A termination that has begun is completed."""
     halts = Halts(scene).at("saga_closed")
 
     async def life():
@@ -385,8 +385,8 @@ def test_whatever_else_is_cancelled_is_done_all_the_same(backend, scene):
     assert [] == leaks(scene.orchestrator())
 
 
-def test_asyncios_own_cancellation_comes_twice_and_leaves_nothing(scene):
-    """As of a web server that is in a hurry: it passes every shield, again and again."""
+def test_a_second_cancellation_by_asyncio_itself_leaves_nothing(scene):
+    """A web server cancels so at its shutdown; no shield of anyio stops it."""
     halts = Halts(scene).at("step_done")
 
     async def life():

@@ -1,4 +1,4 @@
-"""The statistics in somebody's own Prometheus registry: what the command line prints."""
+"""The statistics in an application's Prometheus registry equal those of the command line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def scraped(registry):
 
 
 def an_eventful_past(scene):
-    """Ends of several kinds, one of them STUCK, something found by a sweep, something alive."""
+    """Ends of several kinds, one of them STUCK, a finding of a sweep, and an active agent."""
     orch, task, _ = past.end_some(scene, 3)
     orch.report_progress(orch.deploy(task, scene.spec()).id, "completed")
     orch.terminate(orch.deploy(task, scene.spec("unkillable")).id)
@@ -54,26 +54,26 @@ def an_eventful_past(scene):
     return orch
 
 
-# --- the same as the command line -----------------------------------------------------------------
+# --- the same as the command line ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [an_eventful_past, lambda scene: scene.orchestrator()])
-def test_a_scrape_says_what_the_command_line_says(make, fake_scene, capsys):
-    """Every metric, by the same name, of the same type, with the same samples and help."""
+def test_a_scrape_returns_what_the_command_line_prints(make, fake_scene, capsys):
+    """Each metric has the same name, type, samples and help."""
     orch = make(fake_scene)
 
     assert 0 == main(["--root", str(orch.root), "stats", "--format", "prometheus"])
     assert exposition.read(capsys.readouterr().out) == scraped(registry_of(orch))
 
 
-def test_it_has_every_metric_and_no_other(fake_scene):
+def test_a_scrape_has_every_metric_and_no_other(fake_scene):
     told = scraped(registry_of(an_eventful_past(fake_scene)))
 
     assert {f"{PREFIX}{name}" for name in METRICS} == set(told)
     assert [] == [name for name, family in told.items() if not family["samples"]]
 
 
-def test_it_counts_when_it_is_asked_and_not_before(fake_scene):
+def test_a_collector_counts_at_each_scrape(fake_scene):
     orch, task, _ = past.end_some(fake_scene)
     registry = registry_of(orch)
     name = "orchestrator_core_cleanups_total"
@@ -88,7 +88,7 @@ def test_it_counts_when_it_is_asked_and_not_before(fake_scene):
 
 
 def test_registering_counts_nothing(fake_scene, monkeypatch):
-    """A program with ten thousand journals starts as fast as one with none."""
+    """The start of a program takes as long with 10,000 journals as with none."""
     asked = []
     monkeypatch.setattr(metrics, "stats", lambda *given: asked.append(given))
 
@@ -97,8 +97,8 @@ def test_registering_counts_nothing(fake_scene, monkeypatch):
     assert [] == asked
 
 
-def test_a_name_that_is_taken_is_refused_by_the_registry(fake_scene):
-    """As ever with Prometheus; a second collector would say everything twice."""
+def test_a_registry_refuses_a_second_collector(fake_scene):
+    """A second collector would duplicate every sample."""
     orch = fake_scene.orchestrator()
     registry = registry_of(orch)
 
@@ -106,7 +106,7 @@ def test_a_name_that_is_taken_is_refused_by_the_registry(fake_scene):
         registry.register(StatsCollector(orch))
 
 
-def test_it_can_be_had_as_openmetrics(fake_scene):
+def test_the_metrics_have_an_openmetrics_form(fake_scene):
     registry = registry_of(an_eventful_past(fake_scene))
 
     families = list(text_string_to_metric_families(openmetrics.generate_latest(registry).decode()))
@@ -114,7 +114,7 @@ def test_it_can_be_had_as_openmetrics(fake_scene):
     assert len(METRICS) == len(families)
 
 
-# --- several roots ----------------------------------------------------------------------------
+# --- several roots -------------------------------------------------------------------------------
 
 
 def test_several_roots_share_the_metrics_each_under_its_id(fake_scene, other_scene):
@@ -129,10 +129,8 @@ def test_several_roots_share_the_metrics_each_under_its_id(fake_scene, other_sce
             assert alone["samples"] == {key: n for key, n in samples if root in key[1]}
 
 
-def test_a_root_that_cannot_be_counted_takes_nobody_elses_metrics_along(
-    fake_scene, other_scene, caplog
-):
-    """It is missing, which can be alerted on, rather than false; the reason is logged."""
+def test_a_root_that_cannot_be_counted_does_not_affect_other_roots(fake_scene, other_scene, caplog):
+    """Its metrics are missing, so that an alert can notice it, and the reason is logged."""
     broken, _, ids = past.end_some(fake_scene, 2)
     metrics.compact_journals(broken._context, broken._terminator.sagas, ids[:1])
     summary = broken.root / "registry" / "STATS.json"
@@ -160,10 +158,10 @@ def test_no_root_or_one_root_twice_is_refused(fake_scene):
             StatsCollector(*given)
 
 
-# --- what it does not do ----------------------------------------------------------------------
+# --- no side effects -----------------------------------------------------------------------------
 
 
-def test_it_starts_no_server_and_touches_no_registry_but_the_one_given(fake_scene, monkeypatch):
+def test_a_collector_starts_no_server_and_uses_only_the_given_registry(fake_scene, monkeypatch):
     def refuse(*_given, **_how):
         raise AssertionError("nobody has asked for that")
 

@@ -1,4 +1,4 @@
-"""Sagas as OpenTelemetry spans; the spans are kept in memory, sessions and processes are fake."""
+"""Sagas as OpenTelemetry spans, in memory, with fake sessions and processes."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def deployed(scene, orch, script="lives", **how):
     return orch.deploy(orch.create_task("Trace").id, scene.spec(script), **how)
 
 
-# --- a life -----------------------------------------------------------------------------------
+# --- a life --------------------------------------------------------------------------------------
 
 
-def test_a_deployment_is_a_span_with_one_for_each_step_in_order(scene, traces):
+def test_a_deployment_is_a_span_with_a_child_for_each_step_in_order(scene, traces):
     orch = scene.orchestrator(observer=traces.observer())
     agent = deployed(scene, orch)
 
@@ -73,7 +73,7 @@ def test_spans_lie_within_their_sagas_and_one_after_another(scene, traces):
         assert times[-1] <= saga.end_time
 
 
-def test_an_end_is_linked_to_the_deployment_and_says_why(scene, traces):
+def test_an_end_has_a_link_to_its_deployment_and_its_reason(scene, traces):
     orch = scene.orchestrator(observer=traces.observer())
     agent = deployed(scene, orch)
     orch.terminate(agent.id)
@@ -93,7 +93,7 @@ def test_an_end_is_linked_to_the_deployment_and_says_why(scene, traces):
     )
 
 
-def test_both_are_part_of_the_trace_of_whoever_asked_for_them(scene, traces):
+def test_a_deployment_and_an_end_are_part_of_their_callers_traces(scene, traces):
     orch = scene.orchestrator(observer=traces.observer())
     with traces.tracer.start_as_current_span("a request") as request:
         agent = deployed(scene, orch)
@@ -106,10 +106,10 @@ def test_both_are_part_of_the_trace_of_whoever_asked_for_them(scene, traces):
     assert is_linked(unwinding, run)
 
 
-# --- failures ---------------------------------------------------------------------------------
+# --- failures ------------------------------------------------------------------------------------
 
 
-def test_a_saga_that_fails_says_what_failed_and_is_undone_below_its_own_span(tmp_path, traces):
+def test_a_failed_saga_has_its_error_and_the_child_span_of_its_undo(tmp_path, traces):
     shelf = Shelf()
     shelf.fail("do", "b", DeploymentError("no room"))
     sagas = Sagas(tmp_path, steps=[Thing(shelf)], observer=traces.observer())
@@ -129,8 +129,8 @@ def test_a_saga_that_fails_says_what_failed_and_is_undone_below_its_own_span(tmp
     assert run.end_time >= unwinding.end_time
 
 
-def test_an_agent_that_dies_early_was_deployed_and_its_end_can_be_told_of(scene, traces):
-    """Its supervisor unwinds it, and does not trace; the error says whom to ask about."""
+def test_an_agent_that_dies_early_was_deployed_and_its_end_can_be_recorded(scene, traces):
+    """Its supervisor unwinds it without a trace; the error names the agent."""
     observer = traces.observer()
     orch = scene.orchestrator(observer=observer)
 
@@ -143,7 +143,7 @@ def test_an_agent_that_dies_early_was_deployed_and_its_end_can_be_told_of(scene,
     assert "rollback" == unwinding.attributes["orchestrator_core.unwind.reason"]
 
 
-def test_each_try_of_an_undo_that_fails_is_a_span_and_a_stuck_saga_an_error(tmp_path, traces):
+def test_each_failed_attempt_of_an_undo_is_a_span_and_a_stuck_saga_is_an_error(tmp_path, traces):
     shelf = Shelf()
     shelf.fail("undo", "a", OSError("once"), OSError("twice"))
     sagas = Sagas(tmp_path, steps=[Thing(shelf)], observer=traces.observer())
@@ -168,7 +168,7 @@ def test_each_try_of_an_undo_that_fails_is_a_span_and_a_stuck_saga_an_error(tmp_
     }
 
 
-def test_a_saga_that_is_left_without_a_commit_is_an_error(tmp_path, traces):
+def test_an_abandoned_saga_without_a_commit_is_an_error(tmp_path, traces):
     shelf = Shelf()
     sagas = Sagas(tmp_path, steps=[Thing(shelf)], observer=traces.observer())
     with sagas.begin("s", shelf.things("a")) as saga:
@@ -181,8 +181,8 @@ def test_a_saga_that_is_left_without_a_commit_is_an_error(tmp_path, traces):
     )
 
 
-def test_nothing_is_kept_of_sagas_that_are_over(scene, traces):
-    """An observer lives as long as its server."""
+def test_an_observer_drops_the_state_of_ended_sagas(scene, traces):
+    """An observer lives as long as its server, so its memory must not grow."""
     observer = traces.observer()
     orch = scene.orchestrator(observer=observer)
     for _ in range(3):
@@ -203,7 +203,7 @@ def test_an_adopted_saga_is_committed_from_the_start(tmp_path, traces):
         assert ["run saga"] == [span.name for span in traces.all()]
 
 
-# --- what is carried, and what is not -------------------------------------------------------------
+# --- the persisted state -------------------------------------------------------------------------
 
 
 def journal_of(scene, agent):
@@ -211,7 +211,7 @@ def journal_of(scene, agent):
     return path.read_text()
 
 
-def test_the_journal_carries_the_traceparent_and_nothing_else_of_the_context(scene, traces):
+def test_the_journal_stores_the_traceparent_and_nothing_else_of_the_context(scene, traces):
     orch = scene.orchestrator(observer=traces.observer())
     token = context.attach(baggage.set_baggage("user", "somebody@example.com"))
     agent = deployed(scene, orch)
@@ -227,7 +227,7 @@ def test_the_journal_carries_the_traceparent_and_nothing_else_of_the_context(sce
     assert "example.com" not in journal_of(scene, agent)
 
 
-def test_only_labels_that_are_named_leave_the_machine(tmp_path, traces):
+def test_only_named_labels_become_attributes(tmp_path, traces):
     shelf = Shelf()
     sagas = Sagas(tmp_path, steps=[Thing(shelf)], observer=traces.observer(labels=["kind"]))
     labels = {"kind": "build", "task_id": "private", "token": "secret"}
@@ -243,7 +243,7 @@ def test_only_labels_that_are_named_leave_the_machine(tmp_path, traces):
 
 
 @pytest.mark.parametrize("traceparent", ["", "00-zz-01", 7, None, "00-" + "0" * 32 + "-x-01"])
-def test_a_traceparent_that_is_none_is_no_link(traceparent, tmp_path, traces):
+def test_an_invalid_traceparent_makes_no_link(traceparent, tmp_path, traces):
     class Forges(Observer):
         def state_to_persist(self, _saga_id):
             return {"traceparent": traceparent}
@@ -259,7 +259,7 @@ def test_a_traceparent_that_is_none_is_no_link(traceparent, tmp_path, traces):
     assert [] == list(unwinding.links)
 
 
-# --- applications that do not trace ---------------------------------------------------------------
+# --- applications that do not trace --------------------------------------------------------------
 
 UNTRACED = f"""
 import json, sys
@@ -280,8 +280,8 @@ print(json.dumps([carried, before == after, "opentelemetry.sdk" in sys.modules])
 """
 
 
-def test_without_a_provider_it_does_nothing_and_sets_none(short_tmp):
-    """Not even a line in the journal; and the SDK is not needed."""
+def test_an_observer_without_a_provider_does_nothing_and_configures_none(short_tmp):
+    """The journal has no extra line, and the SDK need not be installed."""
     ran = subprocess.run(
         [sys.executable, "-c", UNTRACED], cwd=short_tmp, capture_output=True, text=True, check=False
     )
@@ -301,11 +301,11 @@ def test_without_the_api_the_error_names_the_extra():
     assert "otel-missing pip install 'orchestrator-core[otel]'\n" == said
 
 
-# --- ends that somebody else has carried out ------------------------------------------------------
+# --- ends in other processes ---------------------------------------------------------------------
 
 
 def ended_elsewhere(scene, traces, script="lives"):
-    """An agent of one that traces, ended by one that does not."""
+    """Return an agent whose deployment was traced and whose end was not."""
     observer = traces.observer()
     agent = deployed(scene, scene.orchestrator(observer=observer), script)
     other = scene.orchestrator()
@@ -313,7 +313,7 @@ def ended_elsewhere(scene, traces, script="lives"):
     return observer, other.history(agent.id)
 
 
-def test_an_end_elsewhere_is_told_of_afterwards_as_if_it_had_been_watched(scene, traces):
+def test_a_recorded_end_elsewhere_has_the_spans_of_an_observed_end(scene, traces):
     observer, history = ended_elsewhere(scene, traces)
     assert [] == traces.named("unwind saga")
 
@@ -330,7 +330,7 @@ def test_an_end_elsewhere_is_told_of_afterwards_as_if_it_had_been_watched(scene,
     assert steps[-1].end_time <= told.end_time
 
 
-def test_an_end_that_was_watched_or_told_of_is_not_told_twice(scene, traces):
+def test_an_end_that_was_observed_or_recorded_is_not_recorded_again(scene, traces):
     observer, history = ended_elsewhere(scene, traces)
     watched = traces.observer()
     agent = deployed(scene, scene.orchestrator(observer=watched))
@@ -346,7 +346,7 @@ def test_an_end_that_was_watched_or_told_of_is_not_told_twice(scene, traces):
     assert before + 1 + len(STEPS) == len(traces.all())
 
 
-def test_there_is_no_end_to_tell_of_while_an_agent_lives(scene, traces):
+def test_the_end_of_an_active_agent_cannot_be_recorded(scene, traces):
     observer = traces.observer()
     orch = scene.orchestrator(observer=observer)
     agent = deployed(scene, orch)
@@ -355,8 +355,8 @@ def test_there_is_no_end_to_tell_of_while_an_agent_lives(scene, traces):
         observer.record_end(orch.history(agent.id))
 
 
-def test_tracing_and_logging_go_together(scene, traces, caplog):
-    """An observer is beside the log, never in its stead."""
+def test_an_observer_does_not_replace_the_log(scene, traces, caplog):
+    """Both get every event."""
     caplog.set_level("INFO", "orchestrator_core")
     orch = scene.orchestrator(observer=traces.observer())
     spec = AgentSpec(type="a", prompt="go", command=[str(scene.bin / "lives")])

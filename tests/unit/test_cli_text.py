@@ -1,4 +1,4 @@
-"""What the command line tells of a root in trouble: true, and fit to be pasted."""
+"""The text of the command line about a damaged root: true, and ready to paste."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from orchestrator_core.saga import RecoveryReport, Unwind
 from orchestrator_core.saga.report import UnwindReport
 
 
-def test_what_got_stuck_is_not_told_as_recovered():
+def test_a_stuck_saga_does_not_count_as_recovered():
     why = Unwind.terminal("enough", status="terminated")
     tries = {
         saga_id: UnwindReport(saga_id=saga_id, why=why, steps=(), closed=closed)
         for saga_id, closed in (("a-1", True), ("a-2", False))
     }
-    told = format_recovery(RecoveryReport(unwound=tries, waiting=("a-3",)))
-    assert "0 alive, 1 recovered, 2 STUCK" == told.text.splitlines()[-1]
-    assert 3 == told.code
+    result = format_recovery(RecoveryReport(unwound=tries, waiting=("a-3",)))
+    assert "0 alive, 1 recovered, 2 STUCK" == result.text.splitlines()[-1]
+    assert 3 == result.code
 
 
-def test_a_registry_that_can_be_read_and_is_wrong_is_not_called_whole():
+def test_a_readable_registry_with_differences_is_not_called_whole():
     wrong = RegistryRepair(
         registry="R",
         task_id=None,
@@ -45,7 +45,7 @@ def test_the_remedy_for_a_path_with_a_blank_can_be_pasted(short_tmp):
     assert ["chmod", "go-rwx", str(place / "a file")] == shlex.split(answer.remedy)
 
 
-def test_a_unit_says_of_which_root_it_is(short_tmp):
-    """An id alone tells a person nothing; a "%" in a path is no specifier of systemd's."""
+def test_a_service_unit_names_its_root(short_tmp):
+    """The path identifies the root to people; systemd takes no "%" in it for a specifier."""
     unit = Service(root=short_tmp / "100% mine", root_id="0badcafe", env={}).systemd()
     assert f"Description=orchestrator-core: the resident sweeper of {short_tmp}/100%% mine" in unit
