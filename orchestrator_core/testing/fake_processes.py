@@ -1,4 +1,4 @@
-"""The fake processes: the same world as the fake terminal's, asked as a deployment asks it."""
+"""The processes of the fake terminal's world, behind the protocol of a deployment."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ RENAMED_METHODS = {
     "make_containment": "create_cgroup",
     "end": "terminate_all",
 }
-_A_LITTLE_S = 0.5  # What a supervisor gets on top, to say so; and the least for a SIGKILL.
+_EXTRA_S = 0.5  # Virtual time for a supervisor to report, and the minimum for a SIGKILL.
 
 
 class FakeProcesses:
@@ -55,7 +55,7 @@ class FakeProcesses:
         __getattr__ = renamed_attributes("FakeProcesses", RENAMED_METHODS)
 
     def identify(self, pid: int) -> Identity | None:
-        """Return the identity of a living process, the real one we run in included."""
+        """Return the identity of a living process, which may be the real calling one."""
         with self._world.call("processes.identify"):
             if self._world.is_orchestrator(pid):
                 return Identity(self._world.boot_id, pid, 0)
@@ -63,7 +63,7 @@ class FakeProcesses:
             return self._identity(process) if process is not None else None
 
     def is_alive(self, who: Identity) -> bool:
-        """Tell whether *who* is alive; see the protocol."""
+        """Return whether *who* is alive; see the protocol."""
         with self._world.call("processes.is_alive"):
             return self._is_alive(who)
 
@@ -102,7 +102,7 @@ class FakeProcesses:
         return seen
 
     def find_open_files(self, files: Collection[FileId]) -> tuple[OpenFile, ...]:  # noqa: ARG002 - as below
-        """Return nobody: the fake's processes have no files open, they only write to some."""
+        """Return nothing: fake processes keep no file open."""
         with self._world.call("processes.find_open_files"):
             return ()
 
@@ -112,28 +112,29 @@ class FakeProcesses:
             return self._world.now - who.started / 100
 
     def cwd_of(self, who: Identity) -> Path | None:  # noqa: ARG002 - as above
-        """Return None: the fake's processes are nowhere."""
+        """Return None: fake processes have no working directory."""
         with self._world.call("processes.cwd_of"):
             return None
 
     def owned_processes(self, claim: OwnershipSelector) -> tuple[Identity, ...]:
-        """Return who is covered by *claim* now; see the protocol."""
+        """Return the processes that *claim* covers now; see the protocol."""
         with self._world.call("processes.owned_processes"):
             return tuple(map(self._identity, self._covered(claim)))
 
     def includes_self(self, claim: OwnershipSelector) -> bool:
-        """Tell whether the calling thread plays one that would be ended; see the protocol."""
+        """Return whether the calling thread acts as a covered process; see the protocol."""
         with self._world.call("processes.includes_self"):
-            me = self._world.current_process
-            return me is not None and me.role is None and me in self._covered(claim)
+            current = self._world.current_process
+            is_agent = current is not None and current.role is None
+            return is_agent and current in self._covered(claim)
 
     def cgroup_path(self, name: str) -> str | None:  # noqa: ARG002 - the protocol's
-        """Return None: a fake machine has no cgroups, only subreapers."""
+        """Return None: the fake machine has no cgroups."""
         with self._world.call("processes.cgroup_path"):
             return None
 
     def create_cgroup(self, directory: str) -> bool:  # noqa: ARG002 - the protocol's
-        """Return False: there are none to make."""
+        """Return False: the fake machine has no cgroups."""
         with self._world.call("processes.create_cgroup"):
             return False
 
@@ -170,7 +171,7 @@ class FakeProcesses:
 
 
 class _FakeTermination:
-    """One end of everything of a claim, by an outsider or by the unwinder."""
+    """One termination of all processes of a claim."""
 
     def __init__(
         self, world: FakeWorld, claim: OwnershipSelector, patience: GracePeriods, find: _Find
@@ -185,24 +186,24 @@ class _FakeTermination:
         self._forced = False
 
     def end(self, supervisor: FakeProcess | None) -> TerminationResult:
-        """Ask the supervisor to end its own; then see to whoever is left."""
+        """End the supervisor, which ends its tree; then end the remaining processes."""
         if supervisor is not None and supervisor is not self._world.current_process:
-            self._ask(supervisor)
+            self._end_supervisor(supervisor)
         while self._targets() and self._world.now < self._until:
             gently = self._world.now < self._term_until
             self._forced = self._forced or not gently
             self._send(signal.SIGTERM if gently else signal.SIGKILL, *self._targets())
             self._wait(lambda: not self._targets(), self._term_until if gently else self._until)
-        return self._told()
+        return self._result()
 
-    def _ask(self, supervisor: FakeProcess) -> None:
-        """Give the supervisor its time; what it leaves behind has had its own."""
+    def _end_supervisor(self, supervisor: FakeProcess) -> None:
+        """Signal the supervisor, and wait for it; then the time for SIGTERM is over."""
         self._send(signal.SIGTERM, supervisor)
-        if not self._wait(lambda: not supervisor.alive, self._until + _A_LITTLE_S):
+        if not self._wait(lambda: not supervisor.alive, self._until + _EXTRA_S):
             self._forced = True
             self._send(signal.SIGKILL, supervisor)
         self._term_until = self._world.now
-        self._until = max(self._until, self._world.now + _A_LITTLE_S)
+        self._until = max(self._until, self._world.now + _EXTRA_S)
 
     def _send(self, signum: int, *processes: FakeProcess) -> None:
         with self._world.lock:
@@ -214,10 +215,10 @@ class _FakeTermination:
         return self._world.wait(until, deadline - self._world.now)
 
     def _targets(self) -> list[FakeProcess]:
-        """Return who is to be ended: all that is covered but the caller, become the unwinder."""
+        """Return all covered processes but the caller, which may be the unwinder."""
         return [p for p in self._find(self._claim) if p is not self._world.current_process]
 
-    def _told(self) -> TerminationResult:
+    def _result(self) -> TerminationResult:
         witnessed = read_exit_record(self._claim.exit_file)
         contained = witnessed is not None and witnessed.contained
         survivors = tuple(Survivor(p.pid, p.name) for p in self._targets())
@@ -231,7 +232,7 @@ class _FakeTermination:
         )
 
     def _never_ran(self) -> bool:
-        """Tell whether nothing can have been started: another boot, or the gate still shut."""
+        """Return whether no agent can have started: after a reboot, or behind a closed gate."""
         who, run_dir = self._claim.supervisor, self._claim.run_dir
         if who is not None and who.boot_id != self._world.boot_id:
             return True

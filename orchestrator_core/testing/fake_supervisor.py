@@ -1,10 +1,9 @@
 """
-The fake supervisor: the real one's life, played on the real files.
+The fake supervisor: the behaviour of the real one, on the real files.
 
-It stands at its gate until the journal's lock is free, runs its agent only
-under a commit, tells of it through the events FIFO and the exit file, contains
-what is below it, and at the end becomes the unwinder, which here is a function
-given by whoever composed the world.
+It waits at its gate until the journal's lock is free, and runs its agent only if the saga has
+committed. It writes the events FIFO and the exit file, ends the processes below it, and at the
+end calls the unwinder, a function that the terminal was given.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ if TYPE_CHECKING:
 
 
 class Stage(enum.Enum):
-    """How far a supervisor's life has come."""
+    """The stages of a supervisor."""
 
     GATE = "gate"
     RUNNING = "running"
-    LINGERING = "lingering"  #: The agent has asked for its end, and may leave by itself.
+    LINGERING = "lingering"  #: The agent has requested its end, and may still exit by itself.
     CONTAINING = "containing"
-    WAITING = "waiting"  #: It has become the unwinder, and waits for the agent's lock.
+    WAITING = "waiting"  #: As the unwinder, it waits for the agent's lock.
     UNWINDING = "unwinding"
     GONE = "gone"
 
@@ -42,7 +41,7 @@ _UNDISTURBED = (Stage.RUNNING, Stage.LINGERING)
 
 
 class Supervisor:
-    """The role of a session's own process, where the program is our supervisor."""
+    """The role of a session's first process, if its program is the supervisor."""
 
     def __init__(
         self,
@@ -59,9 +58,9 @@ class Supervisor:
         self._script_for = script_for
         self._unwinder = unwinder
         self._stage = Stage.GATE
-        self._told: launch.Launch | None = None
+        self._launch: launch.Launch = None  # type: ignore[assignment]  # set at the gate
         self._journal = FakeJournal()
-        self._exit_recorder: FakeExitRecorder | None = None
+        self._recorder: FakeExitRecorder = None  # type: ignore[assignment]  # set behind it
         self._agent: FakeProcess | None = None
         self._since = 0.0
         self._forced = False
@@ -69,7 +68,7 @@ class Supervisor:
     # --- the role ----------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Pass the gate, if it has opened; notice the agent's end, if it has come."""
+        """Pass the gate if it is open; react to the agent's end."""
         if self._stage is Stage.GATE:
             return self._try_gate()
         if self._stage in _UNDISTURBED and self._agent is not None and not self._agent.alive:
@@ -81,14 +80,14 @@ class Supervisor:
         return False
 
     def deferred_call(self) -> Callable[[], None] | None:
-        """Return the unwinding, once the agent's lock is free for it."""
+        """Return the unwinding, once the agent's lock is free."""
         if self._stage is Stage.WAITING and self._journal.is_free():
             self._stage = Stage.UNWINDING
             return self._unwind
         return None
 
     def receive(self, signum: int) -> None:
-        """Take a signal as the real supervisor does at this stage of its life."""
+        """Handle a signal as the real supervisor does at this stage."""
         if self._stage is Stage.GATE:
             self._world.mark_dead(self._process)
         elif self._stage in _UNDISTURBED:
@@ -97,28 +96,28 @@ class Supervisor:
             self._world.mark_dead(self._process)
 
     def ended(self) -> None:
-        """Leave no descriptor open."""
+        """Close all descriptors."""
         self._stage = Stage.GONE
         self._journal.close()
-        if self._exit_recorder is not None:
-            self._exit_recorder.close()
+        if self._recorder is not None:
+            self._recorder.close()
 
     # --- the gate --------------------------------------------------------------------
 
     def _try_gate(self) -> bool:
         try:
-            if self._told is None:
-                self._told = launch.read(self._launch_path)
-                self._journal.open(self._told.journal)
+            if self._launch is None:
+                self._launch = launch.read(self._launch_path)
+                self._journal.open(self._launch.journal)
             if not self._journal.is_free():
                 return False
             committed = self._journal.ask(gate.is_committed)
             if committed:
-                os.unlink(self._launch_path)  # noqa: PTH108 - as the real one does
+                os.unlink(self._launch_path)  # noqa: PTH108 - as the real one
         except (OSError, ValueError):
             committed = False
         if committed:
-            self._exit_recorder = FakeExitRecorder(self._launch, self._world.boot_id)
+            self._recorder = FakeExitRecorder(self._launch, self._world.boot_id)
             self._run(self._script_for(self._launch.argv))
         else:
             self._world.mark_dead(self._process)
@@ -147,7 +146,7 @@ class Supervisor:
         self._recorder.record_start(self._agent)
 
     def _cannot_start(self, script: Script) -> str | None:
-        """Open what a real agent would be given; return why that cannot be."""
+        """Open the files that a real agent gets; return the error if that fails."""
         if isinstance(script, Refuses):
             return script.message
         try:
@@ -159,7 +158,7 @@ class Supervisor:
         return None
 
     def write(self, data: bytes) -> None:
-        """Let the agent write to its log."""
+        """Append *data* to the agent's log."""
         log = os.open(self._launch.log, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
         try:
             os.write(log, data)
@@ -188,12 +187,12 @@ class Supervisor:
             self._contain("request")
 
     def exit(self, code: int | None, signum: int | None) -> None:
-        """Let the agent's main process end, now."""
+        """End the agent's main process."""
         if self._agent is not None:
             self._world.mark_dead(self._agent, code=code, died_of=signum)
 
     def _contain(self, cause: str) -> None:
-        """End what is below, gently, and then not; each stage only if somebody is left."""
+        """End all processes below, by SIGTERM, then by SIGKILL if any is left."""
         self._stage = Stage.CONTAINING
         if self._recorder.cause == "exit":
             self._recorder.cause = cause
@@ -226,13 +225,13 @@ class Supervisor:
             self._stage = Stage.WAITING
 
     def _unwind(self) -> None:
-        """Do what the unwinder does, as this process, which then exits."""
+        """Call the unwinder as this process, which then exits."""
         unwinder = self._unwinder()
         try:
             if unwinder is not None:
                 with self._world.as_process(self._process):
                     unwinder(self._launch.unwinder_argv)
-        except Exception as error:  # noqa: BLE001 - as a program of its own, it would only exit 1
+        except Exception as error:  # noqa: BLE001 - as a real program it would exit with 1
             self._world.errors.append(error)
         finally:
             with self._world.lock:
@@ -246,22 +245,12 @@ class Supervisor:
             self._world.kill(process, signum)
 
     def _deliver_events(self, *, last: bool = False) -> None:
-        """Witness the end of the agent's main process, if it has come; *last*: before the rest."""
+        """Record the end of the agent's main process, if it has ended; *last* precedes the rest."""
         if self._agent is not None and not self._agent.alive:
             status = self._agent.died_of or (self._agent.code or 0) << 8
             self._recorder.silent = last
             self._recorder.exited(status, self._world.now - self._since)
             self._recorder.silent = False
-
-    @property
-    def _launch(self) -> launch.Launch:
-        assert self._told is not None, "nothing is known at the gate"  # noqa: S101 - our own bug
-        return self._told
-
-    @property
-    def _recorder(self) -> FakeExitRecorder:
-        assert self._exit_recorder is not None, "there is no witness at the gate"  # noqa: S101 - our own bug
-        return self._exit_recorder
 
 
 def spawn_scripted(
@@ -272,7 +261,7 @@ def spawn_scripted(
     cookie: str | None,
     parent: FakeProcess | None,
 ) -> FakeProcess:
-    """Start a process that lives by *script*, with what it leaves behind."""
+    """Start a process that follows *script*, and the other processes of the script."""
     process = world.spawn(
         name,
         cookie=cookie,

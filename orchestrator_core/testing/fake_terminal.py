@@ -1,4 +1,4 @@
-"""The fake terminal: what tmux does, as far as a deployment can tell."""
+"""The fake terminal: tmux, as far as a deployment can observe it."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ _RENAMED_CALLS = {
     "end": "kill",
     **{f"processes.{old}": f"processes.{new}" for old, new in RENAMED_METHODS.items()},
 }
-_SUPERVISOR = "orchestrator_core.supervisor"  # in the argv of every supervisor, and of nobody else
+_SUPERVISOR = "orchestrator_core.supervisor"  # in the argv of supervisors only
 
 
 class FakeTerminal:
     """
-    A :class:`~orchestrator_core.system.terminal.Terminal` in memory, and the world around it.
+    A :class:`~orchestrator_core.system.terminal.Terminal` in memory, with its own fake world.
 
-    *agents* gives a script to each agent by the name of its program (the last part
-    of the first argument); all others get *default*. ``processes`` is the same
-    world's :class:`~orchestrator_core.system.processes.protocol.Processes`. ``unwinder`` is what a
-    supervisor becomes at its end: it is called with the argument list that the real
-    one would execute, when the agent's lock is free; None: it just leaves.
+    *agents* maps the name of a program (the last part of its path) to the script of its agents;
+    all others get *default*. ``processes`` is the
+    :class:`~orchestrator_core.system.processes.protocol.Processes` of the same world.
+    ``unwinder`` is called in place of a supervisor's last exec, with its argument list, when
+    the agent's lock is free. None means that the supervisor exits instead.
     """
 
     @renamed_keyword("heir", "unwinder")
@@ -67,7 +67,7 @@ class FakeTerminal:
         self.default = default or Runs()
         self.unwinder = unwinder
         self.timeout_s = timeout_s
-        self.legacy_server: LegacyServer = NullServer()  #: The old system was never in this world.
+        self.legacy_server: LegacyServer = NullServer()  #: There are no legacy agents.
         self._world = FakeWorld()
         self._in_flight: list[Callable[[], object]] = []
         self.processes = FakeProcesses(self._world)
@@ -106,7 +106,7 @@ class FakeTerminal:
             return self._start(name, owner, order)
 
     def inspect(self, name: str, *, owner: str) -> SessionState:
-        """Tell whether the session is there, and ours; see the protocol."""
+        """Return whether the session is there, and *owner*'s; see the protocol."""
         try:
             with self._world.call("inspect"):
                 check_name(name)
@@ -134,7 +134,7 @@ class FakeTerminal:
             self._ask()
             return tuple(map(self._shown, self._world.sessions.values()))
 
-    # --- the world, looked at --------------------------------------------------------
+    # --- state of the world --------------------------------------------------------
 
     @property
     def now(self) -> float:
@@ -143,7 +143,7 @@ class FakeTerminal:
 
     @property
     def errors(self) -> list[Exception]:
-        """What unwinders raised: as programs of their own, they would have exited with 1."""
+        """The errors of unwinders; as real programs they would have exited with 1."""
         return self._world.errors
 
     def alive(self) -> tuple[FakeProcess, ...]:
@@ -151,43 +151,43 @@ class FakeTerminal:
         self._world.advance()
         return tuple(p for p in list(self._world.processes.values()) if p is not self._world.server)
 
-    # --- the world, moved ------------------------------------------------------------
+    # --- events ------------------------------------------------------------
 
     def pass_time(self, seconds: float) -> None:
-        """Let *seconds* of virtual time go by, with all that is due in them."""
+        """Let *seconds* of virtual time pass, with all events that are due."""
         self._world.wait(lambda: False, seconds)
 
     def inside(self, name: str) -> AbstractContextManager[None]:
-        """Let the calling thread be the agent of session *name* for a while."""
+        """Let the calling thread act as the agent of session *name* within the block."""
         self._world.advance()
         root = self._session(name).process
         agent = next((p for p in list(self._world.processes.values()) if p.parent is root), root)
         return self._world.as_process(agent)
 
     def write(self, name: str, data: bytes) -> None:
-        """Let the agent of session *name* write to its log."""
+        """Let the agent of session *name* write *data* to its log."""
         self._world.advance()
         self._supervisor(name).write(data)
 
     def exit(self, name: str, code: int | None = 0, *, signum: int | None = None) -> None:
-        """Let the agent of session *name* exit, or die by *signum*, now."""
+        """Let the agent of session *name* exit with *code*, or die of *signum*, now."""
         self._world.advance()
         with self._world.lock:
             self._supervisor(name).exit(None if signum else code, signum)
         self._world.advance()
 
     def kill_supervisor(self, name: str) -> None:
-        """Kill the supervisor of session *name* with -9: the session is gone, its agent is not."""
+        """Kill the supervisor of session *name* by SIGKILL; its agent lives on."""
         with self._world.lock:
             self._world.kill(self._session(name).process, signal.SIGKILL)
 
     def start_foreign_session(self, name: str, *, owner: str | None = None) -> None:
-        """Let a stranger have a session called *name*."""
+        """Start session *name* with a process that is no agent."""
         with self._world.lock:
             self._take(name, owner, self._world.spawn("stranger"))
 
     def kill_server(self) -> None:
-        """Kill the terminal's server with -9: its sessions are gone, hung up on."""
+        """Kill the terminal's server: its sessions are gone, their processes get SIGHUP."""
         with self._world.lock:
             self._in_flight.clear()
             self._world.hung = False
@@ -198,24 +198,24 @@ class FakeTerminal:
                 self._world.drop_session(session)
 
     def reboot(self) -> None:
-        """Let the machine go down and come up again: only files are left."""
+        """Reboot the machine: only files are left."""
         self._in_flight.clear()
         self._world.restart()
 
     def hang(self) -> None:
-        """Let the server not answer any more, as if stopped."""
+        """Stop the server: its calls time out."""
         self._world.hung = True
 
     def refuse(self, why: str = "the fake was told to refuse") -> None:
-        """Let the server not be there to ask, though nobody knows that it has ended."""
+        """Let every call of the server raise TerminalError with *why*."""
         self._world.refusal = why
 
     def resume(self) -> None:
-        """Let the server answer again, and do what it was asked while it hung."""
+        """End :meth:`hang` and :meth:`refuse`; the server runs the calls that timed out."""
         with self._world.lock:
             self._world.hung, self._world.refusal = False, ""
             for order in self._in_flight:
-                with contextlib.suppress(SessionExists):  # Its client is long gone.
+                with contextlib.suppress(SessionExists):  # The client does not wait any more.
                     order()
             self._in_flight.clear()
 
@@ -228,24 +228,24 @@ class FakeTerminal:
         after: bool = False,
     ) -> None:
         """
-        Let *call* raise *error*: before it does anything, or *after* it has done all.
+        Let *call* raise *error*: before it changes anything, or *after* its change.
 
-        A call of the terminal goes by its name (``"start"``), one of the processes
-        with theirs before it (``"processes.terminate_all"``). ``times=math.inf``: until mended.
-        ``inspect`` does not raise: it answers UNKNOWN.
+        *call* is a method of the terminal (``"start"``), or of its processes
+        (``"processes.terminate_all"``). With ``times=math.inf`` it fails until :meth:`mend`.
+        ``inspect`` returns UNKNOWN instead of raising.
         """
         if call in _RENAMED_CALLS:
             warn_renamed(f"the call {call!r}", f"{_RENAMED_CALLS[call]!r}")
         self._world.fail(_RENAMED_CALLS.get(call, call), error, times, after=after)
 
     def mend(self) -> None:
-        """Take back all that :meth:`fail` asked for."""
+        """Remove all failures that :meth:`fail` has set."""
         self._world.mend()
 
-    # --- how ---------------------------------------------------------------------------
+    # --- implementation ---------------------------------------------------------------------------
 
     def _ask(self, order: Callable[[], object] | None = None) -> None:
-        """Refuse to answer if the server hangs; it has the order all the same."""
+        """Raise if the server hangs or refuses; a hanging server keeps *order* for later."""
         if self._world.refusal:
             raise TerminalError(self._world.refusal)
         if not self._world.hung:
@@ -257,7 +257,7 @@ class FakeTerminal:
 
     def _start(self, name: str, owner: str, argv: list[str]) -> Session:
         if name in self._world.sessions:
-            raise SessionExists(f"session {name!r} is there already")
+            raise SessionExists(f"session {name!r} already exists")
         if _SUPERVISOR in "\0".join(argv):
             process = self._world.spawn("supervisor", cookie=owner)
             process.role = Supervisor(
