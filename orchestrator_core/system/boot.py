@@ -14,7 +14,6 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     import subprocess  # noqa: PLC0415 - slow to import, and needed on macOS alone
 
-    done = subprocess.run(
-        ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, check=True
+    return (
+        subprocess.check_output(["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]).decode().strip()
     )
-    return done.stdout.decode().strip()

@@ -218,20 +218,16 @@ def append_line(path: StrPath, line: bytes) -> None:
     Raises:
         StorageError: The file system refused; a torn line may remain.
     """
-    try:
-        fd, is_new = open_private(path, os.O_RDWR | os.O_APPEND), False
-    except FileNotFoundError:
-        with storage_errors("create", path):
-            fd, is_new = open_private(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), True
-    try:
-        with storage_errors("append to", path):
+    with storage_errors("append to", path):
+        fd = open_private(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        try:
             size = os.fstat(fd).st_size
             is_torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
             write_all(fd, (b"\n" if is_torn else b"") + line.rstrip(b"\n") + b"\n")
             fsync(fd)
-    finally:
-        os.close(fd)
-    if is_new:
+        finally:
+            os.close(fd)
+    if size == 0:  # The name may be new, too.
         fsync_directory(parent_of(path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING, Self
@@ -28,15 +29,10 @@ class SupervisorEvents:
 
     def poll(self) -> set[str]:
         """Return the names of all events so far, without waiting."""
-        try:
-            while not self.writer_closed:
-                piece = os.read(self.fd, 4096)
+        with contextlib.suppress(BlockingIOError):
+            while piece := os.read(self.fd, 4096):
                 self._text += piece
-                self.writer_closed = not piece and bool(self._text)
-                if not piece:
-                    break
-        except BlockingIOError:
-            pass
+            self.writer_closed = bool(self._text)  # Without any event, no writer has opened it.
         lines = self._text.split(b"\n")[:-1]
         return {line.split(b" ", 1)[0].decode() for line in lines}
 

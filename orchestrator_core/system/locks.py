@@ -222,9 +222,7 @@ def _push_document(document: str) -> None:
     """Refuse to lock two documents in one thread, so that no two threads can deadlock."""
     documents: list[str] = _held.__dict__.setdefault("documents", [])
     if documents and documents[-1] != document:
-        raise AssertionError(
-            f"cannot lock {document}: this thread holds the lock of {documents[-1]}"
-        )
+        raise AssertionError(f"cannot lock {document}: this thread holds {documents[-1]}")
     documents.append(document)
 
 

@@ -7,12 +7,12 @@ A safe name consists of characters that have no meaning to any of the three.
 from __future__ import annotations
 
 import re
+import reprlib
 
 from orchestrator_core.exceptions import InvalidId
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _MAX_LENGTH = 100
-_SHOWN = 40  #: Characters of a refused value that the error shows.
 
 
 def check_id(kind: str, value: object, *, longest: int = _MAX_LENGTH) -> str:
@@ -24,11 +24,8 @@ def check_id(kind: str, value: object, *, longest: int = _MAX_LENGTH) -> str:
     """
     if isinstance(value, str) and is_id(value, longest=longest):
         return value
-    shown = repr(value if not isinstance(value, str | bytes) else value[: _SHOWN + 1])
-    if len(shown) > _SHOWN:
-        shown = f"{shown[:_SHOWN]}…"
     raise InvalidId(
-        f"{kind} {shown} is not an id",
+        f"{kind} {reprlib.repr(value)} is not an id",
         hint=f"use 1 to {longest} of A-Z a-z 0-9 _ - and start with a letter or digit",
     )
 

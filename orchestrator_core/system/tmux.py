@@ -128,7 +128,7 @@ class TmuxTerminal:
         if reply.returncode == 0 and created:
             return Session(name, owner, created[0].pane_pid, created[0].server_pid)
         if TmuxError.classify(reply) is TmuxError.DUPLICATE:
-            raise SessionExists(f"tmux session {name!r} is there already")
+            raise SessionExists(f"tmux session {name!r} already exists")
         if created:  # The session exists, but its owner could not be set.
             is_created = f"#{{==:#{{pane_pid}},{created[0].pane_pid}}}"
             server.run_again_if_lost(*kill_if(name, is_created))
@@ -369,7 +369,7 @@ def _check_socket(path: str) -> None:
         return
     if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
         raise TerminalError(
-            f"{path} is not a socket of ours, so no session was started there",
+            f"{path} is not a socket of this user; no session was started there",
             hint=f"see what it is, and move it away: ls -la {path}",
         )
 

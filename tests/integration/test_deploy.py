@@ -282,7 +282,7 @@ def test_a_users_own_session_of_the_same_name_is_not_touched(scene, orch, task, 
     monkeypatch.setattr(ids, "new_agent_id", lambda _type: "a-000000-abcdef")
     scene.world.tmux("new-session", "-d", "-s", "agent_a-000000-abcdef", "sleep 1000")
 
-    with pytest.raises(DeploymentError, match="is there already"):
+    with pytest.raises(DeploymentError, match="already exists"):
         orch.deploy(task, scene.spec())
     orch.recover(force=True)
 

@@ -91,7 +91,7 @@ def test_a_file_at_the_socket_path_is_not_replaced(terminal, private_tmux):
     """tmux alone would remove the file."""
     private_tmux.socket.write_text("precious")
 
-    with pytest.raises(TerminalError, match="is not a socket of ours") as refused:
+    with pytest.raises(TerminalError, match="is not a socket of this user") as refused:
         terminal.start("agent_1", owner="c1", argv=RUNS)
 
     assert "precious" == private_tmux.socket.read_text()
@@ -105,7 +105,7 @@ def test_a_socket_of_another_user_is_refused(terminal, monkeypatch):
     ours = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: ours + 1)
 
-    with pytest.raises(TerminalError, match="is not a socket of ours"):
+    with pytest.raises(TerminalError, match="is not a socket of this user"):
         terminal.start("agent_1", owner="c1", argv=RUNS)
 
     assert ["agent_0"] == [session.name for session in terminal.sessions()]
@@ -114,7 +114,7 @@ def test_a_socket_of_another_user_is_refused(terminal, monkeypatch):
 def test_a_symlink_at_the_socket_path_is_refused(terminal, private_tmux):
     private_tmux.socket.symlink_to("/tmp/nobody-has-put-this-here")
 
-    with pytest.raises(TerminalError, match="is not a socket of ours"):
+    with pytest.raises(TerminalError, match="is not a socket of this user"):
         terminal.start("agent_1", owner="c1", argv=RUNS)
 
 

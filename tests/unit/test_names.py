@@ -40,7 +40,7 @@ def test_every_accepted_id_is_safe_and_every_other_is_refused(text):
         assert safe
 
 
-def test_a_refusal_quotes_forty_characters_at_most():
+def test_a_refusal_quotes_a_short_part_of_the_value():
     """A megabyte of hostile id does not become a megabyte of message."""
     with pytest.raises(InvalidId) as refusal:
         check_id("agent", "\x1b" * 1_000_000)

@@ -279,7 +279,7 @@ def test_a_new_fork_of_a_tmux_server_is_read_after_its_exec(monkeypatch):
 def test_a_table_without_the_own_process_is_an_error(monkeypatch):
     """Without free descriptors /proc seems empty."""
     monkeypatch.setattr(table.procfs, "pids", list)
-    with pytest.raises(CouldNotAsk, match="ourselves"):
+    with pytest.raises(CouldNotAsk, match="this process"):
         table.snapshot()
 
 

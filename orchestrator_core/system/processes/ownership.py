@@ -55,9 +55,9 @@ def includes_self(selector: OwnershipSelector) -> bool:
 def is_supervisor(selector: OwnershipSelector) -> bool:
     """Return whether the calling process is the agent's supervisor that became its unwinder."""
     supervisor = selector.supervisor
-    return (
-        supervisor is not None and supervisor.pid == os.getpid() and supervisor.boot_id == boot_id()
-    )
+    if supervisor is None or supervisor.boot_id != boot_id():
+        return False
+    return supervisor.pid == os.getpid()
 
 
 def _root_identities(selector: OwnershipSelector) -> set[Identity]:
@@ -99,9 +99,7 @@ class _ProcessSnapshot:
 
     def expand(self, found: set[int], known_sessions: set[int]) -> set[int]:
         """Return the children of *found*, and the members of the sessions that are theirs."""
-        parents = {
-            pid for pid in found if pid != self._own_pid and not self._by_pid[pid].is_tmux_server
-        }
+        parents = {pid for pid in found - {self._own_pid} if not self._by_pid[pid].is_tmux_server}
         sessions = self._sessions(found, known_sessions)
         return {row.pid for row in self._all if row.ppid in parents or row.sid in sessions}
 

@@ -35,10 +35,9 @@ def cwd_of(pid: int) -> str:
         OSError: The process has ended, or the system hides it.
     """
     try:
-        found: str = psutil.Process(pid).cwd()
+        return str(psutil.Process(pid).cwd())
     except (psutil.Error, ValueError) as error:
         raise ProcessLookupError(pid) from error
-    return found
 
 
 def rows(cookie_name: str) -> Iterator[Fields]:

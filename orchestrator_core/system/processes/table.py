@@ -78,7 +78,7 @@ def _scan() -> Sequence[Row]:
     found = tuple(proc_rows() if sys.platform == "linux" else psutil_rows())
     if os.getpid() not in {row.pid for row in found}:
         raise CouldNotAsk(
-            "the table of processes cannot be read: it does not even show ourselves",
+            "the table of processes cannot be read: it does not even list this process",
             hint="out of file descriptors? see: ulimit -n; or /proc is not mounted",
         )
     return found
