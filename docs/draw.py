@@ -132,7 +132,8 @@ def sweeper() -> str:
 def _methods_of(kind: type) -> str:
     rows = [
         (f"`{name}{_signature(method)}`", _paragraph(method), _raised(method))
-        for name, method in vars(kind).items()
+        for owner in kind.__mro__[:-1]
+        for name, method in vars(owner).items()
         if inspect.isfunction(method) and not name.startswith("_")
     ]
     opening = kind.__init__

@@ -13,6 +13,7 @@ from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model.environment import ENV_AGENT
 from orchestrator_core.model.layout import open_root
 from orchestrator_core.model.status import Status, parse_status
+from orchestrator_core.operations.maintenance_verbs import MaintenanceVerbs
 from orchestrator_core.registry import new_global
 from orchestrator_core.system.deprecation import renamed_keyword
 from orchestrator_core.system.names import check_id
@@ -30,15 +31,9 @@ if TYPE_CHECKING:
     from orchestrator_core.model.limits import Limits
     from orchestrator_core.model.outcome import EndReport
     from orchestrator_core.model.records import Agent, Task
-    from orchestrator_core.model.settings import Settings
     from orchestrator_core.model.spec import AgentSpec
-    from orchestrator_core.operations.alerts import Alerts, OnFailedCleanup
-    from orchestrator_core.operations.maintenance import Maintenance
-    from orchestrator_core.operations.metrics import Stats
-    from orchestrator_core.operations.retention import ExportReport, GcReport
+    from orchestrator_core.operations.alerts import OnFailedCleanup
     from orchestrator_core.presets.result import AgentResult
-    from orchestrator_core.reconcile.repair import RepairReport
-    from orchestrator_core.reconcile.sweep.findings import SweepReport
     from orchestrator_core.saga import History, Observer, RecoveryReport, Step
     from orchestrator_core.system.processes.protocol import GracePeriods, Processes
     from orchestrator_core.system.terminal import Terminal
@@ -48,16 +43,14 @@ __all__ = ["Orchestrator"]
 _UNWINDER_TIMEOUT_S = 600.0  #: The unwinder has no other work than to wait for the agent's lock.
 
 
-class Orchestrator:
+class Orchestrator(MaintenanceVerbs):
     """
     All agents below one root.
 
-    Any number of orchestrators may be open on the same root, in threads, in processes and
-    inside agents: each sees and ends the same agents, and none needs to be closed.
-
-    *root* is found as :func:`orchestrator_core.model.layout.find_root` describes: the
-    argument, ``ORCHESTRATOR_ROOT``, the nearest ``.agent-workspace`` at or above the working
-    directory, or a new one in it.
+    Any number may be open on the same root, in threads, in processes and inside agents: each
+    sees and ends the same agents, and none needs to be closed. The root is the argument,
+    ``ORCHESTRATOR_ROOT``, the nearest ``.agent-workspace`` at or above the working directory,
+    or a new one in it; see :func:`orchestrator_core.model.layout.find_root`.
     """
 
     def __init__(  # noqa: PLR0913 - each can be swapped by itself; all have defaults
@@ -76,33 +69,27 @@ class Orchestrator:
         terminal_timeout_s: float = 10.0,
     ) -> None:
         """
-        Open a root, create what is missing, and recover what dead owners left.
+        Open a root, create what is missing, and *recover* what dead owners left.
 
-        Args:
-            root: The root's directory; see above.
-            terminal: The name of the root's terminal class, which its first use records for
-                all processes: ``tmux``, ``package.module:Class`` or an entry point. An object
-                replaces it for this orchestrator; see :mod:`orchestrator_core.testing`.
-            processes: Replaces this machine's processes.
-            limits: How many agents there may be; by default from the environment.
-            patience: The time that an agent gets at its end.
-            observer: Observes sagas, beside the log; see :func:`orchestrator_core.saga.combine`.
-            on_failed_cleanup: Called in a separate thread when a cleanup by this process gets
-                STUCK. For other processes, ``orchestrator.toml`` names a command.
-            recover: Whether to recover now.
-            timeout_s: The longest wait for another process that ends the same agent.
-            lock_timeout_s: The longest wait for a registry.
-            terminal_timeout_s: The longest wait for one call of the terminal.
+        *terminal* names the root's terminal class, which the first use records for all
+        processes: ``tmux``, or ``package.module:Class``. An object replaces it for this
+        orchestrator, as *processes* does for this machine's; see :mod:`.testing`. *patience*
+        is the time that an agent gets at its end.
+        *observer* observes sagas, beside the log; see :func:`orchestrator_core.saga.combine`.
+        *on_failed_cleanup* is called in a separate thread when a cleanup by this process gets
+        STUCK; for other processes, ``orchestrator.toml`` names a command.
+        *timeout_s* bounds the wait for another process that ends the same agent,
+        *lock_timeout_s* that for a registry, *terminal_timeout_s* each call of the terminal.
 
         Raises:
             StorageError: The root cannot be used; the message says why.
             InvalidInput: The root was first used with another terminal.
         """
-        named = terminal if isinstance(terminal, str) else None
-        found = open_root(root, terminal=named)
+        name, given = (terminal, None) if isinstance(terminal, str) else (None, terminal)
+        found = open_root(root, terminal=name)
         self._context = RootContext(
             found,
-            terminal=None if isinstance(terminal, str) else terminal,
+            terminal=given,
             processes=processes,
             limits=limits,
             patience=patience,
@@ -121,25 +108,10 @@ class Orchestrator:
         self.chosen_by = found.chosen_by  #: What led to this root.
         if not found.layout.global_registry.exists():
             # There may be tasks: the legacy system kept its registry elsewhere, or lost it.
-            has_tasks = bool(found.layout.task_ids())
-            self._context.global_registry.create(
-                self._rebuild_global() if has_tasks else new_global()
-            )
+            initial = self._rebuild_global() if found.layout.task_ids() else new_global()
+            self._context.global_registry.create(initial)
         #: What opening has recovered.
         self.recovery: RecoveryReport | None = self.recover() if recover else None
-
-    @property
-    def settings(self) -> Settings:
-        """The settings in the root's ``orchestrator.toml``, with defaults for the rest."""
-        return self._context.settings
-
-    @property
-    def damaged(self) -> list[dict[str, str]]:
-        """The registries found damaged since this was opened: which, where it is kept, and why."""
-        return [
-            {"registry": str(copy.registry), "kept": str(copy.kept), "why": copy.why}
-            for copy in self._context.quarantined
-        ]
 
     # --- the parts: each is imported when it is first used ---------------------------------------
 
@@ -169,24 +141,6 @@ class Orchestrator:
         from orchestrator_core.deployment.tasks import TaskCreator  # noqa: PLC0415
 
         return TaskCreator(self._context)
-
-    @functools.cached_property
-    def _alerts(self) -> Alerts:
-        from orchestrator_core.operations.alerts import Alerts  # noqa: PLC0415
-
-        return Alerts(self._context, self._on_failed_cleanup)
-
-    @functools.cached_property
-    def _maintenance(self) -> Maintenance:
-        from orchestrator_core.operations.maintenance import Maintenance  # noqa: PLC0415
-
-        return Maintenance(self._terminator, self._alerts, timeout_s=self._timeout_s)
-
-    def _rebuild_task(self, task_id: str) -> dict[str, Any]:
-        return self._maintenance.rebuild_task(task_id)
-
-    def _rebuild_global(self) -> dict[str, Any]:
-        return self._maintenance.rebuild_global()
 
     # --- deploying ---------------------------------------------------------------------------
 
@@ -226,11 +180,9 @@ class Orchestrator:
         When this returns, the agent runs, and all that it holds is recorded. The deployment
         fails if the agent exits within *grace_s*, other than with status 0. After any
         exception, interrupts included, nothing is left, or the error's ``leaked`` names what
-        is. If a live agent has the spec's ``key``, that agent is returned.
-
-        *extra_steps* hold more resources for the agent's life; see
-        :mod:`orchestrator_core.resources`. They are done first, in the order given, and undone
-        last. A step of your own must be declared, so that other processes can undo it.
+        is. If a live agent has the spec's ``key``, that agent is returned. *extra_steps* hold
+        more resources for the agent's life, are done first, in the order given, and undone
+        last; see :mod:`orchestrator_core.resources`.
 
         Raises:
             InvalidInput, NotFound: Refused before anything was taken.
@@ -254,10 +206,10 @@ class Orchestrator:
         """
         Record an agent's progress, in per cent; durable when this returns.
 
-        Inside an agent, *agent_id* is found in the environment. A terminal status ends the
-        agent, and the receipt's ``end`` is the report. From inside the agent's session that
-        is ``handed_over``: the request is durable, and the supervisor carries it out when the
-        agent has exited, or after the linger period.
+        Inside an agent, the environment has its id. A terminal status ends the agent, and the
+        receipt's ``end`` is the report. From inside the agent that is ``handed_over``: the
+        request is durable, and the supervisor carries it out when the agent has exited, or
+        after the linger period.
 
         Raises:
             InvalidInput: There is no such status.
@@ -346,9 +298,7 @@ class Orchestrator:
 
     def read_output(self, agent_id: str | None = None, *, tail: int | None = None) -> str:
         """
-        Return what an agent has written, or the last *tail* lines of it.
-
-        The log is found in its place while the agent lives, and in the archive afterwards.
+        Return what an agent has written, or the last *tail* lines of it, also from the archive.
 
         Raises:
             NotFound: There is no such agent.
@@ -356,11 +306,7 @@ class Orchestrator:
         return self._queries.output(_agent_id(agent_id), tail=tail)
 
     def read_findings(
-        self,
-        agent_id: str | None = None,
-        *,
-        task_id: str | None = None,
-        last: int | None = None,
+        self, agent_id: str | None = None, *, task_id: str | None = None, last: int | None = None
     ) -> list[ReportedFinding]:
         """
         Return the findings of an agent, or of all agents of a task, oldest first.
@@ -373,19 +319,12 @@ class Orchestrator:
         return self._queries.findings(_agent_or_task(agent_id, task_id), task_id, last=last)
 
     def read_progress(
-        self,
-        agent_id: str | None = None,
-        *,
-        task_id: str | None = None,
-        last: int | None = None,
+        self, agent_id: str | None = None, *, task_id: str | None = None, last: int | None = None
     ) -> list[ReportedProgress]:
         """
         Return the progress reports of an agent, or of all agents of a task, oldest first.
 
-        Archived ones are among them. *last* returns only that many, the newest.
-
-        Raises:
-            NotFound: There is no such agent, or task.
+        As :meth:`read_findings`.
         """
         return self._queries.progress(_agent_or_task(agent_id, task_id), task_id, last=last)
 
@@ -393,9 +332,8 @@ class Orchestrator:
         """
         Return the result in an agent's own output: its last message, its answer, its cost.
 
-        The log is read from its end, in bounded memory. A field is None if the output does
-        not have it; all are, if the output is not the stream of a tool with a preset. The
-        agent wrote it, and it proves nothing.
+        The log is read from its end, in bounded memory. A field is None if the output does not
+        have it, as without a preset's tool. The agent wrote it, and it proves nothing.
 
         Raises:
             NotFound: There is no such agent.
@@ -417,9 +355,8 @@ class Orchestrator:
         End an agent and give back all it held; its log is archived, or else deleted.
 
         Its children are ended first, theirs before them; ``children`` has their reports.
-        Without *cascade* they live on, as the orchestrator's. However else an agent ends, its
-        children end with it. An agent that has ended before is not ended again: its report
-        is returned.
+        Without *cascade* they live on, as the orchestrator's: no other end spares them. Of an
+        agent that has ended before, the report is returned.
 
         Raises:
             NotFound: There is no such agent.
@@ -439,32 +376,6 @@ class Orchestrator:
             NotFound: There is no such agent.
         """
         return self._terminator.wait(_agent_id(agent_id), timeout_s=timeout_s)
-
-    def recover(self, agent_id: str | None = None, *, force: bool = False) -> RecoveryReport:
-        """
-        Finish what dead owners left, and end agents that died or passed their deadline.
-
-        Safe at any time, beside other processes, and idempotent. With *force*, a STUCK saga
-        is tried again at once.
-
-        Raises:
-            SagaNotFound: The agent *agent_id* has no open saga.
-        """
-        only = None if agent_id is None else check_id("agent", agent_id)
-        return self._terminator.recover(only=only, force=force)
-
-    def abandon(self, agent_id: str, step: str, *, reason: str) -> None:
-        """
-        Give up a step of a STUCK agent: what the step holds may remain.
-
-        The journal keeps the *reason* and its author for ever; the next :meth:`recover` counts
-        the step as dealt with.
-
-        Raises:
-            SagaNotFound: There is no open saga of that agent.
-            SagaError: It is not stuck, or has no such step.
-        """
-        self._terminator.abandon(check_id("agent", agent_id), step, reason=reason)
 
     def history(self, agent_id: str | None = None) -> History:
         """
@@ -487,77 +398,6 @@ class Orchestrator:
         return self._terminator.unwind_after_exit(
             check_id("agent", agent_id), timeout_s=_UNWINDER_TIMEOUT_S, on_acquired=on_acquired
         )
-
-    # --- maintaining the root -----------------------------------------------------------------
-
-    def sweep(self, *, reap: bool = False, silent_after_s: float | None = None) -> SweepReport:
-        """
-        Find what no saga accounts for, and the sagas that no process attends to.
-
-        All is read once, however many agents there are, and compared with the journals. What
-        could not be asked is in the report's ``unknown``, and is left alone. With *reap*, each
-        finding with two proofs that it is this root's is ended by a saga's unwinding. What
-        cannot be reaped is in the report. Safe at any time, beside other processes.
-
-        An agent is silent if it has neither written nor reported for longer than its spec's
-        ``silent_after_s``, or *silent_after_s*, or the setting in ``orchestrator.toml``.
-        """
-        return self._maintenance.sweep(reap=reap, silent_after_s=silent_after_s)
-
-    def stats(self) -> Stats:
-        """
-        Return how cleanups have gone since this root's first end, and what lives now.
-
-        Raises:
-            RegistryDamaged: The summary of journals that are gone cannot be read.
-        """
-        return self._maintenance.stats()
-
-    def gc(self, *, dry_run: bool = False) -> GcReport:
-        """
-        Remove what has been kept for long enough, and compress the rest, as the settings say.
-
-        This concerns archived files of ended agents, and their closed journals, which are
-        counted first. What cannot be removed is in the report. With *dry_run* nothing is
-        changed, and the report says what would be.
-
-        Raises:
-            InvalidInput: The settings make no sense.
-            LockTimeout: Another process is doing it.
-            StorageError: The files of live agents are unknown; nothing was removed.
-        """
-        return self._maintenance.gc(dry_run=dry_run)
-
-    def export_task(
-        self, task_id: str, target: str | os.PathLike[str], *, remove: bool = False
-    ) -> ExportReport:
-        """
-        Write a finished task into one new tar file; durable, and read back, when this returns.
-
-        With *remove* it is then removed here, directory and journals: all of it or none.
-
-        Raises:
-            NotFound: There is no such task.
-            TaskRunning: An agent of it lives, or is not given back yet. Nothing was done.
-            InvalidInput: The target exists, or is inside the task.
-            StorageError: It could not be written or read back; nothing is removed.
-        """
-        return self._maintenance.export_task(check_id("task", task_id), target, remove=remove)
-
-    def repair(
-        self, task_id: str | None = None, *, only_global: bool = False, dry_run: bool = False
-    ) -> RepairReport:
-        """
-        Correct registries by all that is known: one task's, the global one, or all.
-
-        What a journal contradicts is corrected. What was lost is rebuilt from journals, reports
-        and the readable parts of damaged copies. What only the registry knows is kept, and no
-        agent is ended. With *dry_run* nothing is changed, and the report says what would be.
-
-        Raises:
-            NotFound: There is no such task.
-        """
-        return self._maintenance.repair(task_id, only_global=only_global, dry_run=dry_run)
 
     def __enter__(self) -> Self:
         return self

@@ -52,7 +52,7 @@ def run(backend, story):
 
 
 def public(cls):
-    return {name: value for name, value in vars(cls).items() if not name.startswith("_")}
+    return {name: value for name, value in inspect.getmembers(cls) if not name.startswith("_")}
 
 
 def test_every_method_has_an_asynchronous_one_with_its_signature_and_docstring():

@@ -39,7 +39,10 @@ def test_a_report_imports_next_to_nothing(fake_scene):
     heavy = {"attr", "attrs", "libtmux", "portalocker", "psutil", "structlog", "shutil", "json"}
     assert set() == loaded & heavy
     ours = {name.split(".")[1] for name in loaded if name.startswith("orchestrator_core.")}
-    assert set() == ours & {"saga", "presets", "reconcile", "operations"}
+    assert set() == ours & {"saga", "presets", "resources", "reconcile"}
+    assert set() == loaded & {
+        f"orchestrator_core.operations.{name}" for name in ("alerts", "maintenance")
+    }
 
 
 @pytest.mark.parametrize("columns", ["", "40", "200", "0", "wide"])

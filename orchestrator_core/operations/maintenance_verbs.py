@@ -1,0 +1,161 @@
+"""The facade's maintenance verbs: a base class that imports no maintenance before it is used."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from orchestrator_core.system.names import check_id
+
+if TYPE_CHECKING:
+    import os
+
+    from orchestrator_core.deployment.context import RootContext
+    from orchestrator_core.deployment.terminator import Terminator
+    from orchestrator_core.model.settings import Settings
+    from orchestrator_core.operations.alerts import Alerts, OnFailedCleanup
+    from orchestrator_core.operations.maintenance import Maintenance
+    from orchestrator_core.operations.metrics import Stats
+    from orchestrator_core.operations.retention import ExportReport, GcReport
+    from orchestrator_core.reconcile.repair import RepairReport
+    from orchestrator_core.reconcile.sweep.findings import SweepReport
+    from orchestrator_core.saga import RecoveryReport
+
+
+class MaintenanceVerbs:
+    """What :class:`~orchestrator_core.orchestrator.Orchestrator` does to maintain its root."""
+
+    _context: RootContext
+    _timeout_s: float
+    _on_failed_cleanup: OnFailedCleanup | None
+
+    if TYPE_CHECKING:
+
+        @property
+        def _terminator(self) -> Terminator: ...
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in the root's ``orchestrator.toml``, with defaults for the rest."""
+        return self._context.settings
+
+    @property
+    def damaged(self) -> list[dict[str, str]]:
+        """The registries found damaged since this was opened: which, where it is kept, and why."""
+        return [
+            {"registry": str(copy.registry), "kept": str(copy.kept), "why": copy.why}
+            for copy in self._context.quarantined
+        ]
+
+    @functools.cached_property
+    def _alerts(self) -> Alerts:
+        from orchestrator_core.operations.alerts import Alerts  # noqa: PLC0415
+
+        return Alerts(self._context, self._on_failed_cleanup)
+
+    @functools.cached_property
+    def _maintenance(self) -> Maintenance:
+        from orchestrator_core.operations.maintenance import Maintenance  # noqa: PLC0415
+
+        return Maintenance(self._terminator, self._alerts, timeout_s=self._timeout_s)
+
+    def _rebuild_task(self, task_id: str) -> dict[str, Any]:
+        return self._maintenance.rebuild_task(task_id)
+
+    def _rebuild_global(self) -> dict[str, Any]:
+        return self._maintenance.rebuild_global()
+
+    def recover(self, agent_id: str | None = None, *, force: bool = False) -> RecoveryReport:
+        """
+        Finish what dead owners left, and end agents that died or passed their deadline.
+
+        Safe at any time, beside other processes, and idempotent. With *force*, a STUCK saga
+        is tried again at once.
+
+        Raises:
+            SagaNotFound: The agent *agent_id* has no open saga.
+        """
+        only = None if agent_id is None else check_id("agent", agent_id)
+        return self._terminator.recover(only=only, force=force)
+
+    def abandon(self, agent_id: str, step: str, *, reason: str) -> None:
+        """
+        Give up a step of a STUCK agent: what the step holds may remain.
+
+        The journal keeps the *reason* and its author for ever; the next :meth:`recover` counts
+        the step as dealt with.
+
+        Raises:
+            SagaNotFound: There is no open saga of that agent.
+            SagaError: It is not stuck, or has no such step.
+        """
+        self._terminator.abandon(check_id("agent", agent_id), step, reason=reason)
+
+    def sweep(self, *, reap: bool = False, silent_after_s: float | None = None) -> SweepReport:
+        """
+        Find what no saga accounts for, and the sagas that no process attends to.
+
+        All is read once, however many agents there are, and compared with the journals. What
+        could not be asked is in the report's ``unknown``, and is left alone. With *reap*, each
+        finding with two proofs that it is this root's is ended by a saga's unwinding. What
+        cannot be reaped is in the report. Safe at any time, beside other processes.
+
+        An agent is silent if it has neither written nor reported for longer than its spec's
+        ``silent_after_s``, or *silent_after_s*, or the setting in ``orchestrator.toml``.
+        """
+        return self._maintenance.sweep(reap=reap, silent_after_s=silent_after_s)
+
+    def stats(self) -> Stats:
+        """
+        Return how cleanups have gone since this root's first end, and what lives now.
+
+        Raises:
+            RegistryDamaged: The summary of journals that are gone cannot be read.
+        """
+        return self._maintenance.stats()
+
+    def gc(self, *, dry_run: bool = False) -> GcReport:
+        """
+        Remove what has been kept for long enough, and compress the rest, as the settings say.
+
+        This concerns archived files of ended agents, and their closed journals, which are
+        counted first. What cannot be removed is in the report. With *dry_run* nothing is
+        changed, and the report says what would be.
+
+        Raises:
+            InvalidInput: The settings make no sense.
+            LockTimeout: Another process is doing it.
+            StorageError: The files of live agents are unknown; nothing was removed.
+        """
+        return self._maintenance.gc(dry_run=dry_run)
+
+    def export_task(
+        self, task_id: str, target: str | os.PathLike[str], *, remove: bool = False
+    ) -> ExportReport:
+        """
+        Write a finished task into one new tar file; durable, and read back, when this returns.
+
+        With *remove* it is then removed here, directory and journals: all of it or none.
+
+        Raises:
+            NotFound: There is no such task.
+            TaskRunning: An agent of it lives, or is not given back yet. Nothing was done.
+            InvalidInput: The target exists, or is inside the task.
+            StorageError: It could not be written or read back; nothing is removed.
+        """
+        return self._maintenance.export_task(check_id("task", task_id), target, remove=remove)
+
+    def repair(
+        self, task_id: str | None = None, *, only_global: bool = False, dry_run: bool = False
+    ) -> RepairReport:
+        """
+        Correct registries by all that is known: one task's, the global one, or all.
+
+        What a journal contradicts is corrected. What was lost is rebuilt from journals, reports
+        and the readable parts of damaged copies. What only the registry knows is kept, and no
+        agent is ended. With *dry_run* nothing is changed, and the report says what would be.
+
+        Raises:
+            NotFound: There is no such task.
+        """
+        return self._maintenance.repair(task_id, only_global=only_global, dry_run=dry_run)
