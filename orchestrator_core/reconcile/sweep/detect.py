@@ -68,28 +68,29 @@ def _of_saga(state: SagaState, snapshot: Snapshot) -> Iterator[Finding]:
             "no live process writes to it, and its checksums do not match",
             subject=f"journal {state.saga_id}",
         )
-    elif history.state is State.STUCK:
+        return
+    if history.state is State.STUCK:
         failures = "; ".join(f"{step}: {error}" for step, error in history.failures.items())
         what = f"it could not be unwound in {history.tries} tries: {failures}"
-        yield _finding(FindingKind.STUCK, state, what, _journal(state), _NO_OWNER)
+        kind, proof = FindingKind.STUCK, _NO_OWNER
     elif history.state is not State.COMMITTED:
         what = f"{_LEFT_HALF_WAY[history.state]}: its owner has died"
-        yield _finding(FindingKind.ABANDONED, state, what, _journal(state), _NO_OWNER)
+        kind, proof = FindingKind.ABANDONED, _NO_OWNER
     elif state.is_dead and state.exit is not None:
         what = f"{describe_exit(state.exit)}, and was not unwound"
-        proof = "its supervisor, which is gone, has recorded its end"
-        yield _finding(FindingKind.ENDED, state, what, _journal(state), proof)
+        kind, proof = FindingKind.ENDED, "its supervisor, which is gone, has recorded its end"
     elif state.is_dead:
         what = _describe_loss(state, snapshot)
-        yield _finding(FindingKind.LOST, state, what, _journal(state), _dead_supervisor(state))
+        kind, proof = FindingKind.LOST, _dead_supervisor(state)
     elif state.past_deadline:
         what = "it is alive past its deadline, and its supervisor has not ended it"
-        yield _finding(FindingKind.OVERDUE, state, what, _journal(state), _live_supervisor(state))
+        kind, proof = FindingKind.OVERDUE, _live_supervisor(state)
     elif _has_lost_its_session(state, snapshot):
-        what = (
-            "its session is gone; its supervisor is alive, and has not noticed, or is unwinding it"
-        )
-        yield _finding(FindingKind.LOST, state, what, _journal(state), _live_supervisor(state))
+        what = "its session is gone, and its supervisor is alive: it has not noticed, or unwinds it"
+        kind, proof = FindingKind.LOST, _live_supervisor(state)
+    else:
+        return
+    yield _finding(kind, state, what, _journal(state), proof)
 
 
 _NO_OWNER = "no process holds its journal's lock, which the kernel keeps while an owner lives"

@@ -8,6 +8,7 @@ read again under the lock that an owner holds, and only that second read counts.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -151,9 +152,9 @@ def _read_locked(
 ) -> SagaState | None:
     history = journals.history_if_unowned(saga_id)
     if history is None:
-        return SagaState(
-            saga_id=saga_id, history=_history_or_none(journals, saga_id), has_owner=True
-        )
+        with contextlib.suppress(JournalDamaged):  # Its owner is writing it.
+            history = journals.open_history(saga_id)  # For its labels only.
+        return SagaState(saga_id=saga_id, history=history, has_owner=True)
     state = _from_history(history)
     if history.state is not State.COMMITTED:
         return state
@@ -165,14 +166,6 @@ def _read_locked(
     if receipt.supervisor is not None and processes.is_alive(receipt.supervisor):
         return state
     return attrs.evolve(state, is_dead=True, exit=read_exit_record(receipt.exit_file))
-
-
-def _history_or_none(journals: JournalStore, saga_id: str) -> History | None:
-    """Read a journal that its owner is writing, for its labels."""
-    try:
-        return journals.open_history(saga_id)
-    except JournalDamaged:
-        return None
 
 
 def _log_written_at(state: SagaState) -> float | None:
