@@ -1,9 +1,8 @@
 """
-Looking after a root by the command line: exit codes, JSON, dry runs; and who is told of a failure.
+The maintenance commands: exit codes, JSON, dry runs, and the alerts of failed cleanups.
 
-On real files and a fake terminal, in this process; and once more by real processes on real
-tmux: there one look by each command, a crash swept up, and a failed cleanup that the agent's
-own supervisor tells of.
+Most tests run in this process, with real files and a fake terminal. A few run real processes
+on real tmux: each read-only command, the sweep of a crash, and an alert from a supervisor.
 """
 
 from __future__ import annotations
@@ -44,14 +43,14 @@ LONG_S = 20
 
 
 class Line:
-    """A command line on a fake's root; what it prints is read back."""
+    """A command line on a fake's root, with captured output."""
 
     def __init__(self, fake, capsys):
         self.fake, self.capsys = fake, capsys
         self.root, self.world = fake.root, fake.world
 
     def __call__(self, *words, root=None):
-        """Return the exit code, and what was written to stdout and to stderr."""
+        """Return the exit code, stdout and stderr."""
         self.capsys.readouterr()
         try:
             code = main(["--root", str(root or self.root), *map(str, words)])
@@ -80,7 +79,7 @@ def line(capsys, monkeypatch):
 
 @pytest.fixture
 def old(line):
-    """A root with a past of a fortnight: its orchestrator, its task, two agents that are over."""
+    """The orchestrator and the task of a root with two agents that ended two weeks ago."""
     orch, task, ended = past.end_some(line.fake, 2, written=b"a line\n" * 1000)
     past.age(line.root, 14)
     return orch, task, ended
@@ -88,7 +87,7 @@ def old(line):
 
 @pytest.fixture
 def a_file(line):
-    """Something that no root can be."""
+    """A path that cannot be a root."""
     path = line.root.parent / "file"
     path.touch()
     return path
@@ -117,7 +116,7 @@ USAGE = [
 
 @pytest.mark.parametrize("words", USAGE)
 def test_invalid_arguments_exit_with_2(line, words):
-    """It is said why, on stderr, and nothing was done."""
+    """The reason is on stderr, and nothing was done."""
     line.fake.orchestrator()
     before = line.world.snapshot()
 
@@ -141,7 +140,7 @@ def test_an_unusable_root_exits_with_1(line, a_file, words):
 
 @pytest.fixture
 def lost(line):
-    """An agent whose supervisor is gone; another lives."""
+    """An agent without a supervisor, beside a live one."""
     orch = line.fake.orchestrator()
     task = orch.create_task("swept").id
     agent = orch.deploy(task, line.fake.spec()).id
@@ -408,7 +407,7 @@ def test_an_unusable_summary_exits_with_1(line):
 
 @pytest.mark.usefixtures("old")
 def test_the_doctor_exits_with_0_unless_a_check_has_failed(line):
-    """Warnings fail nobody: this very machine may have few descriptors."""
+    """A warning does not change the exit code: this machine may have few descriptors."""
     before = line.world.snapshot()
     assert 0 == line("doctor")[0]
     assert line.json("doctor")["success"]
@@ -433,7 +432,7 @@ def test_the_doctor_works_on_an_unusable_root(line, a_file):
 
 @pytest.mark.usefixtures("old")
 def test_the_doctor_prints_a_remedy_below_each_problem_only(line, monkeypatch):
-    """Below what is ok stands how one comes by what need not be there, and by another name."""
+    """An ok check may have the remedy of an optional thing, under another label."""
     monkeypatch.setenv("PATH", str(line.root))  # No tmux, and no agents' programs.
     _, said, _ = line("doctor")
     blocks = re.split(r"\n(?=\S)", said.rstrip("\n"))
@@ -451,7 +450,7 @@ def test_the_doctor_prints_a_remedy_below_each_problem_only(line, monkeypatch):
 
 @pytest.fixture
 def wrong(line, old):
-    """A registry that says that somebody lives who is over."""
+    """A registry in which an ended agent is active."""
     _, task, ids = old
     path = line.root / task / "AGENT_REGISTRY.json"
     document = json.loads(path.read_bytes())
@@ -561,7 +560,7 @@ def test_the_health_command_exits_with_1_without_a_sweeper_and_with_0_otherwise(
 
 
 class Witness:
-    """A command that writes down what it is told, and says on a FIFO that it has."""
+    """An alert command that records its input, and writes to a FIFO afterwards."""
 
     def __init__(self, place):
         self.place = place
@@ -622,7 +621,7 @@ def witness(short_tmp):
 
 @pytest.fixture
 def started(monkeypatch):
-    """What commands have been told, one after another; they are told all the same."""
+    """The reports of all alert commands, which still run."""
     reports, real = [], alerts.run_detached
 
     def run_detached(command, report, **how):
@@ -635,7 +634,7 @@ def started(monkeypatch):
 
 @pytest.fixture
 def stuck(line):
-    """Return how to let a cleanup fail; it says of which agent, and how long that took."""
+    """Return a function that makes a cleanup fail, and returns the agent and the duration."""
 
     def fail(orch=None):
         orch = orch or line.fake.orchestrator()
@@ -692,7 +691,7 @@ def test_each_failed_attempt_sends_an_alert(line, stuck, witness):
 
 
 def test_a_hung_alert_command_delays_nothing_and_is_killed_in_time(line, stuck, witness):
-    """It ignores all that can be ignored, and has a child; the FIFO tells when both are dead."""
+    """The command ignores signals and has a child. The FIFO is closed when both are dead."""
     deaf = "trap '' TERM HUP INT; exec 9>fifo; sleep 1000 & echo here >&9; sleep 1000"
     line.fake.orchestrator()
     past.settle(line.root, witness.command(witness.script(deaf), timeout_s=0.5))
@@ -796,7 +795,7 @@ def test_a_callback_that_raises_is_logged_and_the_command_still_runs(
 def test_a_new_finding_that_could_not_be_reaped_sends_an_alert(
     line, lost, witness, started, monkeypatch
 ):
-    """The next sweep finds it again; that is no news, and nobody is told."""
+    """The next sweep finds it again, and sends no alert."""
 
     def fail(_, findings, **__):
         return [ReapResult(finding=each, success=False, message="no disk") for each in findings]
@@ -818,7 +817,7 @@ def test_a_new_finding_that_could_not_be_reaped_sends_an_alert(
 
 @pytest.fixture
 def run(scene):  # noqa: F811 - the fixture
-    """Run a command as a process of its own; return its exit code, stdout and stderr."""
+    """Run a command as a process; return its exit code, stdout and stderr."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("ORCHESTR")}
     env |= {"ORCHESTRATOR_ROOT": str(scene.root), "PYTHONPATH": str(TOP)}
 
@@ -885,7 +884,7 @@ def test_a_crash_is_found_with_3_and_reaped_with_0(scene, run):  # noqa: F811
 
 @pytest.mark.tmux
 def test_a_supervisor_with_a_failed_cleanup_runs_the_alert_command(scene, witness):  # noqa: F811
-    """Nobody looks at that process; and the command is none of the agent's."""
+    """That process has no observer, and the command is no process of the agent."""
     orch = scene.orchestrator()
     past.settle(scene.root, witness.command(witness.writes))
     scene.gate("gate")

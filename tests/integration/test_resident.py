@@ -1,4 +1,4 @@
-"""The resident sweeper as a service manager runs it: a process of its own, on real tmux."""
+"""The resident sweeper as a service: a separate process, on real tmux."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LONG_S = 20
 _PROGRAM = (sys.executable, "-m", "orchestrator_core")
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
-#: It has a daemon of its own, and none of the two leaves when it is asked to.
+#: A program with a daemon; both ignore SIGTERM and SIGHUP.
 STUBBORN = (
     "import os, signal, time\n"
     "for number in (signal.SIGTERM, signal.SIGHUP):\n"
@@ -39,7 +39,7 @@ STUBBORN = (
 
 
 class Resident:
-    """One `sweep --watch`, and the service manager that started it."""
+    """One `sweep --watch`, and the service manager that has started it."""
 
     def __init__(self, scene):
         self.scene = scene
@@ -60,13 +60,13 @@ class Resident:
         return self
 
     def until(self, word):
-        """Return when the service manager has been told so."""
+        """Return when the service manager has received *word*."""
         while word not in self.manager.recv(4096).decode().split("\n"):
             pass
         return self
 
     def until_swept(self):
-        """Return when the first sweep is over."""
+        """Return when the first sweep has ended."""
         beats = self.scene.root / "registry"
         with contextlib.closing(DirectoryEvents(beats)) as events:
             while not (self.beat() or {}).get("sweeps"):
@@ -80,7 +80,7 @@ class Resident:
         return None
 
     def stop(self, signum=signal.SIGTERM):
-        """Tell it to end; return its exit status, and how long it took."""
+        """Send a signal; return the exit status and the time to the exit."""
         began = time.monotonic()
         self.process.send_signal(signum)
         return self.process.wait(LONG_S), time.monotonic() - began
@@ -97,7 +97,7 @@ class Resident:
 
 @pytest.fixture
 def resident(scene):
-    """Start sweepers; what is left of them at the end is ended."""
+    """Start sweepers, and kill them after the test."""
     made = []
 
     def start(*options, **how):
@@ -120,7 +120,7 @@ def task(orch):
 
 
 def until_closed(scene, *agents):
-    """Return when the agents' sagas are closed, by whomever."""
+    """Return when the agents' sagas are closed."""
     closed = scene.root / "sagas" / "closed"
     with contextlib.closing(DirectoryEvents(closed)) as events:
         while [each for each in agents if not (closed / f"{each}.jsonl").exists()]:
@@ -135,7 +135,7 @@ def crash(scene, agent):
 
 
 def command(scene, *words):
-    """Return what a command says: its exit status, and its JSON."""
+    """Return the exit status and the JSON output of a command."""
     found = subprocess.run(
         [*_PROGRAM, "--root", scene.root, *words, "--json"],
         env={**os.environ, "PYTHONPATH": str(TOP)},
@@ -152,7 +152,7 @@ def command(scene, *words):
 
 @pytest.mark.parametrize("kind", ["polite", "stubborn"])
 def test_a_crashed_agent_is_unwound_at_once(scene, orch, task, resident, kind):
-    """Its supervisor killed with -9, nothing of it is left: no process, session, file, record."""
+    """After SIGKILL of the supervisor, no process, session, file or record is left."""
     agent = orch.deploy(task, scene.spec(*_kinds(kind)))
     if kind == "stubborn":
         scene.follow(str(scene.root / task / "logs" / f"{agent.id}_stream.jsonl"), until=b"ready")
@@ -173,7 +173,7 @@ def _kinds(kind):
 def test_the_sweeper_unwinds_an_exited_agent_without_a_new_unwinder(
     scene, orch, task, resident, monkeypatch
 ):
-    """What is loaded already is sooner there than what a supervisor would have to become."""
+    """The running sweeper is faster than a new unwinder process."""
     unwinders = scene.place / "unwinders"
     monkeypatch.setattr(launch_plan, "unwinder_argv", lambda *_: ["/usr/bin/touch", str(unwinders)])
     sweeper = resident().until("READY=1").until_swept()
@@ -215,7 +215,7 @@ def test_an_agent_deployed_later_is_watched(scene, orch, task, resident):
 
 
 def test_a_killed_deployment_is_undone(scene, task, resident, actors):
-    """Whatever it had taken is given back, without anybody opening the root."""
+    """The resources are released, although no process opens the root."""
     how = {"root": str(scene.root), "task": task, "command": ["sleep", "1000"]}
     effects = len(actors.do("deploy", count=True, **how)["effects"])
     sweeper = resident().until("READY=1").until_swept()
@@ -237,7 +237,7 @@ def _until_open_sagas(scene, count):
 def test_the_sweeper_enforces_a_deadline_that_the_supervisor_does_not(
     scene, orch, task, resident, monkeypatch
 ):
-    """A supervisor that knows of no deadline keeps none; the sweeper is the second net."""
+    """A supervisor without the deadline in its launch file cannot enforce it."""
     build_inputs = deployer.build_inputs
 
     def without_deadline(context, task_id, agent_id, spec, provided):
@@ -264,7 +264,7 @@ def _end(agent):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda each: each.name)
 def test_a_signal_during_the_wait_stops_the_sweeper(scene, orch, task, resident, signum):
-    """At once, with success, and the agents live on."""
+    """The exit is immediate and successful, and the agents stay alive."""
     agent = orch.deploy(task, scene.spec())
     sweeper = resident().until("READY=1").until_swept()
 
@@ -279,21 +279,21 @@ def test_a_signal_during_the_wait_stops_the_sweeper(scene, orch, task, resident,
 def test_a_signal_during_an_unwinding_stops_the_sweeper_within_a_second(
     scene, orch, task, resident
 ):
-    """What it had under way, whoever opens the root next finishes."""
+    """The next process that opens the root finishes the unwinding."""
     sweeper = resident().until("READY=1")
     agent = _being_ended(scene, orch, task)
 
     status, took_s = sweeper.stop()
 
     assert 0 == status
-    assert took_s < 1.5  # One second, and the interpreter's own end.
+    assert took_s < 1.5  # One second, and the exit of the interpreter.
     assert scene.world.files(f"sagas/{agent.id}.jsonl")
     assert [agent.id] == list(orch.recover().unwound)
     assert [] == scene.world.leftovers()
 
 
 def test_a_restarted_sweeper_finishes_the_work_of_a_killed_one(scene, orch, task, resident):
-    """Killed with -9 in mid-reap, nothing is lost, and nothing is done twice."""
+    """After SIGKILL during a reap, nothing is lost and nothing is done twice."""
     sweeper = resident().until("READY=1")
     agent = _being_ended(scene, orch, task)
     scene.kill(sweeper.process.pid)
@@ -308,7 +308,7 @@ def test_a_restarted_sweeper_finishes_the_work_of_a_killed_one(scene, orch, task
 
 
 def _being_ended(scene, orch, task):
-    """Crash an agent that takes its time to end; return when the sweeper is at it."""
+    """Crash an agent that ends slowly; return when the sweeper unwinds it."""
     agent = orch.deploy(task, scene.spec(sys.executable, "-c", STUBBORN))
     scene.follow(str(scene.root / task / "logs" / f"{agent.id}_stream.jsonl"), until=b"ready")
     crash(scene, agent)
@@ -332,7 +332,7 @@ def test_a_second_sweeper_exits_at_once_and_names_the_first(scene, resident):
 
 
 def test_the_health_command_reports_each_state(scene, orch, task, resident):
-    """Never there, well, killed, there again, ended: the exit status tells well from not."""
+    """The exit status distinguishes a healthy sweeper from a missing, killed or stopped one."""
     agent = orch.deploy(task, scene.spec())
     seen = [_health(scene)]
     sweeper = resident().until("READY=1").until_swept()
@@ -360,7 +360,7 @@ def _health(scene):
 
 
 def test_a_service_manager_is_notified(scene, resident):
-    """READY once it watches, WATCHDOG for as long as it does, STOPPING at its end."""
+    """READY after the start, WATCHDOG while the sweeper runs, STOPPING at the end."""
     scene.orchestrator()
     sweeper = resident(env={"WATCHDOG_USEC": "200000"}).until("READY=1")
 
@@ -372,7 +372,7 @@ def test_a_service_manager_is_notified(scene, resident):
 
 
 def _once_at_rest(pid):
-    """Return its processor time when what it does after a sweep is over."""
+    """Return the processor time after the work that follows a sweep."""
     deadline = time.monotonic() + LONG_S
     last = None
     while last != (now := _cpu_s(pid)):
@@ -383,7 +383,7 @@ def _once_at_rest(pid):
 
 
 def test_an_idle_sweeper_costs_almost_nothing(scene, orch, task, resident):
-    """No processor time to speak of, few descriptors, one thread, less than 40 MB."""
+    """An idle sweeper has little processor time, few descriptors, one thread, less than 40 MB."""
     agents = [orch.deploy(task, scene.spec()) for _ in range(4)]
     sweeper = resident().until("READY=1").until_swept()
     pid = sweeper.process.pid

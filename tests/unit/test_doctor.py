@@ -1,8 +1,8 @@
 """
-The doctor: what each check finds in each state of a root and its machine, and what it says to do.
+The doctor: the result and the remedy of each check, in each state of a root and its machine.
 
-Roots are real, with a fake's agents in them; a fault of the disk or the kernel is put
-into the one call that meets it; tmux is real, or a script that is as ill as can be.
+Roots are real, with agents of the fake. A fault of the disk or the kernel is injected into one
+call. tmux is real, or a faulty script.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def by_name(checks):
 
 @pytest.fixture
 def used(fake_scene):
-    """A root that has been used, where one agent lives and another has ended."""
-    mask = os.umask(0o077)  # Not all that the fake writes for a supervisor is private.
+    """A used root with one live and one ended agent."""
+    mask = os.umask(0o077)  # The fake's supervisor also writes public files.
     try:
         orch = fake_scene.orchestrator()
         task = orch.create_task("examined").id
@@ -78,7 +78,7 @@ def patient(used):
 
 
 def be_another_user(monkeypatch):
-    """Be somebody to whom nothing here belongs."""
+    """Let this process be a user that owns no file."""
     ours = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: ours + 1)
 
@@ -112,7 +112,7 @@ def test_the_doctor_creates_nothing_in_an_empty_directory(tmp_path):
 
 
 def test_a_damaged_root_is_not_changed(used):
-    """Registries cut off, a journal torn, no root.json, a symlink: seen, and left as they are."""
+    """Truncated registries, a damaged journal, no root.json and a symlink are reported only."""
     (used.root / "root.json").unlink()
     (used.root / "registry" / "GLOBAL_REGISTRY.json").write_text("{")
     (used.root / used.task / "AGENT_REGISTRY.json").unlink()
@@ -133,7 +133,7 @@ def test_a_damaged_root_is_not_changed(used):
     ["a file", "below a file", "a loop", "nothing there", "x" * 300, "a\0b", "directory"],
 )
 def test_every_check_has_a_result_for_any_kind_of_root(short_tmp, place):
-    """No exception, no defect of ours; and where something is wrong, what to do."""
+    """No check raises, and each problem has a remedy."""
     (short_tmp / "a file").touch()
     (short_tmp / "a loop").symlink_to("a loop")
     (short_tmp / "directory" / "root.json").mkdir(parents=True)
@@ -189,14 +189,14 @@ def test_a_check_that_raises_affects_no_other_check(used, monkeypatch):
 
 @pytest.fixture
 def stays():
-    """Something that does not answer before the test is over."""
+    """A check that does not return before the test ends."""
     over = threading.Event()
     yield lambda *_, **__: over.wait(60)
     over.set()
 
 
 def test_a_hung_check_is_unknown_and_the_others_return_in_time(used, monkeypatch, stays):
-    """Here: those that ask nobody, so that a busy machine makes no difference."""
+    """The other checks read no disk, so that the load of the machine has no effect."""
     quick = {name: doctor.CHECKS[name] for name in ("python", "root")}
     monkeypatch.setattr(doctor, "CHECKS", {"space": stays, **quick})
     begun = time.monotonic()
@@ -246,7 +246,7 @@ def test_a_timeout_of_a_child_program_is_no_defect(patient, monkeypatch):
 
 
 def test_a_remedy_of_an_ok_check_is_for_an_optional_thing(used):
-    """`agents` alone may say more: who uses no preset lacks nothing."""
+    """Only `agents` has one, because presets are optional."""
     said = {c.name for c in doctor.examine(used.root, env={}) if c.verdict is OK and c.remedy}
     assert {"agents"} >= said
 
@@ -259,7 +259,7 @@ def test_the_results_are_json_safe(used):
     assert {"ok", "unknown", "warning", "failed"} >= {check["verdict"] for check in told}
 
 
-# --- what we are made of --------------------------------------------------------------------------
+# --- the software --------------------------------------------------------------------------------
 
 
 def test_an_old_python_fails(monkeypatch):
@@ -346,7 +346,7 @@ def test_a_surprising_variable_is_reported(env, found, remedy):
 
 
 def test_an_invalid_limit_is_a_failure():
-    """As the old system's variables set them; what opening would say is said here too."""
+    """The legacy variables set limits. The check reports the error of an opened root."""
     for value, verdict in (("3", OK), ("", OK), ("many", FAILED)):
         name = "CLAUDE_ORCHESTRATOR_MAX_DEPTH"
         answer = software.environment(subject(None, env={name: value}))
@@ -384,7 +384,7 @@ def test_a_process_inside_tmux_is_no_problem():
 
 @pytest.fixture
 def a_tmux(short_tmp, monkeypatch):
-    """Put a program called tmux, of this script, on the path, before or instead of the real one."""
+    """Put a script called tmux on the path instead of the real program."""
 
     def put(script):
         place = short_tmp / "bin"
@@ -440,11 +440,11 @@ def test_a_hung_tmux_fails_in_time(used, a_tmux):
     assert "pgrep" in answer.remedy
 
 
-# --- its socket -----------------------------------------------------------------------------------
+# --- the socket -----------------------------------------------------------------------------------
 
 
 def serve(path):
-    """Listen at a socket, as anybody may, and never answer."""
+    """Listen at a socket, and never answer."""
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(path))
     server.listen(5)
@@ -453,7 +453,7 @@ def serve(path):
 
 
 def socket_of(used, where=None):
-    """Give a root another socket; return where."""
+    """Return the path of a root's socket, after an optional change."""
     path = used.root / "root.json"
     document = msgspec.json.decode(path.read_bytes())
     if where is not None:
@@ -555,7 +555,7 @@ def test_a_socket_of_a_dead_server_is_stale(used, short_tmp):
 
 @pytest.mark.tmux
 def test_a_listener_that_never_answers_is_named(used, short_tmp):
-    """It may be a hung server, or no tmux at all: its pid is what one needs."""
+    """The process may be a hung server or no tmux at all, so its pid is reported."""
     path = socket_of(used, short_tmp / "tmux.sock")
     with serve(path):
         answer = tmux_check.server(subject(used.root, timeout_s=0.3))
@@ -566,7 +566,7 @@ def test_a_listener_that_never_answers_is_named(used, short_tmp):
     assert f"kill -9 {os.getpid()}" in answer.remedy
 
 
-# --- its server -----------------------------------------------------------------------------------
+# --- the server -----------------------------------------------------------------------------------
 
 
 @pytest.mark.tmux
@@ -584,7 +584,7 @@ def test_a_live_server_is_reported_with_its_sessions_and_files(used, private_tmu
     limit, _ = resource.prlimit(private_tmux.pid, resource.RLIMIT_NOFILE)
     told = re.fullmatch(r"it may open (\d+) files, and has (\d+) open.*", files.found)
     assert limit == int(told[1])
-    assert abs(opened - int(told[2])) <= 5  # It lets go of its clients when it gets to it.
+    assert abs(opened - int(told[2])) <= 5  # The server closes its clients with a delay.
 
 
 @pytest.mark.tmux
@@ -664,7 +664,7 @@ def test_a_root_that_cannot_be_written_fails(tmp_path, monkeypatch):
 
 
 def test_a_root_below_a_closed_directory_fails_once(tmp_path, monkeypatch):
-    """Not by every check, in the words of the kernel."""
+    """Only the check of the root reports the problem."""
     closed, real = tmp_path / "closed", os.stat
     closed.mkdir()
 
@@ -683,7 +683,7 @@ def test_a_root_below_a_closed_directory_fails_once(tmp_path, monkeypatch):
     assert f"chmod u+wx {closed}" in check.remedy
 
 
-# --- who may do what in it ------------------------------------------------------------------------
+# --- permissions ----------------------------------------------------------------------------------
 
 
 def test_a_private_root_is_ok(patient):
@@ -737,7 +737,7 @@ def test_a_symlink_fails_outside_the_directories_of_agents(used, patient):
 
 @pytest.mark.parametrize("which", ["scandir", "lstat"])
 def test_an_unreadable_directory_fails(used, patient, monkeypatch, which):
-    """Whether its names cannot be had, or what they are names of."""
+    """Either its names or their states are unreadable."""
     logs, real = f"{used.root}/{used.task}/logs", getattr(os, which)
 
     def refused(path, *how, **more):
@@ -766,7 +766,7 @@ def test_files_beyond_the_scan_limit_are_unknown(patient, monkeypatch):
     assert "orchestrator-core gc" in answer.remedy
 
 
-# --- what it was told -----------------------------------------------------------------------------
+# --- settings -------------------------------------------------------------------------------------
 
 
 def settle(used, text, mode=0o600):
@@ -798,7 +798,7 @@ def test_invalid_settings_fail(used, text, mode, said, remedy):
 
 @pytest.mark.parametrize("program", ["no-such-program", "/no/such/program", "work/relative"])
 def test_a_missing_alert_command_is_a_warning(used, program):
-    """It would be missed on the day it is needed."""
+    """The command would be missing on the day of an alert."""
     check = settle(used, f'[alerts]\ncommand = ["{program}"]\n')
     assert WARNING is check.verdict
     assert program in check.found
@@ -878,7 +878,7 @@ def test_the_file_system_is_unknown_without_mounts(patient, monkeypatch):
 
 
 def no_lock(*_):
-    """An flock that says yes, and does nothing."""
+    """An flock that succeeds without an effect."""
 
 
 def rename_in_place(old, new):
@@ -998,7 +998,7 @@ def test_a_clock_that_was_never_set_fails(monkeypatch):
 
 @pytest.mark.parametrize("step", [+86400.0, -86400.0])
 def test_a_clock_that_was_set_during_an_agents_life_is_a_warning(used, patient, monkeypatch, step):
-    """The kernel says how long its supervisor has lived, the journal when it was deployed."""
+    """The kernel has the age of the supervisor, and the journal has the time of deployment."""
     history = clock_check.JournalStore(used.root / "sagas").history(used.lives)
     who = history.frame("spawn_tmux").load().supervisor
     # What the kernel would report for the fake's supervisor: it is alive, and was just started.
@@ -1147,7 +1147,7 @@ def test_a_low_limit_of_open_files_is_reported(monkeypatch, limit, verdict, reme
     ],
 )
 def test_a_low_limit_of_file_events_is_reported(monkeypatch, more, verdict, said):
-    """Here are two, held by this very process; nobody else's count."""
+    """Two instances are open in this process; those of other processes are ignored."""
     held = [system.inotify({"/": 0x2})[0] for _ in range(2)]
     limit = b"%d\n" % (len(held) + more)
     monkeypatch.setattr(resource_limits.proc, "pids", lambda: [os.getpid(), 1])
@@ -1173,7 +1173,7 @@ def test_a_low_limit_of_file_events_is_reported(monkeypatch, more, verdict, said
     ],
 )
 def test_little_room_for_processes_is_reported(monkeypatch, left, verdict, said):
-    """Ours count by threads, and those of others not at all."""
+    """Each thread of this user counts, and those of other users do not."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(resource_limits.proc, "pids", lambda: [1, 2, 3])
     monkeypatch.setattr(resource_limits, "_is_owned", lambda pid: pid != 3)
@@ -1263,7 +1263,7 @@ def test_the_kernel_names_an_owner_that_has_not_signed(patient, held):
 
 @pytest.mark.parametrize("pid", [0, -1])
 def test_no_remedy_kills_many_processes(patient, held, monkeypatch, pid):
-    """As a pid, 0 is one's own group, and -1 all that one may signal."""
+    """For kill, 0 is the caller's group, and -1 is every process of the user."""
     sign(held, 99999999, ago_s=300)
     monkeypatch.setattr(lock_check, "kernel_owner_pid", lambda _: pid)
 
@@ -1288,7 +1288,7 @@ def test_a_lock_of_a_dead_owner_is_a_warning(used, patient, lock_file, a_dead_pi
     assert OK is lock_check.locks(patient).verdict
 
 
-# --- what is written ------------------------------------------------------------------------------
+# --- integrity ------------------------------------------------------------------------------------
 
 
 def test_an_undamaged_root_is_ok(patient):
@@ -1307,7 +1307,7 @@ def test_an_unused_root_has_no_damage(tmp_path):
 
 @pytest.mark.parametrize("harm", ["gone", "cut off"])
 def test_the_remedy_for_root_json_writes_it_back(used, harm):
-    """The remedy is a command: typed in, it leads to the same server and the same agents."""
+    """The remedy is a command. It restores the same server and the same agents."""
     path = used.root / "root.json"
     known = msgspec.json.decode(path.read_bytes())
     if harm == "gone":
@@ -1386,7 +1386,7 @@ def test_a_quarantined_registry_is_a_warning_until_its_removal(used, patient):
     ("text", "remedy"), [("{", "orchestrator-core stats"), ('{"bytes_freed": "much"}', "mv ")]
 )
 def test_unusable_statistics_are_a_warning(used, patient, text, remedy):
-    """It alone knows what it remembers, and its loss would be seen by nobody."""
+    """No other file has the counts, so their loss would go unnoticed."""
     path = Layout(used.root).statistics
     path.write_text(text)
     path.chmod(0o600)

@@ -1,4 +1,4 @@
-"""A finished task in one file: all of it, verified, and taken away only then."""
+"""The export of a finished task into one verified file, and the removal of the task."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def target(fake_scene):
 
 
 def contents(path):
-    """Return what a tar file holds: {name: bytes, link or None}."""
+    """Return the content of a tar file: {name: bytes, link or None}."""
     with tarfile.open(path) as tar:
         return {
             info.name: tar.extractfile(info).read() if info.isfile() else info.linkname or None
@@ -167,7 +167,7 @@ def test_a_socket_is_skipped_and_reported(fake_scene, target):
     assert (f"{task}/output/s",) == orch.export_task(task, target).skipped
 
 
-# --- what is refused ----------------------------------------------------------------------------
+# --- refusals -----------------------------------------------------------------------------------
 
 
 def test_a_task_with_a_live_agent_is_refused(fake_scene, target):
@@ -265,11 +265,11 @@ def test_an_unknown_task_is_refused(fake_scene, target):
         orch.export_task("../../etc", target)
 
 
-# --- what happens meanwhile -----------------------------------------------------------------------
+# --- concurrent changes ---------------------------------------------------------------------------
 
 
 def meanwhile(monkeypatch, act):
-    """Let something happen when the file is complete, and the task is to be taken away."""
+    """Call *act* when the file is complete, before the task is removed."""
     original = exporting._new_file
 
     def then(place):
@@ -323,7 +323,7 @@ def test_a_file_that_changes_during_packing_stops_the_export(fake_scene, target,
 
 
 def test_a_tar_file_that_reads_back_differently_stops_the_export(fake_scene, target, monkeypatch):
-    """A disk that lies is found out before anything is removed."""
+    """A faulty disk is noticed before anything is removed."""
     orch, task, _ = past.end_some(fake_scene, written=b"a line\n" * 1000)
     original = os.fsync
 

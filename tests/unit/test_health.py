@@ -1,4 +1,4 @@
-"""Health: what a heartbeat, and the process behind it, say to whoever asks."""
+"""The health of a sweeper, from its heartbeat and its process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def root(tmp_path):
 
 
 def beat_of(pid=None, **how):
-    """Return the heartbeat of a process, ours by default."""
+    """Return the heartbeat of a process, by default of this one."""
     who = identity.identify(pid or os.getpid())
     values = {
         "version": "1",
@@ -89,7 +89,7 @@ def test_findings_are_remarks_of_a_healthy_sweeper(root):
 
 
 def test_a_dead_sweeper_is_dead_although_its_pid_is_reused(root):
-    """A pid that was given away again does not make it live."""
+    """Another process with the same pid does not make the sweeper alive."""
     stranger = subprocess.Popen(["sleep", "1000"])
     try:
         beat = beat_of(stranger.pid)
@@ -132,7 +132,7 @@ def test_the_health_is_json_safe(root):
     assert (True, 3) == (told["healthy"], told["heartbeat"]["watched"])
 
 
-# --- words to a service manager ----------------------------------------------------------------
+# --- notifications ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_the_health_is_json_safe(root):
     ],
 )
 def test_the_variables_of_the_service_manager_are_removed_from_the_environment(env, watchdog_s):
-    """Programs that we start are not the service, and are not to speak for it."""
+    """A child process is not the service, and must not notify the service manager."""
     left = {"PATH": "/bin", "NOTIFY_SOCKET": "/run/notify", **env}
 
     manager = ServiceManager.from_environment(left)

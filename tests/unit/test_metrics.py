@@ -1,4 +1,4 @@
-"""What is counted of cleanups: derived from journals, and none the worse when those go."""
+"""The statistics of cleanups, from journals and from the summary of removed journals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def rows(stats):
     return {(row.reason, row.outcome): row.count for row in stats.cleanups}
 
 
-# --- what is counted ------------------------------------------------------------------------------
+# --- counts ---------------------------------------------------------------------------------------
 
 
 def test_an_unused_root_has_empty_statistics_and_gets_no_file(fake_scene):
@@ -116,7 +116,7 @@ def test_a_closed_journal_without_a_report_counts_as_unreadable(fake_scene):
 
 
 def test_the_last_line_of_a_closed_journal_is_sufficient(fake_scene):
-    """It holds the whole report; a life may be long."""
+    """It has the complete report."""
     orch, _, [agent] = past.end_some(fake_scene)
     path = orch.root / "sagas" / "closed" / f"{agent}.jsonl"
     path.write_bytes(b"x" * 1_000_000 + b"\n" + path.read_bytes().splitlines(keepends=True)[-1])
@@ -201,11 +201,11 @@ def test_the_bounds_at_powers_of_two_are_exact():
     assert [1, 3, 5] == [histogram.cumulative(doubling) for doubling in range(3)]
 
 
-# --- what is remembered -------------------------------------------------------------------------
+# --- the summary --------------------------------------------------------------------------------
 
 
 def test_a_compaction_changes_no_count(fake_scene):
-    """Every figure of the statistics is the same with the journals, and without them."""
+    """Every value of the statistics is the same with the journals and without them."""
     orch, _, ids = past.end_some(fake_scene, 4)
     before = orch.stats()
 
@@ -233,7 +233,7 @@ def test_a_compaction_ignores_open_sagas(fake_scene):
 
 
 def test_a_pending_journal_is_not_counted_again(fake_scene):
-    """As a crash between the two leaves it: the next one to forget removes it."""
+    """A crash between the count and the removal leaves it. The next compaction removes it."""
     orch, _, ids = past.end_some(fake_scene, 2)
     kept = (orch.root / "sagas" / "closed" / f"{ids[0]}.jsonl").read_bytes()
     compact_journals(orch, ids[0])
@@ -283,9 +283,9 @@ def test_unknown_fields_stay_in_the_summary(fake_scene):
 
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_the_sum_is_consistent_during_a_compaction(fake_scene, monkeypatch, times):
-    """One that is forgotten between the two looks is neither missed nor counted twice."""
+    """A journal that is compacted meanwhile is neither missed nor counted twice."""
     orch, _, ids = past.end_some(fake_scene, 6)
-    left = iter(ids[:times])  # After three, it looks with the lock held.
+    left = iter(ids[:times])  # After three attempts, the count holds the lock.
     original = metrics._add_closed_sagas
 
     def meanwhile(summary, sagas):
@@ -300,7 +300,7 @@ def test_the_sum_is_consistent_during_a_compaction(fake_scene, monkeypatch, time
     assert sorted(ids[times:]) == past.journals(orch.root)
 
 
-# --- what sweeps find -----------------------------------------------------------------------
+# --- findings -------------------------------------------------------------------------------
 
 
 def swept(*findings, reaped=(), dry_run=False):

@@ -1,4 +1,4 @@
-"""Keeping the past within bounds: what goes, what stays, and what is never touched."""
+"""Retention: which files a collection removes, which stay, and which it never touches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from orchestrator_core.system import locks
 LONG = b"the agent says a line\n" * 1000
 
 
-# --- the choice, by itself ------------------------------------------------------------------------
+# --- the policy -----------------------------------------------------------------------------------
 
 NOW = 1_000_000_000.0
 
@@ -52,7 +52,7 @@ def test_a_file_older_than_the_limit_is_selected():
 
 
 def test_a_file_from_the_future_has_no_age_and_is_selected_last():
-    """The clock was set back since: nobody knows how old it is."""
+    """The clock was set back since, so the age of the file is unknown."""
     files = [a_file("future", days=-400), a_file("today")]
 
     assert {} == gone(files, days=0)
@@ -194,7 +194,7 @@ def test_a_dry_run_changes_nothing_and_predicts_the_collection(fake_scene):
 
 
 def test_a_silent_log_is_as_new_as_its_agents_end(fake_scene):
-    """It was last written eight days ago, and its agent ended a minute ago."""
+    """The last write was eight days ago, and the agent ended a minute ago."""
     orch, _, _ = past.end_some(fake_scene, written=LONG)
     past.age(orch.root, 8, pattern="TASK-*/archive/*")
 
@@ -261,7 +261,7 @@ def test_the_compressed_file_of_a_killed_collection_is_reused(fake_scene):
 
 
 def test_a_highly_compressed_file_is_verified_in_small_pieces(fake_scene):
-    """Compressed a thousandfold, it must not fill the memory when it is read back."""
+    """The content of a file that shrinks a thousandfold must not fill the memory."""
     orch, _, _ = past.end_some(fake_scene, written=LONG)
     [log] = orch.root.glob("TASK-*/archive/*_stream.jsonl")
     os.truncate(log, 64 << 20)
@@ -300,7 +300,7 @@ def test_invalid_settings_remove_nothing(fake_scene):
 
 
 def test_the_files_of_an_open_saga_are_held(fake_scene):
-    """Its log is archived, and the rest is stuck: its receipts still name all of it."""
+    """The log is archived and the saga is STUCK: its receipts still name all files."""
     orch, task, _ = past.end_some(fake_scene)
     agent = orch.deploy(task, fake_scene.spec())
     orch.terminate(orch.deploy(task, fake_scene.spec("unkillable")).id)
@@ -408,7 +408,7 @@ def test_a_file_that_changes_before_its_removal_stays(fake_scene, monkeypatch):
 
 
 def test_a_log_that_grows_during_compression_loses_nothing(fake_scene, monkeypatch):
-    """A process of its agent that nobody could end still writes."""
+    """A surviving process of the agent still writes."""
     orch, _, _ = past.end_some(fake_scene, written=LONG)
     past.age(orch.root, 2)
     [log] = orch.root.glob("TASK-*/archive/*_stream.jsonl")
@@ -572,7 +572,7 @@ def test_two_collections_never_run_at_once(fake_scene):
 
 
 def test_the_report_of_an_old_end_is_available(fake_scene):
-    """The journal is gone; the record remembers all but the single steps."""
+    """The journal is gone. The record has everything but the single steps."""
     orch, _, [agent] = past.end_some(fake_scene)
     end = orch.terminate(agent)
     past.age(orch.root, 8)

@@ -1,4 +1,4 @@
-"""The unit and the property list: they run what they should, whatever the paths hold."""
+"""The systemd unit and the launchd property list, with any characters in the paths."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HOSTILE = {
 
 
 def words(line):
-    """Split a line of a unit as systemd.syntax(7) and systemd.service(5) say; no specifiers."""
+    """Split a line of a unit as in systemd.syntax(7) and systemd.service(5), without specifiers."""
     found = re.findall(r'"((?:[^"\\]|\\.)*)"', line)
     assert " ".join(f'"{word}"' for word in found) == line, line
     return [_plain(word) for word in found]
@@ -58,7 +58,7 @@ def unit_of(service):
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.parametrize("where", ["root", "python"])
 def test_a_unit_runs_this_interpreter_on_this_root(name, where):
-    """Nothing in a path is a separator, a quote, a specifier, a variable or another line."""
+    """No character of a path acts as a separator, quote, specifier, variable or newline."""
     root, python = Path("/srv/root"), "/usr/bin/python3"
     if where == "root":
         root = Path("/srv") / name
@@ -82,7 +82,7 @@ def test_a_unit_runs_this_interpreter_on_this_root(name, where):
 
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
 def test_systemd_accepts_the_unit(tmp_path, name):
-    """By its own word, where there is one to be asked."""
+    """systemd-analyze verifies the unit, where it is installed."""
     place = tmp_path / name
     place.mkdir(parents=True)
     python = place / "python3"
@@ -97,7 +97,7 @@ def test_systemd_accepts_the_unit(tmp_path, name):
 
 
 def complaints(unit):
-    """Return what systemd has to say against a unit; nothing, where there is no systemd."""
+    """Return the complaints of systemd about a unit; none without systemd."""
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         return ""
@@ -130,7 +130,7 @@ def test_a_path_that_xml_cannot_represent_is_refused(name):
 
 
 def test_a_relative_pythonpath_becomes_absolute(monkeypatch):
-    """A service starts elsewhere: what was relative to here is not so there."""
+    """A service has another working directory."""
     monkeypatch.setenv("PYTHONPATH", "src")
     monkeypatch.setenv("ORCHESTRATOR_AGENT_ID", "a-1")
 

@@ -1,4 +1,4 @@
-"""The resident sweeper on cheap agents: what wakes it, what it survives, what it costs."""
+"""The resident sweeper on cheap agents: its events, its errors and its costs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ YEARS_S = 10 * 366 * 86400
 
 
 class Sleeper:
-    """A step that holds one process, which stands for an agent's supervisor."""
+    """A step with one process, which replaces an agent's supervisor."""
 
     receipt_type = SessionReceipt
 
@@ -59,7 +59,7 @@ class Sleeper:
 
 
 class Root:
-    """An orchestrator of agents that are one `sleep` each: as much of one as a sweeper asks."""
+    """The part of an orchestrator that a sweeper uses, with a `sleep` for each agent."""
 
     def __init__(self, root):
         self.root = root
@@ -74,7 +74,7 @@ class Root:
         self.on_recover = self.really_recover
         self.on_sweep = SweepReport
 
-    # --- what a sweeper asks
+    # --- what a sweeper calls
 
     def recover(self, agent_id):
         try:
@@ -102,7 +102,7 @@ class Root:
             return None
         return Unwind.terminal("over", status="error")
 
-    # --- what happens to its agents
+    # --- the agents
 
     def sleeper(self, agent_id):
         if agent_id not in self.sleepers:
@@ -124,7 +124,7 @@ class Root:
         self.sleepers[agent_id].wait()
 
     def until_closed(self, *agent_ids):
-        """Return when the sagas are closed, by whomever."""
+        """Return when the sagas are closed."""
         closed = self.root / "sagas" / "closed"
         with contextlib.closing(DirectoryEvents(closed)) as events:
             while [each for each in agent_ids if not (closed / f"{each}.jsonl").exists()]:
@@ -146,7 +146,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def sweeper_of(root):
-    """Start sweepers; end those that are left."""
+    """Start sweepers, and stop them after the test."""
     with contextlib.ExitStack() as stack:
 
         def start(**how):
@@ -169,12 +169,12 @@ def all_now(events):
     return found
 
 
-# --- what wakes it -----------------------------------------------------------------------------
+# --- events ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("when", ["before", "while"])
 def test_a_dead_agent_is_unwound_at_once(root, sweeper_of, when):
-    """Whether the agent was there first or the sweeper, nobody waits for a timer."""
+    """The agent or the sweeper may be first, and no timer is involved."""
     if when == "before":
         root.deploy("a-1")
     sweeper_of()
@@ -197,7 +197,7 @@ def test_an_agent_that_died_before_the_start_is_unwound_at_the_start(root, sweep
 
 
 def test_a_dead_owner_is_noticed_by_its_lock(root, sweeper_of):
-    """A deployer killed half-way has its saga undone at once, and not before it is dead."""
+    """The saga of a killed deployer is undone at once, and not before its death."""
     root.sleeper("a-1")
     reader, writer = os.pipe()
     deployer = os.fork()
@@ -223,14 +223,14 @@ def test_a_dead_owner_is_noticed_by_its_lock(root, sweeper_of):
 
 
 def test_an_ended_agent_is_no_longer_watched(root, sweeper_of):
-    """Whoever unwinds it, its supervisor is not held any longer."""
+    """The sweeper closes the handle on the supervisor, whichever process unwinds the saga."""
     sweeper_of()
     come(root.swept)
     before = _descriptors()
     root.deploy("a-1")
 
     root.sagas.unwind("a-1", Unwind.terminal("done", status="completed"))
-    root.deploy("a-2")  # Its commit is heard after the first one's end.
+    root.deploy("a-2")  # Its commit is an event after the first one's end.
     root.kill("a-2")
     root.until_closed("a-2")
     come(root.recovered)
@@ -239,7 +239,7 @@ def test_an_ended_agent_is_no_longer_watched(root, sweeper_of):
 
 
 def test_a_replaced_registry_causes_a_sweep(root, sweeper_of, monkeypatch):
-    """Not at once and not each time: the sweeps asked for so take a small share of the time."""
+    """Many events cause one later sweep, so that sweeps take a small share of the time."""
     monkeypatch.setattr(event_loop, "_MIN_PAUSE_S", 0.1)
     registry = root.root / "registry" / "GLOBAL_REGISTRY.json"
     sweeper_of()
@@ -253,7 +253,7 @@ def test_a_replaced_registry_causes_a_sweep(root, sweeper_of, monkeypatch):
 
 
 def test_a_heartbeat_causes_no_sweep(root, sweeper_of, monkeypatch):
-    """It writes into the directory that it watches, and does not wake itself by it."""
+    """The sweeper ignores its own writes to the watched directory."""
     monkeypatch.setattr(event_loop, "_MIN_PAUSE_S", 0.01)
     monkeypatch.setattr(event_loop, "_MAX_HEARTBEAT_S", 0.02)
     sweeper = sweeper_of()
@@ -266,7 +266,7 @@ def test_a_heartbeat_causes_no_sweep(root, sweeper_of, monkeypatch):
 
 
 def test_a_sweeper_without_file_events_sweeps_and_reports_it(root, sweeper_of, monkeypatch):
-    """A system without watches to give is told of, and what it would have told is found later."""
+    """A system without free watches is reported, and sweeps find the changes later."""
 
     def refuse(*_):
         raise OSError(24, "no more watches")
@@ -287,7 +287,7 @@ def test_a_sweeper_without_file_events_sweeps_and_reports_it(root, sweeper_of, m
 
 @pytest.mark.parametrize("name", ["sagas", "registry"])
 def test_a_replaced_directory_is_watched_again(root, sweeper_of, monkeypatch, name):
-    """Whoever restores a backup under it has it watch what is there now."""
+    """After the restore of a backup, the sweeper watches the new directory."""
     monkeypatch.setattr(event_loop, "_MIN_PAUSE_S", 0.1)
     sweeper_of()
     come(root.swept)
@@ -317,7 +317,7 @@ def test_the_sweeper_enforces_a_deadline(root, sweeper_of, monkeypatch):
 
 @pytest.mark.parametrize("by_s", [YEARS_S, -YEARS_S], ids=["forward", "back"])
 def test_a_change_of_the_clock_has_no_effect_on_deadlines(root, sweeper_of, monkeypatch, by_s):
-    """Neither is a life cut short, nor a deadline forgotten, nor a second spent on it."""
+    """No agent ends early, no deadline is missed, and no processor time is wasted."""
     monkeypatch.setattr(event_loop, "_DEADLINE_SLACK_S", 0.1)
     root.deploy("long", deadline_s=NEVER_S)
     root.deploy("short", deadline_s=0.5)
@@ -334,11 +334,11 @@ def test_a_change_of_the_clock_has_no_effect_on_deadlines(root, sweeper_of, monk
     assert sweeper.health().healthy
 
 
-# --- what it survives -----------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def test_collections_are_repeated_after_an_error(root, sweeper_of, monkeypatch):
-    """An error of one collection is told of, and the next one comes."""
+    """A failed collection does not prevent the next one."""
 
     def refuses():
         raise StorageError("the disk is full")
@@ -365,7 +365,7 @@ def test_a_failed_sweep_is_reported_and_repeated(root, sweeper_of, caplog):
 
     assert not ill.healthy
     assert "the disk is gone" in ill.problems[0]
-    # Each wait is twice the last one: 0.1, 0.2, 0.4, but for the first, which is the interval.
+    # The first wait is the interval. Each later one is twice the last: 0.1, 0.2, 0.4 s.
     waits = [after - before for before, after in itertools.pairwise(times)]
     assert waits[2] > 1.5 * waits[1] > 1.5 * waits[0] > 0.1
     assert sweeper.health().healthy
@@ -373,7 +373,7 @@ def test_a_failed_sweep_is_reported_and_repeated(root, sweeper_of, caplog):
 
 
 def test_a_failed_recovery_is_repeated_only_by_the_next_sweep(root, sweeper_of):
-    """However often it is woken, what could not be settled does not keep it busy."""
+    """Further events do not repeat the failed recovery."""
 
     def refuse(_):
         raise StorageError("the disk is gone")
@@ -385,7 +385,7 @@ def test_a_failed_recovery_is_repeated_only_by_the_next_sweep(root, sweeper_of):
     root.kill("a-1")
     come(root.recovered)
     for number in range(5):
-        root.deploy(f"b-{number}")  # Each of them is news of the directory.
+        root.deploy(f"b-{number}")  # Each of them is a file event.
 
     with pytest.raises(queue.Empty):
         root.recovered.get(timeout=0.3)
@@ -395,7 +395,7 @@ def test_a_failed_recovery_is_repeated_only_by_the_next_sweep(root, sweeper_of):
 
 
 def test_a_saga_with_a_live_owner_is_left_alone(root, sweeper_of):
-    """A saga whose owner lives is nobody else's, for as long as it takes."""
+    """A live owner keeps its saga for any length of time."""
     saga = root.begin("a-1")
     saga.run()
     sweeper_of()
@@ -411,7 +411,7 @@ def test_a_saga_with_a_live_owner_is_left_alone(root, sweeper_of):
 
 
 def test_a_hung_sweep_is_reported_and_reactions_go_on(root, sweeper_of):
-    """What hangs makes it ill, and keeps it from nothing else."""
+    """A hung job makes the sweeper unhealthy, and delays no other job."""
     go_on = threading.Event()
     root.on_sweep = lambda: go_on.wait(LONG_S) and SweepReport()
     sweeper = sweeper_of(hang_s=0.1)
@@ -433,7 +433,7 @@ def test_a_hung_sweep_is_reported_and_reactions_go_on(root, sweeper_of):
 def test_an_internal_error_neither_ends_the_sweeper_nor_makes_it_spin(
     root, sweeper_of, monkeypatch
 ):
-    """It stays deaf for a while, and goes on."""
+    """The sweeper ignores events for a pause, and goes on."""
     monkeypatch.setattr(event_loop, "_ERROR_PAUSE_S", 0.3)
     calls = []
 
@@ -483,7 +483,7 @@ def test_a_stop_is_quick_and_can_be_repeated(root):
 
 
 def test_a_stop_lets_a_running_recovery_finish(root, sweeper_of, monkeypatch):
-    """Who is told to stop gives what it has begun a moment, and begins nothing more."""
+    """The stopping sweeper waits for a running job, and starts no other."""
     monkeypatch.setattr(event_loop, "_MAX_JOBS", 1)
     begun, go_on = threading.Event(), threading.Event()
 
@@ -514,7 +514,7 @@ def test_an_invalid_interval_is_refused(root):
             Sweeper(root, **how)
 
 
-# --- what it tells --------------------------------------------------------------------------------
+# --- reports --------------------------------------------------------------------------------------
 
 
 def test_findings_are_in_the_heartbeat_of_a_healthy_sweeper(root, sweeper_of):
@@ -547,11 +547,11 @@ def test_a_callback_that_raises_stops_nothing(root, sweeper_of):
     assert found.heartbeat.last_sweep is not None
 
 
-# --- what it costs --------------------------------------------------------------------------------
+# --- costs ----------------------------------------------------------------------------------------
 
 
 def test_two_hundred_agents_leave_no_descriptor_and_no_thread(root, sweeper_of):
-    """Neither descriptors nor threads are left of those that it has seen to."""
+    """The sweeper releases all resources of ended agents."""
     sweeper = sweeper_of()
     come(root.swept)
     before, threads = _costs(), set(threading.enumerate())
@@ -579,12 +579,12 @@ def _costs():
 
 
 def _descriptors():
-    """Return how many are open: the fewest of some looks, since the heart beats in between."""
+    """Return the number of open descriptors: the least of 50, because of heartbeats."""
     return min(len(list(Path("/proc/self/fd").iterdir())) for _ in range(50))
 
 
 def _join_those_that_end():
-    """Join the threads that are about to end."""
+    """Join the job threads."""
     for thread in threading.enumerate():
         if thread.name.startswith("sweeper: "):
             thread.join(LONG_S)
@@ -619,7 +619,7 @@ with Scene() as scene:
 
 
 def test_a_signal_that_does_not_interrupt_the_wait_stops_the_sweeper():
-    """As one does that comes just before the wait begins, or to another thread."""
+    """For example a signal just before the wait, or one to another thread."""
     ran = subprocess.run(
         [sys.executable, "-c", TOLD], capture_output=True, text=True, timeout=LONG_S, check=False
     )
@@ -627,7 +627,7 @@ def test_a_signal_that_does_not_interrupt_the_wait_stops_the_sweeper():
 
 
 def test_a_live_supervisor_with_an_unreadable_exit_record_is_alive(tmp_path, monkeypatch):
-    """A link stands for a disk that does not answer; a sweep tells that it could not ask."""
+    """A symlink replaces a failing disk. The sweep reports that it could not ask."""
     monkeypatch.setattr(exit_record, "_TRANSIENT_ERRNOS", (errno.ELOOP,))
     told = tmp_path / "exit"
     told.symlink_to("nowhere")
