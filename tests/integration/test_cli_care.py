@@ -59,10 +59,10 @@ class Line:
         return code, *self.capsys.readouterr()
 
     def json(self, *words, code=0):
-        """Return what a command says with --json, having seen that it exits so."""
-        exited, said, complained = self(*words, "--json")
-        assert (code, "") == (exited, complained), said
-        return json.loads(said)
+        """Return the --json output of a command, after a check of its exit code."""
+        exited, stdout, stderr = self(*words, "--json")
+        assert (code, "") == (exited, stderr), stdout
+        return json.loads(stdout)
 
 
 @pytest.fixture
@@ -120,19 +120,19 @@ def test_invalid_arguments_exit_with_2(line, words):
     line.fake.orchestrator()
     before = line.world.snapshot()
 
-    code, said, complained = line(*words.split())
+    code, stdout, stderr = line(*words.split())
 
-    assert (2, "") == (code, said)
-    assert complained
+    assert (2, "") == (code, stdout)
+    assert stderr
     assert before == line.world.snapshot()
 
 
 @pytest.mark.parametrize("words", ["sweep", "gc", "stats", "repair", "export TASK-1 x.tar"])
 def test_an_unusable_root_exits_with_1(line, a_file, words):
-    code, said, complained = line(*words.split(), root=a_file)
+    code, stdout, stderr = line(*words.split(), root=a_file)
 
-    assert (1, "") == (code, said)
-    assert str(a_file) in complained
+    assert (1, "") == (code, stdout)
+    assert str(a_file) in stderr
 
 
 # --- sweep ----------------------------------------------------------------------------------------
@@ -153,18 +153,18 @@ def test_a_sweep_with_findings_exits_with_3_and_after_reaping_with_0(line, lost)
     before = line.world.snapshot()
 
     for words in (["sweep"], ["sweep", "--dry-run"]):
-        code, said, complained = line(*words)
-        assert (3, "") == (code, complained)
-        assert re.search(rf"^lost: .*{lost}", said)
-        assert 2 == said.count("\n  proof: ")
-        assert "\n  reaping it: " in said
-        assert "1 found; 1 agents alive" == said.splitlines()[-1]
+        code, stdout, stderr = line(*words)
+        assert (3, "") == (code, stderr)
+        assert re.search(rf"^lost: .*{lost}", stdout)
+        assert 2 == stdout.count("\n  proof: ")
+        assert "\n  reaping it: " in stdout
+        assert "1 found; 1 agents alive" == stdout.splitlines()[-1]
         assert before == line.world.snapshot()
 
-    code, said, _ = line("sweep", "--reap")
+    code, stdout, _ = line("sweep", "--reap")
     assert 0 == code
-    assert "\n  reaped: " in said
-    assert "1 found, 1 reaped, 0 left; 1 agents alive" == said.splitlines()[-1]
+    assert "\n  reaped: " in stdout
+    assert "1 found, 1 reaped, 0 left; 1 agents alive" == stdout.splitlines()[-1]
     assert (0, "nothing found; 1 agents alive\n", "") == line("sweep")
     assert [] == line.world.torn()
 
@@ -190,13 +190,13 @@ def test_a_sweep_has_the_same_content_as_json(line, lost):
 def test_a_silent_agent_is_reported_after_the_given_time_and_never_reaped(line):
     line("sweep", "--reap")
 
-    told = line.json("sweep", "--silent-after", "0", code=3)
-    assert ["silent"] == [finding["kind"] for finding in told["findings"]]
+    report = line.json("sweep", "--silent-after", "0", code=3)
+    assert ["silent"] == [finding["kind"] for finding in report["findings"]]
     assert 0 == line("sweep")[0]
     assert 0 == line("sweep", "--silent-after", "inf")[0]
-    code, said, _ = line("sweep", "--silent-after", "0", "--reap")
-    assert (3, True) == (code, "left alone: it needs your decision" in said)
-    assert "1 found, 0 reaped, 1 left; 1 agents alive" == said.splitlines()[-1]
+    code, stdout, _ = line("sweep", "--silent-after", "0", "--reap")
+    assert (3, True) == (code, "left alone: it needs your decision" in stdout)
+    assert "1 found, 0 reaped, 1 left; 1 agents alive" == stdout.splitlines()[-1]
 
 
 @pytest.mark.usefixtures("lost")
@@ -204,22 +204,22 @@ def test_a_sweep_that_could_not_ask_exits_with_4(line):
     line("sweep", "--reap")
     line.fake.fake.fail("processes.find_tagged", CouldNotAsk("no /proc"), times=math.inf)
 
-    code, said, _ = line("sweep", "--reap")
+    code, stdout, _ = line("sweep", "--reap")
 
     assert 4 == code
-    assert "unknown: " in said
-    assert "no /proc" in said
+    assert "unknown: " in stdout
+    assert "no /proc" in stdout
 
 
 @pytest.mark.usefixtures("lost")
 def test_a_sweep_that_could_not_reap_exits_with_3(line):
     line.fake.fake.fail("processes.terminate_all", CouldNotAsk("not now"), times=math.inf)
 
-    code, said, _ = line("sweep", "--reap")
+    code, stdout, _ = line("sweep", "--reap")
 
     assert 3 == code
-    assert "  NOT reaped: " in said
-    assert "1 found, 0 reaped, 1 left" in said
+    assert "  NOT reaped: " in stdout
+    assert "1 found, 0 reaped, 1 left" in stdout
 
 
 # --- gc -------------------------------------------------------------------------------------------
@@ -228,11 +228,11 @@ def test_a_sweep_that_could_not_reap_exits_with_3(line):
 def test_a_dry_collection_predicts_the_collection(line, old):
     before, ids = line.world.snapshot(), old[2]
 
-    code, said, complained = line("gc", "--dry-run")
-    assert (0, "") == (code, complained)
+    code, stdout, stderr = line("gc", "--dry-run")
+    assert (0, "") == (code, stderr)
     for agent in ids:
         assert re.search(
-            rf"^would go \(age\): .*{agent}_stream\.jsonl, 7000 bytes$", said, re.MULTILINE
+            rf"^would go \(age\): .*{agent}_stream\.jsonl, 7000 bytes$", stdout, re.MULTILINE
         )
     dry = line.json("gc", "--dry-run")
     assert before == line.world.snapshot()
@@ -240,15 +240,15 @@ def test_a_dry_collection_predicts_the_collection(line, old):
     wet = line.json("gc")
 
     assert (True, False) == (dry.pop("dry_run"), wet.pop("dry_run"))
-    for told in (dry, wet):
-        del told["duration_ms"]
-        for items in (told["removed"], told["journals"]):
+    for report in (dry, wet):
+        del report["duration_ms"]
+        for items in (report["removed"], report["journals"]):
             items.sort(key=lambda item: item["path"])
     assert dry == wet
     assert ([], []) == (past.archives(line.root), past.journals(line.root))
-    code, said, _ = line("gc")
+    code, stdout, _ = line("gc")
     assert 0 == code
-    assert said.startswith("0 files and 0 journals gone, 0 compressed, 0 bytes freed")
+    assert stdout.startswith("0 files and 0 journals gone, 0 compressed, 0 bytes freed")
 
 
 def test_a_collection_with_errors_exits_with_3(line, old, monkeypatch):
@@ -260,20 +260,20 @@ def test_a_collection_with_errors_exits_with_3(line, old, monkeypatch):
         real(name, **how)
 
     monkeypatch.setattr(os, "unlink", unlink)
-    code, said, _ = line("gc")
+    code, stdout, _ = line("gc")
     monkeypatch.undo()
 
     assert 3 == code
-    assert f"failed: {old[2][0]}" in said or re.search(
-        rf"^failed: .*{old[2][0]}", said, re.MULTILINE
+    assert f"failed: {old[2][0]}" in stdout or re.search(
+        rf"^failed: .*{old[2][0]}", stdout, re.MULTILINE
     )
 
 
 @pytest.mark.usefixtures("old")
 def test_unknown_settings_exit_with_2(line):
     past.settle(line.root, "[retention]\ndayz = 1\n")
-    code, _, complained = line("gc")
-    assert (2, True) == (code, "dayz" in complained)
+    code, _, stderr = line("gc")
+    assert (2, True) == (code, "dayz" in stderr)
 
 
 @contextlib.contextmanager
@@ -301,13 +301,13 @@ def test_an_exported_task_stays_or_is_removed(line, old, tmp_path):
     _, task, ids = old
     before = line.world.snapshot()
 
-    code, said, complained = line("export", task, tmp_path / "a.tar.gz")
-    assert (0, "") == (code, complained)
-    assert said.startswith(f"{task}: ")
+    code, stdout, stderr = line("export", task, tmp_path / "a.tar.gz")
+    assert (0, "") == (code, stderr)
+    assert stdout.startswith(f"{task}: ")
     assert before == line.world.snapshot()
 
-    told = line.json("export", task, tmp_path / "b.tar", "--remove")
-    assert (task, True) == (told["task_id"], told["removed"])
+    report = line.json("export", task, tmp_path / "b.tar", "--remove")
+    assert (task, True) == (report["task_id"], report["removed"])
     assert not (line.root / task).exists()
     for name in ("a.tar.gz", "b.tar"):
         with tarfile.open(tmp_path / name) as tar:
@@ -323,8 +323,8 @@ def test_an_export_of_an_unknown_task_or_to_an_unknown_directory_exits_with_1(li
 
 def test_an_export_to_an_existing_file_exits_with_2(line, old, tmp_path):
     (tmp_path / "x.tar").write_text("precious")
-    code, _, complained = line("export", old[1], tmp_path / "x.tar", "--remove")
-    assert (2, True) == (code, "is there already" in complained)
+    code, _, stderr = line("export", old[1], tmp_path / "x.tar", "--remove")
+    assert (2, True) == (code, "is there already" in stderr)
     assert "precious" == (tmp_path / "x.tar").read_text()
 
 
@@ -338,11 +338,11 @@ def test_an_export_with_an_incomplete_removal_exits_with_3(line, old, tmp_path, 
         real(name, **how)
 
     monkeypatch.setattr(os, "unlink", unlink)
-    code, said, _ = line("export", task, tmp_path / "x.tar", "--remove")
+    code, stdout, _ = line("export", task, tmp_path / "x.tar", "--remove")
     monkeypatch.undo()
 
     assert 3 == code
-    assert "still to be removed: " in said
+    assert "still to be removed: " in stdout
     assert 0 == line("gc")[0]
     assert [] == line.world.files("*TASK-*")
 
@@ -350,9 +350,9 @@ def test_an_export_with_an_incomplete_removal_exits_with_3(line, old, tmp_path, 
 def test_an_export_of_an_unfinished_task_exits_with_4(line, old, tmp_path):
     orch, task, _ = old
     agent = orch.deploy(task, line.fake.spec()).id
-    told = line.json("export", task, tmp_path / "x.tar", "--remove", code=4)
-    assert "task-running" == told["code"]
-    assert agent in told["error"]
+    report = line.json("export", task, tmp_path / "x.tar", "--remove", code=4)
+    assert "task-running" == report["code"]
+    assert agent in report["error"]
     assert [] == list(tmp_path.iterdir())
 
 
@@ -364,15 +364,15 @@ def test_the_statistics_have_three_formats_and_change_nothing(line, old):
     orch.terminate(orch.deploy(task, line.fake.spec("unkillable")).id)
     before = line.world.snapshot()
 
-    code, said, complained = line("stats")
-    assert (0, "") == (code, complained)
-    assert "3 cleanups, 66.7% with nothing left" in said
-    assert ": STUCK" in said
-    told = line.json("stats")
-    assert (3, 1) == (told["total"], len(told["stuck"]))
-    assert told == json.loads(line("stats", "--format", "json")[1])
-    code, text, complained = line("stats", "--format", "prometheus")
-    assert (0, "") == (code, complained)
+    code, stdout, stderr = line("stats")
+    assert (0, "") == (code, stderr)
+    assert "3 cleanups, 66.7% with nothing left" in stdout
+    assert ": STUCK" in stdout
+    report = line.json("stats")
+    assert (3, 1) == (report["total"], len(report["stuck"]))
+    assert report == json.loads(line("stats", "--format", "json")[1])
+    code, text, stderr = line("stats", "--format", "prometheus")
+    assert (0, "") == (code, stderr)
     found = exposition.read(text)
     total = "orchestrator_core_cleanups_total"
     assert [2.0] == exposition.values(found, total, reason="terminate", outcome="clean")
@@ -386,20 +386,20 @@ def test_a_lost_summary_is_reported(line):
     line("gc")
     (line.root / "registry" / "STATS.json").write_text("{")
 
-    code, said, complained = line("stats")
+    code, stdout, stderr = line("stats")
 
-    assert (0, "") == (code, complained)
-    assert "0 cleanups" in said
-    kept = re.search(r"STATS\.json was damaged, and is kept as (\S+): ", said)[1]
-    assert "{" == Path(kept).read_text()
+    assert (0, "") == (code, stderr)
+    assert "0 cleanups" in stdout
+    quarantined = re.search(r"STATS\.json was damaged, and is kept as (\S+): ", stdout)[1]
+    assert "{" == Path(quarantined).read_text()
 
 
 @pytest.mark.usefixtures("old")
 def test_an_unusable_summary_exits_with_1(line):
     line("gc")
     (line.root / "registry" / "STATS.json").write_text('{"bytes_freed": "much"}')
-    code, said, complained = line("stats")
-    assert (1, "", True) == (code, said, "bytes_freed" in complained)
+    code, stdout, stderr = line("stats")
+    assert (1, "", True) == (code, stdout, "bytes_freed" in stderr)
 
 
 # --- doctor ---------------------------------------------------------------------------------------
@@ -415,34 +415,38 @@ def test_the_doctor_exits_with_0_unless_a_check_has_failed(line):
 
     (line.root / "registry" / "GLOBAL_REGISTRY.json").write_text("{")
 
-    code, said, complained = line("doctor")
-    assert (1, "") == (code, complained)
+    code, stdout, stderr = line("doctor")
+    assert (1, "") == (code, stderr)
     assert re.search(
-        r"^failed   registries .* is damaged.*\n +do: orchestrator-core repair", said, re.MULTILINE
+        r"^failed   registries .* is damaged.*\n +do: orchestrator-core repair",
+        stdout,
+        re.MULTILINE,
     )
-    told = line.json("doctor", code=1)
-    assert ["registries"] == [c["name"] for c in told["checks"] if c["verdict"] == "failed"]
+    report = line.json("doctor", code=1)
+    assert ["registries"] == [c["name"] for c in report["checks"] if c["verdict"] == "failed"]
 
 
 def test_the_doctor_works_on_an_unusable_root(line, a_file):
-    code, said, complained = line("doctor", root=a_file)
-    assert (1, "") == (code, complained)
-    assert re.search(r"^failed   root .* is no directory\n +do: .*--root DIR$", said, re.MULTILINE)
+    code, stdout, stderr = line("doctor", root=a_file)
+    assert (1, "") == (code, stderr)
+    assert re.search(
+        r"^failed   root .* is no directory\n +do: .*--root DIR$", stdout, re.MULTILINE
+    )
 
 
 @pytest.mark.usefixtures("old")
 def test_the_doctor_prints_a_remedy_below_each_problem_only(line, monkeypatch):
     """An ok check may have the remedy of an optional thing, under another label."""
     monkeypatch.setenv("PATH", str(line.root))  # No tmux, and no agents' programs.
-    _, said, _ = line("doctor")
-    blocks = re.split(r"\n(?=\S)", said.rstrip("\n"))
+    _, stdout, _ = line("doctor")
+    blocks = re.split(r"\n(?=\S)", stdout.rstrip("\n"))
 
     ok = [block for block in blocks if block.startswith("ok ")]
     assert [] == [block for block in ok if " do: " in block]
     assert [] == [block for block in blocks if block not in ok and "\n" not in block]
     [agents] = [block for block in ok if "\n" in block]
     assert re.search(r"^ok       agents .*\n +if wanted: for claude: npm install", agents)
-    assert re.search(r"^failed   tmux .*\n +do: install tmux", said, re.MULTILINE)
+    assert re.search(r"^failed   tmux .*\n +do: install tmux", stdout, re.MULTILINE)
 
 
 # --- repair ---------------------------------------------------------------------------------------
@@ -464,18 +468,18 @@ def test_a_repair_shows_the_differences_before_it_applies_them(line, old, wrong)
 
     only = ["--task", old[1]]
     for words in (["repair"], ["repair", "--dry-run"], ["repair", *only]):
-        code, said, complained = line(*words)
-        assert (3, "") == (code, complained)
-        assert f'~ {wrong}\n    - status: "running"\n    + status: "terminated"\n' in said
-        assert "nothing was changed: --yes does it" in said
+        code, stdout, stderr = line(*words)
+        assert (3, "") == (code, stderr)
+        assert f'~ {wrong}\n    - status: "running"\n    + status: "terminated"\n' in stdout
+        assert "nothing was changed: --yes does it" in stdout
         assert before == line.world.snapshot()
     assert (False, True) == tuple(line.json("repair", code=3)[key] for key in ("clean", "dry_run"))
 
-    code, said, _ = line("repair", *only, "--yes")
+    code, stdout, _ = line("repair", *only, "--yes")
 
     assert 0 == code
-    assert f"~ {wrong}" in said
-    assert "1 repaired, 0 not, 0 were right" == said.splitlines()[-1]
+    assert f"~ {wrong}" in stdout
+    assert "1 repaired, 0 not, 0 were right" == stdout.splitlines()[-1]
     assert "terminated" == line.world.records()[wrong]["status"]
     assert (0, "nothing to repair: 2 registries agree with the journals\n", "") == line("repair")
     assert line.json("repair", "--yes")["clean"]
@@ -489,10 +493,10 @@ def test_a_repair_keeps_the_damaged_registry(line):
     assert 3 == line("repair")[0]
     assert before == line.world.snapshot()
 
-    code, said, _ = line("repair", "--yes")
+    code, stdout, _ = line("repair", "--yes")
 
-    kept = re.search(r"the damaged one is kept as (\S+)", said)[1]
-    assert (0, 100) == (code, len(Path(kept).read_bytes()))
+    quarantined = re.search(r"the damaged one is kept as (\S+)", stdout)[1]
+    assert (0, 100) == (code, len(Path(quarantined).read_bytes()))
     assert 0 == line("repair")[0]
 
 
@@ -511,12 +515,12 @@ def test_an_incomplete_repair_exits_with_3(line, old, monkeypatch):
         real(source, target, **how)
 
     monkeypatch.setattr(os, "rename", rename)
-    code, said, _ = line("repair", "--task", old[1], "--yes")
+    code, stdout, _ = line("repair", "--task", old[1], "--yes")
     monkeypatch.undo()
 
     assert 3 == code
-    assert "No space left on device" in said
-    assert "0 repaired, 1 not, 0 were right" == said.splitlines()[-1]
+    assert "No space left on device" in stdout
+    assert "0 repaired, 1 not, 0 were right" == stdout.splitlines()[-1]
     assert before == line.world.snapshot()
 
 
@@ -528,9 +532,9 @@ def test_the_health_command_exits_with_1_without_a_sweeper_and_with_0_otherwise(
     assert [] == list(line.root.parent.glob("ws"))  # Asking makes no root.
 
     line.fake.orchestrator()
-    code, said, complained = line("health")
-    assert (1, "") == (code, complained)
-    assert said.startswith("NOT healthy: ")
+    code, stdout, stderr = line("health")
+    assert (1, "") == (code, stderr)
+    assert stdout.startswith("NOT healthy: ")
     assert not line.json("health", code=1)["healthy"]
 
     who = identity.identify(os.getpid())
@@ -550,16 +554,16 @@ def test_the_health_command_exits_with_1_without_a_sweeper_and_with_0_otherwise(
     )
     heartbeat.write(line.root, beat)
 
-    code, said, complained = line("health")
-    assert (0, "") == (code, complained)
-    assert said.startswith("healthy: ")
+    code, stdout, stderr = line("health")
+    assert (0, "") == (code, stderr)
+    assert stdout.startswith("healthy: ")
     assert line.json("health")["healthy"]
 
 
-# --- who is told of a cleanup that failed ---------------------------------------------------------
+# --- alerts ---------------------------------------------------------------------------------------
 
 
-class Witness:
+class AlertCommand:
     """An alert command that records its input, and writes to a FIFO afterwards."""
 
     def __init__(self, place):
@@ -578,27 +582,27 @@ class Witness:
     @property
     def writes(self):
         return self.script(
-            'env >env; echo "$cd_was" >cwd; echo "$@" >arguments; cat >told; echo >fifo'
+            'env >env; echo "$cd_was" >cwd; echo "$@" >arguments; cat >input; echo >fifo'
         )
 
     def command(self, *argv, timeout_s=10.0):
         """Return the settings that name a command."""
         return f"[alerts]\ncommand = {json.dumps(list(argv))}\ntimeout_s = {timeout_s}\n"
 
-    def heard(self):
-        """Return what the command was told, when it has written it down."""
+    def report(self):
+        """Return the command's input, when the command has recorded it."""
         self.line()
-        return json.loads((self.place / "told").read_text())
+        return json.loads((self.place / "input").read_text())
 
     def line(self):
         """Wait for a line on the FIFO; empty if its last writer is dead."""
-        waiting = select.poll()  # Unlike select(): of who has come and gone, once is enough.
+        waiting = select.poll()  # Unlike select(), it also reports a writer that has closed.
         waiting.register(self.reader, select.POLLIN)
-        assert waiting.poll(LONG_S * 1000), "nobody was told"
+        assert waiting.poll(LONG_S * 1000), "the command did not run"
         return os.read(self.reader, 100)
 
     def again(self):
-        """Be ready for the next one, once the last one is dead."""
+        """Prepare for the next command, after the exit of the last one."""
         while self.line():
             pass
         os.close(self.reader)
@@ -613,8 +617,8 @@ class Witness:
 
 
 @pytest.fixture
-def witness(short_tmp):
-    made = Witness(short_tmp / "w")
+def alert_command(short_tmp):
+    made = AlertCommand(short_tmp / "w")
     yield made
     os.close(made.reader)
 
@@ -646,77 +650,79 @@ def stuck(line):
     return fail
 
 
-def test_an_alert_command_gets_the_facts_and_no_secret(line, stuck, witness, monkeypatch):
+def test_an_alert_command_gets_the_facts_and_no_secret(line, stuck, alert_command, monkeypatch):
     monkeypatch.setenv("API_KEY", "secret")
     monkeypatch.setenv("ORCHESTRATOR_COOKIE", "oc_00000000_a-1")
     line.fake.orchestrator()
-    past.settle(line.root, witness.command(witness.writes, "--from", "a b"))
+    past.settle(line.root, alert_command.command(alert_command.writes, "--from", "a b"))
 
     agent, _ = stuck()
 
-    told = witness.heard()
-    assert ("stuck", agent, str(line.root)) == (told["what"], told["subject"], told["root"])
-    assert told["errors"]
-    assert told["survivors"]
-    assert told["retry_at"] > time.time() - 60
-    assert (agent, False) == (told["report"]["agent_id"], told["report"]["success"])
-    assert {"ORCHESTRATOR_ROOT": str(line.root)}.items() <= witness.env().items()
-    assert [] == [name for name in witness.env() if name in {"API_KEY", "ORCHESTRATOR_COOKIE"}]
-    assert ("--from a b", "/") == (witness.read("arguments"), witness.read("cwd"))
+    report = alert_command.report()
+    assert ("stuck", agent, str(line.root)) == (report["what"], report["subject"], report["root"])
+    assert report["errors"]
+    assert report["survivors"]
+    assert report["retry_at"] > time.time() - 60
+    assert (agent, False) == (report["report"]["agent_id"], report["report"]["success"])
+    assert {"ORCHESTRATOR_ROOT": str(line.root)}.items() <= alert_command.env().items()
+    assert [] == [
+        name for name in alert_command.env() if name in {"API_KEY", "ORCHESTRATOR_COOKIE"}
+    ]
+    assert ("--from a b", "/") == (alert_command.read("arguments"), alert_command.read("cwd"))
 
 
-def test_a_successful_cleanup_sends_no_alert(line, stuck, witness, started):
+def test_a_successful_cleanup_sends_no_alert(line, stuck, alert_command, started):
     line.fake.orchestrator()
-    past.settle(line.root, witness.command(witness.writes))
+    past.settle(line.root, alert_command.command(alert_command.writes))
 
     past.end_some(line.fake, 2)
     assert [] == started
     agent, _ = stuck()
 
-    assert agent == witness.heard()["subject"]
+    assert agent == alert_command.report()["subject"]
     assert 1 == len(started)
 
 
-def test_each_failed_attempt_sends_an_alert(line, stuck, witness):
+def test_each_failed_attempt_sends_an_alert(line, stuck, alert_command):
     line.fake.orchestrator()
-    past.settle(line.root, witness.command(witness.writes))
+    past.settle(line.root, alert_command.command(alert_command.writes))
     agent, _ = stuck()
-    assert agent == witness.heard()["subject"]
-    (witness.place / "told").unlink()
-    witness.again()
+    assert agent == alert_command.report()["subject"]
+    (alert_command.place / "input").unlink()
+    alert_command.again()
 
     line.fake.orchestrator().recover(force=True)
 
-    assert agent == witness.heard()["subject"]
+    assert agent == alert_command.report()["subject"]
 
 
-def test_a_hung_alert_command_delays_nothing_and_is_killed_in_time(line, stuck, witness):
+def test_a_hung_alert_command_delays_nothing_and_is_killed_in_time(line, stuck, alert_command):
     """The command ignores signals and has a child. The FIFO is closed when both are dead."""
     deaf = "trap '' TERM HUP INT; exec 9>fifo; sleep 1000 & echo here >&9; sleep 1000"
     line.fake.orchestrator()
-    past.settle(line.root, witness.command(witness.script(deaf), timeout_s=0.5))
+    past.settle(line.root, alert_command.command(alert_command.script(deaf), timeout_s=0.5))
 
     _, took_s = stuck()
 
     assert took_s < 5
-    assert b"here\n" == witness.line()
-    assert b"" == witness.line()
+    assert b"here\n" == alert_command.line()
+    assert b"" == alert_command.line()
 
 
-def test_an_alert_larger_than_a_pipe_is_complete(witness):
+def test_an_alert_larger_than_a_pipe_is_complete(alert_command):
     large = {"errors": ["x" * 100] * 10_000}
-    alerts.run_detached([witness.writes], large, timeout_s=10.0, root="/r")
-    assert large == witness.heard()
+    alerts.run_detached([alert_command.writes], large, timeout_s=10.0, root="/r")
+    assert large == alert_command.report()
 
 
 @pytest.mark.parametrize("program", ["no-such-program", "/no/such/program", "w/page me"])
 def test_a_missing_alert_command_is_logged_and_the_cleanup_goes_on(
-    line, stuck, witness, caplog, monkeypatch, program
+    line, stuck, alert_command, caplog, monkeypatch, program
 ):
-    monkeypatch.chdir(witness.place.parent)  # A relative path is one from /.
-    assert witness.writes
+    monkeypatch.chdir(alert_command.place.parent)  # A relative path is one from /.
+    assert alert_command.writes
     line.fake.orchestrator()
-    past.settle(line.root, witness.command(program))
+    past.settle(line.root, alert_command.command(program))
 
     with caplog.at_level(logging.ERROR, "orchestrator_core"):
         agent, _ = stuck()
@@ -737,21 +743,21 @@ def test_unreadable_settings_are_logged_and_the_cleanup_goes_on(line, stuck, cap
     assert "commandd" in logged.error
 
 
-def test_a_callback_gets_the_same_alert_as_the_command(line, stuck, witness):
-    heard, told = threading.Event(), []
+def test_a_callback_gets_the_same_alert_as_the_command(line, stuck, alert_command):
+    called, report = threading.Event(), []
 
     def tell(failed):
-        told.append(failed)
-        heard.set()
+        report.append(failed)
+        called.set()
 
     orch = line.fake.orchestrator(on_failed_cleanup=tell)
-    past.settle(line.root, witness.command(witness.writes))
+    past.settle(line.root, alert_command.command(alert_command.writes))
 
     agent, _ = stuck(orch)
 
-    assert heard.wait(LONG_S)
-    assert agent == told[0].subject
-    assert witness.heard() == json.loads(json.dumps(told[0].to_dict()))
+    assert called.wait(LONG_S)
+    assert agent == report[0].subject
+    assert alert_command.report() == json.loads(json.dumps(report[0].to_dict()))
 
 
 def test_a_hung_callback_delays_nothing(line, stuck):
@@ -769,13 +775,13 @@ def test_a_hung_callback_delays_nothing(line, stuck):
 
 
 def test_a_callback_that_raises_is_logged_and_the_command_still_runs(
-    line, stuck, witness, monkeypatch
+    line, stuck, alert_command, monkeypatch
 ):
-    logged, seen = [], threading.Event()
+    logged, called = [], threading.Event()
 
     def emit(_level, event, **values):
         logged.append((event, values))
-        seen.set()
+        called.set()
 
     monkeypatch.setattr(alerts.log, "emit", emit)
 
@@ -783,17 +789,17 @@ def test_a_callback_that_raises_is_logged_and_the_command_still_runs(
         raise ZeroDivisionError
 
     orch = line.fake.orchestrator(on_failed_cleanup=broken)
-    past.settle(line.root, witness.command(witness.writes))
+    past.settle(line.root, alert_command.command(alert_command.writes))
 
     agent, _ = stuck(orch)
 
-    assert agent == witness.heard()["subject"]
-    assert seen.wait(LONG_S)
+    assert agent == alert_command.report()["subject"]
+    assert called.wait(LONG_S)
     assert ("alert.failed", agent) == (logged[-1][0], logged[-1][1]["subject"])
 
 
 def test_a_new_finding_that_could_not_be_reaped_sends_an_alert(
-    line, lost, witness, started, monkeypatch
+    line, lost, alert_command, started, monkeypatch
 ):
     """The next sweep finds it again, and sends no alert."""
 
@@ -801,14 +807,14 @@ def test_a_new_finding_that_could_not_be_reaped_sends_an_alert(
         return [ReapResult(finding=each, success=False, message="no disk") for each in findings]
 
     monkeypatch.setattr("orchestrator_core.reconcile.sweep.run.reap", fail)
-    past.settle(line.root, witness.command(witness.writes))
+    past.settle(line.root, alert_command.command(alert_command.writes))
 
     assert 3 == line("sweep", "--reap")[0]
-    told = witness.heard()
+    report = alert_command.report()
     assert 3 == line("sweep", "--reap")[0]
 
-    assert ("reaping", ["no disk"], None) == (told["what"], told["errors"], told["report"])
-    assert lost in told["subject"]
+    assert ("reaping", ["no disk"], None) == (report["what"], report["errors"], report["report"])
+    assert lost in report["subject"]
     assert 1 == len(started)
 
 
@@ -837,7 +843,7 @@ def run(scene):  # noqa: F811 - the fixture
     return command
 
 
-LOOKS = ["doctor", "gc --dry-run", "repair --dry-run", "stats", "sweep --dry-run"]
+READ_ONLY_COMMANDS = ["doctor", "gc --dry-run", "repair --dry-run", "stats", "sweep --dry-run"]
 
 
 @pytest.mark.tmux
@@ -848,17 +854,17 @@ def test_each_read_only_command_prints_json_and_changes_nothing(scene, run):  # 
     agent = orch.deploy(orch.create_task("lived in").id, scene.spec()).id
     before, processes = scene.world.snapshot(), scene.world.processes().keys()
 
-    told = {}
-    for look in LOOKS:
-        code, said, complained = run(*look.split(), "--json")
-        assert (0, "") == (code, complained), said
-        told[look] = json.loads(said)
+    report = {}
+    for words in READ_ONLY_COMMANDS:
+        code, stdout, stderr = run(*words.split(), "--json")
+        assert (0, "") == (code, stderr), stdout
+        report[words] = json.loads(stdout)
 
     assert before == scene.world.snapshot()
     assert processes == scene.world.processes().keys()
-    assert [agent] == told["sweep --dry-run"]["alive"]
-    assert (1, 1) == (told["stats"]["total"], told["stats"]["agents_live"])
-    checks = {check["name"]: check for check in told["doctor"]["checks"]}
+    assert [agent] == report["sweep --dry-run"]["alive"]
+    assert (1, 1) == (report["stats"]["total"], report["stats"]["agents_live"])
+    checks = {check["name"]: check for check in report["doctor"]["checks"]}
     assert (
         f"pid {scene.world.server()} answers, and has 1 sessions" == checks["tmux server"]["found"]
     )
@@ -883,10 +889,10 @@ def test_a_crash_is_found_with_3_and_reaped_with_0(scene, run):  # noqa: F811
 
 
 @pytest.mark.tmux
-def test_a_supervisor_with_a_failed_cleanup_runs_the_alert_command(scene, witness):  # noqa: F811
+def test_a_supervisor_with_a_failed_cleanup_runs_the_alert_command(scene, alert_command):  # noqa: F811
     """That process has no observer, and the command is no process of the agent."""
     orch = scene.orchestrator()
-    past.settle(scene.root, witness.command(witness.writes))
+    past.settle(scene.root, alert_command.command(alert_command.writes))
     scene.gate("gate")
     agent = orch.deploy(
         orch.create_task("t").id, scene.spec("sh", "-c", f"read go <{scene.work}/gate")
@@ -898,11 +904,11 @@ def test_a_supervisor_with_a_failed_cleanup_runs_the_alert_command(scene, witnes
 
     scene.let_go("gate")
 
-    told = witness.heard()
-    assert ("stuck", agent) == (told["what"], told["subject"])
-    assert "write_prompt" in " ".join(told["errors"])
-    assert "completed" == told["report"]["status"]
-    assert "ORCHESTRATOR_COOKIE" not in witness.env()
+    report = alert_command.report()
+    assert ("stuck", agent) == (report["what"], report["subject"])
+    assert "write_prompt" in " ".join(report["errors"])
+    assert "completed" == report["report"]["status"]
+    assert "ORCHESTRATOR_COOKIE" not in alert_command.env()
     (prompt / "in the way").unlink()
     prompt.rmdir()
     assert orch.recover(force=True).unwound

@@ -12,10 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-import attrs
 import pytest
 
-from orchestrator_core.deployment import deployer, launch_plan
+from orchestrator_core.deployment import launch_plan
+from orchestrator_core.deployment.steps import files
 from orchestrator_core.operations.daemon.file_events import DirectoryEvents
 from orchestrator_core.system.processes import identity
 
@@ -50,10 +50,10 @@ class Resident:
 
     def start(self, *options, env=None, **how):
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("ORCHESTRATOR")}
-        told = {"NOTIFY_SOCKET": self.manager.getsockname(), "PYTHONPATH": str(TOP)}
+        expected = {"NOTIFY_SOCKET": self.manager.getsockname(), "PYTHONPATH": str(TOP)}
         self.process = subprocess.Popen(
             [*_PROGRAM, "--root", self.scene.root, "sweep", "--watch", *options],
-            env=inherited | told | (env or {}),
+            env=inherited | expected | (env or {}),
             cwd="/",
             **{"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **how},
         )
@@ -238,13 +238,14 @@ def test_the_sweeper_enforces_a_deadline_that_the_supervisor_does_not(
     scene, orch, task, resident, monkeypatch
 ):
     """A supervisor without the deadline in its launch file cannot enforce it."""
-    build_inputs = deployer.build_inputs
+    build_launch = files.build_launch
 
-    def without_deadline(context, task_id, agent_id, spec, provided):
-        spec = attrs.evolve(spec, deadline_s=None)
-        return build_inputs(context, task_id, agent_id, spec, provided)
+    def without_deadline(context, inputs):
+        launch = build_launch(context, inputs)
+        launch.deadline_s = None
+        return launch
 
-    monkeypatch.setattr(deployer, "build_inputs", without_deadline)
+    monkeypatch.setattr(files, "build_launch", without_deadline)
     sweeper = resident().until("READY=1").until_swept()
     agent = orch.deploy(task, scene.spec(deadline_s=0.3))
 
@@ -322,9 +323,9 @@ def test_a_second_sweeper_exits_at_once_and_names_the_first(scene, resident):
 
     second = resident(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    _, said = second.process.communicate(timeout=LONG_S)
+    _, stdout = second.process.communicate(timeout=LONG_S)
     assert 4 == second.process.returncode
-    assert f"pid {first.process.pid}" in said
+    assert f"pid {first.process.pid}" in stdout
     assert (0, 0.0) < first.stop() < (0, 1.0)
 
 
@@ -334,24 +335,24 @@ def test_a_second_sweeper_exits_at_once_and_names_the_first(scene, resident):
 def test_the_health_command_reports_each_state(scene, orch, task, resident):
     """The exit status distinguishes a healthy sweeper from a missing, killed or stopped one."""
     agent = orch.deploy(task, scene.spec())
-    seen = [_health(scene)]
+    states = [_health(scene)]
     sweeper = resident().until("READY=1").until_swept()
-    seen.append(_health(scene))
+    states.append(_health(scene))
     scene.kill(sweeper.process.pid)
-    seen.append(_health(scene))
+    states.append(_health(scene))
     sweeper = resident().until("READY=1").until_swept()
-    seen.append(_health(scene))
+    states.append(_health(scene))
     sweeper.stop()
-    seen.append(_health(scene))
+    states.append(_health(scene))
 
-    assert [1, 0, 1, 0, 1] == [code for code, _ in seen]
-    words = [said["words"] for _, said in seen]
-    for part, told in zip(
+    assert [1, 0, 1, 0, 1] == [code for code, _ in states]
+    words = [stdout["words"] for _, stdout in states]
+    for part, expected in zip(
         ["no sweeper has run", "watches 1 agents", "is dead", "watches 1", "stopped on request"],
         words,
         strict=True,
     ):
-        assert part in told
+        assert part in expected
     assert [agent.id] == [each.id for each in orch.agents(status="active")]
 
 

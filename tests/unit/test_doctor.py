@@ -73,14 +73,14 @@ def used(fake_scene):
 
 
 @pytest.fixture
-def patient(used):
+def environment(used):
     return subject(used.root)
 
 
 def be_another_user(monkeypatch):
     """Let this process be a user that owns no file."""
-    ours = os.geteuid()
-    monkeypatch.setattr(os, "geteuid", lambda: ours + 1)
+    own = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: own + 1)
 
 
 def refuse(number):
@@ -123,8 +123,8 @@ def test_a_damaged_root_is_not_changed(used):
 
     checks = by_name(doctor.examine(used.root))
 
-    ill = {"permissions", "settings", "root.json", "registries", "journals"}
-    assert ill == {name for name, check in checks.items() if check.verdict is FAILED}
+    failed_checks = {"permissions", "settings", "root.json", "registries", "journals"}
+    assert failed_checks == {name for name, check in checks.items() if check.verdict is FAILED}
     assert before == used.world.snapshot()
 
 
@@ -150,10 +150,10 @@ def test_the_root_check_reports_a_path_that_cannot_be_a_root(short_tmp):
     (short_tmp / "a file").touch()
     (short_tmp / "a loop").symlink_to("a loop")
 
-    for place, told in [("a file", "no directory"), ("a loop", "leads nowhere")]:
+    for place, found in [("a file", "no directory"), ("a loop", "leads nowhere")]:
         check = by_name(doctor.examine(short_tmp / place))["root"]
         assert FAILED is check.verdict
-        assert told in check.found
+        assert found in check.found
         assert "--root DIR" in check.remedy
 
 
@@ -188,17 +188,17 @@ def test_a_check_that_raises_affects_no_other_check(used, monkeypatch):
 
 
 @pytest.fixture
-def stays():
+def hang():
     """A check that does not return before the test ends."""
     over = threading.Event()
     yield lambda *_, **__: over.wait(60)
     over.set()
 
 
-def test_a_hung_check_is_unknown_and_the_others_return_in_time(used, monkeypatch, stays):
+def test_a_hung_check_is_unknown_and_the_others_return_in_time(used, monkeypatch, hang):
     """The other checks read no disk, so that the load of the machine has no effect."""
     quick = {name: doctor.CHECKS[name] for name in ("python", "root")}
-    monkeypatch.setattr(doctor, "CHECKS", {"space": stays, **quick})
+    monkeypatch.setattr(doctor, "CHECKS", {"space": hang, **quick})
     begun = time.monotonic()
 
     checks = by_name(doctor.examine(used.root, timeout_s=0.5))
@@ -209,8 +209,8 @@ def test_a_hung_check_is_unknown_and_the_others_return_in_time(used, monkeypatch
     assert (OK, OK) == (checks["python"].verdict, checks["root"].verdict)
 
 
-def test_a_hung_search_for_the_root_ends_in_time(monkeypatch, stays):
-    monkeypatch.setattr(doctor, "find_root", stays)
+def test_a_hung_search_for_the_root_ends_in_time(monkeypatch, hang):
+    monkeypatch.setattr(doctor, "find_root", hang)
     begun = time.monotonic()
 
     checks = by_name(doctor.examine("/hung", timeout_s=1.0))
@@ -232,14 +232,14 @@ def test_the_checks_run_without_threads_if_none_can_be_started(used, monkeypatch
     assert OK is checks["journals"].verdict
 
 
-def test_a_timeout_of_a_child_program_is_no_defect(patient, monkeypatch):
+def test_a_timeout_of_a_child_program_is_no_defect(environment, monkeypatch):
     def late(*_, **__):
         raise subprocess.TimeoutExpired("python", 5)
 
     monkeypatch.setattr(subprocess, "run", late)
     monkeypatch.setattr(doctor, "CHECKS", {"subreaper": doctor.CHECKS["subreaper"]})
 
-    [check] = doctor.examine(patient.root)
+    [check] = doctor.examine(environment.root)
 
     assert (UNKNOWN if ON_LINUX else OK) is check.verdict
     assert "report it" not in check.remedy
@@ -247,16 +247,16 @@ def test_a_timeout_of_a_child_program_is_no_defect(patient, monkeypatch):
 
 def test_a_remedy_of_an_ok_check_is_for_an_optional_thing(used):
     """Only `agents` has one, because presets are optional."""
-    said = {c.name for c in doctor.examine(used.root, env={}) if c.verdict is OK and c.remedy}
-    assert {"agents"} >= said
+    expected = {c.name for c in doctor.examine(used.root, env={}) if c.verdict is OK and c.remedy}
+    assert {"agents"} >= expected
 
 
 def test_the_results_are_json_safe(used):
-    told = msgspec.json.decode(
+    found = msgspec.json.decode(
         msgspec.json.encode([check.to_dict() for check in doctor.examine(used.root)])
     )
-    assert {"name", "verdict", "found", "remedy"} == set(told[0])
-    assert {"ok", "unknown", "warning", "failed"} >= {check["verdict"] for check in told}
+    assert {"name", "verdict", "found", "remedy"} == set(found[0])
+    assert {"ok", "unknown", "warning", "failed"} >= {check["verdict"] for check in found}
 
 
 # --- the software --------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def test_an_old_python_fails(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("version", "verdict", "said"),
+    ("version", "verdict", "expected"),
     [
         (None, FAILED, "there is no"),
         ("0.1", FAILED, "too old"),
@@ -281,24 +281,24 @@ def test_an_old_python_fails(monkeypatch):
     ],
 )
 def test_a_library_in_a_wrong_version_is_reported_with_its_pip_install(
-    monkeypatch, version, verdict, said
+    monkeypatch, version, verdict, expected
 ):
     assert OK is software.libraries(subject(None)).verdict
     real = importlib.metadata.version
 
-    def told(name):
+    def found(name):
         if name != "libtmux":
             return real(name)
         if version is None:
             raise importlib.metadata.PackageNotFoundError(name)
         return version
 
-    monkeypatch.setattr(importlib.metadata, "version", told)
+    monkeypatch.setattr(importlib.metadata, "version", found)
 
     answer = software.libraries(subject(None))
 
     assert verdict is answer.verdict
-    assert said in answer.found
+    assert expected in answer.found
     assert "libtmux" in answer.found
     assert 'pip install "libtmux>=' in answer.remedy
 
@@ -310,11 +310,11 @@ def test_the_library_versions_are_those_of_pyproject_toml():
         assert wanted in text, wanted
 
 
-def test_a_missing_tmux_library_is_reported_and_is_no_defect(patient, monkeypatch):
+def test_a_missing_tmux_library_is_reported_and_is_no_defect(environment, monkeypatch):
     monkeypatch.delitem(sys.modules, "orchestrator_core.system.tmux", raising=False)
     monkeypatch.setitem(sys.modules, "libtmux", None)
 
-    answer = tmux_check.program(patient)
+    answer = tmux_check.program(environment)
 
     assert FAILED is answer.verdict
     assert "libtmux" in answer.found
@@ -399,8 +399,8 @@ def a_tmux(short_tmp, monkeypatch):
 
 
 @pytest.mark.tmux
-def test_the_tmux_program_is_named(patient):
-    answer = tmux_check.program(patient)
+def test_the_tmux_program_is_named(environment):
+    answer = tmux_check.program(environment)
     assert OK is answer.verdict
     assert shutil.which("tmux") in answer.found
 
@@ -415,10 +415,12 @@ def test_the_tmux_program_is_named(patient):
     ],
     ids=["missing", "too old", "something else", "broken"],
 )
-def test_an_unusable_tmux_is_reported_with_its_installation(patient, a_tmux, script, found, remedy):
+def test_an_unusable_tmux_is_reported_with_its_installation(
+    environment, a_tmux, script, found, remedy
+):
     a_tmux(script)
 
-    answer = tmux_check.program(patient)
+    answer = tmux_check.program(environment)
 
     assert FAILED is answer.verdict
     assert found in answer.found
@@ -463,20 +465,20 @@ def socket_of(used, where=None):
 
 
 def test_an_unused_root_has_no_socket_and_no_server(tmp_path):
-    for look in (tmux_check.socket_file, tmux_check.server, tmux_check.descriptors):
-        assert OK is look(subject(tmp_path)).verdict
+    for check in (tmux_check.socket_file, tmux_check.server, tmux_check.descriptors):
+        assert OK is check(subject(tmp_path)).verdict
 
 
-def test_a_root_without_a_started_server_is_ok(patient):
-    assert "no server has been started" in tmux_check.socket_file(patient).found
-    for look in (tmux_check.socket_file, tmux_check.server, tmux_check.descriptors):
-        assert OK is look(patient).verdict
+def test_a_root_without_a_started_server_is_ok(environment):
+    assert "no server has been started" in tmux_check.socket_file(environment).found
+    for check in (tmux_check.socket_file, tmux_check.server, tmux_check.descriptors):
+        assert OK is check(environment).verdict
 
 
 def test_the_socket_is_unknown_without_a_readable_root_json(used):
     (used.root / "root.json").write_text("{}")
-    for look in (tmux_check.socket_file, tmux_check.server):
-        answer = look(subject(used.root))
+    for check in (tmux_check.socket_file, tmux_check.server):
+        answer = check(subject(used.root))
         assert (UNKNOWN, True) == (answer.verdict, "root.json" in answer.remedy)
 
 
@@ -582,9 +584,9 @@ def test_a_live_server_is_reported_with_its_sessions_and_files(used, private_tmu
     assert f"pid {private_tmux.pid} answers, and has 1 sessions" == answers.found
     opened = len(list(Path(f"/proc/{private_tmux.pid}/fd").iterdir()))
     limit, _ = resource.prlimit(private_tmux.pid, resource.RLIMIT_NOFILE)
-    told = re.fullmatch(r"it may open (\d+) files, and has (\d+) open.*", files.found)
-    assert limit == int(told[1])
-    assert abs(opened - int(told[2])) <= 5  # The server closes its clients with a delay.
+    found = re.fullmatch(r"it may open (\d+) files, and has (\d+) open.*", files.found)
+    assert limit == int(found[1])
+    assert abs(opened - int(found[2])) <= 5  # The server closes its clients with a delay.
 
 
 @pytest.mark.tmux
@@ -632,7 +634,7 @@ def test_unreadable_limits_of_the_server_are_unknown(used, private_tmux, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "expected"),
     [
         ({"root": "ws"}, "(from the argument)"),
         ({"env": {"ORCHESTRATOR_ROOT": "ws"}}, "(from ORCHESTRATOR_ROOT)"),
@@ -640,11 +642,11 @@ def test_unreadable_limits_of_the_server_are_unknown(used, private_tmux, monkeyp
         ({}, "(from the working directory)"),
     ],
 )
-def test_the_source_of_the_root_is_reported(tmp_path, how, said):
+def test_the_source_of_the_root_is_reported(tmp_path, how, expected):
     check = by_name(doctor.examine(**{"env": {}, "cwd": tmp_path, **how}))["root"]
     assert WARNING is check.verdict
     assert "is not there yet" in check.found
-    assert said in check.found
+    assert expected in check.found
 
 
 def test_a_root_that_cannot_be_created_fails(tmp_path, monkeypatch):
@@ -686,57 +688,57 @@ def test_a_root_below_a_closed_directory_fails_once(tmp_path, monkeypatch):
 # --- permissions ----------------------------------------------------------------------------------
 
 
-def test_a_private_root_is_ok(patient):
-    answer = root.permissions(patient)
+def test_a_private_root_is_ok(environment):
+    answer = root.permissions(environment)
     assert OK is answer.verdict
     assert "are owned by this user, and private" in answer.found
 
 
-def test_a_file_of_another_user_is_reported_with_the_chown(used, patient, monkeypatch):
+def test_a_file_of_another_user_is_reported_with_the_chown(used, environment, monkeypatch):
     be_another_user(monkeypatch)
-    answer = root.permissions(patient)
+    answer = root.permissions(environment)
     assert FAILED is answer.verdict
     assert "owned by another user" in answer.found
     assert answer.remedy.startswith(f"sudo chown {os.geteuid()} {used.root} ")
     assert "and so on: there are" in answer.remedy
 
 
-def test_a_root_that_every_user_can_write_to_fails(used, patient):
+def test_a_root_that_every_user_can_write_to_fails(used, environment):
     used.root.chmod(0o777)
 
-    answer = root.permissions(patient)
+    answer = root.permissions(environment)
     assert (FAILED, f"chmod go-rwx {used.root}") == (answer.verdict, answer.remedy)
     subprocess.run(answer.remedy, shell=True, check=True)
 
-    assert OK is root.permissions(patient).verdict
+    assert OK is root.permissions(environment).verdict
 
 
-def test_a_file_that_others_can_read_is_a_warning_and_the_remedy_works(used, patient):
+def test_a_file_that_others_can_read_is_a_warning_and_the_remedy_works(used, environment):
     prompt = next(used.root.glob("TASK-*/agent_prompt_*"))
     prompt.chmod(0o644)
 
-    answer = root.permissions(patient)
+    answer = root.permissions(environment)
     assert WARNING is answer.verdict
     assert f"open to others: {prompt}" == answer.found
     subprocess.run(answer.remedy, shell=True, check=True)
 
-    assert OK is root.permissions(patient).verdict
+    assert OK is root.permissions(environment).verdict
     assert 0o600 == stat.S_IMODE(prompt.stat().st_mode)
 
 
-def test_a_symlink_fails_outside_the_directories_of_agents(used, patient):
+def test_a_symlink_fails_outside_the_directories_of_agents(used, environment):
     (used.root / used.task / "output" / "theirs").symlink_to("/etc/passwd")
-    assert OK is root.permissions(patient).verdict
+    assert OK is root.permissions(environment).verdict
 
     link = used.root / used.task / "logs" / "planted"
     link.symlink_to("/etc/passwd")
 
-    answer = root.permissions(patient)
+    answer = root.permissions(environment)
     assert (FAILED, f"rm {link}") == (answer.verdict, answer.remedy)
 
 
 @pytest.mark.parametrize("which", ["scandir", "lstat"])
-def test_an_unreadable_directory_fails(used, patient, monkeypatch, which):
+def test_an_unreadable_directory_fails(used, environment, monkeypatch, which):
     """Either its names or their states are unreadable."""
     logs, real = f"{used.root}/{used.task}/logs", getattr(os, which)
 
@@ -751,16 +753,16 @@ def test_an_unreadable_directory_fails(used, patient, monkeypatch, which):
 
     with monkeypatch.context() as patched:
         patched.setattr(os, which, refused)
-        answer = root.permissions(patient)
+        answer = root.permissions(environment)
 
     assert FAILED is answer.verdict
     assert f"cannot be read: {logs}" in answer.found
     assert answer.remedy.startswith(f"chmod u+rwx {logs}")
 
 
-def test_files_beyond_the_scan_limit_are_unknown(patient, monkeypatch):
+def test_files_beyond_the_scan_limit_are_unknown(environment, monkeypatch):
     monkeypatch.setattr(root, "_MAX_SCANNED", 5)
-    answer = root.permissions(patient)
+    answer = root.permissions(environment)
     assert UNKNOWN is answer.verdict
     assert "the first 5 files" in answer.found
     assert "orchestrator-core gc" in answer.remedy
@@ -782,17 +784,17 @@ def test_missing_and_readable_settings_are_ok(used):
 
 
 @pytest.mark.parametrize(
-    ("text", "mode", "said", "remedy"),
+    ("text", "mode", "expected", "remedy"),
     [
         ("[retention]\ndayz = 1\n", 0o600, "dayz", "configuration"),
         ("[reten", 0o600, "orchestrator.toml", "configuration"),
         ("", 0o666, "written by others", "chmod go-w"),
     ],
 )
-def test_invalid_settings_fail(used, text, mode, said, remedy):
+def test_invalid_settings_fail(used, text, mode, expected, remedy):
     check = settle(used, text, mode)
     assert FAILED is check.verdict
-    assert said in check.found
+    assert expected in check.found
     assert remedy in check.remedy
 
 
@@ -828,7 +830,7 @@ no mount at all
 
 
 @pytest.mark.parametrize(
-    ("path", "verdict", "said"),
+    ("path", "verdict", "expected"),
     [
         ("/home/me/ws", OK, "ext4 at /"),
         ("/mnt/nfs/ws", WARNING, "nfs4 at /mnt/nfs: a network file system"),
@@ -848,19 +850,19 @@ no mount at all
         ("/mnt/nf/ws", OK, "ext4 at /mnt/nf"),
     ],
 )
-def test_a_file_system_is_reported_with_its_risk(path, verdict, said):
+def test_a_file_system_is_reported_with_its_risk(path, verdict, expected):
     answer = mounts.assess(mounts.mount_of(Path(path), MOUNTS))
     assert verdict is answer.verdict
-    assert said in answer.found
+    assert expected in answer.found
     assert (verdict is OK) == (not answer.remedy)
 
 
-def test_the_root_is_on_the_file_system_that_the_kernel_reports(patient, monkeypatch):
-    at = patient.root.resolve()
+def test_the_root_is_on_the_file_system_that_the_kernel_reports(environment, monkeypatch):
+    at = environment.root.resolve()
     line = f"99 1 0:9 / {at} rw - nfs4 server:/export rw\n"
     monkeypatch.setattr(filesystem.proc, "read", lambda _: (MOUNTS + line).encode())
 
-    answer = filesystem.kind(patient)
+    answer = filesystem.kind(environment)
 
     assert f"nfs4 at {at}: a network file system" in answer.found
     assert "local disk" in answer.remedy
@@ -872,9 +874,9 @@ def test_a_missing_root_is_on_the_file_system_of_its_parent(tmp_path, monkeypatc
     assert "nfs4" in filesystem.kind(subject(tmp_path / "not" / "yet")).found
 
 
-def test_the_file_system_is_unknown_without_mounts(patient, monkeypatch):
+def test_the_file_system_is_unknown_without_mounts(environment, monkeypatch):
     monkeypatch.setattr(filesystem.proc, "read", lambda _: b"")
-    assert UNKNOWN is filesystem.kind(patient).verdict
+    assert UNKNOWN is filesystem.kind(environment).verdict
 
 
 def no_lock(*_):
@@ -911,49 +913,49 @@ DISHONEST = {
 
 
 @pytest.mark.parametrize("fault", DISHONEST)
-def test_a_file_system_with_a_faulty_call_fails(used, patient, monkeypatch, fault):
-    module, name, dishonest, said = DISHONEST[fault]
+def test_a_file_system_with_a_faulty_call_fails(used, environment, monkeypatch, fault):
+    module, name, dishonest, expected = DISHONEST[fault]
     before = used.world.snapshot()
     mask = os.umask(0o022)
     try:
         monkeypatch.setattr(module, name, dishonest)
-        answer = filesystem.operations(patient)
+        answer = filesystem.operations(environment)
     finally:
         os.umask(mask)
         monkeypatch.undo()
 
     assert FAILED is answer.verdict
-    assert said in answer.found
+    assert expected in answer.found
     assert "local disk" in answer.remedy
     assert before == used.world.snapshot()
 
 
-def test_a_lock_that_is_not_released_fails(patient, monkeypatch):
+def test_a_lock_that_is_not_released_fails(environment, monkeypatch):
     real = fcntl.flock
 
     def keeps(fd, how):
         return None if how == fcntl.LOCK_UN else real(fd, how)
 
     monkeypatch.setattr(fcntl, "flock", keeps)
-    assert "still keeps other processes out" in filesystem.operations(patient).found
+    assert "still keeps other processes out" in filesystem.operations(environment).found
 
 
-def test_a_correct_file_system_is_ok_and_is_not_changed(used, patient):
+def test_a_correct_file_system_is_ok_and_is_not_changed(used, environment):
     before = used.world.snapshot()
-    answer = filesystem.operations(patient)
+    answer = filesystem.operations(environment)
     assert OK is answer.verdict, answer.found
     assert before == used.world.snapshot()
 
 
-def test_a_disk_that_accepts_no_file_fails(patient, monkeypatch):
+def test_a_disk_that_accepts_no_file_fails(environment, monkeypatch):
     monkeypatch.setattr(os, "mkdir", refuse(30))
-    answer = filesystem.operations(patient)
+    answer = filesystem.operations(environment)
     assert FAILED is answer.verdict
     assert "Read-only file system" in answer.found
 
 
 @pytest.mark.parametrize(
-    ("free", "inodes", "verdict", "said"),
+    ("free", "inodes", "verdict", "expected"),
     [
         (1 << 40, 1 << 30, OK, "1048576 MiB and 1073741824 inodes are free"),
         (100 << 20, 1 << 30, WARNING, "only 100 MiB are free"),
@@ -963,28 +965,28 @@ def test_a_disk_that_accepts_no_file_fails(patient, monkeypatch):
         (1 << 40, None, OK, "1048576 MiB are free"),
     ],
 )
-def test_little_free_space_is_reported(patient, monkeypatch, free, inodes, verdict, said):
-    seen = types.SimpleNamespace(
+def test_little_free_space_is_reported(environment, monkeypatch, free, inodes, verdict, expected):
+    status = types.SimpleNamespace(
         f_bavail=free >> 12, f_frsize=4096, f_files=inodes and 1 << 31, f_favail=inodes
     )
-    monkeypatch.setattr(os, "statvfs", lambda _: seen)
+    monkeypatch.setattr(os, "statvfs", lambda _: status)
 
-    answer = filesystem.space(patient)
+    answer = filesystem.space(environment)
 
-    assert (verdict, said) == (answer.verdict, answer.found)
+    assert (verdict, expected) == (answer.verdict, answer.found)
     assert (verdict is OK) == ("orchestrator-core gc" not in answer.remedy)
 
 
 # --- the clock ------------------------------------------------------------------------------------
 
 
-def test_a_clock_that_was_set_back_is_a_warning(patient, monkeypatch):
-    assert OK is clock_check.clock_is_sane(patient).verdict
+def test_a_clock_that_was_set_back_is_a_warning(environment, monkeypatch):
+    assert OK is clock_check.clock_is_sane(environment).verdict
 
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 86400)
 
-    answer = clock_check.clock_is_sane(patient)
+    answer = clock_check.clock_is_sane(environment)
     assert WARNING is answer.verdict
     assert "the clock was set back" in answer.found
     assert "timedatectl set-ntp true" in answer.remedy
@@ -997,7 +999,9 @@ def test_a_clock_that_was_never_set_fails(monkeypatch):
 
 
 @pytest.mark.parametrize("step", [+86400.0, -86400.0])
-def test_a_clock_that_was_set_during_an_agents_life_is_a_warning(used, patient, monkeypatch, step):
+def test_a_clock_that_was_set_during_an_agents_life_is_a_warning(
+    used, environment, monkeypatch, step
+):
     """The kernel has the age of the supervisor, and the journal has the time of deployment."""
     history = clock_check.JournalStore(used.root / "sagas").history(used.lives)
     who = history.frame("spawn_tmux").load().supervisor
@@ -1005,16 +1009,16 @@ def test_a_clock_that_was_set_during_an_agents_life_is_a_warning(used, patient, 
     monkeypatch.setattr(clock_check, "_IS_LINUX", True)
     monkeypatch.setattr(identity, "is_alive", lambda asked: asked == who)
     monkeypatch.setattr(identity, "age_s", lambda _: 0.0)
-    assert OK is clock_check.clock_is_sane(patient).verdict
+    assert OK is clock_check.clock_is_sane(environment).verdict
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + step)
 
-    answer = clock_check.clock_is_sane(patient)
+    answer = clock_check.clock_is_sane(environment)
 
     assert WARNING is answer.verdict
-    told = re.search(r"the clock was set by (\S+) s since (\S+) was deployed", answer.found)
-    assert used.lives == told[2]
-    assert abs(float(told[1]) - step) < 60
+    found = re.search(r"the clock was set by (\S+) s since (\S+) was deployed", answer.found)
+    assert used.lives == found[2]
+    assert abs(float(found[1]) - step) < 60
 
 
 # --- the machine ----------------------------------------------------------------------------------
@@ -1046,7 +1050,7 @@ PROC = "22 1 0:21 / /proc rw,nosuid - proc proc rw"
 
 
 @pytest.mark.parametrize(
-    ("mountinfo", "seen", "verdict", "said", "remedy"),
+    ("mountinfo", "status", "verdict", "expected", "remedy"),
     [
         (PROC, {}, OK, "all processes", ""),
         (f"{PROC},hidepid=0", {}, OK, "all processes", ""),
@@ -1058,10 +1062,10 @@ PROC = "22 1 0:21 / /proc rw,nosuid - proc proc rw"
         (PROC, {"environ": False}, FAILED, "does not show the environment", "seccomp"),
     ],
 )
-def test_a_proc_is_assessed_by_what_it_shows(mountinfo, seen, verdict, said, remedy):
-    answer = machine.assess_procfs(mountinfo, **{"boot_id": True, "environ": True, **seen})
+def test_a_proc_is_assessed_by_what_it_shows(mountinfo, status, verdict, expected, remedy):
+    answer = machine.assess_procfs(mountinfo, **{"boot_id": True, "environ": True, **status})
     assert verdict is answer.verdict
-    assert said in answer.found
+    assert expected in answer.found
     assert remedy in answer.remedy
 
 
@@ -1094,7 +1098,7 @@ def test_this_machine_allows_a_subreaper():
 
 
 @pytest.mark.parametrize(
-    ("asked", "has_cgroup", "verdict", "said"),
+    ("asked", "has_cgroup", "verdict", "expected"),
     [
         ("auto", True, OK, "a separate cgroup for each agent"),
         ("auto", False, OK, "a subreaper for each agent"),
@@ -1104,7 +1108,7 @@ def test_this_machine_allows_a_subreaper():
         ("magic", True, FAILED, "magic"),
     ],
 )
-def test_the_containment_is_reported(tmp_path, monkeypatch, asked, has_cgroup, verdict, said):
+def test_the_containment_is_reported(tmp_path, monkeypatch, asked, has_cgroup, verdict, expected):
     monkeypatch.setattr(machine, "_IS_LINUX", True)
     place = str(tmp_path / "oc_doctor") if has_cgroup else None
     monkeypatch.setattr(machine.cgroups, "path_for", lambda _: place)
@@ -1112,7 +1116,7 @@ def test_the_containment_is_reported(tmp_path, monkeypatch, asked, has_cgroup, v
     answer = machine.containment(subject(None, env={"ORCHESTRATOR_CONTAINMENT": asked}))
 
     assert verdict is answer.verdict
-    assert said in answer.found
+    assert expected in answer.found
     assert (verdict is OK) == ("unset ORCHESTRATOR_CONTAINMENT" not in answer.remedy)
     assert [] == list(tmp_path.iterdir())
 
@@ -1138,7 +1142,7 @@ def test_a_low_limit_of_open_files_is_reported(monkeypatch, limit, verdict, reme
 
 
 @pytest.mark.parametrize(
-    ("more", "verdict", "said"),
+    ("more", "verdict", "expected"),
     [
         (1000, OK, "has 2"),
         (31, WARNING, "enough for 31 more agents"),
@@ -1146,7 +1150,7 @@ def test_a_low_limit_of_open_files_is_reported(monkeypatch, limit, verdict, reme
         (-1, FAILED, "panes stay empty"),
     ],
 )
-def test_a_low_limit_of_file_events_is_reported(monkeypatch, more, verdict, said):
+def test_a_low_limit_of_file_events_is_reported(monkeypatch, more, verdict, expected):
     """Two instances are open in this process; those of other processes are ignored."""
     held = [system.inotify({"/": 0x2})[0] for _ in range(2)]
     limit = b"%d\n" % (len(held) + more)
@@ -1159,12 +1163,12 @@ def test_a_low_limit_of_file_events_is_reported(monkeypatch, more, verdict, said
     for fd in held:
         os.close(fd)
     assert verdict is answer.verdict
-    assert said in answer.found
+    assert expected in answer.found
     assert ("max_user_instances" in answer.remedy) is (verdict is not OK)
 
 
 @pytest.mark.parametrize(
-    ("left", "verdict", "said"),
+    ("left", "verdict", "expected"),
     [
         (5000, OK, ""),
         (100, WARNING, "room for 2"),
@@ -1172,7 +1176,7 @@ def test_a_low_limit_of_file_events_is_reported(monkeypatch, more, verdict, said
         (-3, FAILED, "for 0"),
     ],
 )
-def test_little_room_for_processes_is_reported(monkeypatch, left, verdict, said):
+def test_little_room_for_processes_is_reported(monkeypatch, left, verdict, expected):
     """Each thread of this user counts, and those of other users do not."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(resource_limits.proc, "pids", lambda: [1, 2, 3])
@@ -1188,7 +1192,7 @@ def test_little_room_for_processes_is_reported(monkeypatch, left, verdict, said)
 
     assert verdict is answer.verdict
     assert "has 7" in answer.found
-    assert said in answer.found
+    assert expected in answer.found
     assert (verdict is OK) == ("ulimit -u" not in answer.remedy)
 
 
@@ -1234,71 +1238,71 @@ def a_dead_pid():
     return child.pid
 
 
-def test_free_locks_are_ok(patient):
-    answer = lock_check.locks(patient)
+def test_free_locks_are_ok(environment):
+    answer = lock_check.locks(environment)
     assert OK is answer.verdict
     assert "none held now" in answer.found
 
 
-def test_a_lock_held_for_a_short_time_is_ok_and_reported(patient, held):
+def test_a_lock_held_for_a_short_time_is_ok_and_reported(environment, held):
     sign(held, os.getpid())
-    answer = lock_check.locks(patient)
+    answer = lock_check.locks(environment)
     assert OK is answer.verdict
     assert f"{held} by pid {os.getpid()}" in answer.found
 
 
-def test_a_lock_held_for_long_fails_with_its_owner(patient, held):
+def test_a_lock_held_for_long_fails_with_its_owner(environment, held):
     sign(held, os.getpid(), ago_s=300)
-    answer = lock_check.locks(patient)
+    answer = lock_check.locks(environment)
     assert FAILED is answer.verdict
     assert re.search(rf"held for 30\d s by pid {os.getpid()} \(", answer.found)
     assert answer.remedy.endswith(f"kill {os.getpid()}")
 
 
-def test_the_kernel_names_an_owner_that_has_not_signed(patient, held):
+def test_the_kernel_names_an_owner_that_has_not_signed(environment, held):
     held.write_bytes(b"-")
     who = f"pid {os.getpid()}" if ON_LINUX else "an unknown process"
-    assert f"{held} by {who}" in lock_check.locks(patient).found
+    assert f"{held} by {who}" in lock_check.locks(environment).found
 
 
 @pytest.mark.parametrize("pid", [0, -1])
-def test_no_remedy_kills_many_processes(patient, held, monkeypatch, pid):
+def test_no_remedy_kills_many_processes(environment, held, monkeypatch, pid):
     """For kill, 0 is the caller's group, and -1 is every process of the user."""
     sign(held, 99999999, ago_s=300)
     monkeypatch.setattr(lock_check, "kernel_owner_pid", lambda _: pid)
 
-    answer = lock_check.locks(patient)
+    answer = lock_check.locks(environment)
 
     assert FAILED is answer.verdict
     assert "kill" not in answer.remedy
     assert f"lsof {held}" in answer.remedy
 
 
-def test_a_lock_of_a_dead_owner_is_a_warning(used, patient, lock_file, a_dead_pid):
+def test_a_lock_of_a_dead_owner_is_a_warning(used, environment, lock_file, a_dead_pid):
     sign(lock_file, a_dead_pid, ago_s=300)
     before = lock_file.read_bytes()
 
-    answer = lock_check.locks(patient)
+    answer = lock_check.locks(environment)
 
     assert WARNING is answer.verdict
     assert f"pid {a_dead_pid} died while it held it" in answer.found
     assert "nothing by hand" in answer.remedy
     assert before == lock_file.read_bytes()
     used.orchestrator().create_task("the next to take it")
-    assert OK is lock_check.locks(patient).verdict
+    assert OK is lock_check.locks(environment).verdict
 
 
 # --- integrity ------------------------------------------------------------------------------------
 
 
-def test_an_undamaged_root_is_ok(patient):
-    for look in (integrity.root_file, integrity.registries, integrity.journals):
-        assert OK is look(patient).verdict
+def test_an_undamaged_root_is_ok(environment):
+    for check in (integrity.root_file, integrity.registries, integrity.journals):
+        assert OK is check(environment).verdict
 
 
 def test_a_missing_root_has_no_damage(tmp_path):
-    for look in (integrity.root_file, integrity.registries, integrity.journals):
-        assert OK is look(subject(tmp_path / "none")).verdict
+    for check in (integrity.root_file, integrity.registries, integrity.journals):
+        assert OK is check(subject(tmp_path / "none")).verdict
 
 
 def test_an_unused_root_has_no_damage(tmp_path):
@@ -1353,7 +1357,7 @@ def test_a_moved_root_is_no_copy(used):
 
 @pytest.mark.parametrize("harm", ["damaged", "gone"])
 @pytest.mark.parametrize("which", ["global", "task"])
-def test_a_damaged_or_missing_registry_fails_with_its_repair(used, patient, which, harm):
+def test_a_damaged_or_missing_registry_fails_with_its_repair(used, environment, which, harm):
     layout = Layout(used.root)
     path = layout.global_registry if which == "global" else layout.task_registry(used.task)
     if harm == "gone":
@@ -1362,7 +1366,7 @@ def test_a_damaged_or_missing_registry_fails_with_its_repair(used, patient, whic
     else:
         path.write_text("{")
 
-    answer = integrity.registries(patient)
+    answer = integrity.registries(environment)
 
     assert FAILED is answer.verdict
     assert f"{path} is {harm}" in answer.found
@@ -1370,28 +1374,28 @@ def test_a_damaged_or_missing_registry_fails_with_its_repair(used, patient, whic
     assert f"orchestrator-core repair {options}, and with --yes" in answer.remedy
 
 
-def test_a_quarantined_registry_is_a_warning_until_its_removal(used, patient):
-    kept = used.root / "registry" / "GLOBAL_REGISTRY.json.damaged-20251101-101010"
-    kept.touch(mode=0o600)
+def test_a_quarantined_registry_is_a_warning_until_its_removal(used, environment):
+    quarantined = used.root / "registry" / "GLOBAL_REGISTRY.json.damaged-20251101-101010"
+    quarantined.touch(mode=0o600)
 
-    answer = integrity.registries(patient)
+    answer = integrity.registries(environment)
     assert WARNING is answer.verdict
-    assert f"rm {kept}" in answer.remedy
+    assert f"rm {quarantined}" in answer.remedy
     subprocess.run(answer.remedy.rpartition(": ")[2], shell=True, check=True)
 
-    assert OK is integrity.registries(patient).verdict
+    assert OK is integrity.registries(environment).verdict
 
 
 @pytest.mark.parametrize(
     ("text", "remedy"), [("{", "orchestrator-core stats"), ('{"bytes_freed": "much"}', "mv ")]
 )
-def test_unusable_statistics_are_a_warning(used, patient, text, remedy):
+def test_unusable_statistics_are_a_warning(used, environment, text, remedy):
     """No other file has the counts, so their loss would go unnoticed."""
     path = Layout(used.root).statistics
     path.write_text(text)
     path.chmod(0o600)
 
-    answer = integrity.registries(patient)
+    answer = integrity.registries(environment)
     assert WARNING is answer.verdict
     assert str(path) in answer.found
     assert remedy in answer.remedy
@@ -1400,17 +1404,17 @@ def test_unusable_statistics_are_a_warning(used, patient, text, remedy):
     else:
         used.orchestrator().stats()
 
-    answer = integrity.registries(patient)
+    answer = integrity.registries(environment)
     assert "from when it was damaged" in answer.found
     subprocess.run(answer.remedy.rpartition(": ")[2], shell=True, check=True)
-    assert OK is integrity.registries(patient).verdict
+    assert OK is integrity.registries(environment).verdict
 
 
-def test_a_registry_of_a_newer_release_fails(used, patient):
+def test_a_registry_of_a_newer_release_fails(used, environment):
     path = Layout(used.root).global_registry
     document = msgspec.json.decode(path.read_bytes())
     path.write_bytes(msgspec.json.encode({**document, "schema_version": 999}))
-    answer = integrity.registries(patient)
+    answer = integrity.registries(environment)
     assert FAILED is answer.verdict
     assert "999" in answer.found
 
@@ -1420,34 +1424,34 @@ def test_a_registry_of_a_newer_release_fails(used, patient):
     [("open", FAILED, "orchestrator-core recover"), ("closed", WARNING, "rm ")],
 )
 def test_a_damaged_journal_is_reported_by_the_state_of_its_agent(
-    used, patient, state, verdict, remedy
+    used, environment, state, verdict, remedy
 ):
     pattern = "*.jsonl" if state == "open" else "closed/*.jsonl"
     journal = next((used.root / "sagas").glob(pattern))
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join([lines[0], b"nonsense\n", *lines[1:]]))
 
-    answer = integrity.journals(patient)
+    answer = integrity.journals(environment)
 
     assert verdict is answer.verdict
     assert str(journal) in answer.found
     assert remedy in answer.remedy
 
 
-def test_a_quarantined_journal_is_a_warning_until_its_removal(used, patient):
-    kept = used.root / "sagas" / "a-1.jsonl.damaged-1"
-    kept.touch()
-    answer = integrity.journals(patient)
+def test_a_quarantined_journal_is_a_warning_until_its_removal(used, environment):
+    quarantined = used.root / "sagas" / "a-1.jsonl.damaged-1"
+    quarantined.touch()
+    answer = integrity.journals(environment)
     assert WARNING is answer.verdict
     subprocess.run(answer.remedy.partition(": ")[2], shell=True, check=True)
-    assert OK is integrity.journals(patient).verdict
+    assert OK is integrity.journals(environment).verdict
 
 
-def test_a_torn_last_line_is_no_damage(used, patient):
+def test_a_torn_last_line_is_no_damage(used, environment):
     journal = next((used.root / "sagas").glob("*.jsonl"))
     with journal.open("ab") as file:
         file.write(b'{"kind":"unw')
-    assert OK is integrity.journals(patient).verdict
+    assert OK is integrity.journals(environment).verdict
 
 
 def test_journals_beyond_the_time_limit_are_unknown(used):

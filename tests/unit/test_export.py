@@ -62,18 +62,18 @@ def test_a_tar_file_has_a_complete_task_and_the_journals_of_its_agents(fake_scen
     report = orch.export_task(task, target)
 
     assert before == fake_scene.world.snapshot()
-    told = contents(target)
+    packed = contents(target)
     expected = on_disk(orch.root / task, below=orch.root)
-    journals = [name for name in told if name.startswith("sagas/")]
-    assert set(expected) == set(told) - set(journals)
+    journals = [name for name in packed if name.startswith("sagas/")]
+    assert set(expected) == set(packed) - set(journals)
     twin = f"{task}/output/twin"
-    different = {name for name in expected if told[name] != expected[name]}
+    different = {name for name in expected if packed[name] != expected[name]}
     assert different <= {twin, f"{task}/output/result.txt"}  # One of the two is a link in it.
     assert (3, 3) == (len(journals), len(report.journals))
     assert set(ids) < set(report.journals)
     for name in journals:
-        assert (orch.root / name).read_bytes() == told[name]
-    assert (len(told), False, 0o600) == (
+        assert (orch.root / name).read_bytes() == packed[name]
+    assert (len(packed), False, 0o600) == (
         report.files,
         report.removed,
         target.stat().st_mode & 0o777,
@@ -83,17 +83,17 @@ def test_a_tar_file_has_a_complete_task_and_the_journals_of_its_agents(fake_scen
 
 def test_a_removed_task_is_gone_and_still_counted(fake_scene, target):
     orch, task, _ = past.end_some(fake_scene, 2, written=b"a line\n")
-    _, other, kept = past.end_some(fake_scene)
+    _, other, remaining = past.end_some(fake_scene)
     expected, before = on_disk(orch.root / task, below=orch.root), orch.stats()
     totals = fake_scene.world.totals()
 
     report = orch.export_task(task, target, remove=True)
 
-    told = contents(target)
-    assert expected == {name: told[name] for name in told if name.startswith("TASK-")}
+    packed = contents(target)
+    assert expected == {name: packed[name] for name in packed if name.startswith("TASK-")}
     assert (True, ()) == (report.removed, report.left)
     assert [other] == [each.id for each in orch.tasks()]
-    assert kept == past.journals(orch.root)
+    assert remaining == past.journals(orch.root)
     assert before.cleanups == orch.stats().cleanups
     assert totals["total_tasks"] == fake_scene.world.totals()["total_tasks"]
     assert [] == fake_scene.world.litter()
@@ -154,8 +154,8 @@ def test_unusual_names_and_contents_are_preserved(fake_scene, target):
 
     orch.export_task(task, target, remove=True)
 
-    told = contents(target)
-    assert expected == {name: told[name] for name in told if name.startswith("TASK-")}
+    packed = contents(target)
+    assert expected == {name: packed[name] for name in packed if name.startswith("TASK-")}
 
 
 def test_a_socket_is_skipped_and_reported(fake_scene, target):

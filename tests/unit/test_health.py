@@ -127,9 +127,9 @@ def test_a_root_without_a_sweeper_is_not_changed(tmp_path):
 
 
 def test_the_health_is_json_safe(root):
-    told = json.loads(json.dumps(asked(root, beat_of()).to_dict()))
+    document = json.loads(json.dumps(asked(root, beat_of()).to_dict()))
 
-    assert (True, 3) == (told["healthy"], told["heartbeat"]["watched"])
+    assert (True, 3) == (document["healthy"], document["heartbeat"]["watched"])
 
 
 # --- notifications ------------------------------------------------------------------------------

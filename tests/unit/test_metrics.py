@@ -235,12 +235,12 @@ def test_a_compaction_ignores_open_sagas(fake_scene):
 def test_a_pending_journal_is_not_counted_again(fake_scene):
     """A crash between the count and the removal leaves it. The next compaction removes it."""
     orch, _, ids = past.end_some(fake_scene, 2)
-    kept = (orch.root / "sagas" / "closed" / f"{ids[0]}.jsonl").read_bytes()
+    journal = (orch.root / "sagas" / "closed" / f"{ids[0]}.jsonl").read_bytes()
     compact_journals(orch, ids[0])
-    (orch.root / "sagas" / "closed" / f"{ids[0]}.jsonl").write_bytes(kept)
+    (orch.root / "sagas" / "closed" / f"{ids[0]}.jsonl").write_bytes(journal)
     path = orch.root / "registry" / "STATS.json"
-    told = json.loads(path.read_text()) | {"pending": [ids[0]]}
-    path.write_text(json.dumps(told))
+    document = json.loads(path.read_text()) | {"pending": [ids[0]]}
+    path.write_text(json.dumps(document))
 
     assert 2 == orch.stats().total
     compact_journals(orch)
@@ -256,8 +256,8 @@ def test_a_damaged_summary_is_quarantined_once_and_reported(fake_scene):
 
     assert 1 == orch.stats().total  # What is left to count.
     assert 1 == orch.stats().total
-    [kept] = fake_scene.world.files("registry/STATS.json.damaged-*")
-    assert [str(orch.root / kept)] == [told["kept"] for told in orch.damaged]
+    [journal] = fake_scene.world.files("registry/STATS.json.damaged-*")
+    assert [str(orch.root / journal)] == [document["kept"] for document in orch.damaged]
 
 
 def test_an_invalid_summary_is_refused_with_the_name_of_the_field(fake_scene):
@@ -325,8 +325,8 @@ def test_a_leftover_of_several_sweeps_is_counted_once(fake_scene):
     fresh.append(metrics.record_sweep(orch._context, swept()))
     fresh.append(metrics.record_sweep(orch._context, swept(silent)))  # Anew.
 
-    told = {row.kind: (row.found, row.reaped) for row in orch.stats().leftovers}
-    assert {"stray_session": (1, 1), "silent": (2, 0)} == told
+    document = {row.kind: (row.found, row.reaped) for row in orch.stats().leftovers}
+    assert {"stray_session": (1, 1), "silent": (2, 0)} == document
     assert [(stray, silent), (), (), (silent,)] == fresh
 
 
@@ -357,17 +357,21 @@ def test_the_exposition_has_the_values_of_the_statistics(fake_scene):
     orch.terminate(orch.deploy(task, fake_scene.spec("unkillable")).id)
     stats = orch.stats()
 
-    told = exposition.read(format_stats(stats))
+    document = exposition.read(format_stats(stats))
 
     name = "orchestrator_core_cleanups_total"
-    assert [3.0] == exposition.values(told, name, reason="terminate", outcome="clean")
-    assert [] == exposition.values(told, name, outcome="stuck")  # It may still become another.
-    assert [1.0] == exposition.values(told, "orchestrator_core_cleanups_stuck", reason="terminate")
-    assert [0.75] == exposition.values(told, "orchestrator_core_cleanup_success_ratio")
-    histogram = told["orchestrator_core_cleanup_duration_seconds"]
+    assert [3.0] == exposition.values(document, name, reason="terminate", outcome="clean")
+    assert [] == exposition.values(document, name, outcome="stuck")  # It may still become another.
+    assert [1.0] == exposition.values(
+        document, "orchestrator_core_cleanups_stuck", reason="terminate"
+    )
+    assert [0.75] == exposition.values(document, "orchestrator_core_cleanup_success_ratio")
+    histogram = document["orchestrator_core_cleanup_duration_seconds"]
     assert "histogram" == histogram["type"]
-    assert [3.0] == exposition.values(told, "orchestrator_core_cleanup_duration_seconds", le="+Inf")
-    assert {f"orchestrator_core_{name}" for name in METRICS} == set(told)
+    assert [3.0] == exposition.values(
+        document, "orchestrator_core_cleanup_duration_seconds", le="+Inf"
+    )
+    assert {f"orchestrator_core_{name}" for name in METRICS} == set(document)
 
 
 def test_labels_are_escaped(fake_scene):
@@ -378,16 +382,16 @@ def test_labels_are_escaped(fake_scene):
         agent.id, Unwind.terminal("", by=hostile, status="terminated"), timeout_s=1
     )
 
-    told = exposition.read(format_stats(orch.stats()))
+    document = exposition.read(format_stats(orch.stats()))
 
-    assert [1.0] == exposition.values(told, "orchestrator_core_cleanups_total", reason=hostile)
+    assert [1.0] == exposition.values(document, "orchestrator_core_cleanups_total", reason=hostile)
 
 
 def test_an_unused_root_has_an_exposition(fake_scene):
-    told = exposition.read(format_stats(fake_scene.orchestrator().stats()))
+    document = exposition.read(format_stats(fake_scene.orchestrator().stats()))
 
-    assert [0.0] == exposition.values(told, "orchestrator_core_agents_live")
-    assert [] == exposition.values(told, "orchestrator_core_cleanup_success_ratio")
+    assert [0.0] == exposition.values(document, "orchestrator_core_agents_live")
+    assert [] == exposition.values(document, "orchestrator_core_cleanup_success_ratio")
 
 
 def test_an_unknown_value_has_no_sample(fake_scene):
@@ -397,5 +401,5 @@ def test_an_unknown_value_has_no_sample(fake_scene):
     stats = orch.stats()
 
     assert stats.agents_live is None
-    told = exposition.read(format_stats(stats))
-    assert [] == exposition.values(told, "orchestrator_core_agents_live")
+    document = exposition.read(format_stats(stats))
+    assert [] == exposition.values(document, "orchestrator_core_agents_live")

@@ -11,8 +11,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import given, strategies
 from support import past
 
 from orchestrator_core.deployment.steps.files import LogReceipt
@@ -31,62 +30,62 @@ LONG = b"the agent says a line\n" * 1000
 NOW = 1_000_000_000.0
 
 
-def a_file(name, *, days=0.0, size=1, task="TASK-1"):
+def stored_file(name, *, days=0.0, size=1, task="TASK-1"):
     since = NOW - days * DAY_S
     state = FileState(stat.S_IFREG, size, int(since * 1e9), 1)
     return StoredFile((task, "archive"), name, state, since, task)
 
 
-def gone(given, /, **bounds):
+def select_files(given, /, **bounds):
     bounds = {"days": None, "compress_after_days": None, **bounds}
     selection = select(given, Retention(**bounds), now=NOW)
     return {file.name: why for file, why in selection.remove}
 
 
 def test_a_file_older_than_the_limit_is_selected():
-    files = [a_file("old", days=8), a_file("new", days=6)]
+    files = [stored_file("old", days=8), stored_file("new", days=6)]
 
-    assert {"old": "age"} == gone(files, days=7)
-    assert {} == gone(files, days=None)
-    assert {} == gone(files, days=float("inf"))
+    assert {"old": "age"} == select_files(files, days=7)
+    assert {} == select_files(files, days=None)
+    assert {} == select_files(files, days=float("inf"))
 
 
 def test_a_file_from_the_future_has_no_age_and_is_selected_last():
     """The clock was set back since, so the age of the file is unknown."""
-    files = [a_file("future", days=-400), a_file("today")]
+    files = [stored_file("future", days=-400), stored_file("today")]
 
-    assert {} == gone(files, days=0)
-    assert {"today": "count"} == gone(files, files=1)
+    assert {} == select_files(files, days=0)
+    assert {"today": "count"} == select_files(files, files=1)
 
 
 def test_the_oldest_files_of_a_task_with_too_many_are_selected():
-    files = [a_file(f"{task}{day}", days=day, task=task) for task in "ab" for day in (1, 2, 3)]
+    files = [stored_file(f"{task}{day}", days=day, task=task) for task in "ab" for day in (1, 2, 3)]
 
-    assert {"a3": "count", "b3": "count"} == gone(files, files_per_task=2)
-    assert {"a3": "count", "b3": "count", "a2": "count"} == gone(files, files=3)
+    assert {"a3": "count", "b3": "count"} == select_files(files, files_per_task=2)
+    assert {"a3": "count", "b3": "count", "a2": "count"} == select_files(files, files=3)
 
 
 def test_the_oldest_files_are_selected_until_the_rest_is_small_enough():
-    files = [a_file(f"f{day}", days=day, size=10) for day in (1, 2, 3)]
+    files = [stored_file(f"f{day}", days=day, size=10) for day in (1, 2, 3)]
 
-    assert {"f3": "size"} == gone(files, bytes_per_task=29)
-    assert {} == gone(files, bytes=30)
-    assert {"f1": "size", "f2": "size", "f3": "size"} == gone(files, bytes=9)
+    assert {"f3": "size"} == select_files(files, bytes_per_task=29)
+    assert {} == select_files(files, bytes=30)
+    assert {"f1": "size", "f2": "size", "f3": "size"} == select_files(files, bytes=9)
 
 
 def test_a_file_selected_by_age_makes_room_for_the_rest():
-    files = [a_file("old", days=9), a_file("a", days=2), a_file("b", days=1)]
+    files = [stored_file("old", days=9), stored_file("a", days=2), stored_file("b", days=1)]
 
-    assert {"old": "age"} == gone(files, days=7, files=2)
+    assert {"old": "age"} == select_files(files, days=7, files=2)
 
 
 def test_a_file_to_compress_is_old_and_large_enough_and_stays():
     files = [
-        a_file("a.jsonl", days=2, size=5000),
-        a_file("new.jsonl", days=0, size=5000),
-        a_file("small.jsonl", days=2, size=100),
-        a_file("b.jsonl.gz", days=2, size=5000),
-        a_file("goes.jsonl", days=8, size=5000),
+        stored_file("a.jsonl", days=2, size=5000),
+        stored_file("new.jsonl", days=0, size=5000),
+        stored_file("small.jsonl", days=2, size=100),
+        stored_file("b.jsonl.gz", days=2, size=5000),
+        stored_file("goes.jsonl", days=8, size=5000),
     ]
 
     selection = select(files, Retention(), now=NOW)
@@ -96,27 +95,32 @@ def test_a_file_to_compress_is_old_and_large_enough_and_stays():
 
 
 @given(
-    some.lists(some.tuples(some.integers(-5, 20), some.integers(0, 50), some.sampled_from("abc"))),
-    some.none() | some.integers(0, 10),
-    some.none() | some.integers(0, 100),
-    some.none() | some.integers(0, 10),
-    some.none() | some.integers(0, 100),
+    strategies.lists(
+        strategies.tuples(
+            strategies.integers(-5, 20), strategies.integers(0, 50), strategies.sampled_from("abc")
+        )
+    ),
+    strategies.none() | strategies.integers(0, 10),
+    strategies.none() | strategies.integers(0, 100),
+    strategies.none() | strategies.integers(0, 10),
+    strategies.none() | strategies.integers(0, 100),
 )
-def test_the_remaining_files_are_within_all_bounds(told, n, size, alln, alls):
+def test_the_remaining_files_are_within_all_bounds(generated, n, size, alln, alls):
     files = [
-        a_file(f"{i}", days=day, size=size, task=task) for i, (day, size, task) in enumerate(told)
+        stored_file(f"{i}", days=day, size=size, task=task)
+        for i, (day, size, task) in enumerate(generated)
     ]
     bounds = {"files_per_task": n, "bytes_per_task": size, "files": alln, "bytes": alls}
-    doomed = gone(files, **bounds)
-    kept = [file for file in files if file.name not in doomed]
+    selected = select_files(files, **bounds)
+    quarantined = [file for file in files if file.name not in selected]
 
     for task in (*"abc", None):
-        mine = [file for file in kept if task in (None, file.task_id)]
+        of_task = [file for file in quarantined if task in (None, file.task_id)]
         most, bytes_ = (alln, alls) if task is None else (n, size)
-        assert most is None or len(mine) <= most
-        assert bytes_ is None or sum(file.state.size for file in mine) <= bytes_
+        assert most is None or len(of_task) <= most
+        assert bytes_ is None or sum(file.state.size for file in of_task) <= bytes_
     if set(bounds.values()) == {None}:
-        assert {} == doomed
+        assert {} == selected
 
 
 @pytest.mark.parametrize(
@@ -395,9 +399,9 @@ def test_a_file_that_changes_before_its_removal_stays(fake_scene, monkeypatch):
     [log] = orch.root.glob("TASK-*/archive/*_stream.jsonl")
 
     def take_inventory(*args, **how):
-        seen = original(*args, **how)
+        inventory = original(*args, **how)
         log.write_bytes(b"new")
-        return seen
+        return inventory
 
     original = collect.take_inventory
     monkeypatch.setattr(collect, "take_inventory", take_inventory)
@@ -500,37 +504,37 @@ def test_an_old_quarantined_file_is_removed(fake_scene):
 def test_a_quarantined_registry_without_a_successor_stays(fake_scene):
     orch, task, _ = past.end_some(fake_scene)
     registry = orch.root / task / "AGENT_REGISTRY.json"
-    kept = registry.with_name("AGENT_REGISTRY.json.damaged-20250101T000000.000000Z")
-    registry.rename(kept)
+    quarantined = registry.with_name("AGENT_REGISTRY.json.damaged-20250101T000000.000000Z")
+    registry.rename(quarantined)
     past.age(orch.root, 99)
 
     orch.gc()
 
-    assert kept.exists()
+    assert quarantined.exists()
 
 
 def test_a_registry_that_was_quarantined_today_stays(fake_scene):
     orch, task, _ = past.end_some(fake_scene)
     stamp = time.strftime("%Y%m%dT%H%M%S.000000Z", time.gmtime())
-    kept = orch.root / task / f"AGENT_REGISTRY.json.damaged-{stamp}"
-    kept.write_text("damaged")
+    quarantined = orch.root / task / f"AGENT_REGISTRY.json.damaged-{stamp}"
+    quarantined.write_text("damaged")
     past.age(orch.root, 99)
 
     orch.gc()
 
-    assert kept.exists()
+    assert quarantined.exists()
 
 
 def test_a_live_agents_damaged_journal_stays(fake_scene):
     orch, task, _ = past.end_some(fake_scene)
     agent = orch.deploy(task, fake_scene.spec())
-    kept = orch.root / "sagas" / f"{agent.id}.jsonl.damaged"
-    kept.write_text("damaged")
+    quarantined = orch.root / "sagas" / f"{agent.id}.jsonl.damaged"
+    quarantined.write_text("damaged")
     past.age(orch.root, 99)
 
     orch.gc()
 
-    assert kept.exists()
+    assert quarantined.exists()
 
 
 def test_the_temporary_files_of_killed_writers_are_removed(fake_scene):

@@ -134,10 +134,10 @@ def test_a_relative_pythonpath_becomes_absolute(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "src")
     monkeypatch.setenv("ORCHESTRATOR_AGENT_ID", "a-1")
 
-    kept = Service(root=Path("/srv"), root_id="0123abcd").env
+    env = Service(root=Path("/srv"), root_id="0123abcd").env
 
-    assert str(Path("src").absolute()) == kept["PYTHONPATH"]
-    assert "ORCHESTRATOR_AGENT_ID" not in kept
+    assert str(Path("src").absolute()) == env["PYTHONPATH"]
+    assert "ORCHESTRATOR_AGENT_ID" not in env
 
 
 def test_two_roots_have_two_services():

@@ -156,7 +156,7 @@ def sweeper_of(root):
         yield start
 
 
-def come(events):
+def next_event(events):
     """Return the next event."""
     return events.get(timeout=LONG_S)
 
@@ -184,7 +184,7 @@ def test_a_dead_agent_is_unwound_at_once(root, sweeper_of, when):
     root.kill("a-1")
 
     root.until_closed("a-1")
-    assert "a-1" == come(root.recovered)
+    assert "a-1" == next_event(root.recovered)
 
 
 def test_an_agent_that_died_before_the_start_is_unwound_at_the_start(root, sweeper_of):
@@ -211,7 +211,7 @@ def test_a_dead_owner_is_noticed_by_its_lock(root, sweeper_of):
     try:
         os.read(reader, 1)
         sweeper_of()
-        come(root.swept)
+        next_event(root.swept)
         assert [] == all_now(root.recovered)
     finally:
         os.kill(deployer, signal.SIGKILL)
@@ -225,7 +225,7 @@ def test_a_dead_owner_is_noticed_by_its_lock(root, sweeper_of):
 def test_an_ended_agent_is_no_longer_watched(root, sweeper_of):
     """The sweeper closes the handle on the supervisor, whichever process unwinds the saga."""
     sweeper_of()
-    come(root.swept)
+    next_event(root.swept)
     before = _descriptors()
     root.deploy("a-1")
 
@@ -233,7 +233,7 @@ def test_an_ended_agent_is_no_longer_watched(root, sweeper_of):
     root.deploy("a-2")  # Its commit is an event after the first one's end.
     root.kill("a-2")
     root.until_closed("a-2")
-    come(root.recovered)
+    next_event(root.recovered)
 
     assert before == _descriptors()
 
@@ -243,12 +243,12 @@ def test_a_replaced_registry_causes_a_sweep(root, sweeper_of, monkeypatch):
     monkeypatch.setattr(event_loop, "_MIN_PAUSE_S", 0.1)
     registry = root.root / "registry" / "GLOBAL_REGISTRY.json"
     sweeper_of()
-    first = come(root.swept)
+    first = next_event(root.swept)
     for _ in range(20):
         (root.root / "new").write_text("{}")
         (root.root / "new").rename(registry)
 
-    assert come(root.swept) - first >= 0.1
+    assert next_event(root.swept) - first >= 0.1
     assert [] == all_now(root.swept)
 
 
@@ -257,7 +257,7 @@ def test_a_heartbeat_causes_no_sweep(root, sweeper_of, monkeypatch):
     monkeypatch.setattr(event_loop, "_MIN_PAUSE_S", 0.01)
     monkeypatch.setattr(event_loop, "_MAX_HEARTBEAT_S", 0.02)
     sweeper = sweeper_of()
-    come(root.swept)
+    next_event(root.swept)
 
     with pytest.raises(queue.Empty):
         root.swept.get(timeout=0.3)
@@ -274,9 +274,9 @@ def test_a_sweeper_without_file_events_sweeps_and_reports_it(root, sweeper_of, m
     monkeypatch.setattr(event_loop, "DirectoryEvents", refuse)
     sweeper = sweeper_of(interval_s=0.05)
     root.deploy("a-1")
-    come(root.swept)
-    come(root.swept)
-    come(root.swept)
+    next_event(root.swept)
+    next_event(root.swept)
+    next_event(root.swept)
 
     root.kill("a-1")
 
@@ -290,12 +290,12 @@ def test_a_replaced_directory_is_watched_again(root, sweeper_of, monkeypatch, na
     """After the restore of a backup, the sweeper watches the new directory."""
     monkeypatch.setattr(event_loop, "_MIN_PAUSE_S", 0.1)
     sweeper_of()
-    come(root.swept)
+    next_event(root.swept)
     being_written = shutil.ignore_patterns(".*.tmp")
     shutil.copytree(root.root / name, root.root / "copy", ignore=being_written)
     (root.root / name).rename(root.root / "old")
     (root.root / "copy").rename(root.root / name)
-    come(root.swept)
+    next_event(root.swept)
 
     root.deploy("a-1")
     root.kill("a-1")
@@ -322,7 +322,7 @@ def test_a_change_of_the_clock_has_no_effect_on_deadlines(root, sweeper_of, monk
     root.deploy("long", deadline_s=NEVER_S)
     root.deploy("short", deadline_s=0.5)
     sweeper = sweeper_of()
-    come(root.swept)
+    next_event(root.swept)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + by_s)
     began = time.process_time()
@@ -357,14 +357,14 @@ def test_a_failed_sweep_is_reported_and_repeated(root, sweeper_of, caplog):
 
     root.on_sweep = refuse
     sweeper = sweeper_of(interval_s=0.1)
-    times = [come(root.swept) for _ in range(4)]
-    ill = sweeper.health()
+    times = [next_event(root.swept) for _ in range(4)]
+    unhealthy = sweeper.health()
     root.on_sweep = SweepReport
-    come(root.swept)
-    come(root.swept)
+    next_event(root.swept)
+    next_event(root.swept)
 
-    assert not ill.healthy
-    assert "the disk is gone" in ill.problems[0]
+    assert not unhealthy.healthy
+    assert "the disk is gone" in unhealthy.problems[0]
     # The first wait is the interval. Each later one is twice the last: 0.1, 0.2, 0.4 s.
     waits = [after - before for before, after in itertools.pairwise(times)]
     assert waits[2] > 1.5 * waits[1] > 1.5 * waits[0] > 0.1
@@ -380,10 +380,10 @@ def test_a_failed_recovery_is_repeated_only_by_the_next_sweep(root, sweeper_of):
 
     root.on_recover = refuse
     sweeper = sweeper_of()
-    come(root.swept)
+    next_event(root.swept)
     root.deploy("a-1")
     root.kill("a-1")
-    come(root.recovered)
+    next_event(root.recovered)
     for number in range(5):
         root.deploy(f"b-{number}")  # Each of them is a file event.
 
@@ -399,7 +399,7 @@ def test_a_saga_with_a_live_owner_is_left_alone(root, sweeper_of):
     saga = root.begin("a-1")
     saga.run()
     sweeper_of()
-    come(root.swept)
+    next_event(root.swept)
     with pytest.raises(queue.Empty):
         root.recovered.get(timeout=0.3)
     saga.commit()
@@ -442,7 +442,7 @@ def test_an_internal_error_neither_ends_the_sweeper_nor_makes_it_spin(
         raise RuntimeError("a defect")
 
     sweeper = sweeper_of()
-    come(root.swept)
+    next_event(root.swept)
     monkeypatch.setattr(event_loop.EventLoop, "_on_file_event", fail)
     root.deploy("a-1")
     root.deploy("a-2")
@@ -471,7 +471,7 @@ def test_a_stop_is_quick_and_can_be_repeated(root):
     sweeper = Sweeper(root, interval_s=NEVER_S)
     assert sweeper.stop()
     sweeper = Sweeper(root, interval_s=NEVER_S).start()
-    come(root.swept)
+    next_event(root.swept)
     began = time.monotonic()
 
     assert sweeper.stop()
@@ -494,7 +494,7 @@ def test_a_stop_lets_a_running_recovery_finish(root, sweeper_of, monkeypatch):
 
     root.on_recover = slowly
     sweeper = sweeper_of()
-    come(root.swept)
+    next_event(root.swept)
     root.deploy("a-1")
     root.deploy("a-2")
     root.kill("a-1")
@@ -518,17 +518,17 @@ def test_an_invalid_interval_is_refused(root):
 
 
 def test_findings_are_in_the_heartbeat_of_a_healthy_sweeper(root, sweeper_of):
-    told = []
+    reports = []
     finding = Finding(kind=FindingKind.SILENT, subject="agent a-1", what="a-1 says nothing")
     root.on_sweep = lambda: SweepReport(findings=(finding,), unknown=("tmux",))
-    sweeper = sweeper_of(on_sweep=told.append)
-    come(root.swept)
+    sweeper = sweeper_of(on_sweep=reports.append)
+    next_event(root.swept)
     sweeper.stop()
 
     last = sweeper.health().heartbeat.last_sweep
     assert ({"silent": 1}, ("silent: a-1 says nothing",)) == (last.findings, last.told)
     assert ("tmux",) == last.unknown
-    assert [finding] == list(told[0].findings)
+    assert [finding] == list(reports[0].findings)
 
 
 def test_a_callback_that_raises_stops_nothing(root, sweeper_of):
@@ -537,9 +537,9 @@ def test_a_callback_that_raises_stops_nothing(root, sweeper_of):
 
     sweeper = sweeper_of(on_sweep=refuse, interval_s=0.05)
 
-    come(root.swept)
-    come(root.swept)
-    come(root.swept)
+    next_event(root.swept)
+    next_event(root.swept)
+    next_event(root.swept)
 
     found = sweeper.health()
     assert found.healthy
@@ -553,7 +553,7 @@ def test_a_callback_that_raises_stops_nothing(root, sweeper_of):
 def test_two_hundred_agents_leave_no_descriptor_and_no_thread(root, sweeper_of):
     """The sweeper releases all resources of ended agents."""
     sweeper = sweeper_of()
-    come(root.swept)
+    next_event(root.swept)
     before, threads = _costs(), set(threading.enumerate())
     for number in range(10):
         names = [f"a-{number}-{each}" for each in range(20)]
@@ -565,7 +565,7 @@ def test_two_hundred_agents_leave_no_descriptor_and_no_thread(root, sweeper_of):
         root.sleepers.clear()
 
     for _ in range(200):
-        come(root.recovered)
+        next_event(root.recovered)
     _join_those_that_end()
 
     assert before == _costs()
@@ -629,10 +629,12 @@ def test_a_signal_that_does_not_interrupt_the_wait_stops_the_sweeper():
 def test_a_live_supervisor_with_an_unreadable_exit_record_is_alive(tmp_path, monkeypatch):
     """A symlink replaces a failing disk. The sweep reports that it could not ask."""
     monkeypatch.setattr(exit_record, "_TRANSIENT_ERRNOS", (errno.ELOOP,))
-    told = tmp_path / "exit"
-    told.symlink_to("nowhere")
-    watched = watch_list.WatchedAgent("a-1", -1, None, str(told), contextlib.ExitStack())
-    seen = journals.SagaState(saga_id="a-1", receipt=SessionReceipt("s", "c", exit_file=str(told)))
+    reports = tmp_path / "exit"
+    reports.symlink_to("nowhere")
+    watched = watch_list.WatchedAgent("a-1", -1, None, str(reports), contextlib.ExitStack())
+    state = journals.SagaState(
+        saga_id="a-1", receipt=SessionReceipt("s", "c", exit_file=str(reports))
+    )
 
     assert watch_list.SagaCheck.ALIVE is watch_list._state(watched)
-    assert "could not be read" in journals._with_exit_unless_in((), seen).unknown
+    assert "could not be read" in journals._with_exit_unless_in((), state).unknown
