@@ -1,8 +1,8 @@
 """
 What every benchmark here shares: a figure, its floor, and medians of interleaved runs.
 
-The machine is never quiet, so ours and the floor take turns within one run, and
-the ratio of their medians is what counts. Nothing here asserts anything.
+The machine is never quiet, so the library and the floor take turns within one run, and the
+ratio of their medians is the result. Nothing here asserts anything.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))  # this checkout, whatever is installed
+sys.path.insert(0, str(HERE.parent))  # this checkout, not an installed package
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One line of the table: a cost of ours beside its floor, and what it is to be."""
+    """One line of the table: a cost of the library, its floor, and its target."""
 
     name: str
-    ours: float
+    measured: float
     floor: float
     unit: str = "ms"
     at_most: float | None = None  #: The greatest ratio to the floor,
     at_least: float | None = None  #: or the smallest,
-    at_most_units: float | None = None  #: or the greatest value of ours,
+    at_most_units: float | None = None  #: or the greatest value,
     at_most_more: float | None = None  #: or the greatest distance from the floor.
     note: str = ""
 
     @property
     def ratio(self) -> float:
-        return self.ours / self.floor if self.floor else float("nan")
+        return self.measured / self.floor if self.floor else float("nan")
 
     @property
     def target(self) -> str:
@@ -57,18 +57,18 @@ class Figure:
         return (
             (self.at_most is None or self.ratio <= self.at_most)
             and (self.at_least is None or self.ratio >= self.at_least)
-            and (self.at_most_units is None or self.ours <= self.at_most_units)
-            and (self.at_most_more is None or self.ours - self.floor <= self.at_most_more)
+            and (self.at_most_units is None or self.measured <= self.at_most_units)
+            and (self.at_most_more is None or self.measured - self.floor <= self.at_most_more)
         )
 
 
 def show(figures: list[Figure]) -> None:
     """Print the table."""
-    rows = [("figure", "ours", "floor", "ratio", "target", "", "")]
+    rows = [("figure", "library", "floor", "ratio", "target", "", "")]
     rows += [
         (
             figure.name,
-            f"{figure.ours:.4g} {figure.unit}",
+            f"{figure.measured:.4g} {figure.unit}",
             f"{figure.floor:.4g} {figure.unit}",
             f"{figure.ratio:.2f}",
             figure.target,
@@ -87,7 +87,7 @@ def show(figures: list[Figure]) -> None:
 
 
 def main(about: str | None, figures) -> None:
-    """Be one benchmark's command: measure, and print."""
+    """Run one benchmark as a command: measure and print."""
     usual = inspect.signature(figures).parameters["rounds"].default
     parser = argparse.ArgumentParser(description=(about or "").split("\n\n")[0].strip())
     parser.add_argument("directory", nargs="?", help="on the disk you mean; else a temporary one")
@@ -125,6 +125,6 @@ def counted_fsyncs():
 
 @contextmanager
 def place(directory: str | None):
-    """A temporary directory in *directory*: put it on the disk you mean."""
+    """Create a temporary directory in *directory*, which chooses the disk."""
     with tempfile.TemporaryDirectory(prefix="oc-bench-", dir=directory) as name:
         yield Path(name)

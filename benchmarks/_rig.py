@@ -21,15 +21,15 @@ PROMPT = "Find the slow query.\n" * 20
 
 
 class Rig:
-    """One root of ours and one of the floor's."""
+    """One root of the library, and one of the floor."""
 
     def __init__(self, directory: Path) -> None:
-        self.orch = Orchestrator(directory / "ours")
+        self.orch = Orchestrator(directory / "library")
         self._spec = AgentSpec(type="bench", prompt=PROMPT, command=AGENT)
         self._numbers = itertools.count()
-        self.socket = Path(directory / "ours" / "tmux.sock")
+        self.socket = Path(directory / "library" / "tmux.sock")
         self._renew_task()
-        self._end_ours(self.deploy_ours())  # The server runs from here on.
+        self._end_library(self.deploy_library())  # The server runs from here on.
         cgroup = LocalProcesses().cgroup_path("oc_floor")
         self.site = floor_deploy.Site.make(
             directory / "floor",
@@ -43,7 +43,7 @@ class Rig:
         self._task = self.orch.create_task("A benchmark")
 
     def level(self) -> None:
-        """Begin a new task, and let the floor's documents be of the size of ours."""
+        """Begin a new task, and give the floor's documents the size of the library's."""
         self._renew_task()
         self.deploy_and_end()
         self.site.task_document = Path(self._task.workspace, "AGENT_REGISTRY.json").read_bytes()
@@ -51,9 +51,9 @@ class Rig:
         self.site.global_document = registry.read_bytes()
 
     def deploy_and_end(self) -> None:
-        self._end_ours(self.deploy_ours())
+        self._end_library(self.deploy_library())
 
-    def deploy_ours(self) -> str:
+    def deploy_library(self) -> str:
         return self.orch.deploy(self._task.id, self._spec).id
 
     def deploy_floor(self) -> floor_deploy.Held:
@@ -61,12 +61,12 @@ class Rig:
             self.site, f"floor-{next(self._numbers)}", AGENT, PROMPT.encode()
         )
 
-    def end_ours(self, agent_id: str) -> None:
-        report = self._end_ours(agent_id)
+    def end_library(self, agent_id: str) -> None:
+        report = self._end_library(agent_id)
         if not (report.success and report.verified_no_zombies):
             raise RuntimeError(f"something was left: {report}")
 
-    def _end_ours(self, agent_id: str):
+    def _end_library(self, agent_id: str):
         return self.orch.terminate(agent_id, reason="benchmark")
 
     def end_floor(self, held: floor_deploy.Held) -> None:
@@ -82,5 +82,5 @@ def rig(directory: str | None):
         finally:
             for agent in one.orch.agents(status="active"):
                 one.orch.terminate(agent.id)
-            # A private server of our own, by its socket.
+            # The private server, by its socket.
             subprocess.run(["tmux", "-S", str(one.socket), "kill-server"], check=False)

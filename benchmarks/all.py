@@ -3,8 +3,8 @@ Every benchmark here, in one table.
 
     script/bench [--rounds N] [--only NAME] [DIRECTORY]
 
-Each module with a function `figures` is one; it is run by itself, one after
-another. The exit code is 1 if a target was missed.
+Each module with a function `figures` is a benchmark. They run one after another. The exit
+code is 1 if a target was missed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def surroundings() -> str:
-    """Say on what it was measured."""
+    """Return a description of the machine."""
     tmux = subprocess.run(["tmux", "-V"], capture_output=True, text=True, check=True).stdout.strip()
     return f"{platform.platform()}, Python {platform.python_version()}, {tmux}, in {HERE.parent}"
 

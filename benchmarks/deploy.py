@@ -3,9 +3,8 @@ What it costs to deploy an agent, and to end one.
 
     python benchmarks/deploy.py [--rounds N] [DIRECTORY]
 
-Ours and the floor's (floor_deploy.py, floor_terminate.py) take turns on one
-warm tmux server. The agent is a `sleep`, so that nothing but the deployment and
-the end is measured.
+The library and the floor (floor_deploy.py, floor_terminate.py) take turns on one warm tmux
+server. The agent is a `sleep`, so only the deployment and the end are measured.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ def figures(directory: str | None = None, rounds: int = 40) -> list[Figure]:
     with rig(directory) as both:
         for number in range(rounds + 2):
             both.level()
-            pairs = [(both.deploy_ours, both.end_ours), (both.deploy_floor, both.end_floor)]
+            pairs = [(both.deploy_library, both.end_library), (both.deploy_floor, both.end_floor)]
             order = (0, 1) if number % 2 else (1, 0)
             held = {}
             for which in order:
@@ -32,8 +31,10 @@ def figures(directory: str | None = None, rounds: int = 40) -> list[Figure]:
         counts = [_fsyncs(*pair) for pair in pairs]
     deploy, end = ([median(taken[2:]) for taken in both] for both in (deploys, ends))
     return [
-        Figure(name="deploy", ours=deploy[0], floor=deploy[1], at_most=1.5, note=_note(counts, 0)),
-        Figure(name="terminate", ours=end[0], floor=end[1], at_most=1.5, note=_note(counts, 1)),
+        Figure(
+            name="deploy", measured=deploy[0], floor=deploy[1], at_most=1.5, note=_note(counts, 0)
+        ),
+        Figure(name="terminate", measured=end[0], floor=end[1], at_most=1.5, note=_note(counts, 1)),
     ]
 
 
@@ -46,8 +47,8 @@ def _fsyncs(deploy, end) -> tuple[int, int]:
 
 
 def _note(counts, which: int) -> str:
-    ours, floor = counts
-    return f"fsyncs {ours[which]}, floor {floor[which]}"
+    library, floor = counts
+    return f"fsyncs {library[which]}, floor {floor[which]}"
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """
-What a test pays for a deployment and its end, on the fake.
+The cost of a deployment and its end on the fake, as a test pays it.
 
     python benchmarks/fake.py [--rounds N] [DIRECTORY]
 
-Each round has a task of its own, as a test has; making that is not measured, nor is the
-root, which is in memory where there is such a place. The floor is the same calls of the
-system, bare, in the same order, on files of the same directory: what the fake's own
-honesty costs, which writes what a real deployment writes.
+Each round has a separate task, as a test has. The creation of the task and of the root is not
+measured. The root is in memory where the system has such a place. The floor makes the same
+system calls, in the same order, on files of the same directory.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ SPEC = AgentSpec(type="bench", prompt="Find the slow query.\n" * 20, command=["s
 
 
 def figures(directory: str | None = None, rounds: int = 200) -> list[Figure]:  # noqa: ARG001 - as the others
-    ours, floor, ending = [], [], []
+    taken_ms, floor, ending = [], [], []
     with Scene() as scene:
         orch = scene.orchestrator()
         life(orch, orch.create_task("A benchmark").id)
@@ -36,20 +35,20 @@ def figures(directory: str | None = None, rounds: int = 200) -> list[Figure]:  #
         bare = Bare(scene.place / "bare")
         for _ in range(rounds + 5):
             task = orch.create_task("A benchmark").id
-            ours.append(timed(life, orch, task)[0])
+            taken_ms.append(timed(life, orch, task)[0])
             floor.append(timed(bare.replay, calls)[0])
             ending.append(timed(whole_test)[0])
     return [
         Figure(
             name="deploy and end on the fake",
-            ours=median(ours[5:]),
+            measured=median(taken_ms[5:]),
             floor=median(floor[5:]),
             at_most_units=2,
-            note=f"fastest {min(ours):.3g} ms; floor: its {len(calls)} system calls, bare",
+            note=f"fastest {min(taken_ms):.3g} ms; floor: its {len(calls)} system calls, bare",
         ),
         Figure(
             name="… with a root and a task of its own, and their removal",
-            ours=median(ending[5:]),
+            measured=median(ending[5:]),
             floor=median(floor[5:]),
         ),
     ]
@@ -68,10 +67,10 @@ def whole_test() -> None:
 def calls_of(scene: Scene, orch) -> list[str]:
     """Return the names of all calls that change the disk, in one deployment and its end."""
     task = orch.create_task("A benchmark").id
-    with CrashAt(scene.terminal, -1) as nobody:
+    with CrashAt(scene.terminal, -1) as no_crash:
         life(orch, task)
     known = {"open", "write", "pwrite", "fsync", "rename", "link", "unlink", "mkdir", "mkfifo"}
-    return [call for name in nobody.names if (call := name.split()[0]) in known]
+    return [call for name in no_crash.names if (call := name.split()[0]) in known]
 
 
 class Bare:

@@ -1,10 +1,9 @@
 """
 The floor of a deployment: the same files and fsyncs, the same tmux call, by hand.
 
-Read it downwards: this is what has to happen on any account before an agent
-runs, and can be recovered if we are killed in between. It starts the same
-supervisor program, which waits at the same gate. It checks nothing, knows no
-limits, undoes nothing, and its JSON lies ready as bytes.
+Read it downwards: this has to happen before an agent runs and can be recovered after a
+crash. It starts the same supervisor program, which waits at the same gate. It checks nothing,
+knows no limits, undoes nothing, and its JSON is prepared as bytes.
 """
 
 # ruff: noqa: PTH102, PTH104, PTH108, PTH109, TC003 - the floor is bare
@@ -21,7 +20,7 @@ from pathlib import Path
 from orchestrator_core.supervisor import command
 from orchestrator_core.supervisor.launch import Launch, encode
 
-#: As many bytes as a real deployment's lines have.
+#: The number of bytes of a real deployment's lines.
 INTENTS = b'{"kind":"begin"}\n' + b'{"kind":"intent","of":"' + b"x" * 2900 + b'"}\n'
 DONE = b'{"kind":"done","of":"' + b"x" * 80 + b'"}\n'
 COMMIT = b'{"kind":"commit","at":"2026-01-01T12:00:00.000+00:00","crc":"00000000"}\n'
@@ -30,7 +29,7 @@ DEPLOY_LOG = b"x" * 368
 
 @dataclass
 class Site:
-    """Where the floor deploys to."""
+    """The place of the floor's deployments."""
 
     sagas: Path
     task: Path
@@ -61,7 +60,7 @@ class Site:
 
 @dataclass
 class Held:
-    """What one deployment holds."""
+    """The resources of one deployment."""
 
     name: str
     journal: Path
@@ -141,7 +140,7 @@ def launch(held: Held, argv: list[str]) -> Launch:
 def new_session(site: Site, held: Held) -> int:
     """Start the session with one tmux process; return the pid of its pane."""
     target = f"=agent_{held.name}:"
-    said = subprocess.run(
+    done = subprocess.run(
         [
             *(site.tmux, "-u", "-N", "-f", "/dev/null", "-S", str(site.socket)),
             *("new-session", "-d", "-P", "-F", "#{pane_pid}", "-s", f"agent_{held.name}"),
@@ -157,7 +156,7 @@ def new_session(site: Site, held: Held) -> int:
         cwd="/",
         check=True,
     )
-    return int(said.stdout)
+    return int(done.stdout)
 
 
 def create(path: Path, data: bytes) -> None:

@@ -3,7 +3,7 @@ The floor of a saga: the same file operations, lines and fsyncs, by hand.
 
 Read it downwards: a journal is made under a temporary name; its intents, its name
 and its commit are fsynced; each step is a line with a checksum; an end is a reason,
-five lines and a report, and the file is put away. There are no steps, no states
+five lines and a report, and the file is archived. There are no steps, no states
 and no errors: nothing is planned, checked, undone or tried again.
 """
 
@@ -100,7 +100,7 @@ class Place:
         _let_go(fd)
 
     def fail(self, name: str) -> None:
-        """As a saga whose last step fails."""
+        """Do what a saga does whose last step fails."""
         fd, end = self.begin(name)
         for step in STEPS[:-1]:
             end += os.pwrite(fd, line("done", step=step, ms=0.001), end)

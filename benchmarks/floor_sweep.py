@@ -1,7 +1,7 @@
 """
-The floor of a sweep: tmux is asked once, and every process is looked at once, by hand.
+The floor of a sweep: one call to tmux and one read of each process, by hand.
 
-Nothing is compared with anything.
+It compares nothing.
 """
 
 # ruff: noqa: PTH208 - the floor is bare
@@ -18,7 +18,7 @@ def look(tmux: str, socket: str, mark: bytes) -> tuple[int, int]:
 
 
 def panes(tmux: str, socket: str) -> list[bytes]:
-    said = subprocess.run(
+    done = subprocess.run(
         [
             *(tmux, "-u", "-N", "-f", "/dev/null", "-S", socket, "list-panes", "-a", "-F"),
             "#{pid}:#{pane_id}:#{pane_pid}:#{session_name}:#{@orchestrator_owner}",
@@ -29,11 +29,11 @@ def panes(tmux: str, socket: str) -> list[bytes]:
         cwd="/",
         check=True,
     )
-    return said.stdout.splitlines()
+    return done.stdout.splitlines()
 
 
 def processes(mark: bytes):
-    """Read who each process is, and whether its environment has the mark."""
+    """Read the identity of each process, and whether its environment has the mark."""
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:

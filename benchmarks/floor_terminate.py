@@ -1,10 +1,9 @@
 """
 The floor of an end: the same processes ended, the same files moved, by hand.
 
-It tells the supervisor, waits for it, ends the session, moves the files to the
-archive and both registries on, each as durably as the real thing. It does not
-look whether anything survived: proving that is the library's own business, and
-its own cost.
+It notifies the supervisor, waits for it, ends the session, moves the files to the archive
+and updates both registries, each as durably as the library. It does not check for survivors:
+that proof is a cost of the library.
 """
 
 # ruff: noqa: PTH104, PTH106, PTH108, PTH208 - the floor is bare
@@ -46,7 +45,7 @@ def terminate(site: Site, held: Held) -> None:
     settle(site.task)
     os.write(journal, UNDONE)
 
-    # The record gets the whole report, when all of it is known.
+    # The record gets the whole report at the end.
     replace(site.task / "AGENT.lock", site.task / "AGENT_REGISTRY.json", site.task_document)
     os.write(journal, CLOSE)
     os.fsync(journal)
@@ -72,7 +71,7 @@ def kill_session(site: Site, held: Held) -> None:
             *("kill-session", "-t", f"=agent_{held.name}"),
         ],
         stdin=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,  # It ends with its last process, perhaps before we ask.
+        stderr=subprocess.DEVNULL,  # It ends with its last process, perhaps before this call.
         env=site.environment,
         cwd="/",
         check=False,

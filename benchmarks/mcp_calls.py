@@ -4,8 +4,8 @@ What an MCP tool call costs over the library's call, through a real client and s
     python benchmarks/mcp_calls.py [--rounds N] [DIRECTORY]
 
 The tool, the same call of the library on the same root, and a tool that does nothing
-(mcp_floor.py) take turns; what that takes is the SDK's, and stands beside each figure.
-`list_agents` only reads, so the disk has no part in what it costs more than the library.
+(mcp_floor.py) take turns. The cost of the empty tool is the SDK's, and is printed beside each
+figure. `list_agents` only reads, so the disk has no part in its additional cost.
 """
 
 from __future__ import annotations
@@ -26,9 +26,16 @@ def figures(directory: str | None = None, rounds: int = 40) -> list[Figure]:
 
 
 async def _measured(both, rounds: int) -> list[Figure]:
-    ours = ["-m", "orchestrator_core", "--root", str(both.orch.root), "mcp", "--agent-command"]
+    server_arguments = [
+        "-m",
+        "orchestrator_core",
+        "--root",
+        str(both.orch.root),
+        "mcp",
+        "--agent-command",
+    ]
     async with (
-        Client(_server([*ours, " ".join(AGENT)])) as client,
+        Client(_server([*server_arguments, " ".join(AGENT)])) as client,
         Client(_server([str(HERE / "mcp_floor.py")])) as floor,
     ):
         deploys = ([], [])
@@ -37,11 +44,11 @@ async def _measured(both, rounds: int) -> list[Figure]:
             both.level()
             for which in (0, 1) if number % 2 else (1, 0):
                 await (_deploy_by_library, _deploy_by_tool)[which](both, client, deploys[which])
-        agent = both.deploy_ours()
+        agent = both.deploy_library()
         for _ in range(rounds + 2):
             await _report_and_list(both, client, agent, reports, lists)
             nothing.append((await _timed(floor, "nothing", {}))[0])
-        both.end_ours(agent)
+        both.end_library(agent)
     note = f"the SDK alone: {median(nothing[2:]):.3g} ms"
     return [
         _figure("deploy_headless_agent", deploys, note, at_most=1.3),
@@ -52,7 +59,7 @@ async def _measured(both, rounds: int) -> list[Figure]:
 
 def _figure(name: str, taken, note: str, **target) -> Figure:
     library, tool = (median(each[2:]) for each in taken)
-    return Figure(name=name, ours=tool, floor=library, note=note, **target)
+    return Figure(name=name, measured=tool, floor=library, note=note, **target)
 
 
 def _server(argv: list[str]) -> StdioServerParameters:
@@ -61,9 +68,9 @@ def _server(argv: list[str]) -> StdioServerParameters:
 
 
 async def _deploy_by_library(both, _client, taken: list[float]) -> None:
-    cost, agent = _figures.timed(both.deploy_ours)
+    cost, agent = _figures.timed(both.deploy_library)
     taken.append(cost)
-    both.end_ours(agent)
+    both.end_library(agent)
 
 
 async def _deploy_by_tool(both, client, taken: list[float]) -> None:
@@ -71,7 +78,7 @@ async def _deploy_by_tool(both, client, taken: list[float]) -> None:
     how = {"task_id": task.id, "agent_type": "bench", "prompt": PROMPT}
     cost, result = await _timed(client, "deploy_headless_agent", how)
     taken.append(cost)
-    both.end_ours(result["agent_id"])
+    both.end_library(result["agent_id"])
 
 
 async def _report_and_list(both, client, agent: str, reports, lists) -> None:

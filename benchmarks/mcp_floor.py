@@ -3,7 +3,7 @@ The floor of a tool call: an MCP server with one tool that does nothing.
 
     python mcp_floor.py
 
-Whatever a call costs beyond it, and beyond what it does in the library, is ours.
+The cost of a call beyond this and beyond the library's call is the adapter's.
 """
 
 from mcp.server.mcpserver import MCPServer

@@ -1,11 +1,10 @@
 """
-What opening a root costs after a long past: 1,000 journals, ten of them of agents that are lost.
+The cost of opening a root with 1,000 journals, ten of them of lost agents.
 
     python benchmarks/recovery.py [--rounds N] [DIRECTORY]
 
-The past was lived on a fake terminal. Who opens the root finds ten agents that are
-recorded as alive, and neither a session nor a process of them: the machine has
-rebooted, as it were. The floor is opening the same root without recovering anything.
+The agents lived on a fake terminal. The root shows ten agents as alive that have neither a
+session nor a process, as after a reboot. The floor opens the same root without recovery.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ PAST, LOST = 990, 10
 
 def figures(directory: str | None = None, rounds: int = 7) -> list[Figure]:
     with _figures.place(directory) as where:
-        root = where / "ours"
+        root = where / "library"
         _live_through(root)
-        ours, floor = [], []
+        taken_ms, floor = [], []
         for _ in range(rounds):
             _lose(root)
             floor.append(timed(lambda: Orchestrator(root, recover=False))[0])
             taken, orch = timed(lambda: Orchestrator(root))
             if orch.agents(status="active"):
                 raise RuntimeError("not all was recovered")
-            ours.append(taken)
+            taken_ms.append(taken)
     return [
         Figure(
             name=f"opening with {PAST + LOST:,} journals, {LOST} to recover (floor: none)",
-            ours=median(ours),
+            measured=median(taken_ms),
             floor=median(floor),
             at_most_units=1000,
         )
@@ -57,7 +56,7 @@ def _live_through(root: Path) -> None:
 
 
 def _lose(root: Path) -> None:
-    """Leave agents behind that nothing is left of but what is written."""
+    """Leave agents of which only the records are left."""
     fake = Orchestrator(root, terminal=FakeTerminal(), limits=LIMITS)
     with without_fsync():
         task = fake.create_task("A benchmark").id

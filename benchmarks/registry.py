@@ -1,12 +1,12 @@
 """
-What a registry update costs: after a long past, and in a crowd.
+The cost of a registry update: after many past agents, and beside concurrent writers.
 
     python benchmarks/registry.py [--rounds N] [DIRECTORY]
 
-Medians and ratios of this run. The floor of an update after a long past is an
-update after a short one; that of a crowd is one process in a loop of bare durable
-replaces of the same bytes (registry_floor.py). What is compared lies in one
-directory: of two, one may be in a part of the disk that takes twice as long.
+Medians and ratios of this run. The floor of an update after many past agents is an
+update after few. The floor of concurrent writers is one process in a loop of plain durable
+replaces of the same bytes (registry_floor.py). Compared files lie in one directory, because
+parts of a disk can differ in speed by a factor of two.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 import _figures
-import portalocker  # noqa: F401 - the crowd is measured, not an import
+import portalocker  # noqa: F401 - the writers are measured, not an import
 import registry_floor
 from _figures import Figure, median
 
@@ -31,14 +31,14 @@ PROCESSES = 8
 
 def figures(directory: str | None = None, rounds: int = 200) -> list[Figure]:
     with _figures.place(directory) as where:
-        return [*past(where, rounds), *crowd(where, rounds)]
+        return [*past(where, rounds), *concurrent_writers(where, rounds)]
 
 
-# --- the past -------------------------------------------------------------------------------
+# --- past agents ------------------------------------------------------------------------------
 
 
 def past(directory: Path, rounds: int) -> list[Figure]:
-    """One agent comes, where there are few past agents and where there are many; then it goes."""
+    """Add and remove one agent, with few past agents and with many."""
     everything, each = documents(1, 10)
     many_registry, many_task = build(directory / "long", tasks=200, agents=50)
     found = []
@@ -58,7 +58,7 @@ def past(directory: Path, rounds: int) -> list[Figure]:
         found.append(
             Figure(
                 name=f"update, {name}",
-                ours=ms["many"],
+                measured=ms["many"],
                 floor=ms["few"],
                 at_most=at_most,
                 note=f"floor: with 10; a bare replace {ms['bare']:.2f} ms",
@@ -75,7 +75,7 @@ def timed(registry: Registry, number: int) -> float:
 
 
 def turn(document: dict, number: int) -> None:
-    """Let an agent come, or go, or report."""
+    """Add, remove or update an agent."""
     if isinstance(document["agents"], list):
         document["agents"][-1]["progress"] = number % 100
     elif document["agents"].pop("bench-1", None) is None:
@@ -99,7 +99,7 @@ def documents(tasks: int, agents: int) -> tuple[dict, list[dict]]:
 
 
 def build(root: Path, *, tasks: int, agents: int) -> tuple[Registry, Registry]:
-    """Write them; return the global registry, and the last task's."""
+    """Write the documents; return the global registry and that of the last task."""
     layout = Layout(root)
     everything, each = documents(tasks, agents)
     for document in each:
@@ -134,12 +134,12 @@ def record(task_id: str, number: int) -> dict:
     }
 
 
-# --- the crowd -------------------------------------------------------------------------------
+# --- concurrent writers -----------------------------------------------------------------------
 
 
-def crowd(directory: Path, rounds: int) -> list[Figure]:
-    """Eight processes update one registry as fast as they can, after a common start."""
-    registry, _ = build(directory / "crowd", tasks=1, agents=10)
+def concurrent_writers(directory: Path, rounds: int) -> list[Figure]:
+    """Let eight processes update one registry as fast as they can, after a common start."""
+    registry, _ = build(directory / "concurrent_writers", tasks=1, agents=10)
     data = registry.path.read_bytes()
     bare = str(registry.path.with_name("floor"))
     floor = registry_floor.seconds(bare, data, rounds * 2)
@@ -164,7 +164,7 @@ def crowd(directory: Path, rounds: int) -> list[Figure]:
     return [
         Figure(
             name=f"{PROCESSES} processes, updates of one registry",
-            ours=rate,
+            measured=rate,
             floor=len(floor) / sum(floor),
             unit="/s",
             at_least=0.7,
@@ -172,7 +172,7 @@ def crowd(directory: Path, rounds: int) -> list[Figure]:
         ),
         Figure(
             name="… the longest wait",
-            ours=max(waits) * 1e3,
+            measured=max(waits) * 1e3,
             floor=middle,
             at_most=50,
             note="floor: the median wait",

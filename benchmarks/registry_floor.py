@@ -1,5 +1,5 @@
 """
-The floor of a registry update: the bare durable replace, nothing else.
+The floor of a registry update: the plain durable replace, nothing else.
 
 Write a temporary file, fsync it, rename it over the old one, fsync the directory.
 No lock, no JSON, no counters; one process, in a loop.

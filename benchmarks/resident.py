@@ -1,12 +1,12 @@
 """
-What the resident sweeper costs, and how soon it is there.
+The cost of the resident sweeper, and its time to react.
 
     python benchmarks/resident.py [--rounds N] [DIRECTORY]
 
-One process runs `orchestrator-core sweep --watch` on a root with twenty live agents. First it
-is left alone, and what it uses is read from /proc; its floor is a bare Python. Then
-agents crash: one exits with 1, or all of its processes are killed with -9, its
-supervisor among them. The time is from the crash to the closed journal.
+One process runs `orchestrator-core sweep --watch` on a root with twenty live agents. Its memory
+and processor time at rest are read from /proc; the floor is a bare Python. Then agents crash:
+one exits with 1, or all of its processes are killed with SIGKILL, its supervisor included. The
+time is from the crash to the closed journal.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LIVE, IDLE_S = 20, 20
-SETTLE_S = 5  # Its first sweeps are not idleness.
+SETTLE_S = 5  # Its first sweeps are not rest.
 
 
 def figures(directory: str | None = None, rounds: int = 15) -> list[Figure]:
     with _figures.place(directory) as where:
-        rig = sweep.Rig(where / "ours")
+        rig = sweep.Rig(where / "library")
         try:
             rig.deploy(LIVE)
             with _resident(rig.orch.root) as pid:
@@ -53,21 +53,21 @@ def figures(directory: str | None = None, rounds: int = 15) -> list[Figure]:
     return [
         Figure(
             name=f"the resident sweeper, idle for {IDLE_S} s: memory",
-            ours=memory,
+            measured=memory,
             floor=bare,
             unit="MB",
             at_most_units=40,
             note=after,
         ),
-        Figure(name="… and processor time", ours=used, floor=0, at_most_units=20),
-        Figure(name="an agent that exits with 1", ours=failed, floor=0, at_most_units=100),
-        Figure(name="… killed with its supervisor", ours=killed, floor=0, at_most_units=100),
+        Figure(name="… and processor time", measured=used, floor=0, at_most_units=20),
+        Figure(name="an agent that exits with 1", measured=failed, floor=0, at_most_units=100),
+        Figure(name="… killed with its supervisor", measured=killed, floor=0, at_most_units=100),
     ]
 
 
 @contextmanager
 def _resident(root: Path):
-    """Run the command, and yield its pid when it has looked around."""
+    """Run the command, and yield its pid after its first sweep."""
     command = [sys.executable, "-m", "orchestrator_core", "--root", str(root), "sweep", "--watch"]
     reader, writer = os.pipe()
     process = subprocess.Popen(
@@ -129,7 +129,7 @@ def _cpu_ms(pid: int) -> float:
 
 
 def _memory_mb(pid: int) -> float:
-    """Return what it keeps in memory, shared libraries and all."""
+    """Return its resident memory, shared libraries included."""
     with open(f"/proc/{pid}/status", "rb") as file:  # noqa: PTH123 - as above
         [line] = [line for line in file if line.startswith(b"VmRSS")]
     return int(line.split()[1]) / 1024

@@ -1,12 +1,12 @@
 """
-What a durable saga costs: five steps that do nothing, done and undone.
+The cost of a durable saga: five steps that do nothing, done and undone.
 
     python benchmarks/saga.py [--rounds N] [DIRECTORY]
 
 Medians and ratios of this run. The floor is floor_saga.py. With the extra
-``bench`` (in an environment of its own: it brings a lot along) the same saga
-runs on DBOS with SQLite and on taskflow with its directory backend, too; there
-the "floor" is theirs, and ours is to take a tenth of it.
+``bench`` (in a separate environment, because it has many dependencies) the same saga also
+runs on DBOS with SQLite and on taskflow with its directory backend. Their cost is the floor
+then, and the target is a tenth of it.
 """
 
 # ruff: noqa: PLC0415 - the peers are imported if they are installed
@@ -64,11 +64,11 @@ class Failed(Exception):
     """The last step's failure."""
 
 
-class Ours:
-    name = "ours"
+class Library:
+    name = "library"
 
     def __init__(self, place: Path) -> None:
-        self.sagas = Sagas(place / "ours", steps=[Idle()])
+        self.sagas = Sagas(place / "library", steps=[Idle()])
         self.working = [Idle(number) for number in range(STEPS)]
         self.failing = [*self.working[:-1], Idle(STEPS - 1, fails=True)]
 
@@ -91,22 +91,24 @@ class Ours:
 
 def figures(directory: str | None = None, rounds: int = 300) -> list[Figure]:
     with _figures.place(directory) as place, ExitStack() as stack:
-        ours, floor = Ours(place), floor_saga.Place(str(place / "floor"))
+        library, floor = Library(place), floor_saga.Place(str(place / "floor"))
         taken: dict[tuple[str, str], list[float]] = {}
         for number in range(-10, rounds):  # The first ten warm up.
             for verb, saga_id in (("commit", f"c{number + 10}"), ("end", f"c{number + 10}"),
                                   ("fail", f"f{number + 10}")):  # fmt: skip
-                # By turns the first: it pays for what the one before has left the disk to do.
-                for who, it in (("ours", ours), ("floor", floor))[:: 1 if number % 2 else -1]:
+                # Each is first in turn, because the first pays for the disk's pending work.
+                for name, it in (("library", library), ("floor", floor))[
+                    :: 1 if number % 2 else -1
+                ]:
                     took_ms, _ = timed(getattr(it, verb), saga_id)
                     if number >= 0:
-                        taken.setdefault((who, verb), []).append(took_ms)
+                        taken.setdefault((name, verb), []).append(took_ms)
         with counted_fsyncs() as seen:
-            ours.commit("counted")
+            library.commit("counted")
         found = [
             Figure(
                 name=f"saga of {STEPS} no-op steps, {what}",
-                ours=median(taken["ours", verb]),
+                measured=median(taken["library", verb]),
                 floor=median(taken["floor", verb]),
                 at_most=1.5,
                 note=f"{len(seen)} fsyncs" if verb == "commit" else "",
@@ -118,25 +120,25 @@ def figures(directory: str | None = None, rounds: int = 300) -> list[Figure]:
             )
         ]
         for peer in peers(place, stack):
-            found += beside(peer, ours)
+            found += beside(peer, library)
         return found
 
 
-def beside(peer, ours: Ours) -> list[Figure]:
-    """Let *peer* and ours take turns."""
+def beside(peer, library: Library) -> list[Figure]:
+    """Let *peer* and the library take turns."""
     found = []
     for verb, what in (("commit", "committed"), ("fail", "the last one fails")):
         mine, theirs = [], []
         for number in range(PEER_ROUNDS + 2):
             saga_id = f"{verb}-{peer.slug}-{number}"
             theirs.append(timed(getattr(peer, verb), saga_id)[0])
-            mine.append(timed(getattr(ours, verb), saga_id)[0])
+            mine.append(timed(getattr(library, verb), saga_id)[0])
             if verb == "commit":
-                ours.end(saga_id)
+                library.end(saga_id)
         found.append(
             Figure(
                 name=f"  … {what}; floor: {peer.name}",
-                ours=median(mine[2:]),
+                measured=median(mine[2:]),
                 floor=median(theirs[2:]),
                 at_most=0.1,
             )

@@ -1,10 +1,10 @@
 """
-What it costs to begin: an import, and a whole `orchestrator-core progress`.
+The cost of a start: an import, and a whole `orchestrator-core progress`.
 
     python benchmarks/start_up.py [--rounds N] [DIRECTORY]
 
-An agent reports its progress often, each time by a new process; so that is
-measured as it happens, from the start of Python to its end.
+An agent reports its progress often, each time in a new process. So the whole process is
+measured, from the start of Python to its end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ALL = [sys.executable, "-c", "from orchestrator_core import Orchestrator"]
 
 def figures(directory: str | None = None, rounds: int = 20) -> list[Figure]:
     with rig(directory) as both:
-        agent = both.orch.agent(both.deploy_ours())
+        agent = both.orch.agent(both.deploy_library())
         task = both.orch.task(agent.task_id).workspace
         progress = [sys.executable, "-m", "orchestrator_core", "progress", "--status", "working"]
         inside = {
@@ -47,11 +47,11 @@ def figures(directory: str | None = None, rounds: int = 20) -> list[Figure]:
             lambda: run(floor),
         )
     return [
-        Figure(name="import orchestrator_core", ours=imported, floor=bare, at_most_more=30),
-        Figure(name="… and Orchestrator", ours=everything, floor=bare),
+        Figure(name="import orchestrator_core", measured=imported, floor=bare, at_most_more=30),
+        Figure(name="… and Orchestrator", measured=everything, floor=bare),
         Figure(
             name="orchestrator-core progress",
-            ours=reported,
+            measured=reported,
             floor=bare_report,
             at_most_units=150,
             note="from inside an agent; floor: a bare Python that does the same to the disk",
@@ -60,7 +60,7 @@ def figures(directory: str | None = None, rounds: int = 20) -> list[Figure]:
 
 
 def interleaved(rounds: int, *calls) -> list[float]:
-    """Return the median milliseconds of each call; they take turns, after two for warmth."""
+    """Return the median milliseconds of each call; they take turns, after two warm-ups."""
     taken = [[timed(call)[0] for call in calls] for _ in range(rounds + 2)]
     return [median(list(column)) for column in zip(*taken[2:], strict=True)]
 
@@ -76,7 +76,7 @@ def run(argv: list[str], more: dict[str, str] | None = None) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return ours, with byte code kept, as an installed package has it; but not in this tree."""
+    """Return this environment, with byte code cached outside of this tree."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, "PYTHONPATH": str(HERE.parent), "PYTHONPYCACHEPREFIX": str(_CACHE)}
 

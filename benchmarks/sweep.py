@@ -1,12 +1,12 @@
 """
-What it costs to sweep: 200 live agents, with and without a past; and to reap the dead.
+The cost of a sweep of 200 live agents, with and without past agents, and of reaping.
 
     python benchmarks/sweep.py [--rounds N] [DIRECTORY]
 
 A sweep that finds nothing takes turns with its floor (floor_sweep.py): one
-`tmux list-panes -a` and one pass over /proc. The past is a thousand agents that
-were deployed on a fake terminal, and ended. The dead are agents all of whose processes
-were killed with -9, fifty at once; their floor is one of them.
+`tmux list-panes -a` and one pass over /proc. The past agents are a thousand that were
+deployed on a fake terminal and ended. The dead agents are fifty at once whose processes were
+all killed with SIGKILL; their floor is one of them.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 LIVE, PAST, DEAD = 200, 1000, 50
 OF_A_TASK = 20
 SPEC = AgentSpec(type="bench", prompt="Find the slow query.", command=["sleep", "1000"])
-#: What outlives its supervisor, and leaves only by force.
+#: An agent that outlives its supervisor, and ends only by SIGKILL.
 DEAF = AgentSpec(type="bench", prompt="p", command=["sh", "-c", "trap '' TERM HUP; sleep 1000"])
 LIMITS = Limits(max_concurrent=2 * LIVE, max_agents=5 * LIVE)
 
 
 def figures(directory: str | None = None, rounds: int = 15) -> list[Figure]:
     with _figures.place(directory) as where:
-        rig = Rig(where / "ours")
+        rig = Rig(where / "library")
         try:
             rig.deploy(LIVE)
             rig.sweep()
@@ -55,12 +55,12 @@ def figures(directory: str | None = None, rounds: int = 15) -> list[Figure]:
         finally:
             rig.close()
     return [
-        Figure(name=f"a sweep of {LIVE} live agents", ours=young[0], floor=young[1], at_most=3),
-        Figure(name=f"… with {PAST:,} ended ones", ours=old[0], floor=old[1], at_most=3),
-        Figure(name=f"reaping {DEAD} dead (floor: one)", ours=many, floor=one, at_most=6),
+        Figure(name=f"a sweep of {LIVE} live agents", measured=young[0], floor=young[1], at_most=3),
+        Figure(name=f"… with {PAST:,} ended ones", measured=old[0], floor=old[1], at_most=3),
+        Figure(name=f"reaping {DEAD} dead (floor: one)", measured=many, floor=one, at_most=6),
         Figure(
             name="… that leave something deaf to TERM behind",
-            ours=many_deaf,
+            measured=many_deaf,
             floor=one_deaf,
             at_most=4,
         ),
@@ -93,7 +93,7 @@ class Rig:
             return list(pool.map(lambda task: self.orch.deploy(task, spec).id, tasks))
 
     def _a_task(self) -> str:
-        """Return a task that has had fewer than so many agents, as tasks have."""
+        """Return a task with fewer agents than its limit."""
         if not self._deployed % OF_A_TASK:
             self.task = self.orch.create_task("A benchmark").id
         self._deployed += 1
@@ -108,7 +108,7 @@ class Rig:
         floor_sweep.look(self._tmux, self.socket, self._prefix.encode())
 
     def live_through(self, count: int) -> None:
-        """Let agents be deployed and end, with everything but a terminal and time on the disk."""
+        """Deploy and end agents on the fake, with all files on the disk."""
         fake = Orchestrator(self.orch.root, terminal=FakeTerminal(), limits=LIMITS, recover=False)
         with without_fsync():
             for _ in range(count // LIVE):
@@ -117,13 +117,13 @@ class Rig:
                     fake.terminate(fake.deploy(task, SPEC).id)
 
     def reap(self, count: int, *, deaf: bool = False) -> float:
-        """Return how many milliseconds it takes to sweep up as many dead agents."""
+        """Return the milliseconds that it takes to reap that many dead agents."""
         if deaf:
             agents = self.deploy(count, DEAF)
             _end([self.orch.history(agent).frame("spawn_tmux").load() for agent in agents])
         else:
             self.kill(set(self.deploy(count)))
-        self.floor()  # Answered when tmux is done with their deaths, which is not measured.
+        self.floor()  # Returns when tmux has handled their deaths, which is not measured.
         taken, report = timed(lambda: self.orch.sweep(reap=True))
         if len(report.reaped) != count or report.left:
             raise RuntimeError(f"not all was reaped: {report}")
@@ -137,14 +137,14 @@ class Rig:
 
     def close(self) -> None:
         self.kill({agent.id for agent in self.orch.agents(status="active")})
-        # A private server of our own, by its socket.
+        # The private server, by its socket.
         subprocess.run([self._tmux, "-S", self.socket, "kill-server"], check=False)
         with without_fsync():
-            self.orch.recover()  # So that their cgroups go.
+            self.orch.recover()  # It removes their cgroups.
 
 
 def _end(receipts) -> None:
-    """Kill supervisors, and nothing that they have started."""
+    """Kill supervisors, and none of their children."""
     _kill([receipt.supervisor.pid for receipt in receipts])
 
 
@@ -159,7 +159,7 @@ def _kill(pids: list[int]) -> None:
 
 @contextmanager
 def without_fsync():
-    """Prepare in a hurry: what is measured comes later."""
+    """Skip fsyncs during the preparation, which is not measured."""
     plain = os.fsync
     os.fsync = lambda _fd: None
     try:
