@@ -1,8 +1,8 @@
 """
-A registry under fire: killed at every system call, refused by every one, in a crowd.
+A registry under faults: killed or refused at every system call, and under contention.
 
-The process that works is a fork of the test's own, and its ``os`` functions are
-ours: each may kill the process, before or after its effect, or fail.
+The test forks a process whose ``os`` functions are replaced. Each may kill the process,
+before or after its effect, or fail.
 """
 
 import contextlib
@@ -36,13 +36,13 @@ from orchestrator_core.system import move
 
 @pytest.fixture
 def places(short_tmp):
-    """Directories of their own, one after the other."""
+    """Return a function that returns a new directory at each call."""
     names = map(str, itertools.count())
     return lambda: short_tmp / next(names)
 
 
 def test_an_update_killed_at_any_call_has_happened_or_not(tmp_path):
-    """The document is the old or the new one; the next update works, and clears what was left."""
+    """The document is the old or the new one. The next update works, and removes leftovers."""
     registry = registry_in(tmp_path)
     registry.create({"agents": []})
     happened = set()
@@ -66,8 +66,8 @@ def test_a_creation_killed_at_any_call_has_happened_or_not(places):
         assert set() == litter(place), crash
 
 
-def test_damage_set_aside_is_kept_once_however_its_finder_dies(places):
-    """And no death turns damage into an empty registry."""
+def test_a_damaged_document_is_quarantined_once_however_its_finder_dies(places):
+    """And no kill turns damage into an empty registry."""
 
     def damaged():
         path = registry_in(places()).path
@@ -101,7 +101,7 @@ def test_a_migration_killed_at_any_call_loses_nothing(places):
 
 
 def test_a_move_killed_at_any_call_loses_and_doubles_nothing(places):
-    """Moving again ends with one file, of one name."""
+    """A second move ends with one file, of one name."""
 
     def logged():
         place = places()
@@ -131,8 +131,8 @@ def test_a_first_opening_killed_at_any_call_leaves_a_root_that_opens(places):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES])
-def test_an_update_refused_at_any_call_is_an_error_of_ours_or_no_error(tmp_path, number):
-    """Nothing is half done: the old document stands, or the error says that it is unknown."""
+def test_an_update_refused_at_any_call_raises_a_storage_error_or_succeeds(tmp_path, number):
+    """The old document stands, or the error's hint says that this is unknown."""
     registry = registry_in(tmp_path)
     registry.create({"agents": []})
     refused, calls = 0, 1000
@@ -150,13 +150,13 @@ def test_an_update_refused_at_any_call_is_an_error_of_ours_or_no_error(tmp_path,
     assert refused > 5
 
 
-# --- in a crowd ---------------------------------------------------------------------------------
+# --- under contention ----------------------------------------------------------------------------
 
 PROCESSES, UPDATES = 8, 25
 
 
 def test_eight_processes_lose_no_update_and_readers_see_no_torn_document(tmp_path):
-    """8 x 25 updates are 200 agents, and every look between sees a whole document."""
+    """8 x 25 updates make 200 agents, and every read meanwhile gets a whole document."""
     registry = registry_in(tmp_path)
     registry.create({"agents": []})
     context = multiprocessing.get_context("spawn")
@@ -189,7 +189,7 @@ def write(directory, me):
 
 
 def look(directory, stop, looks):
-    """Read as a stranger does, with Python's own json, until told to stop."""
+    """Read as another tool does, with Python's own json, until *stop* is set."""
     seen, torn = [], 0
     while not stop.is_set():
         try:
@@ -201,8 +201,8 @@ def look(directory, stop, looks):
     looks.put((seen, torn))
 
 
-def test_writers_killed_in_the_crowd_take_nobody_with_them(tmp_path):
-    """Half of the processes are killed at their work; the others' updates are all there."""
+def test_killed_writers_lose_no_update_of_the_others(tmp_path):
+    """Half of the processes are killed at work. All updates of the others are there."""
     registry = registry_in(tmp_path)
     registry.create({"agents": []})
     context = multiprocessing.get_context("fork")

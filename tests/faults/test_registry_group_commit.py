@@ -1,8 +1,8 @@
 """
-Updates that settle for each other: as durable as if each had settled for itself.
+The proof of group commit: a shared flush is as durable as a flush by each writer.
 
-Here the settle lock is somebody else's, as it is in a crowd, so that every update
-goes the long way: written, then settled by whoever comes first.
+The test holds the flush lock, so every update takes the long way: its version is written
+first, and flushed later, by any writer.
 """
 
 import contextlib
@@ -45,13 +45,13 @@ def registry(tmp_path):
 
 
 @pytest.fixture
-def nobody_alone(monkeypatch):
-    """No update finds the settle lock free at its first look, though it is at its second."""
+def no_direct_flush(monkeypatch):
+    """No writer flushes directly, although the flush lock is free."""
     monkeypatch.setattr(Transaction, "_can_flush_directly", lambda _: False)
 
 
-class SettleLock:
-    """The settle lock, in our hands."""
+class FlushLock:
+    """The flush lock, held by the test."""
 
     name = "settle.lock"
 
@@ -66,14 +66,14 @@ class SettleLock:
         self._file.close()
 
 
-class QueueLock(SettleLock):
-    """The lock of who is the next to settle, in our hands."""
+class QueueLock(FlushLock):
+    """The lock of the next writer to flush, held by the test."""
 
     name = "queue.lock"
 
 
 def start(*works):
-    """Start a thread for each; return them, and the list that their errors come to."""
+    """Start a thread for each function; return the threads, and a list for their errors."""
     errors = []
 
     def run(work):
@@ -89,7 +89,7 @@ def start(*works):
 
 
 def wait_for_written(registry, number):
-    """Wait until that many editions are written: the lock file of the document tells."""
+    """Wait until that many versions are written, by the counters in the lock file."""
     lock = registry.path.with_name(f"{registry.path.name}.lock")
     done = threading.Event()
     for _ in range(2000):
@@ -100,7 +100,7 @@ def wait_for_written(registry, number):
 
 
 def wait_for_waiting(registry, name, number):
-    """Wait until so many wait for a lock beside the registry: the kernel lists them."""
+    """Wait until so many threads wait for a lock beside the registry, by the kernel's list."""
     lock = registry.path.with_name(f"{registry.path.name}.{name}")
     done = threading.Event()
     for _ in range(2000):
@@ -112,15 +112,15 @@ def wait_for_waiting(registry, name, number):
     raise AssertionError("they do not wait")
 
 
-def test_five_that_wait_are_settled_by_one_fsync_of_a_document_and_one_of_its_directory(
+def test_five_waiting_writers_share_one_fsync_of_the_document_and_one_of_its_directory(
     registry, monkeypatch
 ):
     fsyncs = []
     real = os.fsync
-    with SettleLock(registry):
+    with FlushLock(registry):
         threads, errors = start(*(functools.partial(add, registry, f"a{n}") for n in range(5)))
         wait_for_written(registry, 5)
-        assert [] == names(registry), "nobody sees what is not on the disk"
+        assert [] == names(registry), "readers see only flushed versions"
         monkeypatch.setattr(os, "fsync", lambda fd: fsyncs.append(fd) or real(fd))
     for thread in threads:
         thread.join()
@@ -131,9 +131,9 @@ def test_five_that_wait_are_settled_by_one_fsync_of_a_document_and_one_of_its_di
     assert set() == litter(registry.path.parent)
 
 
-@pytest.mark.usefixtures("nobody_alone")
-def test_who_comes_later_does_not_go_before_the_next_to_settle(registry):
-    """However free the settle lock is: who waits for it may still be waking up."""
+@pytest.mark.usefixtures("no_direct_flush")
+def test_a_later_writer_does_not_overtake_the_next_to_flush(registry):
+    """Even if the flush lock is free: a thread that waits for it may still be waking up."""
     with QueueLock(registry):
         threads, errors = start(functools.partial(add, registry, "later"))
         wait_for_written(registry, 1)
@@ -144,9 +144,9 @@ def test_who_comes_later_does_not_go_before_the_next_to_settle(registry):
     assert ([], ["later"]) == (errors, names(registry))
 
 
-@pytest.mark.usefixtures("nobody_alone")
-def test_who_mends_waits_for_nobody_that_waits_for_it(registry):
-    """It has the settle lock from the start; the next to settle has the queue's, and wants it."""
+@pytest.mark.usefixtures("no_direct_flush")
+def test_a_repair_waits_for_no_writer_that_waits_for_it(registry):
+    """A repair has the flush lock; the next writer to flush has the queue's, and waits for it."""
     hasty = Registry(registry.path, schema=TASK, lock_timeout_s=1.0)
 
     with QueueLock(registry):
@@ -155,31 +155,33 @@ def test_who_mends_waits_for_nobody_that_waits_for_it(registry):
     assert "mended" == registry.read()["note"]
 
 
-def test_those_that_another_settles_for_look_at_the_same_time(registry, monkeypatch):
-    """Were one to wait until the other has looked, a crowd would spend its time on being told."""
+def test_writers_whose_version_another_has_flushed_read_the_counters_at_the_same_time(
+    registry, monkeypatch
+):
+    """One after the other, many writers would spend their time on reading the counters."""
     both, looks = threading.Barrier(2), []
     real = Transaction._is_flushed
 
-    def is_settled(self, edition):
-        looks.append(real(self, edition))
+    def is_flushed(self, version):
+        looks.append(real(self, version))
         if looks[-1]:
             both.wait(20)
         return looks[-1]
 
-    monkeypatch.setattr(Transaction, "_is_flushed", is_settled)
-    with SettleLock(registry):
-        next_to_settle, errors = start(functools.partial(add, registry, "a0"))
+    monkeypatch.setattr(Transaction, "_is_flushed", is_flushed)
+    with FlushLock(registry):
+        next_to_flush, errors = start(functools.partial(add, registry, "a0"))
         wait_for_waiting(registry, "settle.lock", 1)
         threads, more = start(*(functools.partial(add, registry, f"a{n}") for n in (1, 2)))
         wait_for_waiting(registry, "queue.lock", 2)
-    for thread in (*next_to_settle, *threads):
+    for thread in (*next_to_flush, *threads):
         thread.join()
 
     assert [] == errors + more
     assert [False, True, True] == looks
 
 
-def test_when_settling_fails_all_that_waited_are_told_and_the_old_document_stands(
+def test_a_failed_flush_is_an_error_for_every_waiting_writer_and_the_old_document_stands(
     registry, monkeypatch
 ):
     add(registry, "before")
@@ -187,7 +189,7 @@ def test_when_settling_fails_all_that_waited_are_told_and_the_old_document_stand
     def refused(_fd):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    with SettleLock(registry):
+    with FlushLock(registry):
         threads, errors = start(*(functools.partial(add, registry, f"a{n}") for n in range(3)))
         wait_for_written(registry, 3)
         monkeypatch.setattr(os, "fsync", refused)
@@ -203,7 +205,7 @@ def test_when_settling_fails_all_that_waited_are_told_and_the_old_document_stand
     assert ["before", "after"] == names(registry)
 
 
-@pytest.mark.usefixtures("nobody_alone")
+@pytest.mark.usefixtures("no_direct_flush")
 def test_an_update_killed_at_any_call_has_happened_or_not_or_happens_with_the_next(registry):
     happened = set()
     for crash, before in each_crash(lambda _: add(registry, "killed"), lambda: names(registry)):
@@ -217,9 +219,9 @@ def test_an_update_killed_at_any_call_has_happened_or_not_or_happens_with_the_ne
     assert {1, 2} == happened
 
 
-@pytest.mark.usefixtures("nobody_alone")
+@pytest.mark.usefixtures("no_direct_flush")
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_an_update_refused_at_any_call_is_an_error_of_ours_or_no_error(registry, number):
+def test_an_update_refused_at_any_call_raises_a_storage_error_or_succeeds(registry, number):
     refused = 0
     for call in range(1000):
         before = names(registry)
@@ -237,20 +239,20 @@ def test_an_update_refused_at_any_call_is_an_error_of_ours_or_no_error(registry,
 
 
 @pytest.fixture
-def unsettled(registry):
-    """An edition that was written on top of another, and nobody has settled."""
+def unflushed(registry):
+    """A version that was written on top of another, and not flushed."""
     add(registry, "before")
     hasty = Registry(registry.path, schema=TASK, lock_timeout_s=0.05)
-    with SettleLock(registry), pytest.raises(LockTimeout, match="it was written"):
-        add(hasty, "unsettled")
+    with FlushLock(registry), pytest.raises(LockTimeout, match="it was written"):
+        add(hasty, "unflushed")
     assert ["before"] == names(registry)
     slots = [slot for slot in map(Path, staging.StagingSlots(registry.path).files) if slot.exists()]
     return slots[0]
 
 
-@pytest.mark.usefixtures("unsettled")
-def test_what_was_not_settled_in_another_boot_is_nobodys_and_is_dropped(registry, monkeypatch):
-    """It was never acknowledged, and what has been settled since may have been lost."""
+@pytest.mark.usefixtures("unflushed")
+def test_a_pending_version_of_another_boot_is_dropped(registry, monkeypatch):
+    """Its writer never returned, and later flushes may have been lost."""
     monkeypatch.setattr(staging, "boot_id", lambda: "another")
 
     add(registry, "after")
@@ -264,12 +266,12 @@ def test_what_was_not_settled_in_another_boot_is_nobodys_and_is_dropped(registry
         lambda _: b"",
         lambda _: b"\0" * 4096,
         lambda whole: whole[:-20],
-        lambda whole: whole.replace(b"unsettled", b"unsettlex"),
+        lambda whole: whole.replace(b"unflushed", b"unflushex"),
         lambda whole: b"2" + whole[1:],
     ],
 )
-def test_an_edition_that_is_not_whole_is_nobodys_and_is_dropped(registry, unsettled, spoil):
-    unsettled.write_bytes(spoil(unsettled.read_bytes()))
+def test_an_incomplete_pending_version_is_dropped(registry, unflushed, spoil):
+    unflushed.write_bytes(spoil(unflushed.read_bytes()))
 
     add(registry, "after")
 
@@ -277,9 +279,9 @@ def test_an_edition_that_is_not_whole_is_nobodys_and_is_dropped(registry, unsett
     assert set() == litter(registry.path.parent)
 
 
-@pytest.mark.usefixtures("unsettled")
-def test_a_number_that_is_read_while_it_is_written_is_seen_to_be_so(registry):
-    """Were it believed, an edition that is not settled could pass for settled, and be lost."""
+@pytest.mark.usefixtures("unflushed")
+def test_a_torn_counter_reads_as_zero(registry):
+    """Otherwise, an unflushed version could count as flushed, and be lost."""
     lock = registry.path.with_name(f"{registry.path.name}.lock")
     torn = bytearray(lock.read_bytes().ljust(64 + 84, b"\0"))
     torn[64 + 42 : 64 + 84] = b"%020d %020d\n" % (99, 9)
@@ -287,16 +289,16 @@ def test_a_number_that_is_read_while_it_is_written_is_seen_to_be_so(registry):
 
     add(registry, "after")
 
-    assert ["before", "unsettled", "after"] == names(registry)
+    assert ["before", "unflushed", "after"] == names(registry)
 
 
 def open_files():
     return sorted(path.name for path in Path("/proc/self/fd").iterdir())
 
 
-def test_who_finds_what_it_wrote_gone_is_not_told_that_it_holds(registry):
-    """Somebody has removed what is written beside the registry."""
-    with SettleLock(registry):
+def test_a_writer_whose_pending_version_is_removed_gets_an_error(registry):
+    """Another program has removed the staging slots."""
+    with FlushLock(registry):
         threads, errors = start(lambda: add(registry, "lost"))
         wait_for_written(registry, 1)
         for slot in map(Path, staging.StagingSlots(registry.path).files):
@@ -309,10 +311,8 @@ def test_who_finds_what_it_wrote_gone_is_not_told_that_it_holds(registry):
     assert ["next"] == names(registry)
 
 
-def test_what_was_published_by_one_who_died_before_saying_so_is_not_said_to_be_dropped(
-    registry, monkeypatch
-):
-    with SettleLock(registry):
+def test_a_version_published_by_a_killed_writer_is_not_reported_as_aborted(registry, monkeypatch):
+    with FlushLock(registry):
         threads, errors = start(lambda: add(registry, "there"))
         wait_for_written(registry, 1)
         [slot] = [
@@ -329,36 +329,36 @@ def test_what_was_published_by_one_who_died_before_saying_so_is_not_said_to_be_d
     assert ([], ["there"]) == (errors, names(registry))
 
 
-def test_who_cannot_have_a_thread_to_wait_in_leaves_no_file_open(registry, monkeypatch):
+def test_a_writer_without_a_thread_to_wait_in_leaves_no_file_open(registry, monkeypatch):
     def no_more(*_):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", no_more)
     before = open_files()
-    with SettleLock(registry), pytest.raises(RuntimeError):
+    with FlushLock(registry), pytest.raises(RuntimeError):
         add(registry, "late")
 
     assert before == open_files()
 
 
-def test_who_waits_too_long_for_the_disk_is_told_that_it_is_written(registry):
+def test_a_timeout_of_a_flush_reports_that_the_version_is_written(registry):
     hasty = Registry(registry.path, schema=TASK, lock_timeout_s=0.05)
-    with SettleLock(registry), pytest.raises(LockTimeout, match="it was written") as timeout:
+    with FlushLock(registry), pytest.raises(LockTimeout, match="it was written") as timeout:
         add(hasty, "late")
     assert "unknown" in timeout.value.hint
     add(registry, "next")
     assert ["late", "next"] == names(registry)
 
 
-def test_a_change_that_finds_itself_made_by_one_not_settled_waits_for_that(registry):
-    """What is said to be so is on the disk, even if another had to bring it there."""
+def test_an_update_without_a_change_waits_until_the_pending_version_is_flushed(registry):
+    """The state that the update returns for is durable, whichever writer has flushed it."""
 
     def ensure():
         with registry.transaction() as document:
             if not any(agent["id"] == "a" for agent in document["agents"]):
                 document["agents"].append({"id": "a"})
 
-    with SettleLock(registry):
+    with FlushLock(registry):
         threads, errors = start(ensure)
         wait_for_written(registry, 1)
         more, more_errors = start(ensure)
@@ -370,24 +370,24 @@ def test_a_change_that_finds_itself_made_by_one_not_settled_waits_for_that(regis
     assert ["a"] == names(registry)
 
 
-def test_a_change_that_finds_itself_made_by_one_who_is_settling_it_waits_for_that(
+def test_an_update_without_a_change_waits_until_the_replaced_registry_is_durable(
     registry, monkeypatch
 ):
-    """All can read it, and a power failure may still take it back: nobody is told that it holds."""
+    """Readers see it already, but a power failure could still undo it."""
     replaced, waiting, go_on = (threading.Event() for _ in range(3))
-    told = []
-    settle, lock = durable.sync_name, FlockLocker.lock
+    events = []
+    sync_name, lock = durable.sync_name, FlockLocker.lock
 
     def slow(path):
         replaced.set()
         go_on.wait(30)
-        settle(path)
-        told.append("it is on the disk")
+        sync_name(path)
+        events.append("it is on the disk")
 
     def unchanged():
         with registry.transaction():
             pass
-        told.append("no change")
+        events.append("no change")
 
     def seen(*how):
         waiting.set()
@@ -399,36 +399,36 @@ def test_a_change_that_finds_itself_made_by_one_who_is_settling_it_waits_for_tha
     assert replaced.wait(30)
     more, _ = start(unchanged)
     assert waiting.wait(30)
-    assert [] == told
+    assert [] == events
     go_on.set()
     for thread in (*threads, *more):
         thread.join()
 
-    assert ([], "no change") == (errors, told[-1])
-    assert ["it is on the disk"] * 2 == told[:-1]
+    assert ([], "no change") == (errors, events[-1])
+    assert ["it is on the disk"] * 2 == events[:-1]
 
 
-def test_who_was_settled_before_a_failure_is_not_told_that_it_failed_nor_the_reverse(registry):
-    """However long they waited for a look, and whatever was settled since."""
-    with SettleLock(registry):
+def test_a_writer_learns_whether_its_version_was_flushed_before_an_abort(registry):
+    """However late it reads the counters, and whatever was flushed since."""
+    with FlushLock(registry):
         threads, errors = start(lambda: add(registry, "first"))
         wait_for_written(registry, 1)
     threads[0].join()
-    with transaction(registry) as revision:
-        revision.lock()
-        early, late = revision.pending() or PendingVersion(1, 0), PendingVersion(2, 0)
-        revision._abort_pending()
+    with transaction(registry) as update:
+        update.lock()
+        early, late = update.pending() or PendingVersion(1, 0), PendingVersion(2, 0)
+        update._abort_pending()
     add(registry, "after")
 
-    with transaction(registry) as revision:
-        revision.flush(early)
-    with transaction(registry) as revision, pytest.raises(StorageError) as dropped:
-        revision.flush(late)
+    with transaction(registry) as update:
+        update.flush(early)
+    with transaction(registry) as update, pytest.raises(StorageError) as dropped:
+        update.flush(late)
     assert "" == dropped.value.hint
-    with transaction(registry) as revision:
-        revision.lock()
-        revision._abort_pending()
-    with transaction(registry) as revision, pytest.raises(StorageError) as forgotten:
-        revision.flush(late)
+    with transaction(registry) as update:
+        update.lock()
+        update._abort_pending()
+    with transaction(registry) as update, pytest.raises(StorageError) as forgotten:
+        update.flush(late)
     assert "unknown" in forgotten.value.hint
     assert [] == errors

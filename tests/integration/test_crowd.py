@@ -1,4 +1,4 @@
-"""Many agents and many orchestrators at once, on real tmux: limits hold, and nothing grows."""
+"""Many agents and many orchestrators at once, on real tmux: limits hold, nothing leaks."""
 
 import json
 import threading
@@ -14,19 +14,19 @@ pytestmark = pytest.mark.tmux
 SLEEP = ["sleep", "1000"]
 
 
-def _crowd(actors, scene, size, act, **args):
+def _all_at_once(actors, scene, size, act, **args):
     return actors.do_all([actors.job(act, root=str(scene.root), **args) for _ in range(size)])
 
 
-def test_of_eight_deploys_at_once_as_many_succeed_as_may_live(scene, actors):
-    """The limit is checked where agents are counted: four of eight get a place, four a reason."""
+def test_eight_deploys_at_once_respect_the_limit_of_four_running_agents(scene, actors):
+    """Four of eight deployments succeed, and four get an error that names the limit."""
     task = actors.do("create_task", root=str(scene.root))["result"]
 
     how = {"limits": {"max_concurrent": 4}}
-    told = _crowd(actors, scene, 8, "deploy", task=task, command=SLEEP, how=how)
+    results = _all_at_once(actors, scene, 8, "deploy", task=task, command=SLEEP, how=how)
 
-    deployed = [one["result"] for one in told if "result" in one]
-    refused = [one for one in told if one.get("error") == "limit-reached"]
+    deployed = [one["result"] for one in results if "result" in one]
+    refused = [one for one in results if one.get("error") == "limit-reached"]
     assert (4, 4) == (len(deployed), len(refused))
     assert all(not one["told"]["leaked"] for one in refused)
     assert sorted(f"agent_{agent}" for agent in deployed) == scene.world.sessions()
@@ -34,19 +34,19 @@ def test_of_eight_deploys_at_once_as_many_succeed_as_may_live(scene, actors):
     assert [] == scene.world.torn()
 
 
-def test_of_eight_deploys_under_one_key_one_is_made(scene, actors):
-    """The same key, from eight processes at once, is one agent, and all are told its name."""
+def test_eight_deploys_with_one_key_create_one_agent(scene, actors):
+    """Eight processes deploy with the same key at once. All get the same agent."""
     task = actors.do("create_task", root=str(scene.root))["result"]
 
-    told = _crowd(actors, scene, 8, "deploy", task=task, command=SLEEP, key="nightly")
+    results = _all_at_once(actors, scene, 8, "deploy", task=task, command=SLEEP, key="nightly")
 
-    assert 1 == len({one["result"] for one in told}), told
+    assert 1 == len({one["result"] for one in results}), results
     assert 1 == len(scene.world.sessions())
     assert [] == scene.world.torn()
 
 
-def test_two_threads_cannot_both_take_the_last_place(scene):
-    """One orchestrator, many threads, one place: one agent."""
+def test_four_threads_cannot_exceed_a_limit_of_one(scene):
+    """Four threads of one orchestrator deploy under a limit of one: one agent runs."""
     orch = scene.orchestrator(limits={"max_concurrent": 1})
     task = orch.create_task("tried")
     refused = []
@@ -65,7 +65,7 @@ def test_two_threads_cannot_both_take_the_last_place(scene):
 
 @pytest.mark.parametrize("limits", [{"max_agents": 2}, {"max_depth": 2}], ids=str)
 def test_the_limits_of_a_task_and_of_depth_hold(limits, scene):
-    """A third agent of two, or a third generation of two, is refused, and nothing is left of it."""
+    """An agent beyond the limit is refused, and nothing of it is left."""
     orch = scene.orchestrator(limits=limits)
     task = orch.create_task("tried")
     parent = orch.deploy(task.id, scene.spec())
@@ -79,48 +79,48 @@ def test_the_limits_of_a_task_and_of_depth_hold(limits, scene):
     assert [] == scene.world.torn()
 
 
-def test_twice_two_orchestrators_end_one_agent_once(scene, actors):
-    """Eight at once end the same agent: one unwinding, and its report for all of them."""
+def test_eight_orchestrators_end_one_agent_once(scene, actors):
+    """Eight processes end the same agent at once: one unwinding, and its report for all."""
     task = actors.do("create_task", root=str(scene.root))["result"]
     agent = actors.do("deploy", root=str(scene.root), task=task, command=SLEEP)["result"]
 
-    told = _crowd(actors, scene, 8, "terminate", agent=agent)
+    results = _all_at_once(actors, scene, 8, "terminate", agent=agent)
 
-    reports = [one["result"] for one in told]
+    reports = [one["result"] for one in results]
     assert 1 == len({json.dumps(report, sort_keys=True) for report in reports})
     assert ["unwind"] == [x["kind"] for x in scene.world.journal(agent) if x["kind"] == "unwind"]
     assert {"terminated": 1} == scene.world.totals()["ended"]
     assert [] == scene.world.leftovers()
 
 
-def test_reports_from_eight_processes_are_all_there(scene, actors):
-    """Eight processes with 25 reports each for one agent: 200 lines, and none is torn."""
+def test_no_report_of_eight_processes_is_lost(scene, actors):
+    """Eight processes write 25 reports each for one agent: 200 lines, none of them torn."""
     task = actors.do("create_task", root=str(scene.root))["result"]
     agent = actors.do("deploy", root=str(scene.root), task=task, command=SLEEP)["result"]
 
-    told = _crowd(actors, scene, 8, "update", agent=agent, times=25)
+    results = _all_at_once(actors, scene, 8, "update", agent=agent, times=25)
 
-    assert [[True] * 25] * 8 == [one["result"] for one in told]
+    assert [[True] * 25] * 8 == [one["result"] for one in results]
     [path] = scene.root.glob("TASK-*/progress/*.jsonl")
     assert 200 == len([json.loads(line) for line in path.read_text().splitlines()])
 
 
-def test_recovery_beside_deploys_and_ends_disturbs_nobody(scene, actors):
-    """While some deploy and end, others recover without pause: whoever lives is left alone."""
+def test_recovery_beside_deploys_and_ends_touches_no_live_agent(scene, actors):
+    """Three processes deploy and end agents while two others recover without pause."""
     task = actors.do("create_task", root=str(scene.root))["result"]
     root = str(scene.root)
     life = [actors.job("deploy_and_end", root=root, task=task, times=4) for _ in range(3)]
     recoveries = [actors.job("recover_often", root=root, times=25) for _ in range(2)]
 
-    told = actors.do_all([*life, *recoveries])
+    results = actors.do_all([*life, *recoveries])
 
-    assert [[True] * 4] * 3 == [one["result"] for one in told[:3]]
-    assert [[], []] == [one["result"] for one in told[3:]]  # They have unwound nothing.
+    assert [[True] * 4] * 3 == [one["result"] for one in results[:3]]
+    assert [[], []] == [one["result"] for one in results[3:]]  # They have unwound nothing.
     assert [] == scene.world.leftovers() + scene.world.torn()
 
 
 def test_fifty_agents_one_after_another_leave_nothing_and_grow_nothing(scene):
-    """What one agent leaves is its archive and its closed journal, however many there were."""
+    """Each agent leaves only its archive and its closed journal."""
     orch = scene.orchestrator()
     task = orch.create_task("tried")
     spec = scene.spec("sh", "-c", "echo hello; exec sleep 1000")
@@ -134,7 +134,7 @@ def test_fifty_agents_one_after_another_leave_nothing_and_grow_nothing(scene):
     live(45)
 
     assert before == _held(scene)
-    # A server lets go of its last clients when it comes to it.
+    # A tmux server closes its last clients' descriptors late.
     assert _descriptors_of_tmux(scene) < before_of_tmux + 5
     assert [] == scene.world.leftovers() + scene.world.torn()
     assert 100 == len(scene.world.files("TASK-*/archive/*"))
@@ -143,7 +143,7 @@ def test_fifty_agents_one_after_another_leave_nothing_and_grow_nothing(scene):
 
 
 def test_twenty_agents_at_once_leave_nothing(scene):
-    """Deployed by four threads, alive at the same time, ended by four threads."""
+    """Four threads deploy twenty agents, and four threads end them."""
     orch = scene.orchestrator(limits={"max_concurrent": 20})
     task = orch.create_task("tried")
     agents = []
@@ -161,7 +161,7 @@ def test_twenty_agents_at_once_leave_nothing(scene):
 
 
 def test_twenty_that_finish_by_themselves_at_the_same_time_leave_nothing(scene):
-    """Each becomes its own unwinder; all of them together wait for nobody for long."""
+    """Each supervisor becomes its agent's unwinder."""
     orch = scene.orchestrator()
     task = orch.create_task("tried")
     spec = scene.spec("sh", "-c", f"read go < {scene.gate('go')}; echo done")
@@ -177,11 +177,11 @@ def test_twenty_that_finish_by_themselves_at_the_same_time_leave_nothing(scene):
     assert [] == scene.world.leftovers() + scene.world.torn()
 
 
-def test_nobody_waits_for_an_end_that_takes_its_time(scene):
-    """While an agent that ignores SIGTERM is being ended, others report, deploy and end."""
+def test_a_slow_end_delays_no_other_call(scene):
+    """During the end of an agent that ignores SIGTERM, others report, deploy and end."""
     orch = scene.orchestrator(patience=GracePeriods(term_s=20, kill_s=2))
     task = orch.create_task("tried")
-    # It leaves when it is told, not when it is asked.
+    # It exits when the test opens the gate, not on a signal.
     script = f"trap '' TERM HUP; echo deaf; read go < {scene.gate('go')}"
     slow, other = (
         orch.deploy(task.id, scene.spec("sh", "-c", script)),
@@ -224,7 +224,7 @@ def _descriptors_of_tmux(scene):
 
 
 def _held(scene):
-    """Return all that must not grow: descriptors, threads, cgroups, files that are no history."""
+    """Return everything that must not grow: descriptors, threads, cgroups, live files."""
     history = {*scene.world.files("TASK-*/archive/*"), *scene.world.files("sagas/closed/*")}
     files = [str(p.relative_to(scene.root)) for p in scene.root.rglob("*") if not p.is_dir()]
     return {

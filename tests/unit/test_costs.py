@@ -6,11 +6,11 @@ import shutil
 
 from support.effects import registry_writes_from_now
 
-from orchestrator_core.saga import store as directory
+from orchestrator_core.saga import store
 
 
 def counted(monkeypatch, owner, name):
-    """Let calls of a function be counted; return the list that grows with each."""
+    """Count the calls of a function; return a list that grows with each."""
     calls, real = [], getattr(owner, name)
     monkeypatch.setattr(owner, name, lambda *a, **k: (calls.append(a), real(*a, **k))[1])
     return calls
@@ -25,10 +25,10 @@ def test_the_program_is_looked_up_once(fake_scene, monkeypatch):
 
 
 def test_the_journal_is_read_once_for_an_end_and_never_for_a_deployment(fake_scene, monkeypatch):
-    """The end is decided under the lock, from what taking it has read."""
+    """The end is decided under the lock, from the one read of the journal."""
     orch = fake_scene.orchestrator()
     task = orch.create_task("a task").id
-    read = counted(monkeypatch, directory, "parse")
+    read = counted(monkeypatch, store, "read_journal")
     agent = orch.deploy(task, fake_scene.spec())
     assert [] == read
     orch.terminate(agent.id)

@@ -1,4 +1,4 @@
-"""Deadlines go by a clock that nobody sets."""
+"""Deadlines go by the monotonic clock."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from orchestrator_core.model import deadlines
 YEARS_S = 10 * 366 * 86400
 
 
-def test_who_has_none_is_never_late():
+def test_an_agent_without_a_deadline_never_expires():
     labels = deadlines.deadline_labels(None)
 
     assert (None, False) == (deadlines.monotonic_deadline(labels), deadlines.is_expired(labels))
 
 
 @pytest.mark.parametrize("by_s", [0, YEARS_S, -YEARS_S])
-def test_the_time_of_day_does_not_matter(monkeypatch, by_s):
+def test_a_change_of_the_time_of_day_moves_no_deadline(monkeypatch, by_s):
     later, now = deadlines.deadline_labels(3600.0), deadlines.deadline_labels(1e-9)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + by_s)
@@ -26,13 +26,13 @@ def test_the_time_of_day_does_not_matter(monkeypatch, by_s):
     assert (False, True) == (deadlines.is_expired(later), deadlines.is_expired(now))
 
 
-def test_it_is_told_by_the_time_of_day_for_people():
+def test_the_label_for_people_is_the_time_of_day():
     assert abs(deadlines.deadline_labels(60.0)["deadline_at"] - time.time() - 60.0) < 1.0
 
 
 @pytest.mark.parametrize("journal", ["of another boot", "without a clock"])
-def test_where_the_clock_is_not_ours_the_time_of_day_has_to_do(journal):
-    """A journal of a release, or of a boot, that knew another clock is not read as ours."""
+def test_a_deadline_of_another_clock_falls_back_to_the_time_of_day(journal):
+    """The monotonic reading of another boot, or a label without one, proves nothing."""
     past, future = ({"deadline_at": time.time() + by} for by in (-1.0, 3600.0))
     if journal == "of another boot":
         past |= {"boot_id": "another", "deadline_monotonic": 1e12}

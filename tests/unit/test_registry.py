@@ -1,4 +1,4 @@
-"""Registries: what is in the documents, and what becomes of old, new and damaged ones."""
+"""Registries: their documents, and how old, new and damaged ones are handled."""
 
 import json
 import os
@@ -67,16 +67,16 @@ def kept_of(registry):
 # --- reading and changing ---------------------------------------------------------------------
 
 
-def test_what_was_changed_is_read(registry):
+def test_a_committed_change_is_read(registry):
     with registry.transaction() as document:
         document["agents"].append(agent("a-2"))
     assert ["a-1", "a-2"] == [entry["id"] for entry in registry.read()["agents"]]
 
 
-def test_a_change_is_durable_when_the_update_returns_and_the_next_need_not_wait_for_that(
+def test_a_change_is_durable_after_the_block_and_the_next_update_need_not_wait_for_that(
     registry, monkeypatch
 ):
-    """The directory is seen to the disk last, with the lock already let go."""
+    """The directory is synced last, after the lock is released."""
     synced = []
     real = os.fsync
 
@@ -92,7 +92,7 @@ def test_a_change_is_durable_when_the_update_returns_and_the_next_need_not_wait_
     assert [(False, False), (True, True)] == synced
 
 
-def test_a_change_that_raises_changes_nothing(registry):
+def test_an_exception_in_the_block_aborts_the_transaction(registry):
     before = registry.path.read_bytes()
 
     def change(document):
@@ -123,7 +123,7 @@ def test_creating_again_changes_nothing(registry):
     assert "TASK-1" == registry.read()["task_id"]
 
 
-def test_a_registry_that_never_was_is_not_found(tmp_path):
+def test_a_missing_registry_is_not_found(tmp_path):
     for path in (tmp_path / "none.json", tmp_path / "gone" / "none.json"):
         registry = Registry(path, schema=TASK)
         for ask in (registry.read, lambda r=registry: update(r, lambda _: None)):
@@ -133,7 +133,7 @@ def test_a_registry_that_never_was_is_not_found(tmp_path):
     assert not (tmp_path / "gone").exists()
 
 
-def test_an_update_waits_no_longer_than_asked_and_reading_does_not_wait(registry):
+def test_an_update_waits_no_longer_than_its_timeout_and_a_reader_does_not_wait(registry):
     impatient = Registry(registry.path, schema=TASK, lock_timeout_s=0.02)
     caught = []
 
@@ -152,13 +152,13 @@ def test_an_update_waits_no_longer_than_asked_and_reading_does_not_wait(registry
     assert caught[0].startswith("task registry")
 
 
-def test_an_update_inside_an_update_is_a_mistake_found_at_once(registry, everything):
+def test_a_nested_transaction_is_refused_at_once(registry, everything):
     with pytest.raises(AssertionError, match="holds"):
         update(registry, lambda _: update(everything, lambda _: None))
 
 
 @pytest.mark.parametrize("value", [object(), "\ud83d", {1: object()}], ids=["object", "text", "in"])
-def test_what_json_cannot_hold_is_refused_and_nothing_is_written(registry, value):
+def test_a_value_that_json_cannot_hold_is_refused_and_nothing_is_written(registry, value):
     before = registry.path.read_bytes()
     with pytest.raises(InvalidInput):
         update(registry, lambda document: document.update(x=value))
@@ -176,7 +176,7 @@ def test_a_change_that_would_break_the_document_is_refused(registry, agents):
 # --- the layout -------------------------------------------------------------------------------
 
 
-def test_there_is_one_agent_a_line_with_a_space_after_each_colon(registry):
+def test_the_layout_has_one_agent_a_line_with_a_space_after_each_colon(registry):
     update(registry, lambda document: document["agents"].append(agent("a-2", note="ä, b: {c}")))
     assert (
         '{\n  "schema_version": 1,\n  "task_id": "TASK-1",\n  "agents": [\n'
@@ -212,7 +212,7 @@ UNKNOWN = st.dictionaries(
 @settings(deadline=None)
 @given(UNKNOWN, st.lists(ENTRY, max_size=4))
 def test_any_document_is_read_as_it_was_written_in_its_order(unknown, agents):
-    """Fields nobody here knows survive, whatever they are."""
+    """Unknown fields survive, whatever they are."""
     document = {"schema_version": 1, **unknown, "agents": agents}
     data = encode(document, TASK)
     again, version = decode(data, TASK)
@@ -264,7 +264,7 @@ def totals(everything):
     return tuple(document[name] for name in names)
 
 
-def test_the_global_totals_go_on_counting_what_is_listed_no_more(everything):
+def test_the_global_totals_include_entries_that_are_no_longer_listed(everything):
     task = {"description": "d", "status": "INITIALIZED"}
     update(everything, lambda document: document["tasks"].update(t1=dict(task), t2=dict(task)))
     assert (2, 2, 0, 0) == totals(everything)
@@ -331,13 +331,13 @@ def old(tmp_path):
     return Registry(path, schema=TASK)
 
 
-def test_the_old_systems_registry_is_read_as_it_is(old):
+def test_a_registry_of_the_old_system_is_read_as_it_is(old):
     before = old.path.read_bytes()
     assert {**OLD_TASK, "schema_version": 1} == old.read()
     assert before == old.path.read_bytes()
 
 
-def test_an_old_registry_is_brought_up_at_its_first_update_and_its_last_state_kept(old):
+def test_the_first_update_of_an_old_registry_migrates_it_and_keeps_its_last_state(old):
     before = old.path.read_bytes()
     update(old, lambda document: document.update(priority="P1"))
     document = json.loads(old.path.read_text())
@@ -369,8 +369,8 @@ def old_everything(tmp_path):
     return everything
 
 
-def test_what_the_old_system_listed_globally_stays_as_it_is_while_nobody_ends(old_everything):
-    """A task of ours that comes beside it changes the totals, which are right for once."""
+def test_the_old_systems_global_entries_stay_as_they_are_until_an_agent_ends(old_everything):
+    """A new task beside them changes only the totals, which are then correct."""
     before = json.loads(old_everything.path.read_text())
     update(old_everything, lambda document: document["tasks"].update(t2={"key": None}))
     after = old_everything.read()
@@ -379,7 +379,7 @@ def test_what_the_old_system_listed_globally_stays_as_it_is_while_nobody_ends(ol
     assert 20 == after["max_concurrent_agents"]
 
 
-def test_the_old_global_registrys_dead_are_counted_when_the_next_agent_ends(old_everything):
+def test_the_old_systems_ended_agents_are_counted_when_the_next_agent_ends(old_everything):
     update(old_everything, lambda document: remove_live(document, "a", "failed"))
     document = old_everything.read()
     assert ({}, {}, {"failed": 1, "completed": 1, "killed": 1}, 1) == (
@@ -391,14 +391,14 @@ def test_the_old_global_registrys_dead_are_counted_when_the_next_agent_ends(old_
     assert (1, 0, 3, 0) == totals(old_everything)
 
 
-def test_an_agent_that_never_was_leaves_the_old_systems_dead_where_they_are(old_everything):
+def test_a_rolled_back_agent_leaves_the_old_systems_ended_agents_where_they_are(old_everything):
     update(old_everything, lambda document: document["agents"].update(n={"task_id": "t1"}))
     update(old_everything, lambda document: remove_live(document, "n", None))
     assert ["a", "b", "c"] == list(old_everything.read()["agents"])
 
 
-def test_what_only_pythons_json_could_write_is_read(tmp_path):
-    """NaN, and half of an emoji cut off by a tail: the old system wrote both."""
+def test_values_that_only_pythons_json_writes_are_read(tmp_path):
+    """NaN, and half of an emoji: the old system wrote both."""
     path = tmp_path / "AGENT_REGISTRY.json"
     path.write_text('{"agents": [{"id": "a", "progress": NaN, "prompt": "cut \\ud83d"}]}')
     registry = Registry(path, schema=TASK)
@@ -455,9 +455,11 @@ DAMAGED = {
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
 @pytest.mark.parametrize("ask", ["read", "update", "create"])
-def test_a_damaged_registry_is_kept_once_told_once_and_an_error_until_mended(registry, data, ask):
-    told = []
-    registry = Registry(registry.path, schema=TASK, on_damage=told.append)
+def test_a_damaged_registry_is_quarantined_and_reported_once_and_an_error_until_it_is_repaired(
+    registry, data, ask
+):
+    reported = []
+    registry = Registry(registry.path, schema=TASK, on_damage=reported.append)
     asks = {
         "read": registry.read,
         "update": lambda: update(registry, lambda _: None),
@@ -470,16 +472,16 @@ def test_a_damaged_registry_is_kept_once_told_once_and_an_error_until_mended(reg
             asks[ask]()
     [kept] = kept_of(registry)
     assert data == kept.read_bytes()
-    assert [(registry.path, kept)] == [(aside.registry, aside.kept) for aside in told]
+    assert [(registry.path, kept)] == [(aside.registry, aside.kept) for aside in reported]
     assert str(kept) in str(damage.value)
     assert registry.read_or_none() is None
-    # Mended as the hint says.
+    # Repaired as the hint says.
     kept.write_bytes(good)
     kept.rename(registry.path)
     assert "TASK-1" == registry.read()["task_id"]
 
 
-def test_every_truncation_is_damage_and_none_is_taken_for_a_document(registry):
+def test_every_truncation_is_damage(registry):
     whole = registry.path.read_bytes()
     for length in range(len(whole) - 2):
         registry.path.write_bytes(whole[:length])
@@ -490,7 +492,7 @@ def test_every_truncation_is_damage_and_none_is_taken_for_a_document(registry):
         kept.unlink()
 
 
-def test_a_directory_in_its_place_is_kept_aside_with_all_that_is_in_it(registry):
+def test_a_directory_in_the_registrys_place_is_quarantined_with_its_content(registry):
     registry.path.unlink()
     registry.path.mkdir()
     (registry.path / "precious").touch()
@@ -500,7 +502,7 @@ def test_a_directory_in_its_place_is_kept_aside_with_all_that_is_in_it(registry)
     assert (kept / "precious").exists()
 
 
-def test_a_symlink_in_its_place_is_neither_followed_nor_moved(registry, tmp_path):
+def test_a_symlink_in_the_registrys_place_is_neither_followed_nor_moved(registry, tmp_path):
     target = tmp_path / "target"
     registry.path.rename(target)
     registry.path.symlink_to(target)
@@ -512,13 +514,13 @@ def test_a_symlink_in_its_place_is_neither_followed_nor_moved(registry, tmp_path
     assert registry.path.is_symlink()
 
 
-def test_a_registry_that_can_be_rebuilt_is_and_says_so(registry):
-    told = []
+def test_a_damaged_registry_is_rebuilt_and_lists_its_damaged_files(registry):
+    reported = []
     rebuilt = Registry(
         registry.path,
         schema=TASK,
         rebuild=lambda: {"task_id": "TASK-1", "agents": [agent("found")]},
-        on_damage=told.append,
+        on_damage=reported.append,
     )
     registry.path.write_bytes(b"")
     document = rebuilt.read()
@@ -530,7 +532,7 @@ def test_a_registry_that_can_be_rebuilt_is_and_says_so(registry):
     )
     update(rebuilt, lambda document: document.update(x=1))
     assert [kept.name] == rebuilt.read()["damaged"]
-    assert 1 == len(told)
+    assert 1 == len(reported)
 
 
 def test_a_rebuild_that_fails_is_tried_again(registry):
@@ -543,7 +545,7 @@ def test_a_rebuild_that_fails_is_tried_again(registry):
     assert 1 == len(kept_of(registry))
 
 
-def test_a_disk_that_keeps_nothing_as_written_is_an_error_and_fills_with_no_copies(
+def test_a_disk_that_damages_every_write_is_an_error_and_is_not_filled_with_copies(
     tmp_path, monkeypatch
 ):
     def fsync(fd):
@@ -561,5 +563,5 @@ def test_a_disk_that_keeps_nothing_as_written_is_an_error_and_fills_with_no_copi
     assert len(kept_of(registry)) < 5
 
 
-def test_two_kinds_write_the_version_they_know():
+def test_both_schemas_write_version_1():
     assert (1, 1) == (TASK.version, GLOBAL.version)

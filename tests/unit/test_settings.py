@@ -20,7 +20,7 @@ def test_a_root_without_the_file_has_the_defaults(tmp_path):
     assert 7.0 == settings.read(tmp_path).retention.days
 
 
-def test_what_the_file_says_holds_and_the_rest_stays(tmp_path):
+def test_a_value_in_the_file_applies_and_the_other_defaults_stay(tmp_path):
     write(tmp_path, '[retention]\nfiles = 100\n[alerts]\ncommand = ["/bin/mail", "me"]\n')
 
     found = settings.read(tmp_path)
@@ -40,7 +40,7 @@ def test_what_the_file_says_holds_and_the_rest_stays(tmp_path):
         ("[retention\n", "orchestrator.toml"),
     ],
 )
-def test_what_is_not_understood_is_refused_by_name(tmp_path, text, named):
+def test_an_unknown_or_invalid_setting_is_refused_by_name(tmp_path, text, named):
     write(tmp_path, text)
 
     with pytest.raises(InvalidInput, match=named):

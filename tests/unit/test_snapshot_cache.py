@@ -1,4 +1,4 @@
-"""A glance at many registries: what is past, and as it was, is not read again."""
+"""The cache of registry snapshots: a task whose agents have all ended is read once."""
 
 import os
 
@@ -18,12 +18,12 @@ ENDED = {
 
 
 class Tasks:
-    """The registries of a root's tasks, and what is read of them."""
+    """The registries of a root's tasks, and the reads of their files."""
 
     def __init__(self, root, monkeypatch):
         self._layout = Layout(root)
         self.registries = {}
-        self.glances = SnapshotCache()
+        self.cache = SnapshotCache()
         self._read = []
         real = durable.read
         monkeypatch.setattr(durable, "read", lambda path: self._read.append(path) or real(path))
@@ -37,9 +37,9 @@ class Tasks:
     def seen(self):
         """Return the agents seen in each task, and the tasks whose registries were read."""
         self._read.clear()
-        found = self.glances.read_all(self.registries)
+        found = self.cache.read_all(self.registries)
         read = {path.parent.name for path in self._read}
-        return {task: list(glance.records) for task, glance in found.items()}, read
+        return {task: list(snapshot.records) for task, snapshot in found.items()}, read
 
 
 @pytest.fixture
@@ -56,18 +56,18 @@ def test_a_task_whose_agents_have_all_ended_well_is_read_once(tasks):
     assert (both, {"TASK-present"}) == tasks.seen()
 
 
-def test_a_task_with_an_end_that_failed_is_not_past(tasks):
-    """Something of it may be left: all that is known of it is read each time."""
+def test_a_task_with_a_failed_cleanup_is_read_each_time(tasks):
+    """Something of the agent may be left, so its whole record is needed."""
     failed = {**ENDED, "auto_cleanup_result": {"by": "agent", "success": False}}
     tasks.make("TASK-failed", {"id": "a-1", **failed, "tmux_session": "agent_a-1"})
 
     for _ in range(2):
         assert ({"TASK-failed": ["a-1"]}, {"TASK-failed"}) == tasks.seen()
-    [glance] = tasks.glances.read_all(tasks.registries).values()
-    assert (False, "agent_a-1") == (glance.all_ended, glance.records["a-1"]["tmux_session"])
+    [snapshot] = tasks.cache.read_all(tasks.registries).values()
+    assert (False, "agent_a-1") == (snapshot.all_ended, snapshot.records["a-1"]["tmux_session"])
 
 
-def test_one_that_was_replaced_is_read_again(tasks):
+def test_a_replaced_registry_is_read_again(tasks):
     registry = tasks.make("TASK-past", {"id": "a-1", **ENDED})
     tasks.seen()
 
@@ -78,7 +78,7 @@ def test_one_that_was_replaced_is_read_again(tasks):
     assert ({"TASK-past": ["a-1", "a-2"]}, {"TASK-past"}) == tasks.seen()
 
 
-def test_one_that_was_edited_in_its_place_is_read_again(tasks):
+def test_a_registry_that_was_edited_in_place_is_read_again(tasks):
     registry = tasks.make("TASK-past", {"id": "a-1", **ENDED})
     tasks.seen()
     status = registry.path.stat()
@@ -89,7 +89,7 @@ def test_one_that_was_edited_in_its_place_is_read_again(tasks):
     assert ({"TASK-past": ["a-7"]}, {"TASK-past"}) == tasks.seen()
 
 
-def test_one_that_is_gone_is_forgotten(tasks):
+def test_a_removed_task_leaves_the_cache(tasks):
     tasks.make("TASK-past", {"id": "a-1", **ENDED})
     tasks.seen()
     gone = tasks.registries.pop("TASK-past")
@@ -100,7 +100,7 @@ def test_one_that_is_gone_is_forgotten(tasks):
     assert ({"TASK-past": ["a-1"]}, {"TASK-past"}) == tasks.seen()
 
 
-def test_what_has_no_id_is_no_agent(tasks):
+def test_a_record_without_a_valid_id_is_ignored(tasks):
     tasks.make("TASK-odd", {"id": "../x"}, {"status": "working"}, {"id": "a-1"})
 
     assert ({"TASK-odd": ["a-1"]}, {"TASK-odd"}) == tasks.seen()

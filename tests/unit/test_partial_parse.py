@@ -1,4 +1,4 @@
-"""What can be read of a damaged registry: all that is not in the damage itself."""
+"""The partial parser of a damaged registry: it loses only what is damaged."""
 
 import json
 
@@ -43,7 +43,7 @@ LAYOUTS = {
     "wide": lambda document: json.dumps(document, indent=4).encode(),
     "on one line": lambda document: json.dumps(document).encode(),
 }
-STEP = 7  #: Every so manieth byte is tried.
+STEP = 7  #: Every seventh byte is damaged in turn.
 
 
 @pytest.fixture(params=LAYOUTS)
@@ -51,13 +51,13 @@ def written(request):
     return LAYOUTS[request.param](DOCUMENT)
 
 
-def test_a_whole_document_is_read_whole(written):
+def test_a_whole_document_is_parsed_whole(written):
     assert DOCUMENT == parse_what_is_left(written, TASK)
 
 
 @pytest.mark.parametrize("damage", [b"\0", b'"', b"\n"])
 def test_a_bad_byte_costs_one_record_at_most_and_of_that_little(damage, written):
-    """All other records are as they were; the one it is in has lost a field or two."""
+    """All other records are unchanged; the damaged record loses at most four fields."""
     for at in range(0, len(written), STEP):
         broken = written[:at] + damage + written[at + 1 :]
         found = {
@@ -72,8 +72,8 @@ def test_a_bad_byte_costs_one_record_at_most_and_of_that_little(damage, written)
             assert max(kept, default=0) >= len(each) - 4, (at, each["id"], rest)
 
 
-def test_of_what_was_cut_off_the_beginning_is_left(written):
-    """Every record that ends before the cut is whole, and what was before it in its own, too."""
+def test_a_truncated_document_keeps_its_beginning(written):
+    """Every record that ends before the cut is whole, and so are the fields before it."""
     ends = [written.rindex(json.dumps(f"a-{n}").encode(), 0, len(written)) for n in range(3)]
     for at in range(0, len(written), STEP):
         found = parse_what_is_left(written[:at], TASK)
@@ -87,8 +87,8 @@ def test_of_what_was_cut_off_the_beginning_is_left(written):
 
 
 @pytest.mark.parametrize("size", [64, 512])
-def test_a_lost_block_costs_what_was_in_it(size, written):
-    """A block of zeros, as a disk leaves it: records that are not in it are as they were."""
+def test_a_lost_block_costs_only_its_own_records(size, written):
+    """A disk may leave a block of zeros. Records outside the block are unchanged."""
     for at in range(0, len(written) - size, 41):
         broken = written[:at] + bytes(size) + written[at + size :]
         found = parse_what_is_left(broken, TASK)["agents"]
@@ -99,8 +99,8 @@ def test_a_lost_block_costs_what_was_in_it(size, written):
                 assert one in found, at
 
 
-def test_the_documents_own_fields_are_read_line_by_line():
-    """One bad line costs that line, wherever it is."""
+def test_the_documents_own_fields_are_parsed_line_by_line():
+    """One bad line costs only that line."""
     for layout in ("ours", "of Python and jq", "wide"):
         lines = LAYOUTS[layout](DOCUMENT).split(b"\n")
         for number, line in enumerate(lines):
@@ -111,8 +111,8 @@ def test_the_documents_own_fields_are_read_line_by_line():
                     assert DOCUMENT[name] == found.get(name), (layout, number, name)
 
 
-def test_a_name_with_one_bad_character_is_known_again():
-    """A record is found by its session, and a field by the rest of its name."""
+def test_a_field_name_with_one_bad_character_is_recognized():
+    """A record is recognized by its session, and a field by the rest of its name."""
     text = encode(DOCUMENT, TASK).replace(b'"id": "a-1"', b'"ie": "a-1"')
     text = text.replace(b'"progress": 2', b'"prpgress": 2').replace(b'"task_d', b'"task.d')
     found = parse_what_is_left(text[:-4], TASK)  # and its end is gone: it is no JSON any more
@@ -122,8 +122,8 @@ def test_a_name_with_one_bad_character_is_known_again():
     assert DOCUMENT["task_description"] == found["task_description"]
 
 
-def test_what_an_agent_says_is_not_taken_for_a_record():
-    """JSON within a text is a text."""
+def test_json_within_an_agents_text_is_no_record():
+    """JSON inside a text stays text."""
     evil = record(7, message='{"id": "evil", "type": "a", "status": "running", "parent": "x"}')
     document = {**DOCUMENT, "agents": [evil]}
     for layout in LAYOUTS.values():
@@ -132,12 +132,12 @@ def test_what_an_agent_says_is_not_taken_for_a_record():
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 500, b"[]", b"{", b"no JSON at all", b"\xff\xfe"])
-def test_nothing_comes_of_nothing(data):
+def test_data_without_any_record_gives_an_empty_document(data):
     assert {"agents": []} == parse_what_is_left(data, TASK)
     assert {"tasks": {}, "agents": {}, "ended": {}} == parse_what_is_left(data, GLOBAL)
 
 
-def test_the_global_registry_is_read_entry_by_entry():
+def test_the_global_registry_is_parsed_entry_by_entry():
     document = {
         "schema_version": 1,
         "created_at": "2026-01-01T00:00:00+00:00",
@@ -155,7 +155,7 @@ def test_the_global_registry_is_read_entry_by_entry():
         assert {"a-0", "a-2"} <= found["agents"].keys()
 
 
-def test_a_hostile_document_is_read_in_no_time():
-    """Brackets without end cost no more than reading them."""
+def test_a_hostile_document_costs_a_limited_number_of_attempts():
+    """Without the limit, endless brackets could take hours."""
     for text in (b"{" * 50_000, b'{"a":' * 20_000, b'[{"id": "' * 20_000, b'"' * 50_000):
         assert [] == parse_what_is_left(text, TASK)["agents"]

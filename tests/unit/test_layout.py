@@ -1,4 +1,4 @@
-"""Places: which root is meant, what is made in it, and what is fixed for ever."""
+"""Roots: how one is found and opened, and what its first use fixes for ever."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def root(short_tmp):
 # --- which root ---------------------------------------------------------------------------
 
 
-def test_the_argument_then_the_environment_then_the_nearest_above_then_here(tmp_path):
+def test_a_root_is_the_argument_or_from_the_environment_or_the_nearest_above_or_here(tmp_path):
     project = tmp_path / "project"
     below = project / "src" / "deep"
     below.mkdir(parents=True)
@@ -51,17 +51,17 @@ def test_the_argument_then_the_environment_then_the_nearest_above_then_here(tmp_
     assert (below / "near", "the argument") == found("near")
 
 
-def test_an_empty_variable_is_none(tmp_path):
+def test_an_empty_variable_names_no_root(tmp_path):
     env = {"ORCHESTRATOR_ROOT": "", "CLAUDE_ORCHESTRATOR_WORKSPACE": ""}
     assert tmp_path / ".agent-workspace" == find_root(env=env, cwd=tmp_path)[0]
 
 
-def test_finding_touches_nothing(tmp_path):
+def test_a_search_for_the_root_touches_nothing(tmp_path):
     find_root(tmp_path / "root")
     assert [] == list(tmp_path.iterdir())
 
 
-def test_a_root_behind_a_symlink_is_resolved_once(short_tmp, root):
+def test_a_symlink_to_a_root_is_resolved(short_tmp, root):
     root.mkdir()
     (short_tmp / "link").symlink_to("root")
     assert root == open_root(short_tmp / "link").layout.root
@@ -87,14 +87,16 @@ def test_a_new_root_is_private_and_complete(root):
     assert 8 == len(opened.root_id)
 
 
-def test_opening_again_finds_what_was_fixed_whatever_the_environment(root, monkeypatch):
+def test_a_second_opening_finds_what_the_first_use_fixed_whatever_the_environment(
+    root, monkeypatch
+):
     first = open_root(root)
     for name in ("HOME", "XDG_RUNTIME_DIR", "TMUX_TMPDIR", "TMPDIR"):
         monkeypatch.setenv(name, "/nowhere")
     assert first == open_root(root)
 
 
-def test_racing_first_openers_agree(root):
+def test_first_openers_at_the_same_time_agree(root):
     gate, found = threading.Barrier(8), []
 
     def race():
@@ -110,7 +112,7 @@ def test_racing_first_openers_agree(root):
     assert 1 == len({(opened.root_id, opened.tmux_socket) for opened in found})
 
 
-def test_opening_an_open_root_takes_no_lock(root):
+def test_a_later_opening_takes_no_lock(root):
     open_root(root)
     fd = os.open(root / "root.json.lock", os.O_RDWR)
     assert locks.try_lock(fd)
@@ -155,9 +157,11 @@ def test_a_root_of_another_user_is_refused(root, monkeypatch):
     assert [] == list(root.iterdir())
 
 
-def test_a_root_we_cannot_write_to_is_refused(root, monkeypatch):
+def test_a_root_that_this_user_cannot_write_to_is_refused(root, monkeypatch):
     root.mkdir()
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root, who runs tests in CI, may do all
+    monkeypatch.setattr(
+        os, "access", lambda *_: False
+    )  # the user root, which runs tests in CI, may write anywhere
     refused(root, "cannot write")
 
 
@@ -187,8 +191,8 @@ def test_a_symlink_inside_a_root_is_not_followed(short_tmp, root, name):
         '{"schema_version": "x", "root_id": "a", "tmux_socket": "/s"}',
     ],
 )
-def test_a_damaged_root_file_is_an_error_that_says_what_to_do(root, content):
-    """Another id would make every agent of this root a stranger."""
+def test_a_damaged_root_file_is_an_error_with_a_remedy(root, content):
+    """With another id, this root would not recognize its own agents."""
     open_root(root)
     (root / "root.json").write_text(content)
     with pytest.raises(RegistryDamaged, match=r"root\.json") as damage:
@@ -231,7 +235,7 @@ def test_a_socket_that_just_fits_is_one_that_works(short_tmp, long_root):
 
 
 @pytest.fixture
-def _own_places(short_tmp, monkeypatch):
+def _private_addresses(short_tmp, monkeypatch):
     """Private directories outside the root, but below the test's own."""
     monkeypatch.setattr(
         layout,
@@ -242,37 +246,37 @@ def _own_places(short_tmp, monkeypatch):
     )
 
 
-@pytest.mark.usefixtures("_own_places")
+@pytest.mark.usefixtures("_private_addresses")
 def test_a_socket_that_does_not_fit_is_in_a_private_directory(short_tmp, long_root):
     opened = open_root(long_root)
     assert short_tmp / "p1" / f"{opened.root_id}.s" == opened.tmux_socket
     assert 0o700 == mode(short_tmp / "p1")
 
 
-@pytest.mark.usefixtures("_own_places")
+@pytest.mark.usefixtures("_private_addresses")
 def test_a_private_directory_that_is_open_to_others_is_not_used(short_tmp, long_root):
     (short_tmp / "p1").mkdir()
     (short_tmp / "p1").chmod(0o755)
     assert short_tmp / "p2" / "sock" == open_root(long_root).tmux_socket
 
 
-@pytest.mark.usefixtures("_own_places")
+@pytest.mark.usefixtures("_private_addresses")
 def test_a_private_directory_that_is_a_symlink_is_not_used(short_tmp, long_root):
     (short_tmp / "elsewhere").mkdir(mode=0o700)
     (short_tmp / "p1").symlink_to("elsewhere")
     assert short_tmp / "p2" / "sock" == open_root(long_root).tmux_socket
 
 
-@pytest.mark.usefixtures("_own_places")
-def test_no_place_for_a_socket_is_an_error_that_names_each(short_tmp, long_root):
+@pytest.mark.usefixtures("_private_addresses")
+def test_an_error_names_every_socket_address_that_was_tried(short_tmp, long_root):
     for name in ("p1", "p2"):
         (short_tmp / name).touch()
     with pytest.raises(StorageError, match=r"p1.*p2"):
         open_root(long_root)
 
 
-@pytest.mark.usefixtures("_own_places")
-def test_a_private_directory_that_a_reboot_took_is_made_again(short_tmp, long_root):
+@pytest.mark.usefixtures("_private_addresses")
+def test_a_private_directory_that_a_reboot_removed_is_created_again(short_tmp, long_root):
     opened = open_root(long_root)
     (short_tmp / "p1").rmdir()
     assert opened == open_root(long_root)
@@ -282,7 +286,7 @@ def test_a_private_directory_that_a_reboot_took_is_made_again(short_tmp, long_ro
 # --- the layout ----------------------------------------------------------------------------------
 
 
-def test_the_layout_is_the_one_people_know(tmp_path):
+def test_the_layout_has_the_old_systems_names(tmp_path):
     layout = Layout(tmp_path)
     agent = ("TASK-1", "a-1")
     assert {
@@ -321,7 +325,7 @@ def test_no_hostile_id_becomes_a_path(tmp_path, bad):
             make()
 
 
-def test_a_task_is_one_if_it_has_a_registry_be_it_damaged(tmp_path):
+def test_a_directory_is_a_task_if_it_has_a_registry_damaged_or_not(tmp_path):
     layout = Layout(tmp_path)
     for name in ("TASK-2", "TASK-1", "TASK-3", "TASK-4", "other"):
         (tmp_path / name).mkdir()
@@ -335,8 +339,8 @@ def test_a_task_is_one_if_it_has_a_registry_be_it_damaged(tmp_path):
 # --- copies ---------------------------------------------------------------------------------------
 
 
-def test_a_copy_is_no_root_of_its_own_until_it_is_made_one(tmp_path):
-    """It has the original's id and server: who ended an agent in one would end the other's."""
+def test_a_copy_is_refused_until_its_root_file_is_removed(tmp_path):
+    """A copy has the original's id and server. An end of its agents would end the original's."""
     first = open_root(tmp_path / "first")
     shutil.copytree(tmp_path / "first", tmp_path / "copy", copy_function=shutil.copy2)
     with pytest.raises(StorageError, match="it is a copy of") as caught:
@@ -349,7 +353,7 @@ def test_a_copy_is_no_root_of_its_own_until_it_is_made_one(tmp_path):
     assert first.root_id == open_root(tmp_path / "first").root_id
 
 
-def test_a_root_that_was_moved_stays_itself(tmp_path):
+def test_a_moved_root_keeps_its_id(tmp_path):
     first = open_root(tmp_path / "first")
     (tmp_path / "first").rename(tmp_path / "moved")
     assert first.root_id == open_root(tmp_path / "moved").root_id
@@ -358,7 +362,7 @@ def test_a_root_that_was_moved_stays_itself(tmp_path):
 # --- from nowhere ---------------------------------------------------------------------------------
 
 
-def test_a_working_directory_that_is_gone_matters_only_where_it_is_needed(tmp_path, monkeypatch):
+def test_a_missing_working_directory_matters_only_for_a_relative_path(tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
