@@ -7,13 +7,14 @@ their annotations when they are registered, so the names in those are imported h
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.lowlevel
 import anyio.to_thread
 from mcp.server.mcpserver import Context  # noqa: TC002 - the SDK evaluates the annotations
 
@@ -31,13 +32,12 @@ from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.system.log import emit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from mcp.server.mcpserver import MCPServer
     from mcp.types import ToolAnnotations
 
     from orchestrator_core.model.records import Agent
-    from orchestrator_core.model.spec import AgentSpec
     from orchestrator_core.orchestrator import Orchestrator
     from orchestrator_core.reconcile.sweep.findings import Finding, ReapResult
 
@@ -169,7 +169,8 @@ class Tools:
                 cwd=task.record.get("client_cwd"),
             )
             async with progress_feed(ctx, f"deploying an agent for {task_id}"):
-                agent = await self._deploy_or_log(task_id, spec)
+                with _log_error_if_cancelled():
+                    agent = await self._orch.deploy(task_id, spec, grace_s=self._kind.grace_s)
         except DeploymentError:
             raise
         except OrchestratorError as error:
@@ -185,18 +186,6 @@ class Tools:
             "workspace": str(self._orch.root / task_id),
             "deployment_method": "tmux session",
         }
-
-    async def _deploy_or_log(self, task_id: str, spec: AgentSpec) -> Agent:
-        """Deploy; a cancelled call has no result, so an incomplete undo goes to the log."""
-        try:
-            return await self._orch.deploy(task_id, spec, grace_s=self._kind.grace_s)
-        except OrchestratorError as error:
-            try:
-                await anyio.lowlevel.checkpoint_if_cancelled()
-            except anyio.get_cancelled_exc_class():
-                _log_undo_failed(error)
-                raise
-            raise
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -319,6 +308,17 @@ def _check_directory(path: str | None) -> None:
             f"client_cwd is {path!r:.200}, not the absolute path of a directory on this machine",
             hint="leave it out; agents then run in the server's directory",
         )
+
+
+@contextlib.contextmanager
+def _log_error_if_cancelled() -> Iterator[None]:
+    """Log an error in the block if the call is cancelled: such a call has no result."""
+    try:
+        yield
+    except OrchestratorError as error:
+        if anyio.current_effective_deadline() == -math.inf:
+            _log_undo_failed(error)
+        raise
 
 
 def _log_undo_failed(error: OrchestratorError) -> None:
