@@ -21,7 +21,7 @@ from orchestrator_core.reconcile.rebuild import global_document, task_document
 from orchestrator_core.registry.partial_parse import agent_of, parse_what_is_left
 from orchestrator_core.registry.snapshot_cache import read_snapshot
 from orchestrator_core.system import durable
-from orchestrator_core.system.deprecation import warn_renamed
+from orchestrator_core.system.deprecation import renamed_attributes
 from orchestrator_core.system.names import check_id, is_id
 
 if TYPE_CHECKING:
@@ -64,11 +64,8 @@ class RegistryRepair:
         """Whether there is nothing to repair."""
         return self.state == "whole" and not self.differences
 
-    @property
-    def is_right(self) -> bool:
-        """The old name of :attr:`is_consistent`."""
-        warn_renamed("RegistryRepair.is_right", "RegistryRepair.is_consistent")
-        return self.is_consistent
+    if not TYPE_CHECKING:
+        __getattr__ = renamed_attributes("RegistryRepair", {"is_right": "is_consistent"})
 
 
 @attrs.frozen(kw_only=True)
@@ -78,11 +75,8 @@ class RepairReport:
     repairs: tuple[RegistryRepair, ...]
     dry_run: bool
 
-    @property
-    def mended(self) -> tuple[RegistryRepair, ...]:
-        """The old name of :attr:`repairs`."""
-        warn_renamed("RepairReport.mended", "RepairReport.repairs")
-        return self.repairs
+    if not TYPE_CHECKING:
+        __getattr__ = renamed_attributes("RepairReport", {"mended": "repairs"})
 
     @property
     def clean(self) -> bool:

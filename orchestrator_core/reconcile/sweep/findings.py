@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import msgspec
 
-from orchestrator_core.system.deprecation import renamed, warn_renamed
+from orchestrator_core.system.deprecation import renamed_attributes
 
 if TYPE_CHECKING:
     from orchestrator_core.model.outcome import EndReport
@@ -185,11 +185,8 @@ class ReapResult:
     message: str = ""  #: The result in one line; for a failure, its cause.
     end: EndReport | None = None  #: Of the agent, if an agent was unwound.
 
-    @property
-    def said(self) -> str:
-        """The old name of :attr:`message`."""
-        warn_renamed("ReapResult.said", "ReapResult.message")
-        return self.message
+    if not TYPE_CHECKING:
+        __getattr__ = renamed_attributes("ReapResult", {"said": "message"})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON-safe values."""
@@ -237,6 +234,3 @@ class SweepReport:
             "busy": list(self.busy),
             "duration_ms": self.duration_ms,
         }
-
-
-__getattr__ = renamed(__name__, {"Reaped": "ReapResult"})
