@@ -56,7 +56,7 @@ class Retention:
 
 
 @attrs.frozen(kw_only=True)
-class Alerts:
+class AlertSettings:
     """``[alerts]``: what to run after a cleanup that failed."""
 
     command: tuple[str, ...] = ()  #: An argv; it gets the report as JSON on standard input.
@@ -86,7 +86,7 @@ class Settings:
 
     sweep: Sweeping = attrs.field(factory=Sweeping)
     retention: Retention = attrs.field(factory=Retention)
-    alerts: Alerts = attrs.field(factory=Alerts)
+    alerts: AlertSettings = attrs.field(factory=AlertSettings)
     mcp: Mcp = attrs.field(factory=Mcp)
     steps: Steps = attrs.field(factory=Steps)
 

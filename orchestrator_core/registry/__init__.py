@@ -5,7 +5,7 @@ One JSON document per task holds its agents, live and ended. One per root holds 
 agents of all tasks, and counts of the ended, so that it does not grow with the past.
 
 - :mod:`.document`: the JSON layout, and its versions; :mod:`.schema`: the two schemas.
-- :mod:`.store`: :class:`Registry`, which updates a document in a transaction and
+- :mod:`.registry`: :class:`Registry`, which updates a document in a transaction and
   quarantines damage; :mod:`.group_commit`: how an update becomes durable.
 - :mod:`.operations`: the changes when an agent comes, reports and goes.
 - :mod:`.snapshot_cache` and :mod:`.partial_parse`: readers of many documents, and of
@@ -15,7 +15,7 @@ agents of all tasks, and counts of the ended, so that it does not grow with the 
 from __future__ import annotations
 
 from orchestrator_core.registry.document import Document, Schema
+from orchestrator_core.registry.registry import Quarantined, Registry
 from orchestrator_core.registry.schema import GLOBAL, TASK, new_global
-from orchestrator_core.registry.store import Quarantined, Registry
 
 __all__ = ["GLOBAL", "TASK", "Document", "Quarantined", "Registry", "Schema", "new_global"]

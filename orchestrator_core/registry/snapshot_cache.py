@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator_core.registry.document import Document
-    from orchestrator_core.registry.store import Registry
+    from orchestrator_core.registry.registry import Registry
 
 
 @attrs.frozen(kw_only=True)
