@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import TYPE_CHECKING
 
@@ -15,44 +16,41 @@ if TYPE_CHECKING:
     from orchestrator_core.saga.report import StepReport, UnwindReport
     from orchestrator_core.saga.step import Unwind
 
+_info = functools.partial(emit, logging.INFO)
+_warning = functools.partial(emit, logging.WARNING)
+_error = functools.partial(emit, logging.ERROR)
+
 
 class LoggingObserver(Observer):
     """Logs the events of sagas: failures as warnings or errors, the rest as info."""
 
     def saga_begun(self, saga_id: str, labels: Mapping[str, object]) -> None:
         """The saga's intents are durable; no resource has been taken."""
-        emit(logging.INFO, "saga.begun", saga_id=saga_id, labels=dict(labels))
+        _info("saga.begun", saga_id=saga_id, labels=dict(labels))
 
     def step_done(self, saga_id: str, step: str, duration_ms: float) -> None:
         """A step holds its resource."""
-        emit(logging.INFO, "step.done", saga_id=saga_id, step=step, duration_ms=duration_ms)
+        _info("step.done", saga_id=saga_id, step=step, duration_ms=duration_ms)
 
     def step_failed(self, saga_id: str, step: str, error: BaseException) -> None:
         """A step raised; its saga unwinds next."""
-        emit(logging.WARNING, "step.failed", saga_id=saga_id, step=step, error=repr(error))
+        _warning("step.failed", saga_id=saga_id, step=step, error=repr(error))
 
     def saga_committed(self, saga_id: str) -> None:
         """All steps are done, durably."""
-        emit(logging.INFO, "saga.committed", saga_id=saga_id)
+        _info("saga.committed", saga_id=saga_id)
 
     def end_requested(self, saga_id: str, why: Unwind) -> None:
         """An end was requested; another process will unwind the saga."""
-        emit(logging.INFO, "saga.end_requested", saga_id=saga_id, why=why.message)
+        _info("saga.end_requested", saga_id=saga_id, why=why.message)
 
     def unwinding_begun(self, saga_id: str, why: Unwind) -> None:
         """The saga is being undone."""
-        emit(
-            logging.INFO,
-            "saga.unwinding",
-            saga_id=saga_id,
-            reason=why.reason.value,
-            why=why.message,
-        )
+        _info("saga.unwinding", saga_id=saga_id, reason=why.reason.value, why=why.message)
 
     def step_undone(self, saga_id: str, report: StepReport) -> None:
         """A step's undo returned; see its result."""
-        emit(
-            logging.INFO,
+        _info(
             "step.undone",
             saga_id=saga_id,
             step=report.step,
@@ -62,12 +60,11 @@ class LoggingObserver(Observer):
 
     def undo_failed(self, saga_id: str, step: str, error: BaseException) -> None:
         """A step's undo raised; the others go on, and this one is retried."""
-        emit(logging.WARNING, "step.undo_failed", saga_id=saga_id, step=step, error=repr(error))
+        _warning("step.undo_failed", saga_id=saga_id, step=step, error=repr(error))
 
     def saga_stuck(self, saga_id: str, report: UnwindReport) -> None:
         """Some steps could not be undone, for now."""
-        emit(
-            logging.ERROR,
+        _error(
             "saga.stuck",
             saga_id=saga_id,
             steps=[step.step for step in report.failed],
@@ -76,12 +73,11 @@ class LoggingObserver(Observer):
 
     def step_abandoned(self, saga_id: str, step: str, by: str, reason: str) -> None:
         """An operator gave a step up."""
-        emit(logging.WARNING, "step.abandoned", saga_id=saga_id, step=step, by=by, reason=reason)
+        _warning("step.abandoned", saga_id=saga_id, step=step, by=by, reason=reason)
 
     def saga_closed(self, saga_id: str, report: UnwindReport) -> None:
         """The saga is closed; nothing is held."""
-        emit(
-            logging.INFO,
+        _info(
             "saga.closed",
             saga_id=saga_id,
             reason=report.why.reason.value,
@@ -90,4 +86,4 @@ class LoggingObserver(Observer):
 
     def journal_damaged(self, saga_id: str, kept: Path) -> None:
         """A damaged journal was quarantined as *kept*, and rebuilt."""
-        emit(logging.ERROR, "journal.damaged", saga_id=saga_id, kept=str(kept))
+        _error("journal.damaged", saga_id=saga_id, kept=str(kept))

@@ -1,8 +1,8 @@
 """
-Damage to a journal, at every byte: cut, flipped, zeroed; or something else in its place.
+Damage to a journal at every byte: cut, flipped or zeroed; or another file in its place.
 
-A journal that a crash could have left is recovered as one. Any other is kept aside, once, and
-rebuilt; and nothing committed is ended without a verdict.
+A journal that a crash can leave is recovered as after a crash. Any other is quarantined once,
+and rebuilt; no committed saga is ended unless the policy says so.
 """
 
 import os
@@ -29,7 +29,7 @@ OVER = Unwind.terminal("its life is over")
 
 @pytest.fixture(autouse=True)
 def _without_waiting_for_the_disk(monkeypatch):
-    """Thousands of recoveries, and no power fails in them."""
+    """Without fsync: the test runs thousands of recoveries, and the power does not fail."""
     monkeypatch.setattr(os, "fsync", lambda _fd: None)
 
 
@@ -48,7 +48,7 @@ def committed(sagas, memory_tmp):
 
 
 def leads_on(place):
-    """Return what leads from an id to all that it could own, as an owner of sagas gives it."""
+    """Return a policy that derives all receipts of a saga from its id."""
     return policy(
         derive_receipts=lambda saga_id, _labels: {
             name: FileReceipt(path=f"{place}/{saga_id}.{name}", owner=saga_id) for name in NAMES
@@ -65,7 +65,7 @@ def kept_aside(sagas):
 
 
 def renewed(sagas, journal, data):
-    """Make the world as it was after the commit, but for the bytes of the journal."""
+    """Restore the files after the commit, with *data* as the journal."""
     shutil.rmtree(sagas.journals.path)
     place = sagas.journals.path.parent
     for name in NAMES:
@@ -75,8 +75,8 @@ def renewed(sagas, journal, data):
     return renewed
 
 
-def test_cut_at_any_byte_it_is_all_or_nothing(sagas, committed, memory_tmp):
-    """Within its first lines that is damage, for they are never seen half; after, a crash."""
+def test_a_journal_cut_at_any_byte_is_all_or_nothing(sagas, committed, memory_tmp):
+    """A cut in the first lines is damage; a later cut is the normal end of a crash."""
     whole = committed.read_bytes()
     birth = whole.index(b'{"kind":"done"')
     for length in range(len(whole)):
@@ -97,7 +97,7 @@ def test_cut_at_any_byte_it_is_all_or_nothing(sagas, committed, memory_tmp):
         assert before == snapshot(memory_tmp)
 
 
-def test_a_bit_flipped_anywhere_ends_nothing_and_a_verdict_still_can(sagas, committed, memory_tmp):
+def test_a_flipped_bit_ends_nothing_and_a_policy_still_can(sagas, committed, memory_tmp):
     whole = committed.read_bytes()
     for at in range(len(whole)):
         flipped = bytearray(whole)
@@ -117,7 +117,7 @@ def test_a_bit_flipped_anywhere_ends_nothing_and_a_verdict_still_can(sagas, comm
 
 @pytest.mark.parametrize("block", [16, 64, 512])
 def test_zeroed_blocks_end_nothing(sagas, committed, memory_tmp, block):
-    """All but a zeroed tail, which a crash leaves, too, and which takes the commit with it."""
+    """A zeroed tail is the exception: a crash may leave it, without the commit."""
     whole = committed.read_bytes()
     for start in range(0, len(whole) - block, block):
         zeroed = whole[:start] + bytes(block) + whole[start + block :]
@@ -160,13 +160,13 @@ def twice(journal):
 
 
 def contradiction(journal):
-    """Every line checks; a commit comes twice."""
+    """Every line is undamaged, but there are two commits."""
     whole = journal.read_bytes()
     journal.write_bytes(whole + whole[whole.rindex(b'{"kind":"commit"') :])
 
 
 @pytest.mark.parametrize("damage", [empty, directory, symlink, fifo, noise, twice, contradiction])
-def test_whatever_is_in_its_place_is_kept_once_and_the_saga_lives_on(
+def test_a_replaced_journal_is_quarantined_once_and_the_saga_lives_on(
     sagas, committed, memory_tmp, damage
 ):
     damage(committed)
@@ -186,7 +186,7 @@ def test_whatever_is_in_its_place_is_kept_once_and_the_saga_lives_on(
     assert [] == files_of(memory_tmp)
 
 
-def test_damage_after_damage_is_kept_under_the_next_name(sagas, committed, memory_tmp):
+def test_a_second_damage_is_quarantined_under_the_next_name(sagas, committed, memory_tmp):
     for _ in range(3):
         noise(committed)
         sagas.recover(policy=leads_on(memory_tmp))
@@ -195,7 +195,7 @@ def test_damage_after_damage_is_kept_under_the_next_name(sagas, committed, memor
 
 
 def test_an_unwinding_goes_on_though_a_line_before_it_is_damaged(sagas, committed, memory_tmp):
-    """A line that still checks says that it is being undone: then it is."""
+    """An undamaged line proves the unwinding."""
     whole = committed.read_bytes().replace(b'"commit"', b'"c0mmit"')
     sagas.unwind("s", OVER)
     closed = sagas.journals.closed_file("s")
@@ -209,9 +209,7 @@ def test_an_unwinding_goes_on_though_a_line_before_it_is_damaged(sagas, committe
     assert ("its life is over", []) == (report.unwound["s"].why.message, files_of(memory_tmp))
 
 
-def test_a_closed_saga_stays_closed_though_the_line_that_began_its_end_is_damaged(
-    sagas, committed, memory_tmp
-):
+def test_a_closed_saga_stays_closed_though_its_unwind_line_is_damaged(sagas, committed, memory_tmp):
     sagas.unwind("s", OVER)
     closed = sagas.journals.closed_file("s")
     whole = closed.read_bytes().replace(b'"unwind"', b'"unw1nd"')
@@ -224,8 +222,8 @@ def test_a_closed_saga_stays_closed_though_the_line_that_began_its_end_is_damage
     assert OVER == sagas.report("s").why
 
 
-def test_nothing_is_touched_while_nobody_knows_what_the_id_could_own(sagas, committed):
-    """The plan of what was lost cannot be made now: all stays as it is, and is reported."""
+def test_a_saga_whose_receipts_cannot_be_derived_is_left_alone(sagas, committed):
+    """The files stay unchanged, and the error is reported."""
     noise(committed)
     before = committed.read_bytes()
 
@@ -238,7 +236,7 @@ def test_nothing_is_touched_while_nobody_knows_what_the_id_could_own(sagas, comm
     assert (before, []) == (committed.read_bytes(), kept_aside(sagas))
 
 
-def test_a_journal_in_the_hands_of_a_living_owner_is_not_rebuilt(sagas, committed, memory_tmp):
+def test_a_journal_with_a_living_owner_is_not_rebuilt(sagas, committed, memory_tmp):
     with sagas.open("s"):
         noise(committed)
 
@@ -246,10 +244,10 @@ def test_a_journal_in_the_hands_of_a_living_owner_is_not_rebuilt(sagas, committe
         assert [] == kept_aside(sagas)
 
 
-def test_a_journal_that_another_has_rebuilt_meanwhile_is_not_rebuilt_again(
+def test_a_journal_that_another_process_has_rebuilt_is_not_rebuilt_again(
     sagas, committed, memory_tmp
 ):
-    """Two recoveries saw the damage; the second comes to its turn when the first is done."""
+    """Two recoveries see the damage; the second gets the lock after the first has finished."""
     noise(committed)
     sagas.recover(policy=leads_on(memory_tmp))
 
@@ -316,7 +314,7 @@ def test_a_leftover_that_has_its_name_already_is_removed(sagas, committed, name)
 
 @pytest.mark.parametrize("name", LEFTOVERS)
 @pytest.mark.parametrize("planted", [symlink, directory, fifo])
-def test_what_is_planted_under_the_name_of_a_leftover_is_not_touched(sagas, planted, name):
+def test_a_planted_file_under_the_name_of_a_leftover_is_not_touched(sagas, planted, name):
     path = sagas.journals.path / name
     path.write_text("a stranger's")
     planted(path)

@@ -1,8 +1,8 @@
 """
-A real SIGKILL before and after every system call that changes the disk, and a look at the world.
+A real SIGKILL before and after every system call that changes the disk.
 
-The look is independent: files listed, journals read by hand. Whatever was interrupted, after one
-recovery all of a saga's files are there and its journal ends in its commit, or none is there.
+The check is independent: it lists files, and reads journals by hand. After one recovery either
+all files of a saga are there and its journal ends with the commit, or none is there.
 """
 
 import functools
@@ -36,7 +36,7 @@ def open_sagas(place):
 
 
 def deploy(place):
-    """Open the place as a new process does, and commit a saga."""
+    """Open the directory as a new process does, and commit a saga."""
     with open_sagas(place).begin("s", on_disk(), values={"place": str(place)}) as saga:
         saga.run()
         saga.commit()
@@ -55,14 +55,14 @@ def verdict_of_death(place):
 
 
 def damaged(place):
-    """Break the commit's line of a saga that lives."""
+    """Damage the commit line of a living saga."""
     deploy(place)
     journal = place / "sagas" / "s.jsonl"
     journal.write_bytes(journal.read_bytes().replace(b'"commit"', b'"c0mmit"'))
 
 
 def in_its_place(place):
-    """Put a directory where the journal of a living saga was."""
+    """Replace the journal of a living saga by a directory."""
     deploy(place)
     journal = place / "sagas" / "s.jsonl"
     journal.unlink()
@@ -71,7 +71,7 @@ def in_its_place(place):
 
 
 def half_run(place):
-    """Killed with one file of three written."""
+    """Kill the process after one of three files is written."""
     kill_at(_first("write", deploy), "after", lambda: deploy(place))
 
 
@@ -91,7 +91,7 @@ def left_without_a_name(place):
 
 @functools.cache
 def _first(call, work, prepare=None):
-    """Return the number of the first such call that *work* makes."""
+    """Return the number of the first such call of *work*."""
     with tempfile.TemporaryDirectory() as place:
         if prepare:
             prepare(Path(place))
@@ -103,7 +103,7 @@ def files_of(place):
 
 
 def settled(place):
-    """Recover in a process of its own, and tell what stands, checked against the files."""
+    """Recover in a child process; return what stands, after a check of the files."""
     assert 0 == in_child(lambda: recover(place))
     stand = stands(place / "sagas", "s")
     assert {"committed": list(NAMES), "closed": [], "never": []}[stand] == files_of(place)
@@ -112,7 +112,7 @@ def settled(place):
 
 
 def seen_everywhere(memory_tmp, prepare, work):
-    """Kill *work* at every point, on a world of its own each; return what then stood."""
+    """Kill *work* at every point, each time on a new copy; return what stands then."""
     first = memory_tmp / "first"
     first.mkdir()
     prepare(first)
@@ -137,8 +137,8 @@ def nothing(_place):
     """Prepare nothing."""
 
 
-def test_killed_anywhere_in_a_deployment_it_is_all_or_nothing(memory_tmp):
-    """Opening the place, beginning, running and committing: nothing first, all at the end."""
+def test_a_deployment_killed_anywhere_is_all_or_nothing(memory_tmp):
+    """Opening, beginning, running and committing: nothing at first, everything at the end."""
     seen = seen_everywhere(memory_tmp, nothing, deploy)
 
     assert ("never", "committed") == (seen[0], seen[-1])
@@ -146,8 +146,8 @@ def test_killed_anywhere_in_a_deployment_it_is_all_or_nothing(memory_tmp):
     assert {"never", "closed", "committed"} == set(seen)
 
 
-def test_killed_anywhere_in_an_unwinding_it_goes_on_to_the_end(memory_tmp):
-    """Once the reason is written, the saga closes for it; before, it lives."""
+def test_an_unwinding_killed_anywhere_goes_on_to_the_end(memory_tmp):
+    """The saga lives until the reason is written; then it closes for it."""
     seen = seen_everywhere(memory_tmp, deploy, end)
 
     assert ("committed", "closed") == (seen[0], seen[-1])
@@ -155,18 +155,18 @@ def test_killed_anywhere_in_an_unwinding_it_goes_on_to_the_end(memory_tmp):
 
 
 @pytest.mark.parametrize("crash", [half_run, half_unwound, not_archived, left_without_a_name])
-def test_killed_anywhere_in_a_recovery_the_next_one_finishes(memory_tmp, crash):
-    """A crash in the recovery of a crash is one more crash."""
+def test_a_recovery_killed_anywhere_is_finished_by_the_next(memory_tmp, crash):
+    """A crash of recovery is one more crash."""
     assert {"closed"} == set(seen_everywhere(memory_tmp, crash, recover))
 
 
-def test_killed_anywhere_in_ending_what_is_dead_it_is_ended_or_not(memory_tmp):
+def test_an_end_by_recovery_killed_anywhere_is_all_or_nothing(memory_tmp):
     assert {"committed", "closed"} == set(seen_everywhere(memory_tmp, deploy, verdict_of_death))
 
 
 @pytest.mark.parametrize("damage", [damaged, in_its_place])
-def test_killed_anywhere_in_a_rebuild_the_damaged_one_is_kept_once(memory_tmp, damage):
-    """The saga lives on; what was damaged lies beside its journal, under one name."""
+def test_a_rebuild_killed_anywhere_quarantines_the_damaged_journal_once(memory_tmp, damage):
+    """The saga lives on; the damaged file is beside its journal, under one name."""
     place = memory_tmp / "first"
 
     def derive_receipts(_saga_id, _labels):
@@ -194,7 +194,7 @@ def test_killed_anywhere_in_a_rebuild_the_damaged_one_is_kept_once(memory_tmp, d
 
 
 def test_an_id_is_not_used_twice_however_its_first_use_was_killed(memory_tmp):
-    """What recovery has closed stays closed; an id that never got a journal is free."""
+    """A saga that recovery has closed stays closed; an id without a journal is free."""
     place = memory_tmp / "place"
     place.mkdir()
     left_without_a_name(place)

@@ -31,7 +31,7 @@ def files_of(place):
 
 @contextlib.contextmanager
 def program(text, *arguments):
-    """Run a Python program of its own beside us; it is told to go on by closing its input."""
+    """Run a Python program in parallel; closing its input lets it go on."""
     prelude = f"import sys; sys.path[:0] = [{str(HELPERS)!r}, {str(Path.cwd())!r}]\n"
     child = subprocess.Popen(
         [sys.executable, "-c", prelude + text, *map(str, arguments)],
@@ -74,7 +74,7 @@ def test_the_saga_of_a_living_process_is_not_disturbed(tmp_path):
 
 
 def test_the_saga_of_a_stopped_process_is_not_disturbed(tmp_path):
-    """Stopped is not dead: it may go on at any moment."""
+    """A stopped process is alive, and may go on."""
     with program(OWNER, tmp_path) as owner:
         owner.stdout.readline()
         owner.send_signal(signal.SIGSTOP)
@@ -96,8 +96,8 @@ def test_the_saga_of_a_killed_process_is_recovered_at_once(tmp_path):
     assert (["s"], []) == (list(report.unwound), files_of(tmp_path))
 
 
-def test_who_only_looks_at_a_dead_ones_saga_does_not_make_it_busy(tmp_path):
-    """A supervisor at its gate, or a sweep: it shares the lock, and is done in a moment."""
+def test_a_reader_of_a_dead_owners_saga_does_not_make_it_busy(tmp_path):
+    """A supervisor at its gate, or a sweep, holds the shared lock for one read."""
     with program(OWNER, tmp_path) as owner:
         owner.stdout.readline()
         owner.kill()
@@ -113,7 +113,7 @@ def test_who_only_looks_at_a_dead_ones_saga_does_not_make_it_busy(tmp_path):
 
 
 def test_the_saga_of_another_thread_is_not_disturbed(tmp_path):
-    """Locks belong to the open file, so threads of one process keep each other out, too."""
+    """A lock belongs to the open file, so it also excludes threads of the same process."""
     shelf = Shelf()
     begun, go_on = threading.Event(), threading.Event()
 
@@ -139,7 +139,7 @@ def test_the_saga_of_another_thread_is_not_disturbed(tmp_path):
     assert (("s",), ("s",)) == (busy, sagas.recover().alive)
 
 
-def test_who_waits_for_an_owner_gets_the_saga_when_it_lets_go(tmp_path):
+def test_a_waiting_process_gets_the_saga_when_its_owner_releases_it(tmp_path):
     with program(OWNER, tmp_path) as owner:
         owner.stdout.readline()
         threading.Timer(0.1, owner.stdin.close).start()
@@ -148,8 +148,8 @@ def test_who_waits_for_an_owner_gets_the_saga_when_it_lets_go(tmp_path):
     assert (True, []) == (report.closed, files_of(tmp_path))
 
 
-def test_who_waits_for_one_that_ends_the_saga_gets_its_report(tmp_path):
-    """Two enders, one end: the second waits, finds the journal gone, and reads the report."""
+def test_a_waiting_unwinder_gets_the_report_of_the_first(tmp_path):
+    """The second unwinder waits, finds the journal archived, and reads the report."""
     began, go_on = threading.Event(), threading.Event()
 
     class Slow(OnDisk):
@@ -187,7 +187,7 @@ print(json.dumps({saga_id: [step.result for step in unwound.steps]
 
 
 def test_recoveries_at_the_same_time_undo_each_step_once(tmp_path):
-    """Four processes, twenty dead sagas: each is unwound by one of them, and no step twice."""
+    """Of four processes, one unwinds each of twenty dead sagas, and no step is undone twice."""
     sagas = open_sagas(tmp_path)
     for number in range(20):
         saga = sagas.begin(f"s{number}", on_disk(), values={"place": str(tmp_path)})
@@ -228,8 +228,8 @@ print(won)
 """
 
 
-def test_of_many_beginners_of_one_id_exactly_one_wins(tmp_path):
-    """And every journal is of its own saga."""
+def test_exactly_one_of_many_processes_begins_a_saga_of_one_id(tmp_path):
+    """Every journal is that of its own saga."""
     open_sagas(tmp_path)
     with contextlib.ExitStack() as stack:
         children = [stack.enter_context(program(BEGINNER, tmp_path)) for _ in range(4)]
@@ -247,7 +247,7 @@ def test_of_many_beginners_of_one_id_exactly_one_wins(tmp_path):
 
 
 def test_an_id_that_is_closed_while_it_is_begun_again_stays_closed(tmp_path, monkeypatch):
-    """Between the look and the link, the first of that id went to its end."""
+    """The first saga of that id closes between the check and the link."""
     sagas = open_sagas(tmp_path)
     closed = sagas.journals.closed_file("s")
     real = os.link
@@ -269,7 +269,7 @@ def test_an_id_that_is_closed_while_it_is_begun_again_stays_closed(tmp_path, mon
 
 
 def test_a_process_forked_inside_the_block_neither_unwinds_nor_writes(tmp_path):
-    """A child that leaves the block by an exception leaves its parent's saga alone."""
+    """A child that leaves the block by an exception does not touch its parent's saga."""
     shelf_sagas = open_sagas(tmp_path)
 
     def child(saga):
@@ -288,8 +288,8 @@ def test_a_process_forked_inside_the_block_neither_unwinds_nor_writes(tmp_path):
     assert "committed" == stands(tmp_path / "sagas", "s")
 
 
-def test_a_process_forked_by_a_step_does_not_keep_the_saga(tmp_path):
-    """A step leaves a daemon that never execs: when the owner lets go, the saga is free."""
+def test_a_process_forked_by_a_step_does_not_own_the_saga(tmp_path):
+    """A step leaves a daemon that never calls exec; the saga is free when its owner releases it."""
     alive, end = os.pipe()
     sagas = open_sagas(tmp_path)
     with sagas.begin("s", on_disk(), values={"place": str(tmp_path)}) as saga:
@@ -308,8 +308,8 @@ def test_a_process_forked_by_a_step_does_not_keep_the_saga(tmp_path):
     assert free.closed
 
 
-def test_a_journal_rebuilt_while_one_waits_for_it_is_found_again(tmp_path):
-    """Who waited for the damaged file gets the rebuilt one, not a saga that seems to be closed."""
+def test_a_process_that_waits_for_a_damaged_journal_gets_the_rebuilt_one(tmp_path):
+    """The process gets the rebuilt journal, not SagaNotFound."""
     sagas = open_sagas(tmp_path)
     with sagas.begin("s", on_disk(), values={"place": str(tmp_path)}) as saga:
         saga.run()

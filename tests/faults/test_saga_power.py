@@ -1,7 +1,7 @@
 """
-The power fails after any call: what was acknowledged is there, the rest is all or nothing.
+The power fails after any call: acknowledged changes are there, the rest is all or nothing.
 
-The world of these sagas survives (the shelf is in memory), so what was taken must be undone.
+The things of these sagas survive (the shelf is in memory), so those that were taken must be undone.
 """
 
 import os
@@ -18,7 +18,7 @@ NAMES = ("a", "b")
 
 
 class Recorded:
-    """A directory of sagas on a recorded disk, and what was taken at each moment."""
+    """A directory of sagas on a recorded disk, with the things taken at each call."""
 
     def __init__(self, place):
         self.shelf = Shelf()
@@ -49,7 +49,7 @@ class Recorded:
 
 
 class _Dated(Thing):
-    """A thing that remembers at which state of the disk it was taken, and given back."""
+    """A thing that records the state of the disk at which it was taken."""
 
     def __init__(self, recorded, name):
         super().__init__(recorded.shelf, name)
@@ -117,7 +117,7 @@ def begun_while_another_is(recorded):
         begun_while_another_is,
     ],
 )
-def test_acknowledged_is_durable_whenever_the_power_fails(memory_tmp, story, monkeypatch):
+def test_acknowledged_changes_survive_a_power_failure_at_any_call(memory_tmp, story, monkeypatch):
     recorded = Recorded(memory_tmp / "sagas")
     recorded.live(story)
     monkeypatch.setattr(os, "fsync", lambda _fd: None)  # What follows is not recorded.

@@ -1,4 +1,4 @@
-"""The disk refuses, at every call, once and for ever: nothing is lost, and it closes later."""
+"""The disk refuses any call, once or always: nothing is lost, and the saga closes later."""
 
 import contextlib
 import errno
@@ -63,7 +63,7 @@ def files_of(place):
 
 
 def open_below(place):
-    """Return what this process has open below *place*; other threads' descriptors are elsewhere."""
+    """Return the files that this process has open below *place*."""
     if sys.platform != "linux":
         opened = [file.path for file in psutil.Process().open_files()]
     else:
@@ -75,7 +75,7 @@ def open_below(place):
 
 
 def refused_everywhere(memory_tmp, prepare, work, refusal):
-    """Let every call of *work* be refused, on a world of its own each; yield what became of it."""
+    """Refuse every call of *work*, each in a new directory; yield the directory and the error."""
     for number in itertools.count():
         place = memory_tmp / str(number)
         place.mkdir()
@@ -95,7 +95,7 @@ def refused_everywhere(memory_tmp, prepare, work, refusal):
 
 
 def test_a_deployment_that_returned_holds_all_and_one_that_raised_nothing(memory_tmp, refusal):
-    """Whatever was refused: no half of it is left once the disk is back."""
+    """After recovery on a working disk, everything or nothing is left."""
     for place, error in refused_everywhere(memory_tmp, lambda _place: None, deploy, refusal):
         open_sagas(place).recover(force=True)
 
@@ -107,7 +107,7 @@ def test_a_deployment_that_returned_holds_all_and_one_that_raised_nothing(memory
 
 
 def test_an_end_that_could_not_be_recorded_closes_once_the_disk_is_back(memory_tmp, refusal):
-    """Giving back needs no space; what is owed to the journal is found out by the next end."""
+    """An undo needs no disk space; the next unwinding repeats what was not recorded."""
     for place, error in refused_everywhere(memory_tmp, deploy, end, refusal):
         if error is None:
             assert [] == files_of(place)
@@ -119,7 +119,7 @@ def test_an_end_that_could_not_be_recorded_closes_once_the_disk_is_back(memory_t
         assert [] == litter(place / "sagas")
 
 
-def test_a_recovery_that_was_refused_is_made_good_by_the_next(memory_tmp, refusal):
+def test_a_recovery_that_was_refused_is_finished_by_the_next(memory_tmp, refusal):
     for place, _error in refused_everywhere(memory_tmp, crash, recover, refusal):
         open_sagas(place).recover(force=True)
 
@@ -127,8 +127,8 @@ def test_a_recovery_that_was_refused_is_made_good_by_the_next(memory_tmp, refusa
         assert [] == litter(place / "sagas")
 
 
-def test_on_a_full_disk_an_end_gives_everything_back(memory_tmp):
-    """A deployment of before is ended with not one byte to be had."""
+def test_an_unwinding_on_a_full_disk_releases_everything(memory_tmp):
+    """An earlier deployment is unwound without one free byte."""
     deploy(memory_tmp)
     sagas = open_sagas(memory_tmp)
     with Fails(None, 0, errno.ENOSPC, times=math.inf, only=GROWING):
@@ -137,8 +137,8 @@ def test_on_a_full_disk_an_end_gives_everything_back(memory_tmp):
     assert (True, []) == (report.closed, files_of(memory_tmp))
 
 
-def test_what_was_owed_is_written_before_the_next_line(memory_tmp):
-    """The disk was full for the reason only: the journal still tells the whole story, in order."""
+def test_a_queued_entry_is_written_before_the_next_one(memory_tmp):
+    """Only the reason was refused: the journal contains all entries in order."""
     deploy(memory_tmp)
     with Fails(None, 0, errno.ENOSPC, only=("pwrite",)):
         open_sagas(memory_tmp).unwind("s", OVER)
@@ -160,8 +160,8 @@ def refused(*_args):
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def test_a_line_that_was_refused_is_cut_off_before_the_next(memory_tmp, monkeypatch):
-    """It is written whole, its fsync fails, and so does the cut: no later line suffers."""
+def test_a_failed_line_is_truncated_before_the_next_one(memory_tmp, monkeypatch):
+    """The write succeeds, the fsync and the truncation fail: no later line is damaged."""
     deploy(memory_tmp)
     with open_sagas(memory_tmp).open("s") as saga:
         with monkeypatch.context() as patch:

@@ -1,5 +1,5 @@
 """
-Steps that have nothing to do with agents, and a reader of journals that shares no line with ours.
+Steps without agents, and a reader of journals that is independent of the package.
 
 :class:`Thing` is held in memory, for tests of what the engine does. :class:`OnDisk` is a
 file, so that it outlives the process that is killed.
@@ -26,18 +26,18 @@ class ThingReceipt:
 
 @attrs.define
 class Shelf:
-    """Where things are held: by name, with their owner. It can be told to fail."""
+    """The things that are held, with their owners by name. Its calls can be made to fail."""
 
     held: dict = attrs.field(factory=dict)
-    told: list = attrs.field(factory=list)  #: What was done and undone, in order.
-    failing: dict = attrs.field(factory=dict)  #: ("do" | "undo", name): errors still to come.
+    calls: list = attrs.field(factory=list)  #: The calls, in order.
+    failing: dict = attrs.field(factory=dict)  #: Errors to raise, by ("do" | "undo", name).
     reasons: list = attrs.field(factory=list)
 
     def fail(self, verb, name, *errors):
         self.failing[verb, name] = list(errors)
 
-    def tell(self, verb, name):
-        self.told.append(f"{verb} {name}")
+    def record(self, verb, name):
+        self.calls.append(f"{verb} {name}")
         errors = self.failing.get((verb, name))
         if errors:
             raise errors.pop(0)
@@ -58,13 +58,13 @@ class Thing:
         return ThingReceipt(name=self.name, owner=ctx.saga_id)
 
     def do(self, receipt):
-        self.shelf.tell("do", receipt.name)
+        self.shelf.record("do", receipt.name)
         self.shelf.held[receipt.name] = receipt.owner
-        return attrs.evolve(receipt, serial=len(self.shelf.told))
+        return attrs.evolve(receipt, serial=len(self.shelf.calls))
 
     def undo(self, receipt, why):
         self.shelf.reasons.append(why)
-        self.shelf.tell("undo", receipt.name)
+        self.shelf.record("undo", receipt.name)
         if self.shelf.held.get(receipt.name, receipt.owner) != receipt.owner:
             return Outcome.left()
         if self.shelf.held.pop(receipt.name, None) is None:
@@ -89,7 +89,7 @@ class FileReceipt:
 
 @attrs.frozen
 class OnDisk:
-    """A file with its owner's name in it. Each undo that finds it says so in a diary."""
+    """A file with its owner's name in it, which outlives a killed process."""
 
     name: str = "file"
     receipt_type = FileReceipt
@@ -121,7 +121,7 @@ NAMES = ("cellar", "walls", "roof")
 
 
 def on_disk():
-    """Return the steps of a saga whose world is files."""
+    """Return the steps of a saga that holds three files."""
     return [OnDisk(name) for name in NAMES]
 
 
@@ -130,11 +130,11 @@ def policy(**methods):
     return type("Policy", (KeepCommitted,), {k: staticmethod(v) for k, v in methods.items()})()
 
 
-# --- an independent look ---------------------------------------------------------------------
+# --- an independent reader ---------------------------------------------------------------------
 
 
 def lines_of(path):
-    """Read a journal by hand: its lines up to the first that does not check, ended or not."""
+    """Read a journal by hand: its lines up to the first damaged one."""
     lines = []
     for raw in Path(path).read_bytes().split(b"\n"):
         body, mark, crc = raw.rpartition(b',"crc":"')
@@ -170,7 +170,7 @@ def litter(sagas):
 
 
 def stands(sagas, saga_id):
-    """Return "committed", "closed" or "never" for a saga that is settled; else what is odd."""
+    """Return "committed", "closed" or "never" for a saga; any other word is an error."""
     closed, path = Path(sagas, "closed", f"{saga_id}.jsonl"), Path(sagas, f"{saga_id}.jsonl")
     if closed.exists():
         return "closed" if kinds_of(closed)[-1] == "close" and not path.exists() else "odd"

@@ -1,4 +1,4 @@
-"""The saga package by itself: what it loads, and a saga of things that are no agents."""
+"""The saga package alone: its imports, and a saga without agents."""
 
 import socket
 import subprocess
@@ -25,8 +25,8 @@ ALLOWED = {
 }
 
 
-def test_importing_the_saga_package_loads_nothing_of_the_rest():
-    """Neither libtmux, structlog nor portalocker, and of ours only what it stands on."""
+def test_an_import_of_the_saga_package_loads_only_the_rooms_below_it():
+    """Neither libtmux, structlog nor portalocker is loaded."""
     program = "import sys, orchestrator_core.saga; print(*sys.modules)"
     loaded = set(subprocess.check_output([sys.executable, "-c", program], text=True).split())
 
@@ -44,7 +44,7 @@ class Port:
 
 
 class ReservePort:
-    """Hold a TCP port of the loopback for as long as this object lives."""
+    """Hold a TCP port of the loopback interface while this object lives."""
 
     receipt_type = Port
 
@@ -111,7 +111,7 @@ def can_connect(number):
     return True
 
 
-def test_a_port_and_a_folder_are_held_together_and_given_back_together(tmp_path, port):
+def test_a_port_and_a_folder_are_taken_and_released_together(tmp_path, port):
     folder = MakeFolder()
     sagas = Sagas(tmp_path / "sagas", steps=[folder, port])
 
@@ -125,7 +125,7 @@ def test_a_port_and_a_folder_are_held_together_and_given_back_together(tmp_path,
     assert (False, False) == (can_connect(number), (tmp_path / "build-42").exists())
 
 
-def test_a_port_that_is_taken_gives_the_folder_back(tmp_path, port):
+def test_a_port_in_use_releases_the_folder(tmp_path, port):
     folder = MakeFolder()
     sagas = Sagas(tmp_path / "sagas", steps=[folder, port])
 

@@ -1,4 +1,4 @@
-"""What a saga does: run, commit, unwind. Its world is a shelf in memory, its journal is on disk."""
+"""A saga: run, commit, unwind. The resources are on a shelf in memory, the journal is on disk."""
 
 import errno
 import json
@@ -55,8 +55,8 @@ def committed(sagas, shelf, saga_id="s", names=ABC):
 # --- all --------------------------------------------------------------------------------------
 
 
-def test_a_committed_saga_holds_all_and_keeps_its_stack(sagas, shelf):
-    """After the commit everything is held, by nobody's process, and can be undone."""
+def test_a_committed_saga_holds_all_resources_and_keeps_its_stack(sagas, shelf):
+    """After the commit no process is needed to hold the resources, and all can be undone."""
     committed(sagas, shelf)
 
     assert {"a": "s", "b": "s", "c": "s"} == shelf.held
@@ -64,17 +64,17 @@ def test_a_committed_saga_holds_all_and_keeps_its_stack(sagas, shelf):
     assert list(ABC) == [frame.name for frame in sagas.history("s").stack]
 
 
-def test_intents_are_in_the_journal_before_anything_is_taken(sagas, shelf, tmp_path):
-    """Whatever a step does, a record that leads to it was there before."""
+def test_intents_are_in_the_journal_before_any_resource_is_taken(sagas, shelf, tmp_path):
+    """A record leads to the resource before the step acts."""
     with sagas.begin("s", shelf.things(*ABC)) as saga:
         assert ["begin", "intent", "intent", "intent"] == kinds_of(tmp_path / "sagas" / "s.jsonl")
-        assert [] == shelf.told
+        assert [] == shelf.calls
         saga.run()
         saga.commit()
 
 
-def test_a_receipt_is_enriched_by_what_doing_it_taught(sagas, shelf):
-    """What is only known afterwards reaches the undo, also in another process."""
+def test_a_receipt_that_a_step_enriches_reaches_its_undo(sagas, shelf):
+    """A fact that only ``do`` knows reaches the undo, also in another process."""
     committed(sagas, shelf)
 
     report = sagas.unwind("s", Unwind.terminal())
@@ -82,8 +82,8 @@ def test_a_receipt_is_enriched_by_what_doing_it_taught(sagas, shelf):
     assert [{"serial": 3}, {"serial": 2}, {"serial": 1}] == [s.detail for s in report.steps]
 
 
-def test_a_step_may_be_added_when_others_hold_something(sagas, shelf):
-    """A step that depends on what others hold is planned with their receipts as they are now."""
+def test_a_step_can_be_added_after_others_are_done(sagas, shelf):
+    """The new step is planned with the current receipts of the others."""
 
     class Late(Thing):
         def plan(self, ctx):
@@ -100,7 +100,7 @@ def test_a_step_may_be_added_when_others_hold_something(sagas, shelf):
     ]
 
 
-def test_notes_are_kept_and_the_last_one_of_a_name_counts(sagas, shelf):
+def test_the_last_note_of_a_name_counts(sagas, shelf):
     committed(sagas, shelf)
     with sagas.open("s") as saga:
         saga.note("seen", times=1)
@@ -116,8 +116,8 @@ def test_notes_are_kept_and_the_last_one_of_a_name_counts(sagas, shelf):
 @pytest.mark.parametrize(
     "error", [ValueError("no"), KeyboardInterrupt(), SystemExit(3), GeneratorExit()], ids=repr
 )
-def test_any_exception_unwinds_in_reverse_and_is_raised_as_itself(sagas, shelf, broken, error):
-    """Whatever a step raises, nothing remains, and the caller gets that very error."""
+def test_any_exception_unwinds_in_reverse_and_reaches_the_caller(sagas, shelf, broken, error):
+    """No resource remains, and the caller gets the error of the step."""
     shelf.fail("do", broken, error)
 
     with pytest.raises(type(error)) as raised, sagas.begin("s", shelf.things(*ABC)) as saga:
@@ -126,7 +126,7 @@ def test_any_exception_unwinds_in_reverse_and_is_raised_as_itself(sagas, shelf, 
     assert error is raised.value
     assert error.__cause__ is None
     assert {} == shelf.held
-    assert ["undo c", "undo b", "undo a"] == [told for told in shelf.told if "undo" in told]
+    assert ["undo c", "undo b", "undo a"] == [call for call in shelf.calls if "undo" in call]
     assert State.CLOSED is sagas.history("s").state
 
 
@@ -144,7 +144,7 @@ def test_an_exception_between_the_steps_and_the_commit_unwinds(sagas, shelf):
 
 
 def test_a_block_left_without_a_commit_unwinds(sagas, shelf):
-    """Who forgets to commit, or returns early, has taken nothing."""
+    """A caller that forgets the commit, or returns early, holds no resource."""
     with sagas.begin("s", shelf.things(*ABC)) as saga:
         saga.run()
 
@@ -152,7 +152,7 @@ def test_a_block_left_without_a_commit_unwinds(sagas, shelf):
     assert "the block ended without a commit" == sagas.report("s").why.message
 
 
-def test_a_block_left_without_a_commit_tells_what_was_not_undone(sagas, shelf):
+def test_a_block_left_without_a_commit_raises_the_failed_undos(sagas, shelf):
     shelf.fail("undo", "b", OSError("stuck"), OSError("stuck"))
 
     with pytest.raises(ExceptionGroup) as raised, sagas.begin("s", shelf.things(*ABC)) as saga:
@@ -161,7 +161,7 @@ def test_a_block_left_without_a_commit_tells_what_was_not_undone(sagas, shelf):
     assert ["b"] == [error.step for error in raised.value.exceptions]
 
 
-def test_nothing_is_taken_if_a_step_refuses_to_be_planned(sagas, shelf, tmp_path):
+def test_a_step_that_refuses_its_plan_leaves_nothing(sagas, shelf, tmp_path):
     class Refusing(Thing):
         def plan(self, ctx):
             raise ValueError(ctx.saga_id)
@@ -169,36 +169,36 @@ def test_nothing_is_taken_if_a_step_refuses_to_be_planned(sagas, shelf, tmp_path
     with pytest.raises(ValueError, match="s"):
         sagas.begin("s", [*shelf.things("a"), Refusing(shelf, "b")])
 
-    assert ([], []) == (shelf.told, open_journals(tmp_path / "sagas"))
+    assert ([], []) == (shelf.calls, open_journals(tmp_path / "sagas"))
 
 
 # --- undos that fail --------------------------------------------------------------------------
 
 
-def test_a_failing_undo_does_not_stop_the_others_and_is_tried_once_more(sagas, shelf):
+def test_a_failing_undo_does_not_stop_the_others_and_is_retried_once(sagas, shelf):
     committed(sagas, shelf)
     shelf.fail("undo", "b", OSError("not yet"))
-    shelf.told.clear()
+    shelf.calls.clear()
 
     report = sagas.unwind("s", Unwind.terminal())
 
-    assert ["undo c", "undo b", "undo a", "undo b"] == shelf.told
+    assert ["undo c", "undo b", "undo a", "undo b"] == shelf.calls
     assert (True, 2) == (report.closed, report.step("b").attempts)
 
 
-def test_who_could_not_be_asked_is_not_asked_again_at_once(sagas, shelf):
+def test_a_resource_that_could_not_be_asked_is_not_asked_again_at_once(sagas, shelf):
     committed(sagas, shelf)
     shelf.fail("undo", "b", CouldNotAsk("hung"))
-    shelf.told.clear()
+    shelf.calls.clear()
 
     report = sagas.unwind("s", Unwind.terminal())
 
-    assert ["undo c", "undo b", "undo a"] == shelf.told
+    assert ["undo c", "undo b", "undo a"] == shelf.calls
     assert ["b"] == [step.step for step in report.failed]
 
 
-def test_failed_undos_travel_with_the_original_error(sagas, shelf):
-    """The error is the caller's own; its cause names every step that may still hold something."""
+def test_failed_undos_are_the_cause_of_the_original_error(sagas, shelf):
+    """The cause names every step that may still hold a resource."""
     shelf.fail("do", "c", ValueError("the reason"))
     for name in ("a", "b"):
         shelf.fail("undo", name, OSError("stays"), OSError("stays"))
@@ -216,7 +216,7 @@ def test_failed_undos_travel_with_the_original_error(sagas, shelf):
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt(), SystemExit(1)], ids=repr)
 def test_an_interrupt_during_an_undo_waits_until_the_end(sagas, shelf, interrupt):
-    """A saga is never left half unwound by Ctrl-C; the interrupt comes out afterwards."""
+    """Ctrl-C leaves no saga half unwound; the interrupt is raised afterwards."""
     committed(sagas, shelf)
     shelf.fail("undo", "b", interrupt)
 
@@ -246,7 +246,7 @@ def test_a_real_ctrl_c_during_an_undo_waits_until_the_end(sagas, shelf):
     assert "absent" == sagas.report("s").step("b").result  # It was undone, then found gone.
 
 
-def test_the_first_of_two_interrupts_comes_out_with_what_is_left(sagas, shelf):
+def test_the_first_of_two_interrupts_is_raised_with_the_failed_undos(sagas, shelf):
     first, second = KeyboardInterrupt("first"), SystemExit("second")
     shelf.fail("undo", "b", first, second)
 
@@ -258,7 +258,7 @@ def test_the_first_of_two_interrupts_comes_out_with_what_is_left(sagas, shelf):
     assert {"b": "s"} == shelf.held
 
 
-def test_an_undo_that_returns_nonsense_is_a_failed_one(sagas, shelf):
+def test_an_undo_that_returns_nonsense_has_failed(sagas, shelf):
     class Careless(Thing):
         def undo(self, _receipt, _why):
             return None
@@ -271,7 +271,7 @@ def test_an_undo_that_returns_nonsense_is_a_failed_one(sagas, shelf):
     assert (False, 3) == (report.closed, len(report.failed))
 
 
-def test_what_is_not_ours_is_left_and_the_saga_closes(sagas, shelf):
+def test_a_foreign_resource_is_left_alone_and_the_saga_closes(sagas, shelf):
     committed(sagas, shelf)
     shelf.held["b"] = "a stranger"
 
@@ -290,7 +290,7 @@ def stuck(sagas, shelf):
     committed(sagas, shelf)
     shelf.fail("undo", "b", *[OSError("stays")] * 2)
     sagas.unwind("s", Unwind.terminal("why it ended"))
-    shelf.told.clear()
+    shelf.calls.clear()
 
 
 @pytest.mark.usefixtures("stuck")
@@ -303,18 +303,18 @@ def test_a_saga_with_an_undo_that_stays_failed_is_stuck(sagas, shelf):
 
 
 @pytest.mark.usefixtures("stuck")
-def test_only_what_was_not_undone_is_undone_again_for_the_first_reason(sagas, shelf):
+def test_only_failed_undos_are_repeated_and_for_the_first_reason(sagas, shelf):
     report = sagas.unwind("s", Unwind.rollback("another reason"))
 
-    assert ["undo b"] == shelf.told
+    assert ["undo b"] == shelf.calls
     assert "why it ended" == report.why.message
     assert [("c", 0), ("b", 1), ("a", 0)] == [(s.step, s.attempts) for s in report.steps]
     assert State.CLOSED is sagas.history("s").state
 
 
 @pytest.mark.usefixtures("stuck")
-def test_the_wait_before_the_next_try_doubles_to_an_hour_and_stays(sagas, shelf):
-    """However long it stays stuck, it is tried again within about an hour."""
+def test_the_wait_before_a_retry_doubles_up_to_an_hour(sagas, shelf):
+    """A saga that stays stuck is retried about once an hour."""
     shelf.failing["undo", "b"] = [OSError("stays")] * 100
     waits = []
     for _ in range(15):
@@ -331,19 +331,19 @@ def _seconds(at):
 
 
 @pytest.mark.usefixtures("stuck")
-def test_a_step_can_be_abandoned_by_name_and_the_journal_says_by_whom(sagas, shelf):
+def test_a_step_can_be_abandoned_by_name_and_the_journal_keeps_the_operator(sagas, shelf):
     with sagas.open("s") as saga:
         saga.abandon("b", by="ann", reason="the host is gone")
         report = saga.unwind(Unwind.terminal())
 
     assert (True, "abandoned") == (report.closed, report.step("b").result)
     assert {"by": "ann", "reason": "the host is gone"} == sagas.report("s").step("b").detail
-    assert [] == shelf.told
+    assert [] == shelf.calls
 
 
 @pytest.mark.parametrize("step", ["a", "nonesuch"])
 @pytest.mark.usefixtures("stuck")
-def test_only_a_step_that_is_stuck_can_be_abandoned(sagas, step):
+def test_only_a_stuck_step_can_be_abandoned(sagas, step):
     with sagas.open("s") as saga, pytest.raises(SagaError, match="not stuck by"):
         saga.abandon(step, by="ann", reason="")
 
@@ -354,8 +354,8 @@ def test_a_saga_that_is_not_stuck_has_nothing_to_abandon(sagas, shelf):
         saga.abandon("a", by="ann", reason="")
 
 
-def test_whatever_a_failed_undo_says_of_what_is_left_can_be_told(sagas, shelf):
-    """A path is not JSON; a report of it is, all the same."""
+def test_a_report_of_a_failed_undo_is_json_whatever_it_leaked(sagas, shelf):
+    """A path is no JSON value; the report contains its text."""
     committed(sagas, shelf)
     error = OSError("in use")
     error.leaked = [Path("/left")]
@@ -368,7 +368,7 @@ def test_whatever_a_failed_undo_says_of_what_is_left_can_be_told(sagas, shelf):
     assert {"at": "/there", "leaked": ["/left"]} == detail
 
 
-def test_an_epilogue_that_fails_makes_the_saga_stuck_and_runs_again(tmp_path, shelf):
+def test_a_finalizer_that_fails_makes_the_saga_stuck_and_runs_again(tmp_path, shelf):
     seen, errors = [], [OSError("later")]
 
     def finalizer(report, history):
@@ -387,7 +387,7 @@ def test_an_epilogue_that_fails_makes_the_saga_stuck_and_runs_again(tmp_path, sh
     assert [["undone"] * 3] * 2 == seen
 
 
-def test_an_epilogue_that_can_never_be_is_abandoned_by_its_name(tmp_path, shelf):
+def test_a_finalizer_that_always_fails_can_be_abandoned(tmp_path, shelf):
     def finalizer(_report, _history):
         raise OSError("never")
 
@@ -407,7 +407,7 @@ def test_an_epilogue_that_can_never_be_is_abandoned_by_its_name(tmp_path, shelf)
 
 
 @pytest.mark.usefixtures("stuck")
-def test_an_epilogue_is_not_abandoned_while_a_step_is_to_be_undone(sagas):
+def test_a_finalizer_cannot_be_abandoned_while_a_step_is_stuck(sagas):
     with sagas.open("s") as saga, pytest.raises(SagaError, match="not stuck by"):
         saga.abandon("epilogue", by="ann", reason="")
 
@@ -418,14 +418,14 @@ def test_an_epilogue_is_not_abandoned_while_a_step_is_to_be_undone(sagas):
 def test_a_second_end_gets_the_report_of_the_first(sagas, shelf):
     committed(sagas, shelf)
     first = sagas.unwind("s", Unwind.terminal("first"))
-    shelf.told.clear()
+    shelf.calls.clear()
 
     second = sagas.unwind("s", Unwind.terminal("second"))
 
-    assert (first, []) == (second, shelf.told)
+    assert (first, []) == (second, shelf.calls)
 
 
-def test_a_request_is_kept_and_the_first_one_wins(sagas, shelf):
+def test_the_first_request_of_an_end_wins(sagas, shelf):
     committed(sagas, shelf)
     with sagas.open("s") as saga:
         assert [True, False] == [saga.request_end(Unwind.terminal(w)) for w in ("one", "two")]
@@ -435,7 +435,7 @@ def test_a_request_is_kept_and_the_first_one_wins(sagas, shelf):
 
 
 @pytest.mark.usefixtures("stuck")
-def test_no_end_can_be_requested_of_what_is_ending(sagas):
+def test_an_end_cannot_be_requested_during_an_unwinding(sagas):
     with sagas.open("s") as saga:
         saga.unwind(Unwind.terminal())
         assert not saga.request_end(Unwind.terminal())
@@ -444,7 +444,7 @@ def test_no_end_can_be_requested_of_what_is_ending(sagas):
 # --- refused ----------------------------------------------------------------------------------
 
 
-def test_an_id_names_one_saga_for_ever(sagas, shelf):
+def test_an_id_is_used_once(sagas, shelf):
     committed(sagas, shelf)
     with pytest.raises(SagaExists):
         sagas.begin("s", shelf.things("x"))
@@ -466,12 +466,12 @@ def test_a_hostile_id_reaches_no_file(sagas, shelf, saga_id, tmp_path):
     assert [] == open_journals(tmp_path / "sagas")
 
 
-def test_two_steps_of_one_name_are_refused(sagas, shelf):
+def test_two_steps_with_the_same_name_are_refused(sagas, shelf):
     with pytest.raises(SagaError, match="two steps named 'a'"):
         sagas.begin("s", shelf.things("a", "a"))
 
 
-def test_there_is_no_history_of_a_saga_that_never_was(sagas):
+def test_a_saga_that_never_existed_has_no_history(sagas):
     for ask in (sagas.history, sagas.open, sagas.report):
         with pytest.raises(SagaNotFound):
             ask("nobody")
@@ -488,7 +488,7 @@ def test_there_is_no_history_of_a_saga_that_never_was(sagas):
     ],
     ids=["run", "commit", "then"],
 )
-def test_only_a_running_saga_goes_forward_and_the_refusal_leaves_no_line(sagas, shelf, forward):
+def test_only_a_running_saga_goes_forward_and_a_refusal_writes_no_line(sagas, shelf, forward):
     committed(sagas, shelf)
     before = kinds_of(sagas.journals.file("s"))
     with sagas.open("s") as saga, pytest.raises(SagaError, match="committed, not running"):
@@ -504,7 +504,7 @@ def test_a_saga_does_not_commit_with_a_step_undone(sagas, shelf):
     assert "closed" == sagas.history("s").state.value
 
 
-def test_a_saga_let_go_is_not_written_to(sagas, shelf):
+def test_a_released_saga_is_not_written_to(sagas, shelf):
     with sagas.begin("s", shelf.things("a")) as saga:
         saga.run()
         saga.commit()
@@ -512,7 +512,7 @@ def test_a_saga_let_go_is_not_written_to(sagas, shelf):
         saga.note("late")
 
 
-def test_probing_asks_every_step_and_not_knowing_is_an_answer(sagas, shelf):
+def test_a_probe_asks_every_step_and_may_return_unknown(sagas, shelf):
     class Hung(Thing):
         def probe(self, receipt):
             if receipt.name == "c":
@@ -538,7 +538,7 @@ def test_probing_asks_every_step_and_not_knowing_is_an_answer(sagas, shelf):
 @pytest.mark.parametrize("now", State)
 @pytest.mark.parametrize("then", State)
 def test_a_state_follows_another_only_as_in_the_picture(now, then):
-    """The picture in states.py, drawn again by hand."""
+    """The picture in states.py, copied by hand."""
     picture = {
         (State.RUNNING, State.COMMITTED),
         (State.RUNNING, State.UNWINDING),
@@ -565,7 +565,7 @@ class Diary(Observer):
         return lambda saga_id, *facts: self.lines.append((name, saga_id, *facts))
 
 
-def test_an_observer_is_told_what_happened_in_order(tmp_path, shelf):
+def test_an_observer_gets_all_events_in_order(tmp_path, shelf):
     diary = Diary()
     sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], observer=diary)
     shelf.fail("undo", "a", OSError("once"))
@@ -591,7 +591,7 @@ def test_an_observer_that_raises_changes_nothing(tmp_path, shelf, caplog):
     assert [("observer.failed", "step_done")] == [(r.message, r.hook) for r in caplog.records]
 
 
-def test_what_an_observer_carries_reaches_whoever_watches_the_end(tmp_path, shelf):
+def test_the_state_of_an_observer_reaches_the_observer_of_the_end(tmp_path, shelf):
     class Sender(Observer):
         def state_to_persist(self, saga_id):
             return {"for": saga_id}
@@ -613,9 +613,7 @@ def test_what_an_observer_carries_reaches_whoever_watches_the_end(tmp_path, shel
 
 
 @pytest.mark.parametrize("carried", [{"a": object()}, {"a": "\ud800"}, ["no", "mapping"], 7])
-def test_what_no_journal_can_hold_is_not_carried_and_changes_nothing(
-    carried, tmp_path, shelf, caplog
-):
+def test_state_that_no_journal_can_hold_changes_nothing(carried, tmp_path, shelf, caplog):
     class Careless(Observer):
         def state_to_persist(self, _saga_id):
             return carried
@@ -629,9 +627,7 @@ def test_what_no_journal_can_hold_is_not_carried_and_changes_nothing(
     ]
 
 
-def test_a_full_disk_does_not_keep_a_saga_from_beginning_for_what_is_carried(
-    tmp_path, shelf, monkeypatch
-):
+def test_a_full_disk_does_not_stop_a_begin_because_of_observer_state(tmp_path, shelf, monkeypatch):
     class Sender(Observer):
         def state_to_persist(self, _saga_id):
             monkeypatch.setattr(journal, "write_all", full)
@@ -654,7 +650,7 @@ def test_a_full_disk_does_not_keep_a_saga_from_beginning_for_what_is_carried(
 
 
 def test_every_line_is_json_with_its_kind_first_and_its_checksum_last(sagas, shelf, tmp_path):
-    """What people's tools, and the supervisor's gate, rely on."""
+    """The tools of users and the supervisor's gate depend on it."""
     committed(sagas, shelf)
     with sagas.open("s") as saga:
         saga.request_end(Unwind.terminal())

@@ -1,4 +1,4 @@
-"""Whatever order things happen in: the invariants of a saga, by hypothesis."""
+"""The invariants of a saga under any order of events, by hypothesis."""
 
 import os
 import tempfile
@@ -26,7 +26,7 @@ def _no_waiting_for_the_disk(monkeypatch):
 
 
 def a_whole_life(place, failing_do, failing_undo, *, ended):
-    """Return the bytes of a journal that lived so, and what it planned."""
+    """Return the bytes of the journal of such a life."""
     shelf = Shelf()
     sagas = Sagas(place, steps=[Thing(shelf)])
     if failing_do is not None:
@@ -74,7 +74,7 @@ class _Named:
 def test_any_prefix_of_any_journal_recovers_to_all_or_nothing(
     failing_do, failing_undo, ended, share, held
 ):
-    """Whatever of the things was there: committed and untouched, or closed and all gone."""
+    """The saga is committed and its things are untouched, or it is closed and they are gone."""
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
         whole = a_whole_life(Path(one), failing_do, failing_undo, ended=ended)
         shelf = Shelf(held={f"s-{name}": "s" for name in held})
@@ -94,7 +94,7 @@ def test_any_prefix_of_any_journal_recovers_to_all_or_nothing(
 
 
 def without_those_undone(held, sagas):
-    """Return what is held, less what the journal says was undone before: that is gone in truth."""
+    """Return the held things without those whose undo is in the journal."""
     undone = {frame.name for frame in sagas.history("s").stack if frame.outcome is not None}
     return {name: owner for name, owner in held.items() if name not in undone}
 
@@ -103,7 +103,7 @@ def without_those_undone(held, sagas):
 
 
 class Lives(RuleBasedStateMachine):
-    """Begin, run, fail, commit, unwind, crash, recover, in any order, on one directory."""
+    """Begin, run, fail, commit, unwind, crash and recover in any order on one directory."""
 
     ids = Bundle("ids")
 
@@ -211,6 +211,6 @@ Lives.TestCase.settings = settings(max_examples=40, stateful_step_count=25, dead
 TestLives = pytest.mark.usefixtures("_no_waiting_for_the_disk")(Lives.TestCase)
 
 
-def test_no_history_is_told_of_an_id_that_never_was(tmp_path):
+def test_an_id_that_was_never_used_has_no_history(tmp_path):
     with pytest.raises(SagaNotFound):
         Sagas(tmp_path, steps=[]).history("s")

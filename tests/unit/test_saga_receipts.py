@@ -13,7 +13,7 @@ def frame(kind, version, value):
 
 
 def test_an_old_receipt_is_upgraded_step_by_step():
-    """A journal of the first release is understood by the third."""
+    """The third release reads a journal of the first."""
 
     @receipt(
         "test.chain",
@@ -32,7 +32,7 @@ def test_an_old_receipt_is_upgraded_step_by_step():
     assert Chain("/x", 1) == frame("test.chain", 3, {"place": "/x", "mode": 1}).load()
 
 
-def test_an_upgrade_may_not_be_missing():
+def test_a_missing_upgrade_is_refused():
     with pytest.raises(ValueError, match="needs an upgrade from each version"):
         receipt("test.gap", version=3, upgrades={1: dict})
 
@@ -49,7 +49,7 @@ def test_a_name_belongs_to_one_class():
             pass
 
 
-def test_a_class_that_is_attrs_already_is_taken_as_it_is():
+def test_an_attrs_class_is_registered_unchanged():
     @receipt("test.attrs")
     @attrs.frozen(kw_only=True)
     class Own:
@@ -63,7 +63,7 @@ def test_a_class_that_is_attrs_already_is_taken_as_it_is():
     assert "y" == frame("test.below", 1, {"path": "p", "more": "y"}).load().more
 
 
-def test_a_receipt_of_no_registered_class_is_refused_before_anything_is_taken(tmp_path):
+def test_a_receipt_of_an_unregistered_class_is_refused_before_any_step(tmp_path):
     class Plain(Thing):
         def plan(self, _ctx):
             return object()
@@ -83,8 +83,8 @@ def test_a_receipt_of_no_registered_class_is_refused_before_anything_is_taken(tm
     ],
     ids=["unknown type", "newer version", "a field less", "another shape"],
 )
-def test_what_nobody_here_understands_is_stuck_and_never_skipped(tmp_path, kind, version, value):
-    """A newer release's saga waits for that release; the steps we know are undone."""
+def test_an_unknown_receipt_makes_its_saga_stuck(tmp_path, kind, version, value):
+    """A saga of a newer release waits for that release; its known steps are undone."""
     shelf = Shelf(held={"known": "s"})
     sagas = Sagas(tmp_path, steps=[Thing(shelf)])
     known = {"name": "known", "owner": "s"}
@@ -102,7 +102,7 @@ def test_what_nobody_here_understands_is_stuck_and_never_skipped(tmp_path, kind,
     assert State.STUCK is sagas.history("s").state
 
 
-def test_lines_of_a_newer_release_are_passed_over(tmp_path):
+def test_lines_of_a_newer_release_are_skipped(tmp_path):
     sagas = Sagas(tmp_path, steps=[])
     (tmp_path / "s.jsonl").write_bytes(
         seal(kind="begin", saga="s", labels={}, steps=[], at="")

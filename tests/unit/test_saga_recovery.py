@@ -1,4 +1,4 @@
-"""Recovery, by what it finds. Here owners die by letting go; real deaths are in faults/."""
+"""Recovery, by the state of the saga. A dead owner is one that released its saga without an end."""
 
 import os
 import time
@@ -23,7 +23,7 @@ def sagas(tmp_path, shelf):
 
 
 def die_running(sagas, shelf, saga_id="s"):
-    """Leave a saga as a dead owner would: all done, not committed."""
+    """Leave a saga as a dead owner would: all steps done, not committed."""
     saga = sagas.begin(saga_id, shelf.things(*ABC))
     saga.run()
     saga.release()
@@ -44,7 +44,7 @@ def test_a_running_saga_without_an_owner_is_unwound(sagas, shelf):
     assert Reason.RECOVERY is report.unwound["s"].why.reason
 
 
-def test_a_committed_saga_is_left_alone_without_a_verdict(sagas, shelf):
+def test_a_committed_saga_is_left_alone_by_the_default_policy(sagas, shelf):
     committed(sagas, shelf)
     before = sagas.journals.file("s").read_bytes()
 
@@ -55,7 +55,7 @@ def test_a_committed_saga_is_left_alone_without_a_verdict(sagas, shelf):
     assert before == sagas.journals.file("s").read_bytes()
 
 
-def test_a_committed_saga_whose_life_is_over_is_unwound_for_the_verdicts_reason(sagas, shelf):
+def test_a_committed_saga_that_the_policy_ends_is_unwound_for_its_reason(sagas, shelf):
     committed(sagas, shelf, "dead")
     committed(sagas, Shelf(), "alive")
 
@@ -66,7 +66,7 @@ def test_a_committed_saga_whose_life_is_over_is_unwound_for_the_verdicts_reason(
     assert (("alive",), over) == (report.alive, report.unwound["dead"].why)
 
 
-def test_a_stuck_saga_waits_for_its_time_unless_forced(sagas, shelf):
+def test_a_stuck_saga_waits_for_its_retry_time_unless_forced(sagas, shelf):
     committed(sagas, shelf)
     shelf.fail("undo", "b", *[OSError("stays")] * 2)
     sagas.unwind("s", Unwind.terminal())
@@ -79,7 +79,7 @@ def test_a_stuck_saga_waits_for_its_time_unless_forced(sagas, shelf):
 @pytest.mark.parametrize(
     "away_s", [-1, 3 * 3600], ids=["its time has come", "the clock was set back"]
 )
-def test_a_stuck_saga_is_tried_again(sagas, shelf, away_s):
+def test_a_stuck_saga_is_retried(sagas, shelf, away_s):
     committed(sagas, shelf)
     shelf.fail("undo", "b", *[OSError("stays")] * 2)
     sagas.unwind("s", Unwind.terminal())
@@ -92,34 +92,34 @@ def test_a_stuck_saga_is_tried_again(sagas, shelf, away_s):
     assert sagas.recover().unwound["s"].closed
 
 
-def test_an_unwinding_goes_on_where_it_was_left(sagas, shelf):
-    """What was undone is not undone again."""
+def test_an_interrupted_unwinding_goes_on(sagas, shelf):
+    """A step that was undone is not undone again."""
     committed(sagas, shelf)
     sagas.unwind("s", Unwind.terminal("first"))
     closed = sagas.journals.closed_file("s")
     lines = closed.read_bytes().splitlines(keepends=True)
     closed.unlink()
     sagas.journals.file("s").write_bytes(b"".join(lines[: kinds(lines).index("undone") + 1]))
-    shelf.told.clear()
+    shelf.calls.clear()
 
     report = sagas.recover().unwound["s"]
 
-    assert (["undo b", "undo a"], "first") == (shelf.told, report.why.message)
+    assert (["undo b", "undo a"], "first") == (shelf.calls, report.why.message)
 
 
 def kinds(lines):
     return [line.split(b'"')[3].decode() for line in lines]
 
 
-def test_a_closed_saga_among_the_open_ones_is_only_put_away(sagas, shelf, tmp_path):
+def test_a_closed_saga_among_the_open_ones_is_only_archived(sagas, shelf, tmp_path):
     committed(sagas, shelf)
     sagas.unwind("s", Unwind.terminal())
     sagas.journals.closed_file("s").rename(sagas.journals.file("s"))
-    shelf.told.clear()
+    shelf.calls.clear()
 
     sagas.recover()
 
-    assert ([], []) == (shelf.told, open_journals(tmp_path))
+    assert ([], []) == (shelf.calls, open_journals(tmp_path))
     assert ["s.jsonl"] == closed_journals(tmp_path)
 
 
@@ -131,10 +131,10 @@ def test_a_living_owner_is_not_disturbed(sagas, shelf):
             sagas.unwind("s", Unwind.terminal())
         saga.commit()
 
-    assert [] == [told for told in shelf.told if "undo" in told]
+    assert [] == [call for call in shelf.calls if "undo" in call]
 
 
-def test_one_that_cannot_be_recovered_does_not_stop_the_others(sagas, shelf):
+def test_a_saga_that_cannot_be_recovered_does_not_stop_the_others(sagas, shelf):
     committed(sagas, Shelf(), "asks")
     committed(sagas, Shelf(), "bug")
     die_running(sagas, shelf, "z")
@@ -148,8 +148,8 @@ def test_one_that_cannot_be_recovered_does_not_stop_the_others(sagas, shelf):
     assert (["z"], {}) == (list(report.unwound), shelf.held)
 
 
-def test_one_that_is_spared_is_left_to_somebody_else_whatever_its_state(sagas, shelf):
-    """Unwinding it would end the caller half-way."""
+def test_a_saga_that_includes_the_caller_is_left_to_another_process(sagas, shelf):
+    """The unwinding would end the caller."""
     die_running(sagas, shelf, "running")
     committed(sagas, shelf, "committed")
     closed = sagas.begin("closed", shelf.things("x"))
@@ -165,7 +165,7 @@ def test_one_that_is_spared_is_left_to_somebody_else_whatever_its_state(sagas, s
     assert {"running", "committed"} == set(sagas.recover(policy=policy(**over)).unwound)
 
 
-def test_only_one_saga_can_be_asked_for(sagas, shelf):
+def test_a_recovery_can_be_limited_to_one_saga(sagas, shelf):
     die_running(sagas, shelf, "one")
     die_running(sagas, Shelf(), "two")
 
@@ -174,7 +174,7 @@ def test_only_one_saga_can_be_asked_for(sagas, shelf):
         sagas.recover(only="three")
 
 
-def test_recovering_twice_comes_to_the_same_as_once(sagas, shelf, tmp_path):
+def test_a_second_recovery_changes_nothing(sagas, shelf, tmp_path):
     die_running(sagas, shelf)
     committed(sagas, Shelf(), "t")
     sagas.recover()
@@ -186,7 +186,7 @@ def test_recovering_twice_comes_to_the_same_as_once(sagas, shelf, tmp_path):
 
 
 def test_a_journal_under_another_sagas_name_ends_nothing(sagas, shelf):
-    """Somebody made a copy by hand: it is no saga, and leads to nothing of the one it tells of."""
+    """A copy made by hand is no saga, and does not lead to the resources of the original."""
     committed(sagas, shelf)
     copy = sagas.journals.file("s-copy")
     copy.write_bytes(sagas.journals.file("s").read_bytes())
@@ -221,7 +221,7 @@ def test_a_torn_last_line_is_the_normal_end_of_a_crash(sagas, shelf, tmp_path):
 
 
 def test_a_commit_that_lacks_only_its_newline_counts(sagas, shelf):
-    """It was written whole, and may have been acknowledged: nothing living is ended for a byte."""
+    """The line is complete, and may have been acknowledged."""
     committed(sagas, shelf)
     journal = sagas.journals.file("s")
     whole = journal.read_bytes()
@@ -233,7 +233,7 @@ def test_a_commit_that_lacks_only_its_newline_counts(sagas, shelf):
     assert ["commit", "unwind"] == kinds_of(sagas.journals.closed_file("s"))[7:9]
 
 
-def test_damage_is_told_to_the_observer(tmp_path, shelf):
+def test_damage_is_reported_to_the_observer(tmp_path, shelf):
     told = []
 
     class Told(Observer):
@@ -248,8 +248,8 @@ def test_damage_is_told_to_the_observer(tmp_path, shelf):
     assert [("s", "s.jsonl.damaged")] == told
 
 
-def test_the_calls_to_the_system_do_not_grow_with_the_past(tmp_path, shelf, monkeypatch):
-    """A saga costs the same after ten and after five hundred closed ones."""
+def test_system_calls_do_not_grow_with_the_number_of_closed_sagas(tmp_path, shelf, monkeypatch):
+    """A saga makes the same calls beside one closed saga and beside five hundred."""
     sagas = Sagas(tmp_path, steps=[Thing(shelf)])
 
     def life(saga_id):
