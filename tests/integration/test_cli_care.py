@@ -31,7 +31,7 @@ from support.scene import scene  # noqa: F401 - a fixture
 
 from orchestrator_core.cli import main, root_commands, sweeper_commands
 from orchestrator_core.exceptions import CouldNotAsk
-from orchestrator_core.operations import alerts
+from orchestrator_core.operations import alerts, doctor
 from orchestrator_core.operations.daemon import heartbeat
 from orchestrator_core.operations.sweeper import Sweeper
 from orchestrator_core.orchestrator import Orchestrator
@@ -406,8 +406,11 @@ def test_an_unusable_summary_exits_with_1(line):
 
 
 @pytest.mark.usefixtures("old")
-def test_the_doctor_exits_with_0_unless_a_check_has_failed(line):
+def test_the_doctor_exits_with_0_unless_a_check_has_failed(line, monkeypatch):
     """A warning does not change the exit code: this machine may have few descriptors."""
+    # Other processes of this user may have used up a limit that all share.
+    for name in ("file events", "processes", "space"):
+        monkeypatch.delitem(doctor.CHECKS, name)
     before = line.world.snapshot()
     assert 0 == line("doctor")[0]
     assert line.json("doctor")["success"]

@@ -27,6 +27,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from orchestrator_core.model import layout
 from orchestrator_core.model.layout import Layout
 from orchestrator_core.operations import doctor
 from orchestrator_core.operations.doctor import (
@@ -46,6 +47,8 @@ from orchestrator_core.supervisor import platform as system
 from orchestrator_core.system.processes import identity
 
 OK, UNKNOWN, WARNING, FAILED = Verdict
+#: Limits that the other processes of this user share: a busy machine may exceed them.
+SHARED_LIMITS = {"file events", "processes", "space"}
 ON_LINUX = sys.platform == "linux"
 
 
@@ -55,6 +58,11 @@ def subject(place, *, env=None, timeout_s=1.0):
 
 def by_name(checks):
     return {check.name: check for check in checks}
+
+
+def failures(checks):
+    failed = {check.name for check in checks if check.verdict is FAILED}
+    return failed - SHARED_LIMITS
 
 
 @pytest.fixture
@@ -99,7 +107,7 @@ def test_a_healthy_root_has_no_failed_check_and_is_not_changed(used):
     checks = doctor.examine(used.root)
 
     assert list(doctor.CHECKS) == [check.name for check in checks]
-    assert [] == [check for check in checks if check.verdict is FAILED]
+    assert set() == failures(checks)
     assert before == used.world.snapshot()
     assert [] == used.world.locked()
 
@@ -121,10 +129,10 @@ def test_a_damaged_root_is_not_changed(used):
     (used.root / "orchestrator.toml").symlink_to("/etc/passwd")
     before = used.world.snapshot()
 
-    checks = by_name(doctor.examine(used.root))
+    checks = doctor.examine(used.root)
 
-    failed_checks = {"permissions", "settings", "root.json", "registries", "journals"}
-    assert failed_checks == {name for name, check in checks.items() if check.verdict is FAILED}
+    expected = {"permissions", "settings", "root.json", "registries", "journals"}
+    assert expected == failures(checks)
     assert before == used.world.snapshot()
 
 
@@ -642,7 +650,9 @@ def test_unreadable_limits_of_the_server_are_unknown(used, private_tmux, monkeyp
         ({}, "(from the working directory)"),
     ],
 )
-def test_the_source_of_the_root_is_reported(tmp_path, how, expected):
+def test_the_source_of_the_root_is_reported(tmp_path, monkeypatch, how, expected):
+    # No directory above may have a root.
+    monkeypatch.setattr(layout, "DIRECTORY_NAME", ".no-such-agent-workspace")
     check = by_name(doctor.examine(**{"env": {}, "cwd": tmp_path, **how}))["root"]
     assert WARNING is check.verdict
     assert "is not there yet" in check.found
@@ -680,9 +690,8 @@ def test_a_root_below_a_closed_directory_fails_once(tmp_path, monkeypatch):
 
     checks = doctor.examine(closed / "ws")
 
-    [check] = [each for each in checks if each.verdict is FAILED]
-    assert "root" == check.name
-    assert f"chmod u+wx {closed}" in check.remedy
+    assert {"root"} == failures(checks)
+    assert f"chmod u+wx {closed}" in by_name(checks)["root"].remedy
 
 
 # --- permissions ----------------------------------------------------------------------------------
