@@ -1,5 +1,5 @@
 """
-The resident sweeper: a daemon or a thread that looks after one root. One runs on each root.
+The resident sweeper: a daemon or a thread that maintains one root. One runs on each root.
 
 - When an agent dies, the sweeper unwinds its saga at once.
 - The sweeper enforces deadlines that no supervisor enforces.
@@ -45,7 +45,7 @@ _STOP_TIMEOUT_S = 2.0  #: The sweeper stops within 1 s; the rest is for a busy m
 
 class Sweeper:
     """
-    Looks after one root until it is stopped. A stopped sweeper cannot be started again.
+    Maintains one root until it is stopped. A stopped sweeper cannot be started again.
 
     In a thread of a server::
 
@@ -99,7 +99,7 @@ class Sweeper:
 
     def run(self) -> None:
         """
-        Look after the root in this thread, until :meth:`request_stop`.
+        Maintain the root in this thread, until :meth:`request_stop`.
 
         Raises:
             LockTimeout: Another sweeper runs on this root; the message names its process.
@@ -110,7 +110,7 @@ class Sweeper:
 
     def start(self) -> Self:
         """
-        Look after the root in a thread. When this returns, every live agent is watched.
+        Maintain the root in a thread. When this returns, every live agent is watched.
 
         Raises:
             LockTimeout: Another sweeper runs on this root; the message names its process.

@@ -11,7 +11,7 @@ The event loop of the resident sweeper: wait for the first event, and react.
     the gc timer (one hour) --> remove what retention no longer keeps
 
 - Slow work is a job in a worker thread, so the loop itself is never late.
-- An event says only what to check. The loop reads the state again each time.
+- An event has only the place of a change. The loop reads the state again each time.
 - A saga that a reaction has not settled is deferred to the next sweep. Repeated failures
   therefore do not keep the loop busy.
 """

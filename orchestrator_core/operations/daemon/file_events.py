@@ -1,7 +1,7 @@
 """
 File events of some directories, by inotify or kqueue.
 
-An event says only where something has changed. If an event is lost (the system has no more
+An event has only the place of a change. If an event is lost (the system has no more
 watches, or the queue has overflowed), the listener checks everything instead, and later.
 """
 

@@ -110,7 +110,7 @@ def read(root: Path) -> Heartbeat | None:
 
 
 def summarize(report: SweepReport, *, at: str) -> LastSweep:
-    """Return what the heartbeat says of a sweep with a report."""
+    """Return the part of the heartbeat that describes a sweep with a report."""
     left = report.left
     kinds = [finding.kind.value for finding in left]
     return LastSweep(

@@ -1,4 +1,4 @@
-"""The log events of a resident sweeper: one function for each, which says what it means."""
+"""The log events of a resident sweeper: one function for each, with its meaning."""
 
 from __future__ import annotations
 

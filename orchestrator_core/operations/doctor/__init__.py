@@ -132,7 +132,7 @@ def _run(check: Callable[[Environment], Check], environment: Environment) -> Che
 
 
 class _Task(Generic[T]):
-    """A call in a thread that nobody has to wait for; in this thread if none can be started."""
+    """A call in a separate daemon thread; in the calling thread if none can be started."""
 
     def __init__(self, name: str, call: Callable[..., T], *args: object) -> None:
         self._results: list[T] = []

@@ -36,7 +36,7 @@ def clock_is_sane(environment: Environment) -> Check:
     now = time.time()
     problems = []
     if now < _FIRST_RELEASE_S:
-        problems.append(Check.failed(f"the clock says {_format_time(now)}", _SET_CLOCK))
+        problems.append(Check.failed(f"the clock is at {_format_time(now)}", _SET_CLOCK))
     if environment.layout is not None:
         problems += _check_last_write(environment.layout.root, now)
         problems += _check_steps(environment.layout.sagas, now)

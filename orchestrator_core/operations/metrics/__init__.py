@@ -2,8 +2,8 @@
 Statistics of cleanups, derived from the journals.
 
 No process adds up counts at an end, because an end may be killed, may run in another process,
-or may be done by an older release. Each query counts anew: the closed journals say how each
-saga ended, the open ones which agents are alive and which sagas are STUCK. Retention removes
+or may be done by an older release. Each query counts again: the closed journals have the end
+of each saga, the open ones the live agents and the STUCK sagas. Retention removes
 old journals, and keeps a summary (:mod:`~orchestrator_core.operations.metrics.summary`).
 """
 
