@@ -1,5 +1,5 @@
 """
-Deadlines by the monotonic clock, which nobody can set.
+Deadlines by the monotonic clock, which cannot be set.
 
 An agent's supervisor enforces its deadline; a recovery or a sweep does so if the supervisor
 has not. All use the machine's monotonic clock, so a change of the time of day neither

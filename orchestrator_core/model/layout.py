@@ -323,7 +323,7 @@ def _refuse_copy(layout: Layout, made_at: Path, data: bytes) -> None:
 
     raise StorageError(
         f"it is a copy of {made_at}, and would end that root's agents",
-        hint=f"use {made_at}; or, to keep this as a root of its own: "
+        hint=f"use {made_at}; or, to make this copy a separate root: "
         f"rm {shlex.quote(str(layout.root_file))} {shlex.quote(str(layout.sagas))}/*.jsonl",
     )
 
@@ -400,7 +400,7 @@ def _make_private(directory: Path) -> None:
         StorageError: It is a symlink, another user's, or open to others.
     """
     durable.make_directory(directory)
-    with storage_errors("look at", directory):
+    with storage_errors("inspect", directory):
         mode = os.lstat(directory).st_mode
     if mode & 0o077:
         raise StorageError(f"{directory} is open to others", hint=f"chmod 700 {directory}")

@@ -1,5 +1,5 @@
 """
-Registries: the documents in which people, tools and orchestrators look things up.
+Registries: the documents for people, tools and orchestrators to read about agents.
 
 One JSON document per task holds its agents, live and ended. One per root holds the live
 agents of all tasks, and counts of the ended, so that it does not grow with the past.

@@ -45,7 +45,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator_core.exceptions import LockTimeout, NotFound, StorageError
-from orchestrator_core.registry.staging import StagingSlots
+from orchestrator_core.registry.staging import read_version, write_version
 from orchestrator_core.system import durable, locks
 from orchestrator_core.system.os_errors import storage_errors
 
@@ -71,7 +71,6 @@ class Transaction:
     """
 
     def __init__(self, path: Path, *, what: str, timeout_s: float) -> None:
-        self.staging = StagingSlots(path)
         #: The newest version if it was not flushed when the document's lock was acquired.
         self.unflushed: bytes | None = None
         self._path = path
@@ -151,7 +150,7 @@ class Transaction:
             return None
         written, flushed, aborts, _ = self._counters
         version = PendingVersion(max(written, flushed) + 1, aborts)
-        self.staging.write(version.number, data)
+        write_version(self._path, version.number, data)
         with storage_errors("write", self._path):
             self._set(_WRITTEN, version.number)  # From here on, the version exists.
         return version
@@ -162,7 +161,9 @@ class Transaction:
 
     def _read_unflushed(self) -> bytes | None:
         self._counters = counters = self._read_counters()
-        return self.staging.read(counters.written) if counters.written > counters.flushed else None
+        if counters.written <= counters.flushed:
+            return None
+        return read_version(self._path, counters.written)
 
     def _read_counters(self) -> _Counters:
         with storage_errors("read", self._path):

@@ -128,7 +128,7 @@ def children_of(document: Document, agent_id: str) -> list[dict[str, Any]]:
 
     A child ranks below its parent: it is deeper, or as deep and added later (the old system
     recorded no depth). A walk from parents to children therefore ends, even in a
-    registry that somebody has edited into a cycle.
+    registry that was edited into a cycle.
     """
     ranks = {
         record.get("id"): (depth_of(record), position)

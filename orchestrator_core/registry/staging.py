@@ -26,45 +26,44 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class StagingSlots:
-    """The two slots of the registry at *path*. Both methods need the document's lock."""
+def slot_path(registry: Path, number: int) -> str:
+    """Return the slot of version *number* of the registry at that path."""
+    return f"{registry.parent}/.{registry.name}.next-{number % 2}"
 
-    def __init__(self, path: Path) -> None:
-        self.files = tuple(f"{path.parent}/.{path.name}.next-{n}" for n in range(2))
 
-    def write(self, number: int, data: bytes) -> None:
-        """
-        Write version *number*. The version before it stays, also after an error.
+def write_version(registry: Path, number: int, data: bytes) -> None:
+    """
+    Write version *number*, with the document's lock held. The version before it stays.
 
-        Raises:
-            StorageError: The disk refused.
-        """
-        slot = self._slot(number)
-        with storage_errors("write", slot):
-            fd = durable.open_private(slot, os.O_WRONLY | os.O_CREAT)
-            try:
-                durable.write_all(fd, _header(number, data) + data)
-            finally:
-                os.close(fd)
-
-    def read(self, number: int) -> bytes | None:
-        """
-        Return version *number*; None if it is not here, complete, and of this boot.
-
-        Raises:
-            StorageError: The disk refused.
-        """
+    Raises:
+        StorageError: The disk refused; the version before it stays.
+    """
+    slot = slot_path(registry, number)
+    with storage_errors("write", slot):
+        fd = durable.open_private(slot, os.O_WRONLY | os.O_CREAT)
         try:
-            content = durable.read(self._slot(number))
-        except FileNotFoundError:
-            return None
-        header, _, rest = content.partition(b"\n")
-        length = header.rpartition(b" ")[2]
-        data = rest[: int(length)] if length.isdigit() else b""
-        return data if header + b"\n" == _header(number, data) else None
+            durable.write_all(fd, _header(number, data) + data)
+        finally:
+            os.close(fd)
 
-    def _slot(self, number: int) -> str:
-        return self.files[number % 2]
+
+def read_version(registry: Path, number: int) -> bytes | None:
+    """
+    Return version *number*, with the document's lock held.
+
+    None means that it is not here, incomplete, or of another boot.
+
+    Raises:
+        StorageError: The disk refused.
+    """
+    try:
+        content = durable.read(slot_path(registry, number))
+    except FileNotFoundError:
+        return None
+    header, _, rest = content.partition(b"\n")
+    length = header.rpartition(b" ")[2]
+    data = rest[: int(length)] if length.isdigit() else b""
+    return data if header + b"\n" == _header(number, data) else None
 
 
 def _header(number: int, data: bytes) -> bytes:

@@ -33,6 +33,10 @@ from orchestrator_core.registry.group_commit import PendingVersion, Transaction
 from orchestrator_core.system import durable, locks
 
 
+def slots_of(registry):
+    return [staging.slot_path(registry.path, number) for number in range(2)]
+
+
 def transaction(registry):
     return contextlib.closing(Transaction(registry.path, what="it", timeout_s=10))
 
@@ -246,7 +250,7 @@ def unflushed(registry):
     with FlushLock(registry), pytest.raises(LockTimeout, match="it was written"):
         add(hasty, "unflushed")
     assert ["before"] == names(registry)
-    slots = [slot for slot in map(Path, staging.StagingSlots(registry.path).files) if slot.exists()]
+    slots = [slot for slot in map(Path, slots_of(registry)) if slot.exists()]
     return slots[0]
 
 
@@ -301,7 +305,7 @@ def test_a_writer_whose_pending_version_is_removed_gets_an_error(registry):
     with FlushLock(registry):
         threads, errors = start(lambda: add(registry, "lost"))
         wait_for_written(registry, 1)
-        for slot in map(Path, staging.StagingSlots(registry.path).files):
+        for slot in map(Path, slots_of(registry)):
             slot.unlink(missing_ok=True)
     threads[0].join()
 
@@ -315,9 +319,7 @@ def test_a_version_published_by_a_killed_writer_is_not_reported_as_aborted(regis
     with FlushLock(registry):
         threads, errors = start(lambda: add(registry, "there"))
         wait_for_written(registry, 1)
-        [slot] = [
-            each for each in map(Path, staging.StagingSlots(registry.path).files) if each.exists()
-        ]
+        [slot] = [each for each in map(Path, slots_of(registry)) if each.exists()]
         registry.path.write_bytes(slot.read_bytes().partition(b"\n")[2])
 
         def refused(*_, **__):
