@@ -62,10 +62,10 @@ class FakeProcesses:
             process = self._world.processes.get(pid)
             return self._identity(process) if process is not None else None
 
-    def is_alive(self, who: Identity) -> bool:
-        """Return whether *who* is alive; see the protocol."""
+    def is_alive(self, process: Identity) -> bool:
+        """Return whether *process* is alive; see the protocol."""
         with self._world.call("processes.is_alive"):
-            return self._is_alive(who)
+            return self._is_alive(process)
 
     def find_tagged(self, prefix: str) -> tuple[TaggedProcess, ...]:
         """Return all living processes whose cookie begins with *prefix*; see the protocol."""
@@ -76,29 +76,29 @@ class FakeProcesses:
                 if process.cookie is not None and process.cookie.startswith(prefix)
             )
 
-    def signal(self, who: Identity, signum: int) -> bool:
+    def signal(self, process: Identity, signum: int) -> bool:
         """Send a signal; see the protocol."""
         with self._world.call("processes.signal"):
-            process = self._find(who)
-            if process is not None:
-                self._world.kill(process, signum)
-            return process is not None
+            found = self._find(process)
+            if found is not None:
+                self._world.kill(found, signum)
+            return found is not None
 
     def watch(
-        self, who: Identity | None, *, timeout_s: float, fd: int | None = None
+        self, process: Identity | None, *, timeout_s: float, fd: int | None = None
     ) -> WatchResult:
-        """Let virtual time pass until *who* has ended or *fd* is readable; see the protocol."""
+        """Let virtual time pass until *process* has ended or *fd* is readable; see the protocol."""
         with self._world.call("processes.watch"):
             pass
         seen = WatchResult()
 
-        def look() -> bool:
+        def has_seen() -> bool:
             nonlocal seen
-            gone = who is not None and not self._is_alive(who)
-            seen = WatchResult(readable=fd is not None and _is_readable(fd), exited=gone)
+            exited = process is not None and not self._is_alive(process)
+            seen = WatchResult(readable=fd is not None and _is_readable(fd), exited=exited)
             return seen.readable or seen.exited
 
-        self._world.wait(look, timeout_s)
+        self._world.wait(has_seen, timeout_s)
         return seen
 
     def find_open_files(self, files: Collection[FileId]) -> tuple[OpenFile, ...]:  # noqa: ARG002 - as below
@@ -106,27 +106,27 @@ class FakeProcesses:
         with self._world.call("processes.find_open_files"):
             return ()
 
-    def age_s(self, who: Identity) -> float:
-        """Return how long ago *who* was started, in virtual time."""
+    def age_s(self, process: Identity) -> float:
+        """Return how long ago *process* was started, in virtual time."""
         with self._world.call("processes.age_s"):
-            return self._world.now - who.started / 100
+            return self._world.now - process.started / 100
 
-    def cwd_of(self, who: Identity) -> Path | None:  # noqa: ARG002 - as above
+    def cwd_of(self, process: Identity) -> Path | None:  # noqa: ARG002 - as above
         """Return None: fake processes have no working directory."""
         with self._world.call("processes.cwd_of"):
             return None
 
-    def owned_processes(self, claim: OwnershipSelector) -> tuple[Identity, ...]:
-        """Return the processes that *claim* covers now; see the protocol."""
+    def owned_processes(self, selector: OwnershipSelector) -> tuple[Identity, ...]:
+        """Return the processes that *selector* covers now; see the protocol."""
         with self._world.call("processes.owned_processes"):
-            return tuple(map(self._identity, self._covered(claim)))
+            return tuple(map(self._identity, self._covered(selector)))
 
-    def includes_self(self, claim: OwnershipSelector) -> bool:
+    def includes_self(self, selector: OwnershipSelector) -> bool:
         """Return whether the calling thread acts as a covered process; see the protocol."""
         with self._world.call("processes.includes_self"):
             current = self._world.current_process
             is_agent = current is not None and current.role is None
-            return is_agent and current in self._covered(claim)
+            return is_agent and current in self._covered(selector)
 
     def cgroup_path(self, name: str) -> str | None:  # noqa: ARG002 - the protocol's
         """Return None: the fake machine has no cgroups."""
@@ -138,50 +138,50 @@ class FakeProcesses:
         with self._world.call("processes.create_cgroup"):
             return False
 
-    def terminate_all(self, claim: OwnershipSelector, patience: GracePeriods) -> TerminationResult:
-        """End everything that *claim* covers; see the protocol."""
+    def terminate_all(self, selector: OwnershipSelector, grace: GracePeriods) -> TerminationResult:
+        """End everything that *selector* covers; see the protocol."""
         with self._world.call("processes.terminate_all"):
             pass
-        if self.includes_self(claim):
-            survivors = tuple(Survivor(p.pid, p.name) for p in self._covered(claim))
+        if self.includes_self(selector):
+            survivors = tuple(Survivor(p.pid, p.name) for p in self._covered(selector))
             return TerminationResult("scan", proven=False, survivors=survivors)
-        supervisor = self._find(claim.supervisor) if claim.supervisor is not None else None
-        return _FakeTermination(self._world, claim, patience, self._covered).end(supervisor)
+        supervisor = self._find(selector.supervisor) if selector.supervisor is not None else None
+        return _FakeTermination(self._world, selector, grace, self._covered).end(supervisor)
 
-    def _is_alive(self, who: Identity) -> bool:
-        if who.boot_id == self._world.boot_id and self._world.is_orchestrator(who.pid):
+    def _is_alive(self, process: Identity) -> bool:
+        if process.boot_id == self._world.boot_id and self._world.is_orchestrator(process.pid):
             return True
-        return self._find(who) is not None
+        return self._find(process) is not None
 
-    def _find(self, who: Identity) -> FakeProcess | None:
-        process = self._world.processes.get(who.pid)
-        return process if process is not None and self._identity(process) == who else None
+    def _find(self, process: Identity) -> FakeProcess | None:
+        found = self._world.processes.get(process.pid)
+        return found if found is not None and self._identity(found) == process else None
 
     def _identity(self, process: FakeProcess) -> Identity:
         return Identity(self._world.boot_id, process.pid, process.started)
 
-    def _covered(self, claim: OwnershipSelector) -> list[FakeProcess]:
-        known = (who for who in (claim.supervisor, *claim.extra_roots) if who is not None)
+    def _covered(self, selector: OwnershipSelector) -> list[FakeProcess]:
+        known = (root for root in (selector.supervisor, *selector.extra_roots) if root is not None)
         roots = [root for root in map(self._find, known) if root is not None]
         return [
             p
             for p in list(self._world.processes.values())
-            if p.cookie == claim.cookie or any(p is root or p.is_below(root) for root in roots)
+            if p.cookie == selector.cookie or any(p is root or p.is_below(root) for root in roots)
         ]
 
 
 class _FakeTermination:
-    """One termination of all processes of a claim."""
+    """One termination of all processes that a selector covers."""
 
     def __init__(
-        self, world: FakeWorld, claim: OwnershipSelector, patience: GracePeriods, find: _Find
+        self, world: FakeWorld, selector: OwnershipSelector, grace: GracePeriods, find: _Find
     ) -> None:
         self._world = world
-        self._claim = claim
+        self._selector = selector
         self._find = find
         self._since = world.now
-        self._term_until = self._since + patience.term_s
-        self._until = self._term_until + patience.kill_s
+        self._term_until = self._since + grace.term_s
+        self._until = self._term_until + grace.kill_s
         self._signalled: set[int] = set()
         self._forced = False
 
@@ -216,10 +216,10 @@ class _FakeTermination:
 
     def _targets(self) -> list[FakeProcess]:
         """Return all covered processes but the caller, which may be the unwinder."""
-        return [p for p in self._find(self._claim) if p is not self._world.current_process]
+        return [p for p in self._find(self._selector) if p is not self._world.current_process]
 
     def _result(self) -> TerminationResult:
-        witnessed = read_exit_record(self._claim.exit_file)
+        witnessed = read_exit_record(self._selector.exit_file)
         contained = witnessed is not None and witnessed.contained
         survivors = tuple(Survivor(p.pid, p.name) for p in self._targets())
         return TerminationResult(
@@ -233,13 +233,13 @@ class _FakeTermination:
 
     def _never_ran(self) -> bool:
         """Return whether no agent can have started: after a reboot, or behind a closed gate."""
-        who, run_dir = self._claim.supervisor, self._claim.run_dir
-        if who is not None and who.boot_id != self._world.boot_id:
+        supervisor, run_dir = self._selector.supervisor, self._selector.run_dir
+        if supervisor is not None and supervisor.boot_id != self._world.boot_id:
             return True
         if run_dir is None:
             return False
         if run_dir_is_gone(run_dir):
-            return who is None
+            return supervisor is None
         return gate_not_passed(run_dir)
 
 
