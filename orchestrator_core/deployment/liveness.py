@@ -113,11 +113,11 @@ class Liveness(RecoveryPolicy):
     def includes_self(self, history: History, why: Unwind | None = None) -> bool:
         """Return whether the end of an agent, and of its descendants, ends this process."""
         includes_self = self.context.processes.includes_self
-        if includes_self(session_receipt(history).claim):
+        if includes_self(session_receipt(history).selector):
             return True
         if why is not None and not ends_children(why):
             return False
-        return any(includes_self(session_receipt(below).claim) for below in self._below(history))
+        return any(includes_self(session_receipt(below).selector) for below in self._below(history))
 
     def _below(self, history: History) -> Iterator[History]:
         """Yield the histories of the agents that end with an agent."""

@@ -35,7 +35,7 @@ class PredecessorSession(Protocol):
         """None: no supervisor writes an exit record."""
 
     @property
-    def claim(self) -> OwnershipSelector:
+    def selector(self) -> OwnershipSelector:
         """The agent's processes."""
 
 

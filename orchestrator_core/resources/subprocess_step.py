@@ -65,7 +65,7 @@ class SubprocessReceipt:
     supervisor: Identity | None = None  #: Known after the start. The cookie is enough.
 
     @property
-    def claim(self) -> OwnershipSelector:
+    def selector(self) -> OwnershipSelector:
         """The selector of the helper's processes."""
         return OwnershipSelector(
             self.cookie, supervisor=self.supervisor, exit_file=f"{self.run}/exit"
@@ -154,8 +154,8 @@ class Subprocess(PrivateDirOptions):
             return Outcome.absent()
         never_ran = _prevent_start(run)
         periods = GracePeriods(term_s=receipt.term_s, kill_s=receipt.kill_s)
-        earlier_exit = read_exit_record(receipt.claim.exit_file)
-        result = LocalProcesses().terminate_all(receipt.claim, periods)
+        earlier_exit = read_exit_record(receipt.selector.exit_file)
+        result = LocalProcesses().terminate_all(receipt.selector, periods)
         if result.survivors:
             names = [f"{process.pid} ({process.name})" for process in result.survivors]
             raise Survivors(f"still alive after SIGKILL: {', '.join(names)}", leaked=names)
@@ -175,7 +175,9 @@ class Subprocess(PrivateDirOptions):
 
     def probe(self, receipt: SubprocessReceipt) -> Presence:
         """Return whether a process of the helper is alive."""
-        return Presence.OURS if LocalProcesses().owned_processes(receipt.claim) else Presence.ABSENT
+        return (
+            Presence.OURS if LocalProcesses().owned_processes(receipt.selector) else Presence.ABSENT
+        )
 
     def _launch(self, receipt: SubprocessReceipt, given: Provision) -> launch_file.Launch:
         run = receipt.run
@@ -205,7 +207,7 @@ class Subprocess(PrivateDirOptions):
             return
         if event == "refused":  # The supervisor writes the reason down before "exited".
             wait_for({"exited"})
-        record = read_exit_record(receipt.claim.exit_file)
+        record = read_exit_record(receipt.selector.exit_file)
         why = record.error if record is not None and record.error else "no answer of its supervisor"
         raise HelperFailed(f"the helper {self.command[0]!r} was not started: {why}")
 

@@ -150,7 +150,7 @@ class Stage:
         return json.loads((self.run / "exit").read_text())
 
     @property
-    def claim(self):
+    def selector(self):
         return OwnershipSelector(
             self.cookie, supervisor=self.supervisor, exit_file=str(self.run / "exit")
         )
@@ -160,7 +160,7 @@ class Stage:
         if self.deployer < 0:
             self.deployer = self.lock()
         self.note("unwind")
-        return self.processes.terminate_all(self.claim, self.patience)
+        return self.processes.terminate_all(self.selector, self.patience)
 
     def close(self):
         for fd in (self.news, self.deployer):

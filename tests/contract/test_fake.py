@@ -292,12 +292,12 @@ def test_an_agent_is_inside_of_what_would_end_it(fake_stage, fake):
     fake_stage.deploy("runs")
 
     with fake.inside(fake_stage.name):
-        assert fake.processes.includes_self(fake_stage.claim)
-        ending = fake.processes.terminate_all(fake_stage.claim, GracePeriods())
+        assert fake.processes.includes_self(fake_stage.selector)
+        ending = fake.processes.terminate_all(fake_stage.selector, GracePeriods())
 
     assert (0, False) == (ending.signalled, ending.proven)
     assert 2 == len(ending.survivors)
-    assert not fake.processes.includes_self(fake_stage.claim)
+    assert not fake.processes.includes_self(fake_stage.selector)
 
 
 def test_the_unwinder_is_the_supervisor_and_spares_itself(fake_stage, fake):
@@ -305,9 +305,9 @@ def test_the_unwinder_is_the_supervisor_and_spares_itself(fake_stage, fake):
 
     def unwind(argv):
         seen["argv"] = argv
-        seen["inside"] = fake.processes.includes_self(fake_stage.claim)
+        seen["inside"] = fake.processes.includes_self(fake_stage.selector)
         seen["session"] = fake.kill(fake_stage.name, owner=fake_stage.cookie)
-        seen["ending"] = fake.processes.terminate_all(fake_stage.claim, GracePeriods())
+        seen["ending"] = fake.processes.terminate_all(fake_stage.selector, GracePeriods())
         seen["alive"] = fake.alive()
 
     fake.unwinder = unwind

@@ -225,7 +225,7 @@ def test_a_second_end_finds_nothing_to_do(stage):
     stage.deploy("runs")
     stage.end()
 
-    again = stage.processes.terminate_all(stage.claim, stage.patience)
+    again = stage.processes.terminate_all(stage.selector, stage.patience)
 
     assert (0, (), True) == (again.signalled, again.survivors, again.proven)
 
@@ -361,7 +361,7 @@ def test_the_orchestrator_is_alive_and_outside_the_agent(stage):
 
     assert me is not None
     assert stage.processes.is_alive(me)
-    assert not stage.processes.includes_self(stage.claim)
+    assert not stage.processes.includes_self(stage.selector)
 
 
 def test_a_pid_beyond_the_maximum_identifies_no_process(stage):

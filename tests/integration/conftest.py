@@ -210,7 +210,7 @@ class Stage:
         return LocalProcesses(containment=containment)
 
     @property
-    def claim(self):
+    def selector(self):
         return OwnershipSelector(
             cookie=self.cookie,
             supervisor=self.who,
@@ -223,7 +223,7 @@ class Stage:
         if self.lock is None:
             self.take_lock()
         self.note("unwind")
-        return self.processes(containment).terminate_all(self.claim, self.patience)
+        return self.processes(containment).terminate_all(self.selector, self.patience)
 
     def kill_supervisor(self):
         """Kill it as the kernel's out-of-memory killer would."""

@@ -206,7 +206,7 @@ def test_two_concurrent_terminations_both_succeed(stage):
             who.boot_id,
             str(who.pid),
             str(who.started),
-            stage.claim.exit_file,
+            stage.selector.exit_file,
         ],
         stdout=-1,
         cwd=str(Path.cwd()),
@@ -416,14 +416,14 @@ def test_a_process_inside_the_agent_does_not_terminate_itself(stage, how, method
     assert (0, "exit") == (stage.exit()["code"], stage.exit()["cause"])
     assert (
         stage.cgroup is None
-        or LocalProcesses().terminate_all(stage.claim, GracePeriods(0.1, 1)).proven
+        or LocalProcesses().terminate_all(stage.selector, GracePeriods(0.1, 1)).proven
     )
 
 
 def test_the_orchestrator_is_outside_its_agents(stage):
     deploy(stage, ["plain"])
 
-    assert not stage.processes().includes_self(stage.claim)
+    assert not stage.processes().includes_self(stage.selector)
 
 
 def test_the_unwinder_is_outside_and_terminates_the_rest(stage):
@@ -468,7 +468,7 @@ def test_a_supervisor_is_found_by_its_cookie_alone(stage):
         stage._start()
     finally:
         del os.environ["ORCHESTRATOR_COOKIE"]
-    claim = OwnershipSelector(stage.cookie, exit_file=stage.claim.exit_file)
+    claim = OwnershipSelector(stage.cookie, exit_file=stage.selector.exit_file)
 
     ending = LocalProcesses().terminate_all(claim, stage.patience)
 
@@ -505,10 +505,10 @@ def test_a_scan_covers_the_sessions_and_children_of_the_agent(stage):
     """The table alone shows this, before any process is terminated."""
     stage.sh("echo ready >&9; env -i sleep 60 & exec sleep 60")
     stage.roll.until_ready()
-    agent = ownership.exit_record.read_start_record(stage.claim.run_dir)
+    agent = ownership.exit_record.read_start_record(stage.selector.run_dir)
     stage.kill_supervisor()
 
-    found = {row.pid for row in ownership.owned_rows(stage.claim)}
+    found = {row.pid for row in ownership.owned_rows(stage.selector)}
 
     theirs = {row.pid for row in table.snapshot() if row.sid == agent.pid}
     assert agent.pid in found

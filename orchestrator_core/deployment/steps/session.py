@@ -30,7 +30,7 @@ class SessionReceipt:
     supervisor: Identity | None = None  #: Known once it runs; the name finds it before.
 
     @property
-    def claim(self) -> OwnershipSelector:
+    def selector(self) -> OwnershipSelector:
         """What selects the agent's processes."""
         return OwnershipSelector(
             cookie=self.cookie,
@@ -68,8 +68,8 @@ class SpawnTmux(DeploymentStep):
 
     def undo(self, receipt: SessionReceipt, _why: Unwind) -> Outcome:
         """End every process of the agent, then its session, with proof."""
-        claim = self._claim(receipt)
-        ending = self.context.processes.terminate_all(claim, self.context.patience)
+        selector = self._selector(receipt)
+        ending = self.context.processes.terminate_all(selector, self.context.patience)
         # Processes first: they end even if tmux hangs, and this raises.
         found = self.context.terminal.kill(receipt.session, owner=receipt.cookie)
         if ending.survivors:
@@ -81,19 +81,21 @@ class SpawnTmux(DeploymentStep):
             )
         if found is Presence.FOREIGN:
             return Outcome.left(session="foreign", **_facts(ending))
-        was_there = found is Presence.OURS or ending.signalled > 0 or claim.supervisor is not None
+        was_there = (
+            found is Presence.OURS or ending.signalled > 0 or selector.supervisor is not None
+        )
         facts = {"session": found.value, **_facts(ending)}
         return Outcome.undone(**facts) if was_there else Outcome.absent(**facts)
 
-    def _claim(self, receipt: SessionReceipt) -> OwnershipSelector:
+    def _selector(self, receipt: SessionReceipt) -> OwnershipSelector:
         # After a crash before the pid was recorded, the name leads to the session.
         if receipt.supervisor is not None:
-            return receipt.claim
+            return receipt.selector
         sighting = self.context.terminal.inspect(receipt.session, owner=receipt.cookie)
         if sighting.presence is not Presence.OURS or sighting.session is None:
-            return receipt.claim
+            return receipt.selector
         found = self.context.processes.identify(sighting.session.pane_pid)
-        return attrs.evolve(receipt.claim, supervisor=found)
+        return attrs.evolve(receipt.selector, supervisor=found)
 
     def probe(self, receipt: SessionReceipt) -> Presence:
         """Return whether the session exists."""

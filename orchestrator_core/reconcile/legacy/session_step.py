@@ -58,7 +58,7 @@ class LegacySessionReceipt:
         return
 
     @property
-    def claim(self) -> OwnershipSelector:
+    def selector(self) -> OwnershipSelector:
         """The agent's processes."""
         return self.selector(self.roots)
 
@@ -89,7 +89,7 @@ class EndLegacySession:
     def undo(self, receipt: LegacySessionReceipt, _why: Unwind) -> Outcome:
         """End every process of the agent, then its session."""
         processes = self.context.processes
-        if processes.includes_self(receipt.claim):
+        if processes.includes_self(receipt.selector):
             raise Survivors("this process is part of what is to be ended", leaked=[receipt.session])
         writers = writers_of(processes, map(Path, receipt.logs), receipt.born)
         alive = filter(processes.is_alive, receipt.roots)
