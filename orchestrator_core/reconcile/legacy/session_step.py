@@ -60,9 +60,9 @@ class LegacySessionReceipt:
     @property
     def selector(self) -> OwnershipSelector:
         """The agent's processes."""
-        return self.selector(self.roots)
+        return self.selector_below(self.roots)
 
-    def selector(self, roots: Iterable[Identity]) -> OwnershipSelector:
+    def selector_below(self, roots: Iterable[Identity]) -> OwnershipSelector:
         """Return the selector of *roots* and of all processes below them."""
         return OwnershipSelector(cookie=self.cookie, extra_roots=tuple(roots))
 
@@ -94,10 +94,10 @@ class EndLegacySession:
         writers = writers_of(processes, map(Path, receipt.logs), receipt.born)
         alive = filter(processes.is_alive, receipt.roots)
         roots = tuple(dict.fromkeys((*alive, *roots_of(writers))))
-        owned = processes.owned_processes(receipt.selector(roots))
+        owned = processes.owned_processes(receipt.selector_below(roots))
         forced = self._end_all_but(roots, owned, receipt)
         found = self._end_session(receipt)
-        result = processes.terminate_all(receipt.selector(owned), self.context.patience)
+        result = processes.terminate_all(receipt.selector_below(owned), self.context.patience)
         if result.survivors:
             names = [f"{each.pid} ({each.name})" for each in result.survivors]
             raise Survivors(f"still alive after SIGKILL: {', '.join(names)}", leaked=names)
@@ -125,7 +125,7 @@ class EndLegacySession:
         below = [each for each in owned if each not in roots]
         if not below:
             return False
-        result = processes.terminate_all(receipt.selector(below), patience)
+        result = processes.terminate_all(receipt.selector_below(below), patience)
         until = time.monotonic() + patience.linger_s
         for root in roots:
             processes.watch(root, timeout_s=max(0.0, until - time.monotonic()))
