@@ -50,7 +50,7 @@ AGENTS = {
 
 
 class Stage:
-    """One agent's files, and the world it is started in."""
+    """The files of one agent, and the world that it is started in."""
 
     def __init__(self, place, terminal, processes, *, patience):
         self.place = place
@@ -214,7 +214,7 @@ class RealStage(Stage):
 
 
 def _with_cookie(cookie):
-    """Find the processes of one test, without a line of the library."""
+    """Find the processes of one test, without the library."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -226,7 +226,7 @@ def _with_cookie(cookie):
 
 @pytest.fixture
 def fake_stage(short_tmp):
-    """A stage in the fake world, for what only a fake can do."""
+    """A stage in the fake world, for tests of the fake only."""
     made = FakeStage(short_tmp)
     yield made
     made.close()

@@ -1,4 +1,4 @@
-"""What the fake adds to the contract: virtual time, misfortune by name, and a world to look at."""
+"""The fake beyond the contract: virtual time, failures by name, and the state of the world."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fake(fake_stage):
 # --- time --------------------------------------------------------------------------------
 
 
-def test_an_hour_passes_in_no_time(fake_stage, fake):
+def test_an_hour_of_virtual_time_takes_no_real_time(fake_stage, fake):
     fake.agents["runs"] = Exits(7, after_s=HOUR_S)
     fake_stage.deploy("runs", unwinder=False)
 
@@ -57,7 +57,7 @@ def test_a_watch_waits_for_its_time_and_no_longer(fake_stage, fake):
     assert 5 == fake.now - began
 
 
-def test_time_can_be_let_pass(fake_stage, fake):
+def test_a_test_can_let_time_pass(fake_stage, fake):
     fake.agents["runs"] = Exits(0, after_s=HOUR_S)
     fake_stage.deploy("runs", unwinder=False)
 
@@ -70,7 +70,7 @@ def test_time_can_be_let_pass(fake_stage, fake):
 # --- failures by name ------------------------------------------------------------------------
 
 
-def test_a_call_can_fail_before_it_does_anything(fake):
+def test_a_call_can_fail_before_its_change(fake):
     fake.fail("start", TerminalTimeout("as asked"))
 
     with pytest.raises(TerminalTimeout, match="as asked"):
@@ -80,8 +80,8 @@ def test_a_call_can_fail_before_it_does_anything(fake):
     assert fake.start("agent_1", owner="c1", argv=RUNS)
 
 
-def test_a_call_can_fail_after_all_is_done(fake):
-    """The answer is lost, the session is not: the worst a caller can meet."""
+def test_a_call_can_fail_after_its_change(fake):
+    """The answer is lost, and the session is there."""
     fake.fail("start", TerminalError, after=True)
 
     with pytest.raises(TerminalError):
@@ -101,7 +101,7 @@ def test_a_call_can_fail_until_it_is_mended(fake):
     assert () == fake.processes.terminate_all(OwnershipSelector("c1"), GracePeriods()).survivors
 
 
-def test_a_look_that_fails_is_unknown(fake):
+def test_an_inspection_that_fails_returns_unknown(fake):
     fake.fail("inspect", TerminalError("could not be asked"))
 
     sighting = fake.inspect("agent_1", owner="c1")
@@ -149,7 +149,7 @@ def test_every_call_has_a_name_to_fail_by(fake, call):
 # --- agents that do not go -------------------------------------------------------------------
 
 
-def test_a_stray_is_out_of_the_supervisors_reach_and_found_by_its_cookie(fake_stage, fake):
+def test_a_stray_is_found_by_its_cookie_outside_the_supervisors_tree(fake_stage, fake):
     fake.agents["runs"] = Runs(stray=True)
     fake_stage.deploy("runs")
 
@@ -159,7 +159,7 @@ def test_a_stray_is_out_of_the_supervisors_reach_and_found_by_its_cookie(fake_st
     assert ("subreaper", True, True) == (ending.method, ending.proven, ending.forced)
 
 
-def test_a_stray_outlives_an_end_that_nobody_outside_sees_to(fake_stage, fake):
+def test_a_stray_outlives_an_end_without_an_unwinder(fake_stage, fake):
     fake.agents["exits-0"] = Exits(0, stray=True)
     fake_stage.deploy("exits-0")
 
@@ -168,7 +168,7 @@ def test_a_stray_outlives_an_end_that_nobody_outside_sees_to(fake_stage, fake):
     assert [f"{fake_stage.place}/exits-0-stray"] == fake_stage.alive()
 
 
-def test_who_cannot_be_killed_is_named_and_the_wait_for_it_is_bounded(fake_stage, fake):
+def test_an_unkillable_process_is_reported_after_a_bounded_wait(fake_stage, fake):
     fake.agents["runs"] = Runs(unkillable=True)
     fake_stage.deploy("runs")
     began = fake.now
@@ -184,7 +184,7 @@ def test_who_cannot_be_killed_is_named_and_the_wait_for_it_is_bounded(fake_stage
 
 
 def test_no_proof_outweighs_a_survivor(fake_stage, fake):
-    """The supervisor has witnessed that nothing is left; somebody is, and is named."""
+    """The exit record says that the tree is empty; the survivor is reported all the same."""
     fake.agents["exits-0"] = Exits(0, stray=True)
     fake_stage.deploy("exits-0")
     fake_stage.until_over()
@@ -209,7 +209,7 @@ def test_a_script_can_lose_its_supervisor(fake_stage, fake):
     assert ("scan", False, ()) == (ending.method, ending.proven, ending.survivors)
 
 
-def test_who_asked_for_its_end_has_asked_however_it_then_goes(fake_stage, fake):
+def test_a_requested_end_is_recorded_however_the_agent_then_ends(fake_stage, fake):
     fake_stage.deploy("runs", unwinder=False)
     fake_stage.note("request")
     fake.processes.signal(fake_stage.supervisor, signal.SIGUSR1)
@@ -222,7 +222,7 @@ def test_who_asked_for_its_end_has_asked_however_it_then_goes(fake_stage, fake):
 # --- misfortune ------------------------------------------------------------------------------
 
 
-def test_a_reboot_leaves_files_and_nobody(fake_stage, fake):
+def test_a_reboot_leaves_files_only(fake_stage, fake):
     fake_stage.deploy("runs")
     before = fake_stage.supervisor
     me = fake.processes.identify(os.getpid())
@@ -250,8 +250,8 @@ def test_a_server_that_cannot_be_asked_is_unknown_and_loses_nothing(fake):
     assert (session,) == fake.sessions()
 
 
-def test_who_is_ended_by_somebody_else_is_not_waited_for(fake_stage, fake):
-    """A supervisor that waits out an agent's patience sees it go before that."""
+def test_a_supervisor_does_not_wait_for_an_agent_that_is_gone(fake_stage, fake):
+    """A supervisor within an agent's grace period notices the earlier end."""
     fake.agents["runs"] = Runs(ignores_term=True)
     fake_stage.deploy("runs")
     agent = next(p for p in fake.alive() if p.name.endswith("runs"))
@@ -263,7 +263,7 @@ def test_who_is_ended_by_somebody_else_is_not_waited_for(fake_stage, fake):
     assert fake.now < fake_stage.patience.term_s
 
 
-def test_when_the_server_dies_its_agents_are_hung_up_on(fake_stage, fake):
+def test_the_agents_of_a_dead_server_get_sighup(fake_stage, fake):
     fake_stage.deploy("runs")
 
     fake.kill_server()
@@ -273,7 +273,7 @@ def test_when_the_server_dies_its_agents_are_hung_up_on(fake_stage, fake):
     assert "hangup" == fake_stage.exit()["cause"]
 
 
-def test_a_test_can_move_an_agent_by_hand(fake_stage, fake):
+def test_a_test_can_control_an_agent(fake_stage, fake):
     fake_stage.deploy("runs", unwinder=False)
 
     fake.write(fake_stage.name, b"so far\n")
@@ -287,8 +287,8 @@ def test_a_test_can_move_an_agent_by_hand(fake_stage, fake):
 # --- who the caller is -------------------------------------------------------------------------
 
 
-def test_an_agent_is_inside_of_what_would_end_it(fake_stage, fake):
-    """What it ends from there would be itself: nobody is signalled, and it is told."""
+def test_an_agent_does_not_end_itself(fake_stage, fake):
+    """A termination from inside signals no process, and reports that."""
     fake_stage.deploy("runs")
 
     with fake.inside(fake_stage.name):
@@ -322,7 +322,7 @@ def test_the_unwinder_is_the_supervisor_and_spares_itself(fake_stage, fake):
     assert () == fake.alive()
 
 
-def test_a_launch_without_an_heir_calls_nobody(fake_stage, fake):
+def test_a_launch_without_an_unwinder_calls_none(fake_stage, fake):
     called = []
     fake.unwinder = called.append
     fake_stage.deploy("exits-3", unwinder=False)
@@ -355,8 +355,8 @@ def test_an_unwinder_that_waits_is_ended_by_term(fake_stage, fake):
     assert not fake_stage.unwinder_ran.exists()
 
 
-def test_an_unwinder_that_fails_is_a_process_that_exits(fake_stage, fake):
-    """Its error is nobody's to catch; a test finds it, and the process is gone."""
+def test_the_process_of_a_failing_unwinder_exits(fake_stage, fake):
+    """A test finds the error in ``errors``; the process is gone."""
     fault = ValueError("the unwinder's own")
 
     def unwind(_argv):
@@ -373,15 +373,15 @@ def test_an_unwinder_that_fails_is_a_process_that_exits(fake_stage, fake):
 # --- the fake itself --------------------------------------------------------------------------
 
 
-def test_no_fake_pid_is_anybodys():
-    """A test that signals one for real hits nobody."""
+def test_a_fake_pid_belongs_to_no_real_process():
+    """A real signal to a fake pid reaches no process."""
     session = FakeTerminal().start("agent_1", owner="c1", argv=RUNS)
 
     with pytest.raises(ProcessLookupError):
         os.kill(session.pane_pid, 0)
 
 
-def test_of_eight_threads_that_want_one_name_one_has_it(fake):
+def test_one_of_eight_threads_gets_the_session_name(fake):
     start_line = threading.Barrier(8)
 
     def start(number):
@@ -395,7 +395,7 @@ def test_of_eight_threads_that_want_one_name_one_has_it(fake):
         assert 1 == len([session for session in pool.map(start, range(8)) if session])
 
 
-def test_a_world_that_is_dropped_leaves_no_descriptor(fake_stage):
+def test_a_dropped_world_leaves_no_descriptor(fake_stage):
     gc.collect()
     before = _descriptors()
     fake_stage.deploy("runs")

@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parents[1]
 
 
 class Actors:
-    """The server, as its client sees it."""
+    """The client of the server of actors."""
 
     def __init__(self):
         import orchestrator_core  # noqa: PLC0415 - only to know where it is
@@ -38,24 +38,24 @@ class Actors:
         )
 
     def do(self, act, *, kill_at=None, count=False, **args):
-        """Let one process act; return {"result" or "error", "killed", "effects"}."""
+        """Run one act in a process; return {"result" or "error", "killed", "effects"}."""
         return self.do_all([self.job(act, kill_at=kill_at, count=count, **args)])[0]
 
     @staticmethod
     def job(act, *, kill_at=None, count=False, **args):
-        """Return an act for :meth:`do_all`; killed at (number, "before" or "after")."""
+        """Return an act for :meth:`do_all`, to be killed at (number, "before" or "after")."""
         return {"act": act, "args": args, "kill_at": kill_at, "count": count}
 
     def do_all(self, jobs):
-        """Let as many processes act at the same time; return what became of each."""
+        """Run one process for each job, all at the same time; return their outcomes."""
         return self._ask({"do": jobs})
 
     def start(self, act, **args):
-        """Let a process act; return its pid, for :meth:`collect`."""
+        """Start an act in a process; return its pid, for :meth:`collect`."""
         return self._ask({"start": self.job(act, **args)})
 
     def collect(self, pid):
-        """Return what became of a process that was started, when it has ended."""
+        """Wait for a started process; return its outcome."""
         return self._ask({"collect": pid})
 
     def _ask(self, question):
@@ -70,7 +70,7 @@ class Actors:
 
 
 def serve():
-    """Answer questions until there are no more."""
+    """Serve requests until the input ends."""
     import libtmux  # noqa: F401, PLC0415 - warmed for all actors
     import portalocker  # noqa: F401, PLC0415 - as above
 

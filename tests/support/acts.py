@@ -1,4 +1,4 @@
-"""What a process of the tests may do with the library: each a call, with a JSON result."""
+"""The acts of test processes: calls of the library with JSON results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATIENCE = GracePeriods(term_s=0.5, kill_s=2.0, linger_s=0.3)
 
 
 def opened(root, *, recover=False, limits=None, **how):
-    """Return an orchestrator in a hurry."""
+    """Return an orchestrator with short grace periods."""
     how.setdefault("patience", PATIENCE)
     return Orchestrator(root, recover=recover, limits=Limits(**(limits or {})), **how)
 
@@ -49,13 +49,13 @@ def deploy_and_end(root, task, times):
 
 
 def deploy_with_path(root, task, command, path):
-    """Deploy with another PATH, and so perhaps with another tmux."""
+    """Deploy with another PATH, which may lead to another tmux."""
     os.environ["PATH"] = path
     return deploy(root, task, command)
 
 
 def deploy_unseeing(root, task, command, *, how=None, **spec):
-    """Deploy without the first look at the limits: as one does who loses a race for the last."""
+    """Deploy without the precheck of limits, as after a lost race for the last place."""
     orch = opened(root, **(how or {}))
     orch._deployer._precheck = lambda request: resolve_lineage(
         orch._context, request.task_id, request.spec
@@ -89,7 +89,7 @@ def sweep(root, **how):
 
 
 def recover_often(root, times):
-    """Return all that was unwound or could not be recovered."""
+    """Return the sagas that were unwound or could not be recovered."""
     found = [recover(root) for _ in range(times)]
     return [saga for one in found for saga in (*one["unwound"], *one["failed"])]
 
@@ -99,7 +99,7 @@ def finish(root, agent, **how):
 
 
 def use(root, task):
-    """Do the ordinary things once: whatever is tidied in passing is tidied now."""
+    """Make the usual calls once, so that their cleanups are done."""
     orch = opened(root, recover=True)
     orch.create_task("another")
     agent = orch.deploy(task, AgentSpec(type="u", prompt="p", command=["sleep", "1000"]))
@@ -126,7 +126,7 @@ ACTS = {act.__name__: act for act in _ALL}
 
 
 def perform(name, args):
-    """Return what an act came to, errors of ours included, as JSON-safe values."""
+    """Return the result of an act, or its error, as JSON-safe values."""
     try:
         return {"result": ACTS[name](**args)}
     except OrchestratorError as error:

@@ -25,7 +25,7 @@ SCRIPTS = {
 
 
 class FakeWorld(World):
-    """The same look at the world, where sessions and processes are asked of the fake."""
+    """The same checks, with the sessions and processes of the fake."""
 
     def __init__(self, place, root, fake):
         super().__init__(place, root)
@@ -51,7 +51,7 @@ class FakeWorld(World):
 
 
 class FakeScene:
-    """One root on a fake of its own, and orchestrators that die on it."""
+    """One root on one fake, and orchestrators that crash on it."""
 
     def __init__(self, place):
         self.root = place / "ws"
@@ -75,14 +75,14 @@ class FakeScene:
         return AgentSpec(command=[str(self.bin / script)], **how)
 
     def until_death(self, act, number, when="before"):
-        """Act until the effect *number*, and die there; return whether it came to that."""
+        """Run *act* with a crash at effect *number*; return whether the crash happened."""
         crash = CrashAt(self.fake, number, when)
         with crash, contextlib.suppress(CrashedError):
             act()
         return crash.crashed
 
     def effects(self, act):
-        """Act to the end; return the names of all effects."""
+        """Run *act* to its end; return the names of all effects."""
         with CrashAt(self.fake, -1) as living:
             act()
         return living.names
@@ -90,7 +90,7 @@ class FakeScene:
 
 @contextlib.contextmanager
 def a_fake_scene():
-    """Make a scene on the fake, in a directory of its own."""
+    """Make a scene on the fake, in a temporary directory."""
     place = Path(tempfile.mkdtemp(prefix="oc-", dir=fast_place()))
     try:
         yield FakeScene(place)
@@ -99,5 +99,5 @@ def a_fake_scene():
 
 
 def fast_place():
-    """Return a directory in memory: durability is not what the fake is for."""
+    """Return a directory in memory: a fake needs no durability."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else "/tmp"

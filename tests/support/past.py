@@ -1,4 +1,4 @@
-"""A root with a past: agents that have ended, as long ago as a test wants, counted by hand."""
+"""A root with ended agents of any age, counted by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DAY_S = 86400
 
 
 def end_some(scene, count=1, *, task=None, written=b""):
-    """Let *count* agents live and end; return the orchestrator, their task and their ids."""
+    """Deploy and end *count* agents; return the orchestrator, their task and their ids."""
     orch = scene.orchestrator()
     task = task or orch.create_task("past").id
     ids = []
@@ -27,7 +27,7 @@ def end_some(scene, count=1, *, task=None, written=b""):
 
 
 def age(root, days, *, pattern="**/*"):
-    """Let files have been written *days* ago; directories, locks and registries stay."""
+    """Set the times of files to *days* ago; not those of directories, locks and registries."""
     then = time.time() - days * DAY_S
     for path in Path(root).glob(pattern):
         if path.is_file() and not path.is_symlink() and not path.name.endswith(".lock"):
@@ -42,13 +42,13 @@ def settle(root, text):
 
 
 def summary(root):
-    """Read the summary of what is gone, by hand."""
+    """Read the summary of removed journals by hand."""
     path = Path(root) / "registry" / "STATS.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def cleanups(root):
-    """Count all cleanups by hand: those that are remembered, and the journals beside them."""
+    """Count all cleanups by hand, from the summary and from the journals."""
     told = summary(root)
     counted = Counter()
     for row in told.get("cleanups", ()):

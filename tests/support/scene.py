@@ -1,4 +1,4 @@
-"""A place of its own for each test: a root, its orchestrators, and an end to all of it."""
+"""A temporary root for each test, with its orchestrators and a cleanup."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SLEEP = ["sleep", "1000"]
 
 
 class Scene:
-    """One root in a short temporary directory, looked at by :class:`World`."""
+    """One root in a temporary directory with a short path, checked by :class:`World`."""
 
     def __init__(self, place):
         self.place = place
@@ -32,13 +32,13 @@ class Scene:
         self.world = World(place, self.root)
 
     def orchestrator(self, **how):
-        """Return an orchestrator in a hurry."""
+        """Return an orchestrator with short grace periods."""
         from support import acts  # noqa: PLC0415 - the look at the world needs none of it
 
         return acts.opened(self.root, **how)
 
     def spec(self, *command, **how):
-        """Return an agent that works in a directory of the test's own."""
+        """Return the spec of an agent that works in a directory of the test."""
         from orchestrator_core import AgentSpec  # noqa: PLC0415 - as above
 
         how = {"type": "a", "prompt": "do it", "cwd": str(self.work), **how}
@@ -52,7 +52,7 @@ class Scene:
         return str(path)
 
     def follow(self, *paths, until, timeout_s=20):
-        """Return what is in a file that grows, and may move, when it has *until* in it."""
+        """Wait until a growing file, which may be moved, contains *until*; return its content."""
         tail = subprocess.Popen(["tail", "-q", "-c", "+0", "-F", "-s", "0.05", *paths], **_TAIL)
         deadline, seen = time.monotonic() + timeout_s, b""
         try:
@@ -68,17 +68,17 @@ class Scene:
         return seen
 
     def gate(self, name):
-        """Make a FIFO in the agents' directory, at which one waits until :meth:`let_go`."""
+        """Make a FIFO in the agents' directory, at which an agent waits until :meth:`let_go`."""
         os.mkfifo(self.work / name)
         return str(self.work / name)
 
     def let_go(self, name):
-        """Let who waits at a gate go on."""
+        """Let the agent that waits at a gate go on."""
         (self.work / name).write_text("go\n")
 
     @contextlib.contextmanager
     def until_closed(self, fifo, timeout_s=20):
-        """Do what is in the block, then wait until the last writer has let go of a FIFO."""
+        """Run the block, then wait until the last writer has closed a FIFO."""
         reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
         try:
             yield
@@ -98,7 +98,7 @@ class Scene:
 
 @contextlib.contextmanager
 def a_scene():
-    """Make a scene; whatever a failure leaves on it is ended, each by its pid."""
+    """Make a scene; at the end, end every process that is left, by its pid."""
     made = Scene(Path(tempfile.mkdtemp(prefix="oc-", dir="/tmp")))
     try:
         yield made
@@ -110,7 +110,7 @@ def a_scene():
 
 @pytest.fixture
 def scene():
-    """A scene of the test's own."""
+    """A scene for one test."""
     with a_scene() as made:
         yield made
 

@@ -1,4 +1,4 @@
-"""An application that traces, and the spans that it has got."""
+"""An application that traces, and its spans."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orchestrator_core.otel import TracingObserver
 
 
 class Traces:
-    """The provider that it has configured for itself, which keeps its spans in memory."""
+    """The provider of the application, which keeps its spans in memory."""
 
     def __init__(self):
         self.memory = InMemorySpanExporter()
@@ -28,7 +28,7 @@ class Traces:
         return [span for span in self.all() if span.name == name]
 
     def below(self, parent):
-        """Return the spans below one, in the order in which they began."""
+        """Return the spans below a span, in the order of their start."""
         mine = [s for s in self.all() if s.parent and s.parent.span_id == parent.context.span_id]
         return sorted(mine, key=lambda span: span.start_time)
 

@@ -1,4 +1,4 @@
-"""What is tried on the fake, again and again: each act prepares a scene, and returns a call."""
+"""The acts that are tried on the fake: each prepares a scene, and returns a call."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def terminate_a_family(scene, task):
 
 
 def a_family(scene, task, *, script="lives"):
-    """Deploy a parent, its child and the child of that; return their ids."""
+    """Deploy a parent, its child and its grandchild; return their ids."""
     orch, family = scene.orchestrator(), []
     for _ in range(3):
         parent = family[-1] if family else None
@@ -151,7 +151,7 @@ def points_of(prepare):
 
 
 def wrong_with(scene):
-    """Recover, once and again, then end all that lives; return what is amiss at any time."""
+    """Recover twice, then end all agents; return a sentence for each error at any time."""
     scene.fake.pass_time(20)
     scene.orchestrator().recover(force=True)
     scene.fake.pass_time(20)

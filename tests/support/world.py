@@ -31,7 +31,7 @@ _CGROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 
 
 class World:
-    """Everything that one root's agents hold on this machine."""
+    """All resources of one root's agents on this machine."""
 
     def __init__(self, place, root):
         self.place = str(place)
@@ -48,7 +48,7 @@ class World:
         return json.loads((self.root / "root.json").read_text())["root_id"]
 
     def tmux(self, *command):
-        """Ask the root's tmux server, which is not started by asking."""
+        """Ask the root's tmux server, without starting it."""
         return subprocess.run(
             [_TMUX, "-N", "-u", "-S", self.socket, *command],
             stdin=subprocess.DEVNULL,
@@ -62,7 +62,7 @@ class World:
         return sorted(self.tmux("list-sessions", "-F", "#{session_name}").stdout.split())
 
     def panes(self, agent_id):
-        """Return the pids of the processes that an agent's session has for its panes."""
+        """Return the pids of the panes of an agent's session."""
         said = self.tmux("list-panes", "-t", f"=agent_{agent_id}:", "-F", "#{pane_pid}")
         return [int(pid) for pid in said.stdout.split()]
 
@@ -105,7 +105,7 @@ class World:
         return ""
 
     def of_agent(self, agent_id):
-        """Return the pids of those that carry an agent's cookie, or are in its cgroup."""
+        """Return the pids of the processes with an agent's cookie, or in its cgroup."""
         mark = f"oc_{self.root_id}_{agent_id}".encode()
         found = []
         for pid in self.processes():
@@ -132,7 +132,7 @@ class World:
         return sorted(str(path.relative_to(self.root)) for path in self.root.glob(pattern))
 
     def snapshot(self):
-        """Return all names below the root with what is in those that are not signed."""
+        """Return all names below the root, with the content of those that are not lock files."""
         signed = re.compile(r"\.lock$|tmux\.sock$|/events$")
         return {
             str(path.relative_to(self.root)): None
@@ -142,7 +142,7 @@ class World:
         }
 
     def litter(self):
-        """Return the files that nobody would ever look at again."""
+        """Return the files that no code uses any more."""
         known = re.compile(
             r"root\.json(\.lock)?|orchestrator\.toml|mcp-token|registry/sweeper\.(json|lock)|tmux\.sock"
             r"|registry/(GLOBAL_REGISTRY|STATS)\.json((\.(settle|queue))?\.lock)?"
@@ -179,7 +179,7 @@ class World:
         return json.loads(path.read_bytes()) if path.exists() else {}
 
     def locked(self):
-        """Return the journals and lock files that somebody holds."""
+        """Return the journals and lock files that a process has locked."""
         held = []
         for path in [*self.root.rglob("*.lock"), *self.root.glob("sagas/*.jsonl")]:
             fd = os.open(path, os.O_RDWR)
@@ -194,7 +194,7 @@ class World:
     # --- all or nothing --------------------------------------------------------------------
 
     def holdings(self):
-        """Return {agent id: set of what it holds}, for every agent of which there is any trace."""
+        """Return {agent id: set of its resources}, for every agent with any trace."""
         found = {agent: set() for agent in (*self.records(), *self.entries())}
 
         def add(what, agents):
@@ -236,7 +236,7 @@ class World:
                 yield from (agent for agent in known if agent.encode() in told)
 
     def torn(self, *, cgroups=None):
-        """Return a sentence for everything that is neither wholly there nor wholly gone."""
+        """Return a sentence for every agent that is neither complete nor gone."""
         odd = []
         cgroups = may_create_cgroups() if cgroups is None else cgroups
         optional = {"cgroup", "progress", "findings"}
@@ -257,7 +257,7 @@ class World:
         return odd
 
     def outlived(self):
-        """Return a sentence for every agent that lives on though the one it belongs to is gone."""
+        """Return a sentence for every agent that outlives its parent."""
         living = {a: r["parent"] for a, r in self.records().items() if r["status"] not in _ENDED}
         return [
             f"{agent} has outlived its parent {parent}"
@@ -266,7 +266,7 @@ class World:
         ]
 
     def _contradictions(self, agent, is_held):
-        """Tell where an agent's journal and its record are of different stories."""
+        """Return a sentence for every agent whose journal and record contradict each other."""
         kinds = [line["kind"] for line in self.journal(agent)]
         record = self.records().get(agent)
         if is_held:
@@ -285,7 +285,7 @@ class World:
             yield f"{agent} never came to be, and has an archive: {archived}"
 
     def leftovers(self):
-        """Return all that is held at all; for a world in which every agent has ended."""
+        """Return all resources, for a world in which every agent has ended."""
         left = [
             f"{agent} holds {sorted(holds)}" for agent, holds in self.holdings().items() if holds
         ]
@@ -298,7 +298,7 @@ class World:
     # --- waiting -------------------------------------------------------------------------------
 
     def until_alone(self, *, timeout_s=20.0):
-        """Return when no process is left; what still lives at the end of the time is left."""
+        """Wait until no process is left; return the processes that are left at the end."""
         deadline = time.monotonic() + timeout_s
         while (left := self.processes()) and time.monotonic() < deadline:
             wait_for_deaths(left, timeout_s=deadline - time.monotonic(), all_of_them=False)
@@ -312,7 +312,7 @@ class World:
         return left
 
     def end_everything(self):
-        """End what a failed test has left, each by its pid, and its cgroups."""
+        """End every process that a failed test left, by its pid, and remove its cgroups."""
         deadline = time.monotonic() + 10
         while (left := self.processes()) and time.monotonic() < deadline:
             for pid in left:

@@ -1,4 +1,4 @@
-"""CrashAt at any effect: nothing happens after it, whatever the dead had in mind."""
+"""A crash at any effect: no effect happens after it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from orchestrator_core.testing.effects import CrashAt, CrashedError
 SPEC = AgentSpec(type="a", prompt="do it", command=["sleep", "1000"])
 
 
-def until_death(act, number, when="before"):
-    """Act until death comes; return whether it came."""
+def until_crash(act, number, when="before"):
+    """Run *act* with a crash; return whether the crash happened."""
     death = CrashAt(None, number, when)
     with death, contextlib.suppress(CrashedError):
         act()
@@ -39,7 +39,7 @@ def effects_of(act):
 # --- what is an effect ---------------------------------------------------------------------------
 
 
-def test_whatever_outlives_the_caller_is_an_effect(tmp_path):
+def test_every_change_outside_the_caller_is_an_effect(tmp_path):
     def act():
         path = tmp_path / "new"
         path.write_text("text")
@@ -64,10 +64,10 @@ def test_whatever_outlives_the_caller_is_an_effect(tmp_path):
     ] == effects_of(act)
 
 
-def test_afterwards_every_call_is_the_original():
+def test_every_call_is_the_original_afterwards():
     before = [os.open, os.write, os.close, io.open, builtins.open, subprocess.Popen.__init__]
 
-    until_death(lambda: os.write(1, b""), 0)
+    until_crash(lambda: os.write(1, b""), 0)
 
     assert before == [
         *(os.open, os.write, os.close, io.open, builtins.open),
@@ -75,8 +75,8 @@ def test_afterwards_every_call_is_the_original():
     ]
 
 
-def test_what_another_thread_does_is_none_of_ours(tmp_path):
-    """It was there before; it is neither counted nor killed."""
+def test_effects_of_other_threads_do_not_count(tmp_path):
+    """The thread was there before, so it is neither counted nor crashed."""
     go, done = threading.Event(), threading.Event()
 
     def other():
@@ -93,7 +93,7 @@ def test_what_another_thread_does_is_none_of_ours(tmp_path):
         go.set()
         assert done.wait(20)
 
-    assert until_death(act, 0)
+    assert until_crash(act, 0)
     thread.join()
     assert [tmp_path / "theirs"] == list(tmp_path.iterdir())
 
@@ -102,7 +102,7 @@ def test_what_another_thread_does_is_none_of_ours(tmp_path):
 
 
 @pytest.mark.parametrize(("when", "made"), [("before", []), ("after", ["a"])])
-def test_nothing_happens_after_death_whatever_it_catches(tmp_path, when, made):
+def test_no_effect_happens_after_a_crash_whatever_the_code_catches(tmp_path, when, made):
     def act():
         try:
             (tmp_path / "a").mkdir()
@@ -111,13 +111,13 @@ def test_nothing_happens_after_death_whatever_it_catches(tmp_path, when, made):
         finally:
             (tmp_path / "c").touch()
 
-    assert until_death(act, 0, when)
+    assert until_crash(act, 0, when)
 
     assert made == [path.name for path in tmp_path.iterdir()]
 
 
-def test_what_is_still_in_a_buffer_is_lost(tmp_path):
-    """A kill -9 flushes nothing; an exception that leaves a ``with`` does."""
+def test_a_buffer_that_was_not_flushed_is_lost(tmp_path):
+    """SIGKILL flushes no buffer; an exception that leaves a ``with`` block does."""
 
     def act():
         with (tmp_path / "a").open("w") as file:
@@ -128,12 +128,12 @@ def test_what_is_still_in_a_buffer_is_lost(tmp_path):
 
     assert ["open() a", "mkdir b"] == effects_of(act)
     (tmp_path / "b").rmdir()
-    assert until_death(act, 1)
+    assert until_crash(act, 1)
 
     assert "flushed " == (tmp_path / "a").read_text()
 
 
-def test_the_dead_hold_no_lock_and_no_descriptor(tmp_path):
+def test_a_crash_releases_locks_and_descriptors(tmp_path):
     import fcntl  # noqa: PLC0415 - for this alone
 
     def act():
@@ -142,7 +142,7 @@ def test_the_dead_hold_no_lock_and_no_descriptor(tmp_path):
         (tmp_path / "b").mkdir()
 
     before = len(list(Path("/dev/fd").iterdir()))
-    assert until_death(act, 1)
+    assert until_crash(act, 1)
 
     assert before == len(list(Path("/dev/fd").iterdir()))
     with (tmp_path / "lock").open() as file:
@@ -156,8 +156,8 @@ def deploy(orch):
     orch.deploy(orch.create_task("a task").id, SPEC)
 
 
-def test_a_deployment_survives_its_deployers_death_at_a_sample_of_points():
-    """All or nothing, each time; the library's own suites try every point."""
+def test_a_deployment_survives_a_crash_of_its_deployer_at_a_sample_of_points():
+    """All or nothing, each time. The fault tests try every point."""
     seen = []
 
     points = CrashPoints()(deploy, then=lambda orch: seen.append(len(orch.agents())), at_most=12)
@@ -168,7 +168,7 @@ def test_a_deployment_survives_its_deployers_death_at_a_sample_of_points():
     assert sorted(between) == between
 
 
-def test_every_effect_is_a_point_and_the_one_after_the_last():
+def test_every_effect_is_a_crash_point_and_so_is_the_end():
     def act(orch):
         (orch.root.parent / "a").mkdir()
         (orch.root.parent / "b").write_text("text")
@@ -185,8 +185,8 @@ def test_every_effect_is_a_point_and_the_one_after_the_last():
     ] == list(map(str, points))
 
 
-def test_what_is_left_behind_is_told_with_the_point():
-    """A file of its own in an agent's place, which nobody would ever remove."""
+def test_a_leftover_is_reported_with_its_crash_point():
+    """A file in an agent's directory that no code removes."""
 
     def act(orch):
         task = orch.create_task("a task")
@@ -196,7 +196,7 @@ def test_what_is_left_behind_is_told_with_the_point():
         CrashPoints()(act)
 
 
-def test_a_check_that_fails_says_where():
+def test_a_failing_check_names_its_crash_point():
     def act(orch):
         (orch.root.parent / "a").mkdir()
         (orch.root.parent / "b").mkdir()
@@ -210,19 +210,19 @@ def test_a_check_that_fails_says_where():
     assert ["killed before effect 1 (mkdir b), and recovered"] == caught.value.__notes__
 
 
-def test_a_check_that_fails_though_nobody_was_killed_says_so():
+def test_a_check_that_fails_without_a_crash_says_so():
     with pytest.raises(ZeroDivisionError) as caught:
         CrashPoints()(lambda _: None, then=lambda _: 1 / 0)
 
     assert ["not killed"] == caught.value.__notes__
 
 
-def test_an_error_of_the_code_itself_is_raised():
+def test_an_error_of_the_code_under_test_is_raised():
     with pytest.raises(ZeroDivisionError):
         CrashPoints()(lambda _: 1 / 0)
 
 
-def test_what_a_dead_man_raises_is_heard_by_nobody():
+def test_an_error_after_the_crash_is_ignored():
     def act(orch):
         try:
             (orch.root.parent / "a").mkdir()
@@ -232,7 +232,7 @@ def test_what_a_dead_man_raises_is_heard_by_nobody():
     assert 2 == len(CrashPoints()(act))
 
 
-def test_a_stubborn_agent_is_ended_after_each_death():
+def test_a_stubborn_agent_is_ended_after_each_crash():
     with Scene() as scene:
         scene.terminal.default = Runs(ignores_term=True, daemon=True)
 
@@ -242,7 +242,7 @@ def test_a_stubborn_agent_is_ended_after_each_death():
 @pytest.mark.parametrize(
     ("at_most", "kept"), [(None, [0, 1, 2, 3, 4]), (9, [0, 1, 2, 3, 4]), (3, [0, 2, 4]), (1, [0])]
 )
-def test_a_sample_is_evenly_spread(at_most, kept):
+def test_a_sample_is_evenly_spaced(at_most, kept):
     points = [CrashPoint(number, "before", "write") for number in range(5)]
 
     assert kept == [point.number for point in evenly_spaced(points, at_most)]

@@ -1,4 +1,4 @@
-"""The fixtures for other people's tests: what they give, what they find, what they cost."""
+"""The fixtures for tests of users: their values, their checks, their cost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def deploy(orch, **how):
 
 @pytest.fixture
 def suite(pytester, monkeypatch):
-    """Run a test file that uses the fixtures, as somebody else's project would."""
+    """Run a test file that uses the fixtures, as a user's project does."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # Ours may not be installed here.
 
     def run(text, *options):
@@ -47,7 +47,7 @@ def suite(pytester, monkeypatch):
 # --- what it costs -------------------------------------------------------------------------
 
 
-def test_a_project_that_does_not_use_it_loads_nothing_but_the_plugin(tmp_path):
+def test_a_project_without_the_fixtures_loads_only_the_plugin(tmp_path):
     code = (
         "import sys, pytest\n"
         f"pytest.main(['--collect-only', '-q', *{OURS!r}])\n"
@@ -67,14 +67,14 @@ def test_a_project_that_does_not_use_it_loads_nothing_but_the_plugin(tmp_path):
     assert "loaded ['orchestrator_core', 'orchestrator_core.pytest_plugin']" in said
 
 
-def test_pytest_is_told_of_it():
+def test_the_plugin_is_registered_with_pytest():
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
 
     assert ["orchestrator_core.pytest_plugin"] == [*project["entry-points"]["pytest11"].values()]
 
 
-def test_no_fixture_has_the_name_of_one_that_is_loaded_beside_it(pytester, monkeypatch):
-    """Libtmux comes with a plugin of its own, wherever we are installed; so does anyio."""
+def test_no_fixture_name_clashes_with_another_plugin(pytester, monkeypatch):
+    """libtmux and anyio have pytest plugins, and are installed together with the package."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
     def fixtures(*plugins):
@@ -111,15 +111,15 @@ def test_it(orchestrator, fake_terminal, time):
     assert orchestrator.terminate(agent.id).success
     ROOTS.append(orchestrator.root)
 
-def test_each_had_a_root_of_its_own_which_is_gone():
+def test_each_root_was_separate_and_is_gone():
     assert [False, False] == [root.parent.exists() for root in ROOTS]
     assert 2 == len(set(ROOTS))
 """
     ).assert_outcomes(passed=3)
 
 
-def test_an_agent_that_exits_is_seen_off_by_its_supervisor(suite):
-    """As in life: nobody has to wait for it."""
+def test_an_agent_that_exits_is_unwound_by_its_supervisor(suite):
+    """No caller has to wait for it."""
     suite(
         """
 def test_it(orchestrator, fake_terminal, no_leaks):
@@ -131,7 +131,7 @@ def test_it(orchestrator, fake_terminal, no_leaks):
     ).assert_outcomes(passed=1)
 
 
-def test_a_test_is_nobodys_agent_though_one_may_run_it(suite, monkeypatch):
+def test_a_test_does_not_count_as_an_agent_though_one_may_run_it(suite, monkeypatch):
     monkeypatch.setenv("ORCHESTRATOR_AGENT_ID", "tester-120000-abcdef")
     monkeypatch.setenv("ORCHESTRATOR_TASK_ID", "TASK-20260101-120000-abcdefab")
     monkeypatch.setenv("ORCHESTRATOR_ROOT", "/nowhere")
@@ -163,7 +163,7 @@ def test_it(orchestrator, fake_agent):
 
 
 @pytest.mark.parametrize("fixtures", ["no_leaks, orchestrator", "orchestrator, no_leaks"])
-def test_a_test_that_leaves_an_agent_fails_and_says_what_is_left(suite, fixtures):
+def test_a_test_that_leaves_an_agent_fails_with_the_leftovers(suite, fixtures):
     result = suite(f"def test_it({fixtures}): deploy(orchestrator)")
 
     result.assert_outcomes(passed=1, errors=1)
@@ -179,8 +179,8 @@ def test_a_test_that_leaves_an_agent_fails_and_says_what_is_left(suite, fixtures
     )
 
 
-def test_a_test_that_ends_all_is_left_alone(suite):
-    """Nor is one blamed whose fixture ends its agent, after the test."""
+def test_a_test_that_ends_all_agents_passes(suite):
+    """A fixture may end its agent after the test."""
     suite(
         """
 @pytest.fixture
@@ -203,11 +203,11 @@ def test_by_a_fixture(agent, no_leaks):
     ).assert_outcomes(passed=2)
 
 
-def test_one_that_does_not_ask_may_leave_what_it_likes(suite):
+def test_a_test_without_no_leaks_may_leave_agents(suite):
     suite("def test_it(orchestrator): deploy(orchestrator)").assert_outcomes(passed=1)
 
 
-def test_a_root_of_ones_own_is_looked_at_as_well(suite):
+def test_a_root_that_the_test_opens_is_checked_as_well(suite):
     result = suite(
         """
 def test_it(no_leaks, tmp_path):
@@ -227,8 +227,8 @@ def test_it(no_leaks, tmp_path):
         ("session", "session agent_left"),
     ],
 )
-def test_each_thing_that_is_left_is_found_by_itself(suite, left, told):
-    """Whatever the records say: the agent has ended well."""
+def test_each_kind_of_leftover_is_found(suite, left, told):
+    """The records say that the agent has ended well."""
     result = suite(
         f"""
 def test_it(orchestrator, fake_terminal, no_leaks):
@@ -249,7 +249,7 @@ def test_it(orchestrator, fake_terminal, no_leaks):
 
 
 @pytest.mark.tmux
-def test_what_is_left_on_real_tmux_is_found(suite, scene):
+def test_a_leftover_on_real_tmux_is_found(suite, scene):
     result = suite(f"def test_it(no_leaks): deploy(Orchestrator({str(scene.root)!r}))")
 
     result.assert_outcomes(passed=1, errors=1)
@@ -257,7 +257,7 @@ def test_what_is_left_on_real_tmux_is_found(suite, scene):
 
 
 @pytest.mark.tmux
-def test_nothing_is_found_on_real_tmux_where_nothing_is_left(suite, scene):
+def test_real_tmux_without_leftovers_passes(suite, scene):
     suite(
         f"""
 def test_it(no_leaks):
@@ -270,8 +270,8 @@ def test_it(no_leaks):
 # --- crashes, as a fixture ---------------------------------------------------------------------
 
 
-def test_code_that_is_not_safe_at_every_instant_is_caught_and_told_where(suite):
-    """It counts on a file of its own that it writes too late."""
+def test_code_that_is_not_crash_safe_fails_with_the_crash_point(suite):
+    """The code depends on a file that it writes too late."""
     result = suite(
         """
 def hand_out(orch):
@@ -291,7 +291,7 @@ def test_it(crash_points):
     result.stdout.fnmatch_lines(["*killed * effect *, and recovered"])
 
 
-def test_its_agents_live_by_the_scripts_of_the_fake(suite):
+def test_agents_of_crash_points_follow_the_scripts_of_the_fake(suite):
     suite(
         """
 def test_it(crash_points, fake_agent, no_leaks):
