@@ -12,8 +12,8 @@ import pytest
 
 from orchestrator_core.model.layout import Layout
 from orchestrator_core.reconcile.legacy.agent import is_legacy, legacy_agent, report_of
+from orchestrator_core.reconcile.legacy.default_server import match_format, parse
 from orchestrator_core.reconcile.legacy.proof import _differs_in_any_timezone, _matches_start
-from orchestrator_core.reconcile.legacy.server_protocol import match_format, parse
 from orchestrator_core.system.clock import parse_timestamp
 from orchestrator_core.system.processes import (
     GracePeriods,

@@ -8,7 +8,6 @@ name between a listing and an end, so the server itself compares the session bef
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -16,8 +15,6 @@ import attrs
 from orchestrator_core.saga import Presence
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from orchestrator_core.deployment.context import RootContext
 
 
@@ -83,47 +80,3 @@ class NullServer:
     def end(self, session: LegacySession) -> Presence:  # noqa: ARG002 - the protocol's
         """Return ABSENT."""
         return Presence.ABSENT
-
-
-# A session's name and a number contain no ":". The socket's path may, and comes last.
-LISTING = (
-    "#{pid}:#{session_id}:#{session_created}:#{pane_id}:#{pane_pid}:#{session_name}:#{socket_path}"
-)
-_LISTED = re.compile(
-    r"(?P<server>\d+):\$(?P<number>\d+):(?P<created>\d+):%(?P<pane>\d+):(?P<pid>\d+)"
-    r":(?P<name>[^:]+):(?P<socket>/.*)"
-)
-
-
-def parse(lines: Iterable[str]) -> tuple[LegacySession, ...]:
-    """Return the sessions of a listing of panes; other lines are skipped."""
-    panes: dict[LegacySession, dict[int, int]] = {}
-    for line in lines:
-        if found := _LISTED.fullmatch(line):
-            session = LegacySession(
-                name=found["name"],
-                socket=found["socket"],
-                server_pid=int(found["server"]),
-                number=int(found["number"]),
-                created=int(found["created"]),
-                panes=(),
-            )
-            panes.setdefault(session, {})[int(found["pane"])] = int(found["pid"])
-    return tuple(
-        attrs.evolve(session, panes=tuple(pids[pane] for pane in sorted(pids)))
-        for session, pids in panes.items()
-    )
-
-
-def match_format(session: LegacySession) -> str:
-    """Return the tmux format that matches only this session, and only with its first pane."""
-    facts = (
-        f"#{{==:#{{pid}},{session.server_pid}}}",
-        f"#{{==:#{{session_id}},${session.number}}}",
-        f"#{{==:#{{session_created}},{session.created}}}",
-        f"#{{m:*<{session.panes[0]}>*,#{{W:#{{P:<#{{pane_pid}}>}}}}}}",
-    )
-    first, *rest = reversed(facts)
-    for fact in rest:
-        first = f"#{{&&:{fact},{first}}}"
-    return first
