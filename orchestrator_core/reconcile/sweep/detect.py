@@ -59,9 +59,8 @@ def detect(
 def _of_saga(state: SagaState, snapshot: Snapshot) -> Iterator[Finding]:
     history = state.history
     if history is None:
-        yield _finding(
+        yield state.finding(
             FindingKind.DAMAGED,
-            state,
             f"it cannot be used: {state.damage}",
             "its name is that of a journal of this root, in a directory that only its user may "
             "write to",
@@ -90,7 +89,7 @@ def _of_saga(state: SagaState, snapshot: Snapshot) -> Iterator[Finding]:
         kind, proof = FindingKind.LOST, _live_supervisor(state)
     else:
         return
-    yield _finding(kind, state, what, _journal(state), proof)
+    yield state.finding(kind, what, _journal(state), proof)
 
 
 _NO_OWNER = "no process holds its journal's lock, which the kernel keeps while an owner lives"
@@ -99,20 +98,6 @@ _LEFT_HALF_WAY = {
     State.UNWINDING: "its unwinding was left half-way",
     State.CLOSED: "it was unwound, and its journal not archived",
 }
-
-
-def _finding(
-    kind: FindingKind, state: SagaState, what: str, *proofs: str, subject: str = ""
-) -> Finding:
-    return Finding(
-        kind=kind,
-        agent_id=state.agent_id,
-        task_id=state.task_id,
-        saga_id=state.saga_id,
-        subject=subject or f"agent {state.agent_id}",
-        what=what,
-        proofs=proofs,
-    )
 
 
 def _journal(state: SagaState) -> str:
@@ -187,7 +172,7 @@ def _silent(
             f"it has neither written nor reported for {_format_duration(silent_s)}; "
             f"its limit is {_format_duration(limit_s)}"
         )
-        yield _finding(FindingKind.SILENT, state, what, _journal(state))
+        yield state.finding(FindingKind.SILENT, what, _journal(state))
 
 
 def _last_sign_of_life(state: SagaState, record: Mapping[str, Any], now: float) -> float:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator_core.model.status import is_active
-from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind
+from orchestrator_core.reconcile.sweep.findings import FindingKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from orchestrator_core.reconcile.sweep.findings import Finding
     from orchestrator_core.reconcile.sweep.saga_snapshot import SagaState
     from orchestrator_core.reconcile.sweep.snapshot import Snapshot
 
@@ -27,16 +28,11 @@ def detect_mismatches(snapshot: Snapshot) -> Iterator[Finding]:
     for entry in (*snapshot.live_records, *snapshot.global_entries.values()):
         agent_id = entry.agent_id
         if agent_id in snapshot.agents_with_closed_saga:
-            yield Finding(
-                kind=FindingKind.MISMATCH,
-                agent_id=agent_id,
-                task_id=entry.task_id,
-                subject=entry.subject,
-                what="it shows the agent as alive, and the agent's saga is closed",
-                proofs=(
-                    f"the closed journal sagas/closed/{agent_id}.jsonl records its end",
-                    "the registry is one of this root, and names that agent",
-                ),
+            yield entry.finding(
+                FindingKind.MISMATCH,
+                "it shows the agent as alive, and the agent's saga is closed",
+                f"the closed journal sagas/closed/{agent_id}.jsonl records its end",
+                "the registry is one of this root, and names that agent",
             )
 
 
@@ -59,15 +55,10 @@ def _unless_active(
     if record is not None and is_active(record.get("status")):
         return
     wrong = "it is missing" if record is None else f"its status is {record.get('status')!r}"
-    yield Finding(
-        kind=FindingKind.MISMATCH,
-        agent_id=state.agent_id,
-        task_id=state.task_id,
-        saga_id=state.saga_id,
+    yield state.finding(
+        FindingKind.MISMATCH,
+        f"{wrong}, and the agent is alive",
+        f"the state of the journal sagas/{state.saga_id}.jsonl is committed",
+        "its supervisor is alive: the one that its journal names",
         subject=subject,
-        what=f"{wrong}, and the agent is alive",
-        proofs=(
-            f"the state of the journal sagas/{state.saga_id}.jsonl is committed",
-            "its supervisor is alive: the one that its journal names",
-        ),
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Container, Iterator
 
     from orchestrator_core.reconcile.sweep.named_files import NamedFile
-    from orchestrator_core.reconcile.sweep.snapshot import LiveEntry, Snapshot
+    from orchestrator_core.reconcile.sweep.snapshot import Snapshot
     from orchestrator_core.system.processes.protocol import TaggedProcess
     from orchestrator_core.system.terminal import Session
 
@@ -40,7 +40,10 @@ def detect_orphans(snapshot: Snapshot, legacy: Container[str]) -> Iterator[Findi
     for entry in (*snapshot.live_records, *snapshot.global_entries.values()):
         # With a closed saga it is a mismatch.
         if entry.agent_id in orphaned - snapshot.agents_with_closed_saga:
-            yield _record(entry, proofs)
+            what = "it shows an agent as alive that is in no journal, open or closed"
+            yield entry.finding(
+                FindingKind.ORPHAN_RECORD, what, *proofs.all[entry.agent_id].values()
+            )
 
 
 def _is_server(process: TaggedProcess) -> bool:
@@ -99,17 +102,6 @@ def _file(file: NamedFile, proofs: _Proofs) -> Finding:
     )
 
 
-def _record(entry: LiveEntry, proofs: _Proofs) -> Finding:
-    return _orphan(
-        FindingKind.ORPHAN_RECORD,
-        entry.agent_id,
-        entry.task_id,
-        entry.subject,
-        "it shows an agent as alive that is in no journal, open or closed",
-        tuple(proofs.all[entry.agent_id].values()),
-    )
-
-
 def _orphan(
     kind: FindingKind,
     agent_id: str,
@@ -118,7 +110,7 @@ def _orphan(
     what: str,
     proofs: tuple[str, ...],
     *,
-    reapable: bool = True,
+    reapable: bool,
 ) -> Finding:
     return Finding(
         kind=kind,

@@ -24,6 +24,7 @@ from orchestrator_core.exceptions import (
     SagaNotFound,
 )
 from orchestrator_core.model import deadlines
+from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind
 from orchestrator_core.saga import State
 from orchestrator_core.system.names import is_id
 from orchestrator_core.system.processes.exit_record import read_exit_record
@@ -78,6 +79,18 @@ class SagaState:
         """Whether the agent is alive, as far as the snapshot shows."""
         committed = self.history is not None and self.history.state is State.COMMITTED
         return committed and not (self.has_owner or self.is_dead or self.unknown)
+
+    def finding(self, kind: FindingKind, what: str, *proofs: str, subject: str = "") -> Finding:
+        """Return a finding about the saga: by default, about its agent."""
+        return Finding(
+            kind=kind,
+            agent_id=self.agent_id,
+            task_id=self.task_id,
+            saga_id=self.saga_id,
+            subject=subject or f"agent {self.agent_id}",
+            what=what,
+            proofs=proofs,
+        )
 
 
 def read_sagas(

@@ -25,6 +25,7 @@ from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.model.ids import process_cookie
 from orchestrator_core.model.status import is_active
 from orchestrator_core.reconcile.sweep import named_files
+from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind
 from orchestrator_core.reconcile.sweep.saga_snapshot import read_sagas
 from orchestrator_core.registry.snapshot_cache import read_snapshot
 from orchestrator_core.system.names import is_id
@@ -54,6 +55,17 @@ class LiveEntry:
     task_id: str
     record: Mapping[str, Any]
     subject: str  #: How a finding names the entry.
+
+    def finding(self, kind: FindingKind, what: str, *proofs: str) -> Finding:
+        """Return a finding about the entry."""
+        return Finding(
+            kind=kind,
+            agent_id=self.agent_id,
+            task_id=self.task_id,
+            subject=self.subject,
+            what=what,
+            proofs=proofs,
+        )
 
 
 @attrs.frozen(kw_only=True)
