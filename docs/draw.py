@@ -1,8 +1,8 @@
 """
 Draw the tables of the documentation that are data in the code.
 
-    python docs/draw.py          put them into the pages
-    python docs/draw.py --check  tell whether they are in them; a test does
+    python docs/draw.py          write them into the pages
+    python docs/draw.py --check  exit with 1 if a page is out of date
 
 Each stands between ``<!-- drawn: NAME -->`` and ``<!-- end -->``.
 """
@@ -104,14 +104,14 @@ def errors() -> str:
 _WHAT_TO_DO = {
     "error": "catch a narrower one, if you have an answer for it",
     "invalid-input": "mend the argument, and call again",
-    "saga": "the saga is as it was; the message says what it cannot do",
-    "saga-not-found": "it is closed, or never was: its report tells",
+    "saga": "the saga is unchanged; the message names the refused operation",
+    "saga-not-found": "it is closed, or never existed: see its report",
     "undo-failed": "mend the cause, then: orchestrator-core recover AGENT",
     "could-not-ask": "see that what was asked answers, then try again",
     "storage": "the hint names the remedy: space, a permission, another root",
     "registry": "the message names the file",
     "registry-damaged": "mend the file that was kept aside, and move it back: see the hint",
-    "terminal": "the message has what tmux said",
+    "terminal": "the message holds tmux's own",
     "session-exists": "that session was left alone; end it, or use another id",
     "survivors": "see what the named processes wait for; recovery tries again",
     "deployment": "read its `output` and `hint`; if `leaked` is not empty, recover",
@@ -211,7 +211,7 @@ def _values(call: ast.Call) -> list[str]:
 
 
 def commands() -> str:
-    """Return what can be said on the command line."""
+    """Return the commands and options of the command line."""
     top = parser()
     [sub] = [a for a in top._actions if isinstance(a, argparse._SubParsersAction)]
     helps = {choice.dest: choice.help for choice in sub._choices_actions}
@@ -280,7 +280,7 @@ def _capital(found: re.Match[str]) -> str:
     return found[2].upper()
 
 
-#: What mostly helps; the doctor itself says what does in the case at hand.
+#: The usual remedy; the doctor prints the one for the case at hand.
 _REMEDIES = {
     "python": "use Python 3.11 or newer",
     "libraries": "the `pip install` that it names",

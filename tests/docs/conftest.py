@@ -1,4 +1,4 @@
-"""The examples of the documentation, run as a reader would run them: page by page, from the top."""
+"""The examples of the documentation, run as a reader runs them: page by page, from the top."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import psutil
 import pytest
 from support.legacy_system import a_legacy_scene
 
+import orchestrator_core
 from orchestrator_core import Orchestrator
 
 TOP = Path(__file__).parents[2]
@@ -58,18 +59,18 @@ def blocks_of(page):
 
 
 def matches(expected, actual):
-    """Tell whether *actual* is what a page shows: ``…`` is anything, a space any number of them."""
+    """Return whether *actual* matches a page: ``…`` is any text, a space any number of spaces."""
     expected, actual = (re.sub(" +", " ", text.strip()) for text in (expected, actual))
     pattern = ".*".join(map(re.escape, expected.split("…")))
     return re.fullmatch(pattern, actual, re.DOTALL) is not None
 
 
 class Reader:
-    """Somebody who types in what a page shows, and compares."""
+    """A shell and a Python that run a page's blocks and compare their output."""
 
     def __init__(self, place, env):
         self._namespace = {"__name__": "__example__"}
-        self._said = ""
+        self._output = ""
         self._shell = subprocess.Popen(
             ["/bin/sh"],
             cwd=place,
@@ -85,19 +86,19 @@ class Reader:
             if block.is_run:
                 getattr(self, f"_run_{block.language}")(block)
             elif "output" in block.marks:
-                assert matches(block.text, self._said), f"{block.place} printed:\n{self._said}"
+                assert matches(block.text, self._output), f"{block.place} printed:\n{self._output}"
 
     def _run_python(self, block):
         code = compile("\n" * block.line + block.text, block.place, "exec")
-        with contextlib.redirect_stdout(io.StringIO()) as said:
+        with contextlib.redirect_stdout(io.StringIO()) as output:
             exec(code, self._namespace)
-        self._said = said.getvalue()
+        self._output = output.getvalue()
 
     def _run_console(self, block):
         for typed, expected in _commands(block.text):
-            said, code = self._type(typed)
-            assert code == 0, f"{block.place}: $ {typed}\nexit code {code}\n{said}"
-            assert matches(expected, said), f"{block.place}: $ {typed}\nprinted:\n{said}"
+            output, code = self._type(typed)
+            assert code == 0, f"{block.place}: $ {typed}\nexit code {code}\n{output}"
+            assert matches(expected, output), f"{block.place}: $ {typed}\nprinted:\n{output}"
 
     def _type(self, command):
         self._shell.stdin.write(f"{command}\nprintf '\\n%s %s\\n' {_DONE} $?\n")
@@ -111,12 +112,12 @@ class Reader:
 
     def close(self):
         for left in psutil.Process(self._shell.pid).children():
-            left.kill()  # What a page that failed has left in the background.
+            left.kill()  # A failed page can leave a process in the background.
         self._shell.communicate()
 
 
 def _commands(text):
-    """Return what is typed after each ``$``, and what is shown below it."""
+    """Return each command after a ``$``, and the output below it."""
     for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
         first, *rest = part.split("\n")
         more = [line[2:] for line in rest if line == ">" or line.startswith("> ")]
@@ -133,8 +134,8 @@ def place(short_tmp, monkeypatch):
         (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{call} "$@"\n')
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", str(TOP))
-    monkeypatch.setenv("TMUX_TMPDIR", str(tmux))  # The default server is nobody's.
+    monkeypatch.setenv("PYTHONPATH", str(Path(orchestrator_core.__file__).parents[1]))
+    monkeypatch.setenv("TMUX_TMPDIR", str(tmux))  # The default server is a private one.
     monkeypatch.chdir(work)
     for name in [name for name in os.environ if name.startswith(("ORCHESTRATOR_", "CLAUDE_"))]:
         monkeypatch.delenv(name)
@@ -143,7 +144,7 @@ def place(short_tmp, monkeypatch):
 
 @pytest.fixture
 def scenery(request, place):
-    """What a page takes for granted beside an empty directory; and what its shell is told of it."""
+    """Create what a page needs beside an empty directory; return the variables of its shell."""
     page = request.node.callspec.params["page"]
     make = _SCENERY.get(page.name)
     with contextlib.nullcontext({}) if make is None else make(place) as env:
@@ -151,29 +152,29 @@ def scenery(request, place):
 
 
 @contextlib.contextmanager
-def an_old_workspace(place):
-    """A project in which the old system has been at work: one agent lives, one is gone."""
+def legacy_workspace(place):
+    """Create a project of the old system: one agent lives, one is gone."""
     with a_legacy_scene() as scene:
         (place / "project").symlink_to(scene.legacy.project)
         _, task, _ = scene.running(tracked=False)
         scene.legacy.agent(task, "reviewer", status="reviewing")
         for path in scene.root.glob("root.json*"):
-            path.unlink()  # Nobody has opened it with us yet.
+            path.unlink()  # This library has not opened it yet.
         yield {"TMUX_TMPDIR": str(scene.legacy.tmux_tmpdir)}
 
 
 @contextlib.contextmanager
-def our_fixtures(_place):
-    """An environment in which pytest finds our plugin, though we may not be installed."""
+def fixture_plugin(_place):
+    """Return variables with which pytest finds the plugin of a package that is not installed."""
     yield {"PYTEST_PLUGINS": "orchestrator_core.pytest_plugin"}
 
 
-_SCENERY = {"adopting.md": an_old_workspace, "testing.md": our_fixtures}
+_SCENERY = {"adopting.md": legacy_workspace, "testing.md": fixture_plugin}
 
 
 @pytest.fixture
 def reader(place, scenery, killed):
-    """Somebody to read a page; whatever the examples have left running is ended."""
+    """Run a page; end whatever its examples leave running."""
     one = Reader(place, scenery)
     yield one
     one.close()

@@ -1,9 +1,9 @@
 """
 The table of crash windows in ``docs/explanation.md``, row by row, on real tmux.
 
-Each row is done: a real process is killed where the row says; what the journal
-says then, and what has become of the agent after a recovery, is read from the
-table itself. The exhaustive search, every system call, is in ``tests/faults``.
+For each row, a real process is killed at the row's place. The journal's state then, and the
+agent's outcome after a recovery, are compared with the table itself. ``tests/faults`` kills
+at every system call.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from orchestrator_core.system import tmux
 from orchestrator_core.saga.store import JournalStore
 from orchestrator_core.saga.journal import Journal
 
-root, act, told, when, line = sys.argv[1:]
-told = json.loads(told)
+root, act, options, when, line = sys.argv[1:]
+options = json.loads(options)
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -68,7 +68,7 @@ if line == "in flight":
     def in_flight(argv, **how):
         if "new-session" in argv:
             import subprocess
-            wait = ["sh", "-c", 'read go < "$0"; exec "$@" > "$0"', told["gate"], *argv]
+            wait = ["sh", "-c", 'read go < "$0"; exec "$@" > "$0"', options["gate"], *argv]
             subprocess.Popen(wait, start_new_session=True, env=how["env"], cwd="/",
                              stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             die()
@@ -77,21 +77,21 @@ if line == "in flight":
 
 orch = Orchestrator(root, recover=False)
 if act == "deploy":
-    if told.get("heir"):
-        launch_plan.unwinder_argv = lambda *_: told["heir"]
-    if told.get("dies after the commit"):
+    if options.get("unwinder"):
+        launch_plan.unwinder_argv = lambda *_: options["unwinder"]
+    if options.get("dies after the commit"):
         deployer.Deployer._wait_until_started = lambda *_args, **_how: die()
-    spec = AgentSpec(type="a", prompt="do it", command=told["command"])
-    orch.deploy(told["task"], spec, grace_s=told.get("grace_s", 0.0))
+    spec = AgentSpec(type="a", prompt="do it", command=options["command"])
+    orch.deploy(options["task"], spec, grace_s=options.get("grace_s", 0.0))
 elif act == "terminate":
-    orch.terminate(told["agent"], reason="asked to")
+    orch.terminate(options["agent"], reason="asked to")
 elif act == "recover":
     orch.recover()
 """
 
 
 class Play:
-    """One row, done."""
+    """A world in which one row happens."""
 
     def __init__(self, scene):
         self.scene = scene
@@ -102,34 +102,34 @@ class Play:
     def opened(self, **how):
         return Orchestrator(self.root, patience=GracePeriods(term_s=0.5), **how)
 
-    def act(self, act, when="", line="", **told):
-        """Let a process act; killed *when* (before or after) it writes *line*, if at all."""
-        told = {"task": self.task, "command": ["sleep", "1000"], **told}
+    def act(self, act, when="", line="", **options):
+        """Let a process act, and kill it *when* (before or after) it writes *line*."""
+        options = {"task": self.task, "command": ["sleep", "1000"], **options}
         done = subprocess.run(
-            [sys.executable, "-c", ACTOR, self.root, act, json.dumps(told), when, line],
+            [sys.executable, "-c", ACTOR, self.root, act, json.dumps(options), when, line],
             env={**os.environ, "PYTHONPATH": str(TOP)},
             stderr=subprocess.PIPE,
             check=False,
         )
-        expected = -signal.SIGKILL if when or "dies after the commit" in told else 0
+        expected = -signal.SIGKILL if when or "dies after the commit" in options else 0
         assert expected == done.returncode, done.stderr.decode()
 
-    def deployed(self, **told):
-        self.act("deploy", **told)
+    def deployed(self, **options):
+        self.act("deploy", **options)
         return self.agent
 
     @property
     def agent(self):
-        """The only agent there was; None if it has left no trace."""
+        """The only agent; None if nothing of it is left."""
         names = [path.stem for path in self.root.glob("sagas/**/*-*.jsonl")]
         return names[0] if names else None
 
     def state(self):
-        """Return what the journal says, in the words of the table."""
+        """Return the state of the journal, in the words of the table."""
         return "nothing" if self.agent is None else self.orch.history(self.agent).state.name
 
     def outcome(self):
-        """Return what has become of the agent, by the look of the world."""
+        """Return the outcome for the agent, from sessions, processes and files."""
         assert [] == self.world.torn()
         record = self.world.records().get(self.agent)
         if record is None:
@@ -142,19 +142,18 @@ class Play:
         return record["status"]
 
     def pane(self):
-        said = self.world.tmux("list-panes", "-a", "-F", "#{pane_pid}").stdout
-        return int(said)
+        return int(self.world.tmux("list-panes", "-a", "-F", "#{pane_pid}").stdout)
 
     def kill(self, pid):
         os.kill(pid, signal.SIGKILL)
-        see_off(pid)
+        wait_for_death(pid)
 
     def main_process(self):
         [run] = self.root.glob("TASK-*/run/*/started")
         return json.loads(run.read_text())["pid"]
 
 
-def see_off(pid):
+def wait_for_death(pid):
     """Return when a process is dead."""
     if not hasattr(os, "pidfd_open"):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -220,14 +219,14 @@ def supervisor_killed(play):
     play.kill(play.pane())
 
 
-def heir_killed(play):
-    # /bin/true stands for a heir that is killed before it has done anything.
-    play.deployed(command=["sh", "-c", "exit 3"], heir=["/bin/true"])
+def unwinder_killed(play):
+    # /bin/true stands for an unwinder that is killed before it has done anything.
+    play.deployed(command=["sh", "-c", "exit 3"], unwinder=["/bin/true"])
     supervisor = play.orch.history(play.agent).frame("spawn_tmux").load().supervisor
     play.orch._context.processes.watch(supervisor, timeout_s=30)
 
 
-def asker_killed(play):
+def requester_killed(play):
     with play.orch._terminator.sagas.open(play.deployed()) as saga:
         saga.request_end(Unwind.terminal("all done", status="completed", by="report"))
 
@@ -242,14 +241,14 @@ ROWS = {
     "`register_task` is recorded": deploying("before", "done register_task"),
     "`register_global` is recorded": deploying("before", "done register_global"),
     "the commit is written": deploying("before", "commit"),
-    "the lock is let go": deploying("after", "commit"),
-    "the agent is seen to start": committed_and_gone,
+    "the lock is released": deploying("after", "commit"),
+    "the agent's start is noticed": committed_and_gone,
     "an early death is noticed": gone_in_its_grace,
     "the agent": agent_killed,
     "the tmux server": server_killed,
     "the supervisor": supervisor_killed,
-    "the supervisor, become the unwinder": heir_killed,
-    "who asked for the end from inside": asker_killed,
+    "the supervisor, become the unwinder": unwinder_killed,
+    "the process that requested the end from inside": requester_killed,
     "the reason is recorded": ending("before", "unwind"),
     "anything is undone": ending("after", "unwind"),
     "`register_global`'s undo is recorded": ending("before", "undone register_global"),
@@ -266,22 +265,20 @@ ROWS = {
 
 
 def table():
-    """Return {row: (what the journal says, the outcome)} of the page."""
+    """Return {row: (state of the journal, outcome)} of the page."""
     rows = re.findall(
         r"^\| (.+?) +\| (\w+) +\| .+ \| \*\*(\w+)\*\* +\|$", PAGE.read_text(), re.MULTILINE
     )
     return {row: (state, outcome) for row, state, outcome in rows}
 
 
-def test_the_table_has_every_row_and_no_other():
-    """What the page says of a crash has been tried; what was tried is on the page."""
+def test_the_table_has_every_tested_row_and_no_other():
     assert list(ROWS) == list(table())
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_a_row_happens_as_it_is_written(row):
-    """Killed there, it is found so, and recovers to what the table says."""
-    says, becomes = table()[row]
+def test_a_crash_comes_to_the_state_and_the_outcome_of_its_row(row):
+    state, outcome = table()[row]
     with a_scene() as scene:
         play = Play(scene)
 
@@ -290,16 +287,16 @@ def test_a_row_happens_as_it_is_written(row):
         play.orch.recover()
         if hasattr(play, "late"):
             _let_the_late_session_come(play)
-        if becomes not in ("nothing", "alive"):
+        if outcome not in ("nothing", "alive"):
             play.orch.wait(play.agent, timeout_s=30)
 
-        assert (says, becomes) == (found, play.outcome())
+        assert (state, outcome) == (found, play.outcome())
         again = play.opened()
         assert {} == again.recovery.unwound
 
 
 def _let_the_late_session_come(play):
-    """Open the gate of a `new-session` that is in flight, and see its session off."""
+    """Let a `new-session` that is in flight continue, and wait for the death of its pane."""
     play.late.write_text("go\n")
-    pane = int(play.late.read_text().split(":")[2])  # What tmux says of the session it made.
-    see_off(pane)
+    pane = int(play.late.read_text().split(":")[2])  # The output of new-session.
+    wait_for_death(pane)

@@ -1,4 +1,4 @@
-"""Every example of the documentation does what the page says that it does."""
+"""Every example of the documentation prints what its page shows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,5 @@ PAGES = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
 
 @pytest.mark.tmux
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
-def test_a_page_read_from_the_top_runs(page, reader):
-    """Whoever types in a page's examples, one after another, sees what the page shows."""
+def test_the_examples_of_a_page_run_one_after_another_and_print_what_it_shows(page, reader):
     reader.read(page)

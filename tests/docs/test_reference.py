@@ -1,4 +1,4 @@
-"""The reference names everything, and nothing else."""
+"""The reference names every public name, field, journal line and variable."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def drawer():
 
 
 def names_in(text):
-    """Return the words that a page sets in code."""
+    """Return the words of a page that are set as code."""
     return {word for code in re.findall(r"`([^`\n]+)`", text) for word in re.findall(r"\w+", code)}
 
 
@@ -38,18 +38,18 @@ def section(title):
 
 @pytest.mark.parametrize("page", drawer().pages(), ids=lambda page: page.name)
 def test_drawn_tables_are_as_the_code_has_them(page):
-    """A table that is drawn from the code has not been left behind by it."""
+
     assert drawer().drawn(page.read_text()) == page.read_text(), "run: python docs/draw.py"
 
 
 @pytest.mark.parametrize("package", [orchestrator_core, saga], ids=lambda package: package.__name__)
 def test_every_public_name_is_named(package):
-    """What can be imported can be looked up."""
+
     assert set() == set(package.__all__) - names_in(REFERENCE)
 
 
 def test_every_field_of_a_record_is_named(short_tmp):
-    """What a deployment and an end write into the registries can be looked up."""
+
     fake = FakeTerminal()
     orch = Orchestrator(short_tmp / "ws", terminal=fake)
     task = orch.create_task("Write everything")
@@ -68,28 +68,24 @@ def test_every_field_of_a_record_is_named(short_tmp):
 
 
 def test_every_kind_of_journal_line_is_named():
-    """Whoever reads a journal finds what its lines mean."""
     shown = set(re.findall(r"^\| `(\w+)` \|", section("Journal"), re.MULTILINE))
     assert set(history._APPLY) == shown
 
 
 def test_every_environment_variable_is_named():
-    """Whoever sees a variable of ours finds what it means."""
     known = {*layout.ENVIRONMENT, *inside.RESERVED_ENV, *inside.HIDDEN_ENV}
     known |= {*limits.VARIABLES.values()}
     known.add("ORCHESTRATOR_CONTAINMENT")
     assert set() == known - names_in(section("Environment"))
 
 
-def test_every_how_to_is_in_the_index():
-    """Whoever looks for a page finds it listed."""
+def test_every_how_to_page_is_in_the_index():
     index = (DOCS / "how-to" / "README.md").read_text()
     pages = {page.name for page in (DOCS / "how-to").glob("*.md")} - {"README.md"}
     assert set() == pages - set(re.findall(r"\]\(([\w-]+\.md)\)", index))
 
 
-def test_links_between_pages_lead_somewhere():
-    """No link of the documentation is broken, nor one to a heading."""
+def test_every_link_between_pages_leads_to_a_file_and_a_heading():
     top = DOCS.parent
     pages = [*top.glob("*.md"), *DOCS.rglob("*.md"), *top.glob("benchmarks/*.md")]
     links = [
@@ -102,7 +98,7 @@ def test_links_between_pages_lead_somewhere():
 
 
 def leads(page, target):
-    """Tell whether a link of a page leads to a file, and to a heading in it."""
+    """Return whether a link of a page leads to a file, and to a heading in it."""
     path, _, heading = target.partition("#")
     file = page.parent / path if path else page
     return file.exists() and (not heading or heading in headings(file.read_text()))
