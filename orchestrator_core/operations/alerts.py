@@ -12,7 +12,6 @@ Alerts: notify a command and a callback when a cleanup has failed.
 from __future__ import annotations
 
 import atexit
-import functools
 import logging
 import os
 import sys
@@ -126,7 +125,6 @@ def _run_callback(callback: OnFailedCleanup, failed: FailedCleanup) -> None:
         _log_failure(failed.subject, error)
         return
     _callbacks.add(thread)
-    _register_atexit()
 
 
 def _call(callback: OnFailedCleanup, failed: FailedCleanup) -> None:
@@ -136,11 +134,7 @@ def _call(callback: OnFailedCleanup, failed: FailedCleanup) -> None:
         _log_failure(failed.subject, error)
 
 
-@functools.cache
-def _register_atexit() -> None:
-    atexit.register(_join_callbacks)
-
-
+@atexit.register
 def _join_callbacks() -> None:
     deadline = time.monotonic() + _EXIT_TIMEOUT_S
     for thread in list(_callbacks):

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from orchestrator_core.reconcile.sweep.findings import SweepReport
 
-NAME = "sweeper.json"
-
 _MAX_MESSAGES = 20  #: Findings and unknowns in a heartbeat; of the rest, only the number.
 
 
@@ -77,7 +75,7 @@ class Heartbeat:
 
 def file_of(root: Path) -> Path:
     """Return the path of a root's heartbeat."""
-    return root / "registry" / NAME
+    return root / "registry" / "sweeper.json"
 
 
 def write(root: Path, beat: Heartbeat) -> None:

@@ -9,6 +9,7 @@ the counts, or in ``closed/`` and not pending.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Self
@@ -133,12 +134,10 @@ def statistics(context: RootContext) -> Registry:
 def read(context: RootContext) -> Summary:
     """Return the summary; an empty one, without creating the file, if there is none."""
     registry = statistics(context)
-    if not os.path.lexists(registry.path):
-        return Summary()
-    try:
-        return Summary.from_document(registry.read())
-    except NotFound:
-        return Summary()
+    if os.path.lexists(registry.path):
+        with contextlib.suppress(NotFound):  # Removed meanwhile.
+            return Summary.from_document(registry.read())
+    return Summary()
 
 
 # --- compaction -------------------------------------------------------------------------------
