@@ -43,7 +43,7 @@ def check_not_flag(name: str, value: str) -> str:
     """
     if not value or value.startswith("-"):
         raise InvalidInput(
-            f"{value!r:.80} is no value for {name}",
-            hint="flags that the preset does not know go into its arguments, verbatim",
+            f"{name} cannot be {value!r:.80}: a value must not be empty or start with a dash",
+            hint="pass flags that the preset does not know in its arguments, verbatim",
         )
     return value

@@ -6,13 +6,7 @@ from pathlib import Path
 
 import attrs
 
-from orchestrator_core.resources.private_dir import (
-    PrivateDirOptions,
-    is_directory,
-    make_private,
-    remove_if_empty,
-    remove_tree,
-)
+from orchestrator_core.resources import private_dir
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Context, Outcome, Presence, Unwind, receipt
 from orchestrator_core.system import durable
@@ -26,7 +20,7 @@ class TempDirectoryReceipt:
 
 
 @attrs.frozen(kw_only=True)
-class TempDirectory(PrivateDirOptions):
+class TempDirectory(private_dir.PrivateDirOptions):
     """
     An empty directory with mode 0700. The undo removes it with all its content.
 
@@ -49,7 +43,7 @@ class TempDirectory(PrivateDirOptions):
     def do(self, receipt: TempDirectoryReceipt) -> TempDirectoryReceipt:
         """Create the directory."""
         path = Path(receipt.path)
-        make_private(path.parent)
+        private_dir.make_private(path.parent)
         path.mkdir(mode=0o700)
         return receipt
 
@@ -63,8 +57,8 @@ class TempDirectory(PrivateDirOptions):
     def undo(self, receipt: TempDirectoryReceipt, _why: Unwind) -> Outcome:
         """Remove the directory, read-only content included."""
         path = Path(receipt.path)
-        freed = remove_tree(path) if is_directory(path) else None
-        remove_if_empty(path.parent)
+        freed = private_dir.remove_tree(path) if private_dir.is_directory(path) else None
+        private_dir.remove_if_empty(path.parent)
         return Outcome.absent() if freed is None else Outcome.undone(bytes_freed=freed)
 
     def probe(self, receipt: TempDirectoryReceipt) -> Presence:

@@ -10,11 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.resources.private_dir import (
-    PrivateDirOptions,
-    make_private,
-    remove_if_empty,
-)
+from orchestrator_core.resources import private_dir
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Context, Outcome, Presence, Unwind, receipt
 from orchestrator_core.system import durable
@@ -38,11 +34,11 @@ def _check(_: object, __: object, values: Mapping[str, str]) -> None:
         if _VARIABLE.fullmatch(name) is None:
             raise InvalidInput(f"{name!r:.80} is not the name of a variable")
         if "\0" in value:  # An error must not show the value.
-            raise InvalidInput(f"the value of {name} contains a NUL and cannot be passed on")
+            raise InvalidInput(f"the value of {name} contains a NUL, which no process can receive")
 
 
 @attrs.frozen
-class EnvFile(PrivateDirOptions):
+class EnvFile(private_dir.PrivateDirOptions):
     """
     Secrets in a file that only its owner can read, for as long as the agent lives.
 
@@ -65,7 +61,7 @@ class EnvFile(PrivateDirOptions):
 
     def do(self, receipt: EnvFileReceipt) -> EnvFileReceipt:
         """Write the file."""
-        make_private(Path(receipt.path).parent)
+        private_dir.make_private(Path(receipt.path).parent)
         lines = [f"{name}={shlex.quote(value)}\n" for name, value in self.values.items()]
         durable.create(receipt.path, "".join(lines).encode(), durable=False)
         return receipt
@@ -81,7 +77,7 @@ class EnvFile(PrivateDirOptions):
         path = Path(receipt.path)
         existed = durable.exists(path)
         path.unlink(missing_ok=True)
-        remove_if_empty(path.parent)
+        private_dir.remove_if_empty(path.parent)
         return Outcome.undone() if existed else Outcome.absent()
 
     def probe(self, receipt: EnvFileReceipt) -> Presence:

@@ -68,7 +68,7 @@ class Git:
                 check=False,
             )
         except FileNotFoundError as error:
-            raise GitError(f"git cannot be run: {error}", hint="is git installed?") from error
+            raise GitError(f"git cannot be run: {error}", hint="install git") from error
         except subprocess.TimeoutExpired as error:
             raise GitError(f"{command} did not exit within {self.timeout_s:g} s") from error
         if ran.returncode:

@@ -25,11 +25,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError
-from orchestrator_core.resources.private_dir import (
-    PrivateDirOptions,
-    make_private,
-    remove_if_empty,
-)
+from orchestrator_core.resources import private_dir
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Context, Outcome, Presence, Unwind, receipt
 from orchestrator_core.system import durable, locks
@@ -59,7 +55,7 @@ class ReservedPortReceipt:
 
 
 @attrs.frozen
-class ReservedPort(PrivateDirOptions):
+class ReservedPort(private_dir.PrivateDirOptions):
     """
     A TCP port that no other agent on this machine gets, for as long as this agent lives.
 
@@ -96,13 +92,13 @@ class ReservedPort(PrivateDirOptions):
             PortTaken: No port is free.
         """
         holder = Path(receipt.holder)
-        make_private(holder.parent)
+        private_dir.make_private(holder.parent)
         with _locked_claims(receipt) as claims:
             holder.touch(mode=0o600, exist_ok=False)
             number = next((n for n in _shuffled(self._numbers()) if _is_free(claims, n)), None)
             if number is None:
                 which = f"of {self.within}" if self.number is None else f"{self.number}"
-                raise PortTaken(f"no port {which} can be had: claimed in {claims}, or in use")
+                raise PortTaken(f"no port {which} is free: each is claimed in {claims}, or in use")
             (claims / str(number)).symlink_to(holder)
         return attrs.evolve(receipt, number=number)
 
@@ -124,7 +120,7 @@ class ReservedPort(PrivateDirOptions):
         holder = Path(receipt.holder)
         existed = durable.exists(holder) or bool(owned)
         holder.unlink(missing_ok=True)  # Last: any process may take a claim without a holder.
-        remove_if_empty(holder.parent)
+        private_dir.remove_if_empty(holder.parent)
         ports = [int(claim.name) for claim in owned]
         return Outcome.undone(ports=ports) if existed else Outcome.absent()
 
@@ -146,13 +142,13 @@ class PortTaken(OrchestratorError):
     """No such port is free."""
 
     code = "port-taken"
-    default_hint = "name other numbers, or end who has them: ss -ltnp shows who listens"
+    default_hint = "name other ports, or stop the programs that have them (ss -ltnp lists them)"
 
 
 @contextlib.contextmanager
 def _locked_claims(receipt: ReservedPortReceipt) -> Iterator[Path]:
     claims = Path(receipt.claims)
-    make_private(claims)
+    private_dir.make_private(claims)
     with locks.locked(claims / "claims", timeout_s=_LOCK_TIMEOUT_S, what="the claims of ports"):
         yield claims
 

@@ -30,7 +30,7 @@ def check_name(_step: object, _attribute: object, name: str) -> None:
     if name and _NAME.fullmatch(name) is None:
         raise InvalidInput(
             f"{name!r:.60} cannot be a step's name",
-            hint="use up to 40 of a-z 0-9 _ and start with a letter",
+            hint="use 1 to 40 of a-z, 0-9 and _, with a letter first",
         )
 
 

@@ -97,7 +97,7 @@ class ProvisionCollector:
         """
         old = self.merged
         if new.cwd is not None and old.cwd is not None:
-            raise InvalidInput(f"step {step!r} is not the only one to say where the agent runs")
+            raise InvalidInput(f"step {step!r} provides a second working directory for the agent")
         variables = {*self.reserved_variables, *old.environment}
         placeholders = {*self.reserved_placeholders, *old.placeholders}
         _check_values(step, "variable", new.environment, variables)
@@ -114,11 +114,13 @@ def _check_values(step: str, kind: str, values: Mapping[str, str], taken: set[st
         if name in taken:
             raise InvalidInput(
                 f"step {step!r} provides the {kind} {name}, which has a value already",
-                hint="give the step another name, or leave one of the two out",
+                hint="give the step another name, or remove one of the two steps",
             )
         # The value may be a secret, so an error must not show it.
         if not name or {"=", "\0"} & set(name) or "\0" in value:
-            raise InvalidInput(f"step {step!r}: the {kind} {name!r:.80} cannot be passed on")
+            raise InvalidInput(
+                f"step {step!r}: the {kind} {name!r:.80} cannot be passed to a process"
+            )
 
 
 def wrap_steps(steps: Iterable[Step[Any]], collector: ProvisionCollector) -> list[Step[Any]]:

@@ -86,7 +86,7 @@ class StepRegistry(Mapping[str, Step[Any]]):
             self[kind]
         except UnknownStep as error:
             raise InvalidInput(
-                f"nobody but this process could undo it: {error}", hint=error.hint
+                f"no other process could undo this step: {error}", hint=error.hint
             ) from error
 
     def _find(self, kind: str) -> Step[Any]:
@@ -108,9 +108,9 @@ class StepRegistry(Mapping[str, Step[Any]]):
                     return found
         tried = f" (and {'; '.join(failures)})" if failures else ""
         raise UnknownStep(
-            f"step type {kind!r} is not known here: name its module under [steps] in "
-            f"orchestrator.toml, or install what has it as an entry point of {GROUP!r}{tried}",
-            hint="declare it, or install the package that has it; then recover",
+            f"step type {kind!r} is unknown: name its module under [steps] in "
+            f"orchestrator.toml, or install a package with its entry point in {GROUP!r}{tried}",
+            hint="declare the step, or install its package; then recover",
         )
 
 

@@ -25,13 +25,7 @@ import attrs
 from orchestrator_core import supervisor
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError, Survivors
 from orchestrator_core.model.environment import HIDDEN_ENV, RESERVED_ENV
-from orchestrator_core.resources.private_dir import (
-    PrivateDirOptions,
-    is_directory,
-    make_private,
-    remove_if_empty,
-    remove_tree,
-)
+from orchestrator_core.resources import private_dir
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Context, Outcome, Presence, Unwind, receipt
 from orchestrator_core.supervisor import launch as launch_file
@@ -73,7 +67,7 @@ class SubprocessReceipt:
 
 
 @attrs.frozen
-class Subprocess(PrivateDirOptions):
+class Subprocess(private_dir.PrivateDirOptions):
     """
     A program that runs as long as the agent does: *command*, an argv and no shell string.
 
@@ -100,7 +94,7 @@ class Subprocess(PrivateDirOptions):
     def __attrs_post_init__(self) -> None:
         reserved = (RESERVED_ENV | HIDDEN_ENV) & set(self.env)
         if reserved:
-            raise InvalidInput(f"{min(reserved)} is reserved, and not a helper's to be given")
+            raise InvalidInput(f"{min(reserved)} is reserved: a helper must not get it")
 
     def plan(self, ctx: Context) -> SubprocessReceipt:
         """Fix the helper's directory and cookie."""
@@ -128,7 +122,7 @@ class Subprocess(PrivateDirOptions):
             HelperFailed: The helper cannot be run.
         """
         run = Path(receipt.run)
-        make_private(run.parent)
+        private_dir.make_private(run.parent)
         run.mkdir(mode=0o700)
         os.mkfifo(run / "events", 0o600)
         launch = self._launch(receipt, given)
@@ -149,8 +143,8 @@ class Subprocess(PrivateDirOptions):
             Survivors: A process is still alive after SIGKILL.
         """
         run = Path(receipt.run)
-        if not is_directory(run) and receipt.supervisor is None:
-            remove_if_empty(run.parent)
+        if not private_dir.is_directory(run) and receipt.supervisor is None:
+            private_dir.remove_if_empty(run.parent)
             return Outcome.absent()
         never_ran = _prevent_start(run)
         periods = GracePeriods(term_s=receipt.term_s, kill_s=receipt.kill_s)
@@ -159,10 +153,10 @@ class Subprocess(PrivateDirOptions):
         if result.survivors:
             names = [f"{process.pid} ({process.name})" for process in result.survivors]
             raise Survivors(f"still alive after SIGKILL: {', '.join(names)}", leaked=names)
-        existed = is_directory(run)
+        existed = private_dir.is_directory(run)
         if existed:
-            remove_tree(run)
-        remove_if_empty(run.parent)
+            private_dir.remove_tree(run)
+        private_dir.remove_if_empty(run.parent)
         facts = {
             "method": result.method,
             "proven": result.proven or never_ran,

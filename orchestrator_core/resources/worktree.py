@@ -17,14 +17,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.resources import private_dir
 from orchestrator_core.resources.git import Git, GitError, locked_git
-from orchestrator_core.resources.private_dir import (
-    PrivateDirOptions,
-    is_directory,
-    make_private,
-    remove_if_empty,
-    remove_tree,
-)
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Context, Outcome, Presence, Unwind, receipt
 from orchestrator_core.system import durable
@@ -64,7 +58,7 @@ class GitWorktreeReceipt:
 
 
 @attrs.frozen
-class GitWorktree(PrivateDirOptions):
+class GitWorktree(private_dir.PrivateDirOptions):
     """
     A worktree of *repository*, on a new branch that begins at *base*.
 
@@ -101,7 +95,7 @@ class GitWorktree(PrivateDirOptions):
         """
         if _PREFIX.fullmatch(self.prefix) is None:
             raise InvalidInput(
-                f"{self.prefix!r:.60} cannot begin a branch's name", hint="for example: agent/"
+                f"{self.prefix!r:.60} cannot start a branch's name", hint="for example: agent/"
             )
         git, where = Git(self.timeout_s), Path(self.repository).expanduser().absolute()
         commit = ("--verify", "--quiet", "--end-of-options", f"{self.base}^{{commit}}")
@@ -110,8 +104,8 @@ class GitWorktree(PrivateDirOptions):
             base = git("rev-parse", *commit, cwd=where)
         except (GitError, OSError) as error:
             raise InvalidInput(
-                f"no worktree can be made of {where} at {self.base!r:.80}: {error}",
-                hint="is it a git repository, with a commit of that name?",
+                f"no worktree can be created from {where} at {self.base!r:.80}: {error}",
+                hint="name a git repository and a commit in it",
             ) from error
         own = "-".join(filter(None, (ctx.saga_id, self.name)))
         return GitWorktreeReceipt(
@@ -125,7 +119,7 @@ class GitWorktree(PrivateDirOptions):
 
     def do(self, receipt: GitWorktreeReceipt) -> GitWorktreeReceipt:
         """Create worktree and branch, in one call."""
-        make_private(Path(receipt.path).parent)
+        private_dir.make_private(Path(receipt.path).parent)
         with locked_git(receipt.lock, timeout_s=receipt.timeout_s, create=True) as git:
             add = ("worktree", "add", "--quiet", "--no-track", "-b", receipt.branch)
             git(f"--git-dir={receipt.repository}", *add, receipt.path, receipt.base)
@@ -145,7 +139,7 @@ class GitWorktree(PrivateDirOptions):
         with locked_git(receipt.lock, timeout_s=receipt.timeout_s) as git:
             outcome = _Removal(receipt, git).run()
         receipt.lock.unlink(missing_ok=True)  # No process of this saga can still wait for it.
-        remove_if_empty(receipt.lock.parent)
+        private_dir.remove_if_empty(receipt.lock.parent)
         return outcome
 
     def probe(self, receipt: GitWorktreeReceipt) -> Presence:
@@ -164,10 +158,10 @@ class _Removal:
 
     def run(self) -> Outcome:
         tree = self._tree
-        if not is_directory(Path(tree.repository).resolve()):
+        if not private_dir.is_directory(Path(tree.repository).resolve()):
             return self._without_repository()
         existed = durable.exists(self._path) or durable.exists(tree.entry)
-        work = [*self._unsaved_work()] if tree.made and is_directory(self._path) else []
+        work = [*self._unsaved_work()] if tree.made and private_dir.is_directory(self._path) else []
         if work:
             kept = f"worktree {tree.path} on branch {tree.branch}: {'; '.join(work)}"
             return self._keep(kept, path=tree.path)
@@ -221,7 +215,7 @@ class _Removal:
 
     def _remove_worktree(self) -> int:
         """Remove the directory and the repository's entry, complete or not."""
-        freed = remove_tree(self._path) if is_directory(self._path) else 0
+        freed = private_dir.remove_tree(self._path) if private_dir.is_directory(self._path) else 0
         if durable.exists(self._tree.entry):
             with contextlib.suppress(GitError):  # Git does not know an incomplete worktree.
                 self._git("worktree", "remove", "--force", "--force", str(self._path))

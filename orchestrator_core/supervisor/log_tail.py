@@ -39,8 +39,7 @@ class PaneTail:
             return
         posix.set_blocking(_TERMINAL, False)
         try:
-            flags = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC
-            self._log = posix.open(self._path, flags)
+            self._log = posix.open(self._path, posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC)
             self._growth = FileGrowthWatch(self._path, self._log)
         except OSError:
             pass  # The log is complete without the pane.

@@ -1,7 +1,7 @@
 """
 The start of the agent: fork, prepare the child, exec, and report a failure.
 
-The agent gets standard input from a file, output and error into the log, a session,
+The agent gets standard input from a file, output and error into the log, a new session,
 directory and environment of its own, default signal handlers, and no other descriptor. The
 log is the agent's output, not a copy of it: no line is lost, whichever process dies.
 """
@@ -49,8 +49,7 @@ def start(launch: Launch) -> SpawnResult:
     except OSError as error:
         posix.close(read_fd)
         posix.close(write_fd)
-        why = f"no process can be started: {error.strerror}"
-        return SpawnResult(None, _FAILED + why.encode())
+        return SpawnResult(None, _FAILED + f"no process can be started: {error.strerror}".encode())
     if pid == 0:
         _child_main(launch, write_fd)
     posix.close(write_fd)

@@ -45,12 +45,12 @@ def test_a_fan_out_finds_something_about_every_file(short_tmp):
     for count in range(6):
         (texts / f"{count}.txt").write_text("line\n" * count)
 
-    said = run(short_tmp, [EXAMPLES / "fan_out.py"], str(texts))
+    output = run(short_tmp, [EXAMPLES / "fan_out.py"], str(texts))
     world = World(short_tmp, short_tmp / ".agent-workspace")
     left = world.leftovers()
     world.end_everything()
 
-    assert [f"{n}.txt: {n}.txt has {n} lines" for n in range(6)] == said.splitlines()
+    assert [f"{n}.txt: {n}.txt has {n} lines" for n in range(6)] == output.splitlines()
     assert [] == left
 
 
@@ -140,9 +140,9 @@ def repository(tmp_path):
 
 def held(tmp_path, repository):
     """Return how many worktrees git has, and how many ports are claimed."""
-    said = subprocess.check_output(["git", "worktree", "list"], cwd=repository, text=True)
+    output = subprocess.check_output(["git", "worktree", "list"], cwd=repository, text=True)
     ports = tmp_path / ".own-steps" / "ports"
-    return len(said.splitlines()) - 1, len(list(ports.glob("*"))) if ports.exists() else 0
+    return len(output.splitlines()) - 1, len(list(ports.glob("*"))) if ports.exists() else 0
 
 
 def test_own_steps_hold_both_or_neither(tmp_path, repository):
@@ -152,9 +152,9 @@ def test_own_steps_hold_both_or_neither(tmp_path, repository):
     assert (1, 1) == held(tmp_path, repository)
     assert (Path(path) / ".git").exists()
 
-    said = run(tmp_path, program, "give-back", name)
+    output = run(tmp_path, program, "give-back", name)
 
-    assert ["example.port undone", "example.worktree undone"] == said.splitlines()
+    assert ["example.port undone", "example.worktree undone"] == output.splitlines()
     assert (0, 0) == held(tmp_path, repository)
 
 

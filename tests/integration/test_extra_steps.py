@@ -92,13 +92,13 @@ def read(path):
 
 def test_an_agent_gets_the_provisions_until_its_end(scene, orch, task, repository):
     """It gets variables, placeholders and a directory. At its exit another process undoes them."""
-    told = scene.gate("told")
+    written = scene.gate("written")
     words = '"$PWD" "{worktree}" "{port}" "$PORT" "$TMPDIR" "$KEY" "$BRANCH"'
-    script = f'printf "%s\\n" {words} >{told}'
+    script = f'printf "%s\\n" {words} >{written}'
     spec = scene.spec("sh", "-c", script, cwd=None)
 
     agent = orch.deploy(task, spec, extra_steps=all_of_them(scene, repository))
-    pwd, worktree, port, variable, tmp, key, branch = read(told).splitlines()
+    pwd, worktree, port, variable, tmp, key, branch = read(written).splitlines()
     end = orch.wait(agent.id, timeout_s=20)
 
     assert pwd == worktree
@@ -129,8 +129,8 @@ def test_an_agents_command_can_be_in_the_worktree(scene, orch, task, repository)
 
 
 def test_a_helper_gets_the_provisions_of_the_steps_before_it(scene, orch, task):
-    told = scene.gate("told")
-    helper = ["sh", "-c", f'echo "{{port}} $PORT $KEY {{other}}" >{told}; sleep 1000']
+    written = scene.gate("written")
+    helper = ["sh", "-c", f'echo "{{port}} $PORT $KEY {{other}}" >{written}; sleep 1000']
     own = [
         ReservedPort(claims=scene.place / "claims"),
         EnvFile({"KEY": SECRET}),
@@ -138,7 +138,7 @@ def test_a_helper_gets_the_provisions_of_the_steps_before_it(scene, orch, task):
     ]
 
     agent = orch.deploy(task, scene.spec(), extra_steps=own)
-    port, variable, key, other = read(told).split()
+    port, variable, key, other = read(written).split()
     orch.terminate(agent.id)
 
     assert (port, SECRET, "{other}") == (variable, key, other)
@@ -258,9 +258,9 @@ def test_a_deployment_killed_between_two_steps_is_recovered_by_another_process(
     deploy_and_die(scene, task, repository, step, when)
     assert left_of_them(scene, repository)
 
-    told = command(scene, "recover")
+    output = command(scene, "recover")
 
-    assert "1 recovered" in told
+    assert "1 recovered" in output
     assert [] == left_of_them(scene, repository)
     assert [] == scene.world.leftovers()
 
@@ -281,11 +281,11 @@ def test_recovery_waits_for_a_git_that_outlives_its_orchestrator(scene, task, re
 
     recovery = actors.start("recover", root=str(scene.root))
     scene.let_go("go")
-    told = actors.collect(recovery)["result"]
+    report = actors.collect(recovery)["result"]
 
     assert [name for name in locked if name.startswith("held/")]
-    assert {} == told["failed"]
-    assert 1 == len(told["unwound"])
+    assert {} == report["failed"]
+    assert 1 == len(report["unwound"])
     assert [] == left_of_them(scene, repository)
 
 

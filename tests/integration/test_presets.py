@@ -28,7 +28,7 @@ echo '{"type":"system","subtype":"init","session_id":"s-1","model":"m"}'
 echo '{"type":"assistant","session_id":"s-1","parent_tool_use_id":null,
 '  # a line that is torn
 echo '{"type":"assistant","session_id":"s-1","parent_tool_use_id":null,"message":{"content":[{"type":"text","text":"Looking."}]}}'
-echo ready > said
+echo ready > reached
 [ ! -p gate ] || read _ < gate
 echo '{"type":"result","subtype":"success","session_id":"s-1","is_error":false,"result":"Found it.","total_cost_usd":0.25,"num_turns":2,"duration_ms":1500,"usage":{"input_tokens":5,"output_tokens":7}}'
 """  # noqa: E501 - a stream's lines are as long as they are
@@ -87,9 +87,9 @@ def test_a_preset_gets_its_arguments_and_its_prompt(scene, orch, deploy):  # noq
 
 def test_a_result_is_read_wherever_the_log_is(scene, orch, deploy):  # noqa: F811 - the fixture
     """A live agent has a last message; an archived or compressed log has the whole result."""
-    gate, said = scene.gate("gate"), scene.gate("said")
+    gate, reached = scene.gate("gate"), scene.gate("reached")
     agent = deploy()
-    Path(said).read_text()  # The agent has written that much, and waits.
+    Path(reached).read_text()  # The agent has written that much, and waits.
     living = orch.read_result(agent.id)
     Path(gate).write_text("go\n")
     end = orch.wait(agent.id, timeout_s=20)

@@ -571,13 +571,13 @@ def test_the_supervisor_imports_no_slow_module():
         "print(sorted({name.partition('.')[0] for name in sys.modules}))"
     )
     root = Path(__file__).parents[2]
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program, str(root)], capture_output=True, check=True
     )
 
     slow = {"enum", "json", "signal", "subprocess", "typing", "pathlib", "re", "attr", "contextlib"}
     slow |= {"ctypes", "os", "termios"}
-    assert set() == slow & set(eval(said.stdout))
+    assert set() == slow & set(eval(output.stdout))
 
 
 def test_the_command_line_contains_no_secret(stage):

@@ -399,9 +399,9 @@ def test_a_private_directory_that_others_can_enter_is_refused(sagas, tmp_path):
 def test_a_shell_reads_the_values_of_an_env_file(sagas):
     saga, made = held(sagas, EnvFile({"KEY": SECRET, "B": ""}))
 
-    said = subprocess.check_output(["sh", "-c", f'. {made.path}; printf "%s|%s" "$KEY" "$B"'])
+    output = subprocess.check_output(["sh", "-c", f'. {made.path}; printf "%s|%s" "$KEY" "$B"'])
 
-    assert f"{SECRET}|" == said.decode()
+    assert f"{SECRET}|" == output.decode()
     saga.unwind(DONE)
 
 

@@ -97,7 +97,7 @@ def test_a_preset_takes_every_option_of_a_spec(preset):
 )
 def test_a_value_that_looks_like_a_flag_is_refused(preset, option, value):
     """A caller that may choose the model cannot choose the permissions with it."""
-    with pytest.raises(InvalidInput, match="is no value for"):
+    with pytest.raises(InvalidInput, match="must not be empty or start with a dash"):
         line(preset, **{option: value})
 
 
