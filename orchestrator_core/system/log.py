@@ -34,8 +34,7 @@ def emit(level: int, event: str, **values: object) -> None:
     structlog = _configured_structlog()
     if structlog is not None:
         with contextlib.suppress(Exception):
-            logger = structlog.get_logger(NAME)
-            log_method = getattr(logger, logging.getLevelName(level).lower())
+            log_method = getattr(structlog.get_logger(NAME), logging.getLevelName(level).lower())
             log_method(event, logger=NAME, **values)
             return
     if LOGGER.isEnabledFor(level):

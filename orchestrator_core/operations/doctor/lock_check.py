@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 import time
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from orchestrator_core.exceptions import StorageError
 from orchestrator_core.operations.doctor.check import Check, Environment, Verdict, shorten_list
 from orchestrator_core.operations.lock_probe import is_locked
+from orchestrator_core.system.clock import parse_timestamp
 from orchestrator_core.system.lock_owner import LockOwner, kernel_owner_pid, recorded_owner
 
 if TYPE_CHECKING:
@@ -67,7 +67,5 @@ def _interrupted(path: Path, owner: LockOwner) -> Check:
 
 def _age_s(owner: LockOwner | None) -> float:
     """Return how long ago the owner wrote itself into the lock file."""
-    try:
-        return time.time() - datetime.fromisoformat(owner.since if owner else "").timestamp()
-    except ValueError:
-        return 0.0
+    since = parse_timestamp(owner.since) if owner is not None else None
+    return 0.0 if since is None else time.time() - since
