@@ -29,7 +29,7 @@ class Shell:
         }
         self.env |= {"ORCHESTRATOR_ROOT": str(scene.root), "PYTHONPATH": str(TOP)}
 
-    def start(self, *arguments, **how):
+    def start(self, *arguments, **options):
         return subprocess.Popen(
             [sys.executable, "-m", "orchestrator_core", *arguments],
             **{
@@ -39,26 +39,26 @@ class Shell:
                 "stdout": subprocess.PIPE,
                 "stderr": subprocess.PIPE,
                 "text": True,
-                **how,
+                **options,
             },
         )
 
-    def __call__(self, *arguments, **how):
-        with self.start(*arguments, **how) as process:
-            said, complained = process.communicate(timeout=60)
-        return process.returncode, said, complained
+    def __call__(self, *arguments, **options):
+        with self.start(*arguments, **options) as process:
+            stdout, stderr = process.communicate(timeout=60)
+        return process.returncode, stdout, stderr
 
     def json(self, *arguments):
-        code, said, complained = self(*arguments, "--json")
-        assert (0, "") == (code, complained), said
-        return json.loads(said)
+        code, stdout, stderr = self(*arguments, "--json")
+        assert (0, "") == (code, stderr), stdout
+        return json.loads(stdout)
 
     def deploy(self, *command, options=()):
         """Return the id of a new agent."""
         new = ("--new-task", "a task", "--type", "a", "--prompt", "do it")
-        code, said, complained = self("deploy", *new, *options, "--", *(command or SLEEP[1:]))
-        assert (0, "") == (code, complained)
-        return said.strip()
+        code, stdout, stderr = self("deploy", *new, *options, "--", *(command or SLEEP[1:]))
+        assert (0, "") == (code, stderr)
+        return stdout.strip()
 
 
 @pytest.fixture
@@ -91,10 +91,10 @@ def test_the_default_output_is_text(shell):
 
     assert agent in shell("ps")[1]
     assert "spawn_tmux" in shell("show", agent)[1]
-    code, said, _ = shell("kill", agent)
+    code, stdout, _ = shell("kill", agent)
 
     assert 0 == code
-    assert f"{agent}: terminated (killed from the command line)" in said
+    assert f"{agent}: terminated (killed from the command line)" in stdout
     assert (0, "no agents\n", "") == shell("ps")
 
 
@@ -102,14 +102,14 @@ def test_the_default_output_is_text(shell):
 def test_the_root_may_stand_before_or_after_the_command_or_in_the_environment(shell, where, scene):  # noqa: F811 - the fixture
     agent = shell.deploy()
     elsewhere = str(scene.place / "elsewhere")
-    words = ["ps", "--json"]
+    arguments = ["ps", "--json"]
     if where != "environment":
         shell.env["ORCHESTRATOR_ROOT"] = elsewhere
-        words[0 if where == "before" else 1 : 0] = ["--root", str(scene.root)]
+        arguments[0 if where == "before" else 1 : 0] = ["--root", str(scene.root)]
 
-    code, said, _ = shell(*words)
+    code, stdout, _ = shell(*arguments)
 
-    assert (0, [agent]) == (code, [each["id"] for each in json.loads(said)])
+    assert (0, [agent]) == (code, [each["id"] for each in json.loads(stdout)])
 
 
 def test_arguments_after_the_dashes_belong_to_the_agent(shell):
@@ -128,8 +128,8 @@ def test_a_key_deploys_once(shell):
 def test_a_prompt_comes_from_a_file_byte_for_byte(shell):
     prompt = shell.scene.work / "prompt.txt"
     prompt.write_bytes("è stato\r\nfatto".encode())
-    words = ("deploy", "--new-task", "t", "--type", "a", "--prompt-file", str(prompt))
-    code, agent, _ = shell(*words, "--grace", "0.3", "--", "cat")
+    arguments = ("deploy", "--new-task", "t", "--type", "a", "--prompt-file", str(prompt))
+    code, agent, _ = shell(*arguments, "--grace", "0.3", "--", "cat")
 
     assert 0 == code
     shell("recover")
@@ -184,36 +184,36 @@ def test_a_report_imports_nothing_that_it_does_not_need(shell, heavy):
 
 def test_exit_code_1_means_that_it_failed_and_nothing_is_left(shell):
     """A deployment whose agent dies in its grace shows the agent's output, and leaves nothing."""
-    words = ("deploy", "--new-task", "t", "--type", "a", "--prompt", "p", "--grace", "5")
+    arguments = ("deploy", "--new-task", "t", "--type", "a", "--prompt", "p", "--grace", "5")
 
-    code, said, complained = shell(*words, "--", "sh", "-c", "echo oops; exit 3")
+    code, stdout, stderr = shell(*arguments, "--", "sh", "-c", "echo oops; exit 3")
 
-    assert (1, "") == (code, said)
-    assert "exit status 3" in complained
-    assert "wrote: oops" in complained
+    assert (1, "") == (code, stdout)
+    assert "exited with status 3" in stderr
+    assert "wrote: oops" in stderr
     assert [] == shell.scene.world.leftovers()
 
 
 @pytest.mark.parametrize("command", ["show", "kill", "recover"])
 def test_exit_code_1_means_that_there_is_no_such_agent(shell, command):
-    code, _, complained = shell(command, "nobody-000000-000000")
+    code, _, stderr = shell(command, "nobody-000000-000000")
 
     assert 1 == code
-    assert "nobody-000000-000000" in complained
+    assert "nobody-000000-000000" in stderr
 
 
 def test_a_failed_kill_does_not_affect_the_other_agents(shell):
     agent = shell.deploy()
 
-    code, said, complained = shell("kill", "nobody-000000-000000", agent)
+    code, stdout, stderr = shell("kill", "nobody-000000-000000", agent)
 
     assert 1 == code
-    assert f"{agent}: terminated" in said
-    assert "nobody-000000-000000" in complained
+    assert f"{agent}: terminated" in stdout
+    assert "nobody-000000-000000" in stderr
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         [],
         ["dance"],
@@ -232,12 +232,12 @@ def test_a_failed_kill_does_not_affect_the_other_agents(shell):
     ],
     ids=" ".join,
 )
-def test_exit_code_2_means_that_the_arguments_are_invalid(shell, words):
+def test_exit_code_2_means_that_the_arguments_are_invalid(shell, arguments):
     """The reason is on stderr, and nothing has begun: there is no task."""
-    code, said, complained = shell(*words)
+    code, stdout, stderr = shell(*arguments)
 
-    assert (2, "") == (code, said)
-    assert complained
+    assert (2, "") == (code, stdout)
+    assert stderr
     assert [] == shell.scene.world.files("TASK-*")
 
 
@@ -249,10 +249,10 @@ def test_exit_code_3_means_that_something_is_left_until_a_recovery(shell):
     prompt.mkdir()
     (prompt / "in the way").touch()
 
-    code, said, _ = shell("kill", agent)
+    code, stdout, _ = shell("kill", agent)
     assert 3 == code
-    assert f"{agent}: STUCK" in said
-    assert "write_prompt" in said
+    assert f"{agent}: STUCK" in stdout
+    assert "write_prompt" in stdout
     assert 3 == shell("recover", "--force")[0]
 
     (prompt / "in the way").unlink()
@@ -280,19 +280,19 @@ def test_exit_code_4_means_that_another_process_holds_the_lock(shell):
     with (shell.scene.root / "sagas" / f"{agent}.jsonl").open("ab") as journal:
         fcntl.flock(journal, fcntl.LOCK_EX)
 
-        code, _, complained = shell("kill", agent, "--timeout", "0.2")
+        code, _, stderr = shell("kill", agent, "--timeout", "0.2")
 
     assert 4 == code
-    assert agent in complained
-    assert "hint" in complained
+    assert agent in stderr
+    assert "hint" in stderr
     assert 0 == shell("kill", agent)[0]
 
 
 def test_an_error_is_json_with_the_option_json(shell):
-    code, said, complained = shell("show", "nobody-000000-000000", "--json")
+    code, stdout, stderr = shell("show", "nobody-000000-000000", "--json")
 
-    assert (1, "") == (code, complained)
-    assert (False, "not-found") == tuple(json.loads(said)[key] for key in ("success", "code"))
+    assert (1, "") == (code, stderr)
+    assert (False, "not-found") == tuple(json.loads(stdout)[key] for key in ("success", "code"))
 
 
 # --- interruptions and terminals -----------------------------------------------------------------
@@ -303,14 +303,14 @@ def test_an_interrupted_deployment_is_undone(shell, signum, expected):
     """Ctrl-C during the grace of a deployment ends its agent."""
     ready = shell.scene.place / "ready"
     os.mkfifo(ready)
-    words = ("deploy", "--new-task", "t", "--type", "a", "--prompt", "p", "--grace", "60")
+    arguments = ("deploy", "--new-task", "t", "--type", "a", "--prompt", "p", "--grace", "60")
     script = f"echo here > {ready}; exec sleep 1000"
-    with shell.start(*words, "--", "sh", "-c", script) as process:
+    with shell.start(*arguments, "--", "sh", "-c", script) as process:
         assert "here\n" == ready.read_text()
         process.send_signal(signum)
-        said, _ = process.communicate(timeout=60)
+        stdout, _ = process.communicate(timeout=60)
 
-    assert (expected, "") == (process.returncode, said)
+    assert (expected, "") == (process.returncode, stdout)
     assert [] == shell.scene.world.leftovers()
 
 
@@ -318,10 +318,10 @@ def test_a_closed_pipe_causes_no_traceback(shell):
     reading, writing = os.pipe()
     os.close(reading)
 
-    code, _, complained = shell("ps", "--json", stdout=writing)
+    code, _, stderr = shell("ps", "--json", stdout=writing)
     os.close(writing)
 
-    assert (141, "") == (code, complained)
+    assert (141, "") == (code, stderr)
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
@@ -338,17 +338,17 @@ def test_an_agents_message_does_not_control_the_terminal(shell):
     agent = shell.deploy("sh", "-c", r"printf 'a\033]0;owned\007b'; exec sleep 1000")
     shell("progress", agent, "--status", "working", "--message", "x\x1b[2Jy\nz")
 
-    said = shell("ps")[1] + shell("show", agent)[1]
+    stdout = shell("ps")[1] + shell("show", agent)[1]
 
-    assert {"\n"} == {char for char in said if not char.isprintable()}
+    assert {"\n"} == {char for char in stdout if not char.isprintable()}
 
 
 def test_logs_go_to_stderr_and_only_with_the_option_verbose(shell):
-    words = ("deploy", "--new-task", "t", "--type", "a", "--prompt", "p", "--verbose")
+    arguments = ("deploy", "--new-task", "t", "--type", "a", "--prompt", "p", "--verbose")
 
-    code, said, logged = shell(*words, *SLEEP)
+    code, stdout, logged = shell(*arguments, *SLEEP)
 
     assert 0 == code
-    assert 1 == len(said.splitlines())
+    assert 1 == len(stdout.splitlines())
     assert "saga.committed" in logged
-    assert f"saga_id={said.strip()}" in logged
+    assert f"saga_id={stdout.strip()}" in logged

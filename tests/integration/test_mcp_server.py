@@ -63,12 +63,12 @@ async def call(client, tool, **arguments):
 # --- a whole life --------------------------------------------------------------------------------
 
 
-async def a_life(client, scene, *, told=None):
+async def a_life(client, scene, *, listen=None):
     """Take an agent through its whole life by tools alone."""
     task = await call(client, "create_real_task", description="See", client_cwd=str(scene.work))
     task_id = task["task_id"]
     prompt = {"task_id": task_id, "agent_type": "worker", "prompt": "hello from far away"}
-    deployed = await client.call_tool("deploy_headless_agent", prompt, progress_callback=told)
+    deployed = await client.call_tool("deploy_headless_agent", prompt, progress_callback=listen)
     agent_id = deployed.structured_content["agent_id"]
     mine = {"task_id": task_id, "agent_id": agent_id}
     child = await call(
@@ -119,20 +119,20 @@ def log_of(scene, agent_id):
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 def test_a_client_over_stdio_drives_a_whole_life(scene, mode):
     """In either era of the protocol, with progress of each step, and only HOME and PATH."""
-    heard = []
+    messages = []
 
-    async def told(progress, _total, message):
-        heard.append((progress, message))
+    async def listen(progress, _total, message):
+        messages.append((progress, message))
 
     async def live():
         server = over_stdio(scene, "--agent-command", "sh -c 'cat; sleep 1000'")
         async with Client(server, mode=mode) as client:
-            await a_life(client, scene, told=told)
+            await a_life(client, scene, listen=listen)
 
     asyncio.run(live())
 
-    assert sorted(heard) == heard
-    assert any("spawn_tmux done" in message for _, message in heard)
+    assert sorted(messages) == messages
+    assert any("spawn_tmux done" in message for _, message in messages)
     assert [] == scene.world.leftovers()
 
 
@@ -153,8 +153,8 @@ def http_server(scene, *arguments, code=0):
         line = process.stderr.readline().decode()
         yield line.partition("listening on ")[2].partition(";")[0], token_file
         process.terminate()
-        said, _ = process.communicate(timeout=LONG_S)
-        assert (code, b"") == (process.returncode, said)
+        stdout, _ = process.communicate(timeout=LONG_S)
+        assert (code, b"") == (process.returncode, stdout)
     finally:
         process.kill()
         process.communicate()

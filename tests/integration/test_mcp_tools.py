@@ -248,7 +248,7 @@ def test_a_tasks_context_comes_before_each_prompt(scene, asked):
 
 
 @pytest.mark.parametrize(
-    ("tool", "how", "code", "words"),
+    ("tool", "how", "code", "message"),
     [
         ("get_real_task_status", {"task_id": "TASK-none"}, "not-found", "TASK-none"),
         ("get_agent_timeline", {"agent_id": "nobody"}, "not-found", "nobody"),
@@ -261,14 +261,14 @@ def test_a_tasks_context_comes_before_each_prompt(scene, asked):
         ("create_real_task", {"description": "d", "client_cwd": "no"}, "invalid-input", "absolute"),
     ],
 )
-def test_an_error_result_has_the_message_and_the_hint(tool, how, code, words, asked, deployed):
+def test_an_error_result_has_the_message_and_the_hint(tool, how, code, message, asked, deployed):
     """As text for the model and as values; it is marked as an error."""
     task, agent = deployed
     [result] = asked((tool, {"task_id": task, "agent_id": agent, **how}))
 
     assert result.is_error
     assert (False, code) == tuple(map(result.structured_content.get, ("success", "code")))
-    assert words in text_of(result)
+    assert message in text_of(result)
     assert f"hint: {result.structured_content['hint']}" in text_of(result)
 
 
@@ -448,14 +448,14 @@ def test_a_cancelled_deployment_that_cannot_be_undone_is_logged(scene, caplog):
 def test_a_long_call_sends_its_steps_and_a_heartbeat(scene, monkeypatch):
     """The numbers rise; each step has a message, and heartbeats come in between."""
     monkeypatch.setattr(progress, "_HEARTBEAT_S", 0.01)
-    halts, heard = Halts(), []
+    halts, messages = Halts(), []
     orch = scene.orchestrator(observer=combine(ProgressObserver(), halts))
     server = server_of(orch, AgentKind(command=[str(scene.bin / "lives")]))
     task = orch.create_task("See").id
 
     async def listen(number, _total, message):
-        heard.append((number, message))
-        if sum("still" in each for _, each in heard) > 3:
+        messages.append((number, message))
+        if sum("still" in each for _, each in messages) > 3:
             halts.go.set()
 
     async def talk():
@@ -465,11 +465,11 @@ def test_a_long_call_sends_its_steps_and_a_heartbeat(scene, monkeypatch):
 
     asyncio.run(talk())
 
-    numbers = [number for number, _ in heard]
+    numbers = [number for number, _ in messages]
     assert sorted(set(numbers)) == numbers
-    assert heard[0][1].startswith("deploying")
-    assert any("write_prompt done" in message for _, message in heard)
-    assert 3 < sum("still deploying" in message for _, message in heard)
+    assert messages[0][1].startswith("deploying")
+    assert any("write_prompt done" in message for _, message in messages)
+    assert 3 < sum("still deploying" in message for _, message in messages)
 
 
 def test_concurrent_calls_all_succeed(scene):
@@ -502,15 +502,19 @@ def test_concurrent_calls_all_succeed(scene):
 
 
 @pytest.mark.parametrize(
-    ("said", "settled", "argv"),
+    ("options", "configured", "argv"),
     [
         (["claude -p 'two words'"], {}, ("claude", "-p", "two words")),
-        (["claude", "-p", "two words"], {"agent_command": ("x",)}, ("claude", "-p", "two words")),
+        (
+            ["claude", "-p", "two words"],
+            {"agent_command": ("x",)},
+            ("claude", "-p", "two words"),
+        ),
         ([], {"agent_command": ("a b", "c")}, ("a b", "c")),
     ],
 )
-def test_the_command_line_sets_the_agents_command_before_the_settings(said, settled, argv):
-    assert argv == kind_from(settings.Mcp(**settled), command=said).command
+def test_the_command_line_sets_the_agents_command_before_the_settings(options, configured, argv):
+    assert argv == kind_from(settings.Mcp(**configured), command=options).command
 
 
 def test_a_preset_sets_the_command_and_the_server_the_rest():
@@ -538,7 +542,7 @@ def test_an_invalid_agent_command_is_refused(how, scene):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["--port", "1"], "--http"),
         (["--agent-command", "sh -c 'unfinished"], "quoted wrongly"),
@@ -546,7 +550,7 @@ def test_an_invalid_agent_command_is_refused(how, scene):
         (["--http", "--port", "70000"], "is not in the range"),
     ],
 )
-def test_a_server_with_invalid_options_does_not_start(scene, arguments, said, capsys):
+def test_a_server_with_invalid_options_does_not_start(scene, arguments, expected, capsys):
     """The exit code is 2, and standard output is empty."""
     scene.orchestrator()
 
@@ -554,7 +558,7 @@ def test_a_server_with_invalid_options_does_not_start(scene, arguments, said, ca
 
     out, err = capsys.readouterr()
     assert "" == out
-    assert said in err
+    assert expected in err
     assert "hint: " in err
 
 

@@ -46,10 +46,10 @@ def traces():
 
 
 def run_another(scene, agent, what):
-    said = subprocess.check_output(
+    output = subprocess.check_output(
         [sys.executable, "-c", ANOTHER, str(scene.root), agent.id, what], text=True
     )
-    return json.loads(said)
+    return json.loads(output)
 
 
 def only_run(traces):
@@ -71,11 +71,11 @@ def test_an_end_by_the_supervisor_has_no_spans_until_it_is_recorded(scene, trace
     orch.wait(agent.id, timeout_s=20)
 
     assert [] == traces.named("unwind saga")
-    told = run_another(scene, agent, "record_end")
+    spans = run_another(scene, agent, "record_end")
 
-    assert [only_run(traces)] == told["links"]
-    assert ("terminal", "exit") == (told["reason"], told["by"])
-    assert [f"undo {step}" for step in reversed(steps_of(traces))] == told["steps"]
+    assert [only_run(traces)] == spans["links"]
+    assert ("terminal", "exit") == (spans["reason"], spans["by"])
+    assert [f"undo {step}" for step in reversed(steps_of(traces))] == spans["steps"]
 
 
 @pytest.mark.parametrize("what", ["terminate", "recover"])
@@ -86,7 +86,7 @@ def test_an_end_in_another_process_that_traces_has_its_link_at_once(what, scene,
     if what == "recover":
         [supervisor] = scene.world.panes(agent.id)
         scene.kill(supervisor)
-    told = run_another(scene, agent, what)
+    spans = run_another(scene, agent, what)
 
-    assert [only_run(traces)] == told["links"]
-    assert [f"undo {step}" for step in reversed(steps_of(traces))] == told["steps"]
+    assert [only_run(traces)] == spans["links"]
+    assert [f"undo {step}" for step in reversed(steps_of(traces))] == spans["steps"]

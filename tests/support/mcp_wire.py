@@ -87,14 +87,14 @@ class Wire:
             start_new_session=True,
         )
         self._numbers = iter(range(1, 1000))
-        self._said = b""
+        self._buffer = b""
         self.lines = []  #: All that it has written to its standard output.
 
     def connect(self):
         """Do the handshake of the protocol of 2025."""
         client = {"name": "by hand", "version": "1"}
-        said = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client}
-        answer = self.answer(self.ask("initialize", **said))
+        params = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client}
+        answer = self.answer(self.ask("initialize", **params))
         self._write({"method": "notifications/initialized"})
         return answer["result"]
 
@@ -129,15 +129,15 @@ class Wire:
                 return message
 
     def _read(self, deadline):
-        while b"\n" not in self._said:
+        while b"\n" not in self._buffer:
             left_s = max(0.0, deadline - time.monotonic())
             assert select.select([self.process.stdout], [], [], left_s)[0], "no answer"
             data = os.read(self.process.stdout.fileno(), 65536)
             if not data:
-                assert not self._said, f"a torn line: {self._said!r}"
+                assert not self._buffer, f"a torn line: {self._buffer!r}"
                 return None
-            self._said += data
-        line, _, self._said = self._said.partition(b"\n")
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
         self.lines.append(json.loads(line))  # Anything but JSON fails here.
         return self.lines[-1]
 

@@ -57,13 +57,13 @@ def public(cls):
 
 def test_every_method_has_an_asynchronous_one_with_its_signature_and_docstring():
     methods = {name for name, value in public(Orchestrator).items() if inspect.isfunction(value)}
-    twins = public(AsyncOrchestrator)
+    wrappers = public(AsyncOrchestrator)
 
-    assert methods == {n for n, value in twins.items() if inspect.iscoroutinefunction(value)}
+    assert methods == {n for n, value in wrappers.items() if inspect.iscoroutinefunction(value)}
     for name in methods:
         original = getattr(Orchestrator, name)
-        assert inspect.signature(original) == inspect.signature(twins[name]), name
-        assert original.__doc__ == twins[name].__doc__, name
+        assert inspect.signature(original) == inspect.signature(wrappers[name]), name
+        assert original.__doc__ == wrappers[name].__doc__, name
 
 
 def test_the_constructors_have_the_same_parameters():
@@ -72,13 +72,19 @@ def test_the_constructors_have_the_same_parameters():
 
 def test_the_attributes_are_those_of_the_orchestrator(scene):
     orch = scene.orchestrator()
-    twin = AsyncOrchestrator.wrapping(orch)
+    wrapper = AsyncOrchestrator.wrapping(orch)
 
-    told = {name for name in (*vars(orch), *public(Orchestrator)) if not name.startswith("_")}
+    names = {name for name in (*vars(orch), *public(Orchestrator)) if not name.startswith("_")}
 
-    assert set() == {name for name in told if not hasattr(twin, name)}
-    assert (orch.root, orch.chosen_by) == (twin.root, twin.chosen_by)
-    assert (orch.recovery, orch.damaged) == (twin.recovery, twin.damaged)
+    assert set() == {name for name in names if not hasattr(wrapper, name)}
+    assert (orch.root, orch.chosen_by) == (wrapper.root, wrapper.chosen_by)
+    assert (orch.recovery, orch.damaged) == (wrapper.recovery, wrapper.damaged)
+
+
+def test_the_old_name_of_wrapping_warns(scene):
+    orch = scene.orchestrator()
+    with pytest.warns(DeprecationWarning, match="wrapping"):
+        assert orch is AsyncOrchestrator.of(orch).sync
 
 
 def test_without_anyio_the_error_names_the_extra():
@@ -89,7 +95,7 @@ def test_without_anyio_the_error_names_the_extra():
         "except OrchestratorError as error: print(error.hint)"
     )
 
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(TOP)},
         capture_output=True,
@@ -97,7 +103,7 @@ def test_without_anyio_the_error_names_the_extra():
         check=True,
     ).stdout
 
-    assert "pip install 'orchestrator-core[async]'\n" == said
+    assert "pip install 'orchestrator-core[async]'\n" == output
 
 
 # --- a life --------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def test_a_drawing_has_boxes_only_where_the_encoding_has_them():
 
 
 @pytest.mark.parametrize(
-    ("undo", "words"),
+    ("undo", "text"),
     [
         ({"step": "write_prompt", "result": "absent"}, "nothing was there"),
         ({"step": "spawn_tmux", "result": "failed", "error": "it hangs"}, "FAILED: it hangs"),
@@ -72,5 +72,5 @@ def test_a_drawing_has_boxes_only_where_the_encoding_has_them():
         ({"step": "another", "result": "undone", "detail": {}}, "undone"),
     ],
 )
-def test_the_result_of_an_undo_is_a_sentence(undo, words):
-    assert words == describe_undo(undo)
+def test_the_result_of_an_undo_is_a_sentence(undo, text):
+    assert text == describe_undo(undo)

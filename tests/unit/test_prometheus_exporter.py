@@ -67,10 +67,10 @@ def test_a_scrape_returns_what_the_command_line_prints(make, fake_scene, capsys)
 
 
 def test_a_scrape_has_every_metric_and_no_other(fake_scene):
-    told = scraped(registry_of(an_eventful_past(fake_scene)))
+    families = scraped(registry_of(an_eventful_past(fake_scene)))
 
-    assert {f"{PREFIX}{name}" for name in METRICS} == set(told)
-    assert [] == [name for name, family in told.items() if not family["samples"]]
+    assert {f"{PREFIX}{name}" for name in METRICS} == set(families)
+    assert [] == [name for name, family in families.items() if not family["samples"]]
 
 
 def test_a_collector_counts_at_each_scrape(fake_scene):
@@ -120,12 +120,12 @@ def test_the_metrics_have_an_openmetrics_form(fake_scene):
 def test_several_roots_share_the_metrics_each_under_its_id(fake_scene, other_scene):
     first, second = an_eventful_past(fake_scene), past.end_some(other_scene, 2)[0]
 
-    told = scraped(registry_of(first, second))
+    families = scraped(registry_of(first, second))
 
     for orch in (first, second):
         root = "root", orch._context.root_id
         for name, alone in scraped(registry_of(orch)).items():
-            samples = told[name]["samples"].items()
+            samples = families[name]["samples"].items()
             assert alone["samples"] == {key: n for key, n in samples if root in key[1]}
 
 
@@ -142,10 +142,10 @@ def test_a_root_that_cannot_be_counted_does_not_affect_other_roots(fake_scene, o
     hosts = prometheus_client.Counter("host_requests", "Its own.", registry=registry)
     hosts.inc()
 
-    told = scraped(registry)
+    families = scraped(registry)
 
-    assert [1.0] == exposition.values(told, "host_requests_total")
-    assert [1.0] == exposition.values(told, "orchestrator_core_info")
+    assert [1.0] == exposition.values(families, "host_requests_total")
+    assert [1.0] == exposition.values(families, "orchestrator_core_info")
     assert [("stats.not_counted", str(broken.root))] == [
         (record.getMessage(), record.root) for record in caplog.records
     ]
@@ -163,7 +163,7 @@ def test_no_root_or_one_root_twice_is_refused(fake_scene):
 
 def test_a_collector_starts_no_server_and_uses_only_the_given_registry(fake_scene, monkeypatch):
     def refuse(*_given, **_how):
-        raise AssertionError("nobody has asked for that")
+        raise AssertionError("an unexpected side effect")
 
     before = generate_latest(prometheus_client.REGISTRY).count(b"orchestrator_core")
     threads = set(threading.enumerate())
@@ -184,10 +184,10 @@ def test_without_the_client_the_error_names_the_extra_and_the_rest_works(short_t
         "try: import orchestrator_core.prometheus\n"
         "except OrchestratorError as error: print(error.code, error.hint)"
     )
-    said = subprocess.check_output(
+    output = subprocess.check_output(
         [sys.executable, "-c", code],
         cwd=short_tmp,
         env={**os.environ, "PYTHONPATH": str(TOP)},
         text=True,
     )
-    assert "prometheus-missing pip install 'orchestrator-core[prometheus]'\n" == said
+    assert "prometheus-missing pip install 'orchestrator-core[prometheus]'\n" == output

@@ -295,10 +295,10 @@ def test_without_the_api_the_error_names_the_extra():
         "try: import orchestrator_core.otel\n"
         "except OrchestratorError as error: print(error.code, error.hint)"
     )
-    said = subprocess.check_output(
+    output = subprocess.check_output(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(TOP)}, text=True
     )
-    assert "otel-missing pip install 'orchestrator-core[otel]'\n" == said
+    assert "otel-missing pip install 'orchestrator-core[otel]'\n" == output
 
 
 # --- ends in other processes ---------------------------------------------------------------------
@@ -319,15 +319,15 @@ def test_a_recorded_end_elsewhere_has_the_spans_of_an_observed_end(scene, traces
 
     assert observer.record_end(history)
 
-    [run], [told] = traces.named("run saga"), traces.named("unwind saga")
-    steps = traces.below(told)
-    assert is_linked(told, run)
+    [run], [end] = traces.named("run saga"), traces.named("unwind saga")
+    steps = traces.below(end)
+    assert is_linked(end, run)
     assert [f"undo {step}" for step in reversed(STEPS)] == [step.name for step in steps]
-    assert "terminate" == told.attributes["orchestrator_core.unwind.by"]
-    lasted_ms = (told.end_time - told.start_time) / 1e6
+    assert "terminate" == end.attributes["orchestrator_core.unwind.by"]
+    lasted_ms = (end.end_time - end.start_time) / 1e6
     assert history.report["duration_ms"] == pytest.approx(lasted_ms, abs=0.01)
-    assert told.start_time >= run.end_time - 1_000_000  # A journal's times are of milliseconds.
-    assert steps[-1].end_time <= told.end_time
+    assert end.start_time >= run.end_time - 1_000_000  # A journal's times are of milliseconds.
+    assert steps[-1].end_time <= end.end_time
 
 
 def test_an_end_that_was_observed_or_recorded_is_not_recorded_again(scene, traces):
@@ -344,6 +344,12 @@ def test_an_end_that_was_observed_or_recorded_is_not_recorded_again(scene, trace
         watched.record_end(orch.history(agent.id)),
     ]
     assert before + 1 + len(STEPS) == len(traces.all())
+
+
+def test_the_old_name_of_record_end_warns(scene, traces):
+    observer, history = ended_elsewhere(scene, traces)
+    with pytest.warns(DeprecationWarning, match="record_end"):
+        assert observer.tell_end(history)
 
 
 def test_the_end_of_an_active_agent_cannot_be_recorded(scene, traces):
