@@ -1,11 +1,9 @@
 """
-Everything this library raises on purpose.
+The errors of this library.
 
-One root, :class:`OrchestratorError`, and a family below it for each kind of
-answer a caller can give. Every class has a stable ``code`` to branch on, a
-message that says what happened to which thing, and a ``hint`` that says what
-to do next. An error after which something may still exist names it in
-``leaked``.
+All are subclasses of :class:`OrchestratorError`, in a family for each kind of reaction of a
+caller. Each has a stable ``code``, a message with what was refused and why, and a ``hint``
+with the remedy. An error after which something may still exist names it in ``leaked``.
 """
 
 from __future__ import annotations
@@ -17,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class OrchestratorError(Exception):
-    """The root of all errors of this library."""
+    """The base class of all errors of this library."""
 
     code: ClassVar[str] = "error"
     default_hint: ClassVar[str] = ""
-    retry_at_once: bool = True  #: Whether an undo that raised it may do better in a moment.
+    retry_at_once: bool = True  #: Whether an undo that raised it is tried again at once.
 
     def __init__(self, message: str, *, hint: str = "", leaked: Iterable[str] = ()) -> None:
         super().__init__(message)
@@ -38,7 +36,7 @@ class OrchestratorError(Exception):
         }
 
 
-# --- what the caller gave us ---------------------------------------------------------
+# --- arguments ---------------------------------------------------------
 
 
 class InvalidInput(OrchestratorError, ValueError):
@@ -48,7 +46,7 @@ class InvalidInput(OrchestratorError, ValueError):
 
 
 class InvalidId(InvalidInput):
-    """An id is not one that is safe in a file name and a tmux target."""
+    """An id is not safe in a file name and a tmux target."""
 
     code = "invalid-id"
     default_hint = "use 1 to 100 of A-Z a-z 0-9 _ - and start with a letter or digit"
@@ -58,47 +56,47 @@ class NotFound(OrchestratorError, LookupError):
     """No such task or agent."""
 
     code = "not-found"
-    default_hint = "orchestrator-core ps --all shows what there is; is --root the right one?"
+    default_hint = "orchestrator-core ps --all lists the agents; is --root the right root?"
 
 
 # --- sagas -----------------------------------------------------------------------------
 
 
 class SagaError(OrchestratorError):
-    """A saga cannot do what was asked of it."""
+    """A saga's state does not allow the operation."""
 
     code = "saga"
 
 
 class SagaExists(SagaError):
-    """A journal of that id is there already."""
+    """A journal of this id exists."""
 
     code = "saga-exists"
     default_hint = "an id names one saga for ever; choose another"
 
 
 class SagaNotFound(SagaError, LookupError):
-    """There is no journal of that id."""
+    """There is no journal of this id."""
 
     code = "saga-not-found"
 
 
 class SagaBusy(SagaError):
-    """Somebody else, alive, is running or unwinding this saga."""
+    """Another live process runs or unwinds this saga."""
 
     code = "saga-busy"
-    default_hint = "wait for it, and ask again"
+    default_hint = "wait for that process, and try again"
 
 
 class JournalDamaged(SagaError):
-    """A journal has a line that does not check before its last one."""
+    """A line of a journal, other than the last one, fails its checksum."""
 
     code = "journal-damaged"
     default_hint = "the file was kept aside; what its names lead to can still be ended"
 
 
 class UnknownStep(SagaError):
-    """A journal names a step, or a version of one, that nobody here can undo."""
+    """No step is known for a receipt in a journal, or not in its version."""
 
     code = "unknown-step"
     default_hint = "recover with the release, or the step types, that wrote the journal"
@@ -131,13 +129,13 @@ class CouldNotAsk(OrchestratorError):
 
 
 class StorageError(OrchestratorError):
-    """The file system refused something we need."""
+    """The file system refused an operation."""
 
     code = "storage"
 
 
 class LockTimeout(OrchestratorError):
-    """Somebody held a lock for longer than we were to wait."""
+    """Another process held a lock for longer than the timeout."""
 
     code = "lock-timeout"
     default_hint = "if the holder hangs, end it: its lock ends with it"
@@ -150,13 +148,13 @@ class RegistryError(OrchestratorError):
 
 
 class RegistryDamaged(RegistryError):
-    """A registry is not JSON of the kind we know. It was kept aside."""
+    """A registry is not JSON of its schema. The file was quarantined."""
 
     code = "registry-damaged"
 
 
 class RegistryTooNew(RegistryError):
-    """A registry was written by a release newer than this one."""
+    """A newer release wrote this registry."""
 
     code = "registry-too-new"
     default_hint = "upgrade orchestrator-core"
@@ -166,39 +164,39 @@ class RegistryTooNew(RegistryError):
 
 
 class TerminalError(OrchestratorError):
-    """The terminal refused what was asked of it."""
+    """The terminal refused a call."""
 
     code = "terminal"
 
 
 class TerminalUnavailable(TerminalError):
-    """There is no tmux that we can use."""
+    """The root's terminal cannot be used: there is no tmux, or no such class."""
 
     code = "terminal-unavailable"
     default_hint = "install tmux 3.2 or newer: apt-get install tmux, or brew install tmux"
 
 
 class TerminalTimeout(TerminalError, CouldNotAsk):
-    """The terminal did not answer in time. What it did is unknown."""
+    """The terminal did not answer in time. The effect of the call is unknown."""
 
     code = "terminal-timeout"
     default_hint = "is the tmux server stopped or hung? look for it with: pgrep -af tmux"
 
 
 class SessionExists(TerminalError):
-    """A session of that name is there already."""
+    """A session of this name exists."""
 
     code = "session-exists"
 
 
 class Survivors(OrchestratorError):
-    """Processes of an agent are still alive after all that was done to end them."""
+    """Processes of an agent are alive after SIGKILL."""
 
     code = "survivors"
 
 
 class ChildrenLeft(OrchestratorError):
-    """Children of an agent were not ended with it; ``leaked`` names them."""
+    """Children of an agent could not be ended with it; ``leaked`` names them."""
 
     code = "children-left"
     default_hint = "orchestrator-core show CHILD tells why; then: orchestrator-core recover PARENT"
@@ -207,7 +205,7 @@ class ChildrenLeft(OrchestratorError):
         self, message: str, *, leaked: Iterable[str], detail: dict[str, Any], retry_at_once: bool
     ) -> None:
         super().__init__(message, leaked=leaked)
-        self.undo_detail = detail  #: What became of each child.
+        self.undo_detail = detail  #: The result for each child.
         self.retry_at_once = retry_at_once
 
 
@@ -218,9 +216,9 @@ class DeploymentError(OrchestratorError):
     """
     An agent was not deployed.
 
-    ``cleanup_performed`` tells whether an unwinding ran (a refusal before
-    anything was taken needs none), ``resources_cleaned`` what it gave back,
-    and ``leaked`` what may still exist: empty, unless an undo failed.
+    ``cleanup_performed`` says whether an unwinding ran (a refusal before anything was taken
+    needs none), ``resources_cleaned`` what it gave back, and ``leaked`` what may still exist:
+    nothing, unless an undo failed.
     """
 
     code = "deployment"
@@ -253,20 +251,20 @@ class DeploymentError(OrchestratorError):
 
 
 class LimitReached(DeploymentError):
-    """One agent more would be too many, or too deep. Nothing is left of the attempt."""
+    """One more agent would be too many, or too deep. Nothing is left of the attempt."""
 
     code = "limit-reached"
     default_hint = "end an agent, or raise the limit where the Orchestrator is made"
 
 
 class TaskRunning(OrchestratorError):
-    """A task is not over: an agent of it lives, or is not given back yet. Nothing was done."""
+    """An agent of the task is alive, or not fully given back. Nothing was done."""
 
     code = "task-running"
     default_hint = "end its agents first: orchestrator-core ps --task TASK shows them"
 
 
 class WaitTimeout(OrchestratorError, TimeoutError):
-    """What was waited for did not happen in time. Nothing was changed."""
+    """The awaited event did not happen in time. Nothing was changed."""
 
     code = "wait-timeout"

@@ -1,9 +1,10 @@
 """
-A call under way, and somebody in another thread who may lose interest in it.
+Cancellation scope: one blocking call, and the thread that may cancel it.
 
-A thread cannot be cancelled, and two of our calls may go on long after that: a wait,
-and the grace of a deployment. Whoever runs them for an event loop follows them: a wait
-ends as soon as it is told to, and from the commit on the follower knows whom to end.
+A thread cannot be cancelled, and two calls may block for long: a wait, and the grace of a
+deployment. An event loop runs such a call in a thread, inside a :class:`CallScope`. A
+cancelled wait returns at once. After a deployment's commit, the scope has the agent's id,
+so that the canceller can end the agent.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 
 class CallScope:
     """
-    One call, followed from another thread.
+    One call, and the means to cancel it from another thread.
 
     Attributes:
-        agent_id: Whom a deployment has committed, once it has.
-        wake: A descriptor that is readable once nobody waits any more.
+        agent_id: The agent that a deployment has committed; None before.
+        cancelled_fd: A descriptor that is readable when the call is cancelled.
     """
 
     def __init__(self) -> None:
@@ -33,24 +34,24 @@ class CallScope:
         self._lock = threading.Lock()
 
     def set_agent(self, agent_id: str) -> None:
-        """Tell the follower whom to end, should it come to that."""
+        """Record the agent that a deployment has committed."""
         self.agent_id = agent_id
         self._agent_known.set()
 
     def wait_for_agent(self) -> str | None:
-        """Wait until a deployment is past its commit, or over; return whom it has committed."""
+        """Wait until a deployment has committed or returned; return the committed agent's id."""
         self._agent_known.wait()
         return self.agent_id
 
     def stop(self) -> None:
-        """Let the call end as soon as it can. Idempotent, and never too late."""
+        """Cancel the call. Idempotent, and safe after the call has returned."""
         with self._lock:
             if self._cancel_fd >= 0:
                 os.close(self._cancel_fd)
                 self._cancel_fd = -1
 
     def close(self) -> None:
-        """Leave no descriptor open, and nobody waiting: it is over. Idempotent."""
+        """Close the descriptors, and release all waiting threads. Idempotent."""
         self.stop()
         self._agent_known.set()
         with self._lock:
@@ -60,7 +61,7 @@ class CallScope:
 
     @contextlib.contextmanager
     def activate(self) -> Iterator[None]:
-        """Let the call that this thread makes in the block be this one."""
+        """Make this the scope of the call that the calling thread makes in the block."""
         _local.call = self
         try:
             yield
@@ -69,7 +70,7 @@ class CallScope:
 
 
 def current() -> CallScope | None:
-    """Return the call that the calling thread is in, if somebody follows it."""
+    """Return the scope of the calling thread's call; None if it cannot be cancelled."""
     call: CallScope | None = getattr(_local, "call", None)
     return call
 

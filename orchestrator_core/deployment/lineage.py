@@ -1,10 +1,9 @@
 """
-Whose child an agent is, and how deep below the orchestrator.
+The lineage of a new agent: its parent, and its least depth below the orchestrator.
 
-Who deploys from inside an agent deploys a child of it, without saying so: what is
-not asked for cannot be forgotten. And the depth is counted from where the deploying
-process really is. A limit that another parent's name, or another task, would
-walk around is none.
+A process inside an agent deploys that agent's children, by default and without an argument.
+The depth counts from the agent around the deploying process, whatever parent or task it
+names: neither is a way around the limit.
 """
 
 from __future__ import annotations
@@ -28,49 +27,45 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Lineage:
-    """Where an agent that is to be deployed comes from."""
+    """The origin of an agent that is to be deployed."""
 
     parent: str
-    min_depth: int = 1  #: Its depth, unless its parent is deeper: one below who deploys it.
+    min_depth: int = 1  #: One below the deploying agent; a parent may be deeper.
 
 
 def resolve_lineage(context: RootContext, task_id: str, spec: AgentSpec) -> Lineage:
     """
-    Return where an agent comes from that this process deploys for a task.
+    Return the lineage of an agent that this process deploys for a task.
 
     Raises:
-        NotFound: We are inside an agent, by our environment, that its task does not know.
+        NotFound: The environment names an agent around this process that its task lacks.
     """
-    inside = _current_agent(context)
-    if inside is None:
+    around = _current_agent(context)
+    if around is None:
         return Lineage(spec.parent or ORCHESTRATOR)
-    own_task, own_id = inside
-    # A hierarchy is within one task: another task's agent has none of ours for a parent.
-    own = own_id if own_task == task_id else ORCHESTRATOR
-    return Lineage(spec.parent or own, min_depth=_depth(context, own_task, own_id) + 1)
+    own_task, own_id = around
+    # A hierarchy is within one task: an agent has no parent in another.
+    parent = spec.parent or (own_id if own_task == task_id else ORCHESTRATOR)
+    record = find_agent(context.task_registry(own_task).read(), own_id)
+    if record is None:
+        raise NotFound(
+            f"the environment says that this process is inside the agent {own_id!r}, "
+            f"and its task {own_task!r} has no such agent",
+            hint=f"unset {ENV_AGENT} if this process is not inside an agent",
+        )
+    return Lineage(parent, min_depth=depth_of(record) + 1)
 
 
 def _current_agent(context: RootContext) -> tuple[str, str] | None:
-    """Return the task and the id of the agent of this root that we are inside of, if we are."""
+    """Return the task and the id of the agent of this root around this process, if any."""
     root, task_id, agent_id = map(os.environ.get, (ENV_ROOT, ENV_TASK, ENV_AGENT))
     if not (root and task_id and agent_id) or not _same_root(root, context.layout.root):
         return None
     return check_id("task", task_id), check_id("agent", agent_id)
 
 
-def _same_root(root: str, place: Path) -> bool:
+def _same_root(named: str, root: Path) -> bool:
     try:
-        return paths.resolve(Path(root)) == place
+        return paths.resolve(Path(named)) == root
     except OSError:
         return False
-
-
-def _depth(context: RootContext, task_id: str, agent_id: str) -> int:
-    record = find_agent(context.task_registry(task_id).read(), agent_id)
-    if record is None:
-        raise NotFound(
-            f"we are inside the agent {agent_id!r}, says the environment, "
-            f"and its task {task_id!r} does not know it",
-            hint=f"unset {ENV_AGENT} if that is not so",
-        )
-    return depth_of(record)

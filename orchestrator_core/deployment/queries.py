@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator_core.deployment import report_reader
 from orchestrator_core.exceptions import NotFound
 from orchestrator_core.model.records import Agent, Task
+from orchestrator_core.presets.log_reader import read_stream
+from orchestrator_core.presets.result import AgentResult
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.system.gzip_read import read_maybe_gzipped
 from orchestrator_core.system.names import check_id
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.deployment.task_lookup import TaskLookup
-    from orchestrator_core.presets.result import AgentResult
 
 
 class Queries:
@@ -88,7 +89,7 @@ class Queries:
         return agent.task_id, agent.id
 
     def output(self, agent_id: str, *, tail: int | None) -> str:
-        """Return what an agent wrote, wherever its log is by now."""
+        """Return what an agent wrote, from its log or the archived log."""
         task_id = self._tasks.task_of(agent_id)
         for path in self._logs(task_id, agent_id):
             try:
@@ -99,10 +100,7 @@ class Queries:
         return ""
 
     def result(self, agent_id: str) -> AgentResult:
-        """Return what an agent's output says of its result."""
-        from orchestrator_core.presets.log_reader import read_stream  # noqa: PLC0415 - few read them
-        from orchestrator_core.presets.result import AgentResult  # noqa: PLC0415 - few read them
-
+        """Return the result in an agent's output."""
         agent = self.agent(agent_id)
         for path in self._logs(agent.task_id, agent_id):
             try:
@@ -112,16 +110,15 @@ class Queries:
         return AgentResult()
 
     def _logs(self, task_id: str, agent_id: str) -> Iterator[Path]:
-        """Yield where the log may be: in its place, where the report says, in the archive."""
+        """Yield the possible paths of the log, in the order in which it moves."""
         log = self._context.layout.log(task_id, agent_id)
         yield log
         record = find_agent(self._context.task_registry(task_id).read(), agent_id) or {}
-        # Its name may have been taken there, and it was given the next: a_stream.1.jsonl.
-        told = _recorded_files(record, self._context.layout.task(task_id))
-        yield from (path for path in told if path.name.startswith(f"{log.stem}."))
+        # The archive may have had a file of that name: then this one is a_stream.1.jsonl.
+        recorded = _recorded_files(record, self._context.layout.task(task_id))
+        yield from (path for path in recorded if path.name.startswith(f"{log.stem}."))
         yield self._context.layout.archive(task_id) / log.name
-        # Moved there between our first look and now, perhaps; or never archived.
-        yield log
+        yield log  # Once more, for a log that moved between the attempts.
 
 
 def _recorded_files(record: dict[str, Any], task: Path) -> Iterator[Path]:
