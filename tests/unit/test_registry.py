@@ -92,16 +92,29 @@ def test_a_change_is_durable_after_the_block_and_the_next_update_need_not_wait_f
     assert [(False, False), (True, True)] == synced
 
 
-def test_an_exception_in_the_block_aborts_the_transaction(registry):
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_an_exception_in_the_block_aborts_the_transaction(registry, error):
+    """Nothing is written, and the lock is released."""
     before = registry.path.read_bytes()
 
     def change(document):
         document["agents"].clear()
-        raise ZeroDivisionError
+        raise error
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(error):
         update(registry, change)
     assert before == registry.path.read_bytes()
+    update(registry, lambda document: document.update(x=1))
+
+
+def test_a_return_from_the_block_commits_the_transaction(registry):
+    def first_agent():
+        with registry.transaction() as document:
+            document["agents"].append(agent("a-2"))
+            return document["agents"][0]["id"]
+
+    assert "a-1" == first_agent()
+    assert ["a-1", "a-2"] == [entry["id"] for entry in registry.read()["agents"]]
 
 
 def test_a_change_that_changes_nothing_writes_nothing(registry):
