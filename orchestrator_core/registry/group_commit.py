@@ -18,13 +18,15 @@ failed flush has aborted, and how far versions were flushed before the last abor
 
 Guarantees:
 
-- Readers see only flushed versions, each complete.
+- Readers see only complete versions whose content is on the disk. A reader may see a
+  version just before its rename is durable, too.
 - A writer returns only after a version that contains its update is durable.
 - If a flush fails, all unflushed versions are aborted, under both locks, and each
   of their writers gets the error.
 - A writer that is killed has updated the registry or not. If its version was
   written, another writer's flush may publish it later.
-- A power failure loses only unflushed versions. None of their writers has returned.
+- A power failure loses only versions that are not durable yet. None of their writers has
+  returned.
 
 Waiting writers queue at two locks. The owner of the queue's lock is the next to
 flush. The others wait, shared, until that owner has the flush lock; what they have
@@ -76,6 +78,7 @@ class Transaction:
         self._path = path
         self._what = what
         self._timeout_s = timeout_s
+        # The names of the lock files stay: processes of older releases use them, too.
         self._lock = locks.LockFile(path, what=what)
         self._flush_lock = locks.LockFile(path, what=what, name="settle.lock")
         self._queue_lock = locks.LockFile(

@@ -2,7 +2,7 @@
 The changes of a registry's document when an agent comes, reports and goes.
 
 Plain functions on plain documents, each called inside a transaction. Limits are checked
-here, under the lock where agents are counted, so that two deployments cannot both get the
+here, where agents are counted under the lock, so that two deployments cannot both get the
 last free place. Each function is idempotent, since an undo may find its work done.
 """
 

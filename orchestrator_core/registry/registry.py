@@ -65,9 +65,9 @@ class Registry:
 
     ``rebuild`` returns a document in place of a damaged one, from other sources,
     or None if it cannot. Without it, damage is an error until a person has repaired the
-    file. It is called with this registry's lock held, and must not take another's:
-    :meth:`read_or_none` does not. ``on_damage`` is called with every document
-    quarantined, after the lock was released.
+    file. ``rebuild`` runs with this registry's lock held, and must not take another lock;
+    :meth:`read_or_none` takes none. ``on_damage`` is called with every quarantined
+    document, after the lock is released.
     """
 
     def __init__(

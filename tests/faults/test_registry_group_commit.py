@@ -124,7 +124,7 @@ def test_five_waiting_writers_share_one_fsync_of_the_document_and_one_of_its_dir
     with FlushLock(registry):
         threads, errors = start(*(functools.partial(add, registry, f"a{n}") for n in range(5)))
         wait_for_written(registry, 5)
-        assert [] == names(registry), "readers see only flushed versions"
+        assert [] == names(registry), "no reader sees a pending version"
         monkeypatch.setattr(os, "fsync", lambda fd: fsyncs.append(fd) or real(fd))
     for thread in threads:
         thread.join()

@@ -37,7 +37,7 @@ def add(number):
 
 def raising(error):
     def change(document):
-        document["agents"].append({"id": "nobody"})
+        document["agents"].append({"id": "aborted"})
         raise error
 
     return change
