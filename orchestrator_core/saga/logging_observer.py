@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from typing import TYPE_CHECKING
 
@@ -16,41 +15,44 @@ if TYPE_CHECKING:
     from orchestrator_core.saga.report import StepReport, UnwindReport
     from orchestrator_core.saga.step import Unwind
 
-_info = functools.partial(emit, logging.INFO)
-_warning = functools.partial(emit, logging.WARNING)
-_error = functools.partial(emit, logging.ERROR)
-
 
 class LoggingObserver(Observer):
     """Logs the events of sagas: failures as warnings or errors, the rest as info."""
 
     def saga_begun(self, saga_id: str, labels: Mapping[str, object]) -> None:
         """The saga's intents are durable; no resource has been taken."""
-        _info("saga.begun", saga_id=saga_id, labels=dict(labels))
+        emit(logging.INFO, "saga.begun", saga_id=saga_id, labels=dict(labels))
 
     def step_done(self, saga_id: str, step: str, duration_ms: float) -> None:
         """A step holds its resource."""
-        _info("step.done", saga_id=saga_id, step=step, duration_ms=duration_ms)
+        emit(logging.INFO, "step.done", saga_id=saga_id, step=step, duration_ms=duration_ms)
 
     def step_failed(self, saga_id: str, step: str, error: BaseException) -> None:
         """A step raised; its saga unwinds next."""
-        _warning("step.failed", saga_id=saga_id, step=step, error=repr(error))
+        emit(logging.WARNING, "step.failed", saga_id=saga_id, step=step, error=repr(error))
 
     def saga_committed(self, saga_id: str) -> None:
         """All steps are done, durably."""
-        _info("saga.committed", saga_id=saga_id)
+        emit(logging.INFO, "saga.committed", saga_id=saga_id)
 
     def end_requested(self, saga_id: str, why: Unwind) -> None:
         """An end was requested; another process will unwind the saga."""
-        _info("saga.end_requested", saga_id=saga_id, why=why.message)
+        emit(logging.INFO, "saga.end_requested", saga_id=saga_id, why=why.message)
 
     def unwinding_begun(self, saga_id: str, why: Unwind) -> None:
         """The saga is being undone."""
-        _info("saga.unwinding", saga_id=saga_id, reason=why.reason.value, why=why.message)
+        emit(
+            logging.INFO,
+            "saga.unwinding",
+            saga_id=saga_id,
+            reason=why.reason.value,
+            why=why.message,
+        )
 
     def step_undone(self, saga_id: str, report: StepReport) -> None:
         """A step's undo returned; see its result."""
-        _info(
+        emit(
+            logging.INFO,
             "step.undone",
             saga_id=saga_id,
             step=report.step,
@@ -60,11 +62,12 @@ class LoggingObserver(Observer):
 
     def undo_failed(self, saga_id: str, step: str, error: BaseException) -> None:
         """A step's undo raised; the others go on, and this one is retried."""
-        _warning("step.undo_failed", saga_id=saga_id, step=step, error=repr(error))
+        emit(logging.WARNING, "step.undo_failed", saga_id=saga_id, step=step, error=repr(error))
 
     def saga_stuck(self, saga_id: str, report: UnwindReport) -> None:
         """Some steps could not be undone, for now."""
-        _error(
+        emit(
+            logging.ERROR,
             "saga.stuck",
             saga_id=saga_id,
             steps=[step.step for step in report.failed],
@@ -73,11 +76,12 @@ class LoggingObserver(Observer):
 
     def step_abandoned(self, saga_id: str, step: str, by: str, reason: str) -> None:
         """An operator gave a step up."""
-        _warning("step.abandoned", saga_id=saga_id, step=step, by=by, reason=reason)
+        emit(logging.WARNING, "step.abandoned", saga_id=saga_id, step=step, by=by, reason=reason)
 
     def saga_closed(self, saga_id: str, report: UnwindReport) -> None:
         """The saga is closed; nothing is held."""
-        _info(
+        emit(
+            logging.INFO,
             "saga.closed",
             saga_id=saga_id,
             reason=report.why.reason.value,
@@ -86,4 +90,4 @@ class LoggingObserver(Observer):
 
     def journal_damaged(self, saga_id: str, kept: Path) -> None:
         """A damaged journal was quarantined as *kept*, and rebuilt."""
-        _error("journal.damaged", saga_id=saga_id, kept=str(kept))
+        emit(logging.ERROR, "journal.damaged", saga_id=saga_id, kept=str(kept))
