@@ -1353,7 +1353,7 @@ def test_a_copied_root_fails_and_the_remedy_makes_it_independent(used):
     assert FAILED is answer.verdict
     assert f"it is a copy of {used.root}" in answer.found
     assert f"use {used.root}; or" in answer.remedy
-    subprocess.run(answer.remedy.partition("of its own: ")[2], shell=True, check=True)
+    subprocess.run(answer.remedy.partition("a separate root: ")[2], shell=True, check=True)
     assert OK is integrity.root_file(subject(copy)).verdict
     assert OK is integrity.root_file(subject(used.root)).verdict
 
