@@ -130,7 +130,7 @@ ACTS = [
 
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("prepare", ACTS, ids=lambda act: act.__name__)
-def test_killed_at_any_instant_recovers_to_all_or_nothing(prepare, part, actors, pytestconfig):
+def test_a_kill_at_any_system_call_recovers_to_all_or_nothing(prepare, part, actors, pytestconfig):
     """Whatever a process was doing when it was killed, the next one finds all or nothing."""
     effects = _rehearsed(prepare, actors)
     sample = 1 if pytestconfig.getoption("all_points") else SAMPLED

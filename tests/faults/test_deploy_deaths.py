@@ -24,7 +24,7 @@ IN_A_FAMILY = 8  #: And of those in a family, which has four of everything, one 
 
 
 @pytest.mark.parametrize("prepare", ACTS, ids=lambda act: act.__name__)
-def test_death_at_every_effect_leaves_all_or_nothing(prepare):
+def test_a_death_at_any_effect_leaves_all_or_nothing(prepare):
     """However far an act has come when its process dies, recovery ends in all or nothing."""
     wrong, lived = {}, 0
     points = points_of(prepare)
@@ -43,7 +43,7 @@ def test_death_at_every_effect_leaves_all_or_nothing(prepare):
     [deploy, deploy_one_too_many, terminate, terminate_a_family, recover_the_lost],
     ids=lambda a: a.__name__,
 )
-def test_death_in_the_recovery_of_a_death_is_recovered(prepare, pytestconfig):
+def test_a_death_during_the_recovery_of_a_death_is_recovered(prepare, pytestconfig):
     """Recovery may die at any of its effects: the next one finishes what both have left."""
     wrong = {}
     sparse = 1 if prepare is not terminate_a_family else IN_A_FAMILY

@@ -46,7 +46,7 @@ def _half(scene):
 
 
 @pytest.mark.parametrize("prepare", [deploy, deploy_with_a_key], ids=lambda a: a.__name__)
-def test_a_deploy_that_is_refused_anything_once_is_all_or_nothing(prepare):
+def test_a_deployment_with_one_refused_effect_is_all_or_nothing(prepare):
     """An error in any one call of a deploy is an error of ours, and leaves what it says."""
     wrong = {}
     for number, _, name in points_of(prepare):
@@ -62,7 +62,7 @@ def test_a_deploy_that_is_refused_anything_once_is_all_or_nothing(prepare):
 
 
 @pytest.mark.parametrize("prepare", [terminate, report_the_end], ids=lambda a: a.__name__)
-def test_an_end_that_is_refused_anything_once_is_finished_by_the_next(prepare):
+def test_an_end_with_one_refused_effect_is_finished_by_the_next(prepare):
     """An error in any one call of an end strands nothing."""
     wrong = {}
     for number, _, name in points_of(prepare):
@@ -78,7 +78,7 @@ def test_an_end_that_is_refused_anything_once_is_finished_by_the_next(prepare):
 @pytest.mark.parametrize(
     "prepare", [deploy, terminate, report_the_end], ids=lambda act: act.__name__
 )
-def test_a_disk_that_fills_up_and_stays_full_leaks_nothing(prepare):
+def test_a_full_disk_leaks_nothing(prepare):
     """From whatever call on the disk is full: no process, session or prompt is left by a deploy."""
     wrong = {}
     for number, _, name in points_of(prepare):
@@ -94,7 +94,7 @@ def test_a_disk_that_fills_up_and_stays_full_leaks_nothing(prepare):
     assert {} == wrong
 
 
-def test_a_journal_that_cannot_be_made_is_a_deployment_that_took_nothing():
+def test_a_deployment_without_a_journal_takes_nothing():
     """The first thing written is the intents: refused, there is nothing to undo."""
     with a_fake_scene() as scene:
         orch = scene.orchestrator()
@@ -126,7 +126,7 @@ def test_an_interrupt_after_the_commit_leaves_no_agent(monkeypatch):
         assert ["terminated"] == [agent.status for agent in orch.agents()]
 
 
-def test_what_can_not_be_undone_is_named():
+def test_a_resource_that_cannot_be_undone_is_named():
     """From whatever call on everything is refused: what is there then, the error has named."""
     names = {
         "session": "tmux_session",
@@ -170,7 +170,7 @@ class _Interrupt(KeyboardInterrupt):
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), _Interrupt(), SystemExit(1)], ids=repr)
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
-def test_whatever_a_step_raises_the_deploy_leaves_nothing(step, after, error):
+def test_a_deployment_leaves_nothing_whatever_a_step_raises(step, after, error):
     """At any step, before or after it took its resource, and with any exception."""
     with a_fake_scene() as scene:
         task = scene.orchestrator().create_task("tried")
@@ -188,7 +188,7 @@ def test_whatever_a_step_raises_the_deploy_leaves_nothing(step, after, error):
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_step_that_cannot_be_undone_strands_no_other(step):
+def test_a_step_that_cannot_be_undone_stops_no_other_undo(step):
     """The rest is given back, the error names what is left, and the next recovery gets it."""
     with a_fake_scene() as scene:
         orch = scene.orchestrator()
@@ -203,7 +203,7 @@ def test_a_step_that_cannot_be_undone_strands_no_other(step):
         assert [] == wrong_with(scene)
 
 
-def test_an_interrupt_in_the_middle_of_an_end_waits_until_it_is_over():
+def test_an_interrupt_during_an_end_is_raised_after_it():
     """Ctrl-C does not leave half an agent: all is given back, then it is raised."""
     with a_fake_scene() as scene:
         orch = scene.orchestrator()
@@ -216,7 +216,7 @@ def test_an_interrupt_in_the_middle_of_an_end_waits_until_it_is_over():
         assert [] == wrong_with(scene)
 
 
-def test_an_agent_that_nothing_can_end_is_named_and_stays_visible():
+def test_an_agent_that_cannot_be_ended_is_named_and_stays_visible():
     """A survivor is never called gone; when it does go, recovery closes its saga."""
     with a_fake_scene() as scene:
         orch = scene.orchestrator()
@@ -273,7 +273,7 @@ _RECEIPTS = {
 }
 
 
-def test_what_cannot_be_looked_at_is_not_taken_for_gone():
+def test_a_resource_that_cannot_be_inspected_does_not_count_as_gone():
     """A directory that cannot be reached is given back when it can be, and not told to be gone."""
     with a_fake_scene() as scene:
         orch = scene.orchestrator()
@@ -292,7 +292,7 @@ def test_what_cannot_be_looked_at_is_not_taken_for_gone():
         assert [] == scene.world.leftovers() + scene.world.torn()
 
 
-def test_an_end_that_was_not_put_away_is_reported_though_its_journal_is_held(monkeypatch):
+def test_an_end_is_reported_while_its_closed_journal_is_locked(monkeypatch):
     """As by an owner that was stopped after its last line."""
     with a_fake_scene() as scene:
         orch = scene.orchestrator(timeout_s=0.1)
@@ -306,7 +306,7 @@ def test_an_end_that_was_not_put_away_is_reported_though_its_journal_is_held(mon
         assert "first" == end.reason
 
 
-def test_an_id_that_was_used_before_is_not_given_again(monkeypatch):
+def test_an_id_that_was_used_before_is_not_drawn_again(monkeypatch):
     """There are 16 million for a type and a second: once, somebody draws one that was drawn."""
     drawn = iter(["a-1", "a-1", "a-2"])
     with a_fake_scene() as scene:

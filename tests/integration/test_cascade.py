@@ -91,7 +91,7 @@ def test_children_end_before_their_parent_and_theirs_before_them(scene, family):
     assert [] == left(scene)
 
 
-def test_one_report_tells_of_all_that_ended(family):
+def test_one_report_has_all_agents_that_ended(family):
     """Each child's report is whole, with its own children in it; it is JSON to anyone."""
     end = family.orch.terminate(family.parent, reason="done with it")
 
@@ -113,7 +113,7 @@ def test_one_report_tells_of_all_that_ended(family):
     assert [family.first, family.second] == told  # Their own records have the rest.
 
 
-def test_what_becomes_of_the_parents_log_becomes_of_the_childrens(scene, family):
+def test_the_childrens_logs_are_kept_or_deleted_as_the_parents(scene, family):
     """Without logs is without any of theirs."""
     family.orch.terminate(family.parent, keep_logs=False)
 
@@ -121,7 +121,7 @@ def test_what_becomes_of_the_parents_log_becomes_of_the_childrens(scene, family)
     assert [] == left(scene)
 
 
-def test_one_that_has_ended_before_is_not_in_the_report(family):
+def test_a_child_that_ended_before_is_not_in_the_report(family):
     """Its life was over, and its end its own."""
     family.orch.report_progress(family.second, "completed")
 
@@ -184,7 +184,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("happen", ENDS, ids=lambda happen: happen.__name__)
-def test_however_a_parent_ends_its_children_end_with_it(happen, scene, family):
+def test_children_end_with_their_parent_by_every_kind_of_end(happen, scene, family):
     """The parent's end is what it was; theirs is that their parent has ended."""
     happen(family)
     scene.fake.pass_time(20)
@@ -197,7 +197,7 @@ def test_however_a_parent_ends_its_children_end_with_it(happen, scene, family):
     assert [] == left(scene)
 
 
-def test_when_the_machine_went_down_each_was_lost_by_itself(scene, family):
+def test_a_reboot_loses_each_agent_by_its_own_end(scene, family):
     """Who is dead has had an end of its own, in whatever order a recovery finds them."""
     scene.fake.reboot()
 
@@ -230,7 +230,7 @@ def test_a_deployment_that_fails_in_its_grace_ends_the_children_it_has_had_by_th
 # --- without cascade -----------------------------------------------------------------------------
 
 
-def test_without_cascade_the_children_live_on_as_the_orchestrators_own(scene, family):
+def test_children_live_on_as_the_orchestrators_without_cascade(scene, family):
     """In both registries and the hierarchy; their depth stays what it was, and so do theirs."""
     end = family.orch.terminate(family.parent, cascade=False)
 
@@ -251,7 +251,7 @@ def test_without_cascade_the_children_live_on_as_the_orchestrators_own(scene, fa
     assert [] == scene.world.torn()
 
 
-def test_a_child_that_was_let_go_has_its_own_end_with_its_own_children(scene, family):
+def test_a_released_child_has_its_own_end_with_its_own_children(scene, family):
     """Afterwards nothing reminds of the parent it once had."""
     family.orch.terminate(family.parent, cascade=False)
 
@@ -265,7 +265,7 @@ def test_a_child_that_was_let_go_has_its_own_end_with_its_own_children(scene, fa
 # --- a child that cannot be ended ----------------------------------------------------------------
 
 
-def test_a_child_that_nothing_can_end_is_named_and_strands_no_other(scene):
+def test_a_child_that_cannot_be_ended_is_named_and_stops_no_other_end(scene):
     """Its parent is STUCK by it and by nothing else; its sister and all they held are gone."""
     family = Family(scene, script="unkillable")
 
@@ -291,7 +291,7 @@ def test_a_child_that_nothing_can_end_is_named_and_strands_no_other(scene):
     assert [] == left(scene)
 
 
-def test_one_that_nothing_can_end_is_not_tried_twice_as_often_in_every_generation(scene):
+def test_a_child_that_cannot_be_ended_is_not_retried_by_every_generation(scene):
     """Each level asks once: or five generations would take half an hour to give up."""
     orch = scene.orchestrator()
     task, agent = orch.create_task("tried").id, None
@@ -309,7 +309,7 @@ def test_one_that_nothing_can_end_is_not_tried_twice_as_often_in_every_generatio
     assert [] == left(scene)
 
 
-def test_a_record_that_no_saga_accounts_for_holds_nobody_up(scene, family):
+def test_a_child_record_without_a_saga_delays_no_end(scene, family):
     """It is the sweeper's to find; the parent's end is not its hostage."""
     _edit_registry(
         scene,
@@ -324,7 +324,7 @@ def test_a_record_that_no_saga_accounts_for_holds_nobody_up(scene, family):
 # --- all at once ---------------------------------------------------------------------------------
 
 
-def test_a_child_that_ends_by_itself_just_then_has_its_own_end(scene, family):
+def test_a_child_that_exits_during_its_parents_end_has_its_own_end(scene, family):
     """Whoever ends it holds its lock: its parent's end waits, and takes its report."""
     with (
         family.orch._terminator.sagas.open(family.second) as held,
@@ -341,7 +341,9 @@ def test_a_child_that_ends_by_itself_just_then_has_its_own_end(scene, family):
     assert [] == left(scene)
 
 
-def test_a_child_that_comes_just_then_is_not_left_over(scene, family, monkeypatch):
+def test_a_child_that_is_deployed_during_its_parents_end_is_not_left_over(
+    scene, family, monkeypatch
+):
     """Before its record is written its parent has ended: it is refused, and leaves nothing."""
     original = RegisterTask.do
 
@@ -357,7 +359,7 @@ def test_a_child_that_comes_just_then_is_not_left_over(scene, family, monkeypatc
     assert [] == left(scene)
 
 
-def test_a_child_half_deployed_is_waited_for_and_then_ended(scene, family, monkeypatch):
+def test_the_end_waits_for_a_half_deployed_child_and_ends_it(scene, family, monkeypatch):
     """Its record is written, its deployment not over: nobody undoes it from under its deployer."""
     original, stack = RegisterTask.do, contextlib.ExitStack()
     late = []
@@ -379,7 +381,7 @@ def test_a_child_half_deployed_is_waited_for_and_then_ended(scene, family, monke
     assert [] == left(scene)
 
 
-def test_a_circle_written_into_a_registry_ends_nobody_twice_and_blocks_nobody(scene, family):
+def test_a_cycle_of_parents_in_a_registry_ends_no_agent_twice_and_blocks_none(scene, family):
     """From a parent to its children it only ever goes down, whatever somebody has written."""
     _edit_registry(scene, lambda document: _set(document, family.parent, parent=family.grandchild))
 
@@ -389,7 +391,7 @@ def test_a_circle_written_into_a_registry_ends_nobody_twice_and_blocks_nobody(sc
     assert [] == left(scene)
 
 
-def test_an_agent_from_before_there_was_this_step_ends_as_it_did_then(scene, monkeypatch):
+def test_an_agent_of_a_release_without_this_step_ends_without_its_children(scene, monkeypatch):
     """Its journal knows of no children: it is undone by what it knows."""
     real = steps.deployment_steps
     monkeypatch.setattr(
@@ -427,7 +429,7 @@ def test_a_journal_that_lost_the_step_is_planned_again_with_it(scene, family):
 
 
 @pytest.mark.parametrize("who", ["first", "grandchild"])
-def test_who_ends_its_own_parent_hands_that_over(who, scene, family):
+def test_an_agent_that_ends_its_own_parent_hands_the_end_over(who, scene, family):
     """It would be killed half-way: the parent's supervisor does it, and the caller is told so."""
     with scene.fake.inside(f"agent_{getattr(family, who)}"):
         end = scene.orchestrator().terminate(family.parent, reason="my parent hangs")
@@ -441,7 +443,7 @@ def test_who_ends_its_own_parent_hands_that_over(who, scene, family):
     assert [] == left(scene)
 
 
-def test_who_lets_itself_go_can_end_its_parent_itself(scene, family):
+def test_an_agent_spared_by_cascade_can_end_its_parent_itself(scene, family):
     """Without cascade it is no part of what ends."""
     with scene.fake.inside(f"agent_{family.first}"):
         end = scene.orchestrator().terminate(family.parent, cascade=False)
@@ -450,7 +452,7 @@ def test_who_lets_itself_go_can_end_its_parent_itself(scene, family):
     assert {"running"} == family.statuses()
 
 
-def test_a_lost_parent_is_left_by_its_children_to_somebody_else(scene, family):
+def test_children_leave_a_lost_parent_to_another_process(scene, family):
     """Whoever recovers from inside of one of them would end itself half-way; the next one can."""
     scene.fake.kill_supervisor(f"agent_{family.parent}")
     with scene.fake.inside(f"agent_{family.grandchild}"):
@@ -464,7 +466,7 @@ def test_a_lost_parent_is_left_by_its_children_to_somebody_else(scene, family):
     assert [] == left(scene)
 
 
-def test_an_end_half_done_is_left_by_the_children_to_somebody_else(scene, family):
+def test_children_leave_their_parents_half_done_end_to_another_process(scene, family):
     """The same, when its owner has died while he unwound it."""
     with family.orch._terminator.sagas.open(family.parent) as saga:
         # As it is when he dies just then.
@@ -481,7 +483,7 @@ def test_an_end_half_done_is_left_by_the_children_to_somebody_else(scene, family
     assert [] == left(scene)
 
 
-def test_a_record_put_back_to_life_in_mid_end_is_ended_again(scene, family):
+def test_a_record_made_active_again_during_its_end_is_ended_again(scene, family):
     """By hand, between two undos: until it is over, a child could join those that are ended."""
 
     class Edits(Observer):

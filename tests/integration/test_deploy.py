@@ -29,7 +29,7 @@ def task(orch):
 # --- all of it --------------------------------------------------------------------------------
 
 
-def test_after_deploy_everything_is_held_and_recorded_and_the_agent_runs(scene, orch, task):
+def test_a_deployed_agent_runs_and_all_it_holds_is_recorded(scene, orch, task):
     """Session, processes, files, both records and an open journal, when the call returns."""
     agent = orch.deploy(task, scene.spec())
 
@@ -83,7 +83,7 @@ def test_placeholders_prompt_and_environment_reach_the_agent_unchanged(scene, or
     assert [] == [*scene.work.iterdir()]
 
 
-def test_ten_megabytes_of_prompt_arrive(scene, orch, task):
+def test_a_prompt_of_ten_megabytes_arrives(scene, orch, task):
     """A prompt travels in a file: no command is too long."""
     prompt = "0123456789abcde\n" * (10 << 16)
     agent = orch.deploy(task, scene.spec("sh", "-c", "wc -c; md5sum {prompt_file}", prompt=prompt))
@@ -94,7 +94,7 @@ def test_ten_megabytes_of_prompt_arrive(scene, orch, task):
     assert [] == scene.world.leftovers()
 
 
-def test_no_secret_is_anywhere_but_where_the_agent_finds_it(scene, orch, task):
+def test_a_secret_reaches_the_agent_and_no_other_place(scene, orch, task):
     """Neither environment nor prompt nor arguments are in a journal, a registry, a log, or ps."""
     secrets = {"env": "s3cret-env", "prompt": "s3cret-prompt", "argument": "s3cret-argument"}
     go = scene.gate("go")
@@ -131,7 +131,7 @@ def test_no_secret_is_anywhere_but_where_the_agent_finds_it(scene, orch, task):
     [("echo oops; exit 3", "exit status 3"), ("echo oops; kill -9 $$", "signal 9")],
     ids=["exits", "is killed"],
 )
-def test_an_early_death_is_a_failed_deploy_that_shows_its_last_words(
+def test_an_early_death_fails_the_deployment_which_shows_the_last_output(
     script, told, scene, orch, task
 ):
     """Within its grace: the error tells how it died and what it said, and nothing is left."""
@@ -148,7 +148,7 @@ def test_an_early_death_is_a_failed_deploy_that_shows_its_last_words(
     assert [] == scene.world.leftovers() + scene.world.torn()
 
 
-def test_who_finishes_within_the_grace_has_been_deployed(scene, orch, task):
+def test_an_agent_that_finishes_within_the_grace_was_deployed(scene, orch, task):
     """Exit status 0 is no failure, however early."""
     agent = orch.deploy(task, scene.spec("true"), grace_s=10)
 
@@ -156,7 +156,7 @@ def test_who_finishes_within_the_grace_has_been_deployed(scene, orch, task):
     assert [] == scene.world.leftovers()
 
 
-def test_what_the_kernel_refuses_to_run_is_a_failed_deploy(scene, orch, task):
+def test_a_program_that_the_kernel_refuses_fails_the_deployment(scene, orch, task):
     """An executable that is none passes every look, and fails at exec: each time, to nothing."""
     program = scene.program("broken", "#!/no/such/interpreter\n")
 
@@ -167,7 +167,7 @@ def test_what_the_kernel_refuses_to_run_is_a_failed_deploy(scene, orch, task):
     assert [] == scene.world.leftovers() + scene.world.torn()
 
 
-def test_a_deploy_by_a_tmux_that_hangs_ends_in_time_and_is_recovered(scene, orch, task):
+def test_a_deployment_by_a_hung_tmux_ends_in_time_and_is_recovered(scene, orch, task):
     """A stopped server: an error within the timeout that names the leak; continued: nothing."""
     living = orch.deploy(task, scene.spec())
     server = scene.world.server()
@@ -190,7 +190,7 @@ def test_a_deploy_by_a_tmux_that_hangs_ends_in_time_and_is_recovered(scene, orch
     assert [] == scene.world.leftovers()
 
 
-def test_an_end_by_a_tmux_that_hangs_ends_the_processes_and_is_finished_later(scene, orch, task):
+def test_an_end_by_a_hung_tmux_ends_the_processes_and_is_finished_later(scene, orch, task):
     """Processes end without tmux; the session is STUCK until it can be asked, then gone."""
     agent = orch.deploy(task, scene.spec())
     server = scene.world.server()
@@ -207,7 +207,7 @@ def test_an_end_by_a_tmux_that_hangs_ends_the_processes_and_is_finished_later(sc
 
 
 @pytest.mark.parametrize("recovered", [True, False], ids=["recovered", "not recovered"])
-def test_a_session_that_appears_after_its_deployer_died_goes_by_itself(
+def test_a_session_that_appears_after_its_deployers_death_exits_by_itself(
     recovered, scene, orch, actors, task
 ):
     """Killed with its tmux in flight, recovered at full speed or not: its gate stays shut."""
@@ -247,7 +247,9 @@ def test_a_session_that_appears_after_its_deployer_died_goes_by_itself(
 
 
 @pytest.mark.parametrize("kill", ["terminate", "its own exit", "supervisor -9", "kill-session"])
-def test_one_of_five_ends_and_the_others_and_the_server_live_on(kill, scene, orch, task):
+def test_the_end_of_one_agent_of_five_leaves_the_others_and_the_server_alive(
+    kill, scene, orch, task
+):
     """Even the one by whose deploy the server was started."""
     first, *others = [
         orch.deploy(task, scene.spec("sh", "-c", f"read go < {gate}"))
@@ -274,7 +276,7 @@ def test_one_of_five_ends_and_the_others_and_the_server_live_on(kill, scene, orc
     assert [] == scene.world.torn()
 
 
-def test_a_users_own_session_of_the_same_name_is_not_touched(scene, orch, task, monkeypatch):
+def test_a_users_session_of_the_same_name_is_not_touched(scene, orch, task, monkeypatch):
     """The deploy fails, the session of somebody else lives on, and nothing of ours is left."""
     orch.terminate(orch.deploy(task, scene.spec()).id)
     from orchestrator_core.model import ids  # noqa: PLC0415 - to know the next id beforehand
@@ -292,7 +294,9 @@ def test_a_users_own_session_of_the_same_name_is_not_touched(scene, orch, task, 
     wait_for_deaths([pane], timeout_s=20)
 
 
-def test_a_killed_tmux_server_takes_its_agents_with_it_and_is_started_anew(scene, orch, task):
+def test_a_killed_tmux_server_ends_its_agents_and_the_next_deployment_starts_another(
+    scene, orch, task
+):
     """All sessions gone at once: each agent is ended as such, and the next deploy works."""
     agents = [orch.deploy(task, scene.spec()) for _ in range(3)]
     server = scene.world.server()
@@ -307,7 +311,7 @@ def test_a_killed_tmux_server_takes_its_agents_with_it_and_is_started_anew(scene
     assert [] == scene.world.leftovers() + scene.world.torn()
 
 
-def test_a_deadline_ends_an_agent_that_nobody_looks_after(scene, orch, task):
+def test_a_deadline_ends_an_agent_without_an_orchestrator(scene, orch, task):
     """Its supervisor keeps its time: no orchestrator need be there."""
     agent = orch.deploy(task, scene.spec(deadline_s=0.5))
 
@@ -317,7 +321,7 @@ def test_a_deadline_ends_an_agent_that_nobody_looks_after(scene, orch, task):
     assert [] == scene.world.leftovers()
 
 
-def test_the_same_key_is_the_same_agent_while_it_lives_and_free_afterwards(scene, orch, task):
+def test_a_key_names_one_agent_while_it_is_alive_and_is_free_afterwards(scene, orch, task):
     """A key names one living agent; when that has ended, the next deploy makes a new one."""
     first = orch.deploy(task, scene.spec(key="nightly"))
     assert first.id == orch.deploy(task, scene.spec(key="nightly")).id

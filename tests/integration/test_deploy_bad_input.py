@@ -74,7 +74,7 @@ class Untouched:
 
 
 @pytest.mark.parametrize("bad", BAD_IDS, ids=ascii)
-def test_an_id_that_is_none_is_refused_wherever_one_is_taken(bad, scene, orch, task):
+def test_an_invalid_id_is_refused_by_every_method(bad, scene, orch, task):
     """As a type, key, parent, task or agent: an InvalidId with a hint, before anything is done."""
     takers = [
         lambda: orch.deploy(task, scene.spec(type=bad)),
@@ -99,7 +99,7 @@ def test_an_id_that_is_none_is_refused_wherever_one_is_taken(bad, scene, orch, t
         assert len(str(raised.value)) < 300
 
 
-def test_an_id_of_nobody_is_not_found(scene, orch, task):
+def test_an_unknown_id_is_not_found(scene, orch, task):
     """A well-formed id that names nothing: NotFound, and nothing is made for it."""
     for ask in (orch.agent, orch.terminate, orch.read_output, orch.history):
         with Untouched(scene), pytest.raises(NotFound):
@@ -145,7 +145,7 @@ def _link(path, target):
     return str(path)
 
 
-def test_a_spec_that_no_agent_can_run_with_is_refused_before_anything_is_taken(scene, orch, task):
+def test_an_impossible_spec_is_refused_before_anything_is_taken(scene, orch, task):
     """Each with an error that says what is wrong."""
     for what, how in _bad_specs(scene.place).items():
         with Untouched(scene), pytest.raises(InvalidInput) as raised:
@@ -155,7 +155,7 @@ def test_a_spec_that_no_agent_can_run_with_is_refused_before_anything_is_taken(s
 
 
 @pytest.mark.parametrize("grace_s", [-1.0, float("nan"), float("inf")])
-def test_a_grace_that_is_no_time_is_refused(grace_s, scene, orch, task):
+def test_an_invalid_grace_is_refused(grace_s, scene, orch, task):
     with Untouched(scene), pytest.raises(InvalidInput):
         orch.deploy(task, scene.spec(), grace_s=grace_s)
 
@@ -177,7 +177,7 @@ def test_a_task_without_a_description_is_refused(description, scene, orch):
     ],
     ids=str,
 )
-def test_a_report_that_makes_no_sense_changes_nothing(report, scene, orch, task):
+def test_an_invalid_report_changes_nothing(report, scene, orch, task):
     agent = orch.deploy(task, scene.spec())
     before = scene.world.snapshot()
     with pytest.raises(InvalidInput):
@@ -189,7 +189,7 @@ def test_a_report_that_makes_no_sense_changes_nothing(report, scene, orch, task)
     assert before == scene.world.snapshot()
 
 
-def test_a_directory_behind_a_symlink_is_used_as_it_is(scene, orch, task):
+def test_a_directory_behind_a_symlink_is_used(scene, orch, task):
     """A symlink to a directory is a directory, as everywhere."""
     spec = scene.spec("sh", "-c", "pwd -P", cwd=_link(scene.place / "link", scene.work))
     agent = orch.deploy(task, spec)
@@ -201,7 +201,7 @@ def test_a_directory_behind_a_symlink_is_used_as_it_is(scene, orch, task):
 # --- where it happens -----------------------------------------------------------------------
 
 
-def test_no_tmux_is_said_before_anything_is_taken(scene, task, monkeypatch):
+def test_a_missing_tmux_is_reported_before_anything_is_taken(scene, task, monkeypatch):
     """With the hint how to get one."""
     monkeypatch.setenv("PATH", str(scene.work))
     with Untouched(scene), pytest.raises(TerminalUnavailable) as raised:
@@ -210,7 +210,7 @@ def test_no_tmux_is_said_before_anything_is_taken(scene, task, monkeypatch):
 
 
 @pytest.mark.parametrize("says", ["tmux 2.9", "tmux 3.1c", "screen 4.9", ""])
-def test_too_old_a_tmux_is_said_before_anything_is_taken(says, scene, task, monkeypatch):
+def test_an_old_tmux_is_reported_before_anything_is_taken(says, scene, task, monkeypatch):
     scene.program("work/tmux", f"#!/bin/sh\necho '{says}'\n")
     monkeypatch.setenv("PATH", f"{scene.work}:{os.environ['PATH']}")
     with Untouched(scene), pytest.raises(TerminalUnavailable, match=r"3\.2"):
@@ -260,7 +260,7 @@ def _package():
     ],
     ids=str,
 )
-def test_a_bare_or_odd_environment_makes_no_difference(env, scene):
+def test_an_empty_or_odd_environment_makes_no_difference(env, scene):
     """No LANG, a locale of C, a home that cannot be written to: a life from start to end."""
     done = _in_another_process(scene, env)
 
@@ -270,7 +270,7 @@ def test_a_bare_or_odd_environment_makes_no_difference(env, scene):
     assert [] == scene.world.leftovers() + scene.world.torn()
 
 
-def test_few_descriptors_are_an_error_or_enough_and_wedge_no_server(scene):
+def test_a_low_limit_of_descriptors_is_an_error_or_enough_and_blocks_no_server(scene):
     """Under a small RLIMIT_NOFILE: done, or an error of ours; the server serves others after it."""
     for limit in (64, 12, 10, 9):
         before = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, 4096))"
@@ -354,7 +354,7 @@ ROOTS = [
 
 
 @pytest.mark.parametrize("kind", ROOTS)
-def test_a_root_that_cannot_be_used_is_refused_at_the_door(kind, scene):
+def test_an_unusable_root_is_refused_when_it_is_opened(kind, scene):
     """With an error that names it; whatever is there stays as it is."""
     root = scene.root
     if kind == "a file":

@@ -40,7 +40,9 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("which", ["registry/GLOBAL_REGISTRY.json", "TASK-*/AGENT_REGISTRY.json"])
-def test_a_damaged_registry_is_kept_rebuilt_and_ends_nobody(which, damage, scene, orch, task):
+def test_a_damaged_registry_is_quarantined_and_rebuilt_and_ends_no_agent(
+    which, damage, scene, orch, task
+):
     """Kept aside once; rebuilt from what the journals know; the living live on till their end."""
     agent = orch.deploy(task, scene.spec())
     [path] = scene.root.glob(which)
@@ -60,7 +62,7 @@ def test_a_damaged_registry_is_kept_rebuilt_and_ends_nobody(which, damage, scene
 
 
 @pytest.mark.parametrize("place", ["begin", "spawn_tmux", "commit", "last"])
-def test_a_damaged_journal_is_kept_rebuilt_and_ends_nobody(place, scene, orch, task):
+def test_a_damaged_journal_is_quarantined_and_rebuilt_and_ends_no_agent(place, scene, orch, task):
     """A line that does not check: the agent lives on, and is ended in full when it is its time."""
     agent = orch.deploy(task, scene.spec())
     path = scene.root / f"sagas/{agent.id}.jsonl"
@@ -106,7 +108,7 @@ def test_an_agent_can_report_its_end_from_inside_after_its_journal_was_rebuilt(s
 
 
 @pytest.mark.usefixtures("task")
-def test_a_damaged_root_file_is_said_and_not_reset(scene):
+def test_a_damaged_root_file_is_reported_and_not_reset(scene):
     """Its id and socket lead to living agents: a new one would lose them."""
     path = scene.root / "root.json"
     kept = path.read_bytes()

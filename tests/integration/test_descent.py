@@ -37,7 +37,7 @@ def inside(scene, monkeypatch):
     return be_inside
 
 
-def test_who_deploys_from_inside_an_agent_deploys_its_child(scene, orch, task, inside):
+def test_a_deployment_from_inside_an_agent_deploys_its_child(scene, orch, task, inside):
     """Without a word about a parent; in the registries and in the hierarchy alike."""
     parent = inside(orch.deploy(task, scene.spec()))
 
@@ -50,7 +50,9 @@ def test_who_deploys_from_inside_an_agent_deploys_its_child(scene, orch, task, i
     )
 
 
-def test_outside_of_every_agent_the_orchestrator_is_the_parent(scene, orch, task, inside, tmp_path):
+def test_the_orchestrator_is_the_parent_of_a_deployment_outside_agents(
+    scene, orch, task, inside, tmp_path
+):
     """Nor is an agent of another root, of which this one knows nothing, a parent here."""
     assert ("orchestrator", 1) == _descent(orch.deploy(task, scene.spec()))
     circle = tmp_path / "circle"
@@ -60,7 +62,7 @@ def test_outside_of_every_agent_the_orchestrator_is_the_parent(scene, orch, task
         assert ("orchestrator", 1) == _descent(orch.deploy(task, scene.spec()))
 
 
-def test_generations_are_counted_though_nobody_names_a_parent(scene, orch, task, inside):
+def test_the_depth_counts_generations_without_a_named_parent(scene, orch, task, inside):
     """A fourth generation of three is refused, and nothing is left of it."""
     for _ in range(3):
         inside(orch.deploy(task, scene.spec()))
@@ -72,7 +74,7 @@ def test_generations_are_counted_though_nobody_names_a_parent(scene, orch, task,
     assert [] == scene.world.torn()
 
 
-def test_no_name_of_another_parent_saves_a_generation(scene, orch, task, inside):
+def test_the_name_of_another_parent_saves_no_generation(scene, orch, task, inside):
     """Given away to the orchestrator or to a sister, it is one deeper than who deploys it."""
     shallow = orch.deploy(task, scene.spec())
     inside(orch.deploy(task, scene.spec()))
@@ -88,7 +90,7 @@ def test_no_name_of_another_parent_saves_a_generation(scene, orch, task, inside)
         orch.deploy(task, scene.spec(parent="orchestrator"))
 
 
-def test_depth_goes_on_counting_in_another_task(scene, orch, task, inside):
+def test_the_depth_counts_on_in_another_task(scene, orch, task, inside):
     """An agent of another task belongs to that task alone; but no task is a way around a limit."""
     another = orch.create_task("another").id
     inside(orch.deploy(task, scene.spec()))
@@ -100,9 +102,7 @@ def test_depth_goes_on_counting_in_another_task(scene, orch, task, inside):
         orch.deploy(another, scene.spec())
 
 
-def test_an_agent_whose_record_has_ended_gets_no_children_by_being_inside_of_it(
-    scene, orch, task, inside
-):
+def test_an_agent_with_an_ended_record_gets_no_children_from_inside(scene, orch, task, inside):
     """Whatever of it still runs is being ended."""
     orch.terminate(inside(orch.deploy(task, scene.spec())).id)
 
@@ -112,7 +112,7 @@ def test_an_agent_whose_record_has_ended_gets_no_children_by_being_inside_of_it(
     assert [] == scene.world.leftovers()
 
 
-def test_an_environment_that_names_no_agent_of_its_task_is_told_so(scene, orch, task, monkeypatch):
+def test_an_environment_that_names_an_unknown_agent_is_refused(scene, orch, task, monkeypatch):
     """It is refused before anything is taken, with what to do about it."""
     for name, value in ((ENV_ROOT, scene.root), (ENV_TASK, task), (ENV_AGENT, "a-000000-abcdef")):
         monkeypatch.setenv(name, str(value))

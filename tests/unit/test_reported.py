@@ -35,14 +35,14 @@ def messages(found):
     return [each.message for each in found]
 
 
-def test_an_agents_findings_are_its_own_in_their_order(orch, agents):
+def test_an_agents_findings_are_read_in_their_order(orch, agents):
     found = orch.read_findings(agents[0])
     assert ["one", "three"] == messages(found)
     assert ("high", {"line": 1}, agents[0]) == (found[0].severity, found[0].data, found[0].agent_id)
 
 
 @pytest.mark.usefixtures("agents")
-def test_a_tasks_findings_are_all_of_its_agents(orch, task):
+def test_a_tasks_findings_are_those_of_all_its_agents(orch, task):
     found = orch.read_findings(task_id=task)
     assert {"one", "two", "three"} == set(messages(found))
     assert sorted(each.timestamp for each in found) == [each.timestamp for each in found]
@@ -56,13 +56,13 @@ def test_progress_is_read_back_as_it_was_reported(orch, agents):
     assert {"timestamp", "agent_id", "status", "progress", "message"} == said.to_dict().keys()
 
 
-def test_what_an_agent_has_found_outlives_it(orch, task, agents):
+def test_findings_are_readable_after_their_agents_end(orch, task, agents):
     orch.terminate(agents[0])
     assert ["one", "three"] == messages(orch.read_findings(agents[0]))
     assert 3 == len(orch.read_findings(task_id=task))
 
 
-def test_what_retention_has_compressed_is_read_as_well(fake_scene, orch, task, agents):
+def test_compressed_findings_are_readable(fake_scene, orch, task, agents):
     orch.terminate(agents[0])
     [path] = (fake_scene.root / task / "archive").glob("*_findings.jsonl")
     path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
@@ -70,14 +70,14 @@ def test_what_retention_has_compressed_is_read_as_well(fake_scene, orch, task, a
     assert ["one", "three"] == messages(orch.read_findings(agents[0]))
 
 
-def test_a_torn_line_costs_no_other(fake_scene, orch, task, agents):
+def test_a_torn_line_is_skipped_alone(fake_scene, orch, task, agents):
     path = fake_scene.root / task / "findings" / f"{agents[0]}_findings.jsonl"
     path.write_bytes(path.read_bytes()[:-9])
     assert ["one"] == messages(orch.read_findings(agents[0]))
 
 
 @pytest.mark.usefixtures("agents")
-def test_the_newest_are_found_without_reading_all_that_was_ever_said(
+def test_the_newest_reports_are_found_without_reading_all_files(
     fake_scene, orch, task, monkeypatch
 ):
     """The answer to every report has some of them: its cost does not grow with the past."""
@@ -102,7 +102,7 @@ def test_the_newest_are_found_without_reading_all_that_was_ever_said(
 
 
 @pytest.mark.parametrize("last", [0, 1, 2, 3, 5, 100])
-def test_the_newest_are_the_end_of_all_however_files_were_touched(
+def test_the_newest_reports_are_the_last_of_all_whatever_the_files_times(
     last, fake_scene, orch, task, agents
 ):
     """A copy has a file's time of copying, which is later than any of its lines."""
@@ -117,7 +117,7 @@ def test_the_newest_are_the_end_of_all_however_files_were_touched(
     )
 
 
-def test_what_was_said_at_one_moment_stays_in_order(fake_scene, orch, task):
+def test_reports_of_the_same_millisecond_stay_in_order(fake_scene, orch, task):
     agent = orch.deploy(task, fake_scene.spec()).id
     at = "2026-01-01T00:00:00.000+00:00"
     lines = [{"timestamp": at, "agent_id": agent, "message": f"{n}"} for n in range(4)]
@@ -128,7 +128,7 @@ def test_what_was_said_at_one_moment_stays_in_order(fake_scene, orch, task):
     assert ["2", "3"] == messages(orch.read_findings(agent, last=2))
 
 
-def test_whose_findings_are_meant_must_be_known(orch, agents):
+def test_an_unknown_agent_or_task_has_no_findings(orch, agents):
     other = orch.create_task("another").id
     for ask in ({"agent_id": "nobody"}, {"task_id": "TASK-none"}):
         with pytest.raises(NotFound):

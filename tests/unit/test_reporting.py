@@ -19,7 +19,7 @@ print(*sys.modules)
 """
 
 
-def test_a_report_imports_next_to_nothing(fake_scene):
+def test_a_report_imports_few_modules(fake_scene):
     """A third of its time went into attrs and what attrs makes, once; and into all commands."""
     orch = fake_scene.orchestrator()
     task = orch.create_task("found").id
@@ -53,7 +53,7 @@ def test_help_is_as_wide_as_the_terminal(monkeypatch, columns):
     arguments._columns.cache_clear()
 
 
-def test_only_the_command_that_is_called_is_given_its_arguments(monkeypatch):
+def test_the_parser_adds_arguments_to_the_called_command_only(monkeypatch):
     given = []
     monkeypatch.setitem(arguments.operations_arguments.COMMANDS, "gc", ("collect", given.append))
     top = arguments.parser()

@@ -20,7 +20,7 @@ def orch(tmp_path):
 
 
 @pytest.mark.parametrize("call", ["mkdir", "open"])
-def test_a_maker_that_another_takes_for_dead_begins_again(call, orch, monkeypatch):
+def test_a_creator_whose_directory_was_removed_begins_again(call, orch, monkeypatch):
     """Between making its directory and locking it, a maker looks like one that has died."""
     original, swept = getattr(os, call), []
 
@@ -57,7 +57,7 @@ def test_an_extra_field_cannot_replace_a_field_of_every_task(orch):
     assert [] == orch.tasks()
 
 
-def test_tasks_that_are_made_at_once_are_all_made(orch):
+def test_tasks_created_at_the_same_time_are_all_created(orch):
     """None is in another's way."""
     failures = []
 
@@ -78,7 +78,7 @@ def test_tasks_that_are_made_at_once_are_all_made(orch):
     assert 80 == len(orch.tasks())
 
 
-def test_a_key_is_one_tasks_however_many_make_it_at_once(orch):
+def test_a_key_names_one_task_for_all_concurrent_creators(orch):
     made = []
     makers = [
         threading.Thread(target=lambda: made.append(orch.create_task("See", key="one").id))
@@ -94,7 +94,7 @@ def test_a_key_is_one_tasks_however_many_make_it_at_once(orch):
     assert [] == list(orch.root.glob(".new-*"))
 
 
-def test_a_key_is_one_tasks_at_whatever_instant_its_maker_died():
+def test_a_key_names_one_task_wherever_its_creator_died():
     """Killed before any of its effects, it has left nothing that the next call does not finish."""
     number, died = 0, True
     while died:
