@@ -508,6 +508,15 @@ def test_a_stop_lets_a_running_recovery_finish(root, sweeper_of, monkeypatch):
     assert ["a-1"] == all_now(root.recovered)
 
 
+def test_the_old_names_of_the_stop_methods_warn(root):
+    sweeper = Sweeper(root)
+
+    with pytest.warns(DeprecationWarning, match="Sweeper.request_stop"):
+        sweeper.ask_to_stop()
+    with pytest.warns(DeprecationWarning, match="Sweeper.stop_on_signals"), sweeper.ended_by():
+        pass
+
+
 def test_an_invalid_interval_is_refused(root):
     for how in ({"interval_s": 0}, {"interval_s": float("nan")}, {"hang_s": -1}):
         with pytest.raises(InvalidInput):
