@@ -1,10 +1,9 @@
 """
-A real SIGKILL of a real process, before and after each of its effects; real tmux.
+A SIGKILL of a real process before and after each of its effects, on real tmux.
 
-Each trial has a root of its own. A process is killed in the middle of an act;
-another recovers; then the world is looked at, and what is neither wholly there
-nor wholly gone is a failure. ``--all-points`` tries every point; a sample is
-tried otherwise, spread over the whole of each act.
+Each trial has its own root. A process is killed during an act, and another recovers. Then
+everything is inspected: an agent that is neither wholly there nor wholly gone is a failure.
+``--all-points`` tries every point; the default is a sample over the whole of each act.
 """
 
 import os
@@ -47,7 +46,7 @@ class Trial:
         wait_for_deaths([pane], timeout_s=20)
 
     def recovered(self):
-        """Recover, twice; return what is wrong with the world then."""
+        """Recover, twice; return what is wrong then."""
         if self.is_left_to_itself:
             assert {} == self.world.until_alone()
         told = self.do("recover")["result"]
@@ -59,7 +58,7 @@ class Trial:
         return odd + [f"the second recovery changed {name}" for name in sorted(changed)]
 
     def ended(self):
-        """End what lives, use the root once more; return all that is left."""
+        """End all agents, use the root once more; return all that is left."""
         for agent, holds in self.world.holdings().items():
             if holds:
                 self.do("terminate", agent=agent)
@@ -131,7 +130,7 @@ ACTS = [
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("prepare", ACTS, ids=lambda act: act.__name__)
 def test_a_kill_at_any_system_call_recovers_to_all_or_nothing(prepare, part, actors, pytestconfig):
-    """Whatever a process was doing when it was killed, the next one finds all or nothing."""
+    """Whatever a process did when it was killed, the next one finds all or nothing."""
     effects = _rehearsed(prepare, actors)
     sample = 1 if pytestconfig.getoption("all_points") else SAMPLED
     points = [(number, when) for number in range(len(effects)) for when in ("before", "after")]
@@ -151,7 +150,7 @@ def test_a_kill_at_any_system_call_recovers_to_all_or_nothing(prepare, part, act
 
 
 def _rehearsed(prepare, actors):
-    """Return the effects of an act that nobody disturbs."""
+    """Return the effects of an act without a crash."""
     with a_scene() as scene:
         rehearsal = Trial(scene, actors)
         effects = rehearsal.do(**prepare(rehearsal), count=True)["effects"]

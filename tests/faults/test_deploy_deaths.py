@@ -1,8 +1,8 @@
 """
-The death of an orchestrator at every one of its effects, on the fake; and deaths upon deaths.
+The death of an orchestrator at each of its effects, on the fake, and deaths in recoveries.
 
-Where real tmux has a sample, here is the whole: before and after each effect of
-each act, and for a sample of those, death at every effect of the recovery, too.
+Real tmux has a sample; here is the whole: before and after each effect of each act, and for
+a sample of those, at every effect of the recovery, too.
 """
 
 import pytest
@@ -44,7 +44,7 @@ def test_a_death_at_any_effect_leaves_all_or_nothing(prepare):
     ids=lambda a: a.__name__,
 )
 def test_a_death_during_the_recovery_of_a_death_is_recovered(prepare, pytestconfig):
-    """Recovery may die at any of its effects: the next one finishes what both have left."""
+    """A recovery may die at any of its effects: the next one finishes what both have left."""
     wrong = {}
     sparse = 1 if prepare is not terminate_a_family else IN_A_FAMILY
     sparse, nested = (1, 1) if pytestconfig.getoption("all_points") else (sparse, sparse * NESTED)

@@ -1,9 +1,9 @@
 """
-Every effect of a deployment and of an end, refused: once, and from then on for ever.
+Each effect of a deployment and of an end is refused: once, or for ever from then on.
 
-An act either holds what it promises, or raises an error of ours. What that error
-does not name as leaked is not there, with no recovery to help. And once the cause
-is mended, recovery brings the rest to all or nothing.
+An act holds what it promises, or raises the library's error. What that error does not name
+as leaked does not exist, without any recovery. When the cause is removed, a recovery brings
+the rest to all or nothing.
 """
 
 import errno
@@ -32,7 +32,7 @@ GROWS = ("open", "write", "pwrite", "mkdir", "mkfifo", "link")
 
 
 def _tried(act):
-    """Act; return the error, which is one of ours, or None."""
+    """Act; return the library's error, or None."""
     try:
         act()
     except OrchestratorError as error:
@@ -41,13 +41,13 @@ def _tried(act):
 
 
 def _half(scene):
-    """Return the agents of which there is something, but not all, before any recovery."""
+    """Return the agents that are half there, before any recovery."""
     return [odd for odd in scene.world.torn() if "holds" in odd]
 
 
 @pytest.mark.parametrize("prepare", [deploy, deploy_with_a_key], ids=lambda a: a.__name__)
 def test_a_deployment_with_one_refused_effect_is_all_or_nothing(prepare):
-    """An error in any one call of a deploy is an error of ours, and leaves what it says."""
+    """An error in any one call of a deployment is the library's error, and leaves what it says."""
     wrong = {}
     for number, _, name in points_of(prepare):
         with a_fake_scene() as scene:
@@ -63,7 +63,7 @@ def test_a_deployment_with_one_refused_effect_is_all_or_nothing(prepare):
 
 @pytest.mark.parametrize("prepare", [terminate, report_the_end], ids=lambda a: a.__name__)
 def test_an_end_with_one_refused_effect_is_finished_by_the_next(prepare):
-    """An error in any one call of an end strands nothing."""
+    """An error in any one call of an end leaves nothing behind for good."""
     wrong = {}
     for number, _, name in points_of(prepare):
         with a_fake_scene() as scene:
@@ -79,7 +79,7 @@ def test_an_end_with_one_refused_effect_is_finished_by_the_next(prepare):
     "prepare", [deploy, terminate, report_the_end], ids=lambda act: act.__name__
 )
 def test_a_full_disk_leaks_nothing(prepare):
-    """From whatever call on the disk is full: no process, session or prompt is left by a deploy."""
+    """Whichever call first meets the full disk, no process, session or prompt is left."""
     wrong = {}
     for number, _, name in points_of(prepare):
         with a_fake_scene() as scene:
@@ -95,7 +95,7 @@ def test_a_full_disk_leaks_nothing(prepare):
 
 
 def test_a_deployment_without_a_journal_takes_nothing():
-    """The first thing written is the intents: refused, there is nothing to undo."""
+    """The intents are the first thing written: without them there is nothing to undo."""
     with a_fake_scene() as scene:
         orch = scene.orchestrator()
         task = orch.create_task("tried").id
@@ -110,7 +110,7 @@ def test_a_deployment_without_a_journal_takes_nothing():
 
 
 def test_an_interrupt_after_the_commit_leaves_no_agent(monkeypatch):
-    """Whoever presses Ctrl-C before he has the agent in hand has none."""
+    """A Ctrl-C before the caller has the agent leaves no agent."""
 
     def interrupted(*_args, **_how):
         raise KeyboardInterrupt
@@ -127,7 +127,7 @@ def test_an_interrupt_after_the_commit_leaves_no_agent(monkeypatch):
 
 
 def test_a_resource_that_cannot_be_undone_is_named():
-    """From whatever call on everything is refused: what is there then, the error has named."""
+    """Every call is refused from some call on: the error names all that exists then."""
     names = {
         "session": "tmux_session",
         "process": "tmux_session",
@@ -164,7 +164,7 @@ STEPS = [
 
 
 class _Interrupt(KeyboardInterrupt):
-    """Somebody pressed Ctrl-C."""
+    """A Ctrl-C."""
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), _Interrupt(), SystemExit(1)], ids=repr)
@@ -189,7 +189,7 @@ def test_a_deployment_leaves_nothing_whatever_a_step_raises(step, after, error):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_that_cannot_be_undone_stops_no_other_undo(step):
-    """The rest is given back, the error names what is left, and the next recovery gets it."""
+    """The rest is given back, the error names what is left, and the next recovery removes that."""
     with a_fake_scene() as scene:
         orch = scene.orchestrator()
         agent = orch.deploy(orch.create_task("tried").id, scene.spec())
@@ -217,7 +217,7 @@ def test_an_interrupt_during_an_end_is_raised_after_it():
 
 
 def test_an_agent_that_cannot_be_ended_is_named_and_stays_visible():
-    """A survivor is never called gone; when it does go, recovery closes its saga."""
+    """A survivor never counts as gone; when it does exit, recovery closes its saga."""
     with a_fake_scene() as scene:
         orch = scene.orchestrator()
         agent = orch.deploy(orch.create_task("tried").id, scene.spec("unkillable"))
@@ -234,7 +234,7 @@ def test_an_agent_that_cannot_be_ended_is_named_and_stays_visible():
 
 
 class _step_that:  # noqa: N801 - reads as a clause
-    """For a while, a step's do or undo raises, before or after it does its work."""
+    """For some calls, a step's do or undo raises, before or after it does its work."""
 
     def __init__(self, name, method, error, *, after, times=math.inf):
         from orchestrator_core.deployment import steps  # noqa: PLC0415 - white-box, and only here
@@ -274,7 +274,7 @@ _RECEIPTS = {
 
 
 def test_a_resource_that_cannot_be_inspected_does_not_count_as_gone():
-    """A directory that cannot be reached is given back when it can be, and not told to be gone."""
+    """An unreachable directory is given back when it is reachable again."""
     with a_fake_scene() as scene:
         orch = scene.orchestrator()
         task = orch.create_task("tried").id
@@ -293,7 +293,7 @@ def test_a_resource_that_cannot_be_inspected_does_not_count_as_gone():
 
 
 def test_an_end_is_reported_while_its_closed_journal_is_locked(monkeypatch):
-    """As by an owner that was stopped after its last line."""
+    """Its owner was stopped after the last line of the journal."""
     with a_fake_scene() as scene:
         orch = scene.orchestrator(timeout_s=0.1)
         agent = orch.deploy(orch.create_task("tried").id, scene.spec()).id
@@ -307,7 +307,7 @@ def test_an_end_is_reported_while_its_closed_journal_is_locked(monkeypatch):
 
 
 def test_an_id_that_was_used_before_is_not_drawn_again(monkeypatch):
-    """There are 16 million for a type and a second: once, somebody draws one that was drawn."""
+    """There are 16 million ids for a type and a second: one day, two deployments draw the same."""
     drawn = iter(["a-1", "a-1", "a-2"])
     with a_fake_scene() as scene:
         orch = scene.orchestrator()

@@ -1,8 +1,8 @@
 """
-Any order of deploys, reports, exits, kills, crashes, reboots and recoveries, on the fake.
+Deployments, reports, exits, kills, crashes, reboots and recoveries in any order, on the fake.
 
-After every step DESIGN's guarantees hold: after a recovery each agent is wholly there
-or wholly gone, an end stays what it was, nobody's archive changes, and totals add up.
+The guarantees hold after every step: after a recovery each agent is wholly there or wholly
+gone, an end stays as it was, no archive changes, and totals add up.
 ORCHESTRATOR_TEST_PROFILE=long tries for minutes.
 """
 

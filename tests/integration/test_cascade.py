@@ -1,8 +1,7 @@
 """
-An agent ends with its parent: children first, theirs before them, whoever ends it and however.
+An agent ends with its parent: children first, theirs before them, by every kind of end.
 
-On the fake, where every order of things can be had; what only real processes show
-is at the end.
+Most tests use the fake, which allows every order of events; those of real processes come last.
 """
 
 import contextlib
@@ -23,7 +22,7 @@ from orchestrator_core.saga.encoding import make_entry
 
 
 class Closings(Observer):
-    """Who was ended, in order; with news of one of them."""
+    """The agents that ended, in order; an observer of one of them can be set."""
 
     def __init__(self, awaited=None):
         self.ids = []
@@ -74,7 +73,7 @@ def family(scene):
 
 
 def left(scene):
-    """Return all that is left of anybody, or amiss, by the world's own account."""
+    """Return all that is left of any agent, and all that is wrong."""
     return scene.world.leftovers() + scene.world.torn() + scene.fake.errors
 
 
@@ -82,7 +81,7 @@ def left(scene):
 
 
 def test_children_end_before_their_parent_and_theirs_before_them(scene, family):
-    """Depth first; and whoever it was that is told of the end can read the order of it."""
+    """The order is depth first, and every observer and report shows it."""
     closings = Closings()
 
     scene.orchestrator(observer=closings).terminate(family.parent)
@@ -92,7 +91,7 @@ def test_children_end_before_their_parent_and_theirs_before_them(scene, family):
 
 
 def test_one_report_has_all_agents_that_ended(family):
-    """Each child's report is whole, with its own children in it; it is JSON to anyone."""
+    """Each child's report is whole, with its own children in it, and is JSON."""
     end = family.orch.terminate(family.parent, reason="done with it")
 
     assert [family.first, family.second] == [child.agent_id for child in end.children]
@@ -114,7 +113,7 @@ def test_one_report_has_all_agents_that_ended(family):
 
 
 def test_the_childrens_logs_are_kept_or_deleted_as_the_parents(scene, family):
-    """Without logs is without any of theirs."""
+    """Without logs for the parent, the children's logs are deleted, too."""
     family.orch.terminate(family.parent, keep_logs=False)
 
     assert [] == scene.world.files("TASK-*/archive/*")
@@ -122,7 +121,7 @@ def test_the_childrens_logs_are_kept_or_deleted_as_the_parents(scene, family):
 
 
 def test_a_child_that_ended_before_is_not_in_the_report(family):
-    """Its life was over, and its end its own."""
+    """Its end was its own."""
     family.orch.report_progress(family.second, "completed")
 
     end = family.orch.terminate(family.parent)
@@ -185,7 +184,7 @@ ENDS = {
 
 @pytest.mark.parametrize("happen", ENDS, ids=lambda happen: happen.__name__)
 def test_children_end_with_their_parent_by_every_kind_of_end(happen, scene, family):
-    """The parent's end is what it was; theirs is that their parent has ended."""
+    """The parent's end keeps its reason; the children's reason is the parent's end."""
     happen(family)
     scene.fake.pass_time(20)
 
@@ -198,7 +197,7 @@ def test_children_end_with_their_parent_by_every_kind_of_end(happen, scene, fami
 
 
 def test_a_reboot_loses_each_agent_by_its_own_end(scene, family):
-    """Who is dead has had an end of its own, in whatever order a recovery finds them."""
+    """A dead agent has an end of its own, in whatever order a recovery finds it."""
     scene.fake.reboot()
 
     family.orch.recover()
@@ -208,7 +207,7 @@ def test_a_reboot_loses_each_agent_by_its_own_end(scene, family):
 
 
 def test_a_deployment_that_fails_in_its_grace_ends_the_children_it_has_had_by_then(scene):
-    """It never came to be, and so nobody is its child."""
+    """The parent never came to be, and so no agent stays its child."""
     orch = scene.orchestrator()
     task, children = orch.create_task("tried").id, []
 
@@ -231,7 +230,7 @@ def test_a_deployment_that_fails_in_its_grace_ends_the_children_it_has_had_by_th
 
 
 def test_children_live_on_as_the_orchestrators_without_cascade(scene, family):
-    """In both registries and the hierarchy; their depth stays what it was, and so do theirs."""
+    """This holds in both registries and the hierarchy. The depths stay as they were."""
     end = family.orch.terminate(family.parent, cascade=False)
 
     assert (True, ()) == (end.success, end.children)
@@ -252,7 +251,7 @@ def test_children_live_on_as_the_orchestrators_without_cascade(scene, family):
 
 
 def test_a_released_child_has_its_own_end_with_its_own_children(scene, family):
-    """Afterwards nothing reminds of the parent it once had."""
+    """No record mentions the parent that it once had."""
     family.orch.terminate(family.parent, cascade=False)
 
     assert [family.grandchild] == [
@@ -266,7 +265,7 @@ def test_a_released_child_has_its_own_end_with_its_own_children(scene, family):
 
 
 def test_a_child_that_cannot_be_ended_is_named_and_stops_no_other_end(scene):
-    """Its parent is STUCK by it and by nothing else; its sister and all they held are gone."""
+    """It alone makes its parent STUCK; its sister and all that they held are gone."""
     family = Family(scene, script="unkillable")
 
     end = family.orch.terminate(family.parent)
@@ -292,7 +291,7 @@ def test_a_child_that_cannot_be_ended_is_named_and_stops_no_other_end(scene):
 
 
 def test_a_child_that_cannot_be_ended_is_not_retried_by_every_generation(scene):
-    """Each level asks once: or five generations would take half an hour to give up."""
+    """Each level tries once: otherwise five generations would take half an hour to give up."""
     orch = scene.orchestrator()
     task, agent = orch.create_task("tried").id, None
     for script in ("lives", "lives", "lives", "lives", "unkillable"):
@@ -310,7 +309,7 @@ def test_a_child_that_cannot_be_ended_is_not_retried_by_every_generation(scene):
 
 
 def test_a_child_record_without_a_saga_delays_no_end(scene, family):
-    """It is the sweeper's to find; the parent's end is not its hostage."""
+    """The sweep finds that record; the end does not wait for it."""
     _edit_registry(
         scene,
         lambda document: document["agents"].append(
@@ -325,7 +324,7 @@ def test_a_child_record_without_a_saga_delays_no_end(scene, family):
 
 
 def test_a_child_that_exits_during_its_parents_end_has_its_own_end(scene, family):
-    """Whoever ends it holds its lock: its parent's end waits, and takes its report."""
+    """The process that ends the child holds its lock: the parent's end waits for its report."""
     with (
         family.orch._terminator.sagas.open(family.second) as held,
         _meanwhile(family, until_closed=family.first) as ends,
@@ -344,7 +343,7 @@ def test_a_child_that_exits_during_its_parents_end_has_its_own_end(scene, family
 def test_a_child_that_is_deployed_during_its_parents_end_is_not_left_over(
     scene, family, monkeypatch
 ):
-    """Before its record is written its parent has ended: it is refused, and leaves nothing."""
+    """The parent's end comes before the child's record: the child is refused and leaves nothing."""
     original = RegisterTask.do
 
     def do(self, receipt):
@@ -360,7 +359,7 @@ def test_a_child_that_is_deployed_during_its_parents_end_is_not_left_over(
 
 
 def test_the_end_waits_for_a_half_deployed_child_and_ends_it(scene, family, monkeypatch):
-    """Its record is written, its deployment not over: nobody undoes it from under its deployer."""
+    """Its record is written and its deployment goes on: nothing undoes it under its deployer."""
     original, stack = RegisterTask.do, contextlib.ExitStack()
     late = []
 
@@ -382,7 +381,7 @@ def test_the_end_waits_for_a_half_deployed_child_and_ends_it(scene, family, monk
 
 
 def test_a_cycle_of_parents_in_a_registry_ends_no_agent_twice_and_blocks_none(scene, family):
-    """From a parent to its children it only ever goes down, whatever somebody has written."""
+    """Locks are taken from parents to children only, whatever a registry contains."""
     _edit_registry(scene, lambda document: _set(document, family.parent, parent=family.grandchild))
 
     assert family.orch.terminate(family.first).success
@@ -392,7 +391,7 @@ def test_a_cycle_of_parents_in_a_registry_ends_no_agent_twice_and_blocks_none(sc
 
 
 def test_an_agent_of_a_release_without_this_step_ends_without_its_children(scene, monkeypatch):
-    """Its journal knows of no children: it is undone by what it knows."""
+    """Its journal has no step for children: it is undone by the steps that it has."""
     real = steps.deployment_steps
     monkeypatch.setattr(
         deployer,
@@ -411,7 +410,7 @@ def test_an_agent_of_a_release_without_this_step_ends_without_its_children(scene
 
 
 def test_a_journal_that_lost_the_step_is_planned_again_with_it(scene, family):
-    """Damage spares nobody: the names that an id leads to have its children among them."""
+    """The names that an id leads to include its children."""
     path = scene.root / "sagas" / f"{family.parent}.jsonl"
     lines = path.read_bytes().split(b"\n")
     damaged = [line for line in lines if b'"intent","step":"accept_children"' not in line]
@@ -430,7 +429,7 @@ def test_a_journal_that_lost_the_step_is_planned_again_with_it(scene, family):
 
 @pytest.mark.parametrize("who", ["first", "grandchild"])
 def test_an_agent_that_ends_its_own_parent_hands_the_end_over(who, scene, family):
-    """It would be killed half-way: the parent's supervisor does it, and the caller is told so."""
+    """It would be killed half-way: the parent's supervisor ends both, and the report says so."""
     with scene.fake.inside(f"agent_{getattr(family, who)}"):
         end = scene.orchestrator().terminate(family.parent, reason="my parent hangs")
         assert (True, "terminated") == (end.handed_over, end.status)
@@ -453,7 +452,7 @@ def test_an_agent_spared_by_cascade_can_end_its_parent_itself(scene, family):
 
 
 def test_children_leave_a_lost_parent_to_another_process(scene, family):
-    """Whoever recovers from inside of one of them would end itself half-way; the next one can."""
+    """A recovery from inside a child would end itself half-way; another process can recover."""
     scene.fake.kill_supervisor(f"agent_{family.parent}")
     with scene.fake.inside(f"agent_{family.grandchild}"):
         orch = scene.orchestrator()
@@ -467,7 +466,7 @@ def test_children_leave_a_lost_parent_to_another_process(scene, family):
 
 
 def test_children_leave_their_parents_half_done_end_to_another_process(scene, family):
-    """The same, when its owner has died while he unwound it."""
+    """The same holds when the owner of the end has died half-way."""
     with family.orch._terminator.sagas.open(family.parent) as saga:
         # As it is when he dies just then.
         saga._write(
@@ -484,7 +483,7 @@ def test_children_leave_their_parents_half_done_end_to_another_process(scene, fa
 
 
 def test_a_record_made_active_again_during_its_end_is_ended_again(scene, family):
-    """By hand, between two undos: until it is over, a child could join those that are ended."""
+    """This happens between two undos: before the end is over, a child could still join."""
 
     class Edits(Observer):
         def step_undone(self, saga_id, report):
@@ -503,7 +502,7 @@ def test_a_record_made_active_again_during_its_end_is_ended_again(scene, family)
 
 @contextlib.contextmanager
 def _meanwhile(family, *, until_closed):
-    """Let a thread end the parent; go on when it has closed a child, and wait for it at last."""
+    """Let a thread end the parent; go on when it has closed a child, and join it at the end."""
     closings, ends = Closings(until_closed), []
     orch = family.scene.orchestrator(observer=closings)
     other = threading.Thread(target=lambda: ends.append(orch.terminate(family.parent)))

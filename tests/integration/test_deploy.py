@@ -1,4 +1,4 @@
-"""A deployment on real tmux: all of it, or nothing; and who stands beside it is not touched."""
+"""A deployment on real tmux is all or nothing, and touches nothing else."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def task(orch):
 
 
 def test_a_deployed_agent_runs_and_all_it_holds_is_recorded(scene, orch, task):
-    """Session, processes, files, both records and an open journal, when the call returns."""
+    """Session, processes, files, both records and an open journal exist when the call returns."""
     agent = orch.deploy(task, scene.spec())
 
     held = HELD | ({"cgroup"} if may_create_cgroups() else set())
@@ -43,7 +43,7 @@ def test_a_deployed_agent_runs_and_all_it_holds_is_recorded(scene, orch, task):
 
 
 def test_the_agent_starts_when_both_registries_hold_it(scene, orch, task):
-    """An agent that reports with its first breath is never 'not found'."""
+    """An agent that reports with its first instruction is never 'not found'."""
     code = (
         "import json, os, pathlib\n"
         "me = os.environ['ORCHESTRATOR_AGENT_ID']\n"
@@ -84,7 +84,7 @@ def test_placeholders_prompt_and_environment_reach_the_agent_unchanged(scene, or
 
 
 def test_a_prompt_of_ten_megabytes_arrives(scene, orch, task):
-    """A prompt travels in a file: no command is too long."""
+    """A prompt travels in a file: no command line is too long."""
     prompt = "0123456789abcde\n" * (10 << 16)
     agent = orch.deploy(task, scene.spec("sh", "-c", "wc -c; md5sum {prompt_file}", prompt=prompt))
     assert "completed" == orch.wait(agent.id, timeout_s=30).status
@@ -134,7 +134,7 @@ def test_a_secret_reaches_the_agent_and_no_other_place(scene, orch, task):
 def test_an_early_death_fails_the_deployment_which_shows_the_last_output(
     script, told, scene, orch, task
 ):
-    """Within its grace: the error tells how it died and what it said, and nothing is left."""
+    """The error has the exit and the last output of the agent, and nothing is left."""
     with pytest.raises(DeploymentError, match=told) as raised:
         orch.deploy(task, scene.spec("sh", "-c", script), grace_s=10)
 
@@ -157,7 +157,7 @@ def test_an_agent_that_finishes_within_the_grace_was_deployed(scene, orch, task)
 
 
 def test_a_program_that_the_kernel_refuses_fails_the_deployment(scene, orch, task):
-    """An executable that is none passes every look, and fails at exec: each time, to nothing."""
+    """An executable file without a valid format passes every check, and fails at exec."""
     program = scene.program("broken", "#!/no/such/interpreter\n")
 
     for _ in range(5):  # Once, its deployer was now and then faster than the witness.
@@ -168,7 +168,7 @@ def test_a_program_that_the_kernel_refuses_fails_the_deployment(scene, orch, tas
 
 
 def test_a_deployment_by_a_hung_tmux_ends_in_time_and_is_recovered(scene, orch, task):
-    """A stopped server: an error within the timeout that names the leak; continued: nothing."""
+    """A stopped server causes an error within the timeout, which names the leak."""
     living = orch.deploy(task, scene.spec())
     server = scene.world.server()
     hasty = scene.orchestrator(terminal_timeout_s=0.3)
@@ -191,7 +191,7 @@ def test_a_deployment_by_a_hung_tmux_ends_in_time_and_is_recovered(scene, orch, 
 
 
 def test_an_end_by_a_hung_tmux_ends_the_processes_and_is_finished_later(scene, orch, task):
-    """Processes end without tmux; the session is STUCK until it can be asked, then gone."""
+    """Processes end without tmux; the session is STUCK until tmux answers, then gone."""
     agent = orch.deploy(task, scene.spec())
     server = scene.world.server()
     os.kill(server, signal.SIGSTOP)
@@ -210,7 +210,7 @@ def test_an_end_by_a_hung_tmux_ends_the_processes_and_is_finished_later(scene, o
 def test_a_session_that_appears_after_its_deployers_death_exits_by_itself(
     recovered, scene, orch, actors, task
 ):
-    """Killed with its tmux in flight, recovered at full speed or not: its gate stays shut."""
+    """The deployer is killed while its new-session is in flight: the gate stays shut."""
     orch.terminate(orch.deploy(task, scene.spec()).id)  # The server runs.
     scene.world.tmux("set-hook", "-g", "session-closed", "wait-for -S closed")
     gate, came = scene.gate("in-flight"), scene.gate("came")
@@ -250,7 +250,7 @@ def test_a_session_that_appears_after_its_deployers_death_exits_by_itself(
 def test_the_end_of_one_agent_of_five_leaves_the_others_and_the_server_alive(
     kill, scene, orch, task
 ):
-    """Even the one by whose deploy the server was started."""
+    """This holds even for the agent whose deployment started the server."""
     first, *others = [
         orch.deploy(task, scene.spec("sh", "-c", f"read go < {gate}"))
         for gate in [scene.gate("go"), *map(scene.gate, "abcd")]
@@ -277,7 +277,7 @@ def test_the_end_of_one_agent_of_five_leaves_the_others_and_the_server_alive(
 
 
 def test_a_users_session_of_the_same_name_is_not_touched(scene, orch, task, monkeypatch):
-    """The deploy fails, the session of somebody else lives on, and nothing of ours is left."""
+    """The deployment fails, the user's session lives on, and nothing of the agent is left."""
     orch.terminate(orch.deploy(task, scene.spec()).id)
     from orchestrator_core.model import ids  # noqa: PLC0415 - to know the next id beforehand
 
@@ -297,7 +297,7 @@ def test_a_users_session_of_the_same_name_is_not_touched(scene, orch, task, monk
 def test_a_killed_tmux_server_ends_its_agents_and_the_next_deployment_starts_another(
     scene, orch, task
 ):
-    """All sessions gone at once: each agent is ended as such, and the next deploy works."""
+    """All sessions are gone at once: each agent is ended as such, and the next deployment works."""
     agents = [orch.deploy(task, scene.spec()) for _ in range(3)]
     server = scene.world.server()
     os.kill(server, signal.SIGKILL)
@@ -312,7 +312,7 @@ def test_a_killed_tmux_server_ends_its_agents_and_the_next_deployment_starts_ano
 
 
 def test_a_deadline_ends_an_agent_without_an_orchestrator(scene, orch, task):
-    """Its supervisor keeps its time: no orchestrator need be there."""
+    """The supervisor watches the deadline; no orchestrator is needed."""
     agent = orch.deploy(task, scene.spec(deadline_s=0.5))
 
     end = orch.wait(agent.id, timeout_s=20)
@@ -322,7 +322,7 @@ def test_a_deadline_ends_an_agent_without_an_orchestrator(scene, orch, task):
 
 
 def test_a_key_names_one_agent_while_it_is_alive_and_is_free_afterwards(scene, orch, task):
-    """A key names one living agent; when that has ended, the next deploy makes a new one."""
+    """A key names one live agent; after its end, the next deployment creates another."""
     first = orch.deploy(task, scene.spec(key="nightly"))
     assert first.id == orch.deploy(task, scene.spec(key="nightly")).id
 

@@ -1,8 +1,8 @@
 """
 Bad input and bad luck: refused before anything is taken, or carried out as asked.
 
-Each refusal is an error of ours that says what, where and what to do; after it
-there is nothing on the disk or in tmux that was not there before.
+Each refusal is an error of the library that says what, where and what to do. After it,
+nothing new is on the disk or in tmux.
 """
 
 import json
@@ -56,7 +56,7 @@ def task(orch):
 
 
 class Untouched:
-    """Nothing on the disk or in tmux is other than it was."""
+    """Nothing on the disk or in tmux changes."""
 
     def __init__(self, scene):
         self._scene, self._before = scene, scene.world.snapshot()
@@ -100,7 +100,7 @@ def test_an_invalid_id_is_refused_by_every_method(bad, scene, orch, task):
 
 
 def test_an_unknown_id_is_not_found(scene, orch, task):
-    """A well-formed id that names nothing: NotFound, and nothing is made for it."""
+    """A well-formed id that names nothing: NotFound, and nothing is created for it."""
     for ask in (orch.agent, orch.terminate, orch.read_output, orch.history):
         with Untouched(scene), pytest.raises(NotFound):
             ask("a-000000-abcdef")
@@ -146,7 +146,7 @@ def _link(path, target):
 
 
 def test_an_impossible_spec_is_refused_before_anything_is_taken(scene, orch, task):
-    """Each with an error that says what is wrong."""
+    """Each error says what is wrong."""
     for what, how in _bad_specs(scene.place).items():
         with Untouched(scene), pytest.raises(InvalidInput) as raised:
             orch.deploy(task, AgentSpec(**{"type": "a", "prompt": "p", "command": ["true"], **how}))
@@ -202,7 +202,7 @@ def test_a_directory_behind_a_symlink_is_used(scene, orch, task):
 
 
 def test_a_missing_tmux_is_reported_before_anything_is_taken(scene, task, monkeypatch):
-    """With the hint how to get one."""
+    """The hint says how to install it."""
     monkeypatch.setenv("PATH", str(scene.work))
     with Untouched(scene), pytest.raises(TerminalUnavailable) as raised:
         scene.orchestrator().deploy(task, scene.spec("/bin/true"))
@@ -218,7 +218,7 @@ def test_an_old_tmux_is_reported_before_anything_is_taken(says, scene, task, mon
 
 
 def _in_another_process(scene, env=None, *, before=""):
-    """Live a whole life, as a program of its own in another environment."""
+    """Run a whole life, as a separate program in another environment."""
     code = (
         f"{before}\n"
         "import sys; from orchestrator_core import AgentSpec, Orchestrator\n"
@@ -261,7 +261,7 @@ def _package():
     ids=str,
 )
 def test_an_empty_or_odd_environment_makes_no_difference(env, scene):
-    """No LANG, a locale of C, a home that cannot be written to: a life from start to end."""
+    """No LANG, a locale of C, a read-only home: each life runs from start to end."""
     done = _in_another_process(scene, env)
 
     assert ("True\n", "") == (done.stdout, done.stderr)
@@ -271,7 +271,7 @@ def test_an_empty_or_odd_environment_makes_no_difference(env, scene):
 
 
 def test_a_low_limit_of_descriptors_is_an_error_or_enough_and_blocks_no_server(scene):
-    """Under a small RLIMIT_NOFILE: done, or an error of ours; the server serves others after it."""
+    """Under a small RLIMIT_NOFILE the deployment succeeds or raises the library's error."""
     for limit in (64, 12, 10, 9):
         before = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, 4096))"
         done = _in_another_process(scene, before=before)
@@ -285,13 +285,13 @@ def test_a_low_limit_of_descriptors_is_an_error_or_enough_and_blocks_no_server(s
 
 
 def _raised_ours(stderr):
-    """Tell whether a program ended with an error of ours."""
+    """Return whether a program ended with one of the library's errors."""
     return stderr.splitlines()[-1].startswith("orchestrator_core.exceptions.")
 
 
 @pytest.mark.needs("root")  # It mounts a file system.
 def test_a_full_disk_is_an_error_and_loses_nothing(scene):
-    """On a small tmpfs that fills up: an error of ours; once there is space, nothing is left."""
+    """A small tmpfs fills up: the library's error; once there is space, nothing is left."""
     script = scene.program("full", f"#!/bin/sh\nexport PYTHONPATH={_package()}\n{_FULL_DISK}")
     done = subprocess.run(
         ["unshare", "-m", "sh", script, str(scene.root), sys.executable],
@@ -355,7 +355,7 @@ ROOTS = [
 
 @pytest.mark.parametrize("kind", ROOTS)
 def test_an_unusable_root_is_refused_when_it_is_opened(kind, scene):
-    """With an error that names it; whatever is there stays as it is."""
+    """The error names the cause; whatever exists stays as it is."""
     root = scene.root
     if kind == "a file":
         root.write_text("mine")
@@ -378,7 +378,7 @@ def test_an_unusable_root_is_refused_when_it_is_opened(kind, scene):
 
 @pytest.mark.parametrize("name", ["registry", "sagas"])
 def test_links_planted_inside_a_root_are_not_followed(name, scene):
-    """A directory of ours that is a symlink elsewhere is refused, and elsewhere stays empty."""
+    """A root's directory that is a symlink is refused, and its target stays empty."""
     scene.root.mkdir()
     (scene.root / name).symlink_to(scene.work)
     with pytest.raises(StorageError):
@@ -387,7 +387,7 @@ def test_links_planted_inside_a_root_are_not_followed(name, scene):
 
 
 def test_a_link_planted_where_a_registry_is_written_is_not_followed(scene, orch, task):
-    """What it points to is not read, written or replaced; the error says so."""
+    """The target is not read, written or replaced; the error says so."""
     elsewhere = scene.place / "elsewhere"
     elsewhere.write_text("mine")
     [registry] = scene.root.glob("TASK-*/AGENT_REGISTRY.json")

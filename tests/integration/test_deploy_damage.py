@@ -1,8 +1,8 @@
 """
 Damaged registries, journals and root files, on real tmux.
 
-Each is kept aside and reported; what can be known is rebuilt; nobody who lives is ended
-for it, and everybody can still be ended in full.
+Each is quarantined and reported, and rebuilt as far as possible. No live agent is ended for
+it, and every agent can still be ended in full.
 """
 
 import sys
@@ -43,7 +43,7 @@ DAMAGE = {
 def test_a_damaged_registry_is_quarantined_and_rebuilt_and_ends_no_agent(
     which, damage, scene, orch, task
 ):
-    """Kept aside once; rebuilt from what the journals know; the living live on till their end."""
+    """It is quarantined once and rebuilt from the journals; the agents live on until their end."""
     agent = orch.deploy(task, scene.spec())
     [path] = scene.root.glob(which)
     broken = DAMAGE[damage](path.read_bytes())
@@ -63,7 +63,7 @@ def test_a_damaged_registry_is_quarantined_and_rebuilt_and_ends_no_agent(
 
 @pytest.mark.parametrize("place", ["begin", "spawn_tmux", "commit", "last"])
 def test_a_damaged_journal_is_quarantined_and_rebuilt_and_ends_no_agent(place, scene, orch, task):
-    """A line that does not check: the agent lives on, and is ended in full when it is its time."""
+    """A line fails its checksum: the agent lives on, and is ended in full when its time comes."""
     agent = orch.deploy(task, scene.spec())
     path = scene.root / f"sagas/{agent.id}.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
@@ -109,7 +109,7 @@ def test_an_agent_can_report_its_end_from_inside_after_its_journal_was_rebuilt(s
 
 @pytest.mark.usefixtures("task")
 def test_a_damaged_root_file_is_reported_and_not_reset(scene):
-    """Its id and socket lead to living agents: a new one would lose them."""
+    """Its id and socket lead to live agents, which a new file would lose."""
     path = scene.root / "root.json"
     kept = path.read_bytes()
     path.write_bytes(b"{")

@@ -1,4 +1,4 @@
-"""Whose child an agent is when nobody says so, and how deep it is whatever anybody says."""
+"""The default parent of an agent, and its depth whatever parent is named."""
 
 import pytest
 from support.fakes import a_fake_scene
@@ -26,7 +26,7 @@ def task(orch):
 
 @pytest.fixture
 def inside(scene, monkeypatch):
-    """Return how to have the environment of one that is inside an agent."""
+    """Return a function that sets the environment of a process inside an agent."""
 
     def be_inside(agent, root=None):
         monkeypatch.setenv(ENV_ROOT, str(root or scene.root))
@@ -38,7 +38,7 @@ def inside(scene, monkeypatch):
 
 
 def test_a_deployment_from_inside_an_agent_deploys_its_child(scene, orch, task, inside):
-    """Without a word about a parent; in the registries and in the hierarchy alike."""
+    """No parent is named; the registries and the hierarchy have it."""
     parent = inside(orch.deploy(task, scene.spec()))
 
     child = orch.deploy(task, scene.spec())
@@ -53,7 +53,7 @@ def test_a_deployment_from_inside_an_agent_deploys_its_child(scene, orch, task, 
 def test_the_orchestrator_is_the_parent_of_a_deployment_outside_agents(
     scene, orch, task, inside, tmp_path
 ):
-    """Nor is an agent of another root, of which this one knows nothing, a parent here."""
+    """An agent of another root, which this one does not know, is no parent here either."""
     assert ("orchestrator", 1) == _descent(orch.deploy(task, scene.spec()))
     circle = tmp_path / "circle"
     circle.symlink_to(circle)
@@ -75,7 +75,7 @@ def test_the_depth_counts_generations_without_a_named_parent(scene, orch, task, 
 
 
 def test_the_name_of_another_parent_saves_no_generation(scene, orch, task, inside):
-    """Given away to the orchestrator or to a sister, it is one deeper than who deploys it."""
+    """With the orchestrator or a sister as parent, it is one deeper than the deploying agent."""
     shallow = orch.deploy(task, scene.spec())
     inside(orch.deploy(task, scene.spec()))
     inside(orch.deploy(task, scene.spec()))
@@ -91,7 +91,7 @@ def test_the_name_of_another_parent_saves_no_generation(scene, orch, task, insid
 
 
 def test_the_depth_counts_on_in_another_task(scene, orch, task, inside):
-    """An agent of another task belongs to that task alone; but no task is a way around a limit."""
+    """An agent of another task belongs to that task alone, and its depth counts all the same."""
     another = orch.create_task("another").id
     inside(orch.deploy(task, scene.spec()))
     second = inside(orch.deploy(another, scene.spec()))
@@ -113,7 +113,7 @@ def test_an_agent_with_an_ended_record_gets_no_children_from_inside(scene, orch,
 
 
 def test_an_environment_that_names_an_unknown_agent_is_refused(scene, orch, task, monkeypatch):
-    """It is refused before anything is taken, with what to do about it."""
+    """It is refused before anything is taken, with a remedy."""
     for name, value in ((ENV_ROOT, scene.root), (ENV_TASK, task), (ENV_AGENT, "a-000000-abcdef")):
         monkeypatch.setenv(name, str(value))
 

@@ -1,4 +1,4 @@
-"""What agents have reported is read back wherever it is: alive, archived, compressed, torn."""
+"""Reports are readable while their agent is alive, archived, compressed and torn."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ def task(orch):
 
 @pytest.fixture
 def agents(fake_scene, orch, task):
-    """Two agents that have found this and that, one after the other."""
+    """Two agents with findings, one after the other."""
     first, second = (orch.deploy(task, fake_scene.spec()).id for _ in range(2))
     orch.report_finding(first, "one", severity="high", data={"line": 1})
     orch.report_finding(second, "two")
@@ -80,7 +80,7 @@ def test_a_torn_line_is_skipped_alone(fake_scene, orch, task, agents):
 def test_the_newest_reports_are_found_without_reading_all_files(
     fake_scene, orch, task, monkeypatch
 ):
-    """The answer to every report has some of them: its cost does not grow with the past."""
+    """Each report's answer contains some of them: its cost does not grow with the past."""
     findings = fake_scene.root / task / "findings"
     for number in range(20):
         old = findings / f"old-{number}_findings.jsonl"
@@ -105,7 +105,7 @@ def test_the_newest_reports_are_found_without_reading_all_files(
 def test_the_newest_reports_are_the_last_of_all_whatever_the_files_times(
     last, fake_scene, orch, task, agents
 ):
-    """A copy has a file's time of copying, which is later than any of its lines."""
+    """A copied file has the time of the copy, which is later than any of its lines."""
     copied = fake_scene.root / task / "findings" / f"{agents[0]}_findings.jsonl"
     os.utime(copied, (4_000_000_000, 4_000_000_000))
     orch.report_finding(agents[1], "four")

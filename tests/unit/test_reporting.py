@@ -1,4 +1,4 @@
-"""An agent's report is a program of its own, as small as one can be."""
+"""An agent's report is a separate program, as small as possible."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ print(*sys.modules)
 
 
 def test_a_report_imports_few_modules(fake_scene):
-    """A third of its time went into attrs and what attrs makes, once; and into all commands."""
+    """Each import would be paid by every report of every agent."""
     orch = fake_scene.orchestrator()
     task = orch.create_task("found").id
     agent = orch.deploy(task, fake_scene.spec()).id

@@ -1,4 +1,4 @@
-"""Tasks are made whole, however many are made at once."""
+"""Tasks are created whole, however many are created at the same time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def orch(tmp_path):
 
 @pytest.mark.parametrize("call", ["mkdir", "open"])
 def test_a_creator_whose_directory_was_removed_begins_again(call, orch, monkeypatch):
-    """Between making its directory and locking it, a maker looks like one that has died."""
+    """Between creating its directory and locking it, a creator looks like one that has died."""
     original, swept = getattr(os, call), []
 
     def sweeping(path, *args, **how):
@@ -42,7 +42,7 @@ def test_a_creator_whose_directory_was_removed_begins_again(call, orch, monkeypa
 
 @pytest.mark.parametrize("key", [None, "one"])
 def test_a_tasks_record_returns_its_extra_fields(orch, key):
-    """A later reader finds them, and the task's own fields beside them."""
+    """A later reader finds them, and the fields of every task beside them."""
     made = orch.create_task("See", key=key, extra={"ticket": {"id": 7}})
 
     record = orch.task(made.id).record
@@ -58,7 +58,7 @@ def test_an_extra_field_cannot_replace_a_field_of_every_task(orch):
 
 
 def test_tasks_created_at_the_same_time_are_all_created(orch):
-    """None is in another's way."""
+    """No creator delays or spoils another."""
     failures = []
 
     def make():
@@ -95,7 +95,7 @@ def test_a_key_names_one_task_for_all_concurrent_creators(orch):
 
 
 def test_a_key_names_one_task_wherever_its_creator_died():
-    """Killed before any of its effects, it has left nothing that the next call does not finish."""
+    """What a creator that is killed before any effect leaves, the next call finishes."""
     number, died = 0, True
     while died:
         with a_fake_scene() as scene:
