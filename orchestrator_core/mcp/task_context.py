@@ -18,7 +18,7 @@ _TITLES = {
 }
 
 
-def context_field(context: Mapping[str, Any]) -> dict[str, Any]:
+def context_field(**context: str | list[str] | None) -> dict[str, Any]:
     """Return the registry field of a *context*; none if all of it is empty."""
     given = {name: value for name, value in context.items() if value}
     return {FIELD: given} if given else {}

@@ -110,16 +110,16 @@ class Tools:
         Its id is what all other tools ask for. The context given here is put before
         the prompt of each of its agents.
         """
-        context = {
-            "background_context": background_context,
-            "expected_deliverables": expected_deliverables,
-            "success_criteria": success_criteria,
-            "constraints": constraints,
-            "relevant_files": relevant_files,
-        }
         _check_directory(client_cwd)
+        context = context_field(
+            background_context=background_context,
+            expected_deliverables=expected_deliverables,
+            success_criteria=success_criteria,
+            constraints=constraints,
+            relevant_files=relevant_files,
+        )
         task = await self._orch.create_task(
-            description, priority=priority, client_cwd=client_cwd, extra=context_field(context)
+            description, priority=priority, client_cwd=client_cwd, extra=context
         )
         return {
             "success": True,
