@@ -89,7 +89,7 @@ class EventLoop:
         self._sweep_requested = False  #: Something has changed during a sweep.
         process = identity.identify(os.getpid())
         assert process is not None  # noqa: S101 - this process is alive
-        longest_s = _MAX_HEARTBEAT_S if manager.watchdog_s is None else manager.watchdog_s / 2
+        longest_s = manager.watchdog_s / 2 if manager.watchdog_s else _MAX_HEARTBEAT_S
         self._state = Heartbeat(
             **attrs.asdict(process),
             version=__version__,

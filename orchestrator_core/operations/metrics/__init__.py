@@ -36,6 +36,7 @@ from orchestrator_core.operations.metrics.summary import (
     Leftovers,
     Summary,
     compact_journals,
+    finding_name,
     read,
     record_findings,
     statistics,
@@ -208,24 +209,14 @@ def record_sweep(context: RootContext, report: SweepReport) -> tuple[Finding, ..
     """
     if report.dry_run:
         return ()
-    left = {finding.key for finding in report.left}
     try:
-        new = record_findings(
-            context,
-            found={_name(finding): finding.kind.value for finding in report.findings},
-            reaped=[one.finding.kind.value for one in report.reaped if one.success],
-            left=[_name(finding) for finding in report.findings if finding.key in left],
-        )
+        new = record_findings(context, report)
     except OrchestratorError as error:
         _log_not_recorded("a sweep", error)
         return report.findings
-    return tuple(finding for finding in report.findings if _name(finding) in new)
+    return tuple(finding for finding in report.findings if finding_name(finding) in new)
 
 
 def _log_not_recorded(what: str, error: OrchestratorError) -> None:
     """Something was done, but could not be counted in `registry/STATS.json`."""
     emit(logging.WARNING, "stats.not_recorded", what=what, error=str(error))
-
-
-def _name(finding: Finding) -> str:
-    return " ".join((finding.kind.value, *finding.key)).rstrip()

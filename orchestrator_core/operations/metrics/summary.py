@@ -24,9 +24,10 @@ from orchestrator_core.registry.document import Schema
 from orchestrator_core.system.clock import timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from orchestrator_core.deployment.context import RootContext
+    from orchestrator_core.reconcile.sweep.findings import Finding, SweepReport
     from orchestrator_core.saga import JournalStore, Sagas
 
 
@@ -174,17 +175,18 @@ def compact_journals(
     failed: dict[str, str] = {}
     with registry.transaction() as document:
         pending = _count(document, journals, wanted, failed)
-    removed, freed = [], 0
+    removed: dict[str, int] = {}
     for saga_id in pending:
         try:
-            freed += journals.remove_closed(saga_id)
-            removed.append(saga_id)
+            removed[saga_id] = journals.remove_closed(saga_id)
         except StorageError as error:
             failed[saga_id] = str(error)  # The journal stays pending.
     journals.sync_closed()
     with registry.transaction() as document:
-        _clear_pending(document, set(removed))
-    return CompactionResult(sagas=tuple(removed), bytes_freed=freed, failed=failed)
+        summary = Summary.from_document(document)
+        pending = tuple(saga_id for saga_id in summary.pending if saga_id not in removed)
+        attrs.evolve(summary, pending=pending).write_to(document)
+    return CompactionResult(sagas=tuple(removed), bytes_freed=sum(removed.values()), failed=failed)
 
 
 def _count(
@@ -211,52 +213,45 @@ def _count(
     return tuple(pending)
 
 
-def _clear_pending(document: dict[str, Any], removed: set[str]) -> None:
-    summary = Summary.from_document(document)
-    pending = tuple(saga_id for saga_id in summary.pending if saga_id not in removed)
-    attrs.evolve(summary, pending=pending).write_to(document)
-
-
 # --- findings ---------------------------------------------------------------------------------
 
 
-def record_findings(
-    context: RootContext, *, found: Mapping[str, str], reaped: Iterable[str], left: Iterable[str]
-) -> set[str]:
+def record_findings(context: RootContext, report: SweepReport) -> set[str]:
     """
     Count the findings of a sweep, durably, and return the names of the new ones.
 
-    *found* has the kind of each finding by its name, *reaped* the kinds of those that were
-    reaped. The next sweep finds again what is *left*, and does not count it again.
+    The next sweep finds again what is left, and does not count it again.
 
     Raises:
         OrchestratorError: As :func:`compact_journals`.
     """
+    found = {finding_name(finding): finding.kind.value for finding in report.findings}
     if not found and not read(context).standing:
         return set()
+    keys = {finding.key for finding in report.left}
+    left = {finding_name(finding) for finding in report.findings if finding.key in keys}
+    reaped = Counter(one.finding.kind.value for one in report.reaped if one.success)
     registry = statistics(context)
     registry.create({})
-    left, reaped = tuple(sorted(set(left))), Counter(reaped)
     with registry.transaction() as document:
-        return _count_findings(document, found, reaped, left)
-
-
-def _count_findings(
-    document: dict[str, Any], found: Mapping[str, str], reaped: Counter[str], left: tuple[str, ...]
-) -> set[str]:
-    summary = Summary.from_document(document)
-    new = found.keys() - set(summary.standing)
-    counts = Counter(found[name] for name in new)
-    rows = {row.kind: row for row in summary.leftovers}
-    for kind in {*counts, *reaped}:
-        row = rows.get(kind, Leftovers(kind=kind))
-        rows[kind] = attrs.evolve(
-            row, found=row.found + counts[kind], reaped=row.reaped + reaped[kind]
-        )
-    attrs.evolve(
-        summary,
-        since=summary.since or timestamp(),
-        leftovers=tuple(rows[kind] for kind in sorted(rows)),
-        standing=left,
-    ).write_to(document)
+        summary = Summary.from_document(document)
+        new = found.keys() - set(summary.standing)
+        counts = Counter(found[name] for name in new)
+        rows = {row.kind: row for row in summary.leftovers}
+        for kind in {*counts, *reaped}:
+            row = rows.get(kind, Leftovers(kind=kind))
+            rows[kind] = attrs.evolve(
+                row, found=row.found + counts[kind], reaped=row.reaped + reaped[kind]
+            )
+        attrs.evolve(
+            summary,
+            since=summary.since or timestamp(),
+            leftovers=tuple(rows[kind] for kind in sorted(rows)),
+            standing=tuple(sorted(left)),
+        ).write_to(document)
     return new
+
+
+def finding_name(finding: Finding) -> str:
+    """Return a finding's name, which is the same in each sweep."""
+    return " ".join((finding.kind.value, *finding.key)).rstrip()
