@@ -199,7 +199,7 @@ class ChildrenLeft(OrchestratorError):
     """Children of an agent could not be ended with it; ``leaked`` names them."""
 
     code = "children-left"
-    default_hint = "orchestrator-core show CHILD tells why; then: orchestrator-core recover PARENT"
+    default_hint = "see orchestrator-core show CHILD; then: orchestrator-core recover PARENT"
 
     def __init__(
         self, message: str, *, leaked: Iterable[str], detail: dict[str, Any], retry_at_once: bool

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import msgspec
 
+from orchestrator_core.deployment.task_lookup import find_record
 from orchestrator_core.model.outcome import EndReport
-from orchestrator_core.registry.operations import find_agent, is_finished
+from orchestrator_core.registry.operations import is_finished
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,13 +25,12 @@ _NAMES = {field.name for field in attrs.fields(EndReport)} - {"steps", "children
 
 def report_from_record(context: RootContext, agent_id: str) -> EndReport | None:
     """Return how an agent ended, by its record; None if the record does not say. Read only."""
-    for task_id in context.layout.task_ids():
-        record = find_agent(context.task_registry(task_id).read_or_none() or {}, agent_id)
-        if record is not None:
-            if is_finished(record) and not context.predecessor.wrote(record):
-                return _parse_result(record)
-            return None
-    return None
+    found = find_record(context, agent_id)
+    if found is None:
+        return None
+    _, record = found
+    by_predecessor = context.predecessor.wrote(record)
+    return _parse_result(record) if is_finished(record) and not by_predecessor else None
 
 
 def _parse_result(record: Mapping[str, Any]) -> EndReport | None:

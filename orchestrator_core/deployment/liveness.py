@@ -53,7 +53,7 @@ class Liveness(RecoveryPolicy):
         return exited is not None and exited.contained
 
     def is_running_normally(self, history: History) -> bool:
-        """Return whether an agent is alive, and nobody has asked for its end."""
+        """Return whether an agent is alive, and its end was not requested."""
         return (
             history.state is State.COMMITTED
             and history.end_request is None

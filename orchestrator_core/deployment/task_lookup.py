@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import NotFound, SagaNotFound
 from orchestrator_core.model.environment import ENV_AGENT, ENV_TASK
@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from orchestrator_core.deployment.context import RootContext
 
 _CACHE_SIZE = 1000  #: Agents whose task is cached; an agent's task never changes.
+
+
+def find_record(context: RootContext, agent_id: str) -> tuple[str, dict[str, Any]] | None:
+    """Return an agent's task and record; None if no readable registry has it. Read only."""
+    for task_id in context.layout.task_ids():
+        record = find_agent(context.task_registry(task_id).read_or_none() or {}, agent_id)
+        if record is not None:
+            return task_id, record
+    return None
 
 
 class TaskLookup:
@@ -52,6 +61,7 @@ class TaskLookup:
         return str(task_id) if task_id else None
 
     def _from_registries(self, agent_id: str) -> str | None:
+        """Search all registries; a damaged one is rebuilt by that."""
         for task_id in self._context.layout.task_ids():
             if find_agent(self._context.task_registry(task_id).read(), agent_id) is not None:
                 return task_id

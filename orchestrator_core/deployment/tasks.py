@@ -59,11 +59,7 @@ class TaskCreator:
             known = _find_by_key(registry.read(), key)
             if known is not None and self._exists(known):
                 return self._read(known)
-        document = self._new_document(
-            {"task_description": description, "priority": priority, "client_cwd": client_cwd},
-            key,
-            extra,
-        )
+        document = self._new_document(description, priority, client_cwd, key, extra)
         if key is None:
             self._build(document)
             with registry.transaction() as entries:
@@ -76,18 +72,23 @@ class TaskCreator:
         return self._ensure_created(document)
 
     def _new_document(
-        self, given: Mapping[str, Any], key: str | None, extra: Mapping[str, Any]
+        self,
+        description: str,
+        priority: str,
+        client_cwd: str | None,
+        key: str | None,
+        extra: Mapping[str, Any],
     ) -> dict[str, Any]:
         task_id, limits = ids.new_task_id(), self._context.limits
-        document = {
+        document: dict[str, Any] = {
             "task_id": task_id,
-            "task_description": given["task_description"],
+            "task_description": description,
             "created_at": timestamp(),
             "workspace": str(self._layout.task(task_id)),
             "workspace_base": str(self._layout.root),
-            "client_cwd": given["client_cwd"],
+            "client_cwd": client_cwd,
             "status": "INITIALIZED",
-            "priority": given["priority"],
+            "priority": priority,
             "key": key,
             "agents": [],
             "agent_hierarchy": {},

@@ -89,7 +89,7 @@ class Terminator:
     @contextlib.contextmanager
     def claim_end(self, agent_id: str, why: Unwind, *, timeout_s: float) -> Iterator[EndClaim]:
         """
-        Hold an agent's lock, with the decision who ends it and why; nothing is undone yet.
+        Hold an agent's lock, with the decision how it ends and why; nothing is undone yet.
 
         Raises:
             NotFound, SagaBusy: As in :meth:`terminate`.
@@ -248,7 +248,7 @@ class Terminator:
             call = cancellation.current()
             cancelled_fd = None if call is None else call.cancelled_fd
             seen = self.context.processes.watch(supervisor, timeout_s=timeout_s, fd=cancelled_fd)
-            if not seen.exited:  # Or the call was cancelled: then nobody reads this.
+            if not seen.exited:  # Or the call was cancelled, and this error is dropped.
                 raise WaitTimeout(f"agent {agent_id!r} was still alive after {timeout_s:g} s")
         return self._unwind_dead(agent_id, timeout_s=max(deadline - time.monotonic(), 0.0))
 

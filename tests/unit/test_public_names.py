@@ -87,6 +87,17 @@ def test_the_arguments_of_the_first_release_are_accepted():
     assert [] == [name for name in given.split() if name not in accepted]
 
 
+def test_the_old_keyword_of_the_unwinder_works_and_warns(fake_scene):
+    orch, acquired = fake_scene.orchestrator(), []
+    agent = orch.deploy(orch.create_task("a task").id, fake_scene.spec()).id
+    fake_scene.fake.kill_supervisor(f"agent_{agent}")
+
+    with pytest.warns(DeprecationWarning, match="on_acquired"):
+        assert orch.finish(agent, taken=lambda: acquired.append(agent)).success
+
+    assert [agent] == acquired
+
+
 @pytest.mark.parametrize("page", ["README.md", *sorted(map(str, Path("docs").rglob("*.md")))])
 def test_the_imports_of_a_page_work(page):
     with warnings.catch_warnings():
