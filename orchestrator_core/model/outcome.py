@@ -88,7 +88,7 @@ def describe_exit(exit_record: ExitRecord) -> str:
         return exit_record.error
     if exit_record.signal is not None:
         return f"it was killed by signal {exit_record.signal}"
-    return f"it exited with status {exit_record.code}"
+    return f"it ended with exit status {exit_record.code}"
 
 
 def _with_exit(why: Unwind, exit_record: ExitRecord | None) -> Unwind:

@@ -84,7 +84,7 @@ class AgentSpec:
 
     The agent ends with its *parent*, an agent of the same task. None means the agent that
     the deploying process runs in, if that is of the same task. Otherwise, and with
-    "orchestrator", the agent has no parent. An agent is always one deeper than the agent
+    "orchestrator", the agent has no parent. An agent is at least one deeper than the agent
     that deploys it, whatever its parent is.
 
     ``AgentSpec.claude``, ``.codex``, ``.gemini`` and ``.shell`` make specs for those tools,
