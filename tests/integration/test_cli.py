@@ -189,7 +189,7 @@ def test_exit_code_1_means_that_it_failed_and_nothing_is_left(shell):
     code, stdout, stderr = shell(*arguments, "--", "sh", "-c", "echo oops; exit 3")
 
     assert (1, "") == (code, stdout)
-    assert "exited with status 3" in stderr
+    assert "exit status 3" in stderr
     assert "wrote: oops" in stderr
     assert [] == shell.scene.world.leftovers()
 
