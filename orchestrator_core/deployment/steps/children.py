@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from orchestrator_core.saga import Context
 
 
+_SUMMARY = ("status", "reason", "by", "success")  #: Of a child's report.
+
+
 class ChildTerminator(Protocol):
     """The part of the terminator that ends a child with its parent."""
 
@@ -78,12 +81,12 @@ class OwnChildren(DeploymentStep):
                 return self._release_children(receipt)
         except NotFound:
             return Outcome.absent(registry="gone")
-        if self.terminator is None:
-            raise RuntimeError("a step without a terminator cannot end children")
-        termination = _ChildTermination(receipt.agent_id, why, self.terminator)
-        for record in children_of(document, receipt.agent_id):
-            termination.end(record)
-        return termination.outcome()
+        children = [
+            record["id"]
+            for record in children_of(document, receipt.agent_id)
+            if not is_finished(record) or _ended_by_parent(record)
+        ]
+        return self._end_children(children, receipt.agent_id, why)
 
     def _end_own_record(self, receipt: ChildrenReceipt, why: Unwind) -> Document:
         """Return the registry, in which the agent's own record has ended."""
@@ -98,6 +101,31 @@ class OwnChildren(DeploymentStep):
                 f"{receipt.agent_id!r} is active again in its registry: more children may come"
             )
         return document
+
+    def _end_children(self, children: list[str], parent: str, why: Unwind) -> Outcome:
+        """End the children one after another. A child that cannot be ended stops no other end."""
+        if self.terminator is None:
+            raise RuntimeError("a step without a terminator cannot end children")
+        child_why = terminal_reason(
+            Status.TERMINATED,
+            f"its parent {parent} has ended",
+            by="parent",
+            keep_logs=why.detail.get("keep_logs", True),
+        )
+        results: list[dict[str, Any]] = []
+        any_busy = False
+        for child in children:
+            try:
+                report = self.terminator.terminate_child(child, child_why)
+            except NotFound:
+                continue  # No saga accounts for this child; the sweep finds it.
+            except Exception as error:  # noqa: BLE001 - see above
+                any_busy = any_busy or isinstance(error, SagaBusy)
+                results.append({"agent_id": child, "success": False, "errors": [str(error)]})
+            else:
+                summary = {name: getattr(report, name) for name in _SUMMARY}
+                results.append({"agent_id": child, **summary, "errors": list(report.errors)})
+        return _outcome(results, any_busy=any_busy)
 
     def _release_children(self, receipt: ChildrenReceipt) -> Outcome:
         own = receipt.agent_id
@@ -124,68 +152,28 @@ def _is_active(document: Document, agent_id: str) -> bool:
     return record is not None and is_active(record.get("status"))
 
 
-@attrs.define
-class _ChildTermination:
-    """The ends of one agent's children, one after another."""
+def _outcome(results: list[dict[str, Any]], *, any_busy: bool) -> Outcome:
+    """
+    Return the outcome of all children's ends.
 
-    parent: str
-    why: Unwind
-    terminator: ChildTerminator
-    results: list[dict[str, Any]] = attrs.field(factory=list)  #: A summary for each child.
-    any_busy: bool = False
-
-    def end(self, record: dict[str, Any]) -> None:
-        """End one child. A failure is kept for the outcome, and stops no other child's end."""
-        if is_finished(record) and not _ended_by_parent(record):
-            return
-        child = record["id"]
-        why = terminal_reason(
-            Status.TERMINATED,
-            f"its parent {self.parent} has ended",
-            by="parent",
-            keep_logs=self.why.detail.get("keep_logs", True),
+    Raises:
+        ChildrenLeft: Some children have not ended.
+    """
+    left = {
+        result["agent_id"]: "; ".join(result["errors"])
+        for result in results
+        if not result["success"]
+    }
+    if left:
+        raise ChildrenLeft(
+            "not ended: " + "; ".join(f"{child} ({error})" for child, error in left.items()),
+            leaked=left,
+            detail={"children": results},
+            # A busy child's owner may be a process of this agent, which ends next. To retry
+            # otherwise would take twice as long with every generation.
+            retry_at_once=any_busy,
         )
-        try:
-            report = self.terminator.terminate_child(child, why)
-        except NotFound:
-            return  # No saga accounts for this child; the sweep finds it.
-        except Exception as error:  # noqa: BLE001 - see above
-            self.any_busy = self.any_busy or isinstance(error, SagaBusy)
-            self.results.append({"agent_id": child, "success": False, "errors": [str(error)]})
-        else:
-            self.results.append(
-                {
-                    "agent_id": child,
-                    "status": report.status,
-                    "reason": report.reason,
-                    "by": report.by,
-                    "success": report.success,
-                    "errors": list(report.errors),
-                }
-            )
-
-    def outcome(self) -> Outcome:
-        """
-        Return the outcome of all ends.
-
-        Raises:
-            ChildrenLeft: Some children have not ended.
-        """
-        left = {
-            result["agent_id"]: "; ".join(result["errors"])
-            for result in self.results
-            if not result["success"]
-        }
-        if left:
-            raise ChildrenLeft(
-                "not ended: " + "; ".join(f"{child} ({error})" for child, error in left.items()),
-                leaked=left,
-                detail={"children": self.results},
-                # A busy child's owner may be a process of this agent, which ends next. To retry
-                # otherwise would take twice as long with every generation.
-                retry_at_once=self.any_busy,
-            )
-        return Outcome.undone(children=self.results) if self.results else Outcome.absent()
+    return Outcome.undone(children=results) if results else Outcome.absent()
 
 
 def _ended_by_parent(record: dict[str, Any]) -> bool:
