@@ -112,10 +112,10 @@ def test_the_remaining_files_are_within_all_bounds(generated, n, size, alln, all
     ]
     bounds = {"files_per_task": n, "bytes_per_task": size, "files": alln, "bytes": alls}
     selected = select_files(files, **bounds)
-    quarantined = [file for file in files if file.name not in selected]
+    remaining = [file for file in files if file.name not in selected]
 
     for task in (*"abc", None):
-        of_task = [file for file in quarantined if task in (None, file.task_id)]
+        of_task = [file for file in remaining if task in (None, file.task_id)]
         most, bytes_ = (alln, alls) if task is None else (n, size)
         assert most is None or len(of_task) <= most
         assert bytes_ is None or sum(file.state.size for file in of_task) <= bytes_
