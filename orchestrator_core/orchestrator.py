@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator_core.deployment.context import RootContext
-from orchestrator_core.deployment.reports import Reporter, ReportReceipt
+from orchestrator_core.deployment.reports import Reporter, ReportReceipt, check_progress
 from orchestrator_core.deployment.task_lookup import TaskLookup
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model.environment import ENV_AGENT
@@ -212,10 +212,11 @@ class Orchestrator(MaintenanceVerbs):
         after the linger period.
 
         Raises:
-            InvalidInput: There is no such status.
+            InvalidInput: There is no such status, or *progress* is not between 0 and 100.
             NotFound: There is no such agent.
         """
         agent_id, parsed = _agent_id(agent_id), parse_status(status)
+        check_progress(progress)  # Before an end is requested.
         if not parsed.is_terminal:
             return self._with_end(
                 self._reporter.write_progress(agent_id, parsed, message=message, progress=progress)

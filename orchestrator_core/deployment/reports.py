@@ -50,6 +50,12 @@ class ReportReceipt(NamedTuple):
         return plain
 
 
+def check_progress(progress: int | None) -> None:
+    """Raise InvalidInput unless *progress* is None or a percentage."""
+    if progress is not None and not 0 <= progress <= 100:  # noqa: PLR2004 - per cent
+        raise InvalidInput(f"a progress of {progress} is not between 0 and 100")
+
+
 class Reporter:
     """The writer of what the agents of one root report."""
 
@@ -61,8 +67,6 @@ class Reporter:
         self, agent_id: str, status: Status, *, message: str, progress: int | None
     ) -> ReportReceipt:
         """Write an agent's progress, and its status unless that is a terminal one."""
-        if progress is not None and not 0 <= progress <= 100:  # noqa: PLR2004 - per cent
-            raise InvalidInput(f"a progress of {progress} is not between 0 and 100")
         now = timestamp()
         line = {
             "timestamp": now,

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from orchestrator_core import InvalidInput
 from orchestrator_core.cli import arguments
 
 REPORT = """
@@ -61,3 +62,15 @@ def test_the_parser_adds_arguments_to_the_called_command_only(monkeypatch):
     assert [] == given
     top.parse_args(["gc"])
     assert "orchestrator-core gc" == given[0].prog
+
+
+def test_an_invalid_report_from_inside_requests_no_end(fake_scene):
+    """A refused report changes nothing, also if its status would end the agent."""
+    orch = fake_scene.orchestrator()
+    agent = orch.deploy(orch.create_task("a task").id, fake_scene.spec())
+
+    with fake_scene.fake.inside(agent.tmux_session), pytest.raises(InvalidInput, match="101"):
+        orch.report_progress(agent.id, "completed", progress=101)
+
+    assert orch.history(agent.id).end_request is None
+    assert orch.agent(agent.id).is_active
