@@ -51,6 +51,7 @@ class StdinLines:
 
     def __init__(self, fd: int) -> None:
         self._file = open(fd, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115 - a descriptor
+        self._limiter = anyio.CapacityLimiter(1)  # The tools' calls may take all shared threads.
         self._is_stopped = False
         self._reading: anyio.CancelScope | None = None
 
@@ -66,7 +67,9 @@ class StdinLines:
     async def __anext__(self) -> str:
         if not self._is_stopped:
             with anyio.CancelScope() as self._reading:
-                line = await anyio.to_thread.run_sync(self._read_line, abandon_on_cancel=True)
+                line = await anyio.to_thread.run_sync(
+                    self._read_line, abandon_on_cancel=True, limiter=self._limiter
+                )
                 if line:
                     return line
         raise StopAsyncIteration
@@ -83,6 +86,7 @@ class StdoutWriter:
     def __init__(self, fd: int, lines: StdinLines) -> None:
         self._fd = fd
         self._lines = lines
+        self._limiter = anyio.CapacityLimiter(1)  # As above.
         self._is_closed = False
         self._deadline = math.inf
         self._writing: anyio.CancelScope | None = None
@@ -98,7 +102,9 @@ class StdoutWriter:
         if self._is_closed:
             return
         with anyio.CancelScope(deadline=self._deadline) as self._writing:
-            if await anyio.to_thread.run_sync(self._write, text.encode(), abandon_on_cancel=True):
+            if await anyio.to_thread.run_sync(
+                self._write, text.encode(), abandon_on_cancel=True, limiter=self._limiter
+            ):
                 return
         self._is_closed = True
         self._lines.stop()
