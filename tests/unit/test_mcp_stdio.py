@@ -18,6 +18,10 @@ def pipe():
     """Two ends: one to read from, one to write into; closed afterwards, if they still are open."""
     ends = [*os.pipe()]
     yield ends
+    # An abandoned thread may still use an end, whose number must not become another file's.
+    for thread in threading.enumerate():
+        if thread.name == "AnyIO worker thread":
+            thread.join(60)
     for fd in ends:
         if fd >= 0:
             os.close(fd)
