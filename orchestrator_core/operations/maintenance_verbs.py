@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from orchestrator_core.deployment.terminator import Terminator
     from orchestrator_core.model.settings import Settings
     from orchestrator_core.operations.alerts import Alerts, OnFailedCleanup
-    from orchestrator_core.operations.maintenance import Maintenance
     from orchestrator_core.operations.metrics import Stats
     from orchestrator_core.operations.retention import ExportReport, GcReport
     from orchestrator_core.reconcile.repair import RepairReport
@@ -53,17 +52,15 @@ class MaintenanceVerbs:
 
         return Alerts(self._context, self._on_failed_cleanup)
 
-    @functools.cached_property
-    def _maintenance(self) -> Maintenance:
-        from orchestrator_core.operations.maintenance import Maintenance  # noqa: PLC0415
-
-        return Maintenance(self._terminator, self._alerts, timeout_s=self._timeout_s)
-
     def _rebuild_task(self, task_id: str) -> dict[str, Any]:
-        return self._maintenance.rebuild_task(task_id)
+        from orchestrator_core.reconcile import rebuild  # noqa: PLC0415
+
+        return rebuild.task_document(self._context, self._terminator.sagas, task_id)
 
     def _rebuild_global(self) -> dict[str, Any]:
-        return self._maintenance.rebuild_global()
+        from orchestrator_core.reconcile import rebuild  # noqa: PLC0415
+
+        return rebuild.global_document(self._context, self._terminator.sagas)
 
     def recover(self, agent_id: str | None = None, *, force: bool = False) -> RecoveryReport:
         """
@@ -103,7 +100,23 @@ class MaintenanceVerbs:
         An agent is silent if it has neither written nor reported for longer than its spec's
         ``silent_after_s``, or *silent_after_s*, or the setting in ``orchestrator.toml``.
         """
-        return self._maintenance.sweep(reap=reap, silent_after_s=silent_after_s)
+        from orchestrator_core.operations import metrics  # noqa: PLC0415
+        from orchestrator_core.reconcile.sweep.run import sweep  # noqa: PLC0415
+
+        if silent_after_s is None:
+            silent_after_s = self.settings.sweep.silent_after_s
+        report = sweep(
+            self._terminator,
+            reaping=reap,
+            silent_after_s=silent_after_s,
+            timeout_s=self._timeout_s,
+        )
+        fresh = set(metrics.record_sweep(self._context, report))
+        for result in report.reaped:
+            # A saga that got STUCK sends its own alert.
+            if not result.success and result.end is None and result.finding in fresh:
+                self._alerts.reaping_failed(result.finding.subject, result.message)
+        return report
 
     def stats(self) -> Stats:
         """
@@ -112,7 +125,9 @@ class MaintenanceVerbs:
         Raises:
             RegistryDamaged: The summary of journals that are gone cannot be read.
         """
-        return self._maintenance.stats()
+        from orchestrator_core.operations import metrics  # noqa: PLC0415
+
+        return metrics.stats(self._context, self._terminator.sagas)
 
     def gc(self, *, dry_run: bool = False) -> GcReport:
         """
@@ -127,7 +142,9 @@ class MaintenanceVerbs:
             LockTimeout: Another process is doing it.
             StorageError: The files of live agents are unknown; nothing was removed.
         """
-        return self._maintenance.gc(dry_run=dry_run)
+        from orchestrator_core.operations.retention.collect import collect  # noqa: PLC0415
+
+        return collect(self._context, self._terminator.sagas, dry_run=dry_run)
 
     def export_task(
         self, task_id: str, target: str | os.PathLike[str], *, remove: bool = False
@@ -143,7 +160,10 @@ class MaintenanceVerbs:
             InvalidInput: The target exists, or is inside the task.
             StorageError: It could not be written or read back; nothing is removed.
         """
-        return self._maintenance.export_task(check_id("task", task_id), target, remove=remove)
+        from orchestrator_core.operations.retention.exporting import export  # noqa: PLC0415
+
+        check_id("task", task_id)
+        return export(self._context, self._terminator.sagas, task_id, target, remove=remove)
 
     def repair(
         self, task_id: str | None = None, *, only_global: bool = False, dry_run: bool = False
@@ -158,4 +178,12 @@ class MaintenanceVerbs:
         Raises:
             NotFound: There is no such task.
         """
-        return self._maintenance.repair(task_id, only_global=only_global, dry_run=dry_run)
+        from orchestrator_core.reconcile.repair import repair  # noqa: PLC0415
+
+        return repair(
+            self._context,
+            self._terminator.sagas,
+            task_id=task_id,
+            only_global=only_global,
+            dry_run=dry_run,
+        )

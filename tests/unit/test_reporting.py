@@ -42,7 +42,7 @@ def test_a_report_imports_few_modules(fake_scene):
     ours = {name.split(".")[1] for name in loaded if name.startswith("orchestrator_core.")}
     assert set() == ours & {"saga", "presets", "resources", "reconcile"}
     assert set() == loaded & {
-        f"orchestrator_core.operations.{name}" for name in ("alerts", "maintenance")
+        f"orchestrator_core.operations.{name}" for name in ("alerts", "metrics", "retention")
     }
 
 
