@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.model.outcome import describe_exit
-from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind
+from orchestrator_core.reconcile.sweep.findings import FindingKind, FindingSubject
 from orchestrator_core.reconcile.sweep.mismatches import detect_mismatches
 from orchestrator_core.reconcile.sweep.orphans import detect_orphans
 from orchestrator_core.saga import State
@@ -25,9 +25,9 @@ from orchestrator_core.system.clock import parse_timestamp
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping
 
+    from orchestrator_core.reconcile.sweep.findings import Finding
     from orchestrator_core.reconcile.sweep.saga_snapshot import SagaState
     from orchestrator_core.reconcile.sweep.snapshot import Snapshot
-    from orchestrator_core.registry.snapshot_cache import RegistrySnapshot
 
 
 def detect(
@@ -105,7 +105,7 @@ def _journal(state: SagaState) -> str:
 
 
 def _dead_supervisor(state: SagaState) -> str:
-    supervisor = None if state.receipt is None else state.receipt.supervisor
+    supervisor = state.supervisor
     if supervisor is None:
         return "its supervisor has never been seen alive"
     return (
@@ -114,8 +114,7 @@ def _dead_supervisor(state: SagaState) -> str:
 
 
 def _live_supervisor(state: SagaState) -> str:
-    supervisor = None if state.receipt is None else state.receipt.supervisor
-    pid = "" if supervisor is None else f", pid {supervisor.pid},"
+    pid = "" if state.supervisor is None else f", pid {state.supervisor.pid},"
     return f"its supervisor{pid} is the one that its journal names, by boot, pid and start time"
 
 
@@ -147,11 +146,11 @@ def _has_lost_its_session(state: SagaState, snapshot: Snapshot) -> bool:
 
 def _has_session(state: SagaState, snapshot: Snapshot) -> bool:
     """Return whether some session is the agent's, by its mark or by its pane."""
-    receipt = state.receipt
-    supervisor = None if receipt is None else receipt.supervisor
+    cookie = None if state.receipt is None else state.receipt.cookie
+    pid = None if state.supervisor is None else state.supervisor.pid
     return any(
-        (receipt is not None and session.owner == receipt.cookie)
-        or (supervisor is not None and session.pane_pid == supervisor.pid)
+        (cookie is not None and session.owner == cookie)
+        or (pid is not None and session.pane_pid == pid)
         for session in snapshot.sessions or ()
     )
 
@@ -195,24 +194,19 @@ def _format_duration(seconds: float) -> str:
 
 
 def _damaged(snapshot: Snapshot) -> Iterator[Finding]:
-    registries: list[tuple[str | None, RegistrySnapshot | None]] = [*(snapshot.tasks or {}).items()]
-    for task_id, registry in (*registries, (None, snapshot.global_registry)):
-        if registry is not None and registry.damage:
-            yield Finding(
-                kind=FindingKind.DAMAGED,
-                task_id=task_id,
-                subject="the global registry" if task_id is None else f"the registry of {task_id}",
-                what=f"it cannot be used: {registry.damage}",
-                proofs=(
-                    "its name is that of a registry of this root",
-                    "every writer replaces it as a whole, and it is no complete document",
-                ),
+    for task_id, registry in (*snapshot.tasks.items(), (None, snapshot.global_registry)):
+        if registry.damage:
+            name = "the global registry" if task_id is None else f"the registry of {task_id}"
+            yield FindingSubject(None, task_id, name).finding(
+                FindingKind.DAMAGED,
+                f"it cannot be used: {registry.damage}",
+                "its name is that of a registry of this root",
+                "every writer replaces it as a whole, and it is no complete document",
             )
     for path in snapshot.quarantined:
-        yield Finding(
-            kind=FindingKind.DAMAGED,
-            subject=path,
-            what="it could not be used, and was kept aside",
-            proofs=("its name is one that only damaged files get",),
-            action="",
+        yield FindingSubject(None, None, path).finding(
+            FindingKind.DAMAGED,
+            "it could not be used, and was kept aside",
+            "its name is one that only damaged files get",
+            reapable=False,
         )

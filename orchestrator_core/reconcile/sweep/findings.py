@@ -176,6 +176,37 @@ class Finding:
         return {**plain, "reapable": self.reapable}
 
 
+@attrs.frozen
+class FindingSubject:
+    """The thing that a finding is about, and the agent that it belongs to."""
+
+    agent_id: str | None
+    task_id: str | None
+    subject: str  #: How a finding names the thing.
+
+    def finding(
+        self,
+        kind: FindingKind,
+        what: str,
+        *proofs: str,
+        saga_id: str | None = None,
+        is_old: bool = False,
+        reapable: bool = True,
+    ) -> Finding:
+        """Return a finding about the thing. Without *reapable*, no sweep ever reaps it."""
+        return Finding(
+            kind=kind,
+            agent_id=self.agent_id,
+            task_id=self.task_id,
+            subject=self.subject,
+            what=what,
+            proofs=proofs,
+            saga_id=saga_id,
+            is_old=is_old,
+            action=FINDINGS[kind].reap_action if reapable else "",
+        )
+
+
 @attrs.frozen(kw_only=True)
 class ReapResult:
     """The result of reaping one finding."""

@@ -25,7 +25,7 @@ def detect_mismatches(snapshot: Snapshot) -> Iterator[Finding]:
         for state in (snapshot.sagas or {}).values():
             if state.is_alive and state.receipt is not None and state.agent_id == state.saga_id:
                 yield from _alive_but_not_registered(state, snapshot)
-    for entry in (*snapshot.live_records, *snapshot.global_entries.values()):
+    for entry in snapshot.live_entries:
         agent_id = entry.agent_id
         if agent_id in snapshot.agents_with_closed_saga:
             yield entry.finding(
@@ -38,12 +38,11 @@ def detect_mismatches(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _alive_but_not_registered(state: SagaState, snapshot: Snapshot) -> Iterator[Finding]:
     agent_id, task_id = state.agent_id, state.task_id or ""
-    registry = (snapshot.tasks or {}).get(task_id)
-    if registry is not None and registry.document is not None:
-        record = registry.records.get(agent_id)
+    if snapshot.document(task_id) is not None:
+        record = snapshot.records[task_id].get(agent_id)
         yield from _unless_active(record, state, f"record of {agent_id} in {task_id}")
     registry = snapshot.global_registry
-    if registry is not None and (registry.document is not None or registry.missing):
+    if registry.document is not None or registry.missing:
         entry = snapshot.global_entries.get(agent_id)
         subject = f"entry of {agent_id} in the global registry"
         yield from _unless_active(None if entry is None else entry.record, state, subject)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator_core.reconcile.sweep.findings import FINDINGS, Finding, FindingKind
+from orchestrator_core.reconcile.sweep.findings import FindingKind, FindingSubject
 from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Container, Iterator
 
+    from orchestrator_core.reconcile.sweep.findings import Finding
     from orchestrator_core.reconcile.sweep.named_files import NamedFile
     from orchestrator_core.reconcile.sweep.snapshot import Snapshot
     from orchestrator_core.system.processes.protocol import TaggedProcess
@@ -37,7 +38,7 @@ def detect_orphans(snapshot: Snapshot, legacy: Container[str]) -> Iterator[Findi
     for file in snapshot.files:
         if file.agent_id in orphaned and _registry_is_known(file, snapshot):
             yield _file(file, proofs)
-    for entry in (*snapshot.live_records, *snapshot.global_entries.values()):
+    for entry in snapshot.live_entries:
         # With a closed saga it is a mismatch.
         if entry.agent_id in orphaned - snapshot.agents_with_closed_saga:
             what = "it shows an agent as alive that is in no journal, open or closed"
@@ -55,34 +56,28 @@ def _registry_is_known(file: NamedFile, snapshot: Snapshot) -> bool:
     """Return whether the record of a file's agent is known, or is no longer of interest."""
     if file.task_id is None or file.agent_id in snapshot.agents_with_closed_saga:
         return True
-    registry = (snapshot.tasks or {}).get(file.task_id)
-    return registry is not None and registry.document is not None
+    return snapshot.document(file.task_id) is not None
 
 
 def _session(session: Session, agent_id: str, proofs: _Proofs) -> Finding:
     has_name = session.name == f"agent_{agent_id}"
     name = (f"it has exactly the name of the session of {agent_id}",) if has_name else ()
     mark = f"its @orchestrator_owner is {session.owner}"
-    return _orphan(
+    return proofs.subject(agent_id, f"session {session.name}").finding(
         FindingKind.ORPHAN_SESSION,
-        agent_id,
-        proofs.task_ids.get(agent_id),
-        f"session {session.name}",
         f"it carries the mark of {agent_id}, which is in no open saga",
-        (*name, mark, *proofs.without(agent_id, "session")),
+        *(*name, mark, *proofs.without(agent_id, "session")),
         reapable=has_name,
     )
 
 
 def _process(process: TaggedProcess, agent_id: str, proofs: _Proofs) -> Finding:
     cookie = f"its environment has the cookie {process.cookie}"
-    return _orphan(
+    subject = f"process {process.identity.pid} ({process.name})"
+    return proofs.subject(agent_id, subject).finding(
         FindingKind.ORPHAN_PROCESS,
-        agent_id,
-        proofs.task_ids.get(agent_id),
-        f"process {process.identity.pid} ({process.name})",
         f"it carries the cookie of {agent_id}, which is in no open saga",
-        (cookie, *proofs.without(agent_id, "process")),
+        *(cookie, *proofs.without(agent_id, "process")),
         reapable=is_id(agent_id),
     )
 
@@ -91,35 +86,11 @@ def _file(file: NamedFile, proofs: _Proofs) -> Finding:
     name = f"it has the name of the {file.what} of {file.agent_id}"
     content = ("its content names that agent, too",) if file.names_agent else ()
     source = "cgroup" if file.what == "cgroup" else "name"
-    return _orphan(
+    return proofs.subject(file.agent_id, file.path, file.task_id).finding(
         FindingKind.ORPHAN_FILE,
-        file.agent_id,
-        file.task_id or proofs.task_ids.get(file.agent_id),
-        file.path,
         f"a {file.what} of {file.agent_id}, which is in no open saga",
-        (name, *content, *proofs.without(file.agent_id, source, "name")),
+        *(name, *content, *proofs.without(file.agent_id, source, "name")),
         reapable=not file.is_foreign,
-    )
-
-
-def _orphan(
-    kind: FindingKind,
-    agent_id: str,
-    task_id: str | None,
-    subject: str,
-    what: str,
-    proofs: tuple[str, ...],
-    *,
-    reapable: bool,
-) -> Finding:
-    return Finding(
-        kind=kind,
-        agent_id=agent_id,
-        task_id=task_id,
-        subject=subject,
-        what=what,
-        proofs=proofs,
-        action=FINDINGS[kind].reap_action if reapable else "",
     )
 
 
@@ -154,6 +125,10 @@ class _Proofs:
             source = "cgroup" if file.what == "cgroup" else "name"
             text = f"there is a {file.what} of its name: {file.path}"
             self.all[file.agent_id].setdefault(source, text)
+
+    def subject(self, agent_id: str, name: str, task_id: str | None = None) -> FindingSubject:
+        """Return the subject of a finding about a thing of an agent."""
+        return FindingSubject(agent_id, task_id or self.task_ids.get(agent_id), name)
 
     def without(self, agent_id: str, *sources: str) -> tuple[str, ...]:
         """Return the proofs of an agent from all but *sources*."""

@@ -24,7 +24,7 @@ from orchestrator_core.exceptions import (
     SagaNotFound,
 )
 from orchestrator_core.model import deadlines
-from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind
+from orchestrator_core.reconcile.sweep.findings import FindingSubject
 from orchestrator_core.saga import State
 from orchestrator_core.system.names import is_id
 from orchestrator_core.system.processes.exit_record import read_exit_record
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from orchestrator_core.deployment.predecessor import PredecessorSession
+    from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind
     from orchestrator_core.saga import History
     from orchestrator_core.saga.store import JournalStore
     from orchestrator_core.system.processes.protocol import ExitRecord, Identity, Processes
@@ -75,6 +76,11 @@ class SagaState:
         return self.receipt if isinstance(self.receipt, SessionReceipt) else None
 
     @property
+    def supervisor(self) -> Identity | None:
+        """The process whose death is the agent's, if the journal names it."""
+        return None if self.receipt is None else self.receipt.supervisor
+
+    @property
     def is_alive(self) -> bool:
         """Whether the agent is alive, as far as the snapshot shows."""
         committed = self.history is not None and self.history.state is State.COMMITTED
@@ -82,15 +88,8 @@ class SagaState:
 
     def finding(self, kind: FindingKind, what: str, *proofs: str, subject: str = "") -> Finding:
         """Return a finding about the saga: by default, about its agent."""
-        return Finding(
-            kind=kind,
-            agent_id=self.agent_id,
-            task_id=self.task_id,
-            saga_id=self.saga_id,
-            subject=subject or f"agent {self.agent_id}",
-            what=what,
-            proofs=proofs,
-        )
+        about = FindingSubject(self.agent_id, self.task_id, subject or f"agent {self.agent_id}")
+        return about.finding(kind, what, *proofs, saga_id=self.saga_id)
 
 
 def read_sagas(

@@ -25,9 +25,9 @@ from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.model.ids import process_cookie
 from orchestrator_core.model.status import is_active
 from orchestrator_core.reconcile.sweep import named_files
-from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind
+from orchestrator_core.reconcile.sweep.findings import FindingSubject
 from orchestrator_core.reconcile.sweep.saga_snapshot import read_sagas
-from orchestrator_core.registry.snapshot_cache import read_snapshot
+from orchestrator_core.registry.snapshot_cache import RegistrySnapshot, read_snapshot
 from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.reconcile.sweep.named_files import NamedFile
     from orchestrator_core.reconcile.sweep.saga_snapshot import SagaState
-    from orchestrator_core.registry.snapshot_cache import RegistrySnapshot
+    from orchestrator_core.registry.document import Document
     from orchestrator_core.saga import Sagas
     from orchestrator_core.system.processes.protocol import TaggedProcess
     from orchestrator_core.system.terminal import Session
@@ -48,46 +48,29 @@ _DAMAGED_REGISTRY = ".json.damaged-"
 
 
 @attrs.frozen
-class LiveEntry:
-    """An agent that a registry shows as alive: a task's record, or the global registry's entry."""
+class RegistryEntry(FindingSubject):
+    """An agent as a registry shows it: a task's record, or the global registry's entry."""
 
     agent_id: str
     task_id: str
     record: Mapping[str, Any]
-    subject: str  #: How a finding names the entry.
-
-    def finding(self, kind: FindingKind, what: str, *proofs: str) -> Finding:
-        """Return a finding about the entry."""
-        return Finding(
-            kind=kind,
-            agent_id=self.agent_id,
-            task_id=self.task_id,
-            subject=self.subject,
-            what=what,
-            proofs=proofs,
-        )
 
 
 @attrs.frozen(kw_only=True)
 class Snapshot:
-    """What one snapshot shows. A source that could not be read is None."""
+    """What one snapshot shows. A source that could not be read is None, or has no document."""
 
-    root_id: str
+    prefix: str  #: Of every cookie of this root.
     boot_id: str | None = None
     sagas: Mapping[str, SagaState] | None = None  #: The open sagas, by id.
     sessions: tuple[Session, ...] | None = None
     processes: tuple[TaggedProcess, ...] | None = None
-    tasks: Mapping[str, RegistrySnapshot] | None = None  #: Each task's registry.
-    global_registry: RegistrySnapshot | None = None
+    tasks: Mapping[str, RegistrySnapshot] = attrs.field(factory=dict)  #: Each task's registry.
+    global_registry: RegistrySnapshot
     files: tuple[NamedFile, ...] = ()
     quarantined: tuple[str, ...] = ()  #: The damaged files that were set aside.
     agents_with_closed_saga: frozenset[str] = frozenset()  #: Of those without an open one.
     unknown: tuple[str, ...] = ()  #: The sources that could not be read, and why.
-
-    @functools.cached_property
-    def prefix(self) -> str:
-        """The prefix of every cookie of this root."""
-        return _cookie_prefix(self.root_id)
 
     def agent_for_cookie(self, cookie: str | None) -> str | None:
         """Return the agent of a cookie; None if the cookie is not of this root."""
@@ -98,31 +81,31 @@ class Snapshot:
     @functools.cached_property
     def records(self) -> dict[str, Mapping[str, Mapping[str, Any]]]:
         """All tasks' records, by task and by agent."""
-        return {task_id: registry.records for task_id, registry in (self.tasks or {}).items()}
+        return {task_id: registry.records for task_id, registry in self.tasks.items()}
+
+    def document(self, task_id: str) -> Document | None:
+        """Return a task's document; None if there is none, or it could not be read."""
+        return self.tasks[task_id].document if task_id in self.tasks else None
 
     @functools.cached_property
-    def live_records(self) -> tuple[LiveEntry, ...]:
-        """The tasks' records that show an agent as alive."""
-        return tuple(
-            LiveEntry(agent_id, task_id, record, f"record of {agent_id} in {task_id}")
+    def live_entries(self) -> tuple[RegistryEntry, ...]:
+        """The records that show an agent as alive, and all entries of the global registry."""
+        records = (
+            RegistryEntry(agent_id, task_id, f"record of {agent_id} in {task_id}", record)
             for task_id, agents in self.records.items()
             for agent_id, record in agents.items()
             if is_active(record.get("status"))
         )
+        return (*records, *self.global_entries.values())
 
     @functools.cached_property
-    def global_entries(self) -> dict[str, LiveEntry]:
+    def global_entries(self) -> dict[str, RegistryEntry]:
         """The entries of the global registry, by agent. It lists live agents only."""
-        document = None if self.global_registry is None else self.global_registry.document
+        subject = "entry of {} in the global registry"
         return {
-            agent_id: LiveEntry(
-                agent_id,
-                str(entry.get("task_id")),
-                entry,
-                f"entry of {agent_id} in the global registry",
-            )
-            for agent_id, entry in (document or {}).get("agents", {}).items()
-            if is_id(agent_id)
+            name: RegistryEntry(name, str(entry.get("task_id")), subject.format(name), entry)
+            for name, entry in (self.global_registry.document or {}).get("agents", {}).items()
+            if is_id(name)
         }
 
     @functools.cached_property
@@ -137,12 +120,8 @@ class Snapshot:
         cookies += [process.cookie for process in self.processes or ()]
         agents = {agent for agent in map(self.agent_for_cookie, cookies) if agent is not None}
         agents |= {file.agent_id for file in self.files}
-        agents |= {entry.agent_id for entry in self.live_records} | self.global_entries.keys()
+        agents |= {entry.agent_id for entry in self.live_entries}
         return frozenset(agents - self.agents_with_saga)
-
-
-def _cookie_prefix(root_id: str) -> str:
-    return process_cookie(root_id, "x")[:-1]
 
 
 def take_snapshot(context: RootContext, sagas: Sagas) -> Snapshot:
@@ -157,7 +136,7 @@ class _Snapshotter:
         self._context = context
         self._journals = sagas.journals
         self._closed = sagas.journals.closed
-        self._prefix = _cookie_prefix(context.root_id)
+        self._prefix = process_cookie(context.root_id, "x")[:-1]
         self._unknown: list[str] = []
         self._quarantined: list[str] = []
 
@@ -168,22 +147,20 @@ class _Snapshotter:
         task_ids = read("the tasks", context.layout.task_ids)
         files = self._files(task_ids or ())
         global_registry = read("the registries", self._global_registry)
-        tasks = None
-        if task_ids is not None:
-            tasks = read("the registries", self._task_registries, task_ids)
+        tasks = read("the registries", self._task_registries, task_ids or ())
         states = read("the journals", self._sagas, processes, sessions)
         if states is not None:
             files += read("the cgroups", self._cgroups, states.values()) or ()
         identity = read("the machine", context.processes.identify, os.getpid())
         return self._with_details(
             Snapshot(
-                root_id=context.root_id,
+                prefix=self._prefix,
                 boot_id=None if identity is None else identity.boot_id,
                 sagas=states,
                 sessions=sessions,
                 processes=processes,
-                tasks=tasks,
-                global_registry=global_registry,
+                tasks=tasks or {},
+                global_registry=global_registry or RegistrySnapshot(),
                 files=tuple(files),
                 quarantined=tuple(self._quarantined),
             )
