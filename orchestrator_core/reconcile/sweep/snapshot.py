@@ -53,6 +53,7 @@ class RegistryEntry(FindingSubject):
 
     agent_id: str
     task_id: str
+    subject: str
     record: Mapping[str, Any]
 
 
