@@ -35,15 +35,19 @@ class _TestRoot:
 
 @pytest.fixture
 def _orchestrator_core_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[_TestRoot]:
-    from orchestrator_core.testing.leaks import Watch  # noqa: PLC0415 - see the module
+    from orchestrator_core.testing.leaks import (  # noqa: PLC0415 - see the module
+        leaks,
+        record_opened_roots,
+    )
     from orchestrator_core.testing.scene import Scene  # noqa: PLC0415 - the same
 
     for name in [name for name in os.environ if name.startswith(_AMBIENT)]:
         monkeypatch.delenv(name)
-    with Watch() as watch, Scene() as scene:
+    with record_opened_roots() as opened, Scene() as scene:
         test_root = _TestRoot(scene)
         yield test_root
-        left = watch.left() if test_root.forbids_leaks else []
+        checked = opened.values() if test_root.forbids_leaks else ()
+        left = [sentence for orch in checked for sentence in leaks(orch)]
     if left:
         pytest.fail("\n".join(["left behind by the test:", *left]), pytrace=False)
 

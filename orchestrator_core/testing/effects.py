@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import ModuleType, TracebackType
+    from types import ModuleType
 
     from orchestrator_core.testing.fake_terminal import FakeTerminal
     from orchestrator_core.testing.fake_world import FakeWorld
@@ -92,12 +92,7 @@ class Effects:
             self._wrap_fake(self._world)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._patches.close()
 
     def _replace(self, place: Any, name: str, stand_in: object) -> None:  # noqa: ANN401 - a module, a class
@@ -203,14 +198,9 @@ class CrashAt(Effects):
         self._replace(os, "close", closed)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Restore all calls; after a crash, close what was open."""
-        super().__exit__(kind, error, trace)
+        super().__exit__(*error)
         for fd, file in self._fds.items() if self.crashed else ():
             with contextlib.suppress(OSError):
                 if _file(fd) == file:  # The number may belong to another file by now.
