@@ -722,6 +722,17 @@ def test_a_root_that_every_user_can_write_to_fails(used, environment):
     assert OK is root.permissions(environment).verdict
 
 
+def test_the_files_of_the_check_of_calls_are_no_finding_of_the_check_of_permissions(
+    used, environment
+):
+    """Both checks run at the same time."""
+    trial = used.root / f"{root.TRIAL_PREFIX}running"
+    trial.mkdir(mode=0o700)
+    (trial / "public").touch(mode=0o644)
+
+    assert OK is root.permissions(environment).verdict
+
+
 def test_a_file_that_others_can_read_is_a_warning_and_the_remedy_works(used, environment):
     prompt = next(used.root.glob("TASK-*/agent_prompt_*"))
     prompt.chmod(0o644)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator_core.operations.doctor.check import Check, Environment, run_python
 from orchestrator_core.operations.doctor.mounts import assess, mount_of
-from orchestrator_core.operations.doctor.root import existing_above
+from orchestrator_core.operations.doctor.root import TRIAL_PREFIX, existing_above
 from orchestrator_core.supervisor import procfs as proc
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def operations(environment: Environment) -> Check:
         return Check.ok("not tried: there is no root yet")
     root = environment.layout.root
     try:
-        place = tempfile.mkdtemp(prefix=".doctor-", dir=root)
+        place = tempfile.mkdtemp(prefix=TRIAL_PREFIX, dir=root)
     except OSError as error:
         found = f"nothing can be created in {root}: {error.strerror}"
         return Check.failed(found, "see: root, file system, space")

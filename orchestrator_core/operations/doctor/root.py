@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _MAX_SCANNED = 20_000  #: Files.
 _MAX_NAMED = 10  #: Files in a remedy.
 
+TRIAL_PREFIX = ".doctor-"  #: Of the private directory in which another check tries its calls.
+
 #: Agents write here without restrictions.
 _UNCHECKED = frozenset({"output"})
 
@@ -95,6 +97,8 @@ def _scan(root: str) -> Iterator[tuple[str, os.stat_result | None]]:
     yield root, os.lstat(root)
     errors: list[OSError] = []
     for directory, subdirectories, files in os.walk(root, onerror=errors.append):
+        # The checks run in parallel, and one of them creates files there.
+        subdirectories[:] = [each for each in subdirectories if not each.startswith(TRIAL_PREFIX)]
         for name in (*subdirectories, *files):
             path = f"{directory}/{name}"
             try:
