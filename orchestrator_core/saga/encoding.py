@@ -33,7 +33,7 @@ class Entry:
 
 def make_entry(kind: str, **data: Any) -> Entry:  # noqa: ANN401 - anything msgspec can write
     """Return an entry as a journal returns it: of plain JSON values."""
-    return Entry(kind, msgspec.to_builtins(data))
+    return Entry(kind, msgspec.to_builtins(data, str_keys=True))
 
 
 def encode(entries: Iterable[Entry], at: str) -> bytes:

@@ -28,7 +28,7 @@ from orchestrator_core.exceptions import (
     UndoFailed,
     UnknownStep,
 )
-from orchestrator_core.saga.encoding import Entry, make_entry
+from orchestrator_core.saga.encoding import make_entry
 from orchestrator_core.saga.history import OBSERVER_STATE, fold
 from orchestrator_core.saga.observer import Observer, safe
 from orchestrator_core.saga.planning import begin_entry, intent_entry, plan, step_name
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
+    from orchestrator_core.saga.encoding import Entry
     from orchestrator_core.saga.history import History, StepState
     from orchestrator_core.saga.journal import Journal
     from orchestrator_core.saga.step import Step
@@ -138,8 +139,6 @@ class Saga:
         saga = cls(journals, journal, fold(entries), {}, finalizer=finalizer, observer=observer)
         saga._owned_since_begin = True
         saga._named = dict(zip(receipts, steps, strict=True))
-        for frame in saga.history.stack:
-            frame.loaded = receipts[frame.name]
         saga._notify_begun()
         return saga
 
@@ -207,10 +206,8 @@ class Saga:
             self._observer.step_failed(self.saga_id, frame.name, error)
             raise
         duration_ms = ms_since(start)
-        done = Entry("done", {"step": frame.name, "ms": duration_ms})
-        if held is not planned and held != planned:
-            done = make_entry("done", **done.data, receipt=held)
-        self._write(done)
+        changed = {} if held == planned else {"receipt": held}
+        self._write(make_entry("done", step=frame.name, ms=duration_ms, **changed))
         self._observer.step_done(self.saga_id, frame.name, duration_ms)
 
     def step_of(self, frame: StepState) -> Step[Any]:
@@ -234,7 +231,7 @@ class Saga:
         missing = [frame.name for frame in self.history.stack if not frame.done]
         if missing:
             raise SagaError(f"saga {self.saga_id!r} cannot commit: {missing} not done")
-        self._write(Entry("commit", {}), durable=True)
+        self._write(make_entry("commit"), durable=True)
         self._observer.saga_committed(self.saga_id)
 
     def note(self, name: str, *, durable: bool = False, **value: Any) -> None:  # noqa: ANN401
@@ -271,7 +268,7 @@ class Saga:
         if self.state is State.CLOSED:
             raise SagaError(f"saga {self.saga_id!r} is closed")
         if self.state is not State.UNWINDING:
-            self._write_best_effort(Entry("unwind", {"why": why}), durable=True)
+            self._write_best_effort(make_entry("unwind", why=why), durable=True)
         reason = self.history.why or why
         if not self._owned_since_begin:
             history = self.history
@@ -291,8 +288,9 @@ class Saga:
 
     def on_undone(self, outcome: Outcome, report: StepReport) -> None:
         """Record the outcome of a step's undo."""
-        data = {"step": report.step, "outcome": outcome, "ms": report.duration_ms}
-        self._write_best_effort(Entry("undone", data))
+        self._write_best_effort(
+            make_entry("undone", step=report.step, outcome=outcome, ms=report.duration_ms)
+        )
         self._observer.step_undone(self.saga_id, report)
 
     def on_undo_failed(self, step: str, error: BaseException) -> None:
@@ -300,7 +298,7 @@ class Saga:
         self._observer.undo_failed(self.saga_id, step, error)
 
     def _close(self, report: UnwindReport) -> UnwindReport:
-        entry = Entry("close", {"report": report})
+        entry = make_entry("close", report=report)
         # After an error recovery closes the saga: it finds no step to undo.
         with contextlib.suppress(StorageError):
             self._journal.append(entry, durable=True)

@@ -14,13 +14,13 @@ import msgspec
 
 from orchestrator_core.exceptions import JournalDamaged, SagaError
 from orchestrator_core.saga.receipts import deserialize
-from orchestrator_core.saga.report import FINALIZER, UnwindReport
+from orchestrator_core.saga.report import FINALIZER
 from orchestrator_core.saga.states import TRANSITIONS, State
 from orchestrator_core.saga.step import Outcome, Unwind
 from orchestrator_core.system.deprecation import renamed_attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from orchestrator_core.saga.encoding import Entry, ParsedJournal
 
@@ -37,9 +37,6 @@ class StepState:
     receipt: dict[str, Any]  #: As last journalled.
     done: bool = False
     outcome: Outcome | None = None  #: Of its undo; None before that.
-    loaded: Any = attrs.field(
-        default=None, eq=False, repr=False
-    )  #: The receipt object, once built.
 
     def load(self) -> Any:  # noqa: ANN401 - any registered receipt
         """
@@ -48,9 +45,7 @@ class StepState:
         Raises:
             UnknownStep: Its type is not registered, or the receipt does not fit.
         """
-        if self.loaded is None:
-            self.loaded = deserialize(self.type, self.version, self.receipt)
-        return self.loaded
+        return deserialize(self.type, self.version, self.receipt)
 
 
 @attrs.define
@@ -69,7 +64,7 @@ class History:
     retry_at: float = 0.0  #: When a STUCK saga is retried, in seconds since 1970.
     failures: dict[str, str] = attrs.field(factory=dict)  #: Of the last unwinding, by step.
     finalizer: Outcome | None = None  #: Of a finalizer that was abandoned.
-    raw_report: dict[str, Any] | UnwindReport | None = None  #: *report* as it was read or made.
+    report: dict[str, Any] | None = None  #: Of the unwinding; None before the saga is closed.
     closed_at: str = ""
 
     if not TYPE_CHECKING:
@@ -80,8 +75,9 @@ class History:
                 "become": "transition",
                 "carried": "observer_state",
                 "epilogue": "finalizer",
+                "raw_report": "report",
                 "request": "end_request",
-                "told": "raw_report",
+                "told": "report",
             },
         )
 
@@ -89,12 +85,6 @@ class History:
     def observer_state(self) -> dict[str, Any]:
         """What the observers of the saga's begin have stored for the observers of its end."""
         return self.notes.get(OBSERVER_STATE, {})
-
-    @property
-    def report(self) -> dict[str, Any] | None:
-        """The report of the unwinding; None before the saga is closed."""
-        report = self.raw_report
-        return report.to_dict() if isinstance(report, UnwindReport) else report
 
     @property
     def is_undone(self) -> bool:
@@ -106,10 +96,10 @@ class History:
         return next((frame for frame in self.stack if frame.type == kind), None)
 
     def apply(self, entry: Entry) -> None:
-        """Apply one more entry."""
-        apply = _APPLY.get(entry.kind)
+        """Apply one more entry, by the method that is named after its kind."""
+        apply = getattr(self, f"_apply_{entry.kind}", None)
         if apply is not None:  # A kind of a newer release changes nothing that is held.
-            apply(self, entry.data)
+            apply(entry.data)
 
     def extend(self, entries: Iterable[Entry]) -> None:
         """
@@ -140,6 +130,57 @@ class History:
                 f"saga {self.saga_id!r} cannot go from {self.state.value} to {state.value}"
             )
         self.state = state
+
+    def _step(self, data: dict[str, Any]) -> StepState:
+        # By name, not by index: a rebuilt journal may lack an entry.
+        return {frame.name: frame for frame in self.stack}[data["step"]]
+
+    # --- one method for each kind of entry ------------------------------------------------
+
+    def _apply_begin(self, data: dict[str, Any]) -> None:
+        self.saga_id = data["saga"]
+        self.begun_at = data.get("at", "")
+        self.labels = data.get("labels", {})
+
+    def _apply_intent(self, data: dict[str, Any]) -> None:
+        self.stack.append(StepState(data["step"], data["type"], data["version"], data["receipt"]))
+
+    def _apply_done(self, data: dict[str, Any]) -> None:
+        frame = self._step(data)
+        frame.done = True
+        frame.receipt = data.get("receipt", frame.receipt)
+
+    def _apply_commit(self, _data: dict[str, Any]) -> None:
+        self.transition(State.COMMITTED)
+
+    def _apply_note(self, data: dict[str, Any]) -> None:
+        self.notes[data["name"]] = data["value"]
+
+    def _apply_request(self, data: dict[str, Any]) -> None:
+        if self.end_request is None:  # The first one wins.
+            self.end_request = msgspec.convert(data["why"], Unwind)
+
+    def _apply_unwind(self, data: dict[str, Any]) -> None:
+        self.transition(State.UNWINDING)
+        self.why = self.why or msgspec.convert(data["why"], Unwind)
+
+    def _apply_undone(self, data: dict[str, Any]) -> None:
+        outcome = msgspec.convert(data["outcome"], Outcome)
+        if data["step"] == FINALIZER and self.state is State.STUCK and self.is_undone:
+            self.finalizer = outcome
+        else:
+            self._step(data).outcome = outcome
+
+    def _apply_stuck(self, data: dict[str, Any]) -> None:
+        self.transition(State.STUCK)
+        self.tries = data["tries"]
+        self.retry_at = data["retry_at"]
+        self.failures = data["failures"]
+
+    def _apply_close(self, data: dict[str, Any]) -> None:
+        self.transition(State.CLOSED)
+        self.report = data["report"]
+        self.closed_at = data.get("at", "")
 
 
 def load_history(reading: ParsedJournal, saga_id: str) -> History:
@@ -175,87 +216,3 @@ def fold(entries: Iterable[Entry]) -> History:
     history = History()
     history.extend(entries)
     return history
-
-
-def _begin(history: History, data: dict[str, Any]) -> None:
-    history.saga_id = data["saga"]
-    history.begun_at = data.get("at", "")
-    history.labels = data.get("labels", {})
-
-
-def _intent(history: History, data: dict[str, Any]) -> None:
-    history.stack.append(StepState(data["step"], data["type"], data["version"], data["receipt"]))
-
-
-def _frame(history: History, data: dict[str, Any]) -> StepState:
-    # By name, not by index: a rebuilt journal may lack an entry.
-    name = data["step"]
-    for frame in history.stack:
-        if frame.name == name:
-            return frame
-    raise KeyError(name)
-
-
-def _done(history: History, data: dict[str, Any]) -> None:
-    frame = _frame(history, data)
-    frame.done = True
-    if "receipt" in data:
-        frame.receipt, frame.loaded = data["receipt"], None
-
-
-def _commit(history: History, _data: dict[str, Any]) -> None:
-    history.transition(State.COMMITTED)
-
-
-def _note(history: History, data: dict[str, Any]) -> None:
-    history.notes[data["name"]] = data["value"]
-
-
-def _request(history: History, data: dict[str, Any]) -> None:
-    if history.end_request is None:  # The first one wins.
-        history.end_request = msgspec.convert(data["why"], Unwind)
-
-
-def _unwind(history: History, data: dict[str, Any]) -> None:
-    history.transition(State.UNWINDING)
-    if history.why is None:
-        why = data["why"]
-        # The engine passes the object, a journal JSON.
-        history.why = why if isinstance(why, Unwind) else msgspec.convert(why, Unwind)
-
-
-def _undone(history: History, data: dict[str, Any]) -> None:
-    outcome = data["outcome"]
-    if not isinstance(outcome, Outcome):  # As above.
-        outcome = msgspec.convert(outcome, Outcome)
-    if data["step"] == FINALIZER and history.state is State.STUCK and history.is_undone:
-        history.finalizer = outcome
-    else:
-        _frame(history, data).outcome = outcome
-
-
-def _stuck(history: History, data: dict[str, Any]) -> None:
-    history.transition(State.STUCK)
-    history.tries = data["tries"]
-    history.retry_at = data["retry_at"]
-    history.failures = data["failures"]
-
-
-def _close(history: History, data: dict[str, Any]) -> None:
-    history.transition(State.CLOSED)
-    history.raw_report = data["report"]
-    history.closed_at = data.get("at", "")
-
-
-_APPLY: dict[str, Callable[[History, dict[str, Any]], None]] = {
-    "begin": _begin,
-    "intent": _intent,
-    "done": _done,
-    "commit": _commit,
-    "note": _note,
-    "request": _request,
-    "unwind": _unwind,
-    "undone": _undone,
-    "stuck": _stuck,
-    "close": _close,
-}
