@@ -18,7 +18,7 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.model.status import is_active
-from orchestrator_core.registry.schema import count_end, mark_had_agents, move_ended_to_counts
+from orchestrator_core.registry.document import count_end, mark_had_agents, move_ended_to_counts
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping

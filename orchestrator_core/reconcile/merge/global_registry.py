@@ -9,7 +9,7 @@ from orchestrator_core.model.status import is_active
 from orchestrator_core.reconcile.evidence import LifeState
 from orchestrator_core.reconcile.merge.task_registry import fill_missing
 from orchestrator_core.registry import fields
-from orchestrator_core.registry.schema import agent_entry, task_entry
+from orchestrator_core.registry.document import agent_entry, task_entry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
