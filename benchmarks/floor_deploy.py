@@ -17,8 +17,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator_core.supervisor import command
-from orchestrator_core.supervisor.launch import Launch, encode
+from orchestrator_core.supervisor.launch import Launch, command, encode
 
 #: The number of bytes of a real deployment's lines.
 INTENTS = b'{"kind":"begin"}\n' + b'{"kind":"intent","of":"' + b"x" * 2900 + b'"}\n'

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from orchestrator_core import supervisor
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError, Survivors
 from orchestrator_core.model.environment import HIDDEN_ENV, RESERVED_ENV
 from orchestrator_core.resources import private_dir
@@ -131,7 +130,7 @@ class Subprocess(private_dir.PrivateDirOptions):
         # Last: the supervisor starts nothing without it.
         durable.create(run / "journal", _COMMITTED, durable=False)
         with SupervisorEvents(launch.events, launch.log) as events:
-            identity = _spawn_detached(supervisor.command(str(run / "launch")), receipt.cookie)
+            identity = _spawn_detached(launch_file.command(str(run / "launch")), receipt.cookie)
             self._wait_until_started(receipt, events, identity)
         return attrs.evolve(receipt, supervisor=identity)
 

@@ -19,25 +19,10 @@ from __future__ import annotations
 import posix
 import sys
 
-_BOOTSTRAP = (
-    "import sys; sys.path.append(sys.argv[1]); "
-    "from orchestrator_core.supervisor import main; main(sys.argv[2])"
-)
-
-
-def command(launch_path: str) -> list[str]:
-    """
-    Return the argv of a supervisor whose configuration is the file *launch_path*.
-
-    The argv contains no secret and no agent's id: every user can read a command line.
-    """
-    home = __file__.rsplit("/", 3)[0]
-    return [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, home, launch_path]
-
 
 def main(launch_path: str) -> None:
     """Run a supervisor. Does not return: the process exits, or becomes the unwinder."""
-    from orchestrator_core.supervisor import (  # noqa: PLC0415 - command() needs none of them
+    from orchestrator_core.supervisor import (  # noqa: PLC0415 - other importers of this package need none
         gate,
         launch,
         main_loop,

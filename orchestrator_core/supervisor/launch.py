@@ -1,5 +1,5 @@
 """
-The launch file: a supervisor's configuration.
+The launch file: the configuration of a supervisor, and the command that starts one with it.
 
 The deployer creates the file with mode 0600. The supervisor, which the same Python runs,
 deletes it after the commit, before the agent runs. Its format is ``marshal``'s: that takes
@@ -9,6 +9,7 @@ no import, keeps every string, and refuses a truncated file.
 from __future__ import annotations
 
 import marshal
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,3 +108,19 @@ def decode(data: bytes) -> Launch:
         return Launch(**marshal.loads(data))  # noqa: S302 - a file of this user alone
     except (EOFError, TypeError, ValueError) as error:
         raise ValueError(f"not a whole launch file: {error}") from None
+
+
+_BOOTSTRAP = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from orchestrator_core.supervisor import main; main(sys.argv[2])"
+)
+
+
+def command(launch_path: str) -> list[str]:
+    """
+    Return the argv of a supervisor whose configuration is the file *launch_path*.
+
+    The argv contains no secret and no agent's id: every user can read a command line.
+    """
+    home = __file__.rsplit("/", 3)[0]
+    return [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, home, launch_path]

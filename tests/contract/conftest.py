@@ -18,7 +18,7 @@ import uuid
 import psutil
 import pytest
 
-from orchestrator_core.supervisor import command, launch
+from orchestrator_core.supervisor import launch
 from orchestrator_core.system import durable
 from orchestrator_core.system.presence import Presence
 from orchestrator_core.system.processes import LocalProcesses
@@ -77,7 +77,7 @@ class Stage:
         self.news = os.open(self.run / "events", os.O_RDONLY | os.O_NONBLOCK)
         config = self.launch(agent, unwinder=unwinder, cwd=cwd)
         durable.create(self.run / "launch", launch.encode(config), durable=False)
-        argv = command(str(self.run / "launch"))
+        argv = launch.command(str(self.run / "launch"))
         self.session = self.terminal.start(self.name, owner=self.cookie, argv=argv)
         self.supervisor = self.processes.identify(self.session.pane_pid)
 

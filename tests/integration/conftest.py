@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core.supervisor import command, launch
+from orchestrator_core.supervisor import launch
 from orchestrator_core.supervisor.cgroup import Cgroup
 from orchestrator_core.system import durable
 from orchestrator_core.system.processes import GracePeriods, LocalProcesses, OwnershipSelector
@@ -142,7 +142,7 @@ class Stage:
         else:
             streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         self.child = subprocess.Popen(
-            command(str(self.run / "launch")),
+            launch.command(str(self.run / "launch")),
             start_new_session=True,
             cwd="/",
             pass_fds=inherited,

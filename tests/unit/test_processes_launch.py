@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator_core.supervisor import command, launch, spawn
+from orchestrator_core.supervisor import launch, spawn
 from orchestrator_core.supervisor.gate import end_requested, is_committed, is_unwinding
 from orchestrator_core.supervisor.launch import Launch
 from orchestrator_core.system import durable
@@ -100,7 +100,7 @@ def test_a_value_that_cannot_reach_a_process_is_refused(wrong):
 
 
 def test_the_command_is_an_argv_that_ends_with_the_file():
-    argv = command("/run/launch")
+    argv = launch.command("/run/launch")
 
     assert "/run/launch" == argv[-1]
     assert ["-I", "-S", "-c"] == argv[1:4]

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core import supervisor
 from orchestrator_core.deployment.steps.base import DeploymentStep, task_and_agent
 from orchestrator_core.exceptions import Survivors
 from orchestrator_core.model import ids
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
+from orchestrator_core.supervisor import launch as launch_file
 from orchestrator_core.system.processes.protocol import Identity, OwnershipSelector
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class SpawnTmux(DeploymentStep):
             self.context.processes.create_cgroup(receipt.cgroup)
         run = self.context.layout.run_dir(self.inputs.task_id, self.inputs.agent_id)
         session = self.context.terminal.start(
-            receipt.session, owner=receipt.cookie, argv=supervisor.command(f"{run}/launch")
+            receipt.session, owner=receipt.cookie, argv=launch_file.command(f"{run}/launch")
         )
         return attrs.evolve(receipt, supervisor=self.context.processes.identify(session.pane_pid))
 
