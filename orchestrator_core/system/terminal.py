@@ -11,20 +11,14 @@ right name and another owner is FOREIGN and never touched.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
-
-from orchestrator_core.exceptions import InvalidId, InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestrator_core.system.presence import Presence
-
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
-_OWNER = re.compile(r"[A-Za-z0-9_.:-]{1,300}")
 
 
 @attrs.frozen
@@ -101,47 +95,3 @@ class Terminal(Protocol):
             TerminalError: The terminal refused.
         """
         ...
-
-
-def check_name(name: str) -> str:
-    """
-    Return *name* if a terminal takes it literally.
-
-    tmux executes ``#(...)`` in a name, and rewrites ``.``, ``:`` and newlines.
-
-    Raises:
-        InvalidId: The terminal would change or interpret it.
-    """
-    if not _NAME.fullmatch(name):
-        raise InvalidId(
-            f"{name[:40]!r} cannot name a session", hint="use 1 to 200 of A-Z a-z 0-9 _ -"
-        )
-    return name
-
-
-def check_owner(owner: str) -> str:
-    """
-    Return *owner* if the terminal's formats take it literally.
-
-    Raises:
-        InvalidInput: They would interpret it.
-    """
-    if not _OWNER.fullmatch(owner):
-        raise InvalidInput(
-            f"{owner[:40]!r} cannot own a session", hint="use 1 to 300 of A-Z a-z 0-9 _ . : -"
-        )
-    return owner
-
-
-def check_argv(argv: Sequence[str]) -> Sequence[str]:
-    """
-    Return *argv* if it names a program and can be passed to it.
-
-    Raises:
-        InvalidInput: It names no program, or an argument has a NUL.
-    """
-    if not argv or not argv[0]:
-        raise InvalidInput("a session needs a program to run")
-    if any("\0" in arg for arg in argv):
-        raise InvalidInput("an argument has a NUL, which cannot be passed to a program")
-    return argv

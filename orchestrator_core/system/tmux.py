@@ -33,15 +33,10 @@ from orchestrator_core.exceptions import (
     TerminalTimeout,
     TerminalUnavailable,
 )
+from orchestrator_core.system.names import check_argv, check_name, check_owner
 from orchestrator_core.system.paths import SOCKET_PATH_MAX
 from orchestrator_core.system.presence import Presence
-from orchestrator_core.system.terminal import (
-    Session,
-    SessionState,
-    check_argv,
-    check_name,
-    check_owner,
-)
+from orchestrator_core.system.terminal import Session, SessionState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

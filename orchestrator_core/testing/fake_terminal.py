@@ -16,14 +16,9 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.reconcile.legacy.server_protocol import NullServer
 from orchestrator_core.system.deprecation import renamed_attributes, renamed_keyword, warn_renamed
+from orchestrator_core.system.names import check_argv, check_name, check_owner
 from orchestrator_core.system.presence import Presence
-from orchestrator_core.system.terminal import (
-    Session,
-    SessionState,
-    check_argv,
-    check_name,
-    check_owner,
-)
+from orchestrator_core.system.terminal import Session, SessionState
 from orchestrator_core.testing.fake_processes import RENAMED_METHODS, FakeProcesses
 from orchestrator_core.testing.fake_supervisor import Supervisor, spawn_scripted
 from orchestrator_core.testing.fake_world import FakeProcess, FakeSession, FakeWorld

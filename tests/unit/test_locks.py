@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from orchestrator_core.exceptions import LockTimeout, StorageError
-from orchestrator_core.system import lock_owner, locks
+from orchestrator_core.system import locks
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def test_a_timeout_names_the_owner_of_the_wait_target(document):
 
 def test_a_timeout_says_that_the_owner_is_a_fork_of_a_dead_process(document, monkeypatch):
     """A process forked by the owner keeps the lock; the file names the owner's pid."""
-    monkeypatch.setattr(lock_owner, "kernel_owner_pid", lambda _: None)
+    monkeypatch.setattr(locks, "kernel_owner_pid", lambda _: None)
     with child(lambda: locked(document)) as pid:
         kill(pid)
     fd = os.open(lock_of(document), os.O_RDWR)

@@ -15,7 +15,6 @@ ALLOWED = {
     "orchestrator_core.system.clock",
     "orchestrator_core.system.deprecation",
     "orchestrator_core.system.durable",
-    "orchestrator_core.system.lock_owner",
     "orchestrator_core.system.move",
     "orchestrator_core.system.os_errors",
     "orchestrator_core.exceptions",

@@ -10,7 +10,7 @@ from orchestrator_core.exceptions import StorageError
 from orchestrator_core.operations.doctor.check import Check, Environment, Verdict, shorten_list
 from orchestrator_core.operations.lock_probe import is_locked
 from orchestrator_core.system.clock import parse_timestamp
-from orchestrator_core.system.lock_owner import LockOwner, kernel_owner_pid, recorded_owner
+from orchestrator_core.system.locks import LockOwner, kernel_owner_pid, recorded_owner
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,8 +21,7 @@ from orchestrator_core.model.outcome import EndReport
 from orchestrator_core.model.status import is_active
 from orchestrator_core.system import paths
 from orchestrator_core.system.clock import parse_timestamp
-from orchestrator_core.system.names import check_id
-from orchestrator_core.system.terminal import check_name
+from orchestrator_core.system.names import check_id, check_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

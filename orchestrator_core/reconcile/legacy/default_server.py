@@ -11,7 +11,7 @@ import attrs
 from orchestrator_core.exceptions import TerminalError
 from orchestrator_core.reconcile.legacy.server_protocol import LegacySession
 from orchestrator_core.saga import Presence
-from orchestrator_core.system.terminal import check_name
+from orchestrator_core.system.names import check_name
 from orchestrator_core.system.tmux import ABSENT_ERRORS, TmuxError, TmuxTerminal, kill_if
 
 if TYPE_CHECKING:
