@@ -82,14 +82,10 @@ def _top_level(
         document |= {name: defaults[name] for name in ("task_id", "workspace", "workspace_base")}
     for source in previous if present is not None else (*previous, defaults):
         for name, value in source.items():
-            if name not in _OWN and (name not in document or _is_emptier(document[name], value)):
+            is_better = document.get(name) == "" and isinstance(value, str)
+            if name not in _OWN and (name not in document or is_better):
                 document[name] = value
     return document
-
-
-def _is_emptier(value: object, other: object) -> bool:
-    """Return whether *value* is an empty text where *other* has a text."""
-    return value == "" and isinstance(other, str) and other != ""
 
 
 def _should_exist(evidence: Evidence | None, *, is_rebuilt: bool, is_known: bool) -> bool:
