@@ -55,12 +55,12 @@ class MaintenanceVerbs:
     def _rebuild_task(self, task_id: str) -> dict[str, Any]:
         from orchestrator_core.reconcile import rebuild  # noqa: PLC0415
 
-        return rebuild.task_document(self._context, self._terminator.sagas, task_id)
+        return rebuild.rebuild_document(self._context, task_id)
 
     def _rebuild_global(self) -> dict[str, Any]:
         from orchestrator_core.reconcile import rebuild  # noqa: PLC0415
 
-        return rebuild.global_document(self._context, self._terminator.sagas)
+        return rebuild.rebuild_document(self._context, None)
 
     def recover(self, agent_id: str | None = None, *, force: bool = False) -> RecoveryReport:
         """
@@ -182,7 +182,6 @@ class MaintenanceVerbs:
 
         return repair(
             self._context,
-            self._terminator.sagas,
             task_id=task_id,
             only_global=only_global,
             dry_run=dry_run,

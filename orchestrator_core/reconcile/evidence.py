@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator_core.deployment.context import RootContext
-    from orchestrator_core.saga import Sagas
     from orchestrator_core.saga.encoding import ParsedJournal
 
 
@@ -64,9 +63,9 @@ class EvidenceStore:
     A store is made for one repair: it caches what cannot change any more.
     """
 
-    def __init__(self, context: RootContext, sagas: Sagas) -> None:
+    def __init__(self, context: RootContext) -> None:
         self._context = context
-        self._journals = sagas.journals
+        self._journals = context.journals
         self._final: dict[str, Evidence | None] = {}
         self._task_ids: dict[str, str] = {}
 

@@ -8,7 +8,7 @@ versions. For an agent whose journal is gone, those versions are the only source
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import StorageError
 from orchestrator_core.reconcile.evidence import EvidenceStore
@@ -20,29 +20,51 @@ from orchestrator_core.system import durable
 from orchestrator_core.system.clock import timestamp
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.registry import Document, Registry
-    from orchestrator_core.saga import Sagas
+    from orchestrator_core.registry.document import Schema
 
 
-def task_document(
+def registry_of(context: RootContext, task_id: str | None) -> Registry:
+    """Return a task's registry; the global one for None."""
+    return context.global_registry if task_id is None else context.task_registry(task_id)
+
+
+def rebuild_document(
     context: RootContext,
-    sagas: Sagas,
-    task_id: str,
+    task_id: str | None,
     *,
     present: Document | None = None,
-    damaged_bytes: bytes | None = None,
+    damaged: Document | None = None,
     evidence: EvidenceStore | None = None,
 ) -> Document:
     """
     Return a task's document, merged from the journals and the registry's previous versions.
 
-    *present* is the document as it is, if it can be used. *damaged_bytes* are the bytes of
-    a damaged document that was not set aside yet.
+    With None, return the global document. *present* is the document as it is, if it can be
+    used. *damaged* is what is left of a damaged document that was not set aside yet.
     """
-    registry = context.task_registry(task_id)
+    registry = registry_of(context, task_id)
+    versions = (
+        damaged,
+        *(read_what_is_left(path, registry.schema) for path in registry.quarantined()),
+    )
+    previous = [version for version in versions if version]
+    known = (evidence or EvidenceStore(context)).for_task(task_id)
+    if task_id is None:
+        task_ids = context.layout.task_ids()
+        tasks = {each: context.task_registry(each).read_or_none() for each in task_ids}
+        return merge_global(present, previous, known, empty=new_global(), tasks=tasks)
+    if present is None:
+        previous.append(reconstruct_from_files(context, task_id, known))
+    return merge_task(present, previous, known, defaults=_task_defaults(context, task_id))
+
+
+def _task_defaults(context: RootContext, task_id: str) -> dict[str, Any]:
     listed = (context.global_registry.read_or_none() or {}).get("tasks", {}).get(task_id, {})
-    defaults = {
+    return {
         "task_id": task_id,
         "task_description": listed.get("description", ""),
         "created_at": listed.get("created_at") or timestamp(),
@@ -54,40 +76,11 @@ def task_document(
         "max_depth": context.limits.max_depth,
         "max_concurrent": context.limits.max_concurrent,
     }
-    known = (evidence or EvidenceStore(context, sagas)).for_task(task_id)
-    previous = previous_versions(registry, damaged_bytes)
-    if present is None:
-        previous.append(reconstruct_from_files(context, task_id, known))
-    return merge_task(present, previous, known, defaults=defaults)
 
 
-def global_document(
-    context: RootContext,
-    sagas: Sagas,
-    *,
-    present: Document | None = None,
-    damaged_bytes: bytes | None = None,
-    evidence: EvidenceStore | None = None,
-) -> Document:
-    """Return the global document, merged in the same way; see :func:`task_document`."""
-    return merge_global(
-        present,
-        previous_versions(context.global_registry, damaged_bytes),
-        (evidence or EvidenceStore(context, sagas)).for_task(),
-        empty=new_global(),
-        tasks={
-            task_id: context.task_registry(task_id).read_or_none()
-            for task_id in context.layout.task_ids()
-        },
-    )
-
-
-def previous_versions(registry: Registry, damaged_bytes: bytes | None = None) -> list[Document]:
-    """Return what can be parsed of a registry's damaged and previous versions, newest first."""
-    versions = [] if damaged_bytes is None else [parse_what_is_left(damaged_bytes, registry.schema)]
-    for path in registry.quarantined():
-        try:
-            versions.append(parse_what_is_left(durable.read(path), registry.schema))
-        except (FileNotFoundError, StorageError):
-            continue  # It is a directory, or gone by now.
-    return versions
+def read_what_is_left(path: Path, schema: Schema) -> Document | None:
+    """Return what can be parsed of a damaged or previous version; None if it cannot be read."""
+    try:
+        return parse_what_is_left(durable.read(path), schema)
+    except (FileNotFoundError, StorageError):
+        return None  # It is a directory, or gone by now.

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import msgspec
 
-from orchestrator_core.exceptions import NotFound, OrchestratorError, StorageError
+from orchestrator_core.exceptions import NotFound, OrchestratorError
 from orchestrator_core.reconcile.evidence import EvidenceStore
-from orchestrator_core.reconcile.rebuild import global_document, task_document
-from orchestrator_core.registry.partial_parse import agent_of, parse_what_is_left
+from orchestrator_core.reconcile.rebuild import (
+    read_what_is_left,
+    rebuild_document,
+    registry_of,
+)
+from orchestrator_core.registry.partial_parse import agent_of
 from orchestrator_core.registry.snapshot_cache import read_snapshot
-from orchestrator_core.system import durable
 from orchestrator_core.system.deprecation import renamed_attributes
 from orchestrator_core.system.names import check_id, is_id
 
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.registry import Document, Registry
-    from orchestrator_core.saga import Sagas
 
 
 @attrs.frozen(kw_only=True)
@@ -92,12 +94,12 @@ class RepairReport:
 
 
 def repair(
-    context: RootContext, sagas: Sagas, *, task_id: str | None, only_global: bool, dry_run: bool
+    context: RootContext, *, task_id: str | None, only_global: bool, dry_run: bool
 ) -> RepairReport:
     """Repair one task's registry, or the global one, or all; see :meth:`Orchestrator.repair`."""
-    evidence = EvidenceStore(context, sagas)
+    evidence = EvidenceStore(context)
     repairs = [
-        _Repair(context, sagas, evidence, target).run(dry_run=dry_run)
+        _Repair(context, evidence, target, registry_of(context, target)).run(dry_run=dry_run)
         for target in _targets(context, task_id, only_global=only_global)
     ]
     return RepairReport(repairs=tuple(repairs), dry_run=dry_run)
@@ -122,15 +124,9 @@ class _Repair:
     """The repair of one registry: a task's, or the global one for None."""
 
     context: RootContext
-    sagas: Sagas
     evidence: EvidenceStore
     task_id: str | None
-
-    @property
-    def registry(self) -> Registry:
-        if self.task_id is None:
-            return self.context.global_registry
-        return self.context.task_registry(self.task_id)
+    registry: Registry
 
     def run(self, *, dry_run: bool) -> RegistryRepair:
         try:
@@ -141,64 +137,51 @@ class _Repair:
         except OrchestratorError as error:  # It does not affect the other registries.
             return self._unknown(str(error))
 
-    def _build(self, present: Document | None, damaged_bytes: bytes | None) -> Document:
-        sources: dict[str, Any] = {
-            "present": present,
-            "damaged_bytes": damaged_bytes,
-            "evidence": self.evidence,
-        }
-        if self.task_id is None:
-            return global_document(self.context, self.sagas, **sources)
-        return task_document(self.context, self.sagas, self.task_id, **sources)
-
     def _unknown(self, why: str) -> RegistryRepair:
         path = str(self.registry.path)
         return RegistryRepair(
             registry=path, task_id=self.task_id, state="unknown", why=why, error=why
         )
 
+    def _rebuild(self, present: Document | None, damaged: Document | None = None) -> Document:
+        return rebuild_document(
+            self.context, self.task_id, present=present, damaged=damaged, evidence=self.evidence
+        )
+
+    def _what_is_left(self) -> Document:
+        return read_what_is_left(self.registry.path, self.registry.schema) or {}
+
     def _diff(self) -> RegistryRepair:
         """Compare without a lock, and without changing anything."""
-        registry = self.registry
-        found = read_snapshot(registry)
+        found = read_snapshot(self.registry)
         if found.unreadable:
             return self._unknown(found.unreadable)
-        data = _read_or_none(registry) if found.damage else None
-        target = self._build(copy.deepcopy(found.document), data)
-        registry.schema.derive(target)
-        before = found.document if data is None else parse_what_is_left(data, registry.schema)
+        damaged = self._what_is_left() if found.damage else None
+        target = self._rebuild(copy.deepcopy(found.document), damaged)
+        self.registry.schema.derive(target)
         return RegistryRepair(
-            registry=str(registry.path),
+            registry=str(self.registry.path),
             task_id=self.task_id,
             state="damaged" if found.damage else "missing" if found.missing else "whole",
             why=found.damage,
-            differences=tuple(differences(before or {}, target)),
+            differences=tuple(differences(found.document or damaged or {}, target)),
         )
 
     def _apply(self, found: RegistryRepair) -> RegistryRepair:
         """Rewrite the registry; return the real differences, which may be others by now."""
-        registry = self.registry
-        damaged = _read_or_none(registry) if found.state == "damaged" else None
-        before: Document = {} if damaged is None else parse_what_is_left(damaged, registry.schema)
+        before = self._what_is_left() if found.state == "damaged" else {}
 
-        def build(present: Document | None) -> Document:
+        def rebuild(present: Document | None) -> Document:
             nonlocal before
             before = before if present is None else copy.deepcopy(present)
-            return self._build(present, None)
+            return self._rebuild(present)
 
-        quarantined = registry.repair(build)
+        quarantined = self.registry.repair(rebuild)
         return attrs.evolve(
             found,
-            differences=tuple(differences(before, registry.read())),
+            differences=tuple(differences(before, self.registry.read())),
             kept=str(quarantined[0].kept) if quarantined else None,
         )
-
-
-def _read_or_none(registry: Registry) -> bytes | None:
-    try:
-        return durable.read(registry.path)
-    except (FileNotFoundError, StorageError):
-        return None  # It is a directory, or gone by now.
 
 
 # --- the difference ------------------------------------------------------------------------------
@@ -216,12 +199,9 @@ def differences(was: Document, becomes: Document) -> Iterator[Difference]:
             if before.get(name, missing) != after.get(name, missing)
         ]
         if names:
+            is_in_both = agent_id in old and agent_id in new
             yield Difference(
-                kind="added"
-                if agent_id not in old
-                else "changed"
-                if agent_id in new
-                else "removed",
+                kind="changed" if is_in_both else "removed" if agent_id in old else "added",
                 agent_id=agent_id,
                 was={name: before[name] for name in names if name in before},
                 becomes={name: after[name] for name in names if name in after},

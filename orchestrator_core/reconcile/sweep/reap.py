@@ -141,7 +141,6 @@ class _Reaper:
         is_global = _registry_of(findings[0]) == ""
         report = repair(
             self.terminator.context,
-            self.terminator.sagas,
             task_id=None if is_global else findings[0].task_id,
             only_global=is_global,
             dry_run=False,
