@@ -17,7 +17,7 @@ from support import past
 from orchestrator_core.deployment.steps.files import LogReceipt
 from orchestrator_core.exceptions import InvalidInput, LockTimeout
 from orchestrator_core.model.settings import Retention
-from orchestrator_core.operations.retention import collect, file_names, safe_dir
+from orchestrator_core.operations.retention import collect, inventory, safe_dir
 from orchestrator_core.operations.retention.policy import DAY_S, StoredFile, select
 from orchestrator_core.operations.retention.safe_dir import FileState
 from orchestrator_core.system import locks
@@ -138,7 +138,7 @@ def test_the_remaining_files_are_within_all_bounds(generated, n, size, alln, all
     ],
 )
 def test_the_name_of_an_archived_file_is_recognized(name, agent):
-    assert agent == file_names.agent_of(name)
+    assert agent == inventory.agent_of(name)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_the_name_of_an_archived_file_is_recognized(name, agent):
     ],
 )
 def test_another_name_is_not_recognized(name):
-    assert file_names.agent_of(name) is None
+    assert inventory.agent_of(name) is None
 
 
 # --- a collection ---------------------------------------------------------------------------------

@@ -18,10 +18,10 @@ import attrs
 from orchestrator_core.deployment import tasks
 from orchestrator_core.exceptions import LockTimeout, OrchestratorError, StorageError
 from orchestrator_core.operations import metrics
+from orchestrator_core.operations.retention import GcItem, GcReport
 from orchestrator_core.operations.retention.inventory import take_inventory
 from orchestrator_core.operations.retention.policy import is_older, select
 from orchestrator_core.operations.retention.remove_task import finish_removals
-from orchestrator_core.operations.retention.retention_report import GcItem, GcReport
 from orchestrator_core.operations.retention.safe_dir import SafeDir
 from orchestrator_core.system import locks
 from orchestrator_core.system.clock import ms_since

@@ -19,13 +19,13 @@ import attrs
 
 from orchestrator_core.deployment import tasks
 from orchestrator_core.exceptions import InvalidInput, StorageError
+from orchestrator_core.operations.retention import ExportReport
 from orchestrator_core.operations.retention.remove_task import (
     check_finished,
     finish_removals,
     journals_of,
     remove_task,
 )
-from orchestrator_core.operations.retention.retention_report import ExportReport
 from orchestrator_core.operations.retention.safe_dir import FileState
 from orchestrator_core.operations.retention.tarball import read_back, stamp_tree, write_tarball
 from orchestrator_core.system import durable, locks

@@ -8,13 +8,13 @@ So its saga is either still open, which keeps the file in use, or closed for goo
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from orchestrator_core.exceptions import JournalDamaged, SagaNotFound, StorageError
-from orchestrator_core.operations.retention import file_names
 from orchestrator_core.operations.retention.policy import StoredFile, is_older
 from orchestrator_core.operations.retention.safe_dir import SafeDir
 
@@ -28,6 +28,17 @@ if TYPE_CHECKING:
     from orchestrator_core.saga import Sagas
 
     ClosedSagas = Mapping[str, os.stat_result]
+
+_ID = r"([A-Za-z0-9][A-Za-z0-9_-]*)"
+_NUMBER = r"(?:\.\d+)?"  # For a name that was taken: a_stream.1.jsonl.
+_ARCHIVED = re.compile(
+    rf"(?:{_ID}_(?:stream|progress|findings){_NUMBER}\.jsonl"
+    rf"|deploy_{_ID}{_NUMBER}\.json"
+    rf"|agent_prompt_{_ID}{_NUMBER}\.txt)(?:\.gz)?"
+)
+_DAMAGED_REGISTRY = re.compile(r"([A-Z]+_?[A-Z]*\.json)\.damaged-(\d{8}T\d{6})\.\d+Z")
+_DAMAGED_JOURNAL = re.compile(r"(.+?)(?:\.jsonl)?(?:\.\d+)?\.damaged")
+_TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
 
 _STALE_DAYS = 1.0  #: A live writer's temporary file exists for milliseconds.
 
@@ -60,7 +71,7 @@ def take_inventory(
     archived = [
         (agent_id, _with_age(file, agent_id, closed))
         for file in archives
-        if (agent_id := file_names.agent_of(file.name)) is not None
+        if (agent_id := agent_of(file.name)) is not None
     ]
     free = tuple(file for agent_id, file in archived if agent_id not in in_use)
     directories = {
@@ -106,6 +117,12 @@ def _list(root: Path, parts: tuple[str, ...], failed: list[str]) -> list[StoredF
         return []
 
 
+def agent_of(name: str) -> str | None:
+    """Return the agent of an archived file's name; None if it is no such name."""
+    found = _ARCHIVED.fullmatch(name)
+    return None if found is None else next(filter(None, found.groups()))
+
+
 def _with_age(file: StoredFile, saga_id: str, closed: ClosedSagas) -> StoredFile:
     """Return the file, with an age that starts no earlier than the closing of its saga."""
     status = closed.get(saga_id)
@@ -126,7 +143,7 @@ def _names_in_use(sagas: Sagas) -> set[str]:
             continue  # Closed by now; or unreadable, which is for recovery.
         for entry in journal.entries:
             for text in _texts(entry.data.get("receipt")):
-                in_use.add(file_names.agent_of(text.rpartition("/")[2]) or text)
+                in_use.add(agent_of(text.rpartition("/")[2]) or text)
     return in_use
 
 
@@ -142,23 +159,23 @@ def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON
 
 
 def _temporary(files: Iterable[StoredFile]) -> Iterator[StoredFile]:
-    return (file for file in files if file_names.is_temporary(file.name))
+    return (file for file in files if _TEMPORARY.fullmatch(file.name))
 
 
 def _damaged_journals(
     files: Iterable[StoredFile], in_use: set[str], closed: ClosedSagas
 ) -> Iterator[StoredFile]:
     for file in files:
-        saga_id = file_names.saga_of(file.name)
-        if saga_id is not None and saga_id not in in_use:
-            yield _with_age(file, saga_id, closed)
+        found = _DAMAGED_JOURNAL.fullmatch(file.name)
+        if found is not None and found[1] not in in_use:
+            yield _with_age(file, found[1], closed)
 
 
 def _damaged(files: list[StoredFile]) -> Iterator[StoredFile]:
     """Yield the quarantined registries in one directory. A registry without a successor stays."""
     names = {file.name for file in files}
     for file in files:
-        quarantined = file_names.registry_of(file.name)
-        if quarantined is not None and quarantined[0] in names:
-            at = datetime.strptime(quarantined[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+        found = _DAMAGED_REGISTRY.fullmatch(file.name)
+        if found is not None and found[1] in names:
+            at = datetime.strptime(found[2], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
             yield attrs.evolve(file, since=max(file.since, at.timestamp()))

@@ -10,10 +10,12 @@ if it is still the scanned one.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
+import shutil
 import stat
 import zlib
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import attrs
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 CHUNK = 1 << 20  #: Bytes.
-_GZIP = 31  #: zlib's number for the gzip format, with its checksum.
+_LEVEL = 6  #: Of compression: the default of gzip(1).
 
 
 @attrs.frozen
@@ -161,7 +163,7 @@ class SafeDir:
         except OSError:
             return None
         try:
-            if _gzip_checksum(fd) != _checksum(_read_chunks(source)):
+            if not _is_copy(fd, source):
                 return None
         finally:
             os.close(fd)
@@ -176,7 +178,7 @@ class SafeDir:
             try:
                 os.fchmod(fd, 0o600)
                 _write_gzip(source, fd)
-                if _gzip_checksum(fd) != _checksum(_read_chunks(source)):
+                if not _is_copy(fd, source):
                     raise StorageError(f"{self.path / name}: the compressed copy is different")
                 os.utime(fd, ns=(os.fstat(source).st_atime_ns, state.mtime_ns))
                 durable.fsync(fd)
@@ -198,43 +200,39 @@ class SafeDir:
         raise AssertionError("unreachable: there is always another name")
 
 
-def _read_chunks(fd: int) -> Iterator[bytes]:
-    offset = 0
-    while chunk := os.pread(fd, CHUNK, offset):
-        yield chunk
-        offset += len(chunk)
+@attrs.frozen
+class FdWriter:
+    """The stream that gzip and tarfile write to: a descriptor."""
+
+    fd: int
+
+    def write(self, data: bytes, /) -> int:
+        """Write all bytes."""
+        durable.write_all(self.fd, data)
+        return len(data)
+
+
+def _reader(fd: int) -> BinaryIO:
+    """Return a reader of a file from its start; the descriptor stays open."""
+    os.lseek(fd, 0, os.SEEK_SET)
+    return open(fd, "rb", closefd=False)
 
 
 def _write_gzip(source: int, target: int) -> None:
-    compressor = zlib.compressobj(wbits=_GZIP)
-    for chunk in _read_chunks(source):
-        durable.write_all(target, compressor.compress(chunk))
-    durable.write_all(target, compressor.flush())
+    with (
+        _reader(source) as content,
+        gzip.GzipFile("", "wb", _LEVEL, fileobj=FdWriter(target)) as packed,  # type: ignore[call-overload]  # needs no more than write
+    ):
+        shutil.copyfileobj(content, packed, CHUNK)
 
 
-def _checksum(chunks: Iterator[bytes]) -> tuple[int, int]:
-    """Return the length and the CRC of the content."""
-    length = checksum = 0
-    for chunk in chunks:
-        length += len(chunk)
-        checksum = zlib.crc32(chunk, checksum)
-    return length, checksum
-
-
-def _gzip_checksum(fd: int) -> tuple[int, int] | None:
-    """Return the length and the CRC of a compressed file's content; None if it is incomplete."""
-    decompressor = zlib.decompressobj(wbits=_GZIP)
-    try:
-        found = _checksum(_decompress(decompressor, fd))
-    except zlib.error:
-        return None
-    return found if decompressor.eof and not decompressor.unused_data else None
-
-
-def _decompress(decompressor: zlib._Decompress, fd: int) -> Iterator[bytes]:
-    """Yield the content in bounded pieces: a chunk may expand a thousandfold."""
-    for chunk in _read_chunks(fd):
-        rest = chunk
-        while rest:
-            yield decompressor.decompress(rest, CHUNK)
-            rest = decompressor.unconsumed_tail
+def _is_copy(packed: int, source: int) -> bool:
+    """Return whether a compressed file is complete and has the content of another file."""
+    with _reader(source) as content, _reader(packed) as file, gzip.open(file) as unpacked:
+        try:
+            while (chunk := content.read(CHUNK)) == unpacked.read(CHUNK):
+                if not chunk:
+                    return True
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            pass  # The compressed file is incomplete or damaged.
+    return False

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, NoReturn
 
 import attrs
 
-from orchestrator_core.operations.retention.safe_dir import CHUNK, READ_ONLY, FileState
+from orchestrator_core.operations.retention.safe_dir import CHUNK, READ_ONLY, FdWriter, FileState
 from orchestrator_core.system import durable
 from orchestrator_core.system.os_errors import storage_errors
 
@@ -123,18 +123,6 @@ class _HashingReader:
         return self._hash.hexdigest()
 
 
-@attrs.frozen
-class FdWriter:
-    """The stream that tarfile writes to: a descriptor."""
-
-    fd: int
-
-    def write(self, data: bytes, /) -> int:
-        """Write all bytes."""
-        durable.write_all(self.fd, data)
-        return len(data)
-
-
 @contextlib.contextmanager
 def write_tarball(fd: int, *, compressed: bool) -> Iterator[Tarball]:
     """
@@ -149,13 +137,6 @@ def write_tarball(fd: int, *, compressed: bool) -> Iterator[Tarball]:
     ) as tar:
         yield Tarball(tar)
     durable.fsync(fd)
-
-
-def _digest(content: IO[bytes]) -> str:
-    reader = _HashingReader(content)
-    while reader.read(CHUNK):
-        pass
-    return reader.digest()
 
 
 def read_back(fd: int) -> list[Member]:
@@ -173,6 +154,6 @@ def read_back(fd: int) -> list[Member]:
     ):
         for info in tar:
             content = tar.extractfile(info) if info.isreg() else None
-            digest = "" if content is None else _digest(content)
+            digest = hashlib.file_digest(content, "sha256").hexdigest() if content else ""  # type: ignore[arg-type]
             found.append(Member.from_info(info, digest))
     return found
