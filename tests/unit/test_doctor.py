@@ -25,6 +25,7 @@ import types
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from orchestrator_core.model import layout
@@ -36,7 +37,6 @@ from orchestrator_core.operations.doctor import (
     integrity,
     lock_check,
     machine,
-    mounts,
     resource_limits,
     root,
     software,
@@ -829,24 +829,28 @@ def test_a_missing_alert_command_is_a_warning(used, program):
 
 # --- the file system ------------------------------------------------------------------------------
 
-MOUNTS = """\
-22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-23 22 0:5 / /mnt/nfs rw - nfs4 server:/export rw,vers=4.2
-24 22 0:6 / /mnt/cifs rw - cifs //server/share rw
-25 22 0:7 / /mnt/sshfs rw - fuse.sshfs me@host:/ rw
-26 22 0:8 / /mnt/host rw - 9p host rw
-27 22 0:9 / /mnt/usb rw - vfat /dev/sdb1 rw
-28 22 0:10 / /mnt/mem rw - tmpfs tmpfs rw,size=1g
-29 22 0:11 / /mnt/over rw - overlay overlay rw,lowerdir=/a
-30 22 0:12 / /mnt/cd ro,relatime - ext4 /dev/sr0 rw
-31 22 0:13 / /mnt/frozen rw - xfs /dev/sdc ro
-32 22 0:14 / /mnt/fast rw - ext4 /dev/sdd rw,nobarrier
-33 22 0:15 / /mnt/a\\040b rw - btrfs /dev/sde rw
-34 22 0:16 / /mnt/twice rw - ext4 /dev/sdf rw
-35 34 0:17 / /mnt/twice rw - nfs server:/other rw
-36 22 0:18 / /mnt/nf rw - ext4 /dev/sdg rw
-no mount at all
-"""
+
+def mount(kind, point, source, options="rw"):
+    return filesystem.Mount(source, str(point), kind, options)
+
+
+MOUNTS = [
+    mount("ext4", "/", "/dev/sda1", "rw,relatime"),
+    mount("nfs4", "/mnt/nfs", "server:/export", "rw,vers=4.2"),
+    mount("cifs", "/mnt/cifs", "//server/share"),
+    mount("fuse.sshfs", "/mnt/sshfs", "me@host:/"),
+    mount("9p", "/mnt/host", "host"),
+    mount("vfat", "/mnt/usb", "/dev/sdb1"),
+    mount("tmpfs", "/mnt/mem", "tmpfs", "rw,size=1g"),
+    mount("overlay", "/mnt/over", "overlay", "rw,lowerdir=/a"),
+    mount("ext4", "/mnt/cd", "/dev/sr0", "ro,relatime"),
+    mount("xfs", "/mnt/frozen", "/dev/sdc", "ro"),
+    mount("ext4", "/mnt/fast", "/dev/sdd", "rw,nobarrier"),
+    mount("btrfs", "/mnt/a b", "/dev/sde"),
+    mount("ext4", "/mnt/twice", "/dev/sdf"),
+    mount("nfs", "/mnt/twice", "server:/other"),
+    mount("ext4", "/mnt/nf", "/dev/sdg"),
+]
 
 
 @pytest.mark.parametrize(
@@ -871,7 +875,7 @@ no mount at all
     ],
 )
 def test_a_file_system_is_reported_with_its_risk(path, verdict, expected):
-    answer = mounts.assess(mounts.mount_of(Path(path), MOUNTS))
+    answer = filesystem.assess(filesystem.mount_of(Path(path), MOUNTS))
     assert verdict is answer.verdict
     assert expected in answer.found
     assert (verdict is OK) == (not answer.remedy)
@@ -879,8 +883,8 @@ def test_a_file_system_is_reported_with_its_risk(path, verdict, expected):
 
 def test_the_root_is_on_the_file_system_that_the_kernel_reports(environment, monkeypatch):
     at = environment.root.resolve()
-    line = f"99 1 0:9 / {at} rw - nfs4 server:/export rw\n"
-    monkeypatch.setattr(filesystem.proc, "read", lambda _: (MOUNTS + line).encode())
+    mounts = [*MOUNTS, mount("nfs4", at, "server:/export")]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: mounts)
 
     answer = filesystem.kind(environment)
 
@@ -889,14 +893,21 @@ def test_the_root_is_on_the_file_system_that_the_kernel_reports(environment, mon
 
 
 def test_a_missing_root_is_on_the_file_system_of_its_parent(tmp_path, monkeypatch):
-    line = f"99 1 0:9 / {tmp_path.resolve()} rw - nfs4 server:/export rw\n"
-    monkeypatch.setattr(filesystem.proc, "read", lambda _: (MOUNTS + line).encode())
+    mounts = [*MOUNTS, mount("nfs4", tmp_path.resolve(), "server:/export")]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: mounts)
     assert "nfs4" in filesystem.kind(subject(tmp_path / "not" / "yet")).found
 
 
 def test_the_file_system_is_unknown_without_mounts(environment, monkeypatch):
-    monkeypatch.setattr(filesystem.proc, "read", lambda _: b"")
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: [])
     assert UNKNOWN is filesystem.kind(environment).verdict
+
+
+def test_a_missing_library_of_a_check_is_reported_and_is_no_defect(used, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    check = by_name(doctor.examine(used.root))["file system"]
+    assert (FAILED, "see: libraries") == (check.verdict, check.remedy)
+    assert "psutil" in check.found
 
 
 def no_lock(*_):

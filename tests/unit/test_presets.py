@@ -13,7 +13,7 @@ from orchestrator_core.cli import commands
 from orchestrator_core.cli.arguments import parser
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model.spec import PRESETS
-from orchestrator_core.operations.doctor import agent_programs
+from orchestrator_core.operations.doctor import software
 from orchestrator_core.operations.doctor.check import Environment, Verdict
 from orchestrator_core.presets import PROGRAMS
 from orchestrator_core.presets.options import SpecOptions
@@ -147,7 +147,7 @@ def test_the_doctor_lists_the_installed_programs(tmp_path):
     """A missing program is no failure. The remedy says how to install it."""
     env = on_path(tmp_path, "claude", "gemini")
 
-    answer = agent_programs.programs(Environment(None, "", "", env, 1.0))
+    answer = software.agent_programs(Environment(None, "", "", env, 1.0))
 
     assert Verdict.OK is answer.verdict
     assert f"claude at {tmp_path}/claude, gemini at {tmp_path}/gemini, no codex" == answer.found
@@ -157,7 +157,7 @@ def test_the_doctor_lists_the_installed_programs(tmp_path):
 def test_the_doctor_has_no_remedy_when_all_programs_are_installed(tmp_path):
     env = on_path(tmp_path, *PROGRAMS)
 
-    assert "" == agent_programs.programs(Environment(None, "", "", env, 1.0)).remedy
+    assert "" == software.agent_programs(Environment(None, "", "", env, 1.0)).remedy
 
 
 # --- on the command line -----------------------------------------------------------------------

@@ -14,14 +14,14 @@ import os
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING, Generic, TypeVar
+from concurrent.futures import Future, wait
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
 from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.model.layout import find_root
 from orchestrator_core.operations.doctor import (
-    agent_programs,
     clock_check,
     filesystem,
     integrity,
@@ -47,7 +47,7 @@ CHECKS: dict[str, Callable[[Environment], Check]] = {
     "libraries": software.libraries,
     "locale": software.locale,
     "environment": software.environment,
-    "agents": agent_programs.programs,
+    "agents": software.agent_programs,
     "tmux": tmux_check.program,
     "tmux socket": tmux_check.socket_file,
     "tmux server": tmux_check.server,
@@ -93,13 +93,13 @@ def examine(
     env = os.environ if env is None else env
     late = Environment(None, "", "the root was not found in time", env, timeout_s / 2)
     # The search resolves symlinks, which reads the disk, and so may hang.
-    search = _Task("the root", _find_environment, late, root, cwd)
-    environment = search.result_by(deadline - timeout_s / 2, late)
-    tasks = {name: _Task(name, _run, check, environment) for name, check in CHECKS.items()}
+    search = _start("the root", _find_environment, late, root, cwd)
+    environment = _result_by(deadline - timeout_s / 2, search, late)
+    results = {name: _start(name, _run, check, environment) for name, check in CHECKS.items()}
     late_check = Check.unknown("no result in time", "does something that the check reads hang?")
     return tuple(
-        attrs.evolve(task.result_by(deadline, late_check), name=name)
-        for name, task in tasks.items()
+        attrs.evolve(_result_by(deadline, result, late_check), name=name)
+        for name, result in results.items()
     )
 
 
@@ -124,6 +124,8 @@ def _run(check: Callable[[Environment], Check], environment: Environment) -> Che
         return Check.unknown(
             f"no answer in time: {error}", "try again when the machine is less busy"
         )
+    except ImportError as error:
+        return Check.failed(f"cannot be checked: {error}", "see: libraries")
     except (OSError, OrchestratorError) as error:
         return Check.from_error(error)
     except Exception as error:  # noqa: BLE001 - one check affects no other check
@@ -131,23 +133,20 @@ def _run(check: Callable[[Environment], Check], environment: Environment) -> Che
         return Check.unknown(f"the check itself failed: {error!r}", remedy)
 
 
-class _Task(Generic[T]):
-    """A call in a separate daemon thread; in the calling thread if none can be started."""
+def _start(name: str, call: Callable[..., T], *args: object) -> Future[T]:
+    """Start a call in a separate daemon thread; make it here if no thread can be started."""
+    future: Future[T] = Future()
 
-    def __init__(self, name: str, call: Callable[..., T], *args: object) -> None:
-        self._results: list[T] = []
-        self._thread = threading.Thread(
-            target=self._run, args=(call, *args), name=f"doctor: {name}", daemon=True
-        )
-        try:
-            self._thread.start()
-        except RuntimeError:
-            self._run(call, *args)
+    def run() -> None:
+        future.set_result(call(*args))
 
-    def _run(self, call: Callable[..., T], *args: object) -> None:
-        self._results.append(call(*args))
+    try:
+        threading.Thread(target=run, name=f"doctor: {name}", daemon=True).start()
+    except RuntimeError:
+        run()
+    return future
 
-    def result_by(self, deadline: float, default: T) -> T:
-        if self._thread.ident is not None:
-            self._thread.join(max(0.0, deadline - time.monotonic()))
-        return self._results[0] if self._results else default
+
+def _result_by(deadline: float, future: Future[T], default: T) -> T:
+    wait([future], max(0.0, deadline - time.monotonic()))
+    return future.result() if future.done() else default

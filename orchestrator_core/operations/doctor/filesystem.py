@@ -13,17 +13,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator_core.operations.doctor.check import Check, Environment, run_python
-from orchestrator_core.operations.doctor.mounts import assess, mount_of
 from orchestrator_core.operations.doctor.root import TRIAL_PREFIX, existing_above
-from orchestrator_core.supervisor import procfs as proc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _LOCAL = "use a root on a local disk: --root DIR"
+_LOCAL_DISK = "use a root on a local disk"
 _FREE_SPACE = "orchestrator-core gc, or free some on that file system"
 
 _LOW_SPACE, _NO_SPACE = 200 << 20, 20 << 20  #: Bytes.
@@ -31,15 +30,33 @@ _LOW_INODES, _NO_INODES = 10_000, 1_000
 _CLOCK_SKEW_S = 5.0  #: More than the resolution of any file system's clock.
 
 
+class Mount(NamedTuple):
+    """A mounted file system, as psutil describes it."""
+
+    source: str
+    point: str
+    kind: str
+    options: str  #: Separated by commas.
+
+
 def kind(environment: Environment) -> Check:
     """Report the kind of file system that the root is on, or will be, and what that implies."""
     if environment.root is None:
         return Check.unknown("there is no root", "name one: --root DIR")
-    text = os.fsdecode(proc.read("/proc/self/mountinfo"))
-    mount = mount_of(existing_above(environment.root).resolve(), text)
+    import psutil  # type: ignore[import-untyped]  # noqa: PLC0415 - may be missing
+
+    mounts = [Mount(*mount) for mount in psutil.disk_partitions(all=True)]
+    mount = mount_of(existing_above(environment.root).resolve(), mounts)
     if mount is None:
         return Check.unknown("the mounted file systems cannot be read", "see the output of `mount`")
     return assess(mount)
+
+
+def mount_of(path: Path, mounts: Sequence[Mount]) -> Mount | None:
+    """Return the file system of *path*, which is absolute and without symlinks."""
+    above = (mount for mount in reversed(mounts) if path.is_relative_to(mount.point))
+    # The longest mount point is the nearest; of two at one point, the later hides the other.
+    return max(above, key=lambda mount: len(mount.point), default=None)
 
 
 def space(environment: Environment) -> Check:
@@ -58,6 +75,57 @@ def space(environment: Environment) -> Check:
 
 def _compare_free(free: int, found: str, low: int, none: int) -> Check:
     return Check.by_threshold(free, f"only {found} are free", _FREE_SPACE, low=low, none=none)
+
+
+# --- what its kind implies ----------------------------------------------------------------------
+
+_NETWORK = (
+    "a network file system: locks may not hold between machines, a lost server stops "
+    "every client, and no other machine can see the processes of this one"
+)
+_SHARED = (
+    "shared by a virtual machine's host: sockets, FIFOs and locks may not work, "
+    "and fsync may stop at the host's memory"
+)
+_LAYER = "a container's own layer: it is gone with the container"
+_MEMORY = "memory: all of it is gone after a reboot, journals and archives too"
+
+_RISKS: tuple[tuple[str, str, str], ...] = (
+    ("nfs nfs4 cifs smb3 smbfs afs ceph", _NETWORK, _LOCAL_DISK),
+    ("lustre gpfs glusterfs beegfs ncpfs", _NETWORK, _LOCAL_DISK),
+    ("9p virtiofs vboxsf vmhgfs prl_fs drvfs", _SHARED, "use a root on the machine's own disk"),
+    ("overlay aufs", _LAYER, "mount a volume there"),
+    ("tmpfs ramfs", _MEMORY, "use a root on a disk, if records must survive a reboot"),
+)
+"""File systems with a risk: their kinds, the risk, the remedy."""
+
+_UNSUPPORTED = frozenset({"vfat", "msdos", "exfat", "fat", "hfs", "udf", "iso9660"})
+
+#: With these options, fsync may return before the data is durable.
+_UNSAFE_OPTIONS = frozenset({"nobarrier", "barrier=0", "eatmydata", "volatile"})
+
+
+def assess(mount: Mount) -> Check:
+    """Report what a root on such a file system has to expect."""
+    found = f"{mount.kind} at {mount.point}"
+    options = set(mount.options.split(","))
+    if "ro" in options:
+        remedy = f"mount -o remount,rw {mount.point}, or use a root elsewhere"
+        return Check.failed(f"{found}, read-only", remedy)
+    if mount.kind in _UNSUPPORTED:
+        return Check.failed(f"{found}: it has no permissions, sockets or hard links", _LOCAL_DISK)
+    if unsafe := ", ".join(sorted(options & _UNSAFE_OPTIONS)):
+        found = f"{found}, with {unsafe}: a power failure may destroy durable data"
+        return Check.warning(found, f"mount it without {unsafe}")
+    for kinds, risk, remedy in _RISKS:
+        if mount.kind in kinds.split():
+            return Check.warning(f"{found}: {risk}", remedy)
+    if mount.kind.startswith("fuse"):
+        found = (
+            f"{found} ({mount.source}), run by a program, which defines locks, fsync and sockets"
+        )
+        return Check.warning(found, _LOCAL_DISK)
+    return Check.ok(found)
 
 
 # --- what its calls do ------------------------------------------------------------------------

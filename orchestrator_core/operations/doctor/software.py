@@ -1,10 +1,12 @@
-"""Checks of the software: Python, libraries, the locale, environment variables."""
+"""Checks of the software: Python, libraries, agents' programs, locale, environment variables."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import locale as locales
+import os
 import re
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from orchestrator_core.model.environment import ENV_AGENT, ENV_TASK, HIDDEN_ENV,
 from orchestrator_core.model.layout import ENVIRONMENT
 from orchestrator_core.model.limits import VARIABLES, Limits
 from orchestrator_core.operations.doctor.check import Check, Environment
+from orchestrator_core.presets import PROGRAMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -66,6 +69,18 @@ def _library(name: str, first: str, before: str | None) -> Check:
 
 def _number(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)[:3]))
+
+
+def agent_programs(environment: Environment) -> Check:
+    """Report which presets find their program, and how to install the others."""
+    path = environment.env.get("PATH", os.defpath)
+    found = {name: shutil.which(program.name, path=path) for name, program in PROGRAMS.items()}
+    missing = [name for name, place in found.items() if not place]
+    present = [f"{name} at {place}" for name, place in found.items() if place]
+    return Check.ok(
+        ", ".join([*present, *(f"no {name}" for name in missing)]),
+        "; ".join(f"for {name}: {PROGRAMS[name].install}" for name in missing),
+    )
 
 
 def locale(environment: Environment) -> Check:
