@@ -18,14 +18,14 @@ import sys
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import attrs
 import msgspec
 
 from orchestrator_core.model.outcome import EndReport
 from orchestrator_core.saga.observer import Observer
-from orchestrator_core.system import durable, log
+from orchestrator_core.system import log
 from orchestrator_core.system.clock import timestamp
 
 if TYPE_CHECKING:
@@ -182,10 +182,9 @@ def run_detached(command: Sequence[str], report: object, *, timeout_s: float, ro
         raise FileNotFoundError(f"there is no program {command[0]!r} for alerts")
     watchdog = (sys.executable, "-I", "-S", "-c", _WATCHDOG, f"{timeout_s:g}", *command)
     env = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    stdin = _anonymous_file()
-    try:
-        durable.write_all(stdin, msgspec.json.encode(report) + b"\n")
-        os.lseek(stdin, 0, os.SEEK_SET)
+    with _anonymous_file() as stdin:
+        stdin.write(msgspec.json.encode(report) + b"\n")
+        stdin.seek(0)
         subprocess.run(  # noqa: S603 - the owner of the root has named it
             ["/bin/sh", "-c", _DETACH, "alert", *watchdog],
             stdin=stdin,
@@ -197,8 +196,6 @@ def run_detached(command: Sequence[str], report: object, *, timeout_s: float, ro
             timeout=_START_TIMEOUT_S,
             check=False,
         )
-    finally:
-        os.close(stdin)
 
 
 def find_program(command: Sequence[str]) -> str | None:
@@ -210,12 +207,10 @@ def find_program(command: Sequence[str]) -> str | None:
     return shutil.which(path, path=os.environ.get("PATH", os.defpath))
 
 
-def _anonymous_file() -> int:
+def _anonymous_file() -> IO[bytes]:
     """Return a file without a name: a report may exceed a pipe, and the disk may be full."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("alert")
+        return os.fdopen(os.memfd_create("alert"), "w+b")
     import tempfile  # noqa: PLC0415 - for systems without memfd_create
 
-    fd, path = tempfile.mkstemp()
-    os.unlink(path)  # noqa: PTH108 - `os` calls are where the tests break in
-    return fd
+    return tempfile.TemporaryFile()

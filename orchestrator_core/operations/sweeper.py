@@ -12,6 +12,7 @@ The sweeper calls :meth:`Orchestrator.recover`, :meth:`Orchestrator.sweep` and
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -77,16 +78,22 @@ class Sweeper:
         """
         given = settings.read(orchestrator.root).sweep
         self._orchestrator = orchestrator
-        self._interval_s = given.interval_s if interval_s is None else interval_s
-        self._hang_s = given.hang_s if hang_s is None else hang_s
-        for name, value in (("interval_s", self._interval_s), ("hang_s", self._hang_s)):
+        interval_s = given.interval_s if interval_s is None else interval_s
+        hang_s = given.hang_s if hang_s is None else hang_s
+        for name, value in (("interval_s", interval_s), ("hang_s", hang_s)):
             if not 0 < value < threading.TIMEOUT_MAX:
                 raise InvalidInput(
                     f"{name} = {value} is no interval", hint="give seconds, more than 0"
                 )
-        self._silent_after_s = silent_after_s
-        self._on_sweep = on_sweep
-        self._manager = manager or ServiceManager()
+        self._new_loop = functools.partial(
+            EventLoop,
+            orchestrator,
+            interval_s=interval_s,
+            hang_s=hang_s,
+            silent_after_s=silent_after_s,
+            manager=manager or ServiceManager(),
+            on_sweep=on_sweep,
+        )
         self._thread: threading.Thread | None = None
         # The pipe lives as long as this object: a late write must not reach another file.
         self._stop_fd, self._wakeup_fd = os.pipe()
@@ -105,7 +112,7 @@ class Sweeper:
             StorageError: The root cannot be used.
         """
         with self._exclusive():
-            self._run_loop(lambda: None)
+            self._new_loop().run(self._stop_fd)
 
     def start(self) -> Self:
         """
@@ -218,20 +225,9 @@ class Sweeper:
     def _run_in_thread(self, exclusive: contextlib.ExitStack, ready: threading.Event) -> None:
         with exclusive:
             try:
-                self._run_loop(ready.set)
+                self._new_loop().run(self._stop_fd, ready=ready.set)
             finally:
                 ready.set()
-
-    def _run_loop(self, ready: Callable[[], object]) -> None:
-        loop = EventLoop(
-            self._orchestrator,
-            interval_s=self._interval_s,
-            hang_s=self._hang_s,
-            silent_after_s=self._silent_after_s,
-            manager=self._manager,
-            on_sweep=self._on_sweep,
-        )
-        loop.run(self._stop_fd, ready=ready)
 
 
 def _raise_already_running(root: Path) -> NoReturn:

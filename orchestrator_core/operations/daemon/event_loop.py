@@ -102,7 +102,7 @@ class EventLoop:
 
     # --- from start to stop -------------------------------------------------------------------
 
-    def run(self, stop: int, *, ready: Callable[[], object]) -> None:
+    def run(self, stop: int, *, ready: Callable[[], object] = lambda: None) -> None:
         """Run until *stop* is readable; call *ready* once every live agent is watched."""
         with self._jobs:
             try:
