@@ -17,6 +17,7 @@ import msgspec
 from orchestrator_core.model.status import Status
 from orchestrator_core.saga import Reason, Unwind
 from orchestrator_core.system.deprecation import warn_renamed
+from orchestrator_core.system.json_values import JsonValues
 
 if TYPE_CHECKING:
     from orchestrator_core.saga import History, UnwindReport
@@ -99,7 +100,7 @@ def _with_exit(why: Unwind, exit_record: ExitRecord | None) -> Unwind:
 
 
 @attrs.frozen(kw_only=True)
-class EndReport:
+class EndReport(JsonValues):
     """
     The end of an agent, and what became of each thing that it held.
 
@@ -178,11 +179,6 @@ class EndReport:
         """Return :meth:`from_unwind`, of which this is the old name."""
         warn_renamed("EndReport.of", "EndReport.from_unwind")
         return cls.from_unwind(report)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-safe values."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain
 
 
 def cleanup_record(report: UnwindReport, at: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from orchestrator_core.model.outcome import EndReport
 from orchestrator_core.saga.observer import Observer
 from orchestrator_core.system import log
 from orchestrator_core.system.clock import timestamp
+from orchestrator_core.system.json_values import JsonValues
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +42,7 @@ _START_TIMEOUT_S = 5.0  #: For a shell to start one program and exit.
 
 
 @attrs.frozen(kw_only=True)
-class FailedCleanup:
+class FailedCleanup(JsonValues):
     """A failed cleanup: what is left, and when the next attempt is."""
 
     what: str  #: ``stuck``: some steps could not be undone. ``reaping``: a sweep could not reap.
@@ -52,11 +53,6 @@ class FailedCleanup:
     survivors: tuple[str, ...] = ()  #: Processes that are still alive: "pid (name)".
     retry_at: float | None = None  #: Seconds since 1970; None: at the next sweep.
     report: dict[str, Any] | None = None  #: For ``stuck``: the end's whole report.
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the alert as JSON-safe values."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain
 
 
 class Alerts(Observer):

@@ -25,7 +25,6 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
-import msgspec
 
 from orchestrator_core.exceptions import (
     JournalDamaged,
@@ -40,6 +39,7 @@ from orchestrator_core.saga.observer import Observer, safe
 from orchestrator_core.saga.states import State
 from orchestrator_core.saga.step import Unwind
 from orchestrator_core.saga.unwinding import format_error
+from orchestrator_core.system.json_values import JsonValues
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -56,7 +56,7 @@ _CLOCK_SLACK_S = 7200.0  #: A retry further away than any backoff means that the
 
 
 @attrs.frozen
-class RecoveryReport:
+class RecoveryReport(JsonValues):
     """The results of one recovery, by saga id."""
 
     unwound: dict[str, UnwindReport] = attrs.field(factory=dict)
@@ -71,11 +71,6 @@ class RecoveryReport:
         """The sagas that still hold a resource."""
         again = (saga_id for saga_id, report in self.unwound.items() if not report.closed)
         return (*again, *self.waiting)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-safe values."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain
 
 
 class RecoveryPolicy(Protocol):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
-import msgspec
 
 from orchestrator_core.saga.step import Unwind  # noqa: TC001 - msgspec reads it at run time
+from orchestrator_core.system.json_values import JsonValues
 
 FINALIZER = "epilogue"  #: The step name under which the finalizer is reported and abandoned.
 
@@ -30,7 +30,7 @@ class StepReport:
 
 
 @attrs.frozen
-class UnwindReport:
+class UnwindReport(JsonValues):
     """The unwinding of one saga, its steps in the order of their undos."""
 
     saga_id: str
@@ -48,8 +48,3 @@ class UnwindReport:
     def step(self, name: str) -> StepReport | None:
         """Return the report of the step of that name, if the saga had one."""
         return next((step for step in self.steps if step.step == name), None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-safe values."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain

@@ -8,13 +8,13 @@ sweep are remarks, and do not make the sweeper unhealthy.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
-import msgspec
 
 from orchestrator_core.exceptions import CouldNotAsk, StorageError
 from orchestrator_core.operations.daemon import heartbeat
+from orchestrator_core.system.json_values import JsonValues
 from orchestrator_core.system.processes import identity
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _LATE_S = 10.0  #: Beyond two heartbeats, for a busy machine.
 
 
 @attrs.frozen(kw_only=True)
-class Health:
+class Health(JsonValues):
     """The health of a root's sweeper."""
 
     healthy: bool
@@ -35,11 +35,6 @@ class Health:
     problems: tuple[str, ...] = ()  #: Why the sweeper is unhealthy.
     remarks: tuple[str, ...] = ()  #: Other facts, for example findings.
     heartbeat: Heartbeat | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the health as JSON-safe values."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain
 
 
 def health(root: Path) -> Health:

@@ -8,13 +8,14 @@ The heartbeat: the last known state of a sweeper, in ``registry/sweeper.json``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 import msgspec
 
 from orchestrator_core.exceptions import StorageError
 from orchestrator_core.system import durable
+from orchestrator_core.system.json_values import JsonValues
 from orchestrator_core.system.processes.protocol import Identity
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class LastSweep:
 
 
 @attrs.frozen(kw_only=True)
-class Heartbeat:
+class Heartbeat(JsonValues):
     """The state of a sweeper at its last write."""
 
     pid: int
@@ -66,11 +67,6 @@ class Heartbeat:
     def who(self) -> Identity:
         """The identity of the sweeper's process."""
         return Identity(self.boot_id, self.pid, self.started)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the heartbeat as JSON-safe values."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain
 
 
 def file_of(root: Path) -> Path:

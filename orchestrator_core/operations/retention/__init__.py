@@ -16,6 +16,8 @@ from typing import Any
 import attrs
 import msgspec
 
+from orchestrator_core.system.json_values import JsonValues
+
 
 @attrs.frozen(kw_only=True)
 class GcItem:
@@ -38,7 +40,7 @@ class TaskTotals:
 
 
 @attrs.frozen(kw_only=True)
-class GcReport:
+class GcReport(JsonValues):
     """
     The result of a collection, or its prediction by a dry run.
 
@@ -77,13 +79,12 @@ class GcReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-safe values."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
         totals = {"bytes_freed": self.bytes_freed, "tasks": msgspec.to_builtins(self.tasks)}
-        return {**plain, **totals}
+        return {**super().to_dict(), **totals}
 
 
 @attrs.frozen(kw_only=True)
-class ExportReport:
+class ExportReport(JsonValues):
     """The result of an export."""
 
     task_id: str
@@ -96,8 +97,3 @@ class ExportReport:
     removed: bool = False  #: The task is no longer in the root.
     left: tuple[str, ...] = ()  #: The errors of the removal; the next collection finishes it.
     duration_ms: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-safe values."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain
