@@ -66,9 +66,7 @@ class Journal:
         """
         if not self.is_owned:
             raise StorageError(f"journal {self.path} is not owned by this process")
-        if self._queued:
-            entries = (*self._queued, *entries)
-        data = self._prefix + encode(entries, timestamp())
+        data = self._prefix + encode((*self._queued, *entries), timestamp())
         try:
             if self._tail_dirty:
                 self._truncate_tail()
@@ -77,7 +75,8 @@ class Journal:
             if durable:
                 fsync(self._fd)
         except OSError:
-            self._try_truncate_tail()
+            with contextlib.suppress(OSError):  # After an error the next append tries again.
+                self._truncate_tail()
             with storage_errors("write journal", self.path):
                 raise
         self._end += len(data)
@@ -100,12 +99,6 @@ class Journal:
         """Remove the rest of a failed write, so that later lines do not become part of it."""
         os.ftruncate(self._fd, self._end)
         self._tail_dirty = False
-
-    def _try_truncate_tail(self) -> None:
-        try:
-            self._truncate_tail()
-        except OSError:
-            return  # The next append tries again.
 
     @property
     def is_owned(self) -> bool:
@@ -168,26 +161,25 @@ def acquire(path: Path, timeout_s: float) -> int:
         fd = _open(path, os.O_RDWR)
         try:
             with storage_errors("lock", path):
-                owned = _lock(fd, deadline - time.monotonic())
-                if owned and locks.same_file(fd, path):
+                _lock(fd, path, deadline - time.monotonic())
+                if locks.same_file(fd, path):
                     return fd
         except BaseException:
             os.close(fd)
             raise
         os.close(fd)
-        if not owned:
-            raise SagaBusy(f"saga {path.stem!r} is owned by another living process")
         # During the wait the journal was closed and moved away, or rebuilt.
 
 
-def _lock(fd: int, timeout_s: float) -> bool:
+def _lock(fd: int, path: Path, timeout_s: float) -> None:
     """Lock the journal within *timeout_s*; a reader's lock does not count, and is waited for."""
     if locks.try_lock(fd):
-        return True
+        return
     if locks.try_lock_shared(fd):  # Only readers hold the lock.
         locks.unlock(fd)
         timeout_s = max(timeout_s, _READER_TIMEOUT_S)
-    return locks.lock_within(fd, timeout_s)
+    if not locks.lock_within(fd, timeout_s):
+        raise SagaBusy(f"saga {path.stem!r} is owned by another living process")
 
 
 def is_file(path: Path) -> bool:

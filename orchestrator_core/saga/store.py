@@ -56,9 +56,6 @@ class JournalStore:
     """
 
     path: Path
-    _cache: dict[str, tuple[durable.Fingerprint, History]] = attrs.field(
-        factory=dict, eq=False, repr=False
-    )
 
     if not TYPE_CHECKING:
         __getattr__ = renamed_attributes("JournalStore", {"has": "contains", "retire": "archive"})
@@ -99,10 +96,7 @@ class JournalStore:
         Raises:
             StorageError: The directory cannot be listed.
         """
-        found = sorted(saga_id for saga_id, _ in _list(self.path))
-        for gone in self._cache.keys() - found:
-            self._cache.pop(gone, None)  # Another thread may have done so.
-        return found
+        return sorted(saga_id for saga_id, _ in _list(self.path))
 
     def contains(self, saga_id: str) -> bool:
         """Return whether there is an open saga of that id."""
@@ -137,36 +131,21 @@ class JournalStore:
         """
         Return the history of an open saga, which may go on meanwhile.
 
-        The result comes from a cache, and must not be changed: a journal that is the same
-        file, and as long as before, is not read again, since writers only append.
-
         Raises:
             SagaNotFound: There is no open saga of that id.
             JournalDamaged: The journal is not whole.
             StorageError: The journal cannot be read.
         """
-        cached = self._cached_history(saga_id)
-        if cached is not None:
-            return cached
         path = self.file(saga_id)
         with opened(path) as fd:
-            fingerprint = durable.fingerprint(os.fstat(fd))  # The journal may grow meanwhile.
-            history = load_history(read_journal(fd, path), saga_id)
-        self._cache[saga_id] = fingerprint, history
-        return history
-
-    def _cached_history(self, saga_id: str) -> History | None:
-        cached = self._cache.get(saga_id)
-        if cached is None or cached[0] != durable.fingerprint_at(self.file(saga_id)):
-            return None
-        return cached[1]
+            return load_history(read_journal(fd, path), saga_id)
 
     def history_if_unowned(self, saga_id: str) -> History | None:
         """
         Return the history of an open saga that has no owner; None if it has one.
 
-        No owner was in the middle of anything when the journal was read. The result comes
-        from a cache, as that of :meth:`open_history`, which has the same errors.
+        No owner was in the middle of anything when the journal was read. The errors are those
+        of :meth:`open_history`.
         """
         path = self.file(saga_id)
         with opened(path) as fd, storage_errors("lock", path):
@@ -175,8 +154,7 @@ class JournalStore:
             try:
                 if not locks.same_file(fd, path):
                     raise SagaNotFound(f"saga {saga_id!r} was closed just now")
-                cached = self._cached_history(saga_id)
-                return cached or load_history(read_journal(fd, path), saga_id)
+                return load_history(read_journal(fd, path), saga_id)
             finally:
                 locks.unlock(fd)  # A process that was forked meanwhile has the descriptor, too.
 
@@ -205,12 +183,12 @@ class JournalStore:
             StorageError: The journal is no private file, or cannot be read.
         """
         last = self._closed_entry(saga_id, -1)
+        if last.kind != "close":
+            raise JournalDamaged(f"closed saga {saga_id!r}: its journal ends with {last.kind!r}")
         try:
-            if last.kind == "close":
-                return msgspec.convert(last.data["report"], UnwindReport)
+            return msgspec.convert(last.data["report"], UnwindReport)
         except (KeyError, msgspec.ValidationError) as error:
             raise JournalDamaged(f"closed saga {saga_id!r}: no report: {error!r}") from error
-        raise JournalDamaged(f"closed saga {saga_id!r}: its journal ends with {last.kind!r}")
 
     def closed_labels(self, saga_id: str) -> dict[str, Any]:
         """Return the labels of a closed saga; raises as :meth:`closed_report` does."""
