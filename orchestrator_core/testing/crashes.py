@@ -13,18 +13,17 @@ Crash points: kill code under test at each of its effects, recover, and check th
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
 from orchestrator_core.testing.effects import OPEN_FILE, CrashAt, CrashedError
+from orchestrator_core.testing.fake_terminal import FakeTerminal
 from orchestrator_core.testing.leaks import leaks
 from orchestrator_core.testing.scene import Scene
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from orchestrator_core.testing.fake_terminal import FakeTerminal
+    from collections.abc import Callable
 
 _SETTLE_S = 60.0  #: Virtual time for everything that is still scheduled.
 
@@ -49,7 +48,7 @@ class CrashPoints:
     """
 
     def __init__(self, terminal: FakeTerminal | None = None) -> None:
-        self._terminal = terminal
+        self._terminal = terminal or FakeTerminal()
 
     def __call__(
         self,
@@ -77,74 +76,59 @@ class CrashPoints:
             AssertionError: Something was left, or *then* raised it. A note names the point at
                 which *act* was killed.
         """
-        scenario = _Scenario(act, then, prepare)
-        points = evenly_spaced(self._points(scenario), at_most)
-        return [point for point in points if self._survives(scenario, point)]
-
-    def _points(self, scenario: _Scenario) -> list[CrashPoint]:
-        """Return all distinct instants, from a run without a crash."""
-        with _with_note("not killed"), self._scene() as scene:
-            effects = CrashAt(scene.terminal, -1)
-            orch, given = scenario.begin(scene)
-            with effects:
-                scenario.act(orch, *given)
-            scenario.end(scene, given)
-        names, last = effects.names, len(effects.names) - 1
-        points = []
-        for number, name in enumerate(names):
-            points.append(CrashPoint(number, "before", name))
-            # After one effect is before the next, except for the buffer of a file object.
-            if number == last or name.startswith(OPEN_FILE):
-                points.append(CrashPoint(number, "after", name))
-        return points
-
-    def _survives(self, scenario: _Scenario, point: CrashPoint) -> bool:
-        """Kill at *point* and recover; return False if *act* did not get there."""
-        with _with_note(f"killed {point}, and recovered"), self._scene() as scene:
-            crash = CrashAt(scene.terminal, point.number, point.when)
-            orch, given = scenario.begin(scene)
-            with crash, contextlib.suppress(CrashedError):
-                _run(crash, scenario.act, orch, *given)
-            scenario.end(scene, given)
-        return crash.crashed
-
-    def _scene(self) -> Scene:
-        if self._terminal is None:
-            return Scene()
-        return Scene(self._terminal.agents, default=self._terminal.default)
-
-
-@contextlib.contextmanager
-def _with_note(note: str) -> Iterator[None]:
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(note)
-        raise
-
-
-def _run(crash: CrashAt, act: Callable[..., object], *args: object) -> None:
-    """Run *act*; ignore what it raises after the crash."""
-    try:
-        act(*args)
-    except Exception:
-        if not crash.crashed:
-            raise
+        scenario = _Scenario(self._terminal, act, then, prepare)
+        points = evenly_spaced(scenario.points(), at_most)
+        return [point for point in points if scenario.crashes_at(point)]
 
 
 @attrs.frozen
 class _Scenario:
     """The code under test, with what comes before it and what has to hold afterwards."""
 
+    terminal: FakeTerminal
     act: Callable[..., object]
     then: Callable[..., object] | None
     prepare: Callable[..., object] | None
 
-    def begin(self, scene: Scene) -> tuple[Any, Sequence[object]]:
-        orch = scene.orchestrator()
-        return orch, () if self.prepare is None else (self.prepare(orch),)
+    def points(self) -> list[CrashPoint]:
+        """Return all distinct instants, from a run without a crash."""
+        names = self._run(-1, "before", "not killed").names
+        points = []
+        for number, name in enumerate(names):
+            points.append(CrashPoint(number, "before", name))
+            # After one effect is before the next, except for the buffer of a file object.
+            if number == len(names) - 1 or name.startswith(OPEN_FILE):
+                points.append(CrashPoint(number, "after", name))
+        return points
 
-    def end(self, scene: Scene, given: Sequence[object]) -> None:
+    def crashes_at(self, point: CrashPoint) -> bool:
+        """Kill at *point* and recover; return False if *act* did not get there."""
+        return self._run(point.number, point.when, f"killed {point}, and recovered").crashed
+
+    def _run(self, number: int, when: str, note: str) -> CrashAt:
+        """Run everything in a new world; add *note* to an error."""
+        try:
+            with Scene(self.terminal.agents, default=self.terminal.default) as scene:
+                crash = CrashAt(scene.terminal, number, when)
+                orch = scene.orchestrator()
+                given = () if self.prepare is None else (self.prepare(orch),)
+                self._act(crash, orch, *given)
+                self._check(scene, *given)
+        except BaseException as error:
+            error.add_note(note)
+            raise
+        return crash
+
+    def _act(self, crash: CrashAt, *args: object) -> None:
+        """Run the code under test; ignore what it raises after the crash."""
+        with crash, contextlib.suppress(CrashedError):
+            try:
+                self.act(*args)
+            except Exception:
+                if not crash.crashed:
+                    raise
+
+    def _check(self, scene: Scene, *given: object) -> None:
         """Recover, check what has to hold, end all agents, and check that nothing is left."""
         orch = scene.orchestrator()
         if self.then is not None:
