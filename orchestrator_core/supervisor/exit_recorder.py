@@ -49,11 +49,12 @@ class ExitRecorder:
         """Record that the agent runs, and its identity."""
         seen = procfs.stat(pid)
         boot_id = procfs.read("/proc/sys/kernel/random/boot_id").decode().strip()
-        self._write_start_record(pid, seen.started if seen else None, boot_id, in_cgroup=in_cgroup)
+        self.write_start_record(pid, seen.started if seen else None, boot_id, in_cgroup=in_cgroup)
 
-    def _write_start_record(
+    def write_start_record(
         self, pid: int, started: int | None, boot_id: str, *, in_cgroup: bool
     ) -> None:
+        """Record the identity of the agent's main process; *started* as the kernel counts it."""
         self._facts["cgroup"] = in_cgroup
         facts = {"boot_id": boot_id, "pid": pid, "started": started, "cgroup": in_cgroup}
         _replace(self._started_file, facts)
@@ -89,6 +90,11 @@ class ExitRecorder:
         try:
             posix.write(self._events, (line[:4000] + "\n").encode(errors="surrogateescape"))
         except OSError:  # The FIFO has no reader any more, or is full.
+            self.close()
+
+    def close(self) -> None:
+        """Close the events FIFO. Idempotent."""
+        if self._events is not None:
             posix.close(self._events)
             self._events = None
 

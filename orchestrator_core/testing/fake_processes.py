@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 from typing import TYPE_CHECKING
@@ -57,7 +58,7 @@ class FakeProcesses:
     def identify(self, pid: int) -> Identity | None:
         """Return the identity of a living process, which may be the real calling one."""
         with self._world.call("processes.identify"):
-            if self._world.is_orchestrator(pid):
+            if pid == os.getpid():
                 return Identity(self._world.boot_id, pid, 0)
             process = self._world.processes.get(pid)
             return self._identity(process) if process is not None else None
@@ -149,7 +150,7 @@ class FakeProcesses:
         return _FakeTermination(self._world, selector, grace, self._covered).end(supervisor)
 
     def _is_alive(self, process: Identity) -> bool:
-        if process.boot_id == self._world.boot_id and self._world.is_orchestrator(process.pid):
+        if process.boot_id == self._world.boot_id and process.pid == os.getpid():
             return True
         return self._find(process) is not None
 

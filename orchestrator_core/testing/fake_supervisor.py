@@ -8,21 +8,23 @@ end calls the unwinder, a function that the terminal was given.
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import fcntl
 import os
 import signal
 from typing import TYPE_CHECKING
 
 from orchestrator_core.supervisor import gate, launch
-from orchestrator_core.testing.fake_files import FakeExitRecorder, FakeJournal
+from orchestrator_core.supervisor.exit_recorder import ExitRecorder
 from orchestrator_core.testing.scripts import Dies, Exits, Refuses, Script
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from orchestrator_core.supervisor.launch import Launch
+    from orchestrator_core.testing.fake_terminal import FakeTerminal
     from orchestrator_core.testing.fake_world import FakeProcess, FakeWorld
-
-    Unwinder = Callable[[list[str]], None]
 
 
 class Stage(enum.Enum):
@@ -41,37 +43,33 @@ _UNDISTURBED = (Stage.RUNNING, Stage.LINGERING)
 
 
 class Supervisor:
-    """The role of a session's first process, if its program is the supervisor."""
+    """The behaviour of a session's first process, if its program is the supervisor."""
 
     def __init__(
-        self,
-        world: FakeWorld,
-        process: FakeProcess,
-        launch_path: str,
-        *,
-        script_for: Callable[[list[str]], Script],
-        unwinder: Callable[[], Unwinder | None],
+        self, terminal: FakeTerminal, world: FakeWorld, process: FakeProcess, launch_path: str
     ) -> None:
+        self.agent: FakeProcess | None = (
+            None  #: The agent's main process, until its end is recorded.
+        )
+        self._terminal = terminal
         self._world = world
         self._process = process
         self._launch_path = launch_path
-        self._script_for = script_for
-        self._unwinder = unwinder
         self._stage = Stage.GATE
-        self._launch: launch.Launch = None  # type: ignore[assignment]  # set at the gate
-        self._journal = FakeJournal()
-        self._recorder: FakeExitRecorder = None  # type: ignore[assignment]  # set behind it
-        self._agent: FakeProcess | None = None
+        self._launch: Launch = None  # type: ignore[assignment]  # set at the gate
+        self._journal = -1  # Held open as by the real one: a rename does not affect it.
+        self._recorder: ExitRecorder = None  # type: ignore[assignment]  # set behind it
+        self._files = contextlib.ExitStack()
         self._since = 0.0
         self._forced = False
 
-    # --- the role ----------------------------------------------------------------------
+    # --- the behaviour of the process -----------------------------------------------------
 
     def step(self) -> bool:
-        """Pass the gate if it is open; react to the agent's end."""
+        """Pass the gate if it is open, or react to the agent's end; return whether it did."""
         if self._stage is Stage.GATE:
             return self._try_gate()
-        if self._stage in _UNDISTURBED and self._agent is not None and not self._agent.alive:
+        if self._stage in _UNDISTURBED and self.agent is not None and not self.agent.alive:
             self._contain("exit")
             return True
         if self._stage is Stage.CONTAINING and not self._below():
@@ -80,27 +78,25 @@ class Supervisor:
         return False
 
     def deferred_call(self) -> Callable[[], None] | None:
-        """Return the unwinding, once the agent's lock is free."""
-        if self._stage is Stage.WAITING and self._journal.is_free():
+        """Return the unwinding, once the agent's lock is free; it needs the world's lock, too."""
+        if self._stage is Stage.WAITING and self._lock_is_free():
             self._stage = Stage.UNWINDING
             return self._unwind
         return None
 
     def receive(self, signum: int) -> None:
-        """Handle a signal as the real supervisor does at this stage."""
-        if self._stage is Stage.GATE:
+        """Handle a signal other than SIGKILL as the real supervisor does at this stage."""
+        if self._stage is Stage.GATE or (self._stage is Stage.WAITING and signum == signal.SIGTERM):
             self._world.mark_dead(self._process)
         elif self._stage in _UNDISTURBED:
             self._receive_undisturbed(signum)
-        elif self._stage is Stage.WAITING and signum == signal.SIGTERM:
-            self._world.mark_dead(self._process)
 
     def ended(self) -> None:
-        """Close all descriptors."""
+        """Close all descriptors. Idempotent."""
         self._stage = Stage.GONE
-        self._journal.close()
-        if self._recorder is not None:
-            self._recorder.close()
+        self._files.close()
+
+    __del__ = ended  # A fake that a test drops must not leak descriptors.
 
     # --- the gate --------------------------------------------------------------------
 
@@ -108,42 +104,53 @@ class Supervisor:
         try:
             if self._launch is None:
                 self._launch = launch.read(self._launch_path)
-                self._journal.open(self._launch.journal)
-            if not self._journal.is_free():
+                flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._journal = os.open(self._launch.journal, flags)
+                self._files.callback(os.close, self._journal)
+            if not self._lock_is_free():
                 return False
-            committed = self._journal.ask(gate.is_committed)
+            committed = gate.is_committed(self._journal)
             if committed:
                 os.unlink(self._launch_path)  # noqa: PTH108 - as the real one
         except (OSError, ValueError):
             committed = False
         if committed:
-            self._recorder = FakeExitRecorder(self._launch, self._world.boot_id)
-            self._run(self._script_for(self._launch.argv))
+            self._run()
         else:
             self._world.mark_dead(self._process)
         return True
 
-    def _run(self, script: Script) -> None:
+    def _lock_is_free(self) -> bool:
+        """Return whether the agent's lock is free now."""
+        try:
+            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(self._journal, fcntl.LOCK_UN)
+        return True
+
+    def _run(self) -> None:
         self._stage = Stage.RUNNING
         self._since = self._world.now
+        self._recorder = ExitRecorder(self._launch.exit_file, self._launch.events)
+        self._files.callback(self._recorder.close)
+        program, cookie = self._launch.argv[0], self._launch.env.get("ORCHESTRATOR_COOKIE")
+        script = script_for(self._terminal, program)
         refusal = self._cannot_start(script)
         if refusal is not None:
             self._recorder.spawn_failed(refusal)
             self._contain("refused")
             return
-        self._agent = spawn_scripted(
-            self._world,
-            self._launch.argv[0],
-            script,
-            cookie=self._launch.env.get("ORCHESTRATOR_COOKIE"),
-            parent=self._process,
-        )
+        agent = spawn_scripted(self._world, program, script, cookie=cookie, parent=self._process)
         if script.loses_supervisor_after_s is not None:
             self._world.schedule(
                 script.loses_supervisor_after_s,
                 lambda: self._world.kill(self._process, signal.SIGKILL),
             )
-        self._recorder.record_start(self._agent)
+        self._recorder.write_start_record(
+            agent.pid, agent.started, self._world.boot_id, in_cgroup=False
+        )
+        self.agent = agent
 
     def _cannot_start(self, script: Script) -> str | None:
         """Open the files that a real agent gets; return the error if that fails."""
@@ -168,15 +175,15 @@ class Supervisor:
     # --- the end ---------------------------------------------------------------------
 
     def _receive_undisturbed(self, signum: int) -> None:
-        lost_terminal = all(s.process is not self._process for s in self._world.sessions.values())
+        panes = {session.pane_pid for session in self._world.sessions.values()}
         if signum == signal.SIGTERM:
             self._contain("term")
-        elif signum == signal.SIGHUP and lost_terminal:
+        elif signum == signal.SIGHUP and self._process.pid not in panes:
             self._contain("hangup")
         elif (
             signum == signal.SIGUSR1
             and self._stage is Stage.RUNNING
-            and self._journal.ask_by_path(gate.end_requested)
+            and gate.end_requested(self._journal, self._launch.journal)
         ):
             self._stage = Stage.LINGERING
             self._recorder.cause = "request"
@@ -186,47 +193,49 @@ class Supervisor:
         if self._stage is Stage.LINGERING:
             self._contain("request")
 
-    def exit(self, code: int | None, signum: int | None) -> None:
-        """End the agent's main process."""
-        if self._agent is not None:
-            self._world.mark_dead(self._agent, code=code, died_of=signum)
-
     def _contain(self, cause: str) -> None:
         """End all processes below, by SIGTERM, then by SIGKILL if any is left."""
         self._stage = Stage.CONTAINING
         if self._recorder.cause == "exit":
             self._recorder.cause = cause
-        self._signal_below(signal.SIGTERM)
-        if self._below():
-            self._deliver_events()
-            self._world.schedule(self._launch.term_s, self._force)
-        else:
-            self._finish()
+        self._end_below(signal.SIGTERM, self._launch.term_s, self._force)
 
     def _force(self) -> None:
-        if self._stage is not Stage.CONTAINING:
-            return
-        self._forced = True
-        self._signal_below(signal.SIGKILL)
+        if self._stage is Stage.CONTAINING:
+            self._forced = True
+            self._end_below(signal.SIGKILL, self._launch.kill_s, self._finish)
+
+    def _end_below(self, signum: int, wait_s: float, then: Callable[[], None]) -> None:
+        """Signal all processes below; finish, or do *then* if any is left after *wait_s*."""
+        for process in self._below():
+            self._world.kill(process, signum)
+        self._record_exit()
         if self._below():
-            self._world.schedule(self._launch.kill_s, self._finish)
+            self._world.schedule(wait_s, then)
         else:
             self._finish()
 
     def _finish(self) -> None:
         if self._stage is not Stage.CONTAINING:
             return
-        self._deliver_events(last=True)
+        self._record_exit()
         self._recorder.all_exited(tree_empty=not self._below(), forced=self._forced)
-        unwinding = self._journal.ask_by_path(gate.is_unwinding)
-        if self._unwinder() is None or not self._launch.unwinder_argv or unwinding:
+        unwinding = gate.is_unwinding(self._journal, self._launch.journal)
+        if self._terminal.unwinder is None or not self._launch.unwinder_argv or unwinding:
             self._world.mark_dead(self._process)
         else:
             self._stage = Stage.WAITING
 
+    def _record_exit(self) -> None:
+        """Record how the agent's main process ended, once it has."""
+        if self.agent is not None and not self.agent.alive:
+            status = self.agent.died_of or (self.agent.code or 0) << 8
+            self._recorder.exited(status, self._world.now - self._since)
+            self.agent = None
+
     def _unwind(self) -> None:
         """Call the unwinder as this process, which then exits."""
-        unwinder = self._unwinder()
+        unwinder = self._terminal.unwinder
         try:
             if unwinder is not None:
                 with self._world.as_process(self._process):
@@ -240,17 +249,10 @@ class Supervisor:
     def _below(self) -> list[FakeProcess]:
         return [p for p in list(self._world.processes.values()) if p.is_below(self._process)]
 
-    def _signal_below(self, signum: int) -> None:
-        for process in self._below():
-            self._world.kill(process, signum)
 
-    def _deliver_events(self, *, last: bool = False) -> None:
-        """Record the end of the agent's main process, if it has ended; *last* precedes the rest."""
-        if self._agent is not None and not self._agent.alive:
-            status = self._agent.died_of or (self._agent.code or 0) << 8
-            self._recorder.silent = last
-            self._recorder.exited(status, self._world.now - self._since)
-            self._recorder.silent = False
+def script_for(terminal: FakeTerminal, program: str) -> Script:
+    """Return the script of *program*, by the last part of its path."""
+    return terminal.agents.get(os.path.basename(program), terminal.default)  # noqa: PTH119 - one name
 
 
 def spawn_scripted(

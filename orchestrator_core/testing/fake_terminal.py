@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator_core.exceptions import (
     InvalidId,
@@ -20,8 +19,8 @@ from orchestrator_core.system.names import check_argv, check_name, check_owner
 from orchestrator_core.system.presence import Presence
 from orchestrator_core.system.terminal import Session, SessionState
 from orchestrator_core.testing.fake_processes import RENAMED_METHODS, FakeProcesses
-from orchestrator_core.testing.fake_supervisor import Supervisor, spawn_scripted
-from orchestrator_core.testing.fake_world import FakeProcess, FakeSession, FakeWorld
+from orchestrator_core.testing.fake_supervisor import Supervisor, script_for, spawn_scripted
+from orchestrator_core.testing.fake_world import Failure, FakeProcess, FakeWorld
 from orchestrator_core.testing.scripts import Runs, Script
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from orchestrator_core.reconcile.legacy.server_protocol import LegacyServer
+
+T = TypeVar("T")
 
 _RENAMED_CALLS = {
     "look": "inspect",
@@ -64,6 +65,8 @@ class FakeTerminal:
         self.timeout_s = timeout_s
         self.legacy_server: LegacyServer = NullServer()  #: There are no legacy agents.
         self._world = FakeWorld()
+        #: The errors of unwinders; as real programs they would have exited with 1.
+        self.errors: list[Exception] = self._world.errors
         self._in_flight: list[Callable[[], object]] = []
         self.processes = FakeProcesses(self._world)
 
@@ -95,23 +98,14 @@ class FakeTerminal:
         """Start a session; see the protocol."""
         check_name(name)
         check_owner(owner)
-        order = list(check_argv(argv))
-        with self._world.call("start"):
-            self._ask(lambda: self._start(name, owner, order))
-            return self._start(name, owner, order)
+        program = list(check_argv(argv))
+        return self._request("start", lambda: self._start(name, owner, program))
 
     def inspect(self, name: str, *, owner: str) -> SessionState:
         """Return whether the session is there, and *owner*'s; see the protocol."""
         try:
-            with self._world.call("inspect"):
-                check_name(name)
-                self._ask()
-                found = self._world.sessions.get(name)
-                if found is None:
-                    return SessionState(Presence.ABSENT)
-                return SessionState(
-                    Presence.OURS if found.owner == owner else Presence.FOREIGN, self._shown(found)
-                )
+            check_name(name)
+            return self._request("inspect", lambda: self._inspect(name, owner))
         except (InvalidId, TerminalError) as error:
             return SessionState(Presence.UNKNOWN, why=str(error))
 
@@ -119,15 +113,11 @@ class FakeTerminal:
         """End the session if it is *owner*'s; see the protocol."""
         check_name(name)
         check_owner(owner)
-        with self._world.call("kill"):
-            self._ask(lambda: self._end(name, owner))
-            return self._end(name, owner)
+        return self._request("kill", lambda: self._kill(name, owner))
 
     def sessions(self) -> tuple[Session, ...]:
         """List all sessions; see the protocol."""
-        with self._world.call("sessions"):
-            self._ask()
-            return tuple(map(self._shown, self._world.sessions.values()))
+        return self._request("sessions", lambda: tuple(self._world.sessions.values()))
 
     # --- state of the world --------------------------------------------------------
 
@@ -135,11 +125,6 @@ class FakeTerminal:
     def now(self) -> float:
         """Seconds of virtual time since the world began."""
         return self._world.now
-
-    @property
-    def errors(self) -> list[Exception]:
-        """The errors of unwinders; as real programs they would have exited with 1."""
-        return self._world.errors
 
     def alive(self) -> tuple[FakeProcess, ...]:
         """Return all living processes but the terminal's server."""
@@ -155,7 +140,7 @@ class FakeTerminal:
     def inside(self, name: str) -> AbstractContextManager[None]:
         """Let the calling thread act as the agent of session *name* within the block."""
         self._world.advance()
-        root = self._session(name).process
+        root = self._process(name)
         agent = next((p for p in list(self._world.processes.values()) if p.parent is root), root)
         return self._world.as_process(agent)
 
@@ -168,18 +153,20 @@ class FakeTerminal:
         """Let the agent of session *name* exit with *code*, or die of *signum*, now."""
         self._world.advance()
         with self._world.lock:
-            self._supervisor(name).exit(None if signum else code, signum)
+            agent = self._supervisor(name).agent
+            if agent is not None:
+                self._world.mark_dead(agent, code=None if signum else code, died_of=signum)
         self._world.advance()
 
     def kill_supervisor(self, name: str) -> None:
         """Kill the supervisor of session *name* by SIGKILL; its agent lives on."""
         with self._world.lock:
-            self._world.kill(self._session(name).process, signal.SIGKILL)
+            self._world.kill(self._process(name), signal.SIGKILL)
 
     def start_foreign_session(self, name: str, *, owner: str | None = None) -> None:
         """Start session *name* with a process that is no agent."""
         with self._world.lock:
-            self._take(name, owner, self._world.spawn("stranger"))
+            self._add_session(name, owner, self._world.spawn("stranger"))
 
     def kill_server(self) -> None:
         """Kill the terminal's server: its sessions are gone, their processes get SIGHUP."""
@@ -189,8 +176,8 @@ class FakeTerminal:
             if self._world.server is not None:
                 self._world.mark_dead(self._world.server)
                 self._world.server = None
-            for session in list(self._world.sessions.values()):
-                self._world.drop_session(session)
+            for name in list(self._world.sessions):
+                self._world.drop_session(name)
 
     def reboot(self) -> None:
         """Reboot the machine: only files are left."""
@@ -231,75 +218,63 @@ class FakeTerminal:
         """
         if call in _RENAMED_CALLS:
             warn_renamed(f"the call {call!r}", f"{_RENAMED_CALLS[call]!r}")
-        self._world.fail(_RENAMED_CALLS.get(call, call), error, times, after=after)
+        self._world.failures.append(Failure(_RENAMED_CALLS.get(call, call), error, times, after))
 
     def mend(self) -> None:
         """Remove all failures that :meth:`fail` has set."""
-        self._world.mend()
+        self._world.failures.clear()
 
     # --- implementation ---------------------------------------------------------------------------
 
-    def _ask(self, order: Callable[[], object] | None = None) -> None:
-        """Raise if the server hangs or refuses; a hanging server keeps *order* for later."""
-        if self._world.refusal:
-            raise TerminalError(self._world.refusal)
-        if not self._world.hung:
-            return
-        if order is not None:
+    def _request(self, call: str, order: Callable[[], T]) -> T:
+        """Run *order* as a call of the server; if the server hangs, :meth:`resume` runs it."""
+        with self._world.call(call):
+            if self._world.refusal:
+                raise TerminalError(self._world.refusal)
+            if not self._world.hung:
+                return order()
             self._in_flight.append(order)
-        self._world.now += self.timeout_s
-        raise TerminalTimeout(f"the fake terminal did not answer within {self.timeout_s:g} s")
+            self._world.now += self.timeout_s
+            raise TerminalTimeout(f"the fake terminal did not answer within {self.timeout_s:g} s")
 
     def _start(self, name: str, owner: str, argv: list[str]) -> Session:
         if name in self._world.sessions:
             raise SessionExists(f"session {name!r} already exists")
         if _SUPERVISOR in "\0".join(argv):
             process = self._world.spawn("supervisor", cookie=owner)
-            process.role = Supervisor(
-                self._world,
-                process,
-                argv[-1],
-                script_for=self._script_for,
-                unwinder=lambda: self.unwinder,
-            )
+            process.role = Supervisor(self, self._world, process, argv[-1])
         else:
-            process = spawn_scripted(
-                self._world, argv[0], self._script_for(argv), cookie=owner, parent=None
-            )
-        return self._shown(self._take(name, owner, process))
+            script = script_for(self, argv[0])
+            process = spawn_scripted(self._world, argv[0], script, cookie=owner, parent=None)
+        return self._add_session(name, owner, process)
 
-    def _end(self, name: str, owner: str) -> Presence:
-        found = self._world.sessions.get(name)
-        if found is None:
-            return Presence.ABSENT
-        if found.owner != owner:
-            return Presence.FOREIGN
-        self._world.drop_session(found)
-        return Presence.OURS
-
-    def _take(self, name: str, owner: str | None, process: FakeProcess) -> FakeSession:
+    def _add_session(self, name: str, owner: str | None, process: FakeProcess) -> Session:
         if self._world.server is None:
             self._world.server = self._world.spawn("tmux: server")
-        session = self._world.sessions[name] = FakeSession(name, owner, process)
+        session = Session(name, owner, process.pid, self._world.server.pid)
+        self._world.sessions[name] = session
         return session
 
-    def _script_for(self, argv: list[str]) -> Script:
-        return self.agents.get(os.path.basename(argv[0]), self.default)  # noqa: PTH119 - one name
+    def _inspect(self, name: str, owner: str) -> SessionState:
+        session = self._world.sessions.get(name)
+        if session is None:
+            return SessionState(Presence.ABSENT)
+        return SessionState(Presence.OURS if session.owner == owner else Presence.FOREIGN, session)
 
-    def _shown(self, session: FakeSession) -> Session:
-        server = self._world.server
-        return Session(
-            session.name, session.owner, session.process.pid, server.pid if server else 0
-        )
+    def _kill(self, name: str, owner: str) -> Presence:
+        presence = self._inspect(name, owner).presence
+        if presence is Presence.OURS:
+            self._world.drop_session(name)
+        return presence
 
-    def _session(self, name: str) -> FakeSession:
-        try:
-            return self._world.sessions[name]
-        except KeyError:
-            raise NotFound(f"the fake world has no session {name!r}") from None
+    def _process(self, name: str) -> FakeProcess:
+        session = self._world.sessions.get(name)
+        if session is None:
+            raise NotFound(f"the fake world has no session {name!r}")
+        return self._world.processes[session.pane_pid]
 
     def _supervisor(self, name: str) -> Supervisor:
-        role = self._session(name).process.role
-        if not isinstance(role, Supervisor):
+        role = self._process(name).role
+        if role is None:
             raise NotFound(f"session {name!r} of the fake world has no supervisor")
         return role

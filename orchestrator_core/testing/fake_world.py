@@ -11,15 +11,17 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import attrs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from orchestrator_core.system.terminal import Session
+    from orchestrator_core.testing.fake_supervisor import Supervisor
 
 # Above the largest pid on Linux: a real kill() finds no process.
 _FIRST_PID = 5_000_001
@@ -41,7 +43,9 @@ class FakeProcess:
     alive: bool = True
     code: int | None = None  #: Its exit code, if it has exited.
     died_of: int | None = None  #: The signal that ended it, if one did.
-    role: Role | None = attrs.field(default=None, repr=False)
+    role: Supervisor | None = attrs.field(
+        default=None, repr=False
+    )  #: The behaviour of a supervisor.
 
     def is_below(self, ancestor: FakeProcess) -> bool:
         """Return whether this process descends from *ancestor*."""
@@ -50,40 +54,14 @@ class FakeProcess:
         )
 
 
-class Role(Protocol):
-    """The behaviour of a process: it handles signals, and acts when the world advances."""
-
-    def receive(self, signum: int) -> None:
-        """Handle a signal other than SIGKILL."""
-        ...
-
-    def ended(self) -> None:
-        """Release what the role holds: the process is dead."""
-        ...
-
-    def step(self) -> bool:
-        """Do what can be done now; return whether anything was done."""
-        ...
-
-    def deferred_call(self) -> Callable[[], None] | None:
-        """Return a call to run now without the world's lock; None if there is none."""
-        ...
-
-
 @attrs.define(eq=False)
-class FakeSession:
-    """A session of the fake world."""
+class Failure:
+    """Calls of the world that raise."""
 
-    name: str
-    owner: str | None
-    process: FakeProcess
-
-
-@attrs.define(eq=False)
-class _Failure:
+    call: str
     error: BaseException | type[BaseException]
     times: float
-    after: bool
+    after: bool  #: They raise after their change.
 
 
 class FakeWorld:
@@ -95,14 +73,14 @@ class FakeWorld:
         self.server: FakeProcess | None = None
         self.hung = False
         self.refusal = ""
-        self.sessions: dict[str, FakeSession] = {}
+        self.sessions: dict[str, Session] = {}
         self.processes: dict[int, FakeProcess] = {}
         self.errors: list[Exception] = []
         self.lock = threading.RLock()
         self._schedule: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._pids = itertools.count(_FIRST_PID)
-        self._failures: dict[str, list[_Failure]] = {}
+        self.failures: list[Failure] = []
         self._local = threading.local()
 
     # --- processes -------------------------------------------------------------------
@@ -137,15 +115,15 @@ class FakeWorld:
         for child in self.processes.values():
             if child.parent is process:
                 child.parent = None
-        for session in [s for s in self.sessions.values() if s.process is process]:
+        for session in [s for s in self.sessions.values() if s.pane_pid == process.pid]:
             del self.sessions[session.name]
         if process.role is not None:
             process.role.ended()
 
-    def drop_session(self, session: FakeSession) -> None:
+    def drop_session(self, name: str) -> None:
         """Remove a session; its process gets a SIGHUP."""
-        del self.sessions[session.name]
-        self.kill(session.process, signal.SIGHUP)
+        session = self.sessions.pop(name)
+        self.kill(self.processes[session.pane_pid], signal.SIGHUP)
 
     @property
     def current_process(self) -> FakeProcess | None:
@@ -212,26 +190,12 @@ class FakeWorld:
     def restart(self) -> None:
         """Reboot the machine: all processes and sessions are gone, without a signal."""
         with self.lock:
-            for process in self.processes.values():
-                process.alive = False
-                if process.role is not None:
-                    process.role.ended()
-            self.processes.clear()
-            self.sessions.clear()
+            for process in list(self.processes.values()):
+                self.mark_dead(process)
             self._schedule.clear()
             self.server = None
             self.hung, self.refusal = False, ""
             self.boot_id = f"fake-boot-{next(self._pids)}"
-
-    def fail(
-        self, call: str, error: BaseException | type[BaseException], times: float, *, after: bool
-    ) -> None:
-        """Let *call* raise *error*."""
-        self._failures.setdefault(call, []).append(_Failure(error, times, after))
-
-    def mend(self) -> None:
-        """Remove all failures."""
-        self._failures.clear()
 
     @contextlib.contextmanager
     def call(self, name: str) -> Iterator[None]:
@@ -243,16 +207,11 @@ class FakeWorld:
         self._raise_failure(name, after=True)
 
     def _raise_failure(self, call: str, *, after: bool) -> None:
-        if call not in self._failures:
-            return
         with self.lock:
-            waiting = [f for f in self._failures.get(call, ()) if f.after is after and f.times > 0]
-            if not waiting:
+            due = (f for f in self.failures if (f.call, f.after) == (call, after) and f.times > 0)
+            failure = next(due, None)
+            if failure is None:
                 return
-            waiting[0].times -= 1
-        error = waiting[0].error
+            failure.times -= 1
+        error = failure.error
         raise error("the fake was told to fail") if isinstance(error, type) else error
-
-    def is_orchestrator(self, pid: int) -> bool:
-        """Return whether *pid* is the real calling process, which is part of the world, too."""
-        return pid == os.getpid()
