@@ -115,7 +115,7 @@ class UndoFailed(SagaError):
         )
         self.saga_id = saga_id
         self.step = step
-        self.cause = cause
+        self.cause = self.__cause__ = cause
 
 
 class CouldNotAsk(OrchestratorError):

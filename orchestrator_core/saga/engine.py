@@ -275,12 +275,15 @@ class Saga:
             self._observer.saga_resumed(self.saga_id, history.labels, history.observer_state)
         self._observer.unwinding_begun(self.saga_id, reason)
 
-        unwinding = Unwinding(self, self.history.stack, reason)
-        steps = unwinding.undo_all()
-        report = UnwindReport(self.saga_id, reason, steps, closed=True, duration_ms=ms_since(start))
+        unwinding = Unwinding(self, reason)
+        unwinding.undo_all()
+        report = UnwindReport(
+            self.saga_id, reason, unwinding.steps, closed=True, duration_ms=ms_since(start)
+        )
         if not unwinding.errors and self._finalizer is not None:
-            report = unwinding.run_finalizer(self._finalizer, report, self.history)
-        self.undo_errors = unwinding.undo_errors()
+            unwinding.run_finalizer(self._finalizer, report)
+            report = attrs.evolve(report, steps=unwinding.steps)
+        self.undo_errors = unwinding.undo_errors
         self.report = self._mark_stuck(report) if self.undo_errors else self._close(report)
         if unwinding.interrupt is not None:
             raise unwinding.interrupt

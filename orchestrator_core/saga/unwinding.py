@@ -18,121 +18,89 @@ from orchestrator_core.saga.report import FINALIZER, StepReport
 from orchestrator_core.system.clock import ms_since
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from orchestrator_core.saga.engine import Finalizer, Saga
-    from orchestrator_core.saga.history import History, StepState
+    from orchestrator_core.saga.history import StepState
     from orchestrator_core.saga.report import UnwindReport
     from orchestrator_core.saga.step import Outcome, Unwind
 
 
 @attrs.define
 class Unwinding:
-    """One unwinding of the stack of *saga*, which records each undo."""
+    """One unwinding of *saga*, which records each undo."""
 
     saga: Saga
-    stack: Sequence[StepState]
     why: Unwind
-    reports: dict[int, StepReport] = attrs.field(factory=dict)
-    errors: dict[int, BaseException] = attrs.field(factory=dict)
+    reports: dict[str, StepReport] = attrs.field(factory=dict)  #: The last step first.
+    errors: dict[str, BaseException] = attrs.field(factory=dict)  #: Of failed undos, by step.
     interrupt: BaseException | None = None  #: The first one; raised at the end.
-    finalizer_error: BaseException | None = None
 
-    def undo_all(self) -> tuple[StepReport, ...]:
-        """Undo every step that has no outcome yet; return all reports, the last step first."""
-        order = range(len(self.stack) - 1, -1, -1)
-        for index in order:
-            self._undo(index, attempt=1)
+    @property
+    def steps(self) -> tuple[StepReport, ...]:
+        """The reports so far, the last step first."""
+        return tuple(self.reports.values())
+
+    @property
+    def undo_errors(self) -> list[UndoFailed]:
+        """The errors of the failed undos, each with its cause, in the order of the reports."""
+        failed = [name for name in self.reports if name in self.errors]
+        return [UndoFailed(self.saga.saga_id, name, self.errors[name]) for name in failed]
+
+    def undo_all(self) -> None:
+        """Undo every step that has no outcome yet, the last step first."""
+        frames = self.saga.history.stack[::-1]
+        for frame in frames:
+            self._undo(frame, attempt=1)
         # A failed undo may have needed disk space, or the undo of a step below it. A resource
         # that could not be inspected is not asked again at once.
-        for index in order:
-            error = self.errors.get(index)
+        for frame in frames:
+            error = self.errors.get(frame.name)
             if error is not None and getattr(error, "retry_at_once", True):
-                self._undo(index, attempt=2)
-        return tuple(self.reports[index] for index in order)
+                self._undo(frame, attempt=2)
 
-    def run_finalizer(
-        self, finalizer: Finalizer, report: UnwindReport, history: History
-    ) -> UnwindReport:
-        """Run the finalizer; if it fails, the report names it as one more step."""
-        abandoned = history.finalizer
-        if abandoned is not None:
-            result, detail = abandoned.result.value, abandoned.detail
-            step = StepReport(FINALIZER, result, attempts=0, detail=detail)
-            return attrs.evolve(report, steps=(*report.steps, step))
+    def run_finalizer(self, finalizer: Finalizer, report: UnwindReport) -> None:
+        """Run the finalizer; if it fails, or was abandoned, it is reported as one more step."""
+        history = self.saga.history
+        if history.finalizer is not None:
+            self._report(FINALIZER, history.finalizer)
+            return
         try:
             finalizer(report, history)
         except BaseException as error:  # noqa: BLE001 - see the module's promise
-            self.finalizer_error = error
-            failed = self._failed(FINALIZER, error)
-            return attrs.evolve(report, steps=(*report.steps, failed))
-        return report
+            self._fail(FINALIZER, error)
 
-    def undo_errors(self) -> list[UndoFailed]:
-        """Return the errors of the failed undos, each with its cause."""
-        failed = [
-            (self.stack[index].name, error)
-            for index, error in sorted(self.errors.items(), reverse=True)
-        ]
-        if self.finalizer_error is not None:
-            failed.append((FINALIZER, self.finalizer_error))
-        return [_undo_failed(self.saga.saga_id, step, error) for step, error in failed]
-
-    def _undo(self, index: int, *, attempt: int) -> None:
-        frame = self.stack[index]
+    def _undo(self, frame: StepState, *, attempt: int) -> None:
         start = time.monotonic()
         try:
-            report = self._run_undo(frame, attempt, start)
+            if frame.outcome is not None:  # By an earlier unwinding, which did not finish.
+                self._report(frame.name, frame.outcome)
+            else:
+                outcome = self.saga.step_of(frame).undo(frame.load(), self.why)
+                self._report(frame.name, outcome, attempt, ms_since(start))
+                self.saga.on_undone(outcome, self.reports[frame.name])
+            self.errors.pop(frame.name, None)
         except BaseException as error:  # noqa: BLE001 - see the module's promise
-            self.errors[index] = error
-            self.reports[index] = self._failed(frame.name, error, attempt, ms_since(start))
-        else:
-            self.errors.pop(index, None)
-            self.reports[index] = report
+            self._fail(frame.name, error, attempt, ms_since(start))
 
-    def _run_undo(self, frame: StepState, attempt: int, start: float) -> StepReport:
-        if frame.outcome is not None:  # By an earlier unwinding, which did not finish.
-            return _report(frame, frame.outcome, attempts=0)
-        outcome = self.saga.step_of(frame).undo(frame.load(), self.why)
-        report = _report(frame, outcome, attempts=attempt, duration_ms=ms_since(start))
-        self.saga.on_undone(outcome, report)
-        return report
+    def _report(
+        self, step: str, outcome: Outcome, attempts: int = 0, duration_ms: float = 0.0
+    ) -> None:
+        result = outcome.result.value
+        self.reports[step] = StepReport(step, result, duration_ms, attempts, outcome.detail)
 
-    def _failed(
-        self, step: str, error: BaseException, attempt: int = 1, duration_ms: float = 0.0
-    ) -> StepReport:
+    def _fail(
+        self, step: str, error: BaseException, attempts: int = 1, duration_ms: float = 0.0
+    ) -> None:
         if self.interrupt is None and not isinstance(error, Exception):
             self.interrupt = error
         self.saga.on_undo_failed(step, error)
         # A step may store any object there; the journal needs text.
-        leaked = [str(item) for item in getattr(error, "leaked", ())]
         detail = msgspec.to_builtins(getattr(error, "undo_detail", {}), enc_hook=str)
-        return StepReport(
-            step,
-            "failed",
-            duration_ms=duration_ms,
-            attempts=attempt,
-            detail={**detail, "leaked": leaked} if leaked else {**detail},
-            error=format_error(error),
+        leaked = [str(item) for item in getattr(error, "leaked", ())]
+        detail = {**detail, "leaked": leaked} if leaked else {**detail}
+        self.errors[step] = error
+        self.reports[step] = StepReport(
+            step, "failed", duration_ms, attempts, detail, format_error(error)
         )
-
-
-def _undo_failed(saga_id: str, step: str, error: BaseException) -> UndoFailed:
-    failed = UndoFailed(saga_id, step, error)
-    failed.__cause__ = error
-    return failed
-
-
-def _report(
-    frame: StepState, outcome: Outcome, *, attempts: int, duration_ms: float = 0.0
-) -> StepReport:
-    return StepReport(
-        frame.name,
-        outcome.result.value,
-        duration_ms=duration_ms,
-        attempts=attempts,
-        detail=outcome.detail,
-    )
 
 
 def format_error(error: BaseException) -> str:

@@ -15,6 +15,7 @@ ALLOWED = {
     "orchestrator_core.system.clock",
     "orchestrator_core.system.deprecation",
     "orchestrator_core.system.durable",
+    "orchestrator_core.system.json_values",
     "orchestrator_core.system.move",
     "orchestrator_core.system.os_errors",
     "orchestrator_core.exceptions",
