@@ -100,7 +100,7 @@ class MaintenanceVerbs:
         An agent is silent if it has neither written nor reported for longer than its spec's
         ``silent_after_s``, or *silent_after_s*, or the setting in ``orchestrator.toml``.
         """
-        from orchestrator_core.operations import metrics  # noqa: PLC0415
+        from orchestrator_core.operations.metrics.summary import record_sweep  # noqa: PLC0415
         from orchestrator_core.reconcile.sweep.run import sweep  # noqa: PLC0415
 
         if silent_after_s is None:
@@ -111,7 +111,7 @@ class MaintenanceVerbs:
             silent_after_s=silent_after_s,
             timeout_s=self._timeout_s,
         )
-        fresh = set(metrics.record_sweep(self._context, report))
+        fresh = set(record_sweep(self._context, report))
         for result in report.reaped:
             # A saga that got STUCK sends its own alert.
             if not result.success and result.end is None and result.finding in fresh:

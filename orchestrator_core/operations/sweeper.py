@@ -16,7 +16,6 @@ import functools
 import os
 import signal
 import threading
-import weakref
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from orchestrator_core.exceptions import InvalidInput, LockTimeout
@@ -26,6 +25,7 @@ from orchestrator_core.operations.daemon import heartbeat
 from orchestrator_core.operations.daemon.event_loop import EventLoop
 from orchestrator_core.operations.daemon.health import Health, health
 from orchestrator_core.operations.daemon.notify import ServiceManager
+from orchestrator_core.operations.daemon.wakeup import Wakeup
 from orchestrator_core.system import durable, locks
 from orchestrator_core.system.deprecation import warn_renamed
 from orchestrator_core.system.os_errors import storage_errors
@@ -95,11 +95,7 @@ class Sweeper:
             on_sweep=on_sweep,
         )
         self._thread: threading.Thread | None = None
-        # The pipe lives as long as this object: a late write must not reach another file.
-        self._stop_fd, self._wakeup_fd = os.pipe()
-        for fd in (self._stop_fd, self._wakeup_fd):
-            os.set_blocking(fd, False)
-            weakref.finalize(self, os.close, fd)
+        self._stop_request = Wakeup()
 
     # --- start and stop ------------------------------------------------------------------------
 
@@ -112,7 +108,7 @@ class Sweeper:
             StorageError: The root cannot be used.
         """
         with self._exclusive():
-            self._new_loop().run(self._stop_fd)
+            self._new_loop().run(self._stop_request.fd)
 
     def start(self) -> Self:
         """
@@ -141,8 +137,7 @@ class Sweeper:
 
         For a signal handler, use :meth:`stop_on_signals`.
         """
-        with contextlib.suppress(BlockingIOError):  # The pipe is full: a request is pending.
-            os.write(self._wakeup_fd, b".")
+        self._stop_request.set()
 
     @contextlib.contextmanager
     def stop_on_signals(self, *signals: int) -> Iterator[None]:
@@ -157,7 +152,7 @@ class Sweeper:
         Raises:
             ValueError: The caller is not the main thread.
         """
-        before = signal.set_wakeup_fd(self._wakeup_fd, warn_on_full_buffer=False)
+        before = signal.set_wakeup_fd(self._stop_request.write_fd, warn_on_full_buffer=False)
         try:
             for number in signals:
                 signal.signal(number, lambda *_: None)
@@ -225,7 +220,7 @@ class Sweeper:
     def _run_in_thread(self, exclusive: contextlib.ExitStack, ready: threading.Event) -> None:
         with exclusive:
             try:
-                self._new_loop().run(self._stop_fd, ready=ready.set)
+                self._new_loop().run(self._stop_request.fd, ready=ready.set)
             finally:
                 ready.set()
 

@@ -12,6 +12,7 @@ from support import exposition, past
 
 from orchestrator_core.exceptions import RegistryDamaged
 from orchestrator_core.operations import metrics
+from orchestrator_core.operations.metrics import summary
 from orchestrator_core.operations.metrics.cleanup_counts import (
     OUTCOMES,
     Histogram,
@@ -31,7 +32,7 @@ from orchestrator_core.saga.report import StepReport
 
 
 def compact_journals(orch, *ids):
-    return metrics.compact_journals(orch._context, orch._terminator.sagas, ids)
+    return summary.compact_journals(orch._context, orch._terminator.sagas, ids)
 
 
 def rows(stats):
@@ -320,10 +321,10 @@ def test_a_leftover_of_several_sweeps_is_counted_once(fake_scene):
     stray = found(FindingKind.ORPHAN_SESSION, "session agent_x")
     silent = found(FindingKind.SILENT, "agent y")
 
-    fresh = [metrics.record_sweep(orch._context, swept(stray, silent, reaped=[stray]))]
-    fresh.append(metrics.record_sweep(orch._context, swept(silent)))
-    fresh.append(metrics.record_sweep(orch._context, swept()))
-    fresh.append(metrics.record_sweep(orch._context, swept(silent)))  # Anew.
+    fresh = [summary.record_sweep(orch._context, swept(stray, silent, reaped=[stray]))]
+    fresh.append(summary.record_sweep(orch._context, swept(silent)))
+    fresh.append(summary.record_sweep(orch._context, swept()))
+    fresh.append(summary.record_sweep(orch._context, swept(silent)))  # Anew.
 
     document = {row.kind: (row.found, row.reaped) for row in orch.stats().leftovers}
     assert {"stray_session": (1, 1), "silent": (2, 0)} == document
@@ -334,7 +335,7 @@ def test_a_dry_run_is_not_counted(fake_scene):
     orch = fake_scene.orchestrator()
     stray = found(FindingKind.ORPHAN_SESSION, "session agent_x")
 
-    metrics.record_sweep(orch._context, swept(stray, dry_run=True))
+    summary.record_sweep(orch._context, swept(stray, dry_run=True))
 
     assert () == orch.stats().leftovers
 
@@ -346,7 +347,7 @@ def test_a_sweep_that_cannot_be_recorded_is_no_error(fake_scene):
     (orch.root / "registry" / "STATS.json.lock").mkdir()
     stray = found(FindingKind.ORPHAN_SESSION, "session agent_x")
 
-    assert (stray,) == metrics.record_sweep(orch._context, swept(stray))
+    assert (stray,) == summary.record_sweep(orch._context, swept(stray))
 
 
 # --- for Prometheus -----------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from support.fakes import a_fake_scene
 from orchestrator_core import InvalidInput
 from orchestrator_core.cli import main
 from orchestrator_core.operations import metrics
+from orchestrator_core.operations.metrics import summary
 from orchestrator_core.operations.metrics.exposition import METRICS, PREFIX
 from orchestrator_core.prometheus import StatsCollector
 
@@ -132,11 +133,9 @@ def test_several_roots_share_the_metrics_each_under_its_id(fake_scene, other_sce
 def test_a_root_that_cannot_be_counted_does_not_affect_other_roots(fake_scene, other_scene, caplog):
     """Its metrics are missing, so that an alert can notice it, and the reason is logged."""
     broken, _, ids = past.end_some(fake_scene, 2)
-    metrics.compact_journals(broken._context, broken._terminator.sagas, ids[:1])
-    summary = broken.root / "registry" / "STATS.json"
-    summary.write_text(
-        summary.read_text().replace('"bytes_freed": ', '"bytes_freed": "much", "x": ')
-    )
+    summary.compact_journals(broken._context, broken._terminator.sagas, ids[:1])
+    path = broken.root / "registry" / "STATS.json"
+    path.write_text(path.read_text().replace('"bytes_freed": ', '"bytes_freed": "much", "x": '))
     well, _, _ = past.end_some(other_scene)
     registry = registry_of(broken, well)
     hosts = prometheus_client.Counter("host_requests", "Its own.", registry=registry)

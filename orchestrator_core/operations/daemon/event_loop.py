@@ -104,18 +104,17 @@ class EventLoop:
 
     def run(self, stop: int, *, ready: Callable[[], object] = lambda: None) -> None:
         """Run until *stop* is readable; call *ready* once every live agent is watched."""
-        with self._jobs:
-            try:
-                self._start_file_events()
-                self._log_errors(self._check_all)
-                self._write_heartbeat()
-                self._manager.notify("READY=1")
-                log_events.started(len(self._watch_list))
-                ready()
-                while stop not in (readable := self._wait(stop)):
-                    self._log_errors(self._on_readable, readable)
-            finally:
-                self._shut_down()
+        try:
+            self._start_file_events()
+            self._log_errors(self._check_all)
+            self._write_heartbeat()
+            self._manager.notify("READY=1")
+            log_events.started(len(self._watch_list))
+            ready()
+            while stop not in (readable := self._wait(stop)):
+                self._log_errors(self._on_readable, readable)
+        finally:
+            self._shut_down()
 
     def _wait(self, stop: int) -> set[int]:
         self._log_errors(self._run_timers)
@@ -219,11 +218,9 @@ class EventLoop:
     # --- timers -------------------------------------------------------------------------------
 
     def _next_timer(self) -> float:
-        times = [self._sweep_at, self._heartbeat_at, self._gc_at, *self._recheck_at.values()]
-        deadline, hang = self._watch_list.next_deadline(), self._jobs.next_hang()
-        times += [] if deadline is None else [deadline + _DEADLINE_SLACK_S]
-        times += [] if hang is None else [hang]
-        return min(times)
+        deadline = self._watch_list.next_deadline() + _DEADLINE_SLACK_S
+        times = (self._sweep_at, self._heartbeat_at, self._gc_at, *self._recheck_at.values())
+        return min(*times, deadline, self._jobs.next_hang())
 
     def _run_timers(self) -> None:
         now = time.monotonic()

@@ -50,13 +50,14 @@ def health(root: Path) -> Health:
     if not is_alive:
         state = "stopped on request, at" if beat.is_stopped else "is dead; its last heartbeat was"
         return _unhealthy(f"the sweeper (pid {beat.pid}) {state} {beat.beat_at}", beat)
-    remarks = tuple(_remarks(beat))
-    if problems := tuple(_problems(beat, time.monotonic())):
-        summary = f"the sweeper (pid {beat.pid}) is unhealthy"
-        return Health(
-            healthy=False, words=summary, problems=problems, remarks=remarks, heartbeat=beat
-        )
-    return Health(healthy=True, words=_describe_healthy(beat), remarks=remarks, heartbeat=beat)
+    problems = tuple(_problems(beat, time.monotonic()))
+    return Health(
+        healthy=not problems,
+        words=f"the sweeper (pid {beat.pid}) {'is unhealthy' if problems else _activity(beat)}",
+        problems=problems,
+        remarks=tuple(_remarks(beat)),
+        heartbeat=beat,
+    )
 
 
 def _unhealthy(problem: str, beat: Heartbeat | None) -> Health:
@@ -74,11 +75,11 @@ def _problems(beat: Heartbeat, now: float) -> Iterator[str]:
     yield from (f"{name} has run for {for_s:g} s, and goes on" for name, for_s in beat.hung.items())
 
 
-def _describe_healthy(beat: Heartbeat) -> str:
+def _activity(beat: Heartbeat) -> str:
     state = "its first sweep is running"
     if beat.last_sweep is not None:
         state = f"it swept in {beat.last_sweep.duration_ms:.0f} ms, at {beat.last_sweep.at}"
-    return f"the sweeper (pid {beat.pid}) watches {beat.watched} agents; {state}"
+    return f"watches {beat.watched} agents; {state}"
 
 
 def _remarks(beat: Heartbeat) -> Iterator[str]:

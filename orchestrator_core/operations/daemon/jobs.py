@@ -10,14 +10,15 @@ A work queue: calls in worker threads, a few in parallel, each with a hang limit
 from __future__ import annotations
 
 import collections
-import contextlib
 import functools
-import os
+import math
 import threading
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import attrs
+
+from orchestrator_core.operations.daemon.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,10 +54,8 @@ class JobPool:
         self._queued: dict[str, Job] = {}
         self._running: dict[str, Job] = {}
         self._done: collections.deque[Job] = collections.deque()
-        self._pipe_lock = threading.Lock()  # A late job must not write to a reused descriptor.
-        self.fd, self._wakeup_fd = os.pipe()
-        for fd in (self.fd, self._wakeup_fd):
-            os.set_blocking(fd, False)
+        self._wakeup = Wakeup()
+        self.fd = self._wakeup.fd
 
     def submit(self, name: str, call: Callable[..., object], *args: object, **how: object) -> bool:
         """Queue a call; return False if a job of that name is queued or running."""
@@ -68,8 +67,7 @@ class JobPool:
 
     def collect(self, *, start_more: bool = True) -> list[Job]:
         """Return the jobs that are done since the last call. *fd* is readable if there are any."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.fd, 4096)
+        self._wakeup.clear()
         done = []
         while self._done:
             done.append(self._done.popleft())
@@ -92,10 +90,10 @@ class JobPool:
             if not job.ended and now - job.began >= self._hang_s
         }
 
-    def next_hang(self) -> float | None:
-        """Return when, by the monotonic clock, the next running job reaches the hang limit."""
+    def next_hang(self) -> float:
+        """Return when the next running job reaches the hang limit; infinity if there is none."""
         times = [job.began + self._hang_s for job in self._running.values()]
-        return min((at for at in times if at > time.monotonic()), default=None)
+        return min((at for at in times if at > time.monotonic()), default=math.inf)
 
     def _start(self) -> None:
         while self._queued and len(self._running) < self._limit:
@@ -121,17 +119,4 @@ class JobPool:
     def _finish(self, job: Job) -> None:
         job.ended = time.monotonic()
         self._done.append(job)
-        with self._pipe_lock:
-            if self._wakeup_fd >= 0:
-                with contextlib.suppress(BlockingIOError):  # The pipe is full, so fd is readable.
-                    os.write(self._wakeup_fd, b".")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the pipe. Running jobs go on, and their results are dropped."""
-        with self._pipe_lock:
-            os.close(self._wakeup_fd)
-            os.close(self.fd)
-            self._wakeup_fd = -1
+        self._wakeup.set()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -132,9 +133,10 @@ class WatchList:
             self._unwatch(agent_id, SagaCheck.NEEDS_RECOVERY)
         return exited
 
-    def next_deadline(self) -> float | None:
-        """Return the first deadline, by the monotonic clock."""
-        return min((one.deadline for one in self._watched.values() if one.deadline), default=None)
+    def next_deadline(self) -> float:
+        """Return the first deadline, by the monotonic clock; infinity if there is none."""
+        times = (one.deadline for one in self._watched.values() if one.deadline)
+        return min(times, default=math.inf)
 
     def overdue(self, now: float) -> list[str]:
         """Return the agents whose deadline has passed, each once."""

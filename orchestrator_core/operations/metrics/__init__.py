@@ -9,11 +9,9 @@ old journals, and keeps a summary (:mod:`~orchestrator_core.operations.metrics.s
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import msgspec
 
 from orchestrator_core.exceptions import (
     JournalDamaged,
@@ -32,39 +30,24 @@ from orchestrator_core.operations.metrics.cleanup_counts import (
 )
 from orchestrator_core.operations.metrics.summary import (
     Cleanups,
-    CompactionResult,
     Leftovers,
     Summary,
-    compact_journals,
-    finding_name,
     read,
-    record_findings,
     statistics,
     to_rows,
 )
 from orchestrator_core.saga import State
-from orchestrator_core.system.log import emit
+from orchestrator_core.system.json_values import JsonValues
 
 if TYPE_CHECKING:
     from orchestrator_core.deployment.context import RootContext
-    from orchestrator_core.reconcile.sweep.findings import Finding, SweepReport
     from orchestrator_core.saga import Sagas
-
-__all__ = [
-    "Cleanups",
-    "CompactionResult",
-    "Leftovers",
-    "Stats",
-    "compact_journals",
-    "record_sweep",
-    "stats",
-]
 
 _ATTEMPTS = 3  #: Counts without the lock, before one with the lock.
 
 
 @attrs.frozen(kw_only=True)
-class Stats:
+class Stats(JsonValues):
     """The cleanups of one root since its first end, and what is alive now."""
 
     root: str
@@ -87,7 +70,7 @@ class Stats:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the statistics as JSON-safe values."""
-        plain: dict[str, Any] = msgspec.to_builtins(self, str_keys=True)
+        plain = super().to_dict()
         del plain["durations"]
         return plain
 
@@ -195,28 +178,3 @@ def _add_closed_sagas(summary: Summary, sagas: Sagas) -> tuple[Summary, CleanupC
         except (JournalDamaged, StorageError):
             counts.add_unreadable()
     return summary, counts
-
-
-# --- sweeps ---------------------------------------------------------------------------------------
-
-
-def record_sweep(context: RootContext, report: SweepReport) -> tuple[Finding, ...]:
-    """
-    Count the findings of a reaping sweep, and return those that the last one did not have.
-
-    A dry run is not counted. A finding that several sweeps have is counted once. An error of
-    the count is logged, and all findings are returned.
-    """
-    if report.dry_run:
-        return ()
-    try:
-        new = record_findings(context, report)
-    except OrchestratorError as error:
-        _log_not_recorded("a sweep", error)
-        return report.findings
-    return tuple(finding for finding in report.findings if finding_name(finding) in new)
-
-
-def _log_not_recorded(what: str, error: OrchestratorError) -> None:
-    """Something was done, but could not be counted in `registry/STATS.json`."""
-    emit(logging.WARNING, "stats.not_recorded", what=what, error=str(error))

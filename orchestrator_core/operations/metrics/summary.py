@@ -10,6 +10,7 @@ the counts, or in ``closed/`` and not pending.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Self
@@ -17,11 +18,18 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 import msgspec
 
-from orchestrator_core.exceptions import JournalDamaged, NotFound, RegistryDamaged, StorageError
+from orchestrator_core.exceptions import (
+    JournalDamaged,
+    NotFound,
+    OrchestratorError,
+    RegistryDamaged,
+    StorageError,
+)
 from orchestrator_core.operations.metrics.cleanup_counts import CleanupCounts, Histogram
 from orchestrator_core.registry import Registry
 from orchestrator_core.registry.document import Schema
 from orchestrator_core.system.clock import timestamp
+from orchestrator_core.system.log import emit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -216,42 +224,60 @@ def _count(
 # --- findings ---------------------------------------------------------------------------------
 
 
-def record_findings(context: RootContext, report: SweepReport) -> set[str]:
+def record_sweep(context: RootContext, report: SweepReport) -> tuple[Finding, ...]:
+    """
+    Count the findings of a reaping sweep, and return those that the last one did not have.
+
+    A dry run is not counted. A finding that several sweeps have is counted once. An error of
+    the count is logged, and all findings are returned.
+    """
+    if report.dry_run:
+        return ()
+    try:
+        new = _record_findings(context, report)
+    except OrchestratorError as error:
+        _log_not_recorded("a sweep", error)
+        return report.findings
+    return tuple(finding for finding in report.findings if _name(finding) in new)
+
+
+def _record_findings(context: RootContext, report: SweepReport) -> set[str]:
     """
     Count the findings of a sweep, durably, and return the names of the new ones.
 
     The next sweep finds again what is left, and does not count it again.
-
-    Raises:
-        OrchestratorError: As :func:`compact_journals`.
     """
-    found = {finding_name(finding): finding.kind.value for finding in report.findings}
-    if not found and not read(context).standing:
+    kinds = {_name(finding): finding.kind.value for finding in report.findings}
+    if not kinds and not read(context).standing:
         return set()
     keys = {finding.key for finding in report.left}
-    left = {finding_name(finding) for finding in report.findings if finding.key in keys}
-    reaped = Counter(one.finding.kind.value for one in report.reaped if one.success)
+    left = {_name(finding) for finding in report.findings if finding.key in keys}
     registry = statistics(context)
     registry.create({})
     with registry.transaction() as document:
         summary = Summary.from_document(document)
-        new = found.keys() - set(summary.standing)
-        counts = Counter(found[name] for name in new)
-        rows = {row.kind: row for row in summary.leftovers}
-        for kind in {*counts, *reaped}:
-            row = rows.get(kind, Leftovers(kind=kind))
-            rows[kind] = attrs.evolve(
-                row, found=row.found + counts[kind], reaped=row.reaped + reaped[kind]
-            )
+        new = kinds.keys() - set(summary.standing)
+        found = Counter({row.kind: row.found for row in summary.leftovers})
+        reaped = Counter({row.kind: row.reaped for row in summary.leftovers})
+        found.update(kinds[name] for name in new)
+        reaped.update(one.finding.kind.value for one in report.reaped if one.success)
         attrs.evolve(
             summary,
             since=summary.since or timestamp(),
-            leftovers=tuple(rows[kind] for kind in sorted(rows)),
+            leftovers=tuple(
+                Leftovers(kind=kind, found=found[kind], reaped=reaped[kind])
+                for kind in sorted(found | reaped)
+            ),
             standing=tuple(sorted(left)),
         ).write_to(document)
     return new
 
 
-def finding_name(finding: Finding) -> str:
+def _name(finding: Finding) -> str:
     """Return a finding's name, which is the same in each sweep."""
     return " ".join((finding.kind.value, *finding.key)).rstrip()
+
+
+def _log_not_recorded(what: str, error: OrchestratorError) -> None:
+    """Something was done, but could not be counted in `registry/STATS.json`."""
+    emit(logging.WARNING, "stats.not_recorded", what=what, error=str(error))

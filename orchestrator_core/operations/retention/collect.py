@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -17,15 +16,13 @@ import attrs
 
 from orchestrator_core.deployment import tasks
 from orchestrator_core.exceptions import LockTimeout, OrchestratorError, StorageError
-from orchestrator_core.operations import metrics
+from orchestrator_core.operations.metrics.summary import compact_journals
 from orchestrator_core.operations.retention import GcItem, GcReport
 from orchestrator_core.operations.retention.inventory import take_inventory
 from orchestrator_core.operations.retention.policy import is_older, select
 from orchestrator_core.operations.retention.remove_task import finish_removals
-from orchestrator_core.operations.retention.safe_dir import SafeDir
-from orchestrator_core.system import locks
+from orchestrator_core.operations.retention.safe_dir import SafeDir, locked_directory
 from orchestrator_core.system.clock import ms_since
-from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -80,18 +77,13 @@ def collect(
 @contextlib.contextmanager
 def _exclusive(context: RootContext) -> Iterator[None]:
     """Hold the lock of the only collection: on the directory of the registries."""
-    directory = context.layout.global_registry.parent
-    with storage_errors("lock", directory):
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if not locks.try_lock(fd):
+    with locked_directory(context.layout.global_registry.parent, "lock") as is_free:
+        if not is_free:
             raise LockTimeout(
                 f"another collection runs on {context.layout.root}",
                 hint="nothing: that one removes what is due",
             )
         yield
-    finally:
-        os.close(fd)
 
 
 @attrs.define
@@ -137,7 +129,7 @@ class _Collection:
         for first in range(0, max(1, len(saga_ids)), _BATCH):
             try:
                 batch = saga_ids[first : first + _BATCH]
-                result = metrics.compact_journals(self.context, self.sagas, batch)
+                result = compact_journals(self.context, self.sagas, batch)
             except OrchestratorError as error:
                 self.failed.append(f"journals: {error}")
                 return done

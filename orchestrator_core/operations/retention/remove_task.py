@@ -31,11 +31,11 @@ from orchestrator_core.exceptions import (
     TaskRunning,
 )
 from orchestrator_core.model.status import is_active
-from orchestrator_core.operations import metrics
-from orchestrator_core.operations.retention.safe_dir import DIRECTORY
+from orchestrator_core.operations.metrics.summary import compact_journals
+from orchestrator_core.operations.retention.safe_dir import locked_directory
 from orchestrator_core.operations.retention.tarball import stamp_tree
 from orchestrator_core.registry import TASK, Registry
-from orchestrator_core.system import durable, locks
+from orchestrator_core.system import durable
 from orchestrator_core.system.names import check_id
 from orchestrator_core.system.os_errors import storage_errors
 
@@ -64,10 +64,8 @@ def remove_task(
     """
     root, task = context.layout.root, context.layout.task(task_id)
     leaving, gone = root / f"{EXPORTING_PREFIX}{task_id}", root / f"{_GONE}{task_id}"
-    with storage_errors("remove", task, allow=(FileNotFoundError,)):
-        fd = os.open(task, DIRECTORY)
-    try:
-        if not locks.try_lock(fd):
+    with locked_directory(task, "remove") as is_free:
+        if not is_free:
             raise StorageError(f"another process removes {task}")
         try:
             _rename(task, leaving)
@@ -82,24 +80,16 @@ def remove_task(
                 _rename(leaving, task)
             raise
         return _finish(context, sagas, task_id, gone)
-    finally:
-        os.close(fd)
 
 
 def finish_removals(context: RootContext, sagas: Sagas) -> list[str]:
     """Finish the removals of killed processes, and return the errors."""
     failed: list[str] = []
     for gone in sorted(context.layout.root.glob(f"{_GONE}*")):
-        try:
+        with contextlib.suppress(InvalidId, FileNotFoundError, StorageError):  # No removed task.
             task_id = check_id("task", gone.name.removeprefix(_GONE))
-            fd = os.open(gone, DIRECTORY)
-        except (InvalidId, OSError):
-            continue  # Not a removed task.
-        try:
-            if locks.try_lock(fd):
-                failed += _finish(context, sagas, task_id, gone)
-        finally:
-            os.close(fd)
+            with locked_directory(gone, "remove") as is_free:
+                failed += _finish(context, sagas, task_id, gone) if is_free else []
     return failed
 
 
@@ -122,7 +112,7 @@ def _rename(source: Path, target: Path) -> None:
 def _finish(context: RootContext, sagas: Sagas, task_id: str, gone: Path) -> list[str]:
     """Count and remove the task's journals, then remove its directory."""
     try:
-        result = metrics.compact_journals(context, sagas, journals_of(sagas, task_id))
+        result = compact_journals(context, sagas, journals_of(sagas, task_id))
         with storage_errors("remove", gone):
             shutil.rmtree(gone)
         durable.fsync_directory(gone.parent)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 import attrs
 
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.system import durable, move
+from orchestrator_core.system import durable, locks, move
 from orchestrator_core.system.gzip_read import GZ
 from orchestrator_core.system.os_errors import storage_errors
 
@@ -210,6 +210,23 @@ class FdWriter:
         """Write all bytes."""
         durable.write_all(self.fd, data)
         return len(data)
+
+
+@contextlib.contextmanager
+def locked_directory(path: Path, action: str) -> Iterator[bool]:
+    """
+    Open a directory for *action*, and hold its lock; the block gets whether it was free.
+
+    Raises:
+        FileNotFoundError: There is no such directory.
+        StorageError: It cannot be opened.
+    """
+    with storage_errors(action, path, allow=(FileNotFoundError,)):
+        fd = os.open(path, DIRECTORY)
+    try:
+        yield locks.try_lock(fd)
+    finally:
+        os.close(fd)
 
 
 def _reader(fd: int) -> BinaryIO:
