@@ -29,7 +29,7 @@ import orchestrator_core  # noqa: E402 - this checkout's, from wherever
 from orchestrator_core import Orchestrator, Sweeper, cli, exceptions  # noqa: E402 - as above
 from orchestrator_core import saga as sagas  # noqa: E402 - as above
 from orchestrator_core.cli.arguments import parser  # noqa: E402 - as above
-from orchestrator_core.deployment.steps import deployment_steps  # noqa: E402 - as above
+from orchestrator_core.deployment.steps import STEPS  # noqa: E402 - as above
 from orchestrator_core.model import settings  # noqa: E402 - as above
 from orchestrator_core.model.layout import Layout  # noqa: E402 - as above
 from orchestrator_core.model.status import TRANSITIONS, Status  # noqa: E402 - as above
@@ -73,10 +73,10 @@ def steps() -> str:
         (
             str(number),
             f"`{step_name(step)}`",
-            _paragraph(type(step)),
-            _paragraph(type(step).undo),
+            _paragraph(step),
+            _paragraph(step.undo),
         )
-        for number, step in enumerate(deployment_steps(None, None, None), 1)
+        for number, step in enumerate(STEPS, 1)
     ]
     return table(("", "step", "do", "undo"), rows)
 

@@ -134,7 +134,7 @@ class Orchestrator(MaintenanceVerbs):
     def _deployer(self) -> Deployer:
         from orchestrator_core.deployment.deployer import Deployer  # noqa: PLC0415
 
-        return Deployer(self._context, self._terminator, self._queries, timeout_s=self._timeout_s)
+        return Deployer(self._context, self._terminator, timeout_s=self._timeout_s)
 
     @functools.cached_property
     def _task_creator(self) -> TaskCreator:

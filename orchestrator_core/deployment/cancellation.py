@@ -62,17 +62,15 @@ class CallScope:
     @contextlib.contextmanager
     def activate(self) -> Iterator[None]:
         """Make this the scope of the call that the calling thread makes in the block."""
-        _local.call = self
+        current.scope = self
         try:
             yield
         finally:
-            _local.call = None
+            current.scope = None
 
 
-def current() -> CallScope | None:
-    """Return the scope of the calling thread's call; None if it cannot be cancelled."""
-    call: CallScope | None = getattr(_local, "call", None)
-    return call
+class _CurrentCall(threading.local):
+    scope: CallScope | None = None  #: None: the calling thread's call cannot be cancelled.
 
 
-_local = threading.local()
+current = _CurrentCall()

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from orchestrator_core.deployment import cancellation
-from orchestrator_core.deployment.documents import new_deploy_log, new_entry, new_record
+from orchestrator_core.deployment.documents import new_deploy_log, new_record
 from orchestrator_core.deployment.lineage import resolve_lineage
-from orchestrator_core.deployment.steps import deployment_steps
+from orchestrator_core.deployment.steps import STEPS
 from orchestrator_core.deployment.steps.base import DeploymentInputs
 from orchestrator_core.deployment.steps.files import LogReceipt
 from orchestrator_core.deployment.steps.session import SessionReceipt
@@ -30,6 +30,7 @@ from orchestrator_core.exceptions import (
     DeploymentError,
     InvalidInput,
     LimitReached,
+    NotFound,
     OrchestratorError,
     SagaExists,
     SagaNotFound,
@@ -38,12 +39,15 @@ from orchestrator_core.exceptions import (
 from orchestrator_core.model import deadlines, ids
 from orchestrator_core.model.environment import HIDDEN_ENV, RESERVED_ENV
 from orchestrator_core.model.outcome import terminal_reason
+from orchestrator_core.model.records import Agent
 from orchestrator_core.model.spec import PLACEHOLDERS
 from orchestrator_core.model.status import Status
+from orchestrator_core.registry.document import agent_entry
 from orchestrator_core.registry.operations import (
     KeyTaken,
     check_global_limits,
     check_task_limits,
+    find_agent,
 )
 from orchestrator_core.resources.provision import ProvisionCollector, wrap_steps
 from orchestrator_core.saga import Reason, Saga, State, Unwind, UnwindReport
@@ -55,9 +59,7 @@ if TYPE_CHECKING:
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.deployment.lineage import Lineage
-    from orchestrator_core.deployment.queries import Queries
     from orchestrator_core.deployment.terminator import Terminator
-    from orchestrator_core.model.records import Agent
     from orchestrator_core.model.spec import AgentSpec
     from orchestrator_core.saga import Step
 
@@ -88,12 +90,9 @@ class _Request:
 class Deployer:
     """The deployment of agents below one root."""
 
-    def __init__(
-        self, context: RootContext, terminator: Terminator, queries: Queries, *, timeout_s: float
-    ) -> None:
+    def __init__(self, context: RootContext, terminator: Terminator, *, timeout_s: float) -> None:
         self._context = context
         self._terminator = terminator
-        self._queries = queries
         self._timeout_s = timeout_s
 
     def deploy(
@@ -104,9 +103,9 @@ class Deployer:
             raise InvalidInput(f"a grace of {grace_s} s is no time")
         for step in extra_steps:
             self._terminator.steps.require_known(step)
-        agent_id = self._deploy_or_find(_Request(task_id, spec, grace_s, extra_steps))
+        task_id, agent_id = self._deploy_or_find(_Request(task_id, spec, grace_s, extra_steps))
         try:
-            return self._queries.agent(agent_id, task_hint=task_id)
+            return self._read_agent(task_id, agent_id)
         except BaseException:
             if spec.key is None:  # With a key, the agent may have lived before.
                 why = terminal_reason(
@@ -115,17 +114,23 @@ class Deployer:
                 self._terminator.terminate(agent_id, why, timeout_s=self._timeout_s)
             raise
 
-    def _deploy_or_find(self, request: _Request) -> str:
-        """Return the id of a new agent, or that of the live one under the spec's key."""
+    def _read_agent(self, task_id: str, agent_id: str) -> Agent:
+        record = find_agent(self._context.task_registry(task_id).read(), agent_id)
+        if record is None:
+            raise NotFound(f"there is no agent {agent_id!r}")
+        return Agent.from_record(task_id, record)
+
+    def _deploy_or_find(self, request: _Request) -> tuple[str, str]:
+        """Return task and id of a new agent, or those of the live one under the spec's key."""
         for _ in range(_MAX_RETRIES):
             try:
-                return self._attempt(request)
+                return request.task_id, self._attempt(request)
             except KeyTaken as taken:
                 if self._key_holder_is_alive(taken.agent_id):
-                    return taken.agent_id
+                    return taken.task_id, taken.agent_id
             except SagaExists:
                 pass  # The random id was used before; nothing was taken.
-        return self._attempt(request)
+        return request.task_id, self._attempt(request)
 
     def _attempt(self, request: _Request) -> str:
         lineage = self._precheck(request)
@@ -212,7 +217,7 @@ class Deployer:
         values = {
             "task_id": task_id,
             "record": record,
-            "entry": new_entry(task_id, record),
+            "entry": agent_entry(task_id, record),
             "root_id": context.root_id,
             "workspace": str(context.layout.task(task_id)),
             "held": str(context.layout.resource_dir(agent_id)),
@@ -237,7 +242,8 @@ class Deployer:
             self._context, request.task_id, agent_id, spec, extra_steps=bool(extra_steps)
         )
         inputs = DeploymentInputs(request.task_id, agent_id, spec, deploy_log, provisions)
-        return [*extra_steps, *deployment_steps(self._context, inputs, self._terminator)]
+        own_steps = [step(self._context, inputs, self._terminator) for step in STEPS]
+        return [*extra_steps, *own_steps]
 
     # --- commit, and wait until started -----------------------------------------------------------
 
@@ -245,8 +251,8 @@ class Deployer:
         """Make the deployment durable, and open the supervisor's gate."""
         saga.commit()
         saga.release()
-        if (call := cancellation.current()) is not None:
-            call.set_agent(saga.saga_id)
+        if (scope := cancellation.current.scope) is not None:
+            scope.set_agent(saga.saga_id)
 
     def _wait_until_started(self, saga: Saga, events: SupervisorEvents, *, grace_s: float) -> None:
         """

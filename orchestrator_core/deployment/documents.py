@@ -1,20 +1,28 @@
-"""The documents of a new agent: its record, its entry in the global registry, its deploy log."""
+"""What a deployment writes of its agent: the record, the deploy log and the launch file."""
 
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.model import ids
+from orchestrator_core.model import environment, ids
 from orchestrator_core.model.status import Status
+from orchestrator_core.supervisor.launch import Launch
 from orchestrator_core.system.clock import timestamp
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from orchestrator_core.deployment.context import RootContext
+    from orchestrator_core.deployment.steps.base import DeploymentInputs
     from orchestrator_core.model.spec import AgentSpec
 
 _EXCERPT_LENGTH = 200  #: Characters of the prompt that the record shows.
-_ENTRY_FIELDS = ("type", "parent", "started_at", "tmux_session", "key", "deadline_at")
+_UNWINDER_VARIABLES = (
+    *("HOME", "LANG", "LC_ALL", "PATH", "USER", "VIRTUAL_ENV"),
+    *("ORCHESTRATOR_CONTAINMENT", "TMUX_TMPDIR"),
+)
 
 
 def new_record(
@@ -52,11 +60,6 @@ def new_record(
     }
 
 
-def new_entry(task_id: str, record: dict[str, Any]) -> dict[str, Any]:
-    """Return the entry of a new agent among the live agents of its root."""
-    return {"task_id": task_id, **{name: record[name] for name in _ENTRY_FIELDS}}
-
-
 def new_deploy_log(
     context: RootContext, task_id: str, agent_id: str, spec: AgentSpec, *, extra_steps: bool
 ) -> dict[str, Any]:
@@ -81,3 +84,60 @@ def new_deploy_log(
         "cwd": "",
         "deployer_pid": os.getpid(),
     }
+
+
+# --- the launch file: what the supervisor runs, and the unwinder that it becomes ------------------
+
+
+def build_launch(context: RootContext, inputs: DeploymentInputs) -> Launch:
+    """Return what the supervisor reads, with all that the extra steps have provided by now."""
+    layout, spec = context.layout, inputs.spec
+    task_id, agent_id = inputs.task_id, inputs.agent_id
+    run = layout.run_dir(task_id, agent_id)
+    prompt = layout.prompt(task_id, agent_id)
+    provision = None if inputs.provisions is None else inputs.provisions.merged
+    placeholders = {
+        **(provision.placeholders if provision else {}),
+        "prompt_file": str(prompt),
+        "agent_id": agent_id,
+        "task_id": task_id,
+        "workspace": str(layout.task(task_id)),
+    }
+    variables = {
+        **(provision.environment if provision else {}),
+        environment.ENV_ROOT: str(layout.root),
+        environment.ENV_AGENT: agent_id,
+        environment.ENV_TASK: task_id,
+        environment.ENV_COOKIE: ids.process_cookie(context.root_id, agent_id),
+    }
+    cwd = provision.cwd if provision and spec.cwd is None else None
+    return Launch(
+        journal=str(layout.journal(agent_id)),
+        log=str(layout.log(task_id, agent_id)),
+        exit_file=f"{run}/exit",
+        events=f"{run}/events",
+        argv=spec.argv(placeholders),
+        env=spec.environment(variables),
+        cwd=cwd or str(spec.directory()),
+        stdin=str(prompt) if spec.stdin else os.devnull,
+        cgroup=context.processes.cgroup_path(ids.cgroup_name(context.root_id, agent_id)),
+        term_s=context.patience.term_s,
+        kill_s=context.patience.kill_s,
+        linger_s=context.patience.linger_s,
+        deadline_s=spec.deadline_s,
+        sweeper_lock=str(layout.sweeper_lock),
+        unwinder_argv=unwinder_argv(layout.root, agent_id),
+        unwinder_env=unwinder_env(),
+    )
+
+
+def unwinder_argv(root: Path, agent_id: str) -> list[str]:
+    """Return the command of the unwinder that the supervisor becomes."""
+    return [sys.executable, "-m", "orchestrator_core", "--root", str(root), "unwind", agent_id]
+
+
+def unwinder_env() -> dict[str, str]:
+    """Return the unwinder's environment, without secrets; it imports this same package."""
+    variables = {name: os.environ[name] for name in _UNWINDER_VARIABLES if name in os.environ}
+    import_path = [path or os.getcwd() for path in sys.path]  # noqa: PTH109 - a string is wanted
+    return {**variables, "PYTHONPATH": os.pathsep.join(import_path)}

@@ -29,15 +29,13 @@ class Queries:
         self._context = context
         self._tasks = tasks
 
-    def agent(self, agent_id: str, *, task_hint: str | None = None) -> Agent:
-        """Return one agent; the search begins with the task *task_hint*."""
-        task_id = task_hint or self._tasks.task_of(agent_id)
+    def agent(self, agent_id: str) -> Agent:
+        """Return one agent."""
+        task_id = self._tasks.task_of(agent_id)
         record = find_agent(self._context.task_registry(task_id).read(), agent_id)
-        if record is not None:
-            return Agent.from_record(task_id, record)
-        if task_hint is not None:
-            return self.agent(agent_id)
-        raise NotFound(f"there is no agent {agent_id!r}")
+        if record is None:
+            raise NotFound(f"there is no agent {agent_id!r}")
+        return Agent.from_record(task_id, record)
 
     def agents(self, *, task_id: str | None, status: str | None) -> list[Agent]:
         """Return the agents of one task or all, oldest first."""

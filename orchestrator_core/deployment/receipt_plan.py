@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.deployment.steps import deployment_steps
+from orchestrator_core.deployment.steps import STEPS
 from orchestrator_core.exceptions import NotFound
 from orchestrator_core.model import ids
 from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.model.status import Status
 from orchestrator_core.registry.operations import find_agent
-from orchestrator_core.saga import Context, step_name
+from orchestrator_core.saga.planning import plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 def plan_receipts(context: RootContext, agent_id: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the planned receipts of all steps by step name. Nothing is done."""
-    ctx = Context(agent_id, values)
-    return {step_name(step): step.plan(ctx) for step in deployment_steps(context, None, None)}
+    return plan(agent_id, [step(context) for step in STEPS], values)
 
 
 def derive_receipts(

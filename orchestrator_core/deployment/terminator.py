@@ -25,7 +25,7 @@ import attrs
 from orchestrator_core.deployment import cancellation
 from orchestrator_core.deployment.ended_records import report_from_record
 from orchestrator_core.deployment.liveness import Liveness, session_receipt, task_id_of
-from orchestrator_core.deployment.steps import undoing_steps
+from orchestrator_core.deployment.steps import STEPS
 from orchestrator_core.exceptions import (
     JournalDamaged,
     NotFound,
@@ -62,7 +62,7 @@ class Terminator:
     def __init__(self, context: RootContext, *, observer: Observer | None = None) -> None:
         self.context = context
         self.steps = StepRegistry(
-            [*undoing_steps(context, self), *context.predecessor.steps()],
+            [*(step(context, terminator=self) for step in STEPS), *context.predecessor.steps()],
             modules=context.step_modules,
         )
         self.sagas = Sagas(
@@ -245,8 +245,8 @@ class Terminator:
             self.liveness.notify_supervisor(history)
         supervisor = session_receipt(history).supervisor
         if supervisor is not None:
-            call = cancellation.current()
-            cancelled_fd = None if call is None else call.cancelled_fd
+            scope = cancellation.current.scope
+            cancelled_fd = None if scope is None else scope.cancelled_fd
             seen = self.context.processes.watch(supervisor, timeout_s=timeout_s, fd=cancelled_fd)
             if not seen.exited:  # Or the call was cancelled, and this error is dropped.
                 raise WaitTimeout(f"agent {agent_id!r} was still alive after {timeout_s:g} s")

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 
 class KeyTaken(OrchestratorError):
-    """A live agent has this key already; ``agent_id`` names it."""
+    """A live agent has this key already; ``agent_id`` and ``task_id`` name it."""
 
     code = "key-taken"
 
-    def __init__(self, key: str, agent_id: str) -> None:
+    def __init__(self, key: str, agent_id: str, task_id: str) -> None:
         super().__init__(f"the key {key!r} is taken by the live agent {agent_id!r}")
-        self.agent_id = agent_id
+        self.agent_id, self.task_id = agent_id, task_id
 
 
 # --- a task's registry -------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def check_global_limits(
     if key is not None:
         owner = next((name for name, entry in agents.items() if entry.get("key") == key), None)
         if owner is not None:
-            raise KeyTaken(key, owner)
+            raise KeyTaken(key, owner, str(agents[owner].get("task_id")))
     running = sum(
         is_active(entry.get("status")) and name not in excluded for name, entry in agents.items()
     )

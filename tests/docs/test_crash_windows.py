@@ -36,7 +36,7 @@ DIES_EARLY = ["sh", "-c", "exit 3"]
 ACTOR = """
 import json, os, signal, sys
 from orchestrator_core import AgentSpec, Orchestrator
-from orchestrator_core.deployment import deployer, launch_plan
+from orchestrator_core.deployment import deployer, documents
 from orchestrator_core.system import tmux
 from orchestrator_core.saga.store import JournalStore
 from orchestrator_core.saga.journal import Journal
@@ -78,7 +78,7 @@ if line == "in flight":
 orch = Orchestrator(root, recover=False)
 if act == "deploy":
     if options.get("unwinder"):
-        launch_plan.unwinder_argv = lambda *_: options["unwinder"]
+        documents.unwinder_argv = lambda *_: options["unwinder"]
     if options.get("dies after the commit"):
         deployer.Deployer._wait_until_started = lambda *_args, **_how: die()
     spec = AgentSpec(type="a", prompt="do it", command=options["command"])

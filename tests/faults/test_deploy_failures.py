@@ -240,9 +240,7 @@ class _step_that:  # noqa: N801 - reads as a clause
         from orchestrator_core.deployment import steps  # noqa: PLC0415 - white-box, and only here
 
         self._kind = next(
-            type(step)
-            for step in steps.deployment_steps(None, None, None)
-            if step.receipt_type.__name__ == _RECEIPTS[name]
+            step for step in steps.STEPS if step.receipt_type.__name__ == _RECEIPTS[name]
         )
         self._method, self._error, self._after, self._times = method, error, after, times
 

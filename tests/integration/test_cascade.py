@@ -392,12 +392,7 @@ def test_a_cycle_of_parents_in_a_registry_ends_no_agent_twice_and_blocks_none(sc
 
 def test_an_agent_of_a_release_without_this_step_ends_without_its_children(scene, monkeypatch):
     """Its journal has no step for children: it is undone by the steps that it has."""
-    real = steps.deployment_steps
-    monkeypatch.setattr(
-        deployer,
-        "deployment_steps",
-        lambda *args: [step for step in real(*args) if not isinstance(step, OwnChildren)],
-    )
+    monkeypatch.setattr(deployer, "STEPS", [step for step in steps.STEPS if step != OwnChildren])
     family = Family(scene)
     monkeypatch.undo()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core.deployment import launch_plan
+from orchestrator_core.deployment import documents
 from orchestrator_core.deployment.steps import files
 from orchestrator_core.operations.daemon.file_events import DirectoryEvents
 from orchestrator_core.system.processes import identity
@@ -175,7 +175,7 @@ def test_the_sweeper_unwinds_an_exited_agent_without_a_new_unwinder(
 ):
     """The running sweeper is faster than a new unwinder process."""
     unwinders = scene.place / "unwinders"
-    monkeypatch.setattr(launch_plan, "unwinder_argv", lambda *_: ["/usr/bin/touch", str(unwinders)])
+    monkeypatch.setattr(documents, "unwinder_argv", lambda *_: ["/usr/bin/touch", str(unwinders)])
     sweeper = resident().until("READY=1").until_swept()
     agent = orch.deploy(task, scene.spec("sh", "-c", "exit 3"))
 

@@ -15,12 +15,12 @@ from support.fakes import a_fake_scene
 from support.traces import Traces, is_linked
 
 from orchestrator_core import AgentSpec, DeploymentError
-from orchestrator_core.deployment.steps import deployment_steps
+from orchestrator_core.deployment.steps import STEPS as DEPLOYMENT_STEPS
 from orchestrator_core.exceptions import SagaError
 from orchestrator_core.saga import Observer, Sagas, Unwind, combine, step_name
 
 TOP = Path(__file__).parents[2]
-STEPS = [step_name(step) for step in deployment_steps(None, None, None)]
+STEPS = [step_name(step) for step in DEPLOYMENT_STEPS]
 
 
 @pytest.fixture

@@ -25,34 +25,21 @@ the :class:`~.base.DeploymentInputs`, which only ``do`` reads.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from orchestrator_core.deployment.steps.children import OwnChildren
 from orchestrator_core.deployment.steps.files import OpenLog, WritePrompt
-from orchestrator_core.deployment.steps.registries import RegisterGlobal, RegisterTask
+from orchestrator_core.deployment.steps.registries import OwnChildren, RegisterGlobal, RegisterTask
 from orchestrator_core.deployment.steps.session import SpawnTmux
 
 if TYPE_CHECKING:
-    from orchestrator_core.deployment.context import RootContext
-    from orchestrator_core.deployment.steps.base import DeploymentInputs
-    from orchestrator_core.deployment.steps.children import ChildTerminator
-    from orchestrator_core.saga import Step
+    from orchestrator_core.deployment.steps.base import DeploymentStep
 
-
-def deployment_steps(
-    context: RootContext, inputs: DeploymentInputs | None, terminator: ChildTerminator | None
-) -> list[Step[Any]]:
-    """Return the steps that deploy one agent, in order."""
-    return [
-        WritePrompt(context, inputs),
-        OpenLog(context, inputs),
-        SpawnTmux(context, inputs),
-        OwnChildren(context, inputs, terminator),
-        RegisterTask(context, inputs),
-        RegisterGlobal(context, inputs),
-    ]
-
-
-def undoing_steps(context: RootContext, terminator: ChildTerminator) -> list[Step[Any]]:
-    """Return steps that can undo and probe any agent of this root, and deploy none."""
-    return deployment_steps(context, None, terminator)
+#: In the order of a deployment.
+STEPS: tuple[type[DeploymentStep], ...] = (
+    WritePrompt,
+    OpenLog,
+    SpawnTmux,
+    OwnChildren,
+    RegisterTask,
+    RegisterGlobal,
+)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from orchestrator_core.saga import Presence
+from orchestrator_core.saga import Presence, Step
 from orchestrator_core.system import durable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator_core.deployment.context import RootContext
+    from orchestrator_core.model.outcome import EndReport
     from orchestrator_core.model.spec import AgentSpec
     from orchestrator_core.resources.provision import ProvisionCollector
-    from orchestrator_core.saga import Context
+    from orchestrator_core.saga import Context, Unwind
 
 
 @attrs.frozen
@@ -29,8 +30,15 @@ class DeploymentInputs:
     provisions: ProvisionCollector | None = None  #: From extra steps, which fill it when done.
 
 
+class ChildTerminator(Protocol):
+    """The part of the terminator that ends a child with its parent."""
+
+    def terminate_child(self, agent_id: str, why: Unwind) -> EndReport:
+        """End an agent for *why*; one that is dead already keeps its own end."""
+
+
 @attrs.frozen
-class DeploymentStep:
+class DeploymentStep(Step[Any]):
     """
     A step of a deployment.
 
@@ -40,6 +48,7 @@ class DeploymentStep:
 
     context: RootContext
     deployment: DeploymentInputs | None = None
+    terminator: ChildTerminator | None = None  #: For the step that holds the children.
 
     @property
     def inputs(self) -> DeploymentInputs:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orchestrator_core.deployment.launch_plan import build_launch
+from orchestrator_core.deployment.documents import build_launch
 from orchestrator_core.deployment.steps.base import DeploymentStep, presence, task_and_agent
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
 from orchestrator_core.supervisor import launch as launch_file

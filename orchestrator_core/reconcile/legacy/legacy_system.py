@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core.deployment.launch_plan import unwinder_argv, unwinder_env
+from orchestrator_core.deployment.documents import unwinder_argv, unwinder_env
 from orchestrator_core.deployment.predecessor import Predecessor
 from orchestrator_core.deployment.receipt_plan import plan_receipts
 from orchestrator_core.deployment.steps.files import PromptReceipt
