@@ -21,6 +21,8 @@ A crash of recovery leaves one of the same states. So recovery is idempotent.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,7 +35,6 @@ from orchestrator_core.exceptions import (
     SagaNotFound,
 )
 from orchestrator_core.saga.engine import Saga
-from orchestrator_core.saga.history import fold
 from orchestrator_core.saga.journal_repair import repair_entries
 from orchestrator_core.saga.observer import Observer, safe
 from orchestrator_core.saga.states import State
@@ -42,12 +43,10 @@ from orchestrator_core.saga.unwinding import format_error
 from orchestrator_core.system.json_values import JsonValues
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
-    from orchestrator_core.saga.encoding import Entry
     from orchestrator_core.saga.engine import Finalizer
     from orchestrator_core.saga.history import History
-    from orchestrator_core.saga.journal import Journal
     from orchestrator_core.saga.report import UnwindReport
     from orchestrator_core.saga.step import Step
     from orchestrator_core.saga.store import JournalStore
@@ -130,24 +129,20 @@ class Recovery:
             SagaNotFound: There is no open saga *only*.
         """
         report = RecoveryReport()
-        alive, busy, waiting = [], [], []
+        left: dict[str, list[str]] = {"alive": [], "busy": [], "waiting": [], "ended": []}
         for saga_id in self._ids(only):
             try:
-                found = self._recover(saga_id, report, force=force)
+                left[self._recover(saga_id, report, force=force)].append(saga_id)
             except SagaBusy:
-                busy.append(saga_id)
+                left["busy"].append(saga_id)
             except SagaNotFound:
                 continue  # Closed by another process meanwhile.
             except OrchestratorError as error:
                 report.failed[saga_id] = f"{error.code}: {error}"
             except Exception as error:  # noqa: BLE001 - of the policy
                 report.failed[saga_id] = format_error(error)
-            else:
-                if found is State.COMMITTED:
-                    alive.append(saga_id)
-                elif found is State.STUCK:
-                    waiting.append(saga_id)
-        return attrs.evolve(report, alive=tuple(alive), busy=tuple(busy), waiting=tuple(waiting))
+        alive, busy, waiting, _ = map(tuple, left.values())
+        return attrs.evolve(report, alive=alive, busy=busy, waiting=waiting)
 
     def _ids(self, only: str | None) -> list[str]:
         if only is None:
@@ -156,51 +151,43 @@ class Recovery:
             raise SagaNotFound(f"there is no open saga {only!r}")
         return [only]
 
-    def _recover(self, saga_id: str, report: RecoveryReport, *, force: bool) -> State | None:
-        """Bring one saga to all or nothing; return its state if it was left alone, else None."""
-        history = self._peek(saga_id)
-        was_committed = history is not None and history.state is State.COMMITTED
-        if history is not None and was_committed:
-            if self.policy.decide_end(history) is None:
-                return State.COMMITTED
-            self._refuse_self_unwind(history)
+    def _recover(self, saga_id: str, report: RecoveryReport, *, force: bool) -> str:
+        """Bring one saga to all or nothing; return its result, as :meth:`run` counts it."""
+        with contextlib.suppress(JournalDamaged):
+            # Read without a lock, which a living saga may need.
+            history = self.journals.open_history(saga_id)
+            if history.state is State.COMMITTED and self._why(history) is None:
+                return "alive"
         with self._open(saga_id, report) as saga:
             if saga.state is State.CLOSED:
                 saga.archive()
-                return None
+                return "ended"
             if saga.state is State.STUCK and not (force or _is_due(saga.history)):
-                return State.STUCK
+                return "waiting"
             why = self._why(saga.history)
             if why is None:
-                return State.COMMITTED
-            if not was_committed:
-                self._refuse_self_unwind(saga.history)
+                return "alive"
             report.unwound[saga_id] = saga.unwind(why)
-        return None
+        return "ended"
 
-    def _peek(self, saga_id: str) -> History | None:
-        """Read a history without a lock, which a living saga may need; None if damaged."""
-        try:
-            return self.journals.open_history(saga_id)
-        except JournalDamaged:
-            return None
-
-    def _refuse_self_unwind(self, history: History) -> None:
-        if self.policy.includes_self(history):
+    def _why(self, history: History) -> Unwind | None:
+        """Return why a saga is to be unwound; None if its life goes on."""
+        if history.state is State.COMMITTED:
+            why = self.policy.decide_end(history)
+        else:
+            why = history.why or Unwind.recovery("its owner died before the commit")
+        if why is not None and self.policy.includes_self(history):
             raise SagaBusy(
                 f"saga {history.saga_id!r} includes this process: another one has to unwind it"
             )
-
-    def _why(self, history: History) -> Unwind | None:
-        if history.state is State.COMMITTED:
-            return self.policy.decide_end(history)
-        return history.why or Unwind.recovery("its owner died before the commit")
+        return why
 
     def _open(self, saga_id: str, report: RecoveryReport) -> Saga:
         try:
             journal, history = self.journals.open(saga_id)
         except JournalDamaged:
-            journal, history = self._rebuild(saga_id, report)
+            self._rebuild(saga_id, report)
+            journal, history = self.journals.open(saga_id)
         return Saga(
             self.journals,
             journal,
@@ -210,17 +197,13 @@ class Recovery:
             observer=self.observer,
         )
 
-    def _rebuild(self, saga_id: str, report: RecoveryReport) -> tuple[Journal, History]:
-        entries: list[Entry] = []
-
-        def repair(left: Iterable[Entry]) -> list[Entry]:
-            entries.extend(repair_entries(saga_id, left, self.policy.derive_receipts))
-            return entries
-
+    def _rebuild(self, saga_id: str, report: RecoveryReport) -> None:
+        derive = self.policy.derive_receipts
+        repair = functools.partial(repair_entries, saga_id, derive_receipts=derive)
         quarantined, journal = self.journals.rebuild(saga_id, repair)
+        journal.close()  # Another process may take the saga now: it is whole again.
         report.damaged[saga_id] = str(quarantined)
         self.observer.journal_damaged(saga_id, quarantined)
-        return journal, fold(entries)
 
 
 def _is_due(history: History) -> bool:
