@@ -13,7 +13,6 @@ from orchestrator_core.exceptions import (
     TerminalError,
     TerminalTimeout,
 )
-from orchestrator_core.reconcile.legacy.server_protocol import NullServer
 from orchestrator_core.system.deprecation import renamed_attributes, renamed_keyword, warn_renamed
 from orchestrator_core.system.names import check_argv, check_name, check_owner
 from orchestrator_core.system.presence import Presence
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from orchestrator_core.reconcile.legacy.server_protocol import LegacyServer
+    from orchestrator_core.reconcile.legacy.server_protocol import LegacyServer, LegacySession
 
 T = TypeVar("T")
 
@@ -278,3 +277,15 @@ class FakeTerminal:
         if role is None:
             raise NotFound(f"session {name!r} of the fake world has no supervisor")
         return role
+
+
+class NullServer:
+    """The user's default tmux server, without sessions: no legacy agents."""
+
+    def sessions(self) -> tuple[LegacySession, ...]:
+        """Return no sessions."""
+        return ()
+
+    def end(self, session: LegacySession) -> Presence:  # noqa: ARG002 - the protocol's
+        """Return ABSENT."""
+        return Presence.ABSENT

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
@@ -24,7 +24,7 @@ from orchestrator_core.system.clock import parse_timestamp
 from orchestrator_core.system.names import check_id, check_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.model.layout import Layout
@@ -47,8 +47,7 @@ def was_ended_by_us(record: Mapping[str, Any]) -> bool:
     return isinstance(result, dict) and "by" in result and bool(result.get("success"))
 
 
-@attrs.frozen(kw_only=True)
-class LegacyFiles:
+class LegacyFiles(NamedTuple):
     """The paths of a legacy agent's files, which may be missing."""
 
     prompt: Path
@@ -56,13 +55,11 @@ class LegacyFiles:
     deploy_log: Path
     progress: Path
     findings: Path
-    archive: Path  #: The directory for the files of ended agents.
 
     @property
     def present(self) -> tuple[Path, ...]:
         """The files that exist."""
-        every = (self.prompt, self.log, self.deploy_log, self.progress, self.findings)
-        return tuple(path for path in every if os.path.lexists(path))
+        return tuple(path for path in self if os.path.lexists(path))
 
 
 @attrs.frozen(kw_only=True)
@@ -77,17 +74,13 @@ class LegacyAgent:
     started_at: float | None  #: Seconds since 1970; None if the record has no valid time.
     places: tuple[Path, ...]  #: The directories in which it may have been started.
     files: LegacyFiles
+    logs: tuple[Path, ...]  #: Where its log may be: it may be archived while it is written.
     record: Mapping[str, Any] = attrs.field(repr=False)
 
     @property
     def is_active(self) -> bool:
         """Whether its record shows it as alive."""
         return is_active(self.record.get("status"))
-
-    @property
-    def logs(self) -> tuple[Path, ...]:
-        """The possible paths of its log, which may be archived while it is written."""
-        return self.files.log, self.files.archive / self.files.log.name
 
 
 def legacy_agent(
@@ -107,6 +100,8 @@ def legacy_agent(
     except InvalidId:
         return None
     recorded = record.get("tracked_files")
+    paths = recorded if isinstance(recorded, dict) else {}
+    files = _files_of(context.layout, task_id, str(agent_id), paths)
     return LegacyAgent(
         id=str(agent_id),
         task_id=task_id,
@@ -115,9 +110,8 @@ def legacy_agent(
         session=str(session),
         started_at=parse_timestamp(record.get("started_at")),
         places=_starting_places(context.layout, document),
-        files=_files_of(
-            context.layout, task_id, str(agent_id), recorded if isinstance(recorded, dict) else {}
-        ),
+        files=files,
+        logs=(files.log, context.layout.archive(task_id) / files.log.name),
         record=record,
     )
 
@@ -139,20 +133,20 @@ def _starting_places(layout: Layout, document: Mapping[str, Any]) -> tuple[Path,
 def _files_of(
     layout: Layout, task_id: str, agent_id: str, recorded: Mapping[str, Any]
 ) -> LegacyFiles:
-    task, own = layout.task(task_id), (task_id, agent_id)
+    task = layout.task(task_id)
 
-    def find(usual: Path, name: str) -> Path:
+    def find(path_of: Callable[[str, str], Path], name: str) -> Path:
+        usual = path_of(task_id, agent_id)
         if os.path.lexists(usual):
             return usual
         return _validated_path(recorded.get(name), task, agent_id) or usual
 
     return LegacyFiles(
-        prompt=find(layout.prompt(*own), "prompt_file"),
-        log=find(layout.log(*own), "log_file"),
-        deploy_log=find(layout.deploy_log(*own), "deploy_log"),
-        progress=find(layout.progress(*own), "progress_file"),
-        findings=find(layout.findings(*own), "findings_file"),
-        archive=layout.archive(task_id),
+        find(layout.prompt, "prompt_file"),
+        find(layout.log, "log_file"),
+        find(layout.deploy_log, "deploy_log"),
+        find(layout.progress, "progress_file"),
+        find(layout.findings, "findings_file"),
     )
 
 

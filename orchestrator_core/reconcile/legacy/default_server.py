@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ _LISTING = (
     "#{pid}:#{session_id}:#{session_created}:#{pane_id}:#{pane_pid}:#{session_name}:#{socket_path}"
 )
 _LISTED = re.compile(
-    r"(?P<server>\d+):\$(?P<number>\d+):(?P<created>\d+):%(?P<pane>\d+):(?P<pid>\d+)"
+    r"(?P<server_pid>\d+):\$(?P<number>\d+):(?P<created>\d+):%(?P<pane>\d+):(?P<pid>\d+)"
     r":(?P<name>[^:]+):(?P<socket>/.*)"
 )
 
@@ -72,14 +73,8 @@ def parse(lines: Iterable[str]) -> tuple[LegacySession, ...]:
     panes: dict[LegacySession, dict[int, int]] = {}
     for line in lines:
         if found := _LISTED.fullmatch(line):
-            session = LegacySession(
-                name=found["name"],
-                socket=found["socket"],
-                server_pid=int(found["server"]),
-                number=int(found["number"]),
-                created=int(found["created"]),
-                panes=(),
-            )
+            numbers = {name: int(found[name]) for name in ("server_pid", "number", "created")}
+            session = LegacySession(name=found["name"], socket=found["socket"], panes=(), **numbers)
             panes.setdefault(session, {})[int(found["pane"])] = int(found["pid"])
     return tuple(
         attrs.evolve(session, panes=tuple(pids[pane] for pane in sorted(pids)))
@@ -95,7 +90,4 @@ def match_format(session: LegacySession) -> str:
         f"#{{==:#{{session_created}},{session.created}}}",
         f"#{{m:*<{session.panes[0]}>*,#{{W:#{{P:<#{{pane_pid}}>}}}}}}",
     )
-    first, *rest = reversed(facts)
-    for fact in rest:
-        first = f"#{{&&:{fact},{first}}}"
-    return first
+    return functools.reduce(lambda rest, fact: f"#{{&&:{fact},{rest}}}", reversed(facts))

@@ -78,19 +78,13 @@ class LegacySystem(Predecessor):
         legacy = {name: entry for name, entry in self._entries().items() if is_legacy(entry)}
         task_ids = {name: str(entry.get("task_id")) for name, entry in legacy.items()}
         documents = {task_id: self._document_or_empty(task_id) for task_id in task_ids.values()}
-        ended = set()
-        for name, task_id in task_ids.items():
-            document = documents[task_id]
-            record = None if document is None else find_agent(document, name)
-            if document is not None and (record is None or not is_active(record.get("status"))):
-                ended.add(name)
-        return frozenset(ended)
+        return frozenset(
+            name for name, task_id in task_ids.items() if _has_ended(documents[task_id], name)
+        )
 
     def _entries(self) -> dict[str, Any]:
-        entries: dict[str, Any] = (self.context.global_registry.read_or_none() or {}).get(
-            "agents", {}
-        )
-        return entries
+        document = self.context.global_registry.read_or_none() or {}
+        return dict(document.get("agents", {}))
 
     def _document_or_empty(self, task_id: str) -> Document | None:
         """Return a task's document; an empty one if the task is gone, None if unreadable."""
@@ -174,13 +168,8 @@ class LegacySystem(Predecessor):
         values = {"task_id": agent.task_id, "record": dict(agent.record), "entry": entry}
         receipts = plan_receipts(self.context, agent.id, values)
         receipts["write_prompt"] = PromptReceipt(str(agent.files.prompt))
-        receipts["tee_log"] = attrs.evolve(
-            receipts["tee_log"],
-            log=str(agent.files.log),
-            deploy_log=str(agent.files.deploy_log),
-            progress=str(agent.files.progress),
-            findings=str(agent.files.findings),
-        )
+        logs = {name: str(path) for name, path in agent.files._asdict().items() if name != "prompt"}
+        receipts["tee_log"] = attrs.evolve(receipts["tee_log"], **logs)
         receipts["spawn_tmux"] = LegacySessionReceipt(
             session=agent.session,
             cookie=ids.process_cookie(self.context.root_id, agent.id),
@@ -199,10 +188,8 @@ class LegacySystem(Predecessor):
         task_id = str(history.labels.get("task_id"))
         document = self.context.task_registry(task_id).read_or_none() or {}
         record = find_agent(document, history.saga_id)
-        if record is None or is_active(record.get("status")):
-            return None
-        agent = legacy_agent(self.context, document, task_id, record)
-        return None if agent is None else _as_recorded(agent, None)
+        agent = record and legacy_agent(self.context, document, task_id, record)
+        return _as_recorded(agent, None) if agent and not agent.is_active else None
 
     def spawn_unwinder(self, agent_id: str) -> None:
         """
@@ -224,6 +211,13 @@ class LegacySystem(Predecessor):
             stderr=subprocess.DEVNULL,
             check=False,
         )
+
+
+def _has_ended(document: Document | None, agent_id: str) -> bool:
+    if document is None:
+        return False
+    record = find_agent(document, agent_id)
+    return record is None or not is_active(record.get("status"))
 
 
 def _as_recorded(agent: LegacyAgent, why: Unwind | None) -> Unwind:

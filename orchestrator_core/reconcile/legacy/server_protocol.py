@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
-from orchestrator_core.saga import Presence
-
 if TYPE_CHECKING:
     from orchestrator_core.deployment.context import RootContext
+    from orchestrator_core.saga import Presence
 
 
 @attrs.frozen(kw_only=True)
@@ -68,15 +67,3 @@ def legacy_server(context: RootContext) -> LegacyServer:
     from orchestrator_core.reconcile.legacy.default_server import DefaultServer  # noqa: PLC0415 - imports libtmux
 
     return DefaultServer(timeout_s=context.terminal_timeout_s)
-
-
-class NullServer:
-    """A server without sessions, for tests."""
-
-    def sessions(self) -> tuple[LegacySession, ...]:
-        """Return no sessions."""
-        return ()
-
-    def end(self, session: LegacySession) -> Presence:  # noqa: ARG002 - the protocol's
-        """Return ABSENT."""
-        return Presence.ABSENT
