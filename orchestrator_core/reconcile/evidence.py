@@ -74,11 +74,7 @@ class EvidenceStore:
         # Open journals first: one that closes meanwhile is read twice, not missed.
         saga_ids = dict.fromkeys((*self._journals.ids(), *self._journals.closed_ids()))
         found = (self._load(saga_id, task_id) for saga_id in saga_ids)
-        return {
-            each.agent_id: each
-            for each in found
-            if each is not None and task_id in (None, each.task_id)
-        }
+        return {each.agent_id: each for each in found if each and task_id in (None, each.task_id)}
 
     def _load(self, saga_id: str, task_id: str | None) -> Evidence | None:
         if saga_id in self._final:
@@ -177,6 +173,5 @@ def last_reported(context: RootContext, task_id: str, agent_id: str) -> dict[str
         if is_active(line.get("status")):  # A terminal status comes from the journal.
             fields["status"] = line.get("status", Status.WORKING.value)
     for line in [*json_lines(findings)][-1:]:
-        times = (str(fields.get("last_update", "")), str(line.get("timestamp")))
-        fields["last_update"] = max(times)
+        fields["last_update"] = max(str(fields.get("last_update", "")), str(line.get("timestamp")))
     return fields

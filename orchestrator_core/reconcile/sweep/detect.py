@@ -47,10 +47,8 @@ def detect(
     for state in snapshot.sagas.values():
         if state.is_alive and not state.past_deadline:
             findings += _silent(state, snapshot, silent_after_s, now)
-    findings += detect_orphans(snapshot, legacy)
-    findings += detect_mismatches(snapshot)
-    findings += _damaged(snapshot)
-    return findings
+    findings += (*detect_orphans(snapshot, legacy), *detect_mismatches(snapshot))
+    return [*findings, *_damaged(snapshot)]
 
 
 # --- one open saga ------------------------------------------------------------------------------
@@ -105,12 +103,10 @@ def _journal(state: SagaState) -> str:
 
 
 def _dead_supervisor(state: SagaState) -> str:
-    supervisor = state.supervisor
-    if supervisor is None:
+    if state.supervisor is None:
         return "its supervisor has never been seen alive"
-    return (
-        f"its supervisor, pid {supervisor.pid}, is dead: no process of that pid has its start time"
-    )
+    pid = state.supervisor.pid
+    return f"its supervisor, pid {pid}, is dead: no process of that pid has its start time"
 
 
 def _live_supervisor(state: SagaState) -> str:
@@ -137,11 +133,10 @@ def _describe_loss(state: SagaState, snapshot: Snapshot) -> str:
 
 
 def _has_lost_its_session(state: SagaState, snapshot: Snapshot) -> bool:
-    if state.exit is not None or state.session is None:
-        return False  # With an exit record, its supervisor is unwinding it.
-    if snapshot.sessions is None or snapshot.processes is None:
+    if None in (state.session, snapshot.sessions, snapshot.processes):
         return False
-    return not _has_session(state, snapshot)
+    # With an exit record, its supervisor is unwinding it.
+    return state.exit is None and not _has_session(state, snapshot)
 
 
 def _has_session(state: SagaState, snapshot: Snapshot) -> bool:
@@ -162,8 +157,6 @@ def _silent(
     state: SagaState, snapshot: Snapshot, silent_after_s: float, now: float
 ) -> Iterator[Finding]:
     limit_s = state.labels.get("silent_after_s") or silent_after_s
-    if state.wrote_at is not None and now - state.wrote_at <= limit_s:
-        return
     record = snapshot.records.get(state.task_id or "", {}).get(state.agent_id, {})
     silent_s = now - _last_sign_of_life(state, record, now)
     if silent_s > limit_s:

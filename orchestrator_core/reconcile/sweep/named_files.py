@@ -60,18 +60,14 @@ def scan_task(layout: Layout, task_id: str) -> list[NamedFile]:
     Raises:
         OSError: A directory cannot be listed.
     """
-    task = os.fspath(layout.task(task_id))
-    files: list[NamedFile] = []
-    for directory, patterns in _PATTERNS.items():
-        parent = f"{task}/{directory}" if directory else task
-        for name in _list(parent):
-            for pattern, what in patterns:
-                if found := pattern.fullmatch(name):
-                    path = f"{parent}/{name}"
-                    files.append(
-                        NamedFile(agent_id=found[1], task_id=task_id, what=what, path=path)
-                    )
-    return files
+    task = layout.task(task_id)
+    return [
+        NamedFile(agent_id=found[1], task_id=task_id, what=what, path=f"{task / directory}/{name}")
+        for directory, patterns in _PATTERNS.items()
+        for name in _list(os.fspath(task / directory))
+        for pattern, what in patterns
+        if (found := pattern.fullmatch(name))
+    ]
 
 
 def scan_cgroups(parents: set[str], prefix: str) -> list[NamedFile]:
@@ -115,17 +111,13 @@ def _content_names_agent(file: NamedFile) -> bool:
     if file.what not in _NAMES_ITS_AGENT:
         return False
     try:
-        fd = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        data = os.read(fd, _FIRST_BYTES)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    first = data if file.what == "deploy log" else data.partition(b"\n")[0]
-    try:
+        with open(file.path, "rb", buffering=0, opener=_open_unfollowed) as stream:
+            data = stream.read(_FIRST_BYTES) or b""
+        first = data if file.what == "deploy log" else data.partition(b"\n")[0]
         return bool(msgspec.json.decode(first, type=dict)["agent_id"] == file.agent_id)
-    except (msgspec.DecodeError, KeyError):
+    except (OSError, msgspec.DecodeError, KeyError):
         return False
+
+
+def _open_unfollowed(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)

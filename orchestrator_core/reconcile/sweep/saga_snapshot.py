@@ -130,12 +130,11 @@ def _read(
 ) -> SagaState | None:
     """Return the state of one saga; None if it has closed."""
     try:
-        try:
+        # Perhaps a write in progress damages it: read it again under its lock.
+        with contextlib.suppress(JournalDamaged):
             state = _from_history(journals.open_history(saga_id))
             if _is_well(state, running):
-                return attrs.evolve(state, wrote_at=_log_written_at(state))
-        except JournalDamaged:
-            pass  # Perhaps by a write in progress: read it again under its lock.
+                return state
         return _read_locked(journals, processes, saga_id, can_ask=running is not None)
     except SagaNotFound:
         return None
@@ -146,17 +145,21 @@ def _read(
 
 
 def _from_history(history: History) -> SagaState:
-    try:
+    receipt = None
+    with contextlib.suppress(NotFound):
         receipt = session_receipt(history)
-    except NotFound:
-        receipt = None
-    return SagaState(saga_id=history.saga_id, history=history, receipt=receipt)
+    return SagaState(
+        saga_id=history.saga_id,
+        history=history,
+        receipt=receipt,
+        past_deadline=history.state is State.COMMITTED and deadlines.is_expired(history.labels),
+        wrote_at=_log_written_at(history),
+    )
 
 
 def _is_well(state: SagaState, running: Collection[Identity] | None) -> bool:
-    if not state.is_alive or deadlines.is_expired(state.labels):
-        return False
-    return state.receipt is None or running is None or state.receipt.supervisor in running
+    is_running = state.receipt is None or running is None or state.supervisor in running
+    return state.is_alive and not state.past_deadline and is_running
 
 
 def _read_locked(
@@ -168,21 +171,16 @@ def _read_locked(
             history = journals.open_history(saga_id)  # For its labels only.
         return SagaState(saga_id=saga_id, history=history, has_owner=True)
     state = _from_history(history)
-    if history.state is not State.COMMITTED:
+    if history.state is not State.COMMITTED or state.receipt is None or not can_ask:
         return state
-    past_deadline = deadlines.is_expired(state.labels)
-    state = attrs.evolve(state, past_deadline=past_deadline, wrote_at=_log_written_at(state))
-    receipt = state.receipt
-    if receipt is None or not can_ask:
+    if state.supervisor is not None and processes.is_alive(state.supervisor):
         return state
-    if receipt.supervisor is not None and processes.is_alive(receipt.supervisor):
-        return state
-    return attrs.evolve(state, is_dead=True, exit=read_exit_record(receipt.exit_file))
+    return attrs.evolve(state, is_dead=True, exit=read_exit_record(state.receipt.exit_file))
 
 
-def _log_written_at(state: SagaState) -> float | None:
-    frame = None if state.history is None else state.history.frame("tee_log")
-    if frame is None:
+def _log_written_at(history: History) -> float | None:
+    frame = history.frame("tee_log")
+    if frame is None or history.state is not State.COMMITTED:
         return None
     try:
         return os.stat(frame.receipt["log"]).st_mtime  # noqa: PTH116 - once per agent
