@@ -34,7 +34,7 @@ def derive_receipts(
     """
     task_id = labels.get("task_id") or _task_with(context, agent_id)
     document = context.task_registry(task_id).read_or_none() or {}
-    record = find_agent(document, agent_id) or _unknown_record(agent_id)
+    record = find_agent(document, agent_id) or unknown_record(agent_id)
     values = {"task_id": task_id, "record": record, "entry": {"task_id": task_id}}
     return plan_receipts(context, agent_id, values)
 
@@ -47,7 +47,8 @@ def _task_with(context: RootContext, agent_id: str) -> str:
     raise NotFound(f"no task is known to have had the agent {agent_id!r}")
 
 
-def _unknown_record(agent_id: str) -> dict[str, Any]:
+def unknown_record(agent_id: str) -> dict[str, Any]:
+    """Return the record of a live agent of which only the id is known."""
     return {
         "id": agent_id,
         "type": agent_id.rsplit("-", 2)[0],

@@ -11,10 +11,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from orchestrator_core.deployment.receipt_plan import unknown_record
 from orchestrator_core.deployment.report_reader import json_lines
-from orchestrator_core.model import ids
-from orchestrator_core.model.environment import ORCHESTRATOR
-from orchestrator_core.model.status import Status
 from orchestrator_core.reconcile.sweep.named_files import LOG, PROMPT_FILE, scan_task
 from orchestrator_core.system.names import is_id
 
@@ -46,12 +44,8 @@ def _record(
     context: RootContext, task_id: str, agent_id: str, entry: dict[str, Any]
 ) -> dict[str, Any]:
     return {
-        "id": agent_id,
-        "type": agent_id.rsplit("-", 2)[0],
-        "tmux_session": ids.session_name(agent_id),
-        "parent": ORCHESTRATOR,
+        **unknown_record(agent_id),
         "depth": 1,
-        "status": Status.RUNNING.value,
         **_from_prompt(context.layout.prompt(task_id, agent_id)),
         **{name: value for name, value in entry.items() if name != "task_id"},
         **_last_progress(context.layout.progress(task_id, agent_id)),

@@ -12,7 +12,7 @@ from orchestrator_core.registry.partial_parse import agent_of
 from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from orchestrator_core.reconcile.evidence import Evidence
     from orchestrator_core.registry import Document
@@ -131,7 +131,9 @@ def _rebuild_record(
     record = dict(first)
     for copy in reversed(copies):
         record |= {
-            name: value for name, value in copy.items() if _same_type(value, first.get(name))
+            name: value
+            for name, value in copy.items()
+            if first.get(name) is None or type(value) is type(first[name])
         }
     if not is_id(str(record.get("parent"))):
         record["parent"] = first.get("parent", ORCHESTRATOR)
@@ -151,17 +153,12 @@ def _rebuild_record(
     return record
 
 
-def _same_type(value: object, known: object) -> bool:
-    return known is None or type(value) is type(known)
-
-
 def _apply_evidence(record: Record, evidence: Evidence | None) -> Record:
     """Return a record corrected by its agent's journal and reports."""
     if evidence is None:
         return record
-    for name, value in evidence.record.items():
-        if name in fields.IMMUTABLE or name not in record:
-            record = {**record, name: value}
+    fixed = {name: value for name, value in evidence.record.items() if name in fields.IMMUTABLE}
+    record = fill_missing([record | fixed, evidence.record])
     if evidence.state is LifeState.ENDED or (
         evidence.state is LifeState.ENDING and evidence.record_ended
     ):
@@ -224,13 +221,7 @@ def _hierarchy(
     return {parent: list(children) for parent, children in hierarchy.items()}
 
 
-def _pairs(hierarchy: object) -> list[tuple[str, str]]:
-    if not isinstance(hierarchy, dict):
-        return []
-    return [
-        (parent, child)
-        for parent, children in hierarchy.items()
-        if isinstance(children, list)
-        for child in children
-        if isinstance(child, str)
-    ]
+def _pairs(hierarchy: object) -> Iterator[tuple[str, str]]:
+    for parent, children in hierarchy.items() if isinstance(hierarchy, dict) else ():
+        if isinstance(children, list):
+            yield from ((parent, child) for child in children if isinstance(child, str))

@@ -4,11 +4,9 @@ Detect findings in one snapshot: a pure function, which reads nothing.
 A source that the snapshot lacks is not compared with anything, so no finding comes from a
 source that could not be read.
 
-=========== ====================================================================
-here        findings from an open journal, and from damaged files
-orphans     resources that carry this root's marks, and are in no open journal
-mismatches  registries that contradict the journals
-=========== ====================================================================
+The findings come from an open journal, from registries that contradict the journals, and
+from damaged files. :mod:`.orphans` finds what carries this root's marks and is in no open
+journal.
 """
 
 from __future__ import annotations
@@ -16,8 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.model.outcome import describe_exit
+from orchestrator_core.model.status import is_active
 from orchestrator_core.reconcile.sweep.findings import FindingKind, FindingSubject
-from orchestrator_core.reconcile.sweep.mismatches import detect_mismatches
 from orchestrator_core.reconcile.sweep.orphans import detect_orphans
 from orchestrator_core.saga import State
 from orchestrator_core.system.clock import parse_timestamp
@@ -47,7 +45,7 @@ def detect(
     for state in snapshot.sagas.values():
         if state.is_alive and not state.past_deadline:
             findings += _silent(state, snapshot, silent_after_s, now)
-    findings += (*detect_orphans(snapshot, legacy), *detect_mismatches(snapshot))
+    findings += (*detect_orphans(snapshot, legacy), *_mismatches(snapshot))
     return [*findings, *_damaged(snapshot)]
 
 
@@ -183,14 +181,64 @@ def _format_duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
+# --- mismatches ---------------------------------------------------------------------------------
+
+
+def _mismatches(snapshot: Snapshot) -> Iterator[Finding]:
+    """
+    Yield where the registries contradict the journals about whether an agent is alive.
+
+    The journal counts: each entry is written before the fact, and no user edits a journal.
+    """
+    if snapshot.processes is not None:  # Otherwise no agent is known to be alive.
+        for state in (snapshot.sagas or {}).values():
+            if state.is_alive and state.receipt is not None and state.agent_id == state.saga_id:
+                yield from _alive_but_not_registered(state, snapshot)
+    for entry in snapshot.live_entries:
+        agent_id = entry.agent_id
+        if agent_id in snapshot.agents_with_closed_saga:
+            yield entry.finding(
+                FindingKind.MISMATCH,
+                "it shows the agent as alive, and the agent's saga is closed",
+                f"the closed journal sagas/closed/{agent_id}.jsonl records its end",
+                "the registry is one of this root, and names that agent",
+            )
+
+
+def _alive_but_not_registered(state: SagaState, snapshot: Snapshot) -> Iterator[Finding]:
+    agent_id, task_id = state.agent_id, state.task_id or ""
+    if snapshot.document(task_id) is not None:
+        record = snapshot.records[task_id].get(agent_id)
+        yield from _unless_active(record, state, f"record of {agent_id} in {task_id}")
+    registry = snapshot.global_registry
+    if registry.document is not None or registry.missing:
+        entry = snapshot.global_entries.get(agent_id)
+        subject = f"entry of {agent_id} in the global registry"
+        yield from _unless_active(None if entry is None else entry.record, state, subject)
+
+
+def _unless_active(
+    record: Mapping[str, object] | None, state: SagaState, subject: str
+) -> Iterator[Finding]:
+    if record is not None and is_active(record.get("status")):
+        return
+    wrong = "it is missing" if record is None else f"its status is {record.get('status')!r}"
+    yield state.finding(
+        FindingKind.MISMATCH,
+        f"{wrong}, and the agent is alive",
+        f"the state of the journal sagas/{state.saga_id}.jsonl is committed",
+        "its supervisor is alive: the one that its journal names",
+        subject=subject,
+    )
+
+
 # --- damaged ------------------------------------------------------------------------------------
 
 
 def _damaged(snapshot: Snapshot) -> Iterator[Finding]:
-    for task_id, registry in (*snapshot.tasks.items(), (None, snapshot.global_registry)):
+    for about, registry in snapshot.registries:
         if registry.damage:
-            name = "the global registry" if task_id is None else f"the registry of {task_id}"
-            yield FindingSubject(None, task_id, name).finding(
+            yield about.finding(
                 FindingKind.DAMAGED,
                 f"it cannot be used: {registry.damage}",
                 "its name is that of a registry of this root",

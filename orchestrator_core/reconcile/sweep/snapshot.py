@@ -31,7 +31,7 @@ from orchestrator_core.registry.snapshot_cache import RegistrySnapshot, read_sna
 from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.reconcile.sweep.named_files import NamedFile
@@ -83,6 +83,13 @@ class Snapshot:
     def records(self) -> dict[str, Mapping[str, Mapping[str, Any]]]:
         """All tasks' records, by task and by agent."""
         return {task_id: registry.records for task_id, registry in self.tasks.items()}
+
+    @property
+    def registries(self) -> Iterator[tuple[FindingSubject, RegistrySnapshot]]:
+        """Each registry, with the subject of a finding about it."""
+        for task_id, registry in self.tasks.items():
+            yield FindingSubject(None, task_id, f"the registry of {task_id}"), registry
+        yield FindingSubject(None, None, "the global registry"), self.global_registry
 
     def document(self, task_id: str) -> Document | None:
         """Return a task's document; None if there is none, or it could not be read."""
@@ -147,7 +154,7 @@ class _Snapshotter:
         processes = read("the processes", context.processes.find_tagged, self._prefix)
         task_ids = read("the tasks", context.layout.task_ids)
         files = self._files(task_ids or ())
-        global_registry = read("the registries", self._global_registry)
+        global_registry = read("the registries", read_snapshot, context.global_registry)
         tasks = read("the registries", self._task_registries, task_ids or ())
         states = read("the journals", self._sagas, processes, sessions)
         if states is not None:
@@ -199,20 +206,9 @@ class _Snapshotter:
         parents = {str(Path(path).parent) for path in (*known, here) if path is not None}
         return named_files.scan_cgroups(parents, self._prefix)
 
-    def _global_registry(self) -> RegistrySnapshot:
-        return self._noted(read_snapshot(self._context.global_registry), "the global registry")
-
     def _task_registries(self, task_ids: Collection[str]) -> dict[str, RegistrySnapshot]:
         registries = {task_id: self._context.task_registry(task_id) for task_id in task_ids}
-        return {
-            task_id: self._noted(registry, f"the registry of {task_id}")
-            for task_id, registry in self._context.snapshots.read_all(registries).items()
-        }
-
-    def _noted(self, registry: RegistrySnapshot, source: str) -> RegistrySnapshot:
-        if registry.unreadable:
-            self._unknown.append(f"{source}: {registry.unreadable}")
-        return registry
+        return self._context.snapshots.read_all(registries)
 
     # --- journals ------------------------------------------------------------------------------
 
@@ -223,9 +219,7 @@ class _Snapshotter:
             None if processes is None else frozenset(process.identity for process in processes)
         )
         names = None if sessions is None else frozenset(session.name for session in sessions)
-        states = read_sagas(self._journals, self._context.processes, running, names)
-        self._unknown += [state.unknown for state in states.values() if state.unknown]
-        return states
+        return read_sagas(self._journals, self._context.processes, running, names)
 
     def _with_details(self, snapshot: Snapshot) -> Snapshot:
         """Add what is only of interest for agents without an open saga."""
@@ -235,9 +229,15 @@ class _Snapshotter:
             named_files.inspect(file) if file.agent_id in agents else file
             for file in snapshot.files
         )
+        sagas = (state.unknown for state in (snapshot.sagas or {}).values() if state.unknown)
+        registries = (
+            f"{about.subject}: {registry.unreadable}"
+            for about, registry in snapshot.registries
+            if registry.unreadable
+        )
         return attrs.evolve(
             snapshot,
             files=tuple(files),
             agents_with_closed_saga=frozenset(closed),
-            unknown=tuple(self._unknown),
+            unknown=(*self._unknown, *registries, *sagas),
         )
