@@ -112,21 +112,18 @@ _EXIT_TIMEOUT_S = 5.0  #: For all running callbacks together, when the program e
 
 def _run_callback(callback: OnFailedCleanup, failed: FailedCleanup) -> None:
     """Run *callback* in a thread, because it may hang or raise."""
-    thread = threading.Thread(
-        target=_call, args=(callback, failed), name="orchestrator-core-alert", daemon=True
-    )
+
+    def call() -> None:
+        try:
+            callback(failed)
+        except BaseException as error:  # noqa: BLE001 - foreign code
+            _log_failure(failed.subject, error)
+
+    thread = threading.Thread(target=call, name="orchestrator-core-alert", daemon=True)
     try:
         thread.start()
+        _callbacks.add(thread)
     except RuntimeError as error:  # The system has no more threads.
-        _log_failure(failed.subject, error)
-        return
-    _callbacks.add(thread)
-
-
-def _call(callback: OnFailedCleanup, failed: FailedCleanup) -> None:
-    try:
-        callback(failed)
-    except BaseException as error:  # noqa: BLE001 - foreign code
         _log_failure(failed.subject, error)
 
 

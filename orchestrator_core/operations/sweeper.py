@@ -16,7 +16,7 @@ import functools
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, Self
 
 from orchestrator_core.exceptions import InvalidInput, LockTimeout
 from orchestrator_core.model import settings
@@ -32,7 +32,6 @@ from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from orchestrator_core.orchestrator import Orchestrator
     from orchestrator_core.reconcile.sweep.findings import SweepReport
@@ -210,7 +209,14 @@ class Sweeper:
             with storage_errors("lock", lock):
                 # A supervisor that checks for a sweeper holds the lock for an instant.
                 if not locks.lock_within(fd, _LOCK_RETRY_S):
-                    _raise_already_running(root)
+                    beat = heartbeat.read(root)
+                    owner = ""
+                    if beat is not None and not beat.is_stopped:
+                        owner = f": pid {beat.pid}, since {beat.started_at}"
+                    raise LockTimeout(
+                        f"a sweeper already runs on {root}{owner}",
+                        hint="one is enough; orchestrator-core health reports its state",
+                    )
             durable.remove_stale_temps(heartbeat.file_of(root))
             yield
             locks.unlock(fd)  # Also for forked processes with the descriptor.
@@ -223,12 +229,3 @@ class Sweeper:
                 self._new_loop().run(self._stop_request.fd, ready=ready.set)
             finally:
                 ready.set()
-
-
-def _raise_already_running(root: Path) -> NoReturn:
-    beat = heartbeat.read(root)
-    owner = "" if beat is None or beat.is_stopped else f": pid {beat.pid}, since {beat.started_at}"
-    raise LockTimeout(
-        f"a sweeper already runs on {root}{owner}",
-        hint="one is enough; orchestrator-core health reports its state",
-    )

@@ -634,7 +634,7 @@ def test_a_low_file_limit_of_the_server_is_reported_with_its_remedy(
 def test_unreadable_limits_of_the_server_are_unknown(used, private_tmux, monkeypatch):
     socket_of(used, private_tmux.socket)
     private_tmux.begin()
-    monkeypatch.setattr(tmux_check.proc, "read", lambda _: b"")
+    monkeypatch.setattr(resource, "prlimit", refuse(1))
     assert UNKNOWN is tmux_check.descriptors(subject(used.root)).verdict
 
 

@@ -23,7 +23,6 @@ import attrs
 from orchestrator_core.deployment.steps.session import SessionReceipt
 from orchestrator_core.exceptions import CouldNotAsk, JournalDamaged, SagaNotFound
 from orchestrator_core.model import deadlines
-from orchestrator_core.operations.lock_probe import is_locked
 from orchestrator_core.saga import State
 from orchestrator_core.saga.receipts import name_of
 from orchestrator_core.saga.store import SUFFIX, JournalStore
@@ -76,6 +75,11 @@ class WatchList:
         """Check one saga, and watch its agent if the agent is alive."""
         try:
             history = self._journals.history(saga_id)
+            # A closed saga whose journal is still among the open ones awaits its last rename.
+            is_owned = (
+                history.state not in (State.COMMITTED, State.STUCK)
+                and self._journals.history_if_unowned(saga_id) is None
+            )
         except SagaNotFound:
             return self._unwatch(saga_id, SagaCheck.GONE)
         except JournalDamaged:
@@ -84,12 +88,7 @@ class WatchList:
             return self._watch(history)
         if history.state is State.STUCK:
             return self._unwatch(saga_id, SagaCheck.DEFERRED)
-        # A closed saga whose journal is still among the open ones awaits its last rename.
-        try:
-            has_owner = is_locked(self._journals.file(saga_id))
-        except FileNotFoundError:
-            return self._unwatch(saga_id, SagaCheck.GONE)
-        return self._unwatch(saga_id, SagaCheck.OWNED if has_owner else SagaCheck.NEEDS_RECOVERY)
+        return self._unwatch(saga_id, SagaCheck.OWNED if is_owned else SagaCheck.NEEDS_RECOVERY)
 
     def unwatched(self) -> list[str]:
         """Return the open sagas whose agents are not watched: new agents, or ended ones."""

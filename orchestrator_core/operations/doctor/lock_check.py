@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from typing import TYPE_CHECKING
 
 from orchestrator_core.exceptions import StorageError
 from orchestrator_core.operations.doctor.check import Check, Environment, Verdict, shorten_list
-from orchestrator_core.operations.lock_probe import is_locked
 from orchestrator_core.system.clock import parse_timestamp
-from orchestrator_core.system.locks import LockOwner, kernel_owner_pid, recorded_owner
+from orchestrator_core.system.locks import (
+    LockOwner,
+    kernel_owner_pid,
+    recorded_owner,
+    try_lock_shared,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +44,7 @@ def locks(environment: Environment) -> Check:
 def _check(path: Path) -> Check:
     """Return a problem with a lock; its path and owner if it is held; an empty result if not."""
     owner = recorded_owner(path)
-    if not is_locked(path):
+    if not _is_locked(path):
         return (
             Check.ok("") if owner is None or owner.name is not None else _interrupted(path, owner)
         )
@@ -56,6 +61,19 @@ def _check(path: Path) -> Check:
         return Check.failed(found, f"find the process: lsof {shlex.quote(str(path))}")
     remedy = f"see what it does: cat /proc/{pid}/wchan; its lock ends with it: kill {pid}"
     return Check.failed(found, remedy)
+
+
+def _is_locked(path: Path) -> bool:
+    """
+    Return whether another descriptor holds the exclusive lock on *path*.
+
+    The probe takes a shared lock for an instant, and writes nothing.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return not try_lock_shared(fd)
+    finally:
+        os.close(fd)
 
 
 def _interrupted(path: Path, owner: LockOwner) -> Check:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
+import resource
 import socket
 import stat
 import struct
@@ -157,21 +157,14 @@ def descriptors(environment: Environment) -> Check:
     pid = listener(path) if path is not None else None
     if not pid:
         return Check.ok("no server runs")
-    limit = re.search(rb"^Max open files +(\d+)", proc.read(f"/proc/{pid}/limits"), re.MULTILINE)
     try:
+        allowed, _ = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         used = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - names are enough
     except OSError:
-        limit = None
-    if limit is None:
         return Check.unknown(f"the limits of pid {pid} cannot be read", f"cat /proc/{pid}/limits")
-    allowed = int(limit[1])
     found = f"it may open {allowed} files, and has {used} open"
     remedy = f"prlimit --pid {pid} --nofile=4096:4096, or as far as the hard limit goes"
     if allowed >= _LOW_FILES and allowed - used >= _FILES_LEFT:
         return Check.ok(found)
-    found += ": with none left, the server and all its clients hang"
-    return (
-        Check.failed(found, remedy)
-        if allowed - used < _FILES_LEFT
-        else Check.warning(found, remedy)
-    )
+    result = Check.failed if allowed - used < _FILES_LEFT else Check.warning
+    return result(f"{found}: with none left, the server and all its clients hang", remedy)

@@ -15,8 +15,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
-
 from orchestrator_core.deployment import tasks
 from orchestrator_core.exceptions import InvalidInput, StorageError
 from orchestrator_core.operations.retention import ExportReport
@@ -69,7 +67,8 @@ def export(
         if not is_same:
             raise StorageError(f"{path} was not read back as it was written", hint="check the disk")
         size = os.fstat(fd).st_size
-    report = ExportReport(
+    left = remove_task(context, sagas, task_id, states) if remove else []
+    return ExportReport(
         task_id=task_id,
         target=str(path),
         files=len(tarball.members),
@@ -77,11 +76,10 @@ def export(
         size=size,
         journals=tuple(journals),
         skipped=tuple(tarball.skipped),
+        removed=remove,
+        left=tuple(left),
+        duration_ms=ms_since(start),
     )
-    if remove:
-        left = remove_task(context, sagas, task_id, states)
-        report = attrs.evolve(report, removed=True, left=tuple(left))
-    return attrs.evolve(report, duration_ms=ms_since(start))
 
 
 def _check_target(target: str | os.PathLike[str], task: Path) -> Path:
