@@ -8,11 +8,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from orchestrator_core.system.deprecation import renamed_attributes
-from orchestrator_core.system.processes.exit_record import (
-    gate_not_passed,
-    read_exit_record,
-    run_dir_is_gone,
-)
+from orchestrator_core.system.processes.exit_record import never_started, read_exit_record
 from orchestrator_core.system.processes.protocol import (
     GracePeriods,
     Identity,
@@ -29,8 +25,6 @@ if TYPE_CHECKING:
 
     from orchestrator_core.system.processes.protocol import FileId, OpenFile
     from orchestrator_core.testing.fake_world import FakeProcess, FakeWorld
-
-    _Find = Callable[[OwnershipSelector], list[FakeProcess]]
 
 #: The methods of the protocol by their old names.
 RENAMED_METHODS = {
@@ -58,10 +52,7 @@ class FakeProcesses:
     def identify(self, pid: int) -> Identity | None:
         """Return the identity of a living process, which may be the real calling one."""
         with self._world.call("processes.identify"):
-            if pid == os.getpid():
-                return Identity(self._world.boot_id, pid, 0)
-            process = self._world.processes.get(pid)
-            return self._identity(process) if process is not None else None
+            return self._identify(pid)
 
     def is_alive(self, process: Identity) -> bool:
         """Return whether *process* is alive; see the protocol."""
@@ -91,16 +82,13 @@ class FakeProcesses:
         """Let virtual time pass until *process* has ended or *fd* is readable; see the protocol."""
         with self._world.call("processes.watch"):
             pass
-        seen = WatchResult()
 
-        def has_seen() -> bool:
-            nonlocal seen
+        def result() -> WatchResult:
             exited = process is not None and not self._is_alive(process)
-            seen = WatchResult(readable=fd is not None and _is_readable(fd), exited=exited)
-            return seen.readable or seen.exited
+            return WatchResult(readable=fd is not None and _is_readable(fd), exited=exited)
 
-        self._world.wait(has_seen, timeout_s)
-        return seen
+        self._world.wait(lambda: result() != WatchResult(), timeout_s)
+        return result()
 
     def find_open_files(self, files: Collection[FileId]) -> tuple[OpenFile, ...]:  # noqa: ARG002 - as below
         """Return nothing: fake processes keep no file open."""
@@ -144,19 +132,35 @@ class FakeProcesses:
         with self._world.call("processes.terminate_all"):
             pass
         if self.includes_self(selector):
-            survivors = tuple(Survivor(p.pid, p.name) for p in self._covered(selector))
+            survivors = _survivors(self._covered(selector))
             return TerminationResult("scan", proven=False, survivors=survivors)
+        start = self._world.now
+        termination = _FakeTermination(self._world, lambda: self._covered(selector), grace)
         supervisor = self._find(selector.supervisor) if selector.supervisor is not None else None
-        return _FakeTermination(self._world, selector, grace, self._covered).end(supervisor)
+        survivors = _survivors(termination.run(supervisor))
+        record = read_exit_record(selector.exit_file)
+        contained = record is not None and record.contained
+        proven = contained or never_started(selector, self._world.boot_id)
+        return TerminationResult(
+            method="subreaper" if contained else "scan",
+            proven=proven and not survivors,
+            signalled=len(termination.signalled),
+            forced=termination.forced or (record is not None and record.forced),
+            survivors=survivors,
+            duration_ms=(self._world.now - start) * 1000,
+        )
 
     def _is_alive(self, process: Identity) -> bool:
-        if process.boot_id == self._world.boot_id and process.pid == os.getpid():
-            return True
-        return self._find(process) is not None
+        return self._identify(process.pid) == process
+
+    def _identify(self, pid: int) -> Identity | None:
+        if pid == os.getpid():
+            return Identity(self._world.boot_id, pid, 0)
+        process = self._world.processes.get(pid)
+        return self._identity(process) if process is not None else None
 
     def _find(self, process: Identity) -> FakeProcess | None:
-        found = self._world.processes.get(process.pid)
-        return found if found is not None and self._identity(found) == process else None
+        return self._world.processes.get(process.pid) if self._is_alive(process) else None
 
     def _identity(self, process: FakeProcess) -> Identity:
         return Identity(self._world.boot_id, process.pid, process.started)
@@ -172,36 +176,34 @@ class FakeProcesses:
 
 
 class _FakeTermination:
-    """One termination of all processes that a selector covers."""
+    """One termination of all processes that *find* returns, except the caller, the unwinder."""
 
     def __init__(
-        self, world: FakeWorld, selector: OwnershipSelector, grace: GracePeriods, find: _Find
+        self, world: FakeWorld, find: Callable[[], list[FakeProcess]], grace: GracePeriods
     ) -> None:
         self._world = world
-        self._selector = selector
         self._find = find
-        self._since = world.now
-        self._term_until = self._since + grace.term_s
+        self._term_until = world.now + grace.term_s
         self._until = self._term_until + grace.kill_s
-        self._signalled: set[int] = set()
-        self._forced = False
+        self.signalled: set[int] = set()
+        self.forced = False
 
-    def end(self, supervisor: FakeProcess | None) -> TerminationResult:
-        """End the supervisor, which ends its tree; then end the remaining processes."""
+    def run(self, supervisor: FakeProcess | None) -> list[FakeProcess]:
+        """End the supervisor, which ends its tree, then the rest; return the processes left."""
         if supervisor is not None and supervisor is not self._world.current_process:
-            self._end_supervisor(supervisor)
-        while self._targets() and self._world.now < self._until:
+            self._stop_supervisor(supervisor)
+        while (targets := self._targets()) and self._world.now < self._until:
             gently = self._world.now < self._term_until
-            self._forced = self._forced or not gently
-            self._send(signal.SIGTERM if gently else signal.SIGKILL, *self._targets())
+            self.forced = self.forced or not gently
+            self._send(signal.SIGTERM if gently else signal.SIGKILL, *targets)
             self._wait(lambda: not self._targets(), self._term_until if gently else self._until)
-        return self._result()
+        return targets
 
-    def _end_supervisor(self, supervisor: FakeProcess) -> None:
+    def _stop_supervisor(self, supervisor: FakeProcess) -> None:
         """Signal the supervisor, and wait for it; then the time for SIGTERM is over."""
         self._send(signal.SIGTERM, supervisor)
         if not self._wait(lambda: not supervisor.alive, self._until + _EXTRA_S):
-            self._forced = True
+            self.forced = True
             self._send(signal.SIGKILL, supervisor)
         self._term_until = self._world.now
         self._until = max(self._until, self._world.now + _EXTRA_S)
@@ -209,39 +211,18 @@ class _FakeTermination:
     def _send(self, signum: int, *processes: FakeProcess) -> None:
         with self._world.lock:
             for process in processes:
-                self._signalled.add(process.pid)
+                self.signalled.add(process.pid)
                 self._world.kill(process, signum)
 
     def _wait(self, until: Callable[[], bool], deadline: float) -> bool:
         return self._world.wait(until, deadline - self._world.now)
 
     def _targets(self) -> list[FakeProcess]:
-        """Return all covered processes but the caller, which may be the unwinder."""
-        return [p for p in self._find(self._selector) if p is not self._world.current_process]
+        return [p for p in self._find() if p is not self._world.current_process]
 
-    def _result(self) -> TerminationResult:
-        witnessed = read_exit_record(self._selector.exit_file)
-        contained = witnessed is not None and witnessed.contained
-        survivors = tuple(Survivor(p.pid, p.name) for p in self._targets())
-        return TerminationResult(
-            method="subreaper" if contained else "scan",
-            proven=not survivors and (contained or self._never_ran()),
-            signalled=len(self._signalled),
-            forced=self._forced or (witnessed is not None and witnessed.forced),
-            survivors=survivors,
-            duration_ms=(self._world.now - self._since) * 1000,
-        )
 
-    def _never_ran(self) -> bool:
-        """Return whether no agent can have started: after a reboot, or behind a closed gate."""
-        supervisor, run_dir = self._selector.supervisor, self._selector.run_dir
-        if supervisor is not None and supervisor.boot_id != self._world.boot_id:
-            return True
-        if run_dir is None:
-            return False
-        if run_dir_is_gone(run_dir):
-            return supervisor is None
-        return gate_not_passed(run_dir)
+def _survivors(processes: list[FakeProcess]) -> tuple[Survivor, ...]:
+    return tuple(Survivor(process.pid, process.name) for process in processes)
 
 
 def _is_readable(fd: int) -> bool:

@@ -17,6 +17,8 @@ from orchestrator_core.system.processes.protocol import ExitRecord, Identity
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from orchestrator_core.system.processes.protocol import OwnershipSelector
+
 T = TypeVar("T")
 
 #: After these errors the content of a file is unknown.
@@ -58,20 +60,18 @@ def read_start_record(run_dir: str | None) -> StartRecord | None:
     return None if run_dir is None else _read(f"{run_dir}/started", StartRecord)
 
 
-def run_dir_is_gone(run_dir: str) -> bool:
-    """Return whether the run directory certainly does not exist."""
+def never_started(selector: OwnershipSelector, boot_id: str) -> bool:
+    """Return whether it is certain that no process of the agent was started in this boot."""
+    if selector.supervisor is not None and selector.supervisor.boot_id != boot_id:
+        return True
+    if selector.run_dir is None:
+        return False
     with contextlib.suppress(StorageError):
-        return not durable.exists(run_dir)
-    return False
-
-
-def gate_not_passed(run_dir: str) -> bool:
-    """
-    Return whether no supervisor has passed its gate.
-
-    A supervisor removes its ``launch`` file before it starts anything.
-    """
-    return os.path.lexists(f"{run_dir}/launch")
+        if not durable.exists(selector.run_dir):
+            # It is created before the session: without it and a supervisor, no agent can start.
+            return selector.supervisor is None
+    # A supervisor removes this file before it starts anything.
+    return os.path.lexists(f"{selector.run_dir}/launch")
 
 
 def _read(path: str | Path, record_type: type[T]) -> T | None:

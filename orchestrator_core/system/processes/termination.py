@@ -172,19 +172,7 @@ def _proof(
         return "cgroup", not cgroup.is_populated()
     if "subreaper" in accepted_proofs and record is not None and record.contained:
         return "subreaper", True
-    return "scan", _was_never_started(selector)
-
-
-def _was_never_started(selector: OwnershipSelector) -> bool:
-    """Return whether it is certain that no process of this boot was started."""
-    if selector.supervisor is not None and selector.supervisor.boot_id != boot_id():
-        return True
-    if selector.run_dir is None:
-        return False
-    if exit_record.run_dir_is_gone(selector.run_dir):
-        # It is created before the session: without it and a supervisor, no agent can start.
-        return selector.supervisor is None
-    return exit_record.gate_not_passed(selector.run_dir)
+    return "scan", exit_record.never_started(selector, boot_id())
 
 
 def _survivors(rows: list[Row]) -> tuple[Survivor, ...]:
