@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from orchestrator_core.testing.fake_terminal import FakeTerminal
     from orchestrator_core.testing.fake_world import FakeWorld
 
-T = TypeVar("T")
 _File = tuple[int, int]  #: Device and inode.
 
 _CALLS: dict[ModuleType, tuple[str, ...]] = {
@@ -66,6 +65,8 @@ class Effects:
     are effects, too. Calls by the world itself, and by threads that were there before, are none.
     """
 
+    calls: ClassVar = _CALLS
+
     def __init__(self, terminal: FakeTerminal | None = None) -> None:
         self.names: list[str] = []  #: The effects so far, in order.
         self._world = None if terminal is None else terminal._world  # noqa: SLF001 - same package
@@ -84,7 +85,7 @@ class Effects:
     def __enter__(self) -> Self:
         self._other_threads = {thread.ident for thread in threading.enumerate()}
         self._other_threads.discard(threading.get_ident())
-        for module, names in _CALLS.items():
+        for module, names in self.calls.items():
             for name in names:
                 self._wrap(module, name)
         self._wrap(subprocess.Popen, "__init__", label="Popen")
@@ -101,18 +102,19 @@ class Effects:
 
     def _wrap(self, place: Any, name: str, label: str = "") -> None:  # noqa: ANN401 - as above
         original = getattr(place, name)
-        is_file = place in (io, builtins)
+        opens, is_file = name == "open", place in (io, builtins)
+        may_create = _may_create_file if is_file else _may_create
+        label = OPEN_FILE if is_file else label or name
 
         def call(*args: Any, **how: Any) -> Any:  # noqa: ANN401 - as the original's
             if not self.is_under_test():
                 return original(*args, **how)
-            if name != "open":
-                with self.effect(_describe(label or name, args)):
-                    return original(*args, **how)
-            if not (_may_create_file if is_file else _may_create)(args, how):
-                return self.track_open(original(*args, **how))
-            with self.effect(_describe(OPEN_FILE if is_file else name, args)):
-                return self.track_open(original(*args, **how))
+            is_effect = not opens or may_create(args, how)
+            with self.effect(_describe(label, args)) if is_effect else contextlib.nullcontext():
+                result = original(*args, **how)
+                if opens:
+                    self.track_open(result)
+                return result
 
         self._replace(place, name, call)
 
@@ -127,9 +129,8 @@ class Effects:
 
         self._replace(world, "call", counted)
 
-    def track_open(self, result: T) -> T:
-        """Return *result*, a file or a descriptor that the code under test has opened."""
-        return result
+    def track_open(self, result: io.IOBase | int) -> None:
+        """Notice a file or a descriptor that the code under test has opened."""
 
     @contextlib.contextmanager
     def effect(self, name: str) -> Iterator[None]:
@@ -151,9 +152,13 @@ class CrashAt(Effects):
     """
     A crash before or after effect *number*; none if the number is negative.
 
+    A lock is no effect here: the kernel releases the locks of a dead process.
+
     Attributes:
         crashed: Whether the crash has happened.
     """
+
+    calls: ClassVar = {module: names for module, names in _CALLS.items() if module is not fcntl}
 
     def __init__(self, terminal: FakeTerminal | None, number: int, when: str = "before") -> None:
         super().__init__(terminal)
@@ -169,38 +174,27 @@ class CrashAt(Effects):
         if self.crashed:
             raise CrashedError
 
-    @contextlib.contextmanager
-    def effect(self, name: str) -> Iterator[None]:
-        """Do the same, but for locks: the kernel releases those of a dead process."""
-        if name.startswith("flock"):
-            yield
-        else:
-            with super().effect(name):
-                yield
-
-    def track_open(self, result: T) -> T:
+    def track_open(self, result: io.IOBase | int) -> None:
         """Remember what the kernel would close after the crash."""
-        if isinstance(result, io.IOBase):
+        if isinstance(result, int):
+            self._fds[result] = _file(result)
+        else:
             self._files.append(result)
             self._fds.pop(result.fileno(), None)  # The file object closes it.
-        elif isinstance(result, int):
-            self._fds[result] = _file(result)
-        return result
 
     def __enter__(self) -> Self:
-        super().__enter__()
         close = os.close
 
         def closed(fd: int) -> None:
             self._fds.pop(fd, None)
             close(fd)
 
+        self._patches.callback(self._close_files)  # After all calls are restored.
         self._replace(os, "close", closed)
-        return self
+        return super().__enter__()
 
-    def __exit__(self, *error: object) -> None:
-        """Restore all calls; after a crash, close what was open."""
-        super().__exit__(*error)
+    def _close_files(self) -> None:
+        """After a crash, close what was open."""
         for fd, file in self._fds.items() if self.crashed else ():
             with contextlib.suppress(OSError):
                 if _file(fd) == file:  # The number may belong to another file by now.
