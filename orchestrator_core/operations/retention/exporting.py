@@ -9,6 +9,7 @@ An export: one complete task in one tar file, which can then replace the task.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import tarfile
 import time
@@ -138,11 +139,7 @@ def _new_file(path: Path) -> Iterator[int]:
 
 def _remove_stale_temps(path: Path) -> None:
     """Remove the temporary files of killed exports to the same path."""
-    prefix = f".{path.name}."
-    with storage_errors("list", path.parent):
-        names = os.listdir(path.parent)  # noqa: PTH208 - names are enough
-    for name in (name for name in names if name.startswith(prefix) and name.endswith(".tmp")):
-        stale = path.with_name(name)
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(OSError, StorageError):
             fd = durable.open_private(stale, os.O_RDONLY)
             try:

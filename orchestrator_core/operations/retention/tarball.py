@@ -2,7 +2,7 @@
 A tar file of a directory, and the proof that its content is that of the directory.
 
 - The state of each file is recorded before packing, and checked before and after its read.
-- The content of each file is hashed while it is packed. A read of the complete tar file has to
+- The content of each file is hashed before it is packed. A read of the complete tar file has to
   give the same hashes.
 - A link is packed as a link, and never followed.
 """
@@ -14,7 +14,7 @@ import hashlib
 import os
 import stat
 import tarfile
-from typing import IO, TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 
@@ -101,26 +101,13 @@ class Tarball:
         with open(path, "rb", opener=lambda p, _: os.open(p, READ_ONLY)) as file:
             state.check_unchanged(path, os.fstat(file.fileno()))
             info = self.tar.gettarinfo(arcname=name, fileobj=file)
-            content = _HashingReader(file) if info.isreg() else None  # Else a hard link.
-            self.tar.addfile(info, content)
-            self.members.append(Member.from_info(info, content.digest() if content else ""))
+            digest = ""
+            if info.isreg():  # Else a hard link.
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                file.seek(0)
+            self.tar.addfile(info, file)
+            self.members.append(Member.from_info(info, digest))
             state.check_unchanged(path, os.fstat(file.fileno()))
-
-
-class _HashingReader:
-    """A file whose content is hashed while it is read."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._hash = hashlib.sha256()
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._file.read(size)
-        self._hash.update(data)
-        return data
-
-    def digest(self) -> str:
-        return self._hash.hexdigest()
 
 
 @contextlib.contextmanager
