@@ -35,7 +35,6 @@ from orchestrator_core.operations.doctor import (
     clock_check,
     filesystem,
     integrity,
-    lock_check,
     machine,
     resource_limits,
     root,
@@ -1270,21 +1269,21 @@ def a_dead_pid():
 
 
 def test_free_locks_are_ok(environment):
-    answer = lock_check.locks(environment)
+    answer = integrity.locks(environment)
     assert OK is answer.verdict
     assert "none held now" in answer.found
 
 
 def test_a_lock_held_for_a_short_time_is_ok_and_reported(environment, held):
     sign(held, os.getpid())
-    answer = lock_check.locks(environment)
+    answer = integrity.locks(environment)
     assert OK is answer.verdict
     assert f"{held} by pid {os.getpid()}" in answer.found
 
 
 def test_a_lock_held_for_long_fails_with_its_owner(environment, held):
     sign(held, os.getpid(), ago_s=300)
-    answer = lock_check.locks(environment)
+    answer = integrity.locks(environment)
     assert FAILED is answer.verdict
     assert re.search(rf"held for 30\d s by pid {os.getpid()} \(", answer.found)
     assert answer.remedy.endswith(f"kill {os.getpid()}")
@@ -1293,16 +1292,16 @@ def test_a_lock_held_for_long_fails_with_its_owner(environment, held):
 def test_the_kernel_names_an_owner_that_has_not_signed(environment, held):
     held.write_bytes(b"-")
     who = f"pid {os.getpid()}" if ON_LINUX else "an unknown process"
-    assert f"{held} by {who}" in lock_check.locks(environment).found
+    assert f"{held} by {who}" in integrity.locks(environment).found
 
 
 @pytest.mark.parametrize("pid", [0, -1])
 def test_no_remedy_kills_many_processes(environment, held, monkeypatch, pid):
     """For kill, 0 is the caller's group, and -1 is every process of the user."""
     sign(held, 99999999, ago_s=300)
-    monkeypatch.setattr(lock_check, "kernel_owner_pid", lambda _: pid)
+    monkeypatch.setattr(integrity, "kernel_owner_pid", lambda _: pid)
 
-    answer = lock_check.locks(environment)
+    answer = integrity.locks(environment)
 
     assert FAILED is answer.verdict
     assert "kill" not in answer.remedy
@@ -1313,14 +1312,14 @@ def test_a_lock_of_a_dead_owner_is_a_warning(used, environment, lock_file, a_dea
     sign(lock_file, a_dead_pid, ago_s=300)
     before = lock_file.read_bytes()
 
-    answer = lock_check.locks(environment)
+    answer = integrity.locks(environment)
 
     assert WARNING is answer.verdict
     assert f"pid {a_dead_pid} died while it held it" in answer.found
     assert "nothing by hand" in answer.remedy
     assert before == lock_file.read_bytes()
     used.orchestrator().create_task("the next to take it")
-    assert OK is lock_check.locks(environment).verdict
+    assert OK is integrity.locks(environment).verdict
 
 
 # --- integrity ------------------------------------------------------------------------------------
