@@ -102,9 +102,9 @@ def _watch(arguments: argparse.Namespace) -> CommandResult:
 
 def health(arguments: argparse.Namespace) -> CommandResult:
     """Report whether the resident sweeper runs and works; exit code 0 if so. Opens no root."""
-    from orchestrator_core.operations.daemon import health as daemon_health  # noqa: PLC0415 - for one command
+    from orchestrator_core.operations.daemon import heartbeat  # noqa: PLC0415 - for one command
 
-    report = daemon_health.health(find_root(arguments.root)[0])
+    report = heartbeat.health(find_root(arguments.root)[0])
     head = f"{'healthy' if report.healthy else 'NOT healthy'}: {report.words}"
     problems = [problem for problem in report.problems if problem != report.words]
     text = "\n  ".join(map(printable, (head, *problems, *report.remarks)))

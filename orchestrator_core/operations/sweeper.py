@@ -23,7 +23,7 @@ from orchestrator_core.model import settings
 from orchestrator_core.model.layout import Layout
 from orchestrator_core.operations.daemon import heartbeat
 from orchestrator_core.operations.daemon.event_loop import EventLoop
-from orchestrator_core.operations.daemon.health import Health, health
+from orchestrator_core.operations.daemon.heartbeat import Health, health
 from orchestrator_core.operations.daemon.notify import ServiceManager
 from orchestrator_core.operations.daemon.wakeup import Wakeup
 from orchestrator_core.system import durable, locks

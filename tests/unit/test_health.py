@@ -11,8 +11,7 @@ import attrs
 import pytest
 
 from orchestrator_core.operations.daemon import heartbeat
-from orchestrator_core.operations.daemon.health import health
-from orchestrator_core.operations.daemon.heartbeat import Heartbeat, LastSweep
+from orchestrator_core.operations.daemon.heartbeat import Heartbeat, LastSweep, health
 from orchestrator_core.operations.daemon.notify import ServiceManager
 from orchestrator_core.system.processes import identity
 
