@@ -38,7 +38,7 @@ from orchestrator_core.saga.states import TRANSITIONS, State
 from orchestrator_core.saga.step import Context, Outcome, Result, Unwind
 from orchestrator_core.saga.unwinding import Unwinding, format_error
 from orchestrator_core.system.clock import ms_since
-from orchestrator_core.system.deprecation import renamed_attributes, renamed_keyword
+from orchestrator_core.system.deprecation import renamed_attributes, warn_renamed
 from orchestrator_core.system.presence import Presence
 
 if TYPE_CHECKING:
@@ -77,7 +77,6 @@ class Saga:
             "Saga", {"then": "add_step", "attach": "chain_undo_errors", "retire": "archive"}
         )
 
-    @renamed_keyword("epilogue", "finalizer")
     def __init__(
         self,
         journals: JournalStore,
@@ -87,6 +86,7 @@ class Saga:
         *,
         finalizer: Finalizer | None = None,
         observer: Observer | None = None,
+        epilogue: Finalizer | None = None,  # The old name of *finalizer*.
     ) -> None:
         """
         Resume a saga whose journal this process owns, as recovery does.
@@ -94,6 +94,9 @@ class Saga:
         *finalizer* is called with the report and the saga's history after the last undo,
         before the saga closes. It must be idempotent. If it raises, the saga is STUCK.
         """
+        if epilogue is not None:
+            warn_renamed("Saga(epilogue=)", "finalizer=")
+            finalizer = epilogue
         self._journals = journals
         self._journal = journal
         self._steps = steps
@@ -106,7 +109,6 @@ class Saga:
         self.report: UnwindReport | None = None  #: Of the last unwinding by this owner.
 
     @classmethod
-    @renamed_keyword("epilogue", "finalizer")
     def begin(
         cls,
         journals: JournalStore,
@@ -117,6 +119,7 @@ class Saga:
         labels: Mapping[str, Any] | None = None,
         finalizer: Finalizer | None = None,
         observer: Observer | None = None,
+        epilogue: Finalizer | None = None,  # The old name of *finalizer*.
     ) -> Self:
         """
         Plan all *steps* and make their intents durable. No resource is taken yet.
@@ -130,6 +133,9 @@ class Saga:
             StorageError: The journal could not be written; there is none.
             Exception: A step refused its plan; there is no journal.
         """
+        if epilogue is not None:
+            warn_renamed("Saga.begin(epilogue=)", "finalizer=")
+            finalizer = epilogue
         receipts = plan(saga_id, steps, values or {})
         entries = [
             begin_entry(saga_id, labels or {}, receipts),
