@@ -15,17 +15,17 @@ after its commit.
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from orchestrator_core.deployment import cancellation
 from orchestrator_core.deployment.documents import new_deploy_log, new_record
-from orchestrator_core.deployment.lineage import resolve_lineage
 from orchestrator_core.deployment.steps import STEPS
 from orchestrator_core.deployment.steps.base import DeploymentInputs
-from orchestrator_core.deployment.steps.files import LogReceipt
-from orchestrator_core.deployment.steps.session import SessionReceipt
+from orchestrator_core.deployment.steps.session import LogReceipt, SessionReceipt
 from orchestrator_core.exceptions import (
     DeploymentError,
     InvalidInput,
@@ -36,29 +36,38 @@ from orchestrator_core.exceptions import (
     SagaNotFound,
     StorageError,
 )
-from orchestrator_core.model import deadlines, ids
-from orchestrator_core.model.environment import HIDDEN_ENV, RESERVED_ENV
+from orchestrator_core.model import ids
+from orchestrator_core.model.environment import (
+    ENV_AGENT,
+    ENV_ROOT,
+    ENV_TASK,
+    HIDDEN_ENV,
+    ORCHESTRATOR,
+    RESERVED_ENV,
+)
 from orchestrator_core.model.outcome import terminal_reason
 from orchestrator_core.model.records import Agent
-from orchestrator_core.model.spec import PLACEHOLDERS
+from orchestrator_core.model.spec import PLACEHOLDERS, deadline_labels
 from orchestrator_core.model.status import Status
 from orchestrator_core.registry.document import agent_entry
 from orchestrator_core.registry.operations import (
     KeyTaken,
     check_global_limits,
     check_task_limits,
+    depth_of,
     find_agent,
 )
 from orchestrator_core.resources.provision import ProvisionCollector, wrap_steps
 from orchestrator_core.saga import Reason, Saga, State, Unwind, UnwindReport
 from orchestrator_core.saga.unwinding import format_error
+from orchestrator_core.system import paths
 from orchestrator_core.system.event_reader import SupervisorEvents
+from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestrator_core.deployment.context import RootContext
-    from orchestrator_core.deployment.lineage import Lineage
     from orchestrator_core.deployment.terminator import Terminator
     from orchestrator_core.model.spec import AgentSpec
     from orchestrator_core.saga import Step
@@ -204,7 +213,7 @@ class Deployer:
             "parent": spec.parent,
             "grace_s": request.grace_s,
             "silent_after_s": spec.silent_after_s,
-            **deadlines.deadline_labels(spec.deadline_s),
+            **deadline_labels(spec.deadline_s),
         }
         record = new_record(
             context,
@@ -341,3 +350,56 @@ def _cleaned_and_leaked(
     names = {step.step: _RESOURCES.get(step.step, step.step) for step in report.steps}
     cleaned = {names[step.step]: not step.failed for step in report.steps}
     return cleaned, [f"{names[step.step]}: {step.error}" for step in report.failed]
+
+
+# --- the lineage of a new agent: its parent, and its least depth below the orchestrator -----------
+#
+# A process inside an agent deploys that agent's children, by default and without an argument.
+# The depth counts from the agent around the deploying process, whatever parent or task it
+# names: neither is a way around the limit.
+
+
+@attrs.frozen
+class Lineage:
+    """The origin of an agent that is to be deployed."""
+
+    parent: str
+    min_depth: int = 1  #: One below the deploying agent; a parent may be deeper.
+
+
+def resolve_lineage(context: RootContext, task_id: str, spec: AgentSpec) -> Lineage:
+    """
+    Return the lineage of an agent that this process deploys for a task.
+
+    Raises:
+        NotFound: The environment names an agent around this process that its task lacks.
+    """
+    around = _current_agent(context)
+    if around is None:
+        return Lineage(spec.parent or ORCHESTRATOR)
+    own_task, own_id = around
+    # A hierarchy is within one task: an agent has no parent in another.
+    parent = spec.parent or (own_id if own_task == task_id else ORCHESTRATOR)
+    record = find_agent(context.task_registry(own_task).read(), own_id)
+    if record is None:
+        raise NotFound(
+            f"the environment says that this process is inside the agent {own_id!r}, "
+            f"and its task {own_task!r} has no such agent",
+            hint=f"unset {ENV_AGENT} if this process is not inside an agent",
+        )
+    return Lineage(parent, min_depth=depth_of(record) + 1)
+
+
+def _current_agent(context: RootContext) -> tuple[str, str] | None:
+    """Return the task and the id of the agent of this root around this process, if any."""
+    root, task_id, agent_id = map(os.environ.get, (ENV_ROOT, ENV_TASK, ENV_AGENT))
+    if not (root and task_id and agent_id) or not _same_root(root, context.layout.root):
+        return None
+    return check_id("task", task_id), check_id("agent", agent_id)
+
+
+def _same_root(named: str, root: Path) -> bool:
+    try:
+        return paths.resolve(Path(named)) == root
+    except OSError:
+        return False

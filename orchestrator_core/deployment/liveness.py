@@ -17,8 +17,8 @@ import attrs
 from orchestrator_core.deployment.receipt_plan import derive_receipts
 from orchestrator_core.deployment.steps.session import SessionReceipt
 from orchestrator_core.exceptions import JournalDamaged, NotFound, SagaNotFound
-from orchestrator_core.model import deadlines
 from orchestrator_core.model.outcome import decide_end_reason, ends_children, terminal_reason
+from orchestrator_core.model.spec import is_past_deadline
 from orchestrator_core.model.status import Status
 from orchestrator_core.registry.operations import descendants_of, is_finished
 from orchestrator_core.saga import State, Unwind
@@ -89,7 +89,7 @@ class Liveness(RecoveryPolicy):
             # The process that requested the end may have died before it notified.
             self.notify_supervisor(history)
             return None
-        if deadlines.is_expired(history.labels):
+        if is_past_deadline(history.labels):
             return terminal_reason(Status.TERMINATED, "its deadline passed", by="deadline")
         return None
 

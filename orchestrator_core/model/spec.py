@@ -1,5 +1,5 @@
 """
-The specification of an agent to deploy.
+The specification of an agent to deploy, and its deadline as the agent's journal has it.
 
 A spec is checked as far as possible before anything is created. A command that does not
 exist, a missing directory or a NUL in an argument never gets as far as a session.
@@ -12,8 +12,9 @@ import math
 import os
 import re
 import shutil
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -21,6 +22,7 @@ from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model import ids
 from orchestrator_core.model.environment import HIDDEN_ENV, RESERVED_ENV
 from orchestrator_core.model.preset_programs import PROGRAMS
+from orchestrator_core.system.boot import boot_id
 from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
@@ -233,3 +235,42 @@ def _check_env(env: Mapping[str, str]) -> None:
             raise InvalidInput(f"the environment variable {name!r:.80} cannot be passed on")
         if name in RESERVED_ENV:
             raise InvalidInput(f"{name} identifies an agent; a spec cannot set it")
+
+
+# --- the deadline, by the monotonic clock, which cannot be set ------------------------------------
+#
+# An agent's supervisor enforces its deadline; a recovery or a sweep does so if the supervisor
+# has not. All use the machine's monotonic clock, so a change of the time of day neither
+# ends an agent early nor extends its life. The clock is valid for one boot, which no
+# agent outlives. The time of day of a deadline is for people, and for their records.
+
+
+def deadline_labels(deadline_s: float | None) -> dict[str, Any]:
+    """Return the journal labels for the deadline of an agent that starts now."""
+    if deadline_s is None:
+        return {"deadline_at": None}
+    return {
+        "deadline_at": time.time() + deadline_s,
+        "deadline_monotonic": time.monotonic() + deadline_s,
+        "boot_id": boot_id(),
+    }
+
+
+def monotonic_deadline(labels: Mapping[str, Any]) -> float | None:
+    """
+    Return an agent's deadline by this boot's monotonic clock; None if it has none.
+
+    Labels of another boot, or without a boot, fall back to the time of day.
+    """
+    deadline_at = labels.get("deadline_at")
+    if deadline_at is None:
+        return None
+    if labels.get("boot_id") == boot_id():
+        return float(labels["deadline_monotonic"])
+    return time.monotonic() + float(deadline_at) - time.time()
+
+
+def is_past_deadline(labels: Mapping[str, Any]) -> bool:
+    """Return whether an agent's deadline has passed."""
+    deadline = monotonic_deadline(labels)
+    return deadline is not None and time.monotonic() >= deadline

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator_core.deployment import documents
-from orchestrator_core.deployment.steps import files
+from orchestrator_core.deployment.steps import session
 from orchestrator_core.operations.daemon.file_events import DirectoryEvents
 from orchestrator_core.system.processes import identity
 
@@ -238,14 +238,14 @@ def test_the_sweeper_enforces_a_deadline_that_the_supervisor_does_not(
     scene, orch, task, resident, monkeypatch
 ):
     """A supervisor without the deadline in its launch file cannot enforce it."""
-    build_launch = files.build_launch
+    build_launch = session.build_launch
 
     def without_deadline(context, inputs):
         launch = build_launch(context, inputs)
         launch.deadline_s = None
         return launch
 
-    monkeypatch.setattr(files, "build_launch", without_deadline)
+    monkeypatch.setattr(session, "build_launch", without_deadline)
     sweeper = resident().until("READY=1").until_swept()
     agent = orch.deploy(task, scene.spec(deadline_s=0.3))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from orchestrator_core import AgentSpec, Orchestrator
-from orchestrator_core.deployment.lineage import resolve_lineage
+from orchestrator_core.deployment.deployer import resolve_lineage
 from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.model.limits import Limits
 from orchestrator_core.system.processes.protocol import GracePeriods

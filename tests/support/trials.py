@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator_core.deployment.lineage import resolve_lineage
+from orchestrator_core.deployment.deployer import resolve_lineage
 from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.model.limits import Limits
 from support.fakes import a_fake_scene

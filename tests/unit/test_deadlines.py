@@ -6,28 +6,28 @@ import time
 
 import pytest
 
-from orchestrator_core.model import deadlines
+from orchestrator_core.model.spec import deadline_labels, is_past_deadline, monotonic_deadline
 
 YEARS_S = 10 * 366 * 86400
 
 
 def test_an_agent_without_a_deadline_never_expires():
-    labels = deadlines.deadline_labels(None)
+    labels = deadline_labels(None)
 
-    assert (None, False) == (deadlines.monotonic_deadline(labels), deadlines.is_expired(labels))
+    assert (None, False) == (monotonic_deadline(labels), is_past_deadline(labels))
 
 
 @pytest.mark.parametrize("by_s", [0, YEARS_S, -YEARS_S])
 def test_a_change_of_the_time_of_day_moves_no_deadline(monkeypatch, by_s):
-    later, now = deadlines.deadline_labels(3600.0), deadlines.deadline_labels(1e-9)
+    later, now = deadline_labels(3600.0), deadline_labels(1e-9)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + by_s)
 
-    assert (False, True) == (deadlines.is_expired(later), deadlines.is_expired(now))
+    assert (False, True) == (is_past_deadline(later), is_past_deadline(now))
 
 
 def test_the_label_for_people_is_the_time_of_day():
-    assert abs(deadlines.deadline_labels(60.0)["deadline_at"] - time.time() - 60.0) < 1.0
+    assert abs(deadline_labels(60.0)["deadline_at"] - time.time() - 60.0) < 1.0
 
 
 @pytest.mark.parametrize("journal", ["of another boot", "without a clock"])
@@ -38,4 +38,4 @@ def test_a_deadline_of_another_clock_falls_back_to_the_time_of_day(journal):
         past |= {"boot_id": "another", "deadline_monotonic": 1e12}
         future |= {"boot_id": "another", "deadline_monotonic": 0.0}
 
-    assert (True, False) == (deadlines.is_expired(past), deadlines.is_expired(future))
+    assert (True, False) == (is_past_deadline(past), is_past_deadline(future))

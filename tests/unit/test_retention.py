@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, strategies
 from support import past
 
-from orchestrator_core.deployment.steps.files import LogReceipt
+from orchestrator_core.deployment.steps.session import LogReceipt
 from orchestrator_core.exceptions import InvalidInput, LockTimeout
 from orchestrator_core.model.settings import Retention
 from orchestrator_core.operations.retention import collect, inventory, safe_dir

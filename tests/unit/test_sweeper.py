@@ -21,7 +21,7 @@ from saga_kit import policy
 
 from orchestrator_core.deployment.steps.session import SessionReceipt
 from orchestrator_core.exceptions import InvalidInput, LockTimeout, StorageError
-from orchestrator_core.model import deadlines
+from orchestrator_core.model.spec import deadline_labels, is_past_deadline
 from orchestrator_core.operations.daemon import event_loop, watch_list
 from orchestrator_core.operations.daemon.file_events import DirectoryEvents
 from orchestrator_core.operations.sweeper import Sweeper
@@ -98,7 +98,7 @@ class Root:
 
     def _decide_end(self, history):
         receipt = history.frame("spawn_tmux").load()
-        if identity.is_alive(receipt.supervisor) and not deadlines.is_expired(history.labels):
+        if identity.is_alive(receipt.supervisor) and not is_past_deadline(history.labels):
             return None
         return Unwind.terminal("over", status="error")
 
@@ -111,7 +111,7 @@ class Root:
 
     def begin(self, agent_id, deadline_s=None):
         self.step.pid = self.sleeper(agent_id).pid
-        labels = deadlines.deadline_labels(deadline_s)
+        labels = deadline_labels(deadline_s)
         return self.sagas.begin(agent_id, [self.step], labels=labels)
 
     def deploy(self, agent_id, **how):

@@ -10,13 +10,15 @@ from orchestrator_core import AgentSpec
 from orchestrator_core.testing import Scene
 
 PACKAGE = Path(orchestrator_core.__file__).parent
-MACHINE = ("system/", "supervisor/")  #: The layers that stand for the machine.
-LIMIT = 36  #: Modules above the machine.
-LIMIT_OF_ALL = 50
+LIMIT = 35
+
+#: Beside the fakes: real life runs these in the supervisor's process, and the fake terminal
+#: calls them in the deploying thread.
+OTHER_PROCESS = ("testing/", "supervisor/gate", "supervisor/exit_recorder")
 
 
 class Visited:
-    """The modules of the package, but for the fakes, whose functions this thread calls."""
+    """The modules of the package whose functions this thread calls for the deployer's process."""
 
     def __init__(self):
         self.modules = set()
@@ -32,11 +34,11 @@ class Visited:
         path = Path(frame.f_code.co_filename)
         if event == "call" and path.is_relative_to(PACKAGE):
             module = path.relative_to(PACKAGE).with_suffix("").as_posix()
-            if not module.startswith("testing/"):
+            if not module.startswith(OTHER_PROCESS):
                 self.modules.add(module)
 
 
-def test_a_deployment_visits_at_most_35_modules_above_the_machine():
+def test_a_deployment_visits_fewer_than_35_modules():
     spec = AgentSpec(type="a", prompt="x", command=["sh", "-c", "sleep 100"])
     with Scene() as scene:
         orch = scene.orchestrator()
@@ -44,6 +46,4 @@ def test_a_deployment_visits_at_most_35_modules_above_the_machine():
         orch.terminate(orch.deploy(task, spec).id)  # Imports and caches are warm then.
         with Visited() as modules:
             orch.deploy(task, spec)
-        assert len(modules) < LIMIT_OF_ALL, sorted(modules)
-        above = [module for module in modules if not module.startswith(MACHINE)]
-        assert len(above) < LIMIT, sorted(above)
+        assert len(modules) < LIMIT, sorted(modules)

@@ -27,9 +27,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator_core.deployment.steps.files import OpenLog, WritePrompt
 from orchestrator_core.deployment.steps.registries import OwnChildren, RegisterGlobal, RegisterTask
-from orchestrator_core.deployment.steps.session import SpawnTmux
+from orchestrator_core.deployment.steps.session import OpenLog, SpawnTmux, WritePrompt
 
 if TYPE_CHECKING:
     from orchestrator_core.deployment.steps.base import DeploymentStep

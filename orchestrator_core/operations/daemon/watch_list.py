@@ -22,7 +22,7 @@ import attrs
 
 from orchestrator_core.deployment.steps.session import SessionReceipt
 from orchestrator_core.exceptions import CouldNotAsk, JournalDamaged, SagaNotFound
-from orchestrator_core.model import deadlines
+from orchestrator_core.model.spec import monotonic_deadline
 from orchestrator_core.saga import State
 from orchestrator_core.saga.receipts import name_of
 from orchestrator_core.saga.store import SUFFIX, JournalStore
@@ -110,7 +110,7 @@ class WatchList:
             handle = stack.enter_context(open_handle(receipt.supervisor))
             if handle is None:
                 return SagaCheck.NEEDS_RECOVERY
-            deadline = deadlines.monotonic_deadline(history.labels)
+            deadline = monotonic_deadline(history.labels)
             watched = WatchedAgent(saga_id, handle.fd, deadline, receipt.exit_file, stack.pop_all())
         self._watched[saga_id] = watched
         return _state(watched)

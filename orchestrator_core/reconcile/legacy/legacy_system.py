@@ -20,7 +20,7 @@ import attrs
 from orchestrator_core.deployment.documents import unwinder_argv, unwinder_env
 from orchestrator_core.deployment.predecessor import Predecessor
 from orchestrator_core.deployment.receipt_plan import plan_receipts
-from orchestrator_core.deployment.steps.files import PromptReceipt
+from orchestrator_core.deployment.steps.session import PromptReceipt
 from orchestrator_core.exceptions import (
     CouldNotAsk,
     InvalidId,

@@ -23,7 +23,7 @@ from orchestrator_core.exceptions import (
     OrchestratorError,
     SagaNotFound,
 )
-from orchestrator_core.model import deadlines
+from orchestrator_core.model.spec import is_past_deadline
 from orchestrator_core.reconcile.sweep.findings import FindingSubject
 from orchestrator_core.saga import State
 from orchestrator_core.system.names import is_id
@@ -152,7 +152,7 @@ def _from_history(history: History) -> SagaState:
         saga_id=history.saga_id,
         history=history,
         receipt=receipt,
-        past_deadline=history.state is State.COMMITTED and deadlines.is_expired(history.labels),
+        past_deadline=history.state is State.COMMITTED and is_past_deadline(history.labels),
         wrote_at=_log_written_at(history),
     )
 
