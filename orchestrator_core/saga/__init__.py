@@ -30,14 +30,7 @@ from orchestrator_core.saga.recovery import KeepCommitted, Recovery, RecoveryPol
 from orchestrator_core.saga.report import StepReport, UnwindReport
 from orchestrator_core.saga.sagas import Sagas
 from orchestrator_core.saga.states import TRANSITIONS, State
-from orchestrator_core.saga.step import (
-    Context,
-    Outcome,
-    Reason,
-    Result,
-    Step,
-    Unwind,
-)
+from orchestrator_core.saga.step import Context, Outcome, Reason, Result, Step, Unwind
 from orchestrator_core.saga.store import JournalStore
 from orchestrator_core.system.deprecation import renamed
 from orchestrator_core.system.presence import Presence

@@ -31,7 +31,7 @@ from orchestrator_core.exceptions import (
 from orchestrator_core.saga.encoding import make_entry
 from orchestrator_core.saga.history import OBSERVER_STATE, fold
 from orchestrator_core.saga.observer import Observer, safe
-from orchestrator_core.saga.planning import begin_entry, intent_entry, plan, step_name
+from orchestrator_core.saga.planning import intent_entry, opening_entries, plan, step_name
 from orchestrator_core.saga.receipts import name_of
 from orchestrator_core.saga.report import FINALIZER, StepReport, UnwindReport
 from orchestrator_core.saga.states import TRANSITIONS, State
@@ -137,22 +137,16 @@ class Saga:
             warn_renamed("Saga.begin(epilogue=)", "finalizer=")
             finalizer = epilogue
         receipts = plan(saga_id, steps, values or {})
-        entries = [
-            begin_entry(saga_id, labels or {}, receipts),
-            *(intent_entry(name, receipt) for name, receipt in receipts.items()),
-        ]
+        entries = opening_entries(saga_id, labels, receipts)
         journal = journals.create(saga_id, entries)
         saga = cls(journals, journal, fold(entries), {}, finalizer=finalizer, observer=observer)
         saga._owned_since_begin = True
         saga._named = dict(zip(receipts, steps, strict=True))
-        saga._notify_begun()
-        return saga
-
-    def _notify_begun(self) -> None:
-        self._observer.saga_begun(self.saga_id, self.history.labels)
-        state = self._observer.state_to_persist(self.saga_id)
+        saga._observer.saga_begun(saga_id, saga.history.labels)
+        state = saga._observer.state_to_persist(saga_id)
         if state:
-            self._write_best_effort(make_entry("note", name=OBSERVER_STATE, value=state))
+            saga._write_best_effort(make_entry("note", name=OBSERVER_STATE, value=state))
+        return saga
 
     @property
     def saga_id(self) -> str:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from orchestrator_core.exceptions import SagaError
-from orchestrator_core.saga.encoding import Entry
+from orchestrator_core.saga.encoding import make_entry
 from orchestrator_core.saga.receipts import name_of, serialize
 from orchestrator_core.saga.step import Context
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from orchestrator_core.saga.encoding import Entry
     from orchestrator_core.saga.step import Step
 
 
@@ -50,12 +49,19 @@ def plan(saga_id: str, steps: Sequence[Step[Any]], values: Mapping[str, Any]) ->
     return receipts
 
 
+def opening_entries(
+    saga_id: str, labels: Mapping[str, Any] | None, receipts: Mapping[str, Any]
+) -> list[Entry]:
+    """Return the first entries of a journal: its beginning, and the intent of each step."""
+    intents = [intent_entry(name, receipt) for name, receipt in receipts.items()]
+    return [begin_entry(saga_id, labels or {}, receipts), *intents]
+
+
 def begin_entry(saga_id: str, labels: Mapping[str, Any], steps: Iterable[str]) -> Entry:
     """Return the first entry of a journal. It names all intents, so a missing one is noticed."""
-    plain = msgspec.to_builtins(dict(labels))
-    return Entry("begin", {"saga": saga_id, "labels": plain, "steps": list(steps)})
+    return make_entry("begin", saga=saga_id, labels=dict(labels), steps=list(steps))
 
 
 def intent_entry(name: str, receipt: Any) -> Entry:  # noqa: ANN401 - any registered receipt
     """Return the entry with the planned receipt of a step."""
-    return Entry("intent", {"step": name, **serialize(receipt)})
+    return make_entry("intent", step=name, **serialize(receipt))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 
@@ -12,7 +12,7 @@ from orchestrator_core.saga.encoding import make_entry
 from orchestrator_core.saga.engine import Saga
 from orchestrator_core.saga.history import fold
 from orchestrator_core.saga.observer import safe
-from orchestrator_core.saga.planning import begin_entry, intent_entry, steps_by_type
+from orchestrator_core.saga.planning import opening_entries, steps_by_type
 from orchestrator_core.saga.recovery import (
     KeepCommitted,
     Recovery,
@@ -30,10 +30,16 @@ if TYPE_CHECKING:
 
     from orchestrator_core.saga.engine import Finalizer
     from orchestrator_core.saga.history import History
-    from orchestrator_core.saga.journal import Journal
     from orchestrator_core.saga.observer import Observer
     from orchestrator_core.saga.recovery import RecoveryPolicy
     from orchestrator_core.saga.step import Step, Unwind
+
+
+class _Hooks(TypedDict):
+    """The keywords that every saga of the directory gets."""
+
+    finalizer: Finalizer | None
+    observer: Observer | None
 
 
 class Sagas:
@@ -69,8 +75,7 @@ class Sagas:
         """
         self.journals = JournalStore.open_directory(directory)
         self.steps = steps if isinstance(steps, Mapping) else steps_by_type(steps)
-        self._finalizer = finalizer
-        self._observer = observer
+        self._hooks: _Hooks = {"finalizer": finalizer, "observer": observer}
 
     def begin(
         self,
@@ -82,13 +87,7 @@ class Sagas:
     ) -> Saga:
         """Begin a saga; see :meth:`Saga.begin <orchestrator_core.saga.engine.Saga.begin>`."""
         return Saga.begin(
-            self.journals,
-            saga_id,
-            steps,
-            values=values,
-            labels=labels,
-            finalizer=self._finalizer,
-            observer=self._observer,
+            self.journals, saga_id, steps, values=values, labels=labels, **self._hooks
         )
 
     def create_committed(
@@ -110,27 +109,16 @@ class Sagas:
             StorageError: The journal could not be written; there is none.
         """
         entries = [
-            begin_entry(saga_id, labels or {}, receipts),
-            *(intent_entry(name, receipt) for name, receipt in receipts.items()),
+            *opening_entries(saga_id, labels, receipts),
             make_entry("commit"),
             *([] if why is None else [make_entry("unwind", why=why)]),
         ]
         journal = self.journals.create(saga_id, entries)
-        saga = self._resume(journal, fold(entries))
-        observer = safe(self._observer)
+        saga = Saga(self.journals, journal, fold(entries), self.steps, **self._hooks)
+        observer = safe(self._hooks["observer"])
         observer.saga_begun(saga_id, saga.history.labels)
         observer.saga_committed(saga_id)
         return saga
-
-    def _resume(self, journal: Journal, history: History) -> Saga:
-        return Saga(
-            self.journals,
-            journal,
-            history,
-            self.steps,
-            finalizer=self._finalizer,
-            observer=self._observer,
-        )
 
     def open(self, saga_id: str, *, timeout_s: float = 0.0) -> Saga:
         """
@@ -142,7 +130,7 @@ class Sagas:
             JournalDamaged: The journal is not whole; :meth:`recover` rebuilds it.
         """
         journal, history = self.journals.open(saga_id, timeout_s=timeout_s)
-        return self._resume(journal, history)
+        return Saga(self.journals, journal, history, self.steps, **self._hooks)
 
     def unwind(self, saga_id: str, why: Unwind, *, timeout_s: float = 0.0) -> UnwindReport:
         """
@@ -202,7 +190,6 @@ class Sagas:
             journals=self.journals,
             steps=self.steps,
             policy=policy or KeepCommitted(),
-            finalizer=self._finalizer,
-            observer=self._observer,
+            **self._hooks,
         )
         return recovery.run(only=only, force=force)

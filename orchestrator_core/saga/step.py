@@ -51,9 +51,7 @@ class Unwind:
 
     reason: Reason
     message: str = ""  #: One line for the user.
-    detail: dict[str, Any] = attrs.field(
-        factory=dict
-    )  #: JSON-safe; only the steps read these facts.
+    detail: dict[str, Any] = attrs.field(factory=dict)  #: JSON-safe; only the steps read it.
 
     if not TYPE_CHECKING:
         __getattr__ = renamed_attributes("Unwind", {"leaves_nothing": "removes_everything"})
@@ -118,9 +116,7 @@ class Context:
 
     saga_id: str
     values: Mapping[str, Any] = attrs.field(factory=dict)  #: As passed to begin.
-    receipts: Mapping[str, Any] = attrs.field(
-        factory=dict
-    )  #: Of the steps planned so far, by step name.
+    receipts: Mapping[str, Any] = attrs.field(factory=dict)  #: Of the earlier steps, by name.
 
 
 class Step(Protocol[R]):

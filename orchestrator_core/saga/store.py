@@ -240,38 +240,29 @@ class JournalStore:
     @contextlib.contextmanager
     def _unnamed(self, path: Path, entries: Sequence[Entry]) -> Iterator[tuple[Path, int, Journal]]:
         """Write the journal for *path* under a temporary name; remove it if the block raises."""
-        unnamed, fd = self._create_unnamed()
-        try:
-            journal = Journal(path, fd, ParsedJournal())
-            journal.append(*entries, durable=True)
-            yield unnamed, fd, journal
-        except BaseException:
-            _unlink(unnamed)
-            os.close(fd)
-            raise
-
-    def _create_unnamed(self) -> tuple[Path, int]:
         while True:
-            path = self.path / f"{_NEW}{os.getpid()}-{os.urandom(4).hex()}"
-            fd = durable.open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            unnamed = self.path / f"{_NEW}{os.getpid()}-{os.urandom(4).hex()}"
+            fd = durable.open_private(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             try:
-                with storage_errors("lock", path):
-                    if locks.try_lock(fd) and locks.same_file(fd, path):
-                        return path, fd
+                with storage_errors("lock", unnamed):
+                    is_owned = locks.try_lock(fd) and locks.same_file(fd, unnamed)
+                if is_owned:
+                    journal = Journal(path, fd, ParsedJournal())
+                    journal.append(*entries, durable=True)
+                    yield unnamed, fd, journal
+                    return
             except BaseException:
-                _unlink(path)
+                _unlink(unnamed)
                 os.close(fd)
                 raise
             os.close(fd)  # Another process took it for a leftover before it was locked.
 
     def _link(self, unnamed: Path, path: Path, saga_id: str) -> None:
         try:
-            os.link(unnamed, path)
+            with storage_errors("create journal", path, allow=(FileExistsError,)):
+                os.link(unnamed, path)
         except FileExistsError:
             raise SagaExists(f"there is a saga {saga_id!r} already") from None
-        except OSError:
-            with storage_errors("create journal", path):
-                raise
         # Checked last: closing a saga of that id moves its journal away from *path*.
         if os.access(self.closed_file(saga_id), os.F_OK):
             raise SagaExists(f"there was a saga {saga_id!r} already; it is closed")
