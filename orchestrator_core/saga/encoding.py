@@ -8,6 +8,7 @@ The lines of a journal: JSON objects, each with a checksum of the bytes before i
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -83,19 +84,11 @@ def parse(data: bytes) -> ParsedJournal:
             entries.append(decode(line))
         except ValueError:
             damaged.append(number)
-    whole = _last_line_without_newline(rest)
-    if whole:
-        entries.append(decode(whole))
+    whole = b""
+    for line in (rest, rest[:-1]):  # The newline of the last line may be missing, or wrong.
+        with contextlib.suppress(ValueError):
+            entries.append(decode(line))
+            whole = line
+            break
     length = len(data) - len(rest) + len(whole)
     return ParsedJournal(tuple(entries), length, length < len(data), bool(whole), tuple(damaged))
-
-
-def _last_line_without_newline(rest: bytes) -> bytes:
-    """Return the last line if only its newline is missing or wrong; else no bytes."""
-    for line in (rest, rest[:-1]) if rest else ():
-        try:
-            decode(line)
-        except ValueError:
-            continue
-        return line
-    return b""

@@ -43,7 +43,6 @@ from orchestrator_core.system.presence import Presence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
 
     from orchestrator_core.saga.encoding import Entry
     from orchestrator_core.saga.history import History, StepState
@@ -386,10 +385,7 @@ class Saga:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
     ) -> None:
         try:
             # A process that was forked inside the block does not own the saga.

@@ -139,4 +139,4 @@ def safe(observer: Observer | None) -> Observer:
     """Return an observer that calls *observer*, and never raises."""
     if isinstance(observer, _CombinedObserver):
         return observer
-    return _CombinedObserver([observer]) if observer else Observer()
+    return _CombinedObserver([observer] if observer else [])

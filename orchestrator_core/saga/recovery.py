@@ -184,17 +184,12 @@ class Recovery:
 
     def _open(self, saga_id: str, report: RecoveryReport) -> Saga:
         try:
-            journal, history = self.journals.open(saga_id)
+            opened = self.journals.open(saga_id)
         except JournalDamaged:
             self._rebuild(saga_id, report)
-            journal, history = self.journals.open(saga_id)
+            opened = self.journals.open(saga_id)
         return Saga(
-            self.journals,
-            journal,
-            history,
-            self.steps,
-            finalizer=self.finalizer,
-            observer=self.observer,
+            self.journals, *opened, self.steps, finalizer=self.finalizer, observer=self.observer
         )
 
     def _rebuild(self, saga_id: str, report: RecoveryReport) -> None:
