@@ -268,7 +268,7 @@ class Terminator:
     def abandon(self, agent_id: str, step: str, *, reason: str) -> None:
         """Give up a step of a stuck saga; see :meth:`Orchestrator.abandon`."""
         with self.sagas.open(agent_id, timeout_s=self.context.lock_timeout_s) as saga:
-            saga.abandon(step, by=f"{getpass.getuser()} (pid {os.getpid()})", reason=reason)
+            saga.abandon(step, by=f"{_user_name()} (pid {os.getpid()})", reason=reason)
 
     # --- what is known of an end ---------------------------------------------------------------
 
@@ -340,6 +340,13 @@ class Terminator:
             return self.report(summary.agent_id)
         except (NotFound, JournalDamaged):
             return summary
+
+
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # A container's uid may have no name.
+        return f"uid {os.getuid()}"
 
 
 @attrs.frozen

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import random
 import statistics
 
@@ -404,3 +406,26 @@ def test_an_unknown_value_has_no_sample(fake_scene):
     assert stats.agents_live is None
     document = exposition.read(format_stats(stats))
     assert [] == exposition.values(document, "orchestrator_core_agents_live")
+
+
+# --- the name under which a step is abandoned -----------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [KeyError, OSError])
+def test_a_step_is_abandoned_under_the_uid_of_a_user_without_a_name(fake_scene, monkeypatch, error):
+    """A container may run under a uid that has no entry among the users, and no USER."""
+
+    def no_entry(uid):
+        raise error(f"uid not found: {uid}")
+
+    orch, task, _ = past.end_some(fake_scene)
+    agent = orch.deploy(task, fake_scene.spec("unkillable"))
+    orch.terminate(agent.id)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+
+    orch.abandon(agent.id, "spawn_tmux", reason="the machine is restarted tonight")
+
+    journal = (orch.root / "sagas" / f"{agent.id}.jsonl").read_text()
+    assert f'"uid {os.getuid()} (pid {os.getpid()})"' in journal
