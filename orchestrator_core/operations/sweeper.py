@@ -27,7 +27,7 @@ from orchestrator_core.operations.daemon.heartbeat import Health, health
 from orchestrator_core.operations.daemon.notify import ServiceManager
 from orchestrator_core.operations.daemon.wakeup import Wakeup
 from orchestrator_core.system import durable, locks
-from orchestrator_core.system.deprecation import warn_renamed
+from orchestrator_core.system.deprecation import renamed_attributes
 from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
@@ -159,15 +159,10 @@ class Sweeper:
         finally:
             signal.set_wakeup_fd(before)
 
-    def ask_to_stop(self) -> None:
-        """Call :meth:`request_stop`, by its old name."""
-        warn_renamed("Sweeper.ask_to_stop", "Sweeper.request_stop")
-        self.request_stop()
-
-    def ended_by(self, *signals: int) -> contextlib.AbstractContextManager[None]:
-        """Call :meth:`stop_on_signals`, by its old name."""
-        warn_renamed("Sweeper.ended_by", "Sweeper.stop_on_signals")
-        return self.stop_on_signals(*signals)
+    if not TYPE_CHECKING:
+        __getattr__ = renamed_attributes(
+            "Sweeper", {"ask_to_stop": "request_stop", "ended_by": "stop_on_signals"}
+        )
 
     def stop(self) -> bool:
         """
