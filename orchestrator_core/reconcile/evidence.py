@@ -24,8 +24,6 @@ from orchestrator_core.saga.history import History, load_history
 from orchestrator_core.saga.report import UnwindReport
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.saga.encoding import ParsedJournal
 
@@ -109,7 +107,7 @@ def _from_journal(saga_id: str, journal: ParsedJournal) -> Evidence | None:
         state=_life_state(history),
         record=dict(task.receipt.get("record") or {}),
         entry=dict(entry.receipt.get("entry") or {}) if entry else {},
-        end=_end(history, {each.kind: each.data for each in journal.entries}),
+        end=_end(history, journal),
         is_deploying=history.state is State.RUNNING,
         record_ended=task.outcome is not None,
         entry_removed=entry is not None and entry.outcome is not None,
@@ -145,16 +143,17 @@ def _life_state(history: History) -> LifeState:
     return LifeState.ENDED if is_closed else LifeState.ENDING
 
 
-def _end(history: History, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _end(history: History, journal: ParsedJournal) -> dict[str, Any]:
     """Return the record's fields about the end, as far as the journal has them."""
     if history.why is None or history.why.removes_everything:
         return {}
     end = final_status(history.why)
     times = end.keys() & {"completed_at", "last_update", "terminated_at"}
-    end |= dict.fromkeys(times, str(entries["unwind"].get("at", "")))
+    unwound_at = [each.data.get("at", "") for each in journal.entries if each.kind == "unwind"][-1]
+    end |= dict.fromkeys(times, str(unwound_at))
     if history.report is not None:
         report = msgspec.convert(history.report, UnwindReport)
-        end |= cleanup_record(report, str(entries["close"].get("at", "")))
+        end |= cleanup_record(report, history.closed_at)
     return end
 
 

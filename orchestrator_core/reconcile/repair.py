@@ -17,11 +17,7 @@ import msgspec
 
 from orchestrator_core.exceptions import NotFound, OrchestratorError
 from orchestrator_core.reconcile.evidence import EvidenceStore
-from orchestrator_core.reconcile.rebuild import (
-    read_what_is_left,
-    rebuild_document,
-    registry_of,
-)
+from orchestrator_core.reconcile.rebuild import read_what_is_left, rebuild_document, registry_of
 from orchestrator_core.registry.partial_parse import agent_of
 from orchestrator_core.registry.snapshot_cache import read_snapshot
 from orchestrator_core.system.deprecation import renamed_attributes

@@ -21,13 +21,7 @@ from orchestrator_core.deployment.documents import unwinder_argv, unwinder_env
 from orchestrator_core.deployment.predecessor import Predecessor
 from orchestrator_core.deployment.receipt_plan import plan_receipts
 from orchestrator_core.deployment.steps.session import PromptReceipt
-from orchestrator_core.exceptions import (
-    CouldNotAsk,
-    InvalidId,
-    NotFound,
-    RegistryError,
-    SagaExists,
-)
+from orchestrator_core.exceptions import CouldNotAsk, InvalidId, NotFound, RegistryError, SagaExists
 from orchestrator_core.model import ids
 from orchestrator_core.model.status import is_active
 from orchestrator_core.reconcile.legacy.agent import ENDED_BY, is_legacy, legacy_agent, report_of

@@ -136,23 +136,19 @@ def _reason(
     context: RootContext, agent_id: str, task_id: str | None, closed: History | None, message: str
 ) -> Unwind:
     """Return the reason to unwind: the agent's earlier end, if it has one."""
-    if closed is None or closed.why is None:
-        return _terminal(message, agent_id, _recorded_end(context, agent_id, task_id))
-    if closed.why.removes_everything:
+    earlier = None if closed is None else closed.why
+    if earlier is not None and earlier.removes_everything:
         return Unwind.rollback(message, agent_id=agent_id, by=ENDED_BY)
-    # The earlier end has ended or spared the agent's children.
-    return _terminal(message, agent_id, closed.why.detail.get("status"), cascade=False)
+    detail = _record(context, agent_id, task_id) if earlier is None else earlier.detail
+    status = _FINAL.get(str(detail.get("status")), Status.ERROR)
+    # An earlier end has ended or spared the agent's children.
+    why = terminal_reason(status, message, by=ENDED_BY, cascade=earlier is None)
+    return attrs.evolve(why, detail={**why.detail, "agent_id": agent_id})
 
 
-def _recorded_end(context: RootContext, agent_id: str, task_id: str | None) -> object:
-    """Return the final status in an agent's record; None if it has none."""
+_FINAL = {status.value: status for status in Status if not is_active(status.value)}
+
+
+def _record(context: RootContext, agent_id: str, task_id: str | None) -> dict[str, Any]:
     document = None if task_id is None else context.task_registry(task_id).read_or_none()
-    record = find_agent(document or {}, agent_id) or {}
-    status = record.get("status")
-    return None if is_active(status) else status
-
-
-def _terminal(message: str, agent_id: str, status: object, **detail: object) -> Unwind:
-    known = status if status in {each.value for each in Status} else Status.ERROR.value
-    why = terminal_reason(Status(known), message, by=ENDED_BY)
-    return attrs.evolve(why, detail={**why.detail, "agent_id": agent_id, **detail})
+    return find_agent(document or {}, agent_id) or {}

@@ -150,31 +150,17 @@ class _Reaper:
         return ReapResult(finding=findings[0], success=not errors, message=message)
 
 
-_ACTIONS: dict[FindingKind, _Action] = {
-    FindingKind.ENDED: _Reaper.recover,
-    FindingKind.LOST: _Reaper.recover,
-    FindingKind.OVERDUE: _Reaper.recover,
-    FindingKind.ABANDONED: _Reaper.recover,
-    FindingKind.STUCK: _Reaper.recover,
-    FindingKind.ORPHAN_SESSION: _Reaper.adopt,
-    FindingKind.ORPHAN_PROCESS: _Reaper.adopt,
-    FindingKind.ORPHAN_FILE: _Reaper.adopt,
-    FindingKind.ORPHAN_RECORD: _Reaper.adopt,
-    FindingKind.MISMATCH: _Reaper.repair,
-    FindingKind.DAMAGED: _Reaper.repair,  # Recovery rebuilds a damaged journal.
-}
-
-
 def _action_and_target(finding: Finding) -> tuple[_Action, str]:
     """Return how a finding is reaped, and on what: equal pairs are reaped in one go."""
     if finding.is_old:
         return _Reaper.end_legacy, str(finding.agent_id)
-    action = _ACTIONS[finding.kind]
-    if finding.kind is FindingKind.DAMAGED and finding.saga_id is not None:
-        action = _Reaper.recover
-    if action is _Reaper.repair:
-        return action, _registry_of(finding)
-    return action, str(finding.saga_id or finding.agent_id)
+    if finding.kind is FindingKind.MISMATCH:
+        return _Reaper.repair, _registry_of(finding)
+    if finding.saga_id is not None:
+        return _Reaper.recover, finding.saga_id  # Recovery rebuilds a damaged journal, too.
+    if finding.kind is FindingKind.DAMAGED:
+        return _Reaper.repair, _registry_of(finding)
+    return _Reaper.adopt, str(finding.agent_id)
 
 
 def _registry_of(finding: Finding) -> str:

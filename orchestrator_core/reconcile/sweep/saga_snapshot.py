@@ -16,13 +16,7 @@ import attrs
 
 from orchestrator_core.deployment.liveness import session_receipt
 from orchestrator_core.deployment.steps.session import SessionReceipt
-from orchestrator_core.exceptions import (
-    CouldNotAsk,
-    JournalDamaged,
-    NotFound,
-    OrchestratorError,
-    SagaNotFound,
-)
+from orchestrator_core.exceptions import JournalDamaged, NotFound, OrchestratorError, SagaNotFound
 from orchestrator_core.model.spec import is_past_deadline
 from orchestrator_core.reconcile.sweep.findings import FindingSubject
 from orchestrator_core.saga import State
@@ -121,7 +115,7 @@ def _with_exit_unless_in(sessions: Collection[str] | None, state: SagaState) -> 
         return state
     try:
         return attrs.evolve(state, exit=read_exit_record(state.session.exit_file))
-    except CouldNotAsk as error:
+    except OrchestratorError as error:
         return attrs.evolve(state, unknown=str(error))
 
 
