@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator_core.exceptions import StorageError
 from orchestrator_core.reconcile.evidence import EvidenceStore
 from orchestrator_core.reconcile.legacy.reconstruct import reconstruct_from_files
-from orchestrator_core.reconcile.merge import merge_global, merge_task
+from orchestrator_core.reconcile.merge.global_registry import merge_global
+from orchestrator_core.reconcile.merge.task_registry import merge_task
 from orchestrator_core.registry import new_global
 from orchestrator_core.registry.partial_parse import parse_what_is_left
 from orchestrator_core.system import durable

@@ -10,10 +10,3 @@ among them, as far as each can be parsed; and the evidence from each agent's jou
   other fields from the newest version that has them.
 - What only one source has is kept: nothing is lost.
 """
-
-from __future__ import annotations
-
-from orchestrator_core.reconcile.merge.global_registry import merge_global
-from orchestrator_core.reconcile.merge.task_registry import merge_task
-
-__all__ = ["merge_global", "merge_task"]

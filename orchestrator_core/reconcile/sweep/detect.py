@@ -64,28 +64,33 @@ def _of_saga(state: SagaState, snapshot: Snapshot) -> Iterator[Finding]:
             subject=f"journal {state.saga_id}",
         )
         return
+    journal = _journal(state)
     if history.state is State.STUCK:
         failures = "; ".join(f"{step}: {error}" for step, error in history.failures.items())
         what = f"it could not be unwound in {history.tries} tries: {failures}"
-        kind, proof = FindingKind.STUCK, _NO_OWNER
+        yield state.finding(FindingKind.STUCK, what, journal, _NO_OWNER)
     elif history.state is not State.COMMITTED:
         what = f"{_LEFT_HALF_WAY[history.state]}: its owner has died"
-        kind, proof = FindingKind.ABANDONED, _NO_OWNER
-    elif state.is_dead and state.exit is not None:
+        yield state.finding(FindingKind.ABANDONED, what, journal, _NO_OWNER)
+    elif verdict := _judge_committed(state, snapshot):
+        kind, what, proof = verdict
+        yield state.finding(kind, what, journal, proof)
+
+
+def _judge_committed(state: SagaState, snapshot: Snapshot) -> tuple[FindingKind, str, str] | None:
+    """Return the kind and the text of an agent's finding, and a proof; None if all is well."""
+    if state.is_dead and state.exit is not None:
         what = f"{describe_exit(state.exit)}, and was not unwound"
-        kind, proof = FindingKind.ENDED, "its supervisor, which is gone, has recorded its end"
-    elif state.is_dead:
-        what = _describe_loss(state, snapshot)
-        kind, proof = FindingKind.LOST, _dead_supervisor(state)
-    elif state.past_deadline:
+        return FindingKind.ENDED, what, "its supervisor, which is gone, has recorded its end"
+    if state.is_dead:
+        return FindingKind.LOST, _describe_loss(state, snapshot), _dead_supervisor(state)
+    if state.past_deadline:
         what = "it is alive past its deadline, and its supervisor has not ended it"
-        kind, proof = FindingKind.OVERDUE, _live_supervisor(state)
-    elif _has_lost_its_session(state, snapshot):
+        return FindingKind.OVERDUE, what, _live_supervisor(state)
+    if _has_lost_its_session(state, snapshot):
         what = "its session is gone, and its supervisor is alive: it has not noticed, or unwinds it"
-        kind, proof = FindingKind.LOST, _live_supervisor(state)
-    else:
-        return
-    yield state.finding(kind, what, _journal(state), proof)
+        return FindingKind.LOST, what, _live_supervisor(state)
+    return None
 
 
 _NO_OWNER = "no process holds its journal's lock, which the kernel keeps while an owner lives"
@@ -206,30 +211,25 @@ def _mismatches(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _alive_but_not_registered(state: SagaState, snapshot: Snapshot) -> Iterator[Finding]:
-    agent_id, task_id = state.agent_id, state.task_id or ""
+    agent_id, task_id, registry = state.agent_id, state.task_id or "", snapshot.global_registry
+    records: dict[str, Mapping[str, Any] | None] = {}
     if snapshot.document(task_id) is not None:
-        record = snapshot.records[task_id].get(agent_id)
-        yield from _unless_active(record, state, f"record of {agent_id} in {task_id}")
-    registry = snapshot.global_registry
+        records[f"record of {agent_id} in {task_id}"] = snapshot.records[task_id].get(agent_id)
     if registry.document is not None or registry.missing:
         entry = snapshot.global_entries.get(agent_id)
-        subject = f"entry of {agent_id} in the global registry"
-        yield from _unless_active(None if entry is None else entry.record, state, subject)
-
-
-def _unless_active(
-    record: Mapping[str, object] | None, state: SagaState, subject: str
-) -> Iterator[Finding]:
-    if record is not None and is_active(record.get("status")):
-        return
-    wrong = "it is missing" if record is None else f"its status is {record.get('status')!r}"
-    yield state.finding(
-        FindingKind.MISMATCH,
-        f"{wrong}, and the agent is alive",
-        f"the state of the journal sagas/{state.saga_id}.jsonl is committed",
-        "its supervisor is alive: the one that its journal names",
-        subject=subject,
-    )
+        records[f"entry of {agent_id} in the global registry"] = (
+            None if entry is None else entry.record
+        )
+    for subject, record in records.items():
+        wrong = "it is missing" if record is None else f"its status is {record.get('status')!r}"
+        if record is None or not is_active(record.get("status")):
+            yield state.finding(
+                FindingKind.MISMATCH,
+                f"{wrong}, and the agent is alive",
+                f"the state of the journal sagas/{state.saga_id}.jsonl is committed",
+                "its supervisor is alive: the one that its journal names",
+                subject=subject,
+            )
 
 
 # --- damaged ------------------------------------------------------------------------------------
