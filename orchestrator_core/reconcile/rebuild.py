@@ -73,9 +73,7 @@ def _task_defaults(context: RootContext, task_id: str) -> dict[str, Any]:
         "workspace_base": str(context.layout.root),
         "status": listed.get("status", "INITIALIZED"),
         "key": listed.get("key"),
-        "max_agents": context.limits.max_agents,
-        "max_depth": context.limits.max_depth,
-        "max_concurrent": context.limits.max_concurrent,
+        **context.limits._asdict(),
     }
 
 

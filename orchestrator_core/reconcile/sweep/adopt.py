@@ -11,6 +11,7 @@ is called ``<agent id>_2``; its labels name the agent.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from pathlib import Path
@@ -95,30 +96,25 @@ def _receipts(
 ) -> dict[str, Any]:
     if task_id is not None:
         receipts = derive_receipts(context, agent_id, {"task_id": task_id})
-    else:  # Nothing leads to a task: only a session and processes were found, by their marks.
-        session = SessionReceipt(
-            session=ids.session_name(agent_id),
-            cookie=ids.process_cookie(context.root_id, agent_id),
-            exit_file=None,
-            cgroup=context.processes.cgroup_path(ids.cgroup_name(context.root_id, agent_id)),
-        )
-        receipts = {"spawn_tmux": session}
-    receipts |= {} if closed is None else _closed_receipts(closed)
+    else:
+        receipts = {"spawn_tmux": _session_by_name(context, agent_id)}
+    for frame in () if closed is None else closed.stack:
+        with contextlib.suppress(UnknownStep):  # This process may know fewer steps.
+            receipts[frame.name] = frame.load()
     session = receipts["spawn_tmux"]
     if isinstance(session, SessionReceipt):
         receipts["spawn_tmux"] = _session_as_found(session, cgroup)
     return receipts
 
 
-def _closed_receipts(closed: History) -> dict[str, Any]:
-    """Return the receipts of a closed journal, but for steps that this process does not know."""
-    receipts = {}
-    for frame in closed.stack:
-        try:
-            receipts[frame.name] = frame.load()
-        except UnknownStep:
-            continue
-    return receipts
+def _session_by_name(context: RootContext, agent_id: str) -> SessionReceipt:
+    """Return a receipt without a task: only a session and processes were found, by their marks."""
+    return SessionReceipt(
+        session=ids.session_name(agent_id),
+        cookie=ids.process_cookie(context.root_id, agent_id),
+        exit_file=None,
+        cgroup=context.processes.cgroup_path(ids.cgroup_name(context.root_id, agent_id)),
+    )
 
 
 def _session_as_found(session: SessionReceipt, cgroup: str | None) -> SessionReceipt:

@@ -42,11 +42,7 @@ class LegacyFindings:
 
 
 def legacy_records(snapshot: Snapshot) -> dict[str, RegistryEntry]:
-    """
-    Return the legacy agents in the registries of *snapshot*, live and ended, by id.
-
-    The entry of the global registry counts only for an agent whose task has no record of it.
-    """
+    """Return the legacy agents in the registries of *snapshot*, live and ended, by id."""
     if snapshot.sagas is None:
         return {}  # Then it is unknown which agents have a saga.
     with_saga = snapshot.agents_with_saga | snapshot.agents_with_closed_saga
@@ -57,6 +53,7 @@ def legacy_records(snapshot: Snapshot) -> dict[str, RegistryEntry]:
             if is_legacy(record) and agent_id not in with_saga:
                 subject = f"agent {agent_id} of the old system"
                 found[agent_id] = RegistryEntry(agent_id, task_id, subject, record)
+    # An entry counts only for an agent whose task has no record of it.
     for agent_id, entry in snapshot.global_entries.items():
         has_record = agent_id in found or agent_id in snapshot.records.get(entry.task_id, {})
         if is_legacy(entry.record) and agent_id not in with_saga and not has_record:
