@@ -45,6 +45,7 @@ class Difference:
     becomes: dict[str, Any] = attrs.field(factory=dict)
 
 
+@renamed_attributes(is_right="is_consistent")
 @attrs.frozen(kw_only=True)
 class RegistryRepair:
     """The result for one registry."""
@@ -62,19 +63,14 @@ class RegistryRepair:
         """Whether there is nothing to repair."""
         return self.state == "whole" and not self.differences
 
-    if not TYPE_CHECKING:
-        __getattr__ = renamed_attributes("RegistryRepair", {"is_right": "is_consistent"})
 
-
+@renamed_attributes(mended="repairs")
 @attrs.frozen(kw_only=True)
 class RepairReport:
     """The differences of a root's registries; without ``dry_run`` they are repaired."""
 
     repairs: tuple[RegistryRepair, ...]
     dry_run: bool
-
-    if not TYPE_CHECKING:
-        __getattr__ = renamed_attributes("RepairReport", {"mended": "repairs"})
 
     @property
     def clean(self) -> bool:

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 _MAX_BACKOFF_EXPONENT = 12  #: A stuck saga is retried after 2**n seconds: from 1 s to 4096 s.
 
 
+@renamed_attributes(then="add_step", attach="chain_undo_errors", retire="archive")
 class Saga:
     """
     A saga that this process owns.
@@ -70,11 +71,6 @@ class Saga:
     undone, its ``__cause__`` is an :class:`ExceptionGroup` of
     :class:`~orchestrator_core.exceptions.UndoFailed`.
     """
-
-    if not TYPE_CHECKING:
-        __getattr__ = renamed_attributes(
-            "Saga", {"then": "add_step", "attach": "chain_undo_errors", "retire": "archive"}
-        )
 
     def __init__(
         self,

@@ -48,6 +48,15 @@ class StepState:
         return deserialize(self.type, self.version, self.receipt)
 
 
+@renamed_attributes(
+    add="apply",
+    become="transition",
+    carried="observer_state",
+    epilogue="finalizer",
+    raw_report="report",
+    request="end_request",
+    told="report",
+)
 @attrs.define
 class History:
     """The state of a saga, and the steps that led to it."""
@@ -66,20 +75,6 @@ class History:
     finalizer: Outcome | None = None  #: Of a finalizer that was abandoned.
     report: dict[str, Any] | None = None  #: Of the unwinding; None before the saga is closed.
     closed_at: str = ""
-
-    if not TYPE_CHECKING:
-        __getattr__ = renamed_attributes(
-            "History",
-            {
-                "add": "apply",
-                "become": "transition",
-                "carried": "observer_state",
-                "epilogue": "finalizer",
-                "raw_report": "report",
-                "request": "end_request",
-                "told": "report",
-            },
-        )
 
     @property
     def observer_state(self) -> dict[str, Any]:

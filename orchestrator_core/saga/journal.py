@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _READER_TIMEOUT_S = 1.0  #: Reading a journal under the shared lock takes a few milliseconds.
 
 
+@renamed_attributes(append_or_owe="append_or_queue", is_ours="is_owned")
 class Journal:
     """
     A journal that this process owns, open for appending.
@@ -38,11 +39,6 @@ class Journal:
     No other process can append to it until :meth:`close`, or the death of this process. A
     process forked from this one does not own it.
     """
-
-    if not TYPE_CHECKING:
-        __getattr__ = renamed_attributes(
-            "Journal", {"append_or_owe": "append_or_queue", "is_ours": "is_owned"}
-        )
 
     def __init__(self, path: Path, fd: int, reading: ParsedJournal) -> None:
         self.path = path

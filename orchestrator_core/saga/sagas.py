@@ -42,17 +42,13 @@ class _Hooks(TypedDict):
     observer: Observer | None
 
 
+@renamed_attributes(adopt="create_committed", opened="journals")
 class Sagas:
     """
     All sagas whose journals live in one directory.
 
     Safe to use from several threads and processes at once.
     """
-
-    if not TYPE_CHECKING:
-        __getattr__ = renamed_attributes(
-            "Sagas", {"adopt": "create_committed", "opened": "journals"}
-        )
 
     @renamed_keyword("epilogue", "finalizer")
     def __init__(

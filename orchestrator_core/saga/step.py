@@ -45,6 +45,7 @@ class Reason(enum.Enum):
     RECOVERY = "recovery"  #: The owner died before the commit: as ROLLBACK.
 
 
+@renamed_attributes(leaves_nothing="removes_everything")
 @attrs.frozen
 class Unwind:
     """A reason to unwind, with the facts that the steps need."""
@@ -52,9 +53,6 @@ class Unwind:
     reason: Reason
     message: str = ""  #: One line for the user.
     detail: dict[str, Any] = attrs.field(factory=dict)  #: JSON-safe; only the steps read it.
-
-    if not TYPE_CHECKING:
-        __getattr__ = renamed_attributes("Unwind", {"leaves_nothing": "removes_everything"})
 
     @property
     def removes_everything(self) -> bool:

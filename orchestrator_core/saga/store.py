@@ -47,6 +47,7 @@ _NEW = ".new-"
 _UNNAMED = (_NEW, ".spare-")  #: What a crash may leave. Earlier releases wrote ``.spare-*``.
 
 
+@renamed_attributes(has="contains", retire="archive")
 @attrs.frozen
 class JournalStore:
     """
@@ -56,9 +57,6 @@ class JournalStore:
     """
 
     path: Path
-
-    if not TYPE_CHECKING:
-        __getattr__ = renamed_attributes("JournalStore", {"has": "contains", "retire": "archive"})
 
     @classmethod
     def open_directory(cls, path: str | os.PathLike[str]) -> Self:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     F = TypeVar("F", bound=Callable[..., Any])
+    T = TypeVar("T")
 
 
 def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], object]:
@@ -49,25 +50,29 @@ def warn_renamed(old: str, new: str, *, stacklevel: int = 2) -> None:
     )
 
 
-def renamed_attributes(owner: str, names: Mapping[str, str]) -> Callable[[object, str], object]:
+def renamed_attributes(**names: str) -> Callable[[type[T]], type[T]]:
     """
-    Return a ``__getattr__`` for class *owner*, by which old attribute names go on working.
+    Return a class decorator by which old attribute names go on working.
 
-    *names* maps each old name to the new one. A class assigns it where the type checker
-    does not look, since a ``__getattr__`` hides misspelt names from that.
-
-    Raises:
-        AttributeError: By the returned function, for a name that is not in *names*.
+    *names* maps each old name to the new one. The class gets a ``__getattr__`` that the type
+    checker does not see, so misspelt names are still found. An unknown name is an
+    AttributeError, as usual.
     """
 
-    def lookup(self: object, name: str) -> object:
-        new_name = names.get(name)
-        if new_name is None:
-            raise AttributeError(f"{owner!r} object has no attribute {name!r}")
-        warn_renamed(f"{owner}.{name}", f"{owner}.{new_name}", stacklevel=2)
-        return getattr(self, new_name)
+    def decorate(cls: type[T]) -> type[T]:
+        owner = cls.__name__
 
-    return lookup
+        def lookup(self: object, name: str) -> object:
+            new_name = names.get(name)
+            if new_name is None:
+                raise AttributeError(f"{owner!r} object has no attribute {name!r}")
+            warn_renamed(f"{owner}.{name}", f"{owner}.{new_name}", stacklevel=2)
+            return getattr(self, new_name)
+
+        cls.__getattr__ = lookup  # type: ignore[attr-defined]
+        return cls
+
+    return decorate
 
 
 def renamed_keyword(old: str, new: str) -> Callable[[F], F]:

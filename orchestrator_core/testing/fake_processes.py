@@ -40,14 +40,12 @@ RENAMED_METHODS = {
 _EXTRA_S = 0.5  # Virtual time for a supervisor to report, and the minimum for a SIGKILL.
 
 
+@renamed_attributes(**RENAMED_METHODS)
 class FakeProcesses:
     """The :class:`~orchestrator_core.system.processes.protocol.Processes` of a fake world."""
 
     def __init__(self, world: FakeWorld) -> None:
         self._world = world
-
-    if not TYPE_CHECKING:
-        __getattr__ = renamed_attributes("FakeProcesses", RENAMED_METHODS)
 
     def identify(self, pid: int) -> Identity | None:
         """Return the identity of a living process, which may be the real calling one."""

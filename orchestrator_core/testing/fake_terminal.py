@@ -38,6 +38,7 @@ _RENAMED_CALLS = {
 _SUPERVISOR = "orchestrator_core.supervisor"  # in the argv of supervisors only
 
 
+@renamed_attributes(look="inspect", end="kill", intrude="start_foreign_session")
 class FakeTerminal:
     """
     A :class:`~orchestrator_core.system.terminal.Terminal` in memory, with its own fake world.
@@ -68,12 +69,6 @@ class FakeTerminal:
         self.errors: list[Exception] = self._world.errors
         self._in_flight: list[Callable[[], object]] = []
         self.processes = FakeProcesses(self._world)
-
-    if not TYPE_CHECKING:
-        __getattr__ = renamed_attributes(
-            "FakeTerminal",
-            {"look": "inspect", "end": "kill", "intrude": "start_foreign_session"},
-        )
 
     @property
     def heir(self) -> Callable[[list[str]], None] | None:

@@ -35,9 +35,9 @@ def test_an_unknown_name_is_an_attribute_error_as_everywhere(module):
         _ = module.Nothing
 
 
+@renamed_attributes(length="size")
 class Thing:
     size = 3
-    __getattr__ = renamed_attributes("Thing", {"length": "size"})
 
     @renamed_keyword("many", "count")
     def take(self, count=1):

@@ -207,6 +207,7 @@ class FindingSubject:
         )
 
 
+@renamed_attributes(said="message")
 @attrs.frozen(kw_only=True)
 class ReapResult:
     """The result of reaping one finding."""
@@ -215,9 +216,6 @@ class ReapResult:
     success: bool  #: Nothing of the finding is left.
     message: str = ""  #: The result in one line; for a failure, its cause.
     end: EndReport | None = None  #: Of the agent, if an agent was unwound.
-
-    if not TYPE_CHECKING:
-        __getattr__ = renamed_attributes("ReapResult", {"said": "message"})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON-safe values."""
