@@ -83,7 +83,7 @@ def _format_totals(report: SweepReport) -> str:
 
 def _watch(arguments: argparse.Namespace) -> CommandResult:
     """Be the root's resident sweeper; SIGTERM and Ctrl-C end it within 1 s, with success."""
-    from orchestrator_core.operations.daemon.notify import ServiceManager  # noqa: PLC0415 - for one option
+    from orchestrator_core.operations.daemon.service import ServiceManager  # noqa: PLC0415 - for one option
     from orchestrator_core.operations.sweeper import Sweeper  # noqa: PLC0415 - for one option
 
     if not arguments.verbose:

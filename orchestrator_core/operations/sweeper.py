@@ -24,7 +24,7 @@ from orchestrator_core.model.layout import Layout
 from orchestrator_core.operations.daemon import heartbeat
 from orchestrator_core.operations.daemon.event_loop import EventLoop
 from orchestrator_core.operations.daemon.heartbeat import Health, health
-from orchestrator_core.operations.daemon.notify import ServiceManager
+from orchestrator_core.operations.daemon.service import ServiceManager
 from orchestrator_core.operations.daemon.wakeup import Wakeup
 from orchestrator_core.system import durable, locks
 from orchestrator_core.system.deprecation import renamed_attributes

@@ -32,7 +32,6 @@ from orchestrator_core.model import layout
 from orchestrator_core.model.layout import Layout
 from orchestrator_core.operations import doctor
 from orchestrator_core.operations.doctor import (
-    clock_check,
     filesystem,
     integrity,
     machine,
@@ -1011,12 +1010,12 @@ def test_little_free_space_is_reported(environment, monkeypatch, free, inodes, v
 
 
 def test_a_clock_that_was_set_back_is_a_warning(environment, monkeypatch):
-    assert OK is clock_check.clock_is_sane(environment).verdict
+    assert OK is machine.clock_is_sane(environment).verdict
 
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 86400)
 
-    answer = clock_check.clock_is_sane(environment)
+    answer = machine.clock_is_sane(environment)
     assert WARNING is answer.verdict
     assert "the clock was set back" in answer.found
     assert "timedatectl set-ntp true" in answer.remedy
@@ -1024,7 +1023,7 @@ def test_a_clock_that_was_set_back_is_a_warning(environment, monkeypatch):
 
 def test_a_clock_that_was_never_set_fails(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 3600.0)
-    answer = clock_check.clock_is_sane(subject(None))
+    answer = machine.clock_is_sane(subject(None))
     assert (FAILED, True) == (answer.verdict, "1970-01-01T01:00" in answer.found)
 
 
@@ -1033,17 +1032,17 @@ def test_a_clock_that_was_set_during_an_agents_life_is_a_warning(
     used, environment, monkeypatch, step
 ):
     """The kernel has the age of the supervisor, and the journal has the time of deployment."""
-    history = clock_check.JournalStore(used.root / "sagas").history(used.lives)
+    history = machine.JournalStore(used.root / "sagas").history(used.lives)
     who = history.frame("spawn_tmux").load().supervisor
     # What the kernel would report for the fake's supervisor: it is alive, and was just started.
-    monkeypatch.setattr(clock_check, "_IS_LINUX", True)
+    monkeypatch.setattr(machine, "_IS_LINUX", True)
     monkeypatch.setattr(identity, "is_alive", lambda asked: asked == who)
     monkeypatch.setattr(identity, "age_s", lambda _: 0.0)
-    assert OK is clock_check.clock_is_sane(environment).verdict
+    assert OK is machine.clock_is_sane(environment).verdict
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + step)
 
-    answer = clock_check.clock_is_sane(environment)
+    answer = machine.clock_is_sane(environment)
 
     assert WARNING is answer.verdict
     found = re.search(r"the clock was set by (\S+) s since (\S+) was deployed", answer.found)

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator_core.operations.daemon import heartbeat
 from orchestrator_core.operations.daemon.heartbeat import Heartbeat, LastSweep, health
-from orchestrator_core.operations.daemon.notify import ServiceManager
+from orchestrator_core.operations.daemon.service import ServiceManager
 from orchestrator_core.system.processes import identity
 
 WELL = LastSweep(at="now", duration_ms=12.0)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestrator_core.operations.daemon.jobs import Job
-    from orchestrator_core.operations.daemon.notify import ServiceManager
+    from orchestrator_core.operations.daemon.service import ServiceManager
     from orchestrator_core.orchestrator import Orchestrator
 
 _MAX_JOBS = 8  #: In parallel. A job mostly waits for a process or a disk.

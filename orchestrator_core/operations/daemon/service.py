@@ -1,22 +1,24 @@
 """
-Service files for the sweeper: a systemd user unit and a launchd property list.
+The sweeper as a service: a systemd user unit, a launchd property list, and ``sd_notify``.
 
-Both start this interpreter on this root, with any characters in their paths, and with the
+Both files start this interpreter on this root, with any characters in their paths, and with the
 environment variables that are needed to find tmux and this package.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import attrs
 
 from orchestrator_core.exceptions import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableMapping
     from pathlib import Path
 
 _INHERITED = ("PATH", "PYTHONPATH", "ORCHESTRATOR_CONTAINMENT")
@@ -137,3 +139,35 @@ def _escape(char: str) -> str:
     if char.isprintable():
         return char
     return "".join(f"\\x{byte:02x}" for byte in os.fsencode(char))
+
+
+# --- notifications --------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class ServiceManager:
+    """The service manager of this process, at a datagram socket; none, if *address* is empty."""
+
+    address: str = ""
+    watchdog_s: float | None = None  #: The manager restarts a process that is silent for so long.
+
+    @classmethod
+    def from_environment(cls, env: MutableMapping[str, str]) -> Self:
+        """Return the manager that *env* names, and remove the variables: no child inherits them."""
+        address, usec, pid = (
+            env.pop(name, "") for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+        )
+        is_watched = usec.isdecimal() and int(usec) > 0 and pid in ("", str(os.getpid()))
+        return cls(address, int(usec) / 1e6 if is_watched else None)
+
+    def notify(self, *messages: str) -> None:
+        """Send the messages. A manager that does not listen is no error."""
+        if not self.address:
+            return
+        name = f"\0{self.address[1:]}" if self.address.startswith("@") else self.address
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams,
+        ):
+            datagrams.setblocking(False)  # noqa: FBT003 - the socket's own signature
+            datagrams.sendto("\n".join(messages).encode(), name)

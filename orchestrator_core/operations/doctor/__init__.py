@@ -22,7 +22,6 @@ import attrs
 from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.model.layout import find_root
 from orchestrator_core.operations.doctor import (
-    clock_check,
     filesystem,
     integrity,
     machine,
@@ -57,7 +56,7 @@ CHECKS: dict[str, Callable[[Environment], Check]] = {
     "file system": filesystem.kind,
     "file operations": filesystem.operations,
     "space": filesystem.space,
-    "clock": clock_check.clock_is_sane,
+    "clock": machine.clock_is_sane,
     "pidfd": machine.pidfd,
     "/proc": machine.procfs,
     "subreaper": machine.subreaper,
