@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from types import ModuleType
 
     from orchestrator_core.testing.fake_terminal import FakeTerminal
-    from orchestrator_core.testing.fake_world import FakeWorld
 
 _File = tuple[int, int]  #: Device and inode.
 
@@ -90,7 +90,7 @@ class Effects:
                 self._wrap(module, name)
         self._wrap(subprocess.Popen, "__init__", label="Popen")
         if self._world is not None:
-            self._wrap_fake(self._world)
+            self._replace(self._world, "observe", self._observe)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -118,16 +118,10 @@ class Effects:
 
         self._replace(place, name, call)
 
-    def _wrap_fake(self, world: FakeWorld) -> None:
-        call = world.call
-
-        @contextlib.contextmanager
-        def counted(name: str) -> Iterator[None]:
-            is_effect = name in FAKE_CALLS and self.is_under_test()
-            with self.effect(name) if is_effect else contextlib.nullcontext(), call(name):
-                yield
-
-        self._replace(world, "call", counted)
+    def _observe(self, name: str) -> AbstractContextManager[None]:
+        """Surround a call of the fake world."""
+        is_effect = name in FAKE_CALLS and self.is_under_test()
+        return self.effect(name) if is_effect else contextlib.nullcontext()
 
     def track_open(self, result: io.IOBase | int) -> None:
         """Notice a file or a descriptor that the code under test has opened."""
@@ -233,10 +227,8 @@ def _may_create_file(args: tuple[Any, ...], how: dict[str, Any]) -> bool:
 
 def _describe(name: str, args: tuple[Any, ...]) -> str:
     """Return the name of an effect: the call, and the last part of its path."""
-    paths = [os.fspath(arg) for arg in args if isinstance(arg, str | os.PathLike)]
+    heads = [arg[0] if isinstance(arg, list | tuple) and arg else arg for arg in args]
+    paths = [os.fspath(arg) for arg in heads if isinstance(arg, str | os.PathLike)]
     if name in {"open", OPEN_FILE}:
         paths = paths[:1]  # Without the mode.
-    commands = [arg[0] for arg in args if isinstance(arg, list | tuple) and arg]
-    if name == "Popen" and commands:
-        paths = [os.fspath(commands[0])]
     return " ".join([name, *(Path(os.fsdecode(path)).name for path in paths)])

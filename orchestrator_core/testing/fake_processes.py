@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
+import time
 from typing import TYPE_CHECKING
 
 from orchestrator_core.system.deprecation import renamed_attributes
 from orchestrator_core.system.processes.exit_record import never_started, read_exit_record
+from orchestrator_core.system.processes.identity import wait_readable
 from orchestrator_core.system.processes.protocol import (
     GracePeriods,
     Identity,
@@ -55,7 +56,7 @@ class FakeProcesses:
     def is_alive(self, process: Identity) -> bool:
         """Return whether *process* is alive; see the protocol."""
         with self._world.call("processes.is_alive"):
-            return self._is_alive(process)
+            return self._identify(process.pid) == process
 
     def find_tagged(self, prefix: str) -> tuple[TaggedProcess, ...]:
         """Return all living processes whose cookie begins with *prefix*; see the protocol."""
@@ -82,8 +83,9 @@ class FakeProcesses:
             pass
 
         def result() -> WatchResult:
-            exited = process is not None and not self._is_alive(process)
-            return WatchResult(readable=fd is not None and _is_readable(fd), exited=exited)
+            exited = process is not None and self._identify(process.pid) != process
+            readable = fd is not None and fd in wait_readable([fd], time.monotonic())
+            return WatchResult(readable=readable, exited=exited)
 
         self._world.wait(lambda: result() != WatchResult(), timeout_s)
         return result()
@@ -148,9 +150,6 @@ class FakeProcesses:
             duration_ms=(self._world.now - start) * 1000,
         )
 
-    def _is_alive(self, process: Identity) -> bool:
-        return self._identify(process.pid) == process
-
     def _identify(self, pid: int) -> Identity | None:
         if pid == os.getpid():
             return Identity(self._world.boot_id, pid, 0)
@@ -158,17 +157,19 @@ class FakeProcesses:
         return self._identity(process) if process is not None else None
 
     def _find(self, process: Identity) -> FakeProcess | None:
-        return self._world.processes.get(process.pid) if self._is_alive(process) else None
+        found = self._world.processes.get(process.pid)
+        return found if found is not None and self._identity(found) == process else None
 
     def _identity(self, process: FakeProcess) -> Identity:
         return Identity(self._world.boot_id, process.pid, process.started)
 
     def _covered(self, selector: OwnershipSelector) -> list[FakeProcess]:
-        known = (root for root in (selector.supervisor, *selector.extra_roots) if root is not None)
-        roots = [root for root in map(self._find, known) if root is not None]
+        processes = list(self._world.processes.values())
+        known = {selector.supervisor, *selector.extra_roots}
+        roots = [p for p in processes if self._identity(p) in known]
         return [
             p
-            for p in list(self._world.processes.values())
+            for p in processes
             if p.cookie == selector.cookie or any(p is root or p.is_below(root) for root in roots)
         ]
 
@@ -190,17 +191,22 @@ class _FakeTermination:
         """End the supervisor, which ends its tree, then the rest; return the processes left."""
         if supervisor is not None and supervisor is not self._world.current_process:
             self._stop_supervisor(supervisor)
-        while (targets := self._targets()) and self._world.now < self._until:
-            gently = self._world.now < self._term_until
-            self.forced = self.forced or not gently
-            self._send(signal.SIGTERM if gently else signal.SIGKILL, *targets)
-            self._wait(lambda: not self._targets(), self._term_until if gently else self._until)
-        return targets
+        self._signal_until(self._term_until, signal.SIGTERM)
+        self._signal_until(self._until, signal.SIGKILL)
+        return self._targets()
+
+    def _signal_until(self, deadline: float, signum: int) -> None:
+        """Signal all processes, and those they start meanwhile, until none is left."""
+        while (targets := self._targets()) and self._world.now < deadline:
+            self.forced = self.forced or signum == signal.SIGKILL
+            self._send(signum, *targets)
+            self._world.wait(lambda: not self._targets(), deadline - self._world.now)
 
     def _stop_supervisor(self, supervisor: FakeProcess) -> None:
         """Signal the supervisor, and wait for it; then the time for SIGTERM is over."""
         self._send(signal.SIGTERM, supervisor)
-        if not self._wait(lambda: not supervisor.alive, self._until + _EXTRA_S):
+        patience_s = self._until + _EXTRA_S - self._world.now
+        if not self._world.wait(lambda: not supervisor.alive, patience_s):
             self.forced = True
             self._send(signal.SIGKILL, supervisor)
         self._term_until = self._world.now
@@ -212,18 +218,9 @@ class _FakeTermination:
                 self.signalled.add(process.pid)
                 self._world.kill(process, signum)
 
-    def _wait(self, until: Callable[[], bool], deadline: float) -> bool:
-        return self._world.wait(until, deadline - self._world.now)
-
     def _targets(self) -> list[FakeProcess]:
         return [p for p in self._find() if p is not self._world.current_process]
 
 
 def _survivors(processes: list[FakeProcess]) -> tuple[Survivor, ...]:
     return tuple(Survivor(process.pid, process.name) for process in processes)
-
-
-def _is_readable(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))

@@ -48,9 +48,7 @@ class Supervisor:
     def __init__(
         self, terminal: FakeTerminal, world: FakeWorld, process: FakeProcess, launch_path: str
     ) -> None:
-        self.agent: FakeProcess | None = (
-            None  #: The agent's main process, until its end is recorded.
-        )
+        self.agent: FakeProcess | None = None  #: The main process, until its end is recorded.
         self._terminal = terminal
         self._world = world
         self._process = process
@@ -71,11 +69,11 @@ class Supervisor:
             return self._try_gate()
         if self._stage in _UNDISTURBED and self.agent is not None and not self.agent.alive:
             self._contain("exit")
-            return True
-        if self._stage is Stage.CONTAINING and not self._below():
+        elif self._stage is Stage.CONTAINING and not self._below():
             self._finish()
-            return True
-        return False
+        else:
+            return False
+        return True
 
     def deferred_call(self) -> Callable[[], None] | None:
         """Return the unwinding, once the agent's lock is free; it needs the world's lock, too."""
@@ -86,10 +84,22 @@ class Supervisor:
 
     def receive(self, signum: int) -> None:
         """Handle a signal other than SIGKILL as the real supervisor does at this stage."""
+        undisturbed = self._stage in _UNDISTURBED
+        panes = {session.pane_pid for session in self._world.sessions.values()}
         if self._stage is Stage.GATE or (self._stage is Stage.WAITING and signum == signal.SIGTERM):
             self._world.mark_dead(self._process)
-        elif self._stage in _UNDISTURBED:
-            self._receive_undisturbed(signum)
+        elif undisturbed and signum == signal.SIGTERM:
+            self._contain("term")
+        elif undisturbed and signum == signal.SIGHUP and self._process.pid not in panes:
+            self._contain("hangup")
+        elif (
+            self._stage is Stage.RUNNING
+            and signum == signal.SIGUSR1
+            and gate.end_requested(self._journal, self._launch.journal)
+        ):
+            self._stage = Stage.LINGERING
+            self._recorder.cause = "request"
+            self._later(self._launch.linger_s, lambda: self._contain("request"))
 
     def ended(self) -> None:
         """Close all descriptors. Idempotent."""
@@ -101,7 +111,7 @@ class Supervisor:
     # --- the gate --------------------------------------------------------------------
 
     def _try_gate(self) -> bool:
-        try:
+        with contextlib.suppress(OSError, ValueError):
             if self._launch is None:
                 self._launch = launch.read(self._launch_path)
                 flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -109,12 +119,10 @@ class Supervisor:
                 self._files.callback(os.close, self._journal)
             if not self._lock_is_free():
                 return False
-            committed = gate.is_committed(self._journal)
-            if committed:
+            if gate.is_committed(self._journal):
                 os.unlink(self._launch_path)  # noqa: PTH108 - as the real one
-        except (OSError, ValueError):
-            committed = False
-        if committed:
+                self._stage = Stage.RUNNING
+        if self._stage is Stage.RUNNING:
             self._run()
         else:
             self._world.mark_dead(self._process)
@@ -130,7 +138,6 @@ class Supervisor:
         return True
 
     def _run(self) -> None:
-        self._stage = Stage.RUNNING
         self._since = self._world.now
         self._recorder = ExitRecorder(self._launch.exit_file, self._launch.events)
         self._files.callback(self._recorder.close)
@@ -174,25 +181,6 @@ class Supervisor:
 
     # --- the end ---------------------------------------------------------------------
 
-    def _receive_undisturbed(self, signum: int) -> None:
-        panes = {session.pane_pid for session in self._world.sessions.values()}
-        if signum == signal.SIGTERM:
-            self._contain("term")
-        elif signum == signal.SIGHUP and self._process.pid not in panes:
-            self._contain("hangup")
-        elif (
-            signum == signal.SIGUSR1
-            and self._stage is Stage.RUNNING
-            and gate.end_requested(self._journal, self._launch.journal)
-        ):
-            self._stage = Stage.LINGERING
-            self._recorder.cause = "request"
-            self._world.schedule(self._launch.linger_s, self._linger_over)
-
-    def _linger_over(self) -> None:
-        if self._stage is Stage.LINGERING:
-            self._contain("request")
-
     def _contain(self, cause: str) -> None:
         """End all processes below, by SIGTERM, then by SIGKILL if any is left."""
         self._stage = Stage.CONTAINING
@@ -200,10 +188,14 @@ class Supervisor:
             self._recorder.cause = cause
         self._end_below(signal.SIGTERM, self._launch.term_s, self._force)
 
+    def _later(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Schedule *action*; it is dropped if the stage changes before."""
+        stage = self._stage
+        self._world.schedule(delay_s, lambda: action() if self._stage is stage else None)
+
     def _force(self) -> None:
-        if self._stage is Stage.CONTAINING:
-            self._forced = True
-            self._end_below(signal.SIGKILL, self._launch.kill_s, self._finish)
+        self._forced = True
+        self._end_below(signal.SIGKILL, self._launch.kill_s, self._finish)
 
     def _end_below(self, signum: int, wait_s: float, then: Callable[[], None]) -> None:
         """Signal all processes below; finish, or do *then* if any is left after *wait_s*."""
@@ -211,13 +203,11 @@ class Supervisor:
             self._world.kill(process, signum)
         self._record_exit()
         if self._below():
-            self._world.schedule(wait_s, then)
+            self._later(wait_s, then)
         else:
             self._finish()
 
     def _finish(self) -> None:
-        if self._stage is not Stage.CONTAINING:
-            return
         self._record_exit()
         self._recorder.all_exited(tree_empty=not self._below(), forced=self._forced)
         unwinding = gate.is_unwinding(self._journal, self._launch.journal)
@@ -241,7 +231,7 @@ class Supervisor:
                 with self._world.as_process(self._process):
                     unwinder(self._launch.unwinder_argv)
         except Exception as error:  # noqa: BLE001 - as a real program it would exit with 1
-            self._world.errors.append(error)
+            self._terminal.errors.append(error)
         finally:
             with self._world.lock:
                 self._world.mark_dead(self._process)

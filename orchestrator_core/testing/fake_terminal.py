@@ -66,7 +66,7 @@ class FakeTerminal:
         self.legacy_server: LegacyServer = NullServer()  #: There are no legacy agents.
         self._world = FakeWorld()
         #: The errors of unwinders; as real programs they would have exited with 1.
-        self.errors: list[Exception] = self._world.errors
+        self.errors: list[Exception] = []
         self._in_flight: list[Callable[[], object]] = []
         self.processes = FakeProcesses(self._world)
 
@@ -176,6 +176,7 @@ class FakeTerminal:
     def reboot(self) -> None:
         """Reboot the machine: only files are left."""
         self._in_flight.clear()
+        self.resume()
         self._world.restart()
 
     def hang(self) -> None:

@@ -19,6 +19,7 @@ import attrs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from orchestrator_core.system.terminal import Session
     from orchestrator_core.testing.fake_supervisor import Supervisor
@@ -49,9 +50,8 @@ class FakeProcess:
 
     def is_below(self, ancestor: FakeProcess) -> bool:
         """Return whether this process descends from *ancestor*."""
-        return self.parent is not None and (
-            self.parent is ancestor or self.parent.is_below(ancestor)
-        )
+        parent = self.parent
+        return parent is not None and (parent is ancestor or parent.is_below(ancestor))
 
 
 @attrs.define(eq=False)
@@ -75,12 +75,13 @@ class FakeWorld:
         self.refusal = ""
         self.sessions: dict[str, Session] = {}
         self.processes: dict[int, FakeProcess] = {}
-        self.errors: list[Exception] = []
         self.lock = threading.RLock()
         self._schedule: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._pids = itertools.count(_FIRST_PID)
         self.failures: list[Failure] = []
+        #: Surrounds each call by its name.
+        self.observe: Callable[[str], AbstractContextManager[object]] = contextlib.nullcontext
         self._local = threading.local()
 
     # --- processes -------------------------------------------------------------------
@@ -115,8 +116,8 @@ class FakeWorld:
         for child in self.processes.values():
             if child.parent is process:
                 child.parent = None
-        for session in [s for s in self.sessions.values() if s.pane_pid == process.pid]:
-            del self.sessions[session.name]
+        remaining = [s for s in self.sessions.values() if s.pane_pid != process.pid]
+        self.sessions = {session.name: session for session in remaining}
         if process.role is not None:
             process.role.ended()
 
@@ -124,6 +125,15 @@ class FakeWorld:
         """Remove a session; its process gets a SIGHUP."""
         session = self.sessions.pop(name)
         self.kill(self.processes[session.pane_pid], signal.SIGHUP)
+
+    def restart(self) -> None:
+        """Reboot the machine: all processes and sessions are gone, without a signal."""
+        with self.lock:
+            for process in list(self.processes.values()):
+                self.mark_dead(process)
+            self._schedule.clear()
+            self.server = None
+            self.boot_id = f"fake-boot-{next(self._pids)}"
 
     @property
     def current_process(self) -> FakeProcess | None:
@@ -155,7 +165,10 @@ class FakeWorld:
         """Run everything that can happen now."""
         while True:
             with self.lock:
-                moved = self._run_due()
+                moved = False
+                while self._schedule and self._schedule[0][0] <= self.now:
+                    heapq.heappop(self._schedule)[2]()
+                    moved = True
                 roles = [p.role for p in list(self.processes.values()) if p.role is not None]
                 stepped = [role.step() for role in roles]
                 calls = [call for role in roles if (call := role.deferred_call()) is not None]
@@ -178,33 +191,17 @@ class FakeWorld:
                 due = self._schedule[0][0] if self._schedule else deadline
                 self.now = max(self.now, min(due, deadline))
 
-    def _run_due(self) -> bool:
-        moved = False
-        while self._schedule and self._schedule[0][0] <= self.now:
-            heapq.heappop(self._schedule)[2]()
-            moved = True
-        return moved
-
     # --- failures ------------------------------------------------------------------
-
-    def restart(self) -> None:
-        """Reboot the machine: all processes and sessions are gone, without a signal."""
-        with self.lock:
-            for process in list(self.processes.values()):
-                self.mark_dead(process)
-            self._schedule.clear()
-            self.server = None
-            self.hung, self.refusal = False, ""
-            self.boot_id = f"fake-boot-{next(self._pids)}"
 
     @contextlib.contextmanager
     def call(self, name: str) -> Iterator[None]:
         """Run one call into the world, with the failures that were set for it."""
-        self._raise_failure(name, after=False)
-        self.advance()
-        with self.lock:
-            yield
-        self._raise_failure(name, after=True)
+        with self.observe(name):
+            self._raise_failure(name, after=False)
+            self.advance()
+            with self.lock:
+                yield
+            self._raise_failure(name, after=True)
 
     def _raise_failure(self, call: str, *, after: bool) -> None:
         with self.lock:

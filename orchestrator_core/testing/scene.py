@@ -12,7 +12,7 @@ from orchestrator_core.orchestrator import Orchestrator
 from orchestrator_core.testing.fake_terminal import FakeTerminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from orchestrator_core.testing.scripts import Script
 
@@ -29,13 +29,17 @@ class Scene:
         self, agents: Mapping[str, Script] | None = None, *, default: Script | None = None
     ) -> None:
         self.terminal = FakeTerminal(agents, default=default)
-        self.terminal.unwinder = fake_unwinder(self.terminal)
+        self.terminal.unwinder = self._unwind
         self.place = Path(tempfile.mkdtemp(prefix="oc-", dir=_fast_place()))
         self.root = self.place / "root"
 
     def orchestrator(self, **how: Any) -> Orchestrator:  # noqa: ANN401 - Orchestrator's own
         """Open the root as another process would, which recovers the sagas of dead owners."""
         return Orchestrator(self.root, terminal=self.terminal, **how)
+
+    def _unwind(self, argv: list[str]) -> None:
+        """Unwind the agent that the last argument names, as a supervisor's unwinder does."""
+        self.orchestrator(recover=False).finish(argv[-1])
 
     def close(self) -> None:
         """End all agents, and remove the root."""
@@ -47,16 +51,6 @@ class Scene:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def fake_unwinder(terminal: FakeTerminal) -> Callable[[list[str]], None]:
-    """Return the unwinder of a fake supervisor, which unwinds its agent as the real one does."""
-
-    def unwind(argv: list[str]) -> None:
-        root = argv[argv.index("--root") + 1]
-        Orchestrator(root, terminal=terminal, recover=False).finish(argv[-1])
-
-    return unwind
 
 
 def _fast_place() -> str | None:
