@@ -32,6 +32,22 @@ def deploy(orch, **how):
 """
 
 
+class KeptModules:
+    """
+    The modules of the package at the end of a run in this process.
+
+    Pytester removes the modules that the run has imported from ``sys.modules``. Other modules
+    still refer to them, and a second copy of a module breaks later tests.
+    """
+
+    def __init__(self):
+        self.loaded = {}
+
+    def pytest_unconfigure(self):
+        modules = sys.modules.items()
+        self.loaded = {name: m for name, m in modules if name.startswith("orchestrator_core")}
+
+
 @pytest.fixture
 def suite(pytester, monkeypatch):
     """Run a test file that uses the fixtures, as a user's project does."""
@@ -39,7 +55,10 @@ def suite(pytester, monkeypatch):
 
     def run(text, *options):
         pytester.makepyfile(BEGIN + text)
-        return pytester.runpytest_inprocess(*OURS, "-q", *options)
+        modules = KeptModules()
+        result = pytester.runpytest_inprocess(*OURS, "-q", *options, plugins=[modules])
+        sys.modules.update(modules.loaded)
+        return result
 
     return run
 
