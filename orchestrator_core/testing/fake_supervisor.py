@@ -45,12 +45,10 @@ _UNDISTURBED = (Stage.RUNNING, Stage.LINGERING)
 class Supervisor:
     """The behaviour of a session's first process, if its program is the supervisor."""
 
-    def __init__(
-        self, terminal: FakeTerminal, world: FakeWorld, process: FakeProcess, launch_path: str
-    ) -> None:
+    def __init__(self, terminal: FakeTerminal, process: FakeProcess, launch_path: str) -> None:
         self.agent: FakeProcess | None = None  #: The main process, until its end is recorded.
         self._terminal = terminal
-        self._world = world
+        self._world = terminal._world  # noqa: SLF001 - same package
         self._process = process
         self._launch_path = launch_path
         self._stage = Stage.GATE
@@ -245,26 +243,15 @@ def script_for(terminal: FakeTerminal, program: str) -> Script:
     return terminal.agents.get(os.path.basename(program), terminal.default)  # noqa: PTH119 - one name
 
 
-def spawn_scripted(
-    world: FakeWorld,
-    name: str,
-    script: Script,
-    *,
-    cookie: str | None,
-    parent: FakeProcess | None,
-) -> FakeProcess:
-    """Start a process that follows *script*, and the other processes of the script."""
+def spawn_scripted(world: FakeWorld, name: str, script: Script, **traits: object) -> FakeProcess:
+    """Start a process that follows *script*, with *traits*, and the script's other processes."""
     process = world.spawn(
-        name,
-        cookie=cookie,
-        parent=parent,
-        ignores_term=script.ignores_term,
-        unkillable=script.unkillable,
+        name, ignores_term=script.ignores_term, unkillable=script.unkillable, **traits
     )
     if script.daemon:
-        world.spawn(f"{name}-daemon", cookie=cookie, parent=parent, ignores_term=True)
+        world.spawn(f"{name}-daemon", ignores_term=True, **traits)
     if script.stray:
-        world.spawn(f"{name}-stray", cookie=cookie, ignores_term=True)
+        world.spawn(f"{name}-stray", ignores_term=True, cookie=process.cookie)
     if isinstance(script, Exits):
         world.schedule(script.after_s, lambda: world.mark_dead(process, code=script.code))
     elif isinstance(script, Dies):

@@ -237,10 +237,9 @@ class FakeTerminal:
             raise SessionExists(f"session {name!r} already exists")
         if _SUPERVISOR in "\0".join(argv):
             process = self._world.spawn("supervisor", cookie=owner)
-            process.role = Supervisor(self, self._world, process, argv[-1])
+            process.role = Supervisor(self, process, argv[-1])
         else:
-            script = script_for(self, argv[0])
-            process = spawn_scripted(self._world, argv[0], script, cookie=owner, parent=None)
+            process = spawn_scripted(self._world, argv[0], script_for(self, argv[0]), cookie=owner)
         return self._add_session(name, owner, process)
 
     def _add_session(self, name: str, owner: str | None, process: FakeProcess) -> Session:
