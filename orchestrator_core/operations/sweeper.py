@@ -42,6 +42,7 @@ _LOCK_RETRY_S = 0.2  #: A supervisor that checks for a sweeper holds the lock fo
 _STOP_TIMEOUT_S = 2.0  #: The sweeper stops within 1 s; the rest is for a busy machine.
 
 
+@renamed_attributes(ask_to_stop="request_stop", ended_by="stop_on_signals")
 class Sweeper:
     """
     Maintains one root until it is stopped. A stopped sweeper cannot be started again.
@@ -158,11 +159,6 @@ class Sweeper:
             yield
         finally:
             signal.set_wakeup_fd(before)
-
-    if not TYPE_CHECKING:
-        __getattr__ = renamed_attributes(
-            "Sweeper", {"ask_to_stop": "request_stop", "ended_by": "stop_on_signals"}
-        )
 
     def stop(self) -> bool:
         """
