@@ -23,9 +23,9 @@ from support.trials import (
     wrong_with,
 )
 
-from orchestrator_core.deployment.queries import Queries
 from orchestrator_core.exceptions import DeploymentError, OrchestratorError
 from orchestrator_core.model import ids
+from orchestrator_core.model.records import Agent
 from orchestrator_core.saga.store import JournalStore
 
 GROWS = ("open", "write", "pwrite", "mkdir", "mkfifo", "link")
@@ -119,7 +119,7 @@ def test_an_interrupt_after_the_commit_leaves_no_agent(monkeypatch):
         orch = scene.orchestrator()
         task = orch.create_task("tried").id
         with monkeypatch.context() as patch:
-            patch.setattr(Queries, "agent", interrupted)
+            patch.setattr(Agent, "from_record", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 orch.deploy(task, scene.spec())
         assert [] == scene.world.leftovers() + scene.world.torn()
