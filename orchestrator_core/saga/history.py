@@ -53,7 +53,6 @@ class StepState:
     become="transition",
     carried="observer_state",
     epilogue="finalizer",
-    raw_report="report",
     request="end_request",
     told="report",
 )

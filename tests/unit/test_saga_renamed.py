@@ -60,7 +60,8 @@ def test_old_attributes_of_a_saga_and_its_history_are_the_new_ones(tmp_path, she
         saga.request_end(Unwind.terminal("over"))
 
     history = sagas.history("s")
-    for old, new in [("carried", "observer_state"), ("request", "end_request")]:
+    renamed = {"carried": "observer_state", "request": "end_request", "told": "report"}
+    for old, new in renamed.items():
         with pytest.warns(DeprecationWarning, match=new):
             assert getattr(history, new) == getattr(history, old)
     with pytest.warns(DeprecationWarning, match="removes_everything"):
