@@ -283,7 +283,7 @@ class AsyncOrchestrator:
 
     @property
     def settings(self) -> Settings:
-        """What ``orchestrator.toml`` in the root says, and the defaults for the rest."""
+        """The settings in the root's ``orchestrator.toml``, and the defaults for the rest."""
         return self.sync.settings
 
     @property

@@ -183,7 +183,7 @@ class FakeTerminal:
         """Stop the server: its calls time out."""
         self._world.hung = True
 
-    def refuse(self, why: str = "the fake was told to refuse") -> None:
+    def refuse(self, why: str = "the fake terminal refuses, as the test requests") -> None:
         """Let every call of the server raise TerminalError with *why*."""
         self._world.refusal = why
 

@@ -211,4 +211,4 @@ class FakeWorld:
                 return
             failure.times -= 1
         error = failure.error
-        raise error("the fake was told to fail") if isinstance(error, type) else error
+        raise error("the fake fails, as the test requests") if isinstance(error, type) else error

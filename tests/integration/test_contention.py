@@ -28,7 +28,7 @@ def test_eight_deploys_at_once_respect_the_limit_of_four_running_agents(scene, a
     deployed = [one["result"] for one in results if "result" in one]
     refused = [one for one in results if one.get("error") == "limit-reached"]
     assert (4, 4) == (len(deployed), len(refused))
-    assert all(not one["told"]["leaked"] for one in refused)
+    assert all(not one["details"]["leaked"] for one in refused)
     assert sorted(f"agent_{agent}" for agent in deployed) == scene.world.sessions()
     assert set(deployed) == scene.world.records().keys() == scene.world.entries().keys()
     assert [] == scene.world.torn()

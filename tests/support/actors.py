@@ -1,8 +1,8 @@
 """
-Processes that act, and can be killed while they do.
+Processes for the acts of a test; each can be killed during its act.
 
-A small server that has everything imported forks one process for each act, so
-that a real process costs a few milliseconds, and its death takes nobody along.
+A small server has imported everything, and forks one process for each act. A real process
+then costs a few milliseconds, and a killed process affects no other.
 """
 
 from __future__ import annotations
@@ -87,32 +87,32 @@ def serve():
         question = json.loads(line)
         if "do" in question:
             begin, go = os.pipe()
-            crowd = [_fork(acts, job, begin, go) for job in question["do"]]
+            children = [_fork(acts, job, begin, go) for job in question["do"]]
             os.close(begin)
             os.close(go)  # All at once.
-            answer = [_bury(*one) for one in crowd]
+            answer = [_collect(*child) for child in children]
         elif "start" in question:
-            pid, told = _fork(acts, question["start"])
-            started[pid] = told
+            pid, output = _fork(acts, question["start"])
+            started[pid] = output
             answer = pid
         else:
-            answer = _bury(question["collect"], started.pop(question["collect"]))
+            answer = _collect(question["collect"], started.pop(question["collect"]))
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
 def _fork(acts, job, begin=None, go=None):
-    told = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it has been read
+    output = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it has been read
     pid = os.fork()
     if pid:
-        return pid, told
+        return pid, output
     status = 1
     try:
         os.setsid()
         if begin is not None:
             os.close(go)
             os.read(begin, 1)
-        _act(acts, job, told)
+        _act(acts, job, output)
         status = 0
     finally:
         if status:
@@ -120,24 +120,24 @@ def _fork(acts, job, begin=None, go=None):
         os._exit(status)
 
 
-def _act(acts, job, told):
+def _act(acts, job, output):
     from orchestrator_core.testing.effects import Effects  # noqa: PLC0415 - see serve
     from support.effects import Killed  # noqa: PLC0415 - the same
 
     effects = Killed(*job["kill_at"]) if job["kill_at"] else Effects()
     with effects if job["kill_at"] or job["count"] else contextlib.nullcontext():
         outcome = acts.perform(job["act"], job["args"])
-    told.write(json.dumps({**outcome, "effects": effects.names}).encode())
-    told.flush()
+    output.write(json.dumps({**outcome, "effects": effects.names}).encode())
+    output.flush()
 
 
-def _bury(pid, told):
+def _collect(pid, output):
     _, status = os.waitpid(pid, 0)
-    with told:
-        told.seek(0)
-        said = told.read()
+    with output:
+        output.seek(0)
+        text = output.read()
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-    outcome = json.loads(said) if said and not killed else {}
+    outcome = json.loads(text) if text and not killed else {}
     return {**outcome, "killed": killed, "status": status}
 
 

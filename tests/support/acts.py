@@ -80,8 +80,8 @@ def update(root, agent, times):
 
 def recover(root, **how):
     found = opened(root, **how).recover(force=True)
-    told = {"alive": found.alive, "busy": found.busy, "failed": found.failed}
-    return {"unwound": sorted(found.unwound), **told}
+    left = {"alive": found.alive, "busy": found.busy, "failed": found.failed}
+    return {"unwound": sorted(found.unwound), **left}
 
 
 def sweep(root, **how):
@@ -130,4 +130,4 @@ def perform(name, args):
     try:
         return {"result": ACTS[name](**args)}
     except OrchestratorError as error:
-        return {"error": error.code, "told": error.to_dict()}
+        return {"error": error.code, "details": error.to_dict()}

@@ -1,9 +1,9 @@
 """
-What may befall a process at one of its effects: a real SIGKILL, or an error of the system.
+Failures of a process at one of its effects: a real SIGKILL, or an error of the system.
 
 The effects are those of :class:`orchestrator_core.testing.effects.Effects`, which lists them
-in the order in which they happen. :class:`~orchestrator_core.testing.effects.CrashAt` is the
-death of a process that plays several parts, as it does on the fake.
+in the order in which they happen. On the fake, one process is also every supervisor, and
+:class:`~orchestrator_core.testing.effects.CrashAt` simulates its death.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Killed(Effects):
 
 class Fails(Effects):
     """
-    The first *times* effects from number *number* on are refused with *code*.
+    The first *times* effects from number *number* on fail with *code*.
 
-    With *only*, those are meant that are called so; a lock can always be had.
+    With *only*, only calls with these names fail; without it, a lock never fails.
     """
 
     def __init__(self, fake, number, code, *, times=1, only=()):
@@ -48,7 +48,7 @@ class Fails(Effects):
 
     def _error(self, name):
         if name in FAKE_CALLS:
-            return TerminalError(f"{name} was told to fail")
+            return TerminalError(f"{name} fails, as the test requests")
         return OSError(self._code, os.strerror(self._code))
 
 

@@ -49,12 +49,12 @@ def summary(root):
 
 def cleanups(root):
     """Count all cleanups by hand, from the summary and from the journals."""
-    told = summary(root)
+    removed = summary(root)
     counted = Counter()
-    for row in told.get("cleanups", ()):
+    for row in removed.get("cleanups", ()):
         counted[row["reason"], row["outcome"]] += row["count"]
     for path in (Path(root) / "sagas" / "closed").glob("*.jsonl"):
-        if path.stem not in told.get("pending", ()):
+        if path.stem not in removed.get("pending", ()):
             last = json.loads(path.read_text().splitlines()[-1])
             assert "close" == last["kind"]
             why = last["report"]["why"]

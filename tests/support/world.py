@@ -63,13 +63,13 @@ class World:
 
     def panes(self, agent_id):
         """Return the pids of the panes of an agent's session."""
-        said = self.tmux("list-panes", "-t", f"=agent_{agent_id}:", "-F", "#{pane_pid}")
-        return [int(pid) for pid in said.stdout.split()]
+        answer = self.tmux("list-panes", "-t", f"=agent_{agent_id}:", "-F", "#{pane_pid}")
+        return [int(pid) for pid in answer.stdout.split()]
 
     def server(self):
         """Return the tmux server's pid; None if none runs."""
-        said = self.tmux("display-message", "-p", "#{pid}").stdout.strip()
-        return int(said) if said else None
+        answer = self.tmux("display-message", "-p", "#{pid}").stdout.strip()
+        return int(answer) if answer else None
 
     # --- processes -----------------------------------------------------------------------
 
@@ -78,7 +78,7 @@ class World:
         Return {pid: evidence} of all that lives and has to do with this root's agents.
 
         By environment, command line, working directory, standard streams or cgroup: the
-        tests' agents all live below one directory that nobody else uses.
+        tests' agents all live below one directory that no other program uses.
         """
         found = {}
         for pid in map(
@@ -95,13 +95,13 @@ class World:
         comm, state = stat[stat.index("(") + 1 : stat.rindex(")")], stat[stat.rindex(")") + 2]
         if state in "ZX" or comm.startswith("tmux: server"):
             return ""
-        told = [Path(f"/proc/{pid}/{name}").read_bytes() for name in ("environ", "cmdline")]
+        facts = [Path(f"/proc/{pid}/{name}").read_bytes() for name in ("environ", "cmdline")]
         links = [f"/proc/{pid}/{name}" for name in ("cwd", "fd/0", "fd/1", "fd/2")]
-        told += [os.fsencode(_link(link)) for link in links]
-        told += [Path(f"/proc/{pid}/cgroup").read_bytes()]
+        facts += [os.fsencode(_link(link)) for link in links]
+        facts += [Path(f"/proc/{pid}/cgroup").read_bytes()]
         marks = (os.fsencode(self.place), f"oc_{self.root_id}_".encode())
-        if any(mark in each for each in told for mark in marks):
-            return f"{comm} {told[1].replace(bytes(1), b' ')[:150].decode(errors='replace')}"
+        if any(mark in each for each in facts for mark in marks):
+            return f"{comm} {facts[1].replace(bytes(1), b' ')[:150].decode(errors='replace')}"
         return ""
 
     def of_agent(self, agent_id):
@@ -110,8 +110,8 @@ class World:
         found = []
         for pid in self.processes():
             with contextlib.suppress(OSError):
-                told = [Path(f"/proc/{pid}/{name}").read_bytes() for name in ("environ", "cgroup")]
-                if any(mark in each for each in told):
+                facts = [Path(f"/proc/{pid}/{name}").read_bytes() for name in ("environ", "cgroup")]
+                if any(mark in each for each in facts):
                     found.append(pid)
         return found
 
@@ -227,13 +227,13 @@ class World:
         prefix = f"oc_{self.root_id}_".encode()
         for pid in self.processes():
             with contextlib.suppress(OSError):
-                told = b"".join(
+                facts = b"".join(
                     Path(f"/proc/{pid}/{name}").read_bytes()
                     for name in ("environ", "cgroup", "cmdline")
                 )
-                for mark in re.findall(prefix + rb"([A-Za-z0-9_-]+)", told):
+                for mark in re.findall(prefix + rb"([A-Za-z0-9_-]+)", facts):
                     yield mark.decode()
-                yield from (agent for agent in known if agent.encode() in told)
+                yield from (agent for agent in known if agent.encode() in facts)
 
     def torn(self, *, cgroups=None):
         """Return a sentence for every agent that is neither complete nor gone."""
@@ -252,7 +252,7 @@ class World:
             odd.append(f"{counted['active_agents']} agents are counted active")
         ended = Counter(r["status"] for r in self.records().values() if r["status"] in _ENDED)
         if counted and counted["ended"] != ended:
-            odd.append(f"{counted['ended']} are counted as ended, and the records say {ended}")
+            odd.append(f"{counted['ended']} are counted as ended, and the records contain {ended}")
         odd += [f"{name} is locked" for name in self.locked()]
         return odd
 
@@ -278,7 +278,7 @@ class World:
             if record is None or record["status"] not in _ENDED:
                 yield f"{agent} lived and has ended, and its record is {record}"
             elif not record.get("auto_cleanup_result"):
-                yield f"{agent} has ended, and its record does not tell of it"
+                yield f"{agent} has ended, and its record does not contain the cleanup"
         elif record is not None:
             yield f"{agent} never came to be, and has a record: {record}"
         elif archived := self.files(f"TASK-*/archive/*{agent}*"):
