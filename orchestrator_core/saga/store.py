@@ -57,6 +57,9 @@ class JournalStore:
     """
 
     path: Path
+    _cache: dict[str, tuple[durable.Fingerprint, History]] = attrs.field(
+        factory=dict, eq=False, repr=False
+    )
 
     @classmethod
     def open_directory(cls, path: str | os.PathLike[str]) -> Self:
@@ -94,7 +97,10 @@ class JournalStore:
         Raises:
             StorageError: The directory cannot be listed.
         """
-        return sorted(saga_id for saga_id, _ in _list(self.path))
+        found = sorted(saga_id for saga_id, _ in _list(self.path))
+        for gone in self._cache.keys() - found:
+            self._cache.pop(gone, None)  # Another thread may have done so.
+        return found
 
     def contains(self, saga_id: str) -> bool:
         """Return whether there is an open saga of that id."""
@@ -129,21 +135,30 @@ class JournalStore:
         """
         Return the history of an open saga, which may go on meanwhile.
 
+        The result comes from a cache, and must not be changed: a journal that is the same
+        file, and as long as before, is not read again, since writers only append.
+
         Raises:
             SagaNotFound: There is no open saga of that id.
             JournalDamaged: The journal is not whole.
             StorageError: The journal cannot be read.
         """
         path = self.file(saga_id)
+        cached = self._cache.get(saga_id)
+        if cached is not None and cached[0] == durable.fingerprint_at(path):
+            return cached[1]
         with opened(path) as fd:
-            return load_history(read_journal(fd, path), saga_id)
+            fingerprint = durable.fingerprint(os.fstat(fd))  # The journal may grow meanwhile.
+            history = load_history(read_journal(fd, path), saga_id)
+        self._cache[saga_id] = fingerprint, history
+        return history
 
     def history_if_unowned(self, saga_id: str) -> History | None:
         """
         Return the history of an open saga that has no owner; None if it has one.
 
-        No owner was in the middle of anything when the journal was read. The errors are those
-        of :meth:`open_history`.
+        No owner was in the middle of anything when the journal was read. The result and
+        the errors are those of :meth:`open_history`.
         """
         path = self.file(saga_id)
         with opened(path) as fd, storage_errors("lock", path):
@@ -152,7 +167,7 @@ class JournalStore:
             try:
                 if not locks.same_file(fd, path):
                     raise SagaNotFound(f"saga {saga_id!r} was closed just now")
-                return load_history(read_journal(fd, path), saga_id)
+                return self.open_history(saga_id)
             finally:
                 locks.unlock(fd)  # A process that was forked meanwhile has the descriptor, too.
 
