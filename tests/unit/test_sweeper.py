@@ -235,7 +235,8 @@ def test_an_ended_agent_is_no_longer_watched(root, sweeper_of):
     root.until_closed("a-2")
     next_event(root.recovered)
 
-    assert before == _descriptors()
+    # Fewer are possible: an earlier test's objects close theirs at any time.
+    assert _descriptors() <= before
 
 
 def test_a_replaced_registry_causes_a_sweep(root, sweeper_of, monkeypatch):
@@ -563,7 +564,7 @@ def test_two_hundred_agents_leave_no_descriptor_and_no_thread(root, sweeper_of):
     """The sweeper releases all resources of ended agents."""
     sweeper = sweeper_of()
     next_event(root.swept)
-    before, threads = _costs(), set(threading.enumerate())
+    before, threads = _descriptors(), set(threading.enumerate())
     for number in range(10):
         names = [f"a-{number}-{each}" for each in range(20)]
         for name in names:
@@ -577,18 +578,14 @@ def test_two_hundred_agents_leave_no_descriptor_and_no_thread(root, sweeper_of):
         next_event(root.recovered)
     _join_those_that_end()
 
-    assert before == _costs()
+    assert _descriptors() <= before
     assert set() == set(threading.enumerate()) - threads
     assert sweeper.health().healthy
 
 
-def _costs():
-    gc.collect()
-    return _descriptors()
-
-
 def _descriptors():
     """Return the number of open descriptors: the least of 50, because of heartbeats."""
+    gc.collect()
     return min(len(list(Path("/proc/self/fd").iterdir())) for _ in range(50))
 
 
