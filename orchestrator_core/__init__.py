@@ -19,10 +19,6 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # The import of typing takes as long as the start of a supervisor.
 if TYPE_CHECKING:
-    from orchestrator_core.deployment.report_reader import (
-        ReportedFinding as ReportedFinding,
-        ReportedProgress as ReportedProgress,
-    )
     from orchestrator_core.deployment.reports import ReportReceipt as ReportReceipt
     from orchestrator_core.exceptions import (
         CouldNotAsk as CouldNotAsk,
@@ -50,6 +46,8 @@ if TYPE_CHECKING:
     from orchestrator_core.model.outcome import EndReport as EndReport
     from orchestrator_core.model.records import (
         Agent as Agent,
+        ReportedFinding as ReportedFinding,
+        ReportedProgress as ReportedProgress,
         Task as Task,
     )
     from orchestrator_core.model.spec import AgentSpec as AgentSpec
@@ -81,7 +79,6 @@ __version__ = "0.1.0"
 
 #: The public names by their modules; a test compares them with the imports above.
 _HOMES = {
-    "orchestrator_core.deployment.report_reader": ("ReportedFinding", "ReportedProgress"),
     "orchestrator_core.deployment.reports": ("ReportReceipt",),
     "orchestrator_core.exceptions": (
         "CouldNotAsk",
@@ -107,7 +104,7 @@ _HOMES = {
     ),
     "orchestrator_core.model.limits": ("Limits",),
     "orchestrator_core.model.outcome": ("EndReport",),
-    "orchestrator_core.model.records": ("Agent", "Task"),
+    "orchestrator_core.model.records": ("Agent", "ReportedFinding", "ReportedProgress", "Task"),
     "orchestrator_core.model.spec": ("AgentSpec",),
     "orchestrator_core.model.status": ("Status",),
     "orchestrator_core.operations.alerts": ("FailedCleanup",),

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator_core.deployment.context import RootContext
 from orchestrator_core.deployment.reports import Reporter, ReportReceipt, check_progress
-from orchestrator_core.deployment.task_lookup import TaskLookup
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model.environment import ENV_AGENT
 from orchestrator_core.model.layout import open_root
@@ -25,12 +24,11 @@ if TYPE_CHECKING:
     from orchestrator_core.deployment.deployer import Deployer
     from orchestrator_core.deployment.predecessor import Predecessor
     from orchestrator_core.deployment.queries import Queries
-    from orchestrator_core.deployment.report_reader import ReportedFinding, ReportedProgress
     from orchestrator_core.deployment.tasks import TaskCreator
     from orchestrator_core.deployment.terminator import Terminator
     from orchestrator_core.model.limits import Limits
     from orchestrator_core.model.outcome import EndReport
-    from orchestrator_core.model.records import Agent, Task
+    from orchestrator_core.model.records import Agent, ReportedFinding, ReportedProgress, Task
     from orchestrator_core.model.spec import AgentSpec
     from orchestrator_core.operations.alerts import OnFailedCleanup
     from orchestrator_core.presets.result import AgentResult
@@ -102,8 +100,7 @@ class Orchestrator(MaintenanceVerbs):
         self._timeout_s = timeout_s
         self._observer = observer
         self._on_failed_cleanup = on_failed_cleanup
-        self._tasks = TaskLookup(self._context)
-        self._reporter = Reporter(self._context, self._tasks)
+        self._reporter = Reporter(self._context)
         self.root = found.layout.root
         self.chosen_by = found.chosen_by  #: What led to this root.
         if not found.layout.global_registry.exists():
@@ -128,7 +125,7 @@ class Orchestrator(MaintenanceVerbs):
     def _queries(self) -> Queries:
         from orchestrator_core.deployment.queries import Queries  # noqa: PLC0415
 
-        return Queries(self._context, self._tasks)
+        return Queries(self._context)
 
     @functools.cached_property
     def _deployer(self) -> Deployer:

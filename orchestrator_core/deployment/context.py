@@ -11,17 +11,19 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from orchestrator_core.exceptions import TerminalUnavailable
 from orchestrator_core.model.layout import DEFAULT_TERMINAL
 from orchestrator_core.model.limits import Limits
 from orchestrator_core.registry import GLOBAL, TASK, Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+    from pathlib import Path
 
     from orchestrator_core.deployment.predecessor import Predecessor
     from orchestrator_core.model.layout import Root
     from orchestrator_core.model.settings import Settings
-    from orchestrator_core.registry import Quarantined
+    from orchestrator_core.registry import Quarantined, Schema
     from orchestrator_core.registry.snapshot_cache import SnapshotCache
     from orchestrator_core.saga.store import JournalStore
     from orchestrator_core.system.processes.protocol import GracePeriods, Processes
@@ -79,8 +81,6 @@ class RootContext:
         """
         if self._terminal is not None:
             return self._terminal
-        from orchestrator_core.deployment.terminal_loader import load_terminal  # noqa: PLC0415
-
         return load_terminal(self._terminal_name, self.socket, timeout_s=self.terminal_timeout_s)
 
     @functools.cached_property
@@ -106,9 +106,9 @@ class RootContext:
     @functools.cached_property
     def predecessor(self) -> Predecessor:
         """The agents of another system in this root."""
-        from orchestrator_core.deployment.predecessor import NoPredecessor  # noqa: PLC0415
+        from orchestrator_core.deployment.predecessor import Predecessor  # noqa: PLC0415
 
-        return NoPredecessor() if self._predecessor is None else self._predecessor(self)
+        return Predecessor() if self._predecessor is None else self._predecessor(self)
 
     @functools.cached_property
     def settings(self) -> Settings:
@@ -116,10 +116,6 @@ class RootContext:
         from orchestrator_core.model import settings  # noqa: PLC0415
 
         return settings.read(self.layout.root)
-
-    def step_modules(self) -> Sequence[str]:
-        """Return the modules that ``orchestrator.toml`` names for steps of your own."""
-        return self.settings.steps.modules
 
     @functools.cached_property
     def journals(self) -> JournalStore:
@@ -138,13 +134,7 @@ class RootContext:
     @functools.cached_property
     def global_registry(self) -> Registry:
         """The document of live agents and totals."""
-        return Registry(
-            self.layout.global_registry,
-            schema=GLOBAL,
-            rebuild=self._rebuild_global,
-            on_damage=self.quarantined.append,
-            lock_timeout_s=self.lock_timeout_s,
-        )
+        return self._registry(self.layout.global_registry, GLOBAL, self._rebuild_global)
 
     def task_registry(self, task_id: str) -> Registry:
         """Return the document of one task."""
@@ -152,15 +142,51 @@ class RootContext:
         if known is None:
             if len(self._registries) >= _CACHE_SIZE:
                 self._registries.clear()
-            known = self._registries[task_id] = self._open_task_registry(task_id)
+            rebuild = self._rebuild_task and functools.partial(self._rebuild_task, task_id)
+            path = self.layout.task_registry(task_id)
+            known = self._registries[task_id] = self._registry(path, TASK, rebuild)
         return known
 
-    def _open_task_registry(self, task_id: str) -> Registry:
-        rebuild = self._rebuild_task
+    def _registry(
+        self, path: Path, schema: Schema, rebuild: Callable[[], dict[str, Any]] | None
+    ) -> Registry:
         return Registry(
-            self.layout.task_registry(task_id),
-            schema=TASK,
-            rebuild=None if rebuild is None else functools.partial(rebuild, task_id),
+            path,
+            schema=schema,
+            rebuild=rebuild,
             on_damage=self.quarantined.append,
             lock_timeout_s=self.lock_timeout_s,
         )
+
+
+# --- the choice of a root's terminal --------------------------------------------------------------
+
+_TERMINALS = {DEFAULT_TERMINAL: "orchestrator_core.system.tmux:TmuxTerminal"}
+
+
+def load_terminal(name: str, socket: Path, *, timeout_s: float) -> Terminal:
+    """
+    Return a new instance of the terminal class that ``root.json`` names under ``terminal``.
+
+    ``tmux`` is the default. Any other class is named by its path, ``package.module:Class``. It
+    is called with the root's socket path and ``timeout_s``, and implements
+    :class:`~orchestrator_core.system.terminal.Terminal`. Its optional attribute ``processes``
+    replaces this machine's processes. Every process that opens the root imports it, also the
+    supervisor's unwinder: the class stands in a module that is importable everywhere.
+
+    Raises:
+        TerminalUnavailable: The class cannot be imported, or not be called.
+    """
+    import pkgutil  # noqa: PLC0415 - a report needs no terminal
+
+    try:
+        terminal: Terminal = pkgutil.resolve_name(_TERMINALS.get(name, name))(
+            socket, timeout_s=timeout_s
+        )
+    except Exception as error:
+        raise TerminalUnavailable(
+            f"the terminal {name!r}, which root.json names, cannot be used: "
+            f"{type(error).__name__}: {error}",
+            hint=f"name an importable class as package.module:Class, or {DEFAULT_TERMINAL!r}",
+        ) from error
+    return terminal

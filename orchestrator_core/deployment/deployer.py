@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from orchestrator_core.deployment import cancellation
-from orchestrator_core.deployment.documents import new_deploy_log, new_record
+from orchestrator_core.deployment.documents import new_record
 from orchestrator_core.deployment.steps import STEPS
 from orchestrator_core.deployment.steps.base import DeploymentInputs
 from orchestrator_core.deployment.steps.session import LogReceipt, SessionReceipt
@@ -142,8 +142,8 @@ class Deployer:
         return request.task_id, self._attempt(request)
 
     def _attempt(self, request: _Request) -> str:
-        lineage = self._precheck(request)
-        saga = self._plan(request, lineage)
+        parent, min_depth = self._precheck(request)
+        saga = self._plan(request, parent, min_depth)
         try:
             with saga:
                 saga.run()
@@ -177,9 +177,9 @@ class Deployer:
 
     # --- precheck: before anything is taken -----------------------------------------------------
 
-    def _precheck(self, request: _Request) -> Lineage:
+    def _precheck(self, request: _Request) -> tuple[str, int]:
         """
-        Refuse what can be refused now, and return where the agent comes from.
+        Refuse what can be refused now, and return the agent's parent and least depth.
 
         Limits and key are read without a lock: the registries check both again under theirs.
 
@@ -188,7 +188,7 @@ class Deployer:
             InvalidInput, NotFound, LimitReached, TerminalUnavailable: See deploy.
         """
         spec, limits = request.spec, self._context.limits
-        lineage = resolve_lineage(self._context, request.task_id, spec)
+        parent, min_depth = resolve_lineage(self._context, request.task_id, spec)
         spec.directory()
         document = self._context.task_registry(request.task_id).read()
         everyone = self._context.global_registry.read()
@@ -197,16 +197,16 @@ class Deployer:
         except LimitReached:
             ended = self._context.predecessor.ended_entries()
             check_global_limits(everyone, spec.key, limits, excluded=ended)
-        check_task_limits(document, lineage.parent, limits, min_depth=lineage.min_depth)
+        check_task_limits(document, parent, limits, min_depth=min_depth)
         self._context.terminal.check()
-        return lineage
+        return parent, min_depth
 
     # --- plan: the intents are durable -----------------------------------------------------------
 
-    def _plan(self, request: _Request, lineage: Lineage) -> Saga:
+    def _plan(self, request: _Request, parent: str, min_depth: int) -> Saga:
         context, task_id = self._context, request.task_id
-        spec = attrs.evolve(request.spec, parent=lineage.parent)
-        agent_id = ids.new_agent_id(spec.type)
+        inputs, extra_steps = _inputs(request, parent)
+        agent_id, spec = inputs.agent_id, inputs.spec
         labels = {
             "task_id": task_id,
             "type": spec.type,
@@ -215,14 +215,7 @@ class Deployer:
             "silent_after_s": spec.silent_after_s,
             **deadline_labels(spec.deadline_s),
         }
-        record = new_record(
-            context,
-            task_id,
-            agent_id,
-            spec,
-            depth=lineage.min_depth,
-            deadline_at=labels["deadline_at"],
-        )
+        record = new_record(context, inputs, depth=min_depth, deadline_at=labels["deadline_at"])
         values = {
             "task_id": task_id,
             "record": record,
@@ -231,28 +224,13 @@ class Deployer:
             "workspace": str(context.layout.task(task_id)),
             "held": str(context.layout.resource_dir(agent_id)),
         }
-        steps = self._steps(agent_id, request, spec)
+        # The extra steps first: undone last, when no process uses what they hold.
+        steps = [*extra_steps, *(step(context, inputs, self._terminator) for step in STEPS)]
         try:
             return self._terminator.sagas.begin(agent_id, steps, values=values, labels=labels)
         except StorageError as error:
             nothing = UnwindReport(agent_id, Unwind.rollback(format_error(error)), (), closed=True)
             raise _to_error(error, agent_id, nothing, ()) from error
-
-    def _steps(self, agent_id: str, request: _Request, spec: AgentSpec) -> list[Step[Any]]:
-        """Return the steps, the extra ones first: undone last, when no process uses them."""
-        extra_steps, provisions = request.extra_steps, None
-        if extra_steps:
-            provisions = ProvisionCollector(
-                reserved_variables=RESERVED_ENV | HIDDEN_ENV | spec.env.keys(),
-                reserved_placeholders=frozenset(PLACEHOLDERS),
-            )
-            extra_steps = wrap_steps(extra_steps, provisions)
-        deploy_log = new_deploy_log(
-            self._context, request.task_id, agent_id, spec, extra_steps=bool(extra_steps)
-        )
-        inputs = DeploymentInputs(request.task_id, agent_id, spec, deploy_log, provisions)
-        own_steps = [step(self._context, inputs, self._terminator) for step in STEPS]
-        return [*extra_steps, *own_steps]
 
     # --- commit, and wait until started -----------------------------------------------------------
 
@@ -311,6 +289,26 @@ class Deployer:
             return None
 
 
+def _inputs(request: _Request, parent: str) -> tuple[DeploymentInputs, Sequence[Step[Any]]]:
+    """
+    Return the inputs of a new agent's steps, and the extra steps that fill them.
+
+    Raises:
+        InvalidInput: The spec's program cannot be found.
+    """
+    spec = attrs.evolve(request.spec, parent=parent)
+    agent_id = ids.new_agent_id(spec.type)
+    extra_steps, provisions = request.extra_steps, None
+    if extra_steps:
+        provisions = ProvisionCollector(
+            reserved_variables=RESERVED_ENV | HIDDEN_ENV | spec.env.keys(),
+            reserved_placeholders=frozenset(PLACEHOLDERS),
+        )
+        extra_steps = wrap_steps(extra_steps, provisions)
+    program = spec.program(provided=bool(extra_steps))
+    return DeploymentInputs(request.task_id, agent_id, spec, program, provisions), extra_steps
+
+
 class _DiedInGrace(Exception):
     """The agent never ran, or died within its grace; it has been undone."""
 
@@ -347,9 +345,9 @@ def _cleaned_and_leaked(
     """Return which resources were given back, and which of *step_names* may still hold one."""
     if report is None:
         return {}, [_RESOURCES.get(step, step) for step in step_names]
-    names = {step.step: _RESOURCES.get(step.step, step.step) for step in report.steps}
-    cleaned = {names[step.step]: not step.failed for step in report.steps}
-    return cleaned, [f"{names[step.step]}: {step.error}" for step in report.failed]
+    cleaned = {_RESOURCES.get(step.step, step.step): not step.failed for step in report.steps}
+    failed = [(_RESOURCES.get(step.step, step.step), step.error) for step in report.failed]
+    return cleaned, [f"{name}: {error}" for name, error in failed]
 
 
 # --- the lineage of a new agent: its parent, and its least depth below the orchestrator -----------
@@ -359,24 +357,16 @@ def _cleaned_and_leaked(
 # names: neither is a way around the limit.
 
 
-@attrs.frozen
-class Lineage:
-    """The origin of an agent that is to be deployed."""
-
-    parent: str
-    min_depth: int = 1  #: One below the deploying agent; a parent may be deeper.
-
-
-def resolve_lineage(context: RootContext, task_id: str, spec: AgentSpec) -> Lineage:
+def resolve_lineage(context: RootContext, task_id: str, spec: AgentSpec) -> tuple[str, int]:
     """
-    Return the lineage of an agent that this process deploys for a task.
+    Return the parent and the least depth of an agent that this process deploys for a task.
 
     Raises:
         NotFound: The environment names an agent around this process that its task lacks.
     """
     around = _current_agent(context)
     if around is None:
-        return Lineage(spec.parent or ORCHESTRATOR)
+        return spec.parent or ORCHESTRATOR, 1
     own_task, own_id = around
     # A hierarchy is within one task: an agent has no parent in another.
     parent = spec.parent or (own_id if own_task == task_id else ORCHESTRATOR)
@@ -387,7 +377,7 @@ def resolve_lineage(context: RootContext, task_id: str, spec: AgentSpec) -> Line
             f"and its task {own_task!r} has no such agent",
             hint=f"unset {ENV_AGENT} if this process is not inside an agent",
         )
-    return Lineage(parent, min_depth=depth_of(record) + 1)
+    return parent, depth_of(record) + 1  # A parent may be deeper.
 
 
 def _current_agent(context: RootContext) -> tuple[str, str] | None:

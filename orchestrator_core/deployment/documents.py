@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.deployment.steps.base import DeploymentInputs
-    from orchestrator_core.model.spec import AgentSpec
 
 _EXCERPT_LENGTH = 200  #: Characters of the prompt that the record shows.
 _UNWINDER_VARIABLES = (
@@ -26,15 +25,10 @@ _UNWINDER_VARIABLES = (
 
 
 def new_record(
-    context: RootContext,
-    task_id: str,
-    agent_id: str,
-    spec: AgentSpec,
-    *,
-    depth: int,
-    deadline_at: float | None,
+    context: RootContext, inputs: DeploymentInputs, *, depth: int, deadline_at: float | None
 ) -> dict[str, Any]:
     """Return an agent's first record in its task's registry. *depth* is the least possible one."""
+    task_id, agent_id, spec = inputs.task_id, inputs.agent_id, inputs.spec
     layout, now = context.layout, timestamp()
     return {
         "id": agent_id,
@@ -60,28 +54,20 @@ def new_record(
     }
 
 
-def new_deploy_log(
-    context: RootContext, task_id: str, agent_id: str, spec: AgentSpec, *, extra_steps: bool
-) -> dict[str, Any]:
-    """
-    Return how an agent is deployed, without its prompt, its arguments and its environment.
-
-    ``cwd`` is filled in when it is known, since an extra step may provide it.
-
-    Raises:
-        InvalidInput: The spec's program cannot be found.
-    """
+def new_deploy_log(context: RootContext, inputs: DeploymentInputs, *, cwd: str) -> dict[str, Any]:
+    """Return how an agent is deployed, without its prompt, its arguments and its environment."""
+    agent_id, spec = inputs.agent_id, inputs.spec
     return {
         "agent_id": agent_id,
-        "task_id": task_id,
+        "task_id": inputs.task_id,
         "type": spec.type,
         "parent": spec.parent,
         "deployed_at": timestamp(),
         "tmux_session": ids.session_name(agent_id),
         "tmux_socket": str(context.socket),
-        "program": spec.program(provided=extra_steps),
+        "program": inputs.program,
         "arguments": len(spec.command) - 1,
-        "cwd": "",
+        "cwd": cwd,
         "deployer_pid": os.getpid(),
     }
 

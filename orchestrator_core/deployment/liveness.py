@@ -23,7 +23,6 @@ from orchestrator_core.model.status import Status
 from orchestrator_core.registry.operations import descendants_of, is_finished
 from orchestrator_core.saga import State, Unwind
 from orchestrator_core.saga.recovery import RecoveryPolicy
-from orchestrator_core.system import durable
 from orchestrator_core.system.processes.exit_record import read_exit_record
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.deployment.predecessor import PredecessorSession
-    from orchestrator_core.registry import Document
     from orchestrator_core.saga import History, Sagas
     from orchestrator_core.system.processes.protocol import ExitRecord
 
@@ -42,7 +40,6 @@ class Liveness(RecoveryPolicy):
 
     context: RootContext
     sagas: Sagas
-    _cache: dict[str, tuple[durable.Fingerprint, Document]] = attrs.field(factory=dict, repr=False)
 
     def is_dead(self, history: History) -> bool:
         """Return whether the agent's supervisor is dead, or recorded that no process is left."""
@@ -121,23 +118,11 @@ class Liveness(RecoveryPolicy):
 
     def _below(self, history: History) -> Iterator[History]:
         """Yield the histories of the agents that end with an agent."""
-        document = self._read_task(task_id_of(history))
+        document = self.context.task_registry(task_id_of(history)).read_or_none() or {}
         for record in descendants_of(document, history.saga_id):
             if not is_finished(record):
                 with contextlib.suppress(SagaNotFound, JournalDamaged):
                     yield self.sagas.history(record["id"])
-
-    def _read_task(self, task_id: str) -> Document:
-        """Return a task's registry, cached by its fingerprint: recovery asks for many agents."""
-        registry = self.context.task_registry(task_id)
-        fingerprint, known = durable.fingerprint_at(registry.path), self._cache.get(task_id)
-        if known is not None and known[0] == fingerprint:
-            return known[1]
-        document = registry.read_or_none() or {}
-        self._cache.clear()
-        if fingerprint is not None:
-            self._cache[task_id] = fingerprint, document
-        return document
 
     def derive_receipts(self, saga_id: str, labels: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the receipts that an agent's id leads to; see :mod:`.receipt_plan`."""

@@ -1,9 +1,9 @@
 """
-Agents that another system started in the same root: a protocol, and the null case.
+Agents that another system started in the same root: the access to them, and the null case.
 
 Such an agent has a record and files, but no journal, no supervisor and no cookie. A room
-above implements :class:`Predecessor`, and the facade passes it to the root context. For a
-root without such agents there is :class:`NoPredecessor`.
+above derives a class from :class:`Predecessor`, and the facade passes it to the root context.
+:class:`Predecessor` itself is for a root without such agents.
 """
 
 from __future__ import annotations
@@ -39,19 +39,27 @@ class PredecessorSession(Protocol):
         """The agent's processes."""
 
 
-class Predecessor(Protocol):
-    """Access to the agents that another system started in this root."""
+class Predecessor:
+    """Access to the agents that another system started in this root; here, there are none."""
 
     def steps(self) -> Sequence[Step[Any]]:
         """Return the steps that only such agents have, for undoing."""
+        return ()
 
-    def wrote(self, record: Mapping[str, Any]) -> bool:
+    def wrote(self, record: Mapping[str, Any]) -> bool:  # noqa: ARG002 - for a subclass
         """Return whether the other system wrote a record or a registry entry."""
+        return False
 
     def ended_entries(self) -> frozenset[str]:
         """Return the ids of ended agents that the global registry still lists as live."""
+        return frozenset()
 
-    def adopt(self, sagas: Sagas, agent_id: str, why: Unwind | None) -> EndReport | None:
+    def adopt(
+        self,
+        sagas: Sagas,  # noqa: ARG002 - for a subclass
+        agent_id: str,
+        why: Unwind | None,  # noqa: ARG002 - the same
+    ) -> EndReport | None:
         """
         Create a journal for an agent, or return its report if it holds nothing.
 
@@ -59,48 +67,15 @@ class Predecessor(Protocol):
             NotFound: The other system recorded no such agent.
             CouldNotAsk: Whether it lives, or what belongs to it, is unknown.
         """
-
-    def recorded_end(self, history: History) -> Unwind | None:
-        """Return the end that the other system recorded for an adopted agent."""
-
-    def report(self, agent: Agent) -> EndReport:
-        """Return how an agent ended, by its record."""
-
-    def spawn_unwinder(self, agent_id: str) -> None:
-        """Start a process outside the agent that unwinds it: the agent has no supervisor."""
-
-
-class NoPredecessor(Predecessor):
-    """No other system used this root."""
-
-    def steps(self) -> Sequence[Step[Any]]:
-        """Return no steps."""
-        return ()
-
-    def wrote(self, record: Mapping[str, Any]) -> bool:  # noqa: ARG002 - the protocol's
-        """Return False."""
-        return False
-
-    def ended_entries(self) -> frozenset[str]:
-        """Return no ids."""
-        return frozenset()
-
-    def adopt(
-        self,
-        sagas: Sagas,  # noqa: ARG002 - the protocol's
-        agent_id: str,
-        why: Unwind | None,  # noqa: ARG002 - the same
-    ) -> EndReport | None:
-        """Raise NotFound."""
         raise NotFound(f"there is no agent {agent_id!r}")
 
-    def recorded_end(self, history: History) -> Unwind | None:  # noqa: ARG002 - the protocol's
-        """Return None."""
+    def recorded_end(self, history: History) -> Unwind | None:  # noqa: ARG002 - for a subclass
+        """Return the end that the other system recorded for an adopted agent."""
         return None
 
     def report(self, agent: Agent) -> EndReport:
-        """Raise NotFound."""
+        """Return how an agent ended, by its record."""
         raise NotFound(f"there is no report of agent {agent.id!r}")
 
     def spawn_unwinder(self, agent_id: str) -> None:
-        """Do nothing."""
+        """Start a process outside the agent that unwinds it: the agent has no supervisor."""

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.deployment import report_reader
+from orchestrator_core.deployment.report_reader import T, read_reports
+from orchestrator_core.deployment.task_lookup import task_of
 from orchestrator_core.exceptions import NotFound
-from orchestrator_core.model.records import Agent, Task
+from orchestrator_core.model.records import Agent, ReportedFinding, ReportedProgress, Task
 from orchestrator_core.presets.log_reader import read_stream
 from orchestrator_core.presets.result import AgentResult
 from orchestrator_core.registry.operations import find_agent
@@ -19,19 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from orchestrator_core.deployment.context import RootContext
-    from orchestrator_core.deployment.task_lookup import TaskLookup
 
 
 class Queries:
     """The tasks and agents of one root, read from their records and files."""
 
-    def __init__(self, context: RootContext, tasks: TaskLookup) -> None:
+    def __init__(self, context: RootContext) -> None:
         self._context = context
-        self._tasks = tasks
 
     def agent(self, agent_id: str) -> Agent:
         """Return one agent."""
-        task_id = self._tasks.task_of(agent_id)
+        task_id = task_of(self._context, agent_id)
         record = find_agent(self._context.task_registry(task_id).read(), agent_id)
         if record is None:
             raise NotFound(f"there is no agent {agent_id!r}")
@@ -54,9 +53,8 @@ class Queries:
 
     def task(self, task_id: str) -> Task:
         """Return one task."""
-        return Task.from_document(
-            {"task_id": task_id, **self._context.task_registry(task_id).read()}
-        )
+        [(_, document)] = self._documents(task_id)
+        return Task.from_document(document)
 
     def _documents(self, task_id: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
         for name in self._context.layout.task_ids() if task_id is None else [task_id]:
@@ -64,31 +62,30 @@ class Queries:
 
     def findings(
         self, agent_id: str | None, task_id: str | None, *, last: int | None
-    ) -> list[report_reader.ReportedFinding]:
+    ) -> list[ReportedFinding]:
         """Return the findings of an agent, or of all agents of a task without *agent_id*."""
-        task_id, agent_id = self._resolve_task_and_agent(task_id, agent_id)
-        return report_reader.read_findings(self._context.layout, task_id, agent_id, last=last)
+        return self._reports(ReportedFinding, agent_id, task_id, last)
 
     def progress(
         self, agent_id: str | None, task_id: str | None, *, last: int | None
-    ) -> list[report_reader.ReportedProgress]:
+    ) -> list[ReportedProgress]:
         """Return the progress reports of an agent, or of all agents of a task."""
-        task_id, agent_id = self._resolve_task_and_agent(task_id, agent_id)
-        return report_reader.read_progress(self._context.layout, task_id, agent_id, last=last)
+        return self._reports(ReportedProgress, agent_id, task_id, last)
 
-    def _resolve_task_and_agent(
-        self, task_id: str | None, agent_id: str | None
-    ) -> tuple[str, str | None]:
+    def _reports(
+        self, kind: type[T], agent_id: str | None, task_id: str | None, last: int | None
+    ) -> list[T]:
         if agent_id is None:
-            return self.task(check_id("task", task_id)).id, None
-        agent = self.agent(agent_id)
-        if task_id not in (None, agent.task_id):
-            raise NotFound(f"task {task_id!r} has no agent {agent.id!r}")
-        return agent.task_id, agent.id
+            found = self.task(check_id("task", task_id)).id
+        else:
+            found = self.agent(agent_id).task_id
+            if task_id not in (None, found):
+                raise NotFound(f"task {task_id!r} has no agent {agent_id!r}")
+        return read_reports(kind, self._context.layout, found, agent_id, last=last)
 
     def output(self, agent_id: str, *, tail: int | None) -> str:
         """Return what an agent wrote, from its log or the archived log."""
-        task_id = self._tasks.task_of(agent_id)
+        task_id = task_of(self._context, agent_id)
         for path in self._logs(task_id, agent_id):
             try:
                 text = read_maybe_gzipped(path).decode(errors="replace")

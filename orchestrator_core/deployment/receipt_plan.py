@@ -32,18 +32,13 @@ def derive_receipts(
     Raises:
         NotFound: No task is known to have had such an agent.
     """
-    task_id = labels.get("task_id") or _task_with(context, agent_id)
-    document = context.task_registry(task_id).read_or_none() or {}
-    record = find_agent(document, agent_id) or unknown_record(agent_id)
-    values = {"task_id": task_id, "record": record, "entry": {"task_id": task_id}}
-    return plan_receipts(context, agent_id, values)
-
-
-def _task_with(context: RootContext, agent_id: str) -> str:
-    for task_id in context.layout.task_ids():
-        document = context.task_registry(task_id).read_or_none() or {}
-        if find_agent(document, agent_id) or context.layout.run_dir(task_id, agent_id).exists():
-            return task_id
+    task_id = labels.get("task_id")
+    for name in [task_id] if task_id else context.layout.task_ids():
+        record = find_agent(context.task_registry(name).read_or_none() or {}, agent_id)
+        if record or task_id or context.layout.run_dir(name, agent_id).exists():
+            record = record or unknown_record(agent_id)
+            values = {"task_id": name, "record": record, "entry": {"task_id": name}}
+            return plan_receipts(context, agent_id, values)
     raise NotFound(f"no task is known to have had the agent {agent_id!r}")
 
 

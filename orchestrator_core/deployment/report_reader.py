@@ -15,6 +15,7 @@ import attrs
 import msgspec
 
 from orchestrator_core.exceptions import StorageError
+from orchestrator_core.model.records import ReportedFinding, ReportedProgress
 from orchestrator_core.system.clock import parse_timestamp
 from orchestrator_core.system.gzip_read import GZ, read_maybe_gzipped
 
@@ -24,60 +25,11 @@ if TYPE_CHECKING:
 
     from orchestrator_core.model.layout import Layout
 
-T = TypeVar("T", "ReportedFinding", "ReportedProgress")
+T = TypeVar("T", ReportedFinding, ReportedProgress)
+
+_DIRECTORIES = {ReportedFinding: "findings", ReportedProgress: "progress"}
 
 _RESOLUTION_S = 2.0  #: The coarsest resolution of a file system's modification times.
-
-
-def _int_or_none(value: object) -> int | None:
-    return value if isinstance(value, int) else None
-
-
-@attrs.frozen(kw_only=True)
-class ReportedFinding:
-    """Something that an agent has found."""
-
-    timestamp: str = attrs.field(default="", converter=str)
-    agent_id: str = attrs.field(default="", converter=str)
-    finding_type: str = attrs.field(default="", converter=str)
-    severity: str = attrs.field(default="", converter=str)
-    message: str = attrs.field(default="", converter=str)
-    data: Any = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-safe values."""
-        return attrs.asdict(self, recurse=False)
-
-
-@attrs.frozen(kw_only=True)
-class ReportedProgress:
-    """The progress that an agent reported."""
-
-    timestamp: str = attrs.field(default="", converter=str)
-    agent_id: str = attrs.field(default="", converter=str)
-    status: str = attrs.field(default="", converter=str)
-    progress: int | None = attrs.field(default=None, converter=_int_or_none)  #: In per cent.
-    message: str = attrs.field(default="", converter=str)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-safe values."""
-        return attrs.asdict(self, recurse=False)
-
-
-def read_findings(
-    layout: Layout, task_id: str, agent_id: str | None, *, last: int | None
-) -> list[ReportedFinding]:
-    """Return findings, oldest first; see :meth:`Orchestrator.read_findings`."""
-    files = _files(layout.task(task_id), "findings", agent_id)
-    return _read(ReportedFinding, files, agent_id, last)
-
-
-def read_progress(
-    layout: Layout, task_id: str, agent_id: str | None, *, last: int | None
-) -> list[ReportedProgress]:
-    """Return progress reports, oldest first; see :meth:`Orchestrator.read_progress`."""
-    files = _files(layout.task(task_id), "progress", agent_id)
-    return _read(ReportedProgress, files, agent_id, last)
 
 
 class _File(NamedTuple):
@@ -86,8 +38,15 @@ class _File(NamedTuple):
     modified: float  #: Seconds since 1970; compression keeps it.
 
 
-def _read(kind: type[T], files: list[_File], agent_id: str | None, last: int | None) -> list[T]:
-    """Return the reports in *files*; with *last*, read only as many files as it takes."""
+def read_reports(
+    kind: type[T], layout: Layout, task_id: str, agent_id: str | None, *, last: int | None
+) -> list[T]:
+    """
+    Return the reports of an agent, or of all agents of a task; the oldest comes first.
+
+    With *last*, only as many files are read as it takes.
+    """
+    files = _files(layout.task(task_id), _DIRECTORIES[kind], agent_id)
     names = [field.name for field in attrs.fields(kind)]
     found: list[tuple[tuple[float, ...], T]] = []  # Some share a millisecond.
     if last is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from orchestrator_core.deployment.task_lookup import task_of
 from orchestrator_core.exceptions import InvalidInput, NotFound
 from orchestrator_core.model.status import Status, is_active
 from orchestrator_core.registry.operations import find_agent
@@ -22,10 +23,10 @@ from orchestrator_core.system import durable
 from orchestrator_core.system.clock import timestamp
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from orchestrator_core.deployment.context import RootContext
-    from orchestrator_core.deployment.task_lookup import TaskLookup
     from orchestrator_core.model.outcome import EndReport
 
 SEVERITIES = ("low", "medium", "high", "critical", "info")
@@ -59,30 +60,20 @@ def check_progress(progress: int | None) -> None:
 class Reporter:
     """The writer of what the agents of one root report."""
 
-    def __init__(self, context: RootContext, tasks: TaskLookup) -> None:
+    def __init__(self, context: RootContext) -> None:
         self._context = context
-        self._tasks = tasks
 
     def write_progress(
         self, agent_id: str, status: Status, *, message: str, progress: int | None
     ) -> ReportReceipt:
         """Write an agent's progress, and its status unless that is a terminal one."""
-        now = timestamp()
-        line = {
-            "timestamp": now,
-            "agent_id": agent_id,
-            "status": status.value,
-            "message": message,
-            "progress": progress,
-        }
-        changes: dict[str, Any] = {"last_update": now, "message": message}
+        line = {"status": status.value, "message": message, "progress": progress}
+        changes: dict[str, Any] = {"message": message}
         if progress is not None:
             changes["progress"] = progress
         if not status.is_terminal:  # The end writes a terminal status.
             changes["status"] = status.value
-        task_id = self._tasks.task_of(agent_id)
-        path = self._context.layout.progress(task_id, agent_id)
-        return self._write(task_id, agent_id, path, line, changes)
+        return self._write(agent_id, self._context.layout.progress, line, changes)
 
     def write_finding(
         self,
@@ -98,28 +89,26 @@ class Reporter:
             raise InvalidInput(
                 f"{severity!r} is no severity", hint=f"use one of: {', '.join(SEVERITIES)}"
             )
-        now = timestamp()
         line = {
-            "timestamp": now,
-            "agent_id": agent_id,
             "finding_type": finding_type,
             "severity": severity,
             "message": message,
             "data": data,
         }
-        task_id = self._tasks.task_of(agent_id)
-        path = self._context.layout.findings(task_id, agent_id)
-        return self._write(task_id, agent_id, path, line, {"last_update": now})
+        return self._write(agent_id, self._context.layout.findings, line, {})
 
     def _write(
         self,
-        task_id: str,
         agent_id: str,
-        path: Path,
-        line: dict[str, Any],
+        path_of: Callable[[str, str], Path],
+        fields: dict[str, Any],
         changes: dict[str, Any],
     ) -> ReportReceipt:
-        """Append *line* to the agent's file, and apply *changes* to its record: both or none."""
+        """Append a line to the agent's file, and apply *changes* to its record: both or none."""
+        now = timestamp()
+        line = {"timestamp": now, "agent_id": agent_id, **fields}
+        task_id = task_of(self._context, agent_id)
+        path = path_of(task_id, agent_id)
         try:
             encoded = msgspec.json.format(msgspec.json.encode(line), indent=0)
         except (TypeError, ValueError) as error:
@@ -133,5 +122,5 @@ class Reporter:
                 if not path.parent.is_dir():
                     durable.make_directory(path.parent)  # A legacy task may lack it.
                 durable.append_line(path, encoded)
-                record |= changes
+                record |= {"last_update": now, **changes}
         return ReportReceipt(agent_id=agent_id, recorded=recorded, line=line)

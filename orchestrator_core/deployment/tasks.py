@@ -18,13 +18,14 @@ from orchestrator_core.exceptions import InvalidInput, StorageError
 from orchestrator_core.model import ids
 from orchestrator_core.model.records import Task
 from orchestrator_core.registry import TASK, Registry
+from orchestrator_core.registry.operations import add_task, find_task
 from orchestrator_core.system import durable, locks
 from orchestrator_core.system.clock import timestamp
 from orchestrator_core.system.names import check_id
 from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from orchestrator_core.deployment.context import RootContext
@@ -56,18 +57,18 @@ class TaskCreator:
         registry = self._context.global_registry
         if key is not None:
             check_id("key", key)
-            known = _find_by_key(registry.read(), key)
+            known = find_task(registry.read(), key)
             if known is not None and self._exists(known):
                 return self._read(known)
         document = self._new_document(description, priority, client_cwd, key, extra)
         if key is None:
             self._build(document)
             with registry.transaction() as entries:
-                _register(entries, document)
+                add_task(entries, document)
             return Task.from_document(document)
         # The key first: after a crash here, the next caller with this key creates the task.
         with registry.transaction() as entries:
-            document["task_id"] = _register(entries, document)
+            document["task_id"] = add_task(entries, document)
         document["workspace"] = str(self._layout.task(document["task_id"]))
         return self._ensure_created(document)
 
@@ -143,26 +144,6 @@ class TaskCreator:
             os.close(fd)
 
 
-def _find_by_key(known: dict[str, Any], key: str) -> str | None:
-    tasks: dict[str, Any] = known["tasks"]
-    return next((name for name, entry in tasks.items() if entry.get("key") == key), None)
-
-
-def _register(known: dict[str, Any], document: dict[str, Any]) -> str:
-    """Add a task's entry to the global registry; return the id of the task with its key."""
-    task_id: str = document["task_id"]
-    holder = None if document["key"] is None else _find_by_key(known, document["key"])
-    if holder is not None:
-        return holder
-    known["tasks"][task_id] = {
-        "description": document["task_description"],
-        "created_at": document["created_at"],
-        "status": document["status"],
-        "key": document["key"],
-    }
-    return task_id
-
-
 def _create_building_dir(root: Path, task_id: str) -> tuple[Path, int]:
     """Create a directory under a temporary name; return it with the descriptor of its lock."""
     for number in itertools.count():
@@ -184,28 +165,20 @@ def _create_building_dir(root: Path, task_id: str) -> tuple[Path, int]:
 
 def clean_temp_dirs(root: Path) -> None:
     """Remove tasks that were never completed, and restore those whose removal was interrupted."""
-    for left in root.glob(f"{_BUILDING_PREFIX}*"):
-        with _lock_if_free(left) as is_locked:
-            if is_locked:
-                shutil.rmtree(left, ignore_errors=True)
-    for left in root.glob(f"{EXPORTING_PREFIX}*"):
-        with _lock_if_free(left) as is_locked:
-            if is_locked:
+    for left in [*root.glob(f"{_BUILDING_PREFIX}*"), *root.glob(f"{EXPORTING_PREFIX}*")]:
+        try:
+            fd = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            if not locks.try_lock(fd):  # Its owner is alive.
+                continue
+            if left.name.startswith(EXPORTING_PREFIX):
                 _restore(left)
-
-
-@contextlib.contextmanager
-def _lock_if_free(directory: Path) -> Iterator[bool]:
-    """Yield whether the directory could be locked, which a living owner would prevent."""
-    try:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        yield False
-        return
-    try:
-        yield locks.try_lock(fd)
-    finally:
-        os.close(fd)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+        finally:
+            os.close(fd)
 
 
 def _restore(left: Path) -> None:

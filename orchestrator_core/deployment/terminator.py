@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.deployment import cancellation
-from orchestrator_core.deployment.ended_records import report_from_record
 from orchestrator_core.deployment.liveness import Liveness, session_receipt, task_id_of
 from orchestrator_core.deployment.steps import STEPS
+from orchestrator_core.deployment.task_lookup import find_record
 from orchestrator_core.exceptions import (
     JournalDamaged,
     NotFound,
@@ -39,7 +39,7 @@ from orchestrator_core.model.outcome import (
     decide_end_reason,
     terminal_reason,
 )
-from orchestrator_core.registry.operations import find_agent
+from orchestrator_core.registry.operations import find_agent, is_finished
 from orchestrator_core.resources.step_registry import StepRegistry
 from orchestrator_core.saga import Reason, Saga, Sagas, State, Unwind
 from orchestrator_core.system.clock import timestamp
@@ -63,7 +63,7 @@ class Terminator:
         self.context = context
         self.steps = StepRegistry(
             [*(step(context, terminator=self) for step in STEPS), *context.predecessor.steps()],
-            modules=context.step_modules,
+            modules=lambda: context.settings.steps.modules,
         )
         self.sagas = Sagas(
             context.layout.sagas,
@@ -298,7 +298,7 @@ class Terminator:
         try:
             history = self.sagas.history(agent_id)
         except SagaNotFound:
-            report = report_from_record(self.context, agent_id)
+            report = self._recorded_report(agent_id)
             if report is not None:
                 return self._with_children(report)
             adopted = self.context.predecessor.adopt(self.sagas, agent_id, why)
@@ -315,10 +315,17 @@ class Terminator:
         try:
             report: EndReport | None = EndReport.from_unwind(self.sagas.report(agent_id))
         except SagaNotFound:
-            report = report_from_record(self.context, agent_id)
+            report = self._recorded_report(agent_id)
         if report is None:
             raise NotFound(f"agent {agent_id!r} has not ended")
         return self._with_children(report)
+
+    def _recorded_report(self, agent_id: str) -> EndReport | None:
+        """Return the report in an agent's record, for a journal that retention has removed."""
+        found = find_record(self.context, agent_id)
+        if found is None or not is_finished(found[1]) or self.context.predecessor.wrote(found[1]):
+            return None
+        return EndReport.from_record(found[1])
 
     def report_or_pending(self, agent: Agent) -> EndReport:
         """Return how an agent with an ended record was ended, also while its unwinding goes on."""

@@ -11,9 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from orchestrator_core.aio import AsyncOrchestrator
-    from orchestrator_core.deployment.report_reader import ReportedFinding, ReportedProgress
     from orchestrator_core.mcp import schemas
-    from orchestrator_core.model.records import Agent
+    from orchestrator_core.model.records import Agent, ReportedFinding, ReportedProgress
 
 _CLEANUP_FIELDS = ("tmux_session_killed", "prompt_file_deleted", "verified_no_zombies", "method")
 

@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from orchestrator_core.aio import AsyncOrchestrator
-    from orchestrator_core.deployment.report_reader import ReportedProgress
     from orchestrator_core.mcp import schemas
-    from orchestrator_core.model.records import Agent
+    from orchestrator_core.model.records import Agent, ReportedProgress
 
 _COORDINATION_FINDINGS = 3  #: In the answer to each report.
 _STATUS_REPORTS = 10  #: Of either kind, in a task's status.

@@ -16,10 +16,13 @@ import msgspec
 
 from orchestrator_core.model.status import Status
 from orchestrator_core.saga import Reason, Unwind
+from orchestrator_core.system.clock import timestamp
 from orchestrator_core.system.deprecation import warn_renamed
 from orchestrator_core.system.json_values import JsonValues
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from orchestrator_core.saga import History, UnwindReport
     from orchestrator_core.system.processes.protocol import ExitRecord
 
@@ -175,10 +178,46 @@ class EndReport(JsonValues):
         )
 
     @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> EndReport | None:
+        """
+        Return the report that an agent's record has: all of it but the single steps.
+
+        None: the record has none, or another program changed it.
+        """
+        result = record.get("auto_cleanup_result")
+        if not isinstance(result, dict):
+            return None
+        known = {field.name for field in attrs.fields(cls)} - {"steps", "children"}
+        values = {name: value for name, value in result.items() if name in known}
+        names = [name for name in result.get("children") or () if isinstance(name, str)]
+        children = [{"agent_id": name, "status": "", "reason": ""} for name in names]
+        try:
+            return msgspec.convert({**values, "children": children}, cls)
+        except msgspec.ValidationError:
+            return None
+
+    @classmethod
     def of(cls, report: UnwindReport) -> EndReport:
         """Return :meth:`from_unwind`, of which this is the old name."""
         warn_renamed("EndReport.of", "EndReport.from_unwind")
         return cls.from_unwind(report)
+
+
+def final_status(why: Unwind) -> dict[str, Any]:
+    """Return the fields of an end, under the names that people's tools know."""
+    now = timestamp()
+    status = why.detail["status"]
+    end = {
+        "status": status,
+        "completed_at": now,
+        "last_update": now,
+        "end_reason": why.message,
+        "exit_code": why.detail.get("exit_code"),
+        "exit_signal": why.detail.get("exit_signal"),
+    }
+    if status == Status.TERMINATED.value:
+        end |= {"terminated_at": now, "termination_reason": why.message}
+    return end
 
 
 def cleanup_record(report: UnwindReport, at: str) -> dict[str, Any]:

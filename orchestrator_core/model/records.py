@@ -1,4 +1,4 @@
-"""Agents and tasks, as their records were when they were read."""
+"""Agents, tasks and reports, as their records were when they were read."""
 
 from __future__ import annotations
 
@@ -101,3 +101,41 @@ class Task:
     def to_dict(self) -> dict[str, Any]:
         """Return the task as JSON-safe values, without its record."""
         return attrs.asdict(self, filter=lambda field, _: field.name != "record")
+
+
+# --- what agents report ---------------------------------------------------------------------------
+
+
+def _int_or_none(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+@attrs.frozen(kw_only=True)
+class ReportedFinding:
+    """Something that an agent has found."""
+
+    timestamp: str = attrs.field(default="", converter=str)
+    agent_id: str = attrs.field(default="", converter=str)
+    finding_type: str = attrs.field(default="", converter=str)
+    severity: str = attrs.field(default="", converter=str)
+    message: str = attrs.field(default="", converter=str)
+    data: Any = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-safe values."""
+        return attrs.asdict(self, recurse=False)
+
+
+@attrs.frozen(kw_only=True)
+class ReportedProgress:
+    """The progress that an agent reported."""
+
+    timestamp: str = attrs.field(default="", converter=str)
+    agent_id: str = attrs.field(default="", converter=str)
+    status: str = attrs.field(default="", converter=str)
+    progress: int | None = attrs.field(default=None, converter=_int_or_none)  #: In per cent.
+    message: str = attrs.field(default="", converter=str)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-safe values."""
+        return attrs.asdict(self, recurse=False)

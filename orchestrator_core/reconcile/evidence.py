@@ -15,9 +15,8 @@ import attrs
 import msgspec
 
 from orchestrator_core.deployment.report_reader import json_lines
-from orchestrator_core.deployment.steps.registries import final_status
 from orchestrator_core.exceptions import InvalidId, JournalDamaged, SagaError, StorageError
-from orchestrator_core.model.outcome import cleanup_record
+from orchestrator_core.model.outcome import cleanup_record, final_status
 from orchestrator_core.model.status import Status, is_active
 from orchestrator_core.saga import State
 from orchestrator_core.saga.history import History, load_history

@@ -18,7 +18,12 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.model.status import is_active
-from orchestrator_core.registry.document import count_end, mark_had_agents, move_ended_to_counts
+from orchestrator_core.registry.document import (
+    count_end,
+    mark_had_agents,
+    move_ended_to_counts,
+    task_entry,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -171,6 +176,22 @@ def _remove_child(hierarchy: dict[str, list[str]], parent: str, child: str) -> N
 
 
 # --- the global registry -------------------------------------------------------------------------
+
+
+def find_task(document: Document, key: str) -> str | None:
+    """Return the id of the listed task with a key; None if there is none."""
+    tasks: dict[str, Any] = document["tasks"]
+    return next((name for name, entry in tasks.items() if entry.get("key") == key), None)
+
+
+def add_task(document: Document, task: Document) -> str:
+    """List a task, unless a listed one has its key; return the id of the listed one."""
+    task_id: str = task["task_id"]
+    holder = None if task["key"] is None else find_task(document, task["key"])
+    if holder is not None:
+        return holder
+    document["tasks"][task_id] = task_entry(task)
+    return task_id
 
 
 def check_global_limits(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -10,13 +10,11 @@ from orchestrator_core.saga import Presence, Step
 from orchestrator_core.system import durable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from orchestrator_core.deployment.context import RootContext
-    from orchestrator_core.model.outcome import EndReport
+    from orchestrator_core.deployment.terminator import Terminator
     from orchestrator_core.model.spec import AgentSpec
     from orchestrator_core.resources.provision import ProvisionCollector
-    from orchestrator_core.saga import Context, Unwind
+    from orchestrator_core.saga import Context
 
 
 @attrs.frozen
@@ -26,15 +24,8 @@ class DeploymentInputs:
     task_id: str
     agent_id: str
     spec: AgentSpec = attrs.field(repr=False)  #: With the prompt and the environment.
-    deploy_log: Mapping[str, Any]
+    program: str  #: The command's program, or its placeholder.
     provisions: ProvisionCollector | None = None  #: From extra steps, which fill it when done.
-
-
-class ChildTerminator(Protocol):
-    """The part of the terminator that ends a child with its parent."""
-
-    def terminate_child(self, agent_id: str, why: Unwind) -> EndReport:
-        """End an agent for *why*; one that is dead already keeps its own end."""
 
 
 @attrs.frozen
@@ -48,7 +39,7 @@ class DeploymentStep(Step[Any]):
 
     context: RootContext
     deployment: DeploymentInputs | None = None
-    terminator: ChildTerminator | None = None  #: For the step that holds the children.
+    terminator: Terminator | None = None  #: For the step that holds the children.
 
     @property
     def inputs(self) -> DeploymentInputs:

@@ -17,7 +17,7 @@ from orchestrator_core.exceptions import (
     OrchestratorError,
     SagaBusy,
 )
-from orchestrator_core.model.outcome import ends_children, terminal_reason
+from orchestrator_core.model.outcome import ends_children, final_status, terminal_reason
 from orchestrator_core.model.status import Status, is_active
 from orchestrator_core.registry.operations import (
     add_agent,
@@ -32,7 +32,6 @@ from orchestrator_core.registry.operations import (
     remove_live,
 )
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
-from orchestrator_core.system.clock import timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -60,8 +59,7 @@ class RegisterTask(DeploymentStep):
 
     def plan(self, ctx: Context) -> TaskReceipt:
         """Take the record from the context."""
-        task_id, agent_id = task_and_agent(ctx)
-        return TaskReceipt(task_id=task_id, agent_id=agent_id, record=ctx.values["record"])
+        return TaskReceipt(*task_and_agent(ctx), record=ctx.values["record"])
 
     def do(self, receipt: TaskReceipt) -> TaskReceipt:
         """Write the record, or refuse it by the limits."""
@@ -92,23 +90,6 @@ def end_record(document: Document, agent_id: str, why: Unwind) -> bool:
     if why.removes_everything:
         return remove_agent(document, agent_id)
     return end_agent(document, agent_id, final_status(why))
-
-
-def final_status(why: Unwind) -> dict[str, Any]:
-    """Return the fields of an end, under the names that people's tools know."""
-    now = timestamp()
-    status = why.detail["status"]
-    end = {
-        "status": status,
-        "completed_at": now,
-        "last_update": now,
-        "end_reason": why.message,
-        "exit_code": why.detail.get("exit_code"),
-        "exit_signal": why.detail.get("exit_signal"),
-    }
-    if status == Status.TERMINATED.value:
-        end |= {"terminated_at": now, "termination_reason": why.message}
-    return end
 
 
 # --- register_global -----------------------------------------------------------------------------
@@ -185,8 +166,7 @@ class OwnChildren(DeploymentStep):
 
     def plan(self, ctx: Context) -> ChildrenReceipt:
         """Name the agent."""
-        task_id, agent_id = task_and_agent(ctx)
-        return ChildrenReceipt(task_id=task_id, agent_id=agent_id)
+        return ChildrenReceipt(*task_and_agent(ctx))
 
     def do(self, receipt: ChildrenReceipt) -> ChildrenReceipt:
         """Do nothing: children come later."""

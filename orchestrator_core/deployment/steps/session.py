@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import msgspec
 
-from orchestrator_core.deployment.documents import build_launch
+from orchestrator_core.deployment.documents import build_launch, new_deploy_log
 from orchestrator_core.deployment.steps.base import DeploymentStep, presence, task_and_agent
 from orchestrator_core.exceptions import Survivors
 from orchestrator_core.model import ids
@@ -119,7 +119,7 @@ class OpenLog(DeploymentStep):
         durable.make_directory(receipt.archive)
         durable.create(receipt.log, b"", durable=False)
         launch = build_launch(self.context, self.inputs)
-        deploy_log = {**self.inputs.deploy_log, "cwd": launch.cwd}
+        deploy_log = new_deploy_log(self.context, self.inputs, cwd=launch.cwd)
         encoded = msgspec.json.format(msgspec.json.encode(deploy_log))
         durable.create(receipt.deploy_log, encoded + b"\n", durable=False)
         with storage_errors("make", receipt.run):
