@@ -1,7 +1,8 @@
 """
 The context of one root: its layout, terminal, processes, registries and settings.
 
-The facade creates it, with everything that can be swapped as a constructor argument.
+The facade creates it, with everything that can be swapped as a constructor argument. The
+terminal is the class that ``root.json`` names, unless the facade passes one.
 Each part is created when it is first used: a progress report needs few of them, and
 does not pay for the imports of the others.
 """

@@ -1,13 +1,20 @@
-"""The reader of a supervisor's events: news for the deployer, and never its only record."""
+"""
+The reader of a supervisor's events: news for the deployer, and never its only record.
+
+:func:`wait_readable` waits for events on any descriptors.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import time
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestrator_core.system.processes.protocol import Identity, Processes
 
 _OUTPUT_SHOWN = 2000  #: Bytes of an early death's output that the error shows.
@@ -72,3 +79,11 @@ class SupervisorEvents:
     def __exit__(self, *_error: object) -> None:
         os.close(self.fd)
         os.close(self._log)
+
+
+def wait_readable(fds: Sequence[int], deadline: float, *, events: int = select.POLLIN) -> list[int]:
+    """Wait for *events* on *fds* until *deadline*, by ``time.monotonic``; return the ready ones."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, events)
+    return [fd for fd, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)]

@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 from orchestrator_core.system.deprecation import renamed_attributes
+from orchestrator_core.system.event_reader import wait_readable
 from orchestrator_core.system.processes.exit_record import never_started, read_exit_record
-from orchestrator_core.system.processes.identity import wait_readable
 from orchestrator_core.system.processes.protocol import (
     GracePeriods,
     Identity,

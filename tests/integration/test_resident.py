@@ -17,7 +17,7 @@ import pytest
 from orchestrator_core.deployment import documents
 from orchestrator_core.deployment.steps import session
 from orchestrator_core.operations.daemon.file_events import DirectoryEvents
-from orchestrator_core.system.processes import identity
+from orchestrator_core.system.event_reader import wait_readable
 
 pytestmark = pytest.mark.tmux
 
@@ -70,7 +70,7 @@ class Resident:
         beats = self.scene.root / "registry"
         with contextlib.closing(DirectoryEvents(beats)) as events:
             while not (self.beat() or {}).get("sweeps"):
-                assert identity.wait_readable([events.fd], time.monotonic() + LONG_S)
+                assert wait_readable([events.fd], time.monotonic() + LONG_S)
                 events.read()
         return self
 
@@ -124,7 +124,7 @@ def until_closed(scene, *agents):
     closed = scene.root / "sagas" / "closed"
     with contextlib.closing(DirectoryEvents(closed)) as events:
         while [each for each in agents if not (closed / f"{each}.jsonl").exists()]:
-            assert identity.wait_readable([events.fd], time.monotonic() + LONG_S), agents
+            assert wait_readable([events.fd], time.monotonic() + LONG_S), agents
             events.read()
 
 
@@ -230,7 +230,7 @@ def test_a_killed_deployment_is_undone(scene, task, resident, actors):
 def _until_open_sagas(scene, count):
     with contextlib.closing(DirectoryEvents(scene.root / "sagas")) as events:
         while len(scene.world.files("sagas/*.jsonl")) > count:
-            assert identity.wait_readable([events.fd], time.monotonic() + LONG_S)
+            assert wait_readable([events.fd], time.monotonic() + LONG_S)
             events.read()
 
 
@@ -379,7 +379,7 @@ def _once_at_rest(pid):
     while last != (now := _cpu_s(pid)):
         assert time.monotonic() < deadline, "it never rests"
         last = now
-        identity.wait_readable([], time.monotonic() + 0.3)
+        wait_readable([], time.monotonic() + 0.3)
     return now
 
 
@@ -390,7 +390,7 @@ def test_an_idle_sweeper_costs_almost_nothing(scene, orch, task, resident):
     pid = sweeper.process.pid
     before = _once_at_rest(pid)
 
-    assert not identity.wait_readable([], time.monotonic() + 1.5)  # There is nothing to come.
+    assert not wait_readable([], time.monotonic() + 1.5)  # There is nothing to come.
 
     assert _cpu_s(pid) - before <= TICK_S
     assert 1 == _status(pid, "Threads")

@@ -19,13 +19,13 @@ from orchestrator_core.exceptions import CouldNotAsk, InvalidInput
 from orchestrator_core.supervisor import procfs
 from orchestrator_core.supervisor.cgroup import Cgroup
 from orchestrator_core.system.boot import boot_id
+from orchestrator_core.system.event_reader import wait_readable
 from orchestrator_core.system.processes import (
     GracePeriods,
     Identity,
     LocalProcesses,
     OwnershipSelector,
     cgroups,
-    identity,
     read_exit_record,
     table,
 )
@@ -410,7 +410,7 @@ def test_an_import_of_processes_does_not_import_psutil_beside_proc():
 
 
 def test_a_wait_for_no_descriptor_ends_at_its_deadline():
-    assert [] == identity.wait_readable([], time.monotonic() + 0.01, events=select.POLLIN)
+    assert [] == wait_readable([], time.monotonic() + 0.01, events=select.POLLIN)
 
 
 # --- what cannot be asked ---------------------------------------------------------------------

@@ -28,6 +28,7 @@ from orchestrator_core.operations.sweeper import Sweeper
 from orchestrator_core.reconcile.sweep import saga_snapshot as journals
 from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind, SweepReport
 from orchestrator_core.saga import Outcome, Presence, Sagas, Unwind
+from orchestrator_core.system.event_reader import wait_readable
 from orchestrator_core.system.processes import exit_record, identity
 
 LONG_S = 20
@@ -128,7 +129,7 @@ class Root:
         closed = self.root / "sagas" / "closed"
         with contextlib.closing(DirectoryEvents(closed)) as events:
             while [each for each in agent_ids if not (closed / f"{each}.jsonl").exists()]:
-                assert identity.wait_readable([events.fd], time.monotonic() + LONG_S), agent_ids
+                assert wait_readable([events.fd], time.monotonic() + LONG_S), agent_ids
                 events.read()
 
     def close(self):
@@ -421,7 +422,7 @@ def test_a_hung_sweep_is_reported_and_reactions_go_on(root, sweeper_of):
     root.until_closed("a-1")
     with contextlib.closing(DirectoryEvents(root.root / "registry")) as events:
         while sweeper.health().healthy:
-            assert identity.wait_readable([events.fd], time.monotonic() + LONG_S)
+            assert wait_readable([events.fd], time.monotonic() + LONG_S)
             events.read()
 
     assert "sweep has run for" in sweeper.health().problems[0]

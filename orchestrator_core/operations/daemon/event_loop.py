@@ -33,6 +33,7 @@ from orchestrator_core.operations.daemon.heartbeat import Heartbeat, LastSweep
 from orchestrator_core.operations.daemon.jobs import JobPool
 from orchestrator_core.operations.daemon.watch_list import SagaCheck, WatchList, saga_of_journal
 from orchestrator_core.system.clock import timestamp
+from orchestrator_core.system.event_reader import wait_readable
 from orchestrator_core.system.processes import identity
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class EventLoop:
             fds += [self._jobs.fd, *self._watch_list.fds]
             fds += [] if self._file_events is None else [self._file_events.fd]
         until = max(self._next_timer(), self._ignore_events_until)
-        return set(identity.wait_readable(fds, until))
+        return set(wait_readable(fds, until))
 
     def _on_readable(self, readable: set[int]) -> None:
         # Finished jobs come first, so that no saga is recovered twice.
@@ -138,7 +139,7 @@ class EventLoop:
         self._manager.notify("STOPPING=1")
         until = time.monotonic() + _STOP_GRACE_S
         while self._jobs.names and time.monotonic() < until:
-            identity.wait_readable([self._jobs.fd], until)
+            wait_readable([self._jobs.fd], until)
             for job in self._jobs.collect(start_more=False):
                 if job.name == _SWEEP:
                     self._log_errors(self._count_sweep, job)

@@ -24,7 +24,7 @@ from orchestrator_core.system.boot import boot_id
 from orchestrator_core.system.processes.protocol import Identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 _HAS_PROC = sys.platform == "linux"
 
@@ -161,11 +161,3 @@ else:
         except OSError:
             return None
         return Handle(process, queue.fileno())
-
-
-def wait_readable(fds: Sequence[int], deadline: float, *, events: int = select.POLLIN) -> list[int]:
-    """Wait for *events* on *fds* until *deadline*, by ``time.monotonic``; return the ready ones."""
-    poll = select.poll()
-    for fd in fds:
-        poll.register(fd, events)
-    return [fd for fd, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)]

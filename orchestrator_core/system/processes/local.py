@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.system.event_reader import wait_readable
 from orchestrator_core.system.processes import (
     cgroups,
     identity,
@@ -82,7 +83,7 @@ class LocalProcesses:
             handle = None if process is None else stack.enter_context(identity.open_handle(process))
             exited = process is not None and handle is None
             fds = [each for each in (handle.fd if handle else None, fd) if each is not None]
-            ready = identity.wait_readable(fds, 0.0 if exited else deadline)
+            ready = wait_readable(fds, 0.0 if exited else deadline)
             exited = exited or (handle is not None and handle.fd in ready)
             return WatchResult(readable=fd in ready, exited=exited)
 

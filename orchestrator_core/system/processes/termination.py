@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from orchestrator_core.supervisor.cgroup import Cgroup
 from orchestrator_core.system.boot import boot_id
 from orchestrator_core.system.clock import ms_since
+from orchestrator_core.system.event_reader import wait_readable
 from orchestrator_core.system.processes import cgroups, exit_record, ownership, table
-from orchestrator_core.system.processes.identity import open_handle, wait_readable
+from orchestrator_core.system.processes.identity import open_handle
 from orchestrator_core.system.processes.protocol import Survivor, TerminationResult
 
 if TYPE_CHECKING:
