@@ -47,7 +47,7 @@ def figures(directory: str | None = None, rounds: int = 200) -> list[Figure]:  #
             note=f"fastest {min(taken_ms):.3g} ms; floor: its {len(calls)} system calls, bare",
         ),
         Figure(
-            name="… with a root and a task of its own, and their removal",
+            name="… with a separate root and task, and their removal",
             measured=median(ending[5:]),
             floor=median(floor[5:]),
         ),

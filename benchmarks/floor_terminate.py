@@ -79,11 +79,11 @@ def kill_session(site: Site, held: Held) -> None:
 
 
 def archive(site: Site, held: Held) -> None:
-    kept = (held.log, held.deploy_log)
-    for path in kept:
+    logs = (held.log, held.deploy_log)
+    for path in logs:
         os.link(path, site.task / "archive" / path.name)
     settle(site.task / "archive")
-    for path in kept:
+    for path in logs:
         os.unlink(path)
     settle(site.task / "logs")
     for name in os.listdir(held.run):

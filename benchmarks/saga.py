@@ -191,7 +191,7 @@ class DBOSPeer:
             done = []
             try:
                 for number in range(STEPS):
-                    done.append(do(number, fails and number == STEPS - 1))  # noqa: PERF401 - kept so far
+                    done.append(do(number, fails and number == STEPS - 1))  # noqa: PERF401 - undone below
             except Failed:
                 for number in reversed(done):
                     undo(number)

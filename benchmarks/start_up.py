@@ -77,8 +77,10 @@ def run(argv: list[str], more: dict[str, str] | None = None) -> None:
 
 def environment() -> dict[str, str]:
     """Return this environment, with byte code cached outside of this tree."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, "PYTHONPATH": str(HERE.parent), "PYTHONPYCACHEPREFIX": str(_CACHE)}
+    variables = {
+        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    }
+    return {**variables, "PYTHONPATH": str(HERE.parent), "PYTHONPYCACHEPREFIX": str(_CACHE)}
 
 
 if __name__ == "__main__":

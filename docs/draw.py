@@ -110,7 +110,7 @@ _WHAT_TO_DO = {
     "could-not-ask": "see that what was asked answers, then try again",
     "storage": "the hint names the remedy: space, a permission, another root",
     "registry": "the message names the file",
-    "registry-damaged": "mend the file that was kept aside, and move it back: see the hint",
+    "registry-damaged": "repair the quarantined file, and move it back: see the hint",
     "terminal": "the message holds tmux's own",
     "session-exists": "that session was left alone; end it, or use another id",
     "survivors": "see what the named processes wait for; recovery tries again",
@@ -229,7 +229,7 @@ def _options(command: argparse.ArgumentParser) -> str:
         for action in command._actions
         if action.dest not in ("help", "command", *_shared(command))
     ]
-    return table(("argument", "is"), rows) if rows else "It has no arguments of its own."
+    return table(("argument", "is"), rows) if rows else "The command has only the shared arguments."
 
 
 def _shared(command: argparse.ArgumentParser) -> tuple[str, ...]:

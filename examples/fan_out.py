@@ -7,7 +7,7 @@ A custom orchestrator: one agent for each part of a job, all of them awaited and
 
 An agent reads each file of a directory. The program waits for all agents and prints their
 findings. The agents are tiny programs unless you name another, for example ``claude -p``.
-The prompt, on standard input, says how to report.
+The prompt, on standard input, describes how to report.
 """
 
 from __future__ import annotations

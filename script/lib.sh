@@ -58,7 +58,7 @@ make_venv() {
     python=$(find_python) || exit 1
     say "making .venv, once …"
     if ! .venv/bin/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-        # Debian has the module, and keeps what it needs in a package of its own.
+        # Debian has the module, but its dependencies are in a separate package.
         "$python" -c 'import ensurepip' 2>/dev/null || install_package python3-venv || true
         "$python" -m venv --clear .venv >&2 ||
             die "no virtual environment could be made: apt-get install python3-venv"

@@ -86,7 +86,7 @@ class PrivateTmux:
         if asked.stdout.strip():
             return int(asked.stdout)
         none = ("no server running", "error connecting", "server exited")
-        assert any(says in asked.stderr for says in none), asked
+        assert any(text in asked.stderr for text in none), asked
         return None
 
     def end(self):

@@ -40,7 +40,7 @@ def test_one_success_is_enough(orchestrator, task_id, fake_agent):
 
 
 def test_the_orchestrator_gives_up(orchestrator, task_id, fake_agent, fake_terminal):
-    """It has tried three agents, in half an hour."""
+    """The orchestrator has tried three agents in 30 minutes."""
     fake_agent("claude", Exits(7, after_s=600))
 
     assert 7 == insistent.insist(orchestrator, task_id, SPEC, tries=3).exit_code
@@ -67,7 +67,7 @@ def test_a_terminal_that_fails_leaves_nothing(orchestrator, task_id, fake_termin
 
 
 def test_a_killed_orchestrator_runs_again_and_deploys_no_agent_twice(crash_points):
-    """It is killed at each of its effects, then restarted, as by a service manager."""
+    """Each effect is a crash point. The orchestrator then restarts, as by a service manager."""
     parts = ["orders", "search"]
 
     def staffs(orch):

@@ -35,7 +35,7 @@ AGENTS = {
     "exits-0": ("exit 0", Exits(0)),
     "exits-3": ("exit 3", Exits(3, after_s=0.1)),
     "dies": ("kill -SEGV $$", Dies(signal.SIGSEGV)),
-    "tells": ("echo one; echo two >&2", Exits(0, writes=b"one\ntwo\n")),
+    "prints": ("echo one; echo two >&2", Exits(0, writes=b"one\ntwo\n")),
     "stubborn": (
         "trap '' TERM HUP; echo ready > {ready}; exec sleep 1000",
         Runs(ignores_term=True),
@@ -196,7 +196,7 @@ class RealStage(Stage):
         os.mkfifo(place / "ready", 0o600)
 
     def settle(self):
-        """Return when the agent says that it has set its traps."""
+        """Wait until the agent has set its traps."""
         (self.place / "ready").read_text()
 
     def let_exit(self):
@@ -218,8 +218,8 @@ def _with_cookie(cookie):
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            ours = process.environ().get("ORCHESTRATOR_COOKIE") == cookie
-            if ours and process.status() != psutil.STATUS_ZOMBIE:
+            owned = process.environ().get("ORCHESTRATOR_COOKIE") == cookie
+            if owned and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
 

@@ -184,7 +184,7 @@ def test_an_unkillable_process_is_reported_after_a_bounded_wait(fake_stage, fake
 
 
 def test_no_proof_outweighs_a_survivor(fake_stage, fake):
-    """The exit record says that the tree is empty; the survivor is reported all the same."""
+    """In the exit record the process tree is empty. The survivor is reported nevertheless."""
     fake.agents["exits-0"] = Exits(0, stray=True)
     fake_stage.deploy("exits-0")
     fake_stage.until_over()
@@ -284,7 +284,7 @@ def test_a_test_can_control_an_agent(fake_stage, fake):
     assert () == fake.alive()
 
 
-# --- who the caller is -------------------------------------------------------------------------
+# --- the caller's identity ---------------------------------------------------------------------
 
 
 def test_an_agent_does_not_end_itself(fake_stage, fake):

@@ -143,7 +143,7 @@ def test_the_exit_status_is_recorded(stage, agent, code, signum):
 
 
 def test_the_agents_output_is_in_the_log(stage):
-    stage.deploy("tells")
+    stage.deploy("prints")
 
     assert "exited" == stage.next_line()
 

@@ -16,9 +16,9 @@ from support.world import wait_for_deaths
 pytestmark = pytest.mark.tmux
 
 SLEEP = ["sleep", "1000"]
-#: It ignores what is polite, and has a child in another session that does, too.
+#: An agent that ignores HUP and TERM, with a child in another session that ignores them.
 STUBBORN = ["sh", "-c", "trap '' HUP TERM; setsid sleep 1000 & sleep 1000; sleep 1000"]
-SAMPLED = 6  #: One point of so many is tried, without --all-points.
+SAMPLED = 6  #: One of this many points is tried, without --all-points.
 PARTS = 2  #: For two processors to share an act.
 
 
@@ -49,8 +49,8 @@ class Trial:
         """Recover, twice; return what is wrong then."""
         if self.is_left_to_itself:
             assert {} == self.world.until_alone()
-        told = self.do("recover")["result"]
-        odd = self.world.torn() + [f"not recovered: {one}" for one in told["failed"].items()]
+        recovery = self.do("recover")["result"]
+        odd = self.world.torn() + [f"not recovered: {one}" for one in recovery["failed"].items()]
         before = self.world.snapshot()
         self.do("recover")
         after = self.world.snapshot()

@@ -34,7 +34,7 @@ def test_a_death_at_any_effect_leaves_all_or_nothing(prepare):
             if odd := wrong_with(scene):
                 wrong[f"death {when} {number}: {name}"] = odd
     assert {} == wrong
-    # In which order a family is recovered is its ids' to say; one order has less to do.
+    # The ids decide the order in which a family is recovered; one order has fewer calls.
     assert lived <= len(points) // 20
 
 

@@ -47,7 +47,7 @@ def _half(scene):
 
 @pytest.mark.parametrize("prepare", [deploy, deploy_with_a_key], ids=lambda a: a.__name__)
 def test_a_deployment_with_one_refused_effect_is_all_or_nothing(prepare):
-    """An error in any one call of a deployment is the library's error, and leaves what it says."""
+    """Any failed call of a deployment raises the library's error, which lists all that is left."""
     wrong = {}
     for number, _, name in points_of(prepare):
         with a_fake_scene() as scene:
@@ -149,9 +149,9 @@ def test_a_resource_that_cannot_be_undone_is_named():
                 for holds in scene.world.holdings().values()
                 for what in holds & {*names}
             }
-            told = {leak.partition(":")[0] for leak in error.leaked}
-            if not left <= told:
-                wrong[f"{name} (number {number}), then {error!r}"] = left - told
+            reported = {leak.partition(":")[0] for leak in error.leaked}
+            if not left <= reported:
+                wrong[f"{name} (number {number}), then {error!r}"] = left - reported
             if odd := wrong_with(scene):
                 wrong[f"{name} (number {number}), after recovery"] = odd
     assert {} == wrong

@@ -78,9 +78,9 @@ def test_a_damaged_document_is_quarantined_once_however_its_finder_dies(places):
     for crash, registry in each_crash(Registry.read, damaged):
         assert ["rebuilt"] == names(registry), crash
         set_x(registry)
-        [kept] = litter(registry.path.parent)
-        assert [kept] == registry.read()["damaged"], crash
-        assert b'{"agents": [' == registry.path.with_name(kept).read_bytes(), crash
+        [quarantined] = litter(registry.path.parent)
+        assert [quarantined] == registry.read()["damaged"], crash
+        assert b'{"agents": [' == registry.path.with_name(quarantined).read_bytes(), crash
 
 
 def test_a_migration_killed_at_any_call_loses_nothing(places):
@@ -132,7 +132,7 @@ def test_a_first_opening_killed_at_any_call_leaves_a_root_that_opens(places):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES])
 def test_an_update_refused_at_any_call_raises_a_storage_error_or_succeeds(tmp_path, number):
-    """The old document stands, or the error's hint says that this is unknown."""
+    """The old document stands, or the error's hint names this as unknown."""
     registry = registry_in(tmp_path)
     registry.create({"agents": []})
     refused, calls = 0, 1000

@@ -269,7 +269,7 @@ def test_a_directory_in_a_registrys_place_is_moved_away(root):
 
 
 def test_repeated_damage_loses_nothing(root):
-    """What was parsed of the first copy is still there after the second, which is empty."""
+    """The records parsed from the first copy stay after the second copy, which is empty."""
     root.registry.write_bytes(root.registry.read_bytes()[:-30])
     root.orch.repair()
     assert LEGACY["id"] in root.status()
@@ -299,7 +299,7 @@ def test_a_record_with_a_damaged_id_is_known_by_its_session(root):
 # --- mismatches ---------------------------------------------------------------------------------
 
 
-def test_a_repair_sets_who_is_alive_and_who_has_ended_by_the_journals(root):
+def test_a_repair_takes_living_and_ended_agents_from_the_journals(root):
     """An editor ended a live agent and revived an ended one; nothing else changes."""
     before = by_agent(root.document())
 

@@ -2,7 +2,7 @@
 Damage to a journal at every byte: cut, flipped or zeroed; or another file in its place.
 
 A journal that a crash can leave is recovered as after a crash. Any other is quarantined once,
-and rebuilt; no committed saga is ended unless the policy says so.
+and rebuilt; no committed saga is ended unless the policy allows it.
 """
 
 import os
@@ -60,7 +60,7 @@ def files_of(place):
     return [name for name in NAMES if (place / f"s.{name}").exists()]
 
 
-def kept_aside(sagas):
+def quarantined(sagas):
     return sorted(path.name for path in sagas.journals.path.glob("*damaged*"))
 
 
@@ -87,10 +87,10 @@ def test_a_journal_cut_at_any_byte_is_all_or_nothing(sagas, committed, memory_tm
         stand = stands(world.journals.path, "s")
         if length < birth - 1:
             assert ("committed", ["s"], ["s.jsonl.damaged"]) == (
-                stand, list(report.damaged), kept_aside(world),
+                stand, list(report.damaged), quarantined(world),
             )  # fmt: skip
         elif length < len(whole) - 1:
-            assert ("closed", []) == (stand, kept_aside(world))
+            assert ("closed", []) == (stand, quarantined(world))
         assert (list(NAMES) if report.alive else []) == files_of(memory_tmp)
         before = snapshot(memory_tmp)
         world.recover(policy=leads_on(memory_tmp))
@@ -108,7 +108,7 @@ def test_a_flipped_bit_ends_nothing_and_a_policy_still_can(sagas, committed, mem
 
         assert (("s",), list(NAMES)) == (report.alive, files_of(memory_tmp)), at
         if at < len(whole) - 1:  # Without its newline the last line is whole enough.
-            assert (["s"], ["s.jsonl.damaged"]) == (list(report.damaged), kept_aside(world)), at
+            assert (["s"], ["s.jsonl.damaged"]) == (list(report.damaged), quarantined(world)), at
             assert bytes(flipped) == (world.journals.path / "s.jsonl.damaged").read_bytes()
         assert {} == world.recover(policy=leads_on(memory_tmp)).damaged
         assert world.recover(policy=policy(decide_end=lambda _history: OVER)).unwound["s"].closed
@@ -178,7 +178,7 @@ def test_a_replaced_journal_is_quarantined_once_and_the_saga_lives_on(
         (list(first.damaged), first.alive), (list(second.damaged), second.alive),
     )  # fmt: skip
     assert (["s.jsonl.damaged"], ["s.jsonl"]) == (
-        kept_aside(sagas), open_journals(sagas.journals.path),
+        quarantined(sagas), open_journals(sagas.journals.path),
     )  # fmt: skip
     assert list(NAMES) == files_of(memory_tmp)
     assert ["begin", "intent", "intent", "intent"] == kinds_of(committed)[:4]
@@ -191,7 +191,7 @@ def test_a_second_damage_is_quarantined_under_the_next_name(sagas, committed, me
         noise(committed)
         sagas.recover(policy=leads_on(memory_tmp))
 
-    assert ["s.jsonl.1.damaged", "s.jsonl.2.damaged", "s.jsonl.damaged"] == kept_aside(sagas)
+    assert ["s.jsonl.1.damaged", "s.jsonl.2.damaged", "s.jsonl.damaged"] == quarantined(sagas)
 
 
 def test_an_unwinding_goes_on_though_a_line_before_it_is_damaged(sagas, committed, memory_tmp):
@@ -233,7 +233,7 @@ def test_a_saga_whose_receipts_cannot_be_derived_is_left_alone(sagas, committed)
     report = sagas.recover(policy=policy(derive_receipts=unknown))
 
     assert {"s": "LookupError: which task was it?"} == report.failed
-    assert (before, []) == (committed.read_bytes(), kept_aside(sagas))
+    assert (before, []) == (committed.read_bytes(), quarantined(sagas))
 
 
 def test_a_journal_with_a_living_owner_is_not_rebuilt(sagas, committed, memory_tmp):
@@ -241,7 +241,7 @@ def test_a_journal_with_a_living_owner_is_not_rebuilt(sagas, committed, memory_t
         noise(committed)
 
         assert ("s",) == sagas.recover(policy=leads_on(memory_tmp)).busy
-        assert [] == kept_aside(sagas)
+        assert [] == quarantined(sagas)
 
 
 def test_a_journal_that_another_process_has_rebuilt_is_not_rebuilt_again(
@@ -256,7 +256,7 @@ def test_a_journal_that_another_process_has_rebuilt_is_not_rebuilt_again(
 
     assert ("committed", ["s.jsonl.damaged"]) == (
         stands(sagas.journals.path, "s"),
-        kept_aside(sagas),
+        quarantined(sagas),
     )
 
 
@@ -267,7 +267,7 @@ LEFTOVERS = [".new-9-x", ".spare-0"]  #: The second is from an earlier release.
 
 
 @pytest.mark.parametrize("name", LEFTOVERS)
-def test_a_damaged_leftover_is_kept_and_stops_nothing(sagas, committed, name):
+def test_a_damaged_leftover_stays_and_stops_nothing(sagas, committed, name):
     leftover = sagas.journals.path / name
     leftover.write_bytes(committed.read_bytes().replace(b'"begin"', b'"beg1n"'))
 

@@ -187,8 +187,11 @@ def test_a_rebuild_killed_anywhere_quarantines_the_damaged_journal_once(memory_t
             kill_at(number, when, lambda: rebuild(place))
             assert 0 == in_child(lambda: rebuild(place))
 
-            kept = [path.name for path in (place / "sagas").glob("*damaged*")]
-            assert (["s.jsonl.damaged"], ["s.jsonl"]) == (kept, open_journals(place / "sagas"))
+            quarantined = [path.name for path in (place / "sagas").glob("*damaged*")]
+            assert (["s.jsonl.damaged"], ["s.jsonl"]) == (
+                quarantined,
+                open_journals(place / "sagas"),
+            )
             assert ("committed", list(NAMES)) == (stands(place / "sagas", "s"), files_of(place))
             assert "intent" in kinds_of(place / "sagas" / "s.jsonl")
 

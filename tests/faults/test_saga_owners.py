@@ -200,12 +200,12 @@ def test_recoveries_at_the_same_time_undo_each_step_once(tmp_path):
             child.stdout.readline()
         for child in children:
             child.stdin.close()
-        told = [child.stdout.read().splitlines() for child in children]
+        outputs = [child.stdout.read().splitlines() for child in children]
 
-    unwound = [pair for lines in told for pair in json.loads(lines[0]).items()]
+    unwound = [pair for lines in outputs for pair in json.loads(lines[0]).items()]
     assert sorted(f"s{number}" for number in range(20)) == sorted(name for name, _ in unwound)
     assert [["undone"] * 3] * 20 == [results for _, results in unwound]
-    assert ["{}"] * 4 == [lines[1] for lines in told]
+    assert ["{}"] * 4 == [lines[1] for lines in outputs]
 
 
 BEGINNER = """
@@ -229,7 +229,7 @@ print(won)
 
 
 def test_exactly_one_of_many_processes_begins_a_saga_of_one_id(tmp_path):
-    """Every journal is that of its own saga."""
+    """Every journal belongs to its saga."""
     open_sagas(tmp_path)
     with contextlib.ExitStack() as stack:
         children = [stack.enter_context(program(BEGINNER, tmp_path)) for _ in range(4)]

@@ -24,7 +24,7 @@ class Recorded:
         self.shelf = Shelf()
         self.sagas = Sagas(place, steps=[Thing(self.shelf)])
         self.disk = Disk(place)
-        self.moments = []  #: For each state of the disk: who holds what.
+        self.moments = []  #: For each state of the disk: the resources that each saga holds.
 
     def live(self, story):
         with self.disk.recording():

@@ -38,7 +38,7 @@ class Lives(RuleBasedStateMachine):
         self.place = tempfile.TemporaryDirectory(prefix="oc-", dir=fast_place())
         self.scene = FakeScene(Path(self.place.name))
         self.task = self.orch.create_task("tried").id
-        self.ends = {}  # agent id -> status, once a record has told it
+        self.ends = {}  # agent id -> status, once a record has a final status
         self.archives = {}  # file -> content
         self.settled = True  # no crash since the last recovery
 
@@ -217,19 +217,19 @@ class Lives(RuleBasedStateMachine):
     @invariant()
     def no_archive_changes(self):
         for path in self.scene.root.glob("TASK-*/archive/*"):
-            kept = self.archives.setdefault(path, path.read_bytes())
-            assert kept == path.read_bytes()
+            archived = self.archives.setdefault(path, path.read_bytes())
+            assert archived == path.read_bytes()
         assert all(path.exists() for path in self.archives)
 
     @invariant()
-    def who_is_gone_for_good_has_no_process(self):
+    def an_agent_with_a_closed_journal_holds_nothing_else(self):
         for agent, holds in self.scene.world.holdings().items():
             kinds = [line["kind"] for line in self.scene.world.journal(agent)]
             if kinds and kinds[-1] == "close":
                 assert not holds & (HELD - {"journal"}), (agent, holds)
 
     @invariant()
-    def nobody_outlives_its_parent(self):
+    def no_agent_outlives_its_parent(self):
         assert [] == self.scene.world.outlived()
 
     @invariant()
@@ -238,7 +238,7 @@ class Lives(RuleBasedStateMachine):
 
 
 def _unexpected(error):
-    raise AssertionError("an error that nobody has asked for") from error
+    raise AssertionError("an error without a cause in the test") from error
 
 
 TestLives = Lives.TestCase

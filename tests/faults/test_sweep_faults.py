@@ -1,7 +1,7 @@
 """
-Sweeps while tmux servers, sweepers and disks fail: on real tmux, if not said otherwise.
+Sweeps while tmux servers, sweepers and disks fail: on real tmux, unless a test names the fake.
 
-Whatever fails, leftovers are found and ended once, and nothing of anybody else is touched.
+After any failure, leftovers are found and ended once. Foreign processes and files stay.
 """
 
 import errno
@@ -28,7 +28,7 @@ from orchestrator_core.system.processes import Identity, exit_record
 
 pytestmark = pytest.mark.tmux
 
-#: It ignores SIGHUP, and ends on SIGTERM.
+#: A script that ignores SIGHUP, and ends on SIGTERM.
 DEAF = "import signal, time; signal.signal(1, signal.SIG_IGN); print('ready'); time.sleep(1000)"
 HUP_PROOF = (sys.executable, "-c", DEAF)
 
@@ -146,9 +146,9 @@ def test_a_foreign_process_with_a_recycled_pid_is_not_touched(scene, orch, task)
     stranger = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     try:
         path = scene.root / "sagas" / f"{agent}.jsonl"
-        kept = orch.history(agent).frame("spawn_tmux").load().supervisor
-        taken = Identity(boot_id(), stranger.pid, kept.started)
-        rewrite(path, kept, taken)
+        recorded = orch.history(agent).frame("spawn_tmux").load().supervisor
+        taken = Identity(boot_id(), stranger.pid, recorded.started)
+        rewrite(path, recorded, taken)
 
         report = orch.sweep(reap=True)
 
@@ -162,7 +162,7 @@ def test_a_foreign_process_with_a_recycled_pid_is_not_touched(scene, orch, task)
 
 def rewrite(path, was, becomes):
     """Replace the supervisor's pid in a journal."""
-    before, after = (f'"pid":{who.pid}'.encode() for who in (was, becomes))
+    before, after = (f'"pid":{process.pid}'.encode() for process in (was, becomes))
     lines = []
     for line in path.read_bytes().splitlines():
         body = line.rpartition(b',"crc":')[0].replace(before, after)
@@ -173,17 +173,17 @@ def rewrite(path, was, becomes):
 def test_two_roots_of_one_machine_do_not_sweep_each_other(scene, orch, task, short_tmp):
     """Both have the same user; only a mark with the root's own id counts."""
     other = Orchestrator(short_tmp / "other")
-    theirs = other.deploy(other.create_task("theirs").id, scene.spec()).id
-    ours = deploy(scene, orch, task, 1)[0]
-    kill_supervisors(scene, [ours])
+    foreign_agent = other.deploy(other.create_task("theirs").id, scene.spec()).id
+    own_agent = deploy(scene, orch, task, 1)[0]
+    kill_supervisors(scene, [own_agent])
     try:
         report = orch.sweep(reap=True)
 
-        assert {ours} == {finding.agent_id for finding in report.findings}
-        assert (theirs,) == other.sweep().alive
+        assert {own_agent} == {finding.agent_id for finding in report.findings}
+        assert (foreign_agent,) == other.sweep().alive
         assert other.sweep().clean
     finally:
-        assert other.terminate(theirs).success
+        assert other.terminate(foreign_agent).success
         server = ["tmux", "-S", str(short_tmp / "other" / "tmux.sock"), "kill-server"]
         subprocess.run(server, check=False, capture_output=True)
 

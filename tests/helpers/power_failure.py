@@ -154,9 +154,9 @@ def outcomes(state, *, most, seed=0):
     choices = list(itertools.product(*(range(len(changes) + 1) for changes in mine)))
     random.Random(seed).shuffle(choices)
     whole = tuple(len(changes) for changes in mine)
-    for kept in dict.fromkeys([whole, tuple(0 for _ in mine), *choices[:most]]):
+    for counts in dict.fromkeys([whole, tuple(0 for _ in mine), *choices[:most]]):
         left = dict(names)
-        chosen = dict(zip(inodes, kept, strict=True))
+        chosen = dict(zip(inodes, counts, strict=True))
         if not _all_fit(left, pending, chosen):
             continue
         for how in ("none", "all", "half", "zeros"):

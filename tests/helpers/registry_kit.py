@@ -46,7 +46,7 @@ def exit_after_refusal(registry, which, number):
     """
     Update the registry in this process, whose call *which* fails with errno *number*, and exit.
 
-    The exit code says how the update went; COMPLETE means that it has no such call.
+    The exit code is the update's outcome. COMPLETE means that the update has no such call.
     """
     reached = []
     count = iter(range(1_000_000))

@@ -46,17 +46,17 @@ class Roll:
         return self.place / name
 
     def until_ready(self):
-        """Return when each has said a line: it is what it is meant to be."""
+        """Wait until each process has written a line, its sign that it is ready."""
         for name, reader in self.readers.items():
             assert select.select([reader], [], [], LONG_S)[0], f"{name} has not come"
             assert os.read(reader, 5), f"{name} has gone already"
 
     def alive(self):
-        """Return the names of those of whom at least one process is alive."""
+        """Return the names that have at least one living process."""
         return sorted(name for name, reader in self.readers.items() if not self._is_over(reader))
 
     def until_over(self):
-        """Return when nobody is alive."""
+        """Wait until all processes have ended."""
         deadline = time.monotonic() + LONG_S
         for name, reader in self.readers.items():
             while not self._is_over(reader):
@@ -83,7 +83,7 @@ class Roll:
 
 
 class Stage:
-    """One supervisor, as a child of the test, in a session and (if asked) a terminal of its own."""
+    """A supervisor as a child of the test, in its own session and, on request, its own terminal."""
 
     def __init__(self, place):
         self.place = place
@@ -106,20 +106,20 @@ class Stage:
 
     # --- before the gate
 
-    def begin(self, *argv, terminal=False, unwinder_argv=None, inherited=(), **told):
+    def begin(self, *argv, terminal=False, unwinder_argv=None, inherited=(), **changes):
         """Take the lock, write all that a deployer writes but the commit, start the supervisor."""
         self.journal.write_text('{"kind":"begin","crc":"00000000"}\n')
         self.take_lock()
         os.mkfifo(self.run / "events", 0o600)
         self.news = os.open(self.run / "events", os.O_RDONLY | os.O_NONBLOCK)
         env = {"PATH": os.environ["PATH"], "ORCHESTRATOR_COOKIE": self.cookie}
-        said = {
+        settings = {
             "journal": str(self.journal),
             "log": str(self.log),
             "exit_file": str(self.run / "exit"),
             "events": str(self.run / "events"),
             "argv": [str(arg) for arg in argv],
-            "env": env | told.pop("env", {}),
+            "env": env | changes.pop("env", {}),
             "cwd": str(self.work),
             "cgroup": self.cgroup,
             "term_s": self.patience.term_s,
@@ -128,7 +128,7 @@ class Stage:
             "unwinder_argv": unwinder_argv or ["/bin/sh", "-c", f"echo ran > {self.unwinder_ran}"],
             "unwinder_env": {"PATH": os.environ["PATH"]},
         }
-        config = launch.Launch(**said | told)
+        config = launch.Launch(**settings | changes)
         durable.create(self.run / "launch", launch.encode(config), durable=False)
         self._start(terminal=terminal, inherited=inherited)
 
@@ -150,7 +150,7 @@ class Stage:
         )
         if slave is not None:
             os.close(slave)
-        self.who = self.processes().identify(self.child.pid)
+        self.supervisor = self.processes().identify(self.child.pid)
 
     def take_lock(self):
         self.lock = os.open(self.journal, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -177,7 +177,7 @@ class Stage:
         return int(pid)
 
     def sh(self, script, name="agent", **how):
-        """Deploy a shell script that is on the roll, and return when it says so."""
+        """Deploy a shell script that is on the roll, and wait until the script has started."""
         return self.deploy("sh", "-c", f"exec 9>{self.roll.expect(name)}; {script}", **how)
 
     def next_line(self):
@@ -213,7 +213,7 @@ class Stage:
     def selector(self):
         return OwnershipSelector(
             cookie=self.cookie,
-            supervisor=self.who,
+            supervisor=self.supervisor,
             cgroup=self.cgroup,
             exit_file=str(self.run / "exit"),
         )
@@ -233,7 +233,7 @@ class Stage:
     def close(self):
         if self.child is not None and self.is_running():
             self.kill_supervisor()
-        if "hopper" in self.roll.alive():  # It forks ahead of any look; its group is one.
+        if "hopper" in self.roll.alive():  # The hopper forks faster than a scan, but has one group.
             os.killpg(int((self.place / "of-hopper" / "group").read_text()), signal.SIGKILL)
         self.roll.close()
         if self.cgroup is not None:

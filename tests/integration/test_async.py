@@ -96,10 +96,10 @@ def test_a_cancelled_wait_leaves_no_waiting_thread(backend, scene):
     watched, left = threading.Event(), threading.Event()
     watch = orch._context.processes.watch
 
-    def seen(who, **how):
+    def seen(process, **how):
         watched.set()
         try:
-            return watch(who, **how)
+            return watch(process, **how)
         finally:
             left.set()
 

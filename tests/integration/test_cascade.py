@@ -108,11 +108,11 @@ def test_one_report_has_all_agents_that_ended(family):
     assert "terminated" == json.loads(json.dumps(end.to_dict()))["children"][0]["status"]
     assert end == family.orch.terminate(family.parent)  # Read from the journals, years later.
     assert f"its parent {family.parent} has ended" == family.record(family.second)["end_reason"]
-    told = family.record(family.parent)["auto_cleanup_result"]["children"]
-    assert [family.first, family.second] == told  # Their own records have the rest.
+    recorded_children = family.record(family.parent)["auto_cleanup_result"]["children"]
+    assert [family.first, family.second] == recorded_children  # Their own records have the rest.
 
 
-def test_the_childrens_logs_are_kept_or_deleted_as_the_parents(scene, family):
+def test_the_childrens_logs_stay_or_go_with_the_parents(scene, family):
     """Without logs for the parent, the children's logs are deleted, too."""
     family.orch.terminate(family.parent, keep_logs=False)
 
@@ -197,7 +197,7 @@ def test_children_end_with_their_parent_by_every_kind_of_end(happen, scene, fami
 
 
 def test_a_reboot_loses_each_agent_by_its_own_end(scene, family):
-    """A dead agent has an end of its own, in whatever order a recovery finds it."""
+    """Each dead agent gets its own end, in any order of recovery."""
     scene.fake.reboot()
 
     family.orch.recover()
@@ -265,7 +265,7 @@ def test_a_released_child_has_its_own_end_with_its_own_children(scene, family):
 
 
 def test_a_child_that_cannot_be_ended_is_named_and_stops_no_other_end(scene):
-    """It alone makes its parent STUCK; its sister and all that they held are gone."""
+    """Only this child makes its parent STUCK. Its sister and their resources are gone."""
     family = Family(scene, script="unkillable")
 
     end = family.orch.terminate(family.parent)
@@ -411,21 +411,21 @@ def test_a_journal_that_lost_the_step_is_planned_again_with_it(scene, family):
     damaged = [line for line in lines if b'"intent","step":"accept_children"' not in line]
     path.write_bytes(b"\n".join([damaged[0][:-20], *damaged[1:]]))
 
-    [kept] = family.orch.recover().damaged.values()
+    [quarantined] = family.orch.recover().damaged.values()
     assert family.orch.terminate(family.parent).success
 
     assert {"terminated"} == family.statuses()
-    Path(kept).unlink()
+    Path(quarantined).unlink()
     assert [] == left(scene)
 
 
 # --- from inside of what ends --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("who", ["first", "grandchild"])
-def test_an_agent_that_ends_its_own_parent_hands_the_end_over(who, scene, family):
-    """It would be killed half-way: the parent's supervisor ends both, and the report says so."""
-    with scene.fake.inside(f"agent_{getattr(family, who)}"):
+@pytest.mark.parametrize("relative", ["first", "grandchild"])
+def test_an_agent_that_ends_its_own_parent_hands_the_end_over(relative, scene, family):
+    """The parent's end would kill the caller, so the parent's supervisor ends both."""
+    with scene.fake.inside(f"agent_{getattr(family, relative)}"):
         end = scene.orchestrator().terminate(family.parent, reason="my parent hangs")
         assert (True, "terminated") == (end.handed_over, end.status)
         assert "running" == family.record(family.parent)["status"]

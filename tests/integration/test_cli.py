@@ -70,7 +70,7 @@ def shell(scene):  # noqa: F811 - the fixture
 
 
 def test_an_agent_lives_and_ends_by_the_command_line_alone(shell):
-    """It is deployed, listed, reported on, shown and killed; and nothing is left."""
+    """The agent is deployed, listed, reported on, shown and killed. Nothing is left."""
     agent = shell.deploy("sh", "-c", "cat; exec sleep 1000", options=("--grace", "0.2"))
 
     assert [agent] == [each["id"] for each in shell.json("ps")]

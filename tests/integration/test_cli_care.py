@@ -540,11 +540,11 @@ def test_the_health_command_exits_with_1_without_a_sweeper_and_with_0_otherwise(
     assert stdout.startswith("NOT healthy: ")
     assert not line.json("health", code=1)["healthy"]
 
-    who = identity.identify(os.getpid())
+    process = identity.identify(os.getpid())
     beat = heartbeat.Heartbeat(
-        pid=who.pid,
-        boot_id=who.boot_id,
-        started=who.started,
+        pid=process.pid,
+        boot_id=process.boot_id,
+        started=process.started,
         version="1",
         started_at="then",
         beat_at="now",
@@ -749,11 +749,11 @@ def test_unreadable_settings_are_logged_and_the_cleanup_goes_on(line, stuck, cap
 def test_a_callback_gets_the_same_alert_as_the_command(line, stuck, alert_command):
     called, report = threading.Event(), []
 
-    def tell(failed):
+    def notify(failed):
         report.append(failed)
         called.set()
 
-    orch = line.fake.orchestrator(on_failed_cleanup=tell)
+    orch = line.fake.orchestrator(on_failed_cleanup=notify)
     past.settle(line.root, alert_command.command(alert_command.writes))
 
     agent, _ = stuck(orch)

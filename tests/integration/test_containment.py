@@ -196,16 +196,16 @@ def test_two_concurrent_terminations_both_succeed(stage):
         " exit_file=sys.argv[5]), GracePeriods(0.4, 3));"
         "print(end.proven, end.survivors)"
     )
-    who = stage.who
+    process = stage.supervisor
     other = psutil.Popen(
         [
             sys.executable,
             "-c",
             script,
             stage.cookie,
-            who.boot_id,
-            str(who.pid),
-            str(who.started),
+            process.boot_id,
+            str(process.pid),
+            str(process.started),
             stage.selector.exit_file,
         ],
         stdout=-1,
@@ -213,11 +213,11 @@ def test_two_concurrent_terminations_both_succeed(stage):
     )
 
     ending = stage.end()
-    said, _ = other.communicate(timeout=20)
+    output, _ = other.communicate(timeout=20)
 
     assert [] == stage.roll.alive()
     assert ending.proven
-    assert b"True ()" == said.strip()
+    assert b"True ()" == output.strip()
 
 
 def test_a_stopped_supervisor_still_contains_its_agent(stage):
@@ -402,13 +402,15 @@ def test_a_process_inside_the_agent_does_not_terminate_itself(stage, how, method
     stage.begin(
         "sh",
         "-c",
-        f"read told < {go}; eval {how} {sys.executable} {stage.place}/inside.py $told",
+        f"read values < {go}; eval {how} {sys.executable} {stage.place}/inside.py $values",
         env={"PYTHONPATH": str(Path.cwd())},
     )
     stage.note("commit")
     stage.let_go()
-    who = stage.who
-    go.write_text(f'{stage.cookie} {who.boot_id} {who.pid} {who.started} "{stage.cgroup or ""}"\n')
+    process = stage.supervisor
+    go.write_text(
+        f'{stage.cookie} {process.boot_id} {process.pid} {process.started} "{stage.cgroup or ""}"\n'
+    )
 
     stage.until_over()
 
@@ -438,8 +440,8 @@ def test_the_unwinder_is_outside_and_terminates_the_rest(stage):
         "print(local.includes_self(claim), end.method, end.proven, end.signalled,"
         " file=open(sys.argv[4], 'w'))"
     )
-    heir = [sys.executable, "-c", script, str(Path.cwd()), stage.cookie, f"{stage.run}/exit"]
-    stage.deploy("true", unwinder_argv=[*heir, str(result)])
+    command = [sys.executable, "-c", script, str(Path.cwd()), stage.cookie, f"{stage.run}/exit"]
+    stage.deploy("true", unwinder_argv=[*command, str(result)])
 
     assert 0 == stage.until_over()
 
@@ -481,7 +483,7 @@ def test_a_missing_run_directory_proves_nothing(stage):
     stage.kill_supervisor()
 
     ending = LocalProcesses().terminate_all(
-        OwnershipSelector(stage.cookie, supervisor=stage.who), stage.patience
+        OwnershipSelector(stage.cookie, supervisor=stage.supervisor), stage.patience
     )
 
     assert ("scan", False, ()) == (ending.method, ending.proven, ending.survivors)

@@ -167,7 +167,7 @@ def test_twenty_that_finish_by_themselves_at_the_same_time_leave_nothing(scene):
     spec = scene.spec("sh", "-c", f"read go < {scene.gate('go')}; echo done")
     agents = [orch.deploy(task.id, spec).id for _ in range(20)]
 
-    with (scene.work / "go").open("w") as gate:  # Open until all have come to read.
+    with (scene.work / "go").open("w") as gate:  # The gate is open until all agents read.
         gate.write("go\n" * 20)
         gate.flush()
         ends = [orch.wait(agent, timeout_s=60) for agent in agents]
@@ -228,7 +228,7 @@ def _held(scene):
     history = {*scene.world.files("TASK-*/archive/*"), *scene.world.files("sagas/closed/*")}
     files = [str(p.relative_to(scene.root)) for p in scene.root.rglob("*") if not p.is_dir()]
     return {
-        "descriptors of ours": len([*Path("/proc/self/fd").iterdir()]),
+        "descriptors of this process": len([*Path("/proc/self/fd").iterdir()]),
         "threads": threading.active_count(),
         "cgroups": scene.world.cgroups(),
         "files": sorted({*files} - history),

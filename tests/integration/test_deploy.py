@@ -67,19 +67,19 @@ def test_placeholders_prompt_and_environment_reach_the_agent_unchanged(scene, or
         " sorted(n for n in os.environ if n.startswith('TMUX')),"
         " open(sys.argv[2]).read() == sys.argv[3]]))"
     )
-    told = ["{agent_id}", "{prompt_file}", odd, "{task_id}", "{workspace}", odd, "", "-x", ";"]
-    spec = scene.spec(sys.executable, "-c", code, *told, prompt=odd, env={"ODD": odd})
+    arguments = ["{agent_id}", "{prompt_file}", odd, "{task_id}", "{workspace}", odd, "", "-x", ";"]
+    spec = scene.spec(sys.executable, "-c", code, *arguments, prompt=odd, env={"ODD": odd})
     agent = orch.deploy(task, spec)
     end = orch.wait(agent.id, timeout_s=20)
 
     assert "completed" == end.status, orch.read_output(agent.id)
     argv, stdin, cwd, env, tmux, same = json.loads(orch.read_output(agent.id))
-    kept = odd.replace("{agent_id}", agent.id)
+    expected = odd.replace("{agent_id}", agent.id)
     prompt = str(scene.root / task / f"agent_prompt_{agent.id}.txt")
     workspace = str(scene.root / task)
-    assert [agent.id, prompt, kept, task, workspace, kept, "", "-x", ";"] == argv
+    assert [agent.id, prompt, expected, task, workspace, expected, "", "-x", ";"] == argv
     assert (odd, str(scene.work), odd, []) == (stdin, cwd, env, tmux)
-    assert same == (odd == kept)
+    assert same == (odd == expected)
     assert [] == [*scene.work.iterdir()]
 
 
@@ -110,8 +110,8 @@ def test_a_secret_reaches_the_agent_and_no_other_place(scene, orch, task):
         found = [(str(p), s) for p in files for s in secrets.values() if s.encode() in files[p]]
         [pane] = scene.world.panes(agent.id)
         for pid in (pane, scene.world.server()):
-            told = b"".join(Path(f"/proc/{pid}/{n}").read_bytes() for n in ("cmdline", "environ"))
-            found += [(pid, s) for s in secrets.values() if s.encode() in told]
+            texts = b"".join(Path(f"/proc/{pid}/{n}").read_bytes() for n in ("cmdline", "environ"))
+            found += [(pid, s) for s in secrets.values() if s.encode() in texts]
         return found
 
     prompt = str(scene.root / task / f"agent_prompt_{agent.id}.txt")
@@ -127,15 +127,15 @@ def test_a_secret_reaches_the_agent_and_no_other_place(scene, orch, task):
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "message"),
     [("echo oops; exit 3", "exit status 3"), ("echo oops; kill -9 $$", "signal 9")],
     ids=["exits", "is killed"],
 )
 def test_an_early_death_fails_the_deployment_which_shows_the_last_output(
-    script, told, scene, orch, task
+    script, message, scene, orch, task
 ):
     """The error has the exit and the last output of the agent, and nothing is left."""
-    with pytest.raises(DeploymentError, match=told) as raised:
+    with pytest.raises(DeploymentError, match=message) as raised:
         orch.deploy(task, scene.spec("sh", "-c", script), grace_s=10)
 
     assert ("oops\n", True, ()) == (
@@ -243,7 +243,7 @@ def test_a_session_that_appears_after_its_deployers_death_exits_by_itself(
     assert [] == scene.world.leftovers() + scene.world.torn()
 
 
-# --- who stands beside it -----------------------------------------------------------------------
+# --- other agents and sessions ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kill", ["terminate", "its own exit", "supervisor -9", "kill-session"])

@@ -1,7 +1,7 @@
 """
 Bad input and bad luck: refused before anything is taken, or carried out as asked.
 
-Each refusal is an error of the library that says what, where and what to do. After it,
+Each refusal is an error of the library that names the value, its place and the remedy. After it,
 nothing new is on the disk or in tmux.
 """
 
@@ -146,7 +146,7 @@ def _link(path, target):
 
 
 def test_an_impossible_spec_is_refused_before_anything_is_taken(scene, orch, task):
-    """Each error says what is wrong."""
+    """Each error names the wrong value."""
     for what, how in _bad_specs(scene.place).items():
         with Untouched(scene), pytest.raises(InvalidInput) as raised:
             orch.deploy(task, AgentSpec(**{"type": "a", "prompt": "p", "command": ["true"], **how}))
@@ -202,16 +202,16 @@ def test_a_directory_behind_a_symlink_is_used(scene, orch, task):
 
 
 def test_a_missing_tmux_is_reported_before_anything_is_taken(scene, task, monkeypatch):
-    """The hint says how to install it."""
+    """The hint has the command that installs the program."""
     monkeypatch.setenv("PATH", str(scene.work))
     with Untouched(scene), pytest.raises(TerminalUnavailable) as raised:
         scene.orchestrator().deploy(task, scene.spec("/bin/true"))
     assert "apt-get install tmux" in raised.value.hint
 
 
-@pytest.mark.parametrize("says", ["tmux 2.9", "tmux 3.1c", "screen 4.9", ""])
-def test_an_old_tmux_is_reported_before_anything_is_taken(says, scene, task, monkeypatch):
-    scene.program("work/tmux", f"#!/bin/sh\necho '{says}'\n")
+@pytest.mark.parametrize("version", ["tmux 2.9", "tmux 3.1c", "screen 4.9", ""])
+def test_an_old_tmux_is_reported_before_anything_is_taken(version, scene, task, monkeypatch):
+    scene.program("work/tmux", f"#!/bin/sh\necho '{version}'\n")
     monkeypatch.setenv("PATH", f"{scene.work}:{os.environ['PATH']}")
     with Untouched(scene), pytest.raises(TerminalUnavailable, match=r"3\.2"):
         scene.orchestrator().deploy(task, scene.spec("/bin/true"))
@@ -275,7 +275,10 @@ def test_a_low_limit_of_descriptors_is_an_error_or_enough_and_blocks_no_server(s
     for limit in (64, 12, 10, 9):
         before = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, 4096))"
         done = _in_another_process(scene, before=before)
-        assert done.returncode == 0 or _raised_ours(done.stderr), (limit, done.stderr[-800:])
+        assert done.returncode == 0 or _raised_library_error(done.stderr), (
+            limit,
+            done.stderr[-800:],
+        )
 
         orch = scene.orchestrator(recover=True)
         orch.recover(force=True)
@@ -284,7 +287,7 @@ def test_a_low_limit_of_descriptors_is_an_error_or_enough_and_blocks_no_server(s
         assert [] == scene.world.leftovers() + scene.world.torn(), limit
 
 
-def _raised_ours(stderr):
+def _raised_library_error(stderr):
     """Return whether a program ended with one of the library's errors."""
     return stderr.splitlines()[-1].startswith("orchestrator_core.exceptions.")
 
@@ -302,10 +305,10 @@ def test_a_full_disk_is_an_error_and_loses_nothing(scene):
         check=False,
     )
     assert (0, "") == (done.returncode, done.stderr), done
-    told = json.loads(done.stdout)
-    assert "No space left on device" in told["deploying"]["cause"], told
-    assert [] == told["deploying"]["leaked"]
-    assert {"success": True, "left": [], "torn": []} == told["after"]
+    result = json.loads(done.stdout)
+    assert "No space left on device" in result["deploying"]["cause"], result
+    assert [] == result["deploying"]["leaked"]
+    assert {"success": True, "left": [], "torn": []} == result["after"]
 
 
 _FULL_DISK = f"""\
@@ -329,9 +332,9 @@ except OSError:
     pass
 try:
     orch.deploy(task, spec)
-    told = {{"cause": "none", "leaked": []}}
+    outcome = {{"cause": "none", "leaked": []}}
 except OrchestratorError as error:
-    told = {{"cause": f"{{error.code}}: {{error}}", "leaked": error.leaked}}
+    outcome = {{"cause": f"{{error.code}}: {{error}}", "leaked": error.leaked}}
 full = orch.terminate(living.id)
 os.unlink(ballast.name)
 ballast.close()
@@ -339,7 +342,7 @@ orch.recover(force=True)
 again = orch.terminate(orch.deploy(task, spec).id)
 left = [one for one in world.leftovers() if "tmux.sock" not in one]
 after = {{"success": again.success, "left": left, "torn": world.torn()}}
-print(json.dumps({{"deploying": told, "full": full.success, "after": after}}))
+print(json.dumps({{"deploying": outcome, "full": full.success, "after": after}}))
 os.kill(world.server(), 9)
 END
 """
@@ -387,7 +390,7 @@ def test_links_planted_inside_a_root_are_not_followed(name, scene):
 
 
 def test_a_link_planted_where_a_registry_is_written_is_not_followed(scene, orch, task):
-    """The target is not read, written or replaced; the error says so."""
+    """The target is not read, written or replaced. The error names the reason."""
     elsewhere = scene.place / "elsewhere"
     elsewhere.write_text("mine")
     [registry] = scene.root.glob("TASK-*/AGENT_REGISTRY.json")

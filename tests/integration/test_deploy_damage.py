@@ -43,7 +43,7 @@ DAMAGE = {
 def test_a_damaged_registry_is_quarantined_and_rebuilt_and_ends_no_agent(
     which, damage, scene, orch, task
 ):
-    """It is quarantined once and rebuilt from the journals; the agents live on until their end."""
+    """The file is quarantined once and rebuilt from the journals. The agents live on."""
     agent = orch.deploy(task, scene.spec())
     [path] = scene.root.glob(which)
     broken = DAMAGE[damage](path.read_bytes())
@@ -53,8 +53,8 @@ def test_a_damaged_registry_is_quarantined_and_rebuilt_and_ends_no_agent(
         other.report_progress(agent.id, "working")
         assert other.deploy(task, scene.spec()).is_active
 
-    [kept] = path.parent.glob(f"{path.name}.damaged-*")
-    assert broken == kept.read_bytes()
+    [quarantined] = path.parent.glob(f"{path.name}.damaged-*")
+    assert broken == quarantined.read_bytes()
     assert 2 == len(scene.world.sessions())
     assert [] == scene.world.torn()
     assert all(orch.terminate(one.id).success for one in orch.agents(status="active"))
@@ -111,9 +111,9 @@ def test_an_agent_can_report_its_end_from_inside_after_its_journal_was_rebuilt(s
 def test_a_damaged_root_file_is_reported_and_not_reset(scene):
     """Its id and socket lead to live agents, which a new file would lose."""
     path = scene.root / "root.json"
-    kept = path.read_bytes()
+    content = path.read_bytes()
     path.write_bytes(b"{")
     with pytest.raises(RegistryDamaged, match=r"root\.json"):
         Orchestrator(scene.root)
     assert b"{" == path.read_bytes()
-    path.write_bytes(kept)
+    path.write_bytes(content)

@@ -114,7 +114,7 @@ def test_an_end_that_keeps_no_logs_archives_nothing(scene, orch, task):
 
     end = orch.terminate(agent.id, keep_logs=False)
 
-    # The agent may have finished by itself first. Then its logs were kept.
+    # The agent may have finished by itself first. Then its logs are still there.
     if end.status == "terminated":
         assert ([], "") == (scene.world.files("TASK-*/archive/*"), orch.read_output(agent.id))
     assert [] == scene.world.leftovers()
@@ -142,7 +142,7 @@ def test_the_output_can_be_read_at_any_time(scene, orch, task):
     assert "" == orch.read_output(agent.id, tail=0)
 
 
-def test_progress_findings_and_the_end_are_kept_with_the_task(scene, orch, task):
+def test_progress_findings_and_the_end_are_stored_with_the_task(scene, orch, task):
     """The archive has the reports; the record has the end and its report."""
     agent = orch.deploy(task, scene.spec())
     orch.report_progress(agent.id, "working", message="half\nway", progress=50)

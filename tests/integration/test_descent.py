@@ -113,7 +113,7 @@ def test_an_agent_with_an_ended_record_gets_no_children_from_inside(scene, orch,
 
 
 def test_an_environment_that_names_an_unknown_agent_is_refused(scene, orch, task, monkeypatch):
-    """It is refused before anything is taken, with a remedy."""
+    """The refusal comes before any effect, and has a remedy."""
     for name, value in ((ENV_ROOT, scene.root), (ENV_TASK, task), (ENV_AGENT, "a-000000-abcdef")):
         monkeypatch.setenv(name, str(value))
 

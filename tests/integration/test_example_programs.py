@@ -131,8 +131,8 @@ def repository(tmp_path):
     if shutil.which("git") is None:
         pytest.fail("git is needed: apt-get install git")
     made = tmp_path / "repository"
-    who = ["-c", "user.name=A", "-c", "user.email=a@b"]
-    for words in (["init", "-q"], [*who, "commit", "-q", "--allow-empty", "-m", "x"]):
+    author = ["-c", "user.name=A", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "x"]):
         made.mkdir(exist_ok=True)
         subprocess.run(["git", *words], cwd=made, check=True)
     return made
@@ -196,12 +196,12 @@ own_steps.take(own_steps.Sagas(own_steps.STATE / "sagas", steps=own_steps.STEPS)
 
 
 def test_the_tests_of_the_insistent_example_pass(tmp_path, monkeypatch):
-    """They need neither tmux nor an agent's program, and run from any directory."""
+    """The tests need neither tmux nor an agent's program, and run from any directory."""
     programs = tmp_path / "bin"
     programs.mkdir()
     shutil.copy2("/bin/sh", programs / "sh")
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # The plugin may not be installed.
-    ours = ["-p", "orchestrator_core.pytest_plugin", "-p", "no:cacheprovider"]
+    options = ["-p", "orchestrator_core.pytest_plugin", "-p", "no:cacheprovider"]
 
-    assert "5 passed" in run(tmp_path, ["-m", "pytest", "-q", *ours, EXAMPLES / "insistent"])
+    assert "5 passed" in run(tmp_path, ["-m", "pytest", "-q", *options, EXAMPLES / "insistent"])

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.tmux
 TOP = Path(orchestrator_core.__file__).parents[1]
 SECRET = "hunter2-and-more"
 
-#: It ignores HUP and TERM, and has a child in another session that ignores them as well.
+#: A script that ignores HUP and TERM, and has a child in another session that ignores them as well.
 STUBBORN = ["sh", "-c", "trap '' HUP TERM; setsid sleep 1000 & sleep 1000; sleep 1000"]
 
 
@@ -56,8 +56,8 @@ def repository(scene):
 
 
 def git(where, *arguments):
-    who = ["-c", "user.name=A", "-c", "user.email=a@b"]
-    return subprocess.check_output(["git", *who, *arguments], cwd=where, text=True).strip()
+    author = ["-c", "user.name=A", "-c", "user.email=a@b"]
+    return subprocess.check_output(["git", *author, *arguments], cwd=where, text=True).strip()
 
 
 def all_of_them(scene, repository, helper=("sleep", "1000")):
@@ -91,7 +91,8 @@ def read(path):
 
 
 def test_an_agent_gets_the_provisions_until_its_end(scene, orch, task, repository):
-    """It gets variables, placeholders and a directory. At its exit another process undoes them."""
+    """The agent gets variables, placeholders and a directory. After its exit another process
+    undoes them."""
     written = scene.gate("written")
     words = '"$PWD" "{worktree}" "{port}" "$PORT" "$TMPDIR" "$KEY" "$BRANCH"'
     script = f'printf "%s\\n" {words} >{written}'
@@ -159,7 +160,7 @@ def test_a_secrets_value_is_in_its_own_file_alone(scene, orch, task, repository)
     assert [] == [path for path in after if SECRET.encode() in path.read_bytes()]
 
 
-def test_kept_work_is_reported_in_every_view(scene, orch, task, repository):
+def test_unsaved_work_is_reported_in_every_view(scene, orch, task, repository):
     """These are the report, the record, and the command that shows the agent."""
     spec = scene.spec("sh", "-c", "echo work >new", cwd=None)
 
@@ -167,10 +168,10 @@ def test_kept_work_is_reported_in_every_view(scene, orch, task, repository):
     end = orch.wait(agent.id, timeout_s=20)
     shown = command(scene, "show", agent.id)
 
-    [kept] = end.kept
-    assert str(scene.root / "held" / agent.id) in kept
-    assert [kept] == scene.world.records()[agent.id]["auto_cleanup_result"]["kept"]
-    assert kept in shown
+    [kept_path] = end.kept
+    assert str(scene.root / "held" / agent.id) in kept_path
+    assert [kept_path] == scene.world.records()[agent.id]["auto_cleanup_result"]["kept"]
+    assert kept_path in shown
     assert "work\n" == next(scene.root.glob("held/*/*/new")).read_text()
 
 
@@ -254,7 +255,7 @@ def deploy_and_die(scene, task, repository, *doomed):
 def test_a_deployment_killed_between_two_steps_is_recovered_by_another_process(
     scene, task, repository, step, when
 ):
-    """It is killed before a step's ``do``, or between the ``do`` and its journal entry."""
+    """The kill comes before a step's ``do``, or between the ``do`` and its journal entry."""
     deploy_and_die(scene, task, repository, step, when)
     assert left_of_them(scene, repository)
 
@@ -290,7 +291,7 @@ def test_recovery_waits_for_a_git_that_outlives_its_orchestrator(scene, task, re
 
 
 def test_a_helper_outlives_its_orchestrator_but_not_its_agent(scene, task, actors):
-    """It lives on after the deployer, and ends when another process ends the agent."""
+    """The helper outlives the deployer, and ends when another process ends the agent."""
     agent = actors.do("deploy_with_helper", root=str(scene.root), task=task)["result"]
     [journal] = scene.root.glob("sagas/*.jsonl")
     intents = [json.loads(line) for line in journal.read_bytes().splitlines()]
@@ -387,11 +388,11 @@ def test_a_helper_that_cannot_run_fails_the_deployment(scene, orch, task, name):
 
 
 def test_a_process_with_a_helpers_recycled_pid_is_not_ended(scene):
-    """It even runs the same command."""
+    """The foreign process runs the same command."""
     foreign = subprocess.Popen(["sleep", "1000"])
     try:
-        who = LocalProcesses().identify(foreign.pid)
-        earlier = Identity(who.boot_id, who.pid, who.started - 100)
+        current = LocalProcesses().identify(foreign.pid)
+        earlier = Identity(current.boot_id, current.pid, current.started - 100)
         run = scene.place / "held" / "subprocess"
         run.mkdir(parents=True, mode=0o700)
         run.parent.chmod(0o700)

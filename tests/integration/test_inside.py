@@ -137,7 +137,7 @@ def test_a_wait_notifies_a_supervisor_that_missed_the_request(scene, orch):
 
 @pytest.mark.parametrize("moment", ["link ", "rename .AGENT_REGISTRY", "pidfd_send_signal"])
 def test_recovery_finishes_the_work_of_a_killed_unwinder(moment, scene, orch, actors):
-    """It was killed while it unwound the agent."""
+    """The unwinder was killed while it unwound the agent."""
     agent = deploy(scene, orch, "sleep 1000")
     [supervisor] = scene.world.panes(agent.id)
     os.kill(supervisor, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Legacy agents are proved, adopted and ended; nothing of anybody else is touched."""
+"""Legacy agents are proved, adopted and ended. Foreign processes and files stay."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_the_output_is_read_from_the_log_or_the_archive(scene):
 
 def test_a_live_agent_with_a_recorded_end_is_ended_with_that_status(scene):
     orch, task, agent = scene.running()
-    scene.legacy.say_ended(task, agent, "phase_completed")
+    scene.legacy.record_end(task, agent, "phase_completed")
     end = orch.terminate(agent)
     assert (True, "phase_completed", True) == (end.success, end.status, end.tmux_session_killed)
     assert ([], {}) == (scene.legacy.sessions(), scene.living())
@@ -218,7 +218,7 @@ def test_a_live_agent_with_a_recorded_end_is_ended_with_that_status(scene):
 def test_an_agent_of_which_nothing_is_left_only_gets_a_report(scene):
     task = scene.legacy.task()
     agent = scene.legacy.agent(task)
-    scene.legacy.say_ended(task, agent, "killed", termination_reason="too slow")
+    scene.legacy.record_end(task, agent, "killed", termination_reason="too slow")
     for path in scene.root.glob(f"{task}/**/*{agent}*"):
         path.unlink()
     scene.legacy.edit_globally(lambda everything: everything["agents"].clear())
@@ -348,8 +348,8 @@ def test_a_copy_of_a_workspace_does_not_own_the_agents_of_the_original(scene):
     _, task, agent = scene.running()
     elsewhere = scene.place / "copy"
     elsewhere.mkdir()
-    ours = shutil.ignore_patterns("root.json", "sagas", "tmux.sock")
-    shutil.copytree(scene.root, elsewhere / ".agent-workspace", ignore=ours)
+    ignored = shutil.ignore_patterns("root.json", "sagas", "tmux.sock")
+    shutil.copytree(scene.root, elsewhere / ".agent-workspace", ignore=ignored)
     copy = acts.opened(elsewhere / ".agent-workspace")
     copied = json.loads((elsewhere / ".agent-workspace" / task / "AGENT_REGISTRY.json").read_text())
     copied["client_cwd"] = str(elsewhere)
@@ -492,7 +492,7 @@ def test_an_adopted_agent_keeps_an_end_that_the_legacy_system_records_later(scen
     orch, task, agent = scene.running()
     with pytest.raises(WaitTimeout):
         orch.wait(agent, timeout_s=0)
-    scene.legacy.say_ended(task, agent, "killed", termination_reason="by the legacy system")
+    scene.legacy.record_end(task, agent, "killed", termination_reason="by the legacy system")
     panes = scene.legacy.panes(f"agent_{agent}")
     scene.legacy.tmux("kill-session", "-t", f"=agent_{agent}")
     wait_for_deaths(panes, timeout_s=10)
@@ -526,8 +526,8 @@ def test_a_sweep_distinguishes_live_lost_and_ended_agents_with_leftovers(scene):
     lost, over = scene.legacy.agent(task, started_at=EARLIER), scene.legacy.agent(task)
     leaves_on = scene.legacy.agent(task, runs=LIVES)
     scene.until_started(task, leaves_on)
-    scene.legacy.say_ended(task, leaves_on)
-    scene.legacy.say_ended(task, over)
+    scene.legacy.record_end(task, leaves_on)
+    scene.legacy.record_end(task, over)
     before = scene.legacy.bytes()
     found, report = swept(orch)
     assert {lost: "lost", over: "ended", leaves_on: "ended"} == found

@@ -35,7 +35,7 @@ def crowded(scene):
     task = scene.legacy.task()
     agents = [scene.legacy.agent(task, tracked=number % 2) for number in range(len(WEIRD + OVER))]
     for agent, status in zip(agents, WEIRD + OVER, strict=True):
-        scene.legacy.say_ended(task, agent, status)
+        scene.legacy.record_end(task, agent, status)
     scene.legacy.edit(
         task, lambda document: document["agents"].append({"id": "bare-101010-aaaaaa"})
     )
@@ -91,7 +91,7 @@ def test_all_agents_are_listed_and_an_unknown_status_counts_as_active(crowded):
 def test_the_recorded_reason_of_an_end_is_shown(scene, capsys):
     task = scene.legacy.task()
     agent = scene.legacy.agent(task)
-    scene.legacy.say_ended(task, agent, "killed", termination_reason="too slow")
+    scene.legacy.record_end(task, agent, "killed", termination_reason="too slow")
     main(["--root", str(scene.root), "show", agent])
     shown = capsys.readouterr().out
     assert "too slow" in shown
@@ -112,18 +112,18 @@ def test_a_new_task_changes_no_legacy_task(crowded):
     """Both are in the same global registry, which keeps what the legacy system wrote."""
     scene, _, _ = crowded
     before, globally = scene.legacy.bytes(), scene.legacy.globally()
-    ours = scene.orchestrator().create_task("ours").id
+    added = scene.orchestrator().create_task("ours").id
     after = scene.legacy.globally()
     assert globally["agents"] == after["agents"]
     assert globally["tasks"] == {
-        name: each for name, each in after["tasks"].items() if name != ours
+        name: each for name, each in after["tasks"].items() if name != added
     }
-    assert [*globally["tasks"], ours] == list(after["tasks"])
+    assert [*globally["tasks"], added] == list(after["tasks"])
     assert 20 == after["max_concurrent_agents"]
     changed = {name for name, data in scene.legacy.bytes().items() if before.get(name) != data}
-    assert {"registry/GLOBAL_REGISTRY.json", f"{ours}/AGENT_REGISTRY.json"} == changed
-    kept = scene.root / "registry" / "GLOBAL_REGISTRY.json.v0"
-    assert before["registry/GLOBAL_REGISTRY.json"] == kept.read_bytes()
+    assert {"registry/GLOBAL_REGISTRY.json", f"{added}/AGENT_REGISTRY.json"} == changed
+    previous = scene.root / "registry" / "GLOBAL_REGISTRY.json.v0"
+    assert before["registry/GLOBAL_REGISTRY.json"] == previous.read_bytes()
 
 
 def test_new_agents_run_and_end_beside_legacy_agents(scene):
@@ -132,15 +132,15 @@ def test_new_agents_run_and_end_beside_legacy_agents(scene):
     scene.legacy.edit_globally(lambda every: every["agents"][dead].update(status="completed"))
     untouched = scene.legacy.registry_file(theirs).read_bytes()
     orch = Orchestrator(scene.root, terminal=FakeTerminal())
-    ours = orch.deploy(
+    added = orch.deploy(
         orch.create_task("ours").id, AgentSpec(type="a", prompt="p", command=["/bin/true"])
     ).id
-    assert [living, dead, ours] == list(scene.legacy.globally()["agents"])
+    assert [living, dead, added] == list(scene.legacy.globally()["agents"])
     assert {"status": "completed"}.items() <= scene.legacy.globally()["agents"][dead].items()
     assert (2, 3) == tuple(
         scene.legacy.globally()[name] for name in ("active_agents", "total_agents_spawned")
     )
-    orch.terminate(ours)
+    orch.terminate(added)
     after = scene.legacy.globally()
     assert [living] == list(after["agents"])
     assert {"terminated": 1, "completed": 1} == after["ended"]
@@ -154,22 +154,22 @@ def test_entries_of_ended_legacy_agents_do_not_count_against_the_limit(scene):
     for number in range(30):
         agent = scene.legacy.agent(gone if number % 3 else task)
         if not number % 3:
-            scene.legacy.say_ended(task, agent)
+            scene.legacy.record_end(task, agent)
     shutil.rmtree(scene.root / gone)
     living = [scene.legacy.agent(task) for _ in range(2)]
     limits = Limits(max_concurrent=len(living) + 1)
     orch = Orchestrator(scene.root, terminal=FakeTerminal(), limits=limits)
     spec = AgentSpec(type="a", prompt="p", command=["/bin/true"])
-    ours = orch.deploy(orch.create_task("ours").id, spec)
-    assert ours.is_active
+    added = orch.deploy(orch.create_task("ours").id, spec)
+    assert added.is_active
     with pytest.raises(LimitReached, match="limit reached: 3 of 3 agents are running"):
-        orch.deploy(ours.task_id, spec)
+        orch.deploy(added.task_id, spec)
 
 
 def test_a_lost_global_registry_is_rebuilt_with_the_legacy_tasks(scene):
     task = scene.legacy.task()
     living, dead = scene.legacy.agent(task), scene.legacy.agent(task)
-    scene.legacy.say_ended(task, dead, "killed")
+    scene.legacy.record_end(task, dead, "killed")
     scene.legacy.global_file.unlink()
     scene.orchestrator()
     document = scene.legacy.globally()
@@ -185,7 +185,7 @@ def test_a_lost_global_registry_is_rebuilt_with_the_legacy_tasks(scene):
 
 @pytest.mark.parametrize("share", [0, 0.4, 0.7, 0.99])
 def test_a_truncated_registry_loses_no_agent_that_another_source_has(scene, share):
-    """It is kept aside; agents are known from what can be parsed, and from their files."""
+    """The registry is quarantined. The agents come from its readable part and from their files."""
     task = scene.legacy.task("Cut off")
     agents = [scene.legacy.agent(task) for _ in range(4)]
     path = scene.legacy.registry_file(task)
@@ -194,8 +194,8 @@ def test_a_truncated_registry_loses_no_agent_that_another_source_has(scene, shar
     orch = scene.orchestrator()
     assert agents == [agent.id for agent in orch.agents(task_id=task)]
     assert ["Cut off"] == [each.description for each in orch.tasks()]
-    [kept] = path.parent.glob("AGENT_REGISTRY.json.damaged-*")
-    assert whole[: int(len(whole) * share)] == kept.read_bytes()
+    [quarantined] = path.parent.glob("AGENT_REGISTRY.json.damaged-*")
+    assert whole[: int(len(whole) * share)] == quarantined.read_bytes()
     assert orch.terminate(agents[0]).success
 
 

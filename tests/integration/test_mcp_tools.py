@@ -531,7 +531,7 @@ def test_a_preset_sets_the_command_and_the_server_the_rest():
     "how",
     [
         {"command": ["a"], "preset": "claude"},
-        {"preset": "shell"},  # It would run the prompt, which comes from a model.
+        {"preset": "shell"},  # The preset would run the prompt, which a model wrote.
         {"preset": "mro"},
         {"command": "claude -p"},
     ],

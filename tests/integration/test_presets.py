@@ -106,7 +106,7 @@ def test_a_result_is_read_wherever_the_log_is(scene, orch, deploy):  # noqa: F81
 
 
 def test_a_damaged_archive_is_an_error(orch, deploy):
-    """It is not read as a missing result."""
+    """Damage is not read as a missing result."""
     agent = deploy()
     end = orch.wait(agent.id, timeout_s=20)
     [path] = [Path(name) for name in end.archived_files if name.endswith("_stream.jsonl")]
@@ -126,7 +126,7 @@ def test_a_log_that_was_deleted_has_no_result(orch, deploy):
 
 
 def test_a_shells_prompt_is_its_script(scene, orch, deploy):  # noqa: F811 - the fixture
-    """It has arguments, and an empty input. A tool that it runs is recognized by its lines."""
+    """The script has arguments and an empty input. Its tool is recognized by the tool's lines."""
     script = 'cat > input; printf "%s\\n" "$@" > given; claude -p < /dev/null'
 
     agent = deploy("shell", prompt=script, arguments=["one", "two words"])
@@ -139,7 +139,7 @@ def test_a_shells_prompt_is_its_script(scene, orch, deploy):  # noqa: F811 - the
 
 @pytest.mark.parametrize("preset", ["claude", "codex", "gemini"])
 def test_a_preset_without_its_program_takes_nothing(scene, orch, preset):  # noqa: F811 - the fixture
-    """There is no session, no file and no saga. The hint says how to install it."""
+    """No session, file or saga exists. The hint has the command that installs the program."""
     empty = scene.place / "empty"
     empty.mkdir()
     task = orch.create_task("t")

@@ -1,4 +1,4 @@
-"""The scripts a newcomer runs first: what they say when something is missing."""
+"""The scripts a newcomer runs first, and their errors for what is missing."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_they_can_be_run(script):
     assert os.access(TOP / script, os.X_OK)
 
 
-def test_without_a_new_python_it_is_said_in_a_line_what_to_do(machine):
+def test_an_old_python_is_an_error_of_one_line_with_the_remedy(machine):
     install(machine, "python3", "exit 1  # an old one")
 
     ran = run(machine, "find_python")
@@ -81,7 +81,7 @@ def test_the_newest_python_is_found_where_the_usual_one_is_old(machine):
     assert "python3.12\n" == run(machine, "find_python").stdout
 
 
-def test_without_tmux_and_a_way_to_get_it_it_is_said_how(machine):
+def test_the_error_for_a_missing_tmux_names_the_command_that_installs_it(machine):
     ran = run(machine, "see_to_tmux")
 
     assert 1 == ran.returncode

@@ -24,7 +24,7 @@ def test_nothing_runs_while_the_deployer_holds_the_lock(stage):
     stage.begin("sh", "-c", "echo ran")
     stage.note("commit")
 
-    seen = stage.processes().watch(stage.who, timeout_s=0.3, fd=stage.news)
+    seen = stage.processes().watch(stage.supervisor, timeout_s=0.3, fd=stage.news)
 
     assert (False, False) == (seen.exited, seen.readable)
     assert b"" == stage.log.read_bytes()
@@ -405,7 +405,7 @@ def test_an_agent_that_ignores_term_is_killed(stage):
 
 
 def test_a_request_in_the_journal_lets_the_agent_exit_by_itself(stage):
-    """It reported its end through its own server, and may still write."""
+    """The agent reported its end through its own server, and may still write."""
     stage.sh("echo ready >&9; sleep 0.2; echo last words; exit 5")
     stage.roll.until_ready()
     stage.note("request")
@@ -469,7 +469,7 @@ def test_a_signal_from_the_agent_does_not_end_its_supervisor(stage, signum):
 
     stage.signal(signum)
 
-    assert not stage.processes().watch(stage.who, timeout_s=0.15).exited
+    assert not stage.processes().watch(stage.supervisor, timeout_s=0.15).exited
     assert ["agent"] == stage.roll.alive()
     assert not (stage.run / "exit").exists()
 
@@ -527,7 +527,7 @@ def test_the_supervisor_becomes_the_unwinder_in_the_same_process(stage):
 
 
 def test_a_term_between_supervisor_and_unwinder_is_not_lost(stage):
-    """TERM means that another process took over. It is pending until the unwinder unblocks it."""
+    """TERM means that another process took over. The unwinder unblocks the pending signal."""
     go = stage.place / "go"
     os.mkfifo(go)
     script = (

@@ -377,7 +377,7 @@ def test_a_registry_that_contradicts_the_journals_is_repaired(scene, orch, task)
 
 
 @pytest.mark.parametrize("which", ["task", "global", "journal"])
-def test_a_damaged_file_is_kept_aside_and_written_anew(which, scene, orch, task):
+def test_a_damaged_file_is_quarantined_and_written_anew(which, scene, orch, task):
     agent = orch.deploy(task, scene.spec()).id
     path = {
         "task": scene.root / task / "AGENT_REGISTRY.json",
@@ -391,9 +391,9 @@ def test_a_damaged_file_is_kept_aside_and_written_anew(which, scene, orch, task)
     report = orch.sweep(reap=True)
 
     assert all(one.success for one in report.reaped)
-    kept = orch.sweep().findings  # A person removes the file that was kept aside.
-    assert ["damaged"] == [finding.kind.value for finding in kept]
-    assert not kept[0].reapable
+    remaining = orch.sweep().findings  # A person removes the quarantined file.
+    assert ["damaged"] == [finding.kind.value for finding in remaining]
+    assert not remaining[0].reapable
     assert orch.agent(agent).is_active
     assert orch.terminate(agent).success
 

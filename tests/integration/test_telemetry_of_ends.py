@@ -14,7 +14,7 @@ pytestmark = pytest.mark.tmux
 
 TESTS = Path(__file__).parents[1]
 
-#: A process of its own, with a provider of its own.
+#: A second process with a separate provider.
 ANOTHER = f"""
 import json, sys
 sys.path[:0] = [{str(TESTS.parent)!r}, {str(TESTS)!r}]

@@ -205,9 +205,9 @@ HOSTILE = [
 
 
 def test_a_program_gets_its_arguments_unchanged(terminal, short_tmp):
-    told = _run_telling(terminal, short_tmp, *HOSTILE)
+    received = _run_and_record(terminal, short_tmp, *HOSTILE)
 
-    assert HOSTILE == told["argv"]
+    assert HOSTILE == received["argv"]
 
 
 def test_a_single_word_is_a_program_and_not_a_shell_command(terminal, short_tmp):
@@ -237,10 +237,10 @@ def test_a_program_may_have_the_name_of_an_option(terminal, short_tmp, monkeypat
 
 
 def test_a_program_gets_its_cookie_and_starts_in_the_root_directory(terminal, short_tmp):
-    told = _run_telling(terminal, short_tmp)
+    received = _run_and_record(terminal, short_tmp)
 
-    assert "c1" == told["env"]["ORCHESTRATOR_COOKIE"]
-    assert "/" == told["cwd"]
+    assert "c1" == received["env"]["ORCHESTRATOR_COOKIE"]
+    assert "/" == received["cwd"]
 
 
 def test_the_callers_environment_does_not_reach_a_session(terminal, short_tmp, monkeypatch):
@@ -249,12 +249,12 @@ def test_the_callers_environment_does_not_reach_a_session(terminal, short_tmp, m
     monkeypatch.setenv("ORCHESTRATOR_COOKIE", "of-the-parent")
     monkeypatch.setenv("TMUX", "/elsewhere,1,0")
 
-    told = _run_telling(terminal, short_tmp)
+    received = _run_and_record(terminal, short_tmp)
 
     tmuxs_own = {"TMUX", "TMUX_PANE", "TERM_PROGRAM", "TERM_PROGRAM_VERSION", "PWD", "OLDPWD"}
-    ours = {"HOME", "LANG", "LOGNAME", "ORCHESTRATOR_COOKIE", "PATH", "SHELL", "TERM", "USER"}
-    assert set() == set(told["env"]) - tmuxs_own - ours - {"SHLVL", "_", "LC_CTYPE"}
-    assert "c1" == told["env"]["ORCHESTRATOR_COOKIE"]
+    expected = {"HOME", "LANG", "LOGNAME", "ORCHESTRATOR_COOKIE", "PATH", "SHELL", "TERM", "USER"}
+    assert set() == set(received["env"]) - tmuxs_own - expected - {"SHLVL", "_", "LC_CTYPE"}
+    assert "c1" == received["env"]["ORCHESTRATOR_COOKIE"]
 
 
 @pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {}])
@@ -293,7 +293,7 @@ def test_a_hostile_pane_title_does_not_break_the_listing(terminal, private_tmux)
 
 def test_a_forged_owner_does_not_forge_another_session(terminal, private_tmux):
     """An owner with a newline spoils only the line of its own session."""
-    ours = terminal.start("agent_1", owner="c1", argv=RUNS)
+    own_session = terminal.start("agent_1", owner="c1", argv=RUNS)
     private_tmux.ask("new-session", "-d", "-s", "x", "sleep", "1000")
     forged = "c2\n1:%9:1:agent_9"
     private_tmux.ask("set-option", "-t", "=x:", "@orchestrator_owner", forged)
@@ -301,7 +301,7 @@ def test_a_forged_owner_does_not_forge_another_session(terminal, private_tmux):
     listed = terminal.sessions()
 
     assert {"agent_1", "x"} == {session.name for session in listed}
-    assert ours in listed
+    assert own_session in listed
 
 
 def test_an_added_pane_does_not_replace_the_sessions_first(terminal, private_tmux):
@@ -317,18 +317,18 @@ def test_an_added_pane_does_not_replace_the_sessions_first(terminal, private_tmu
 # --- how --------------------------------------------------------------------------------------
 
 
-def _run_telling(terminal, place, *argv):
+def _run_and_record(terminal, place, *argv):
     """Run a program in a session that writes down its arguments; return them."""
-    pipe = place / "told"
+    pipe = place / "record"
     os.mkfifo(pipe)
-    teller = place / "teller.py"
-    teller.write_text(
+    recorder = place / "recorder.py"
+    recorder.write_text(
         "import json, os, sys\n"
-        "told = dict(argv=sys.argv[2:], env=dict(os.environ), cwd=os.getcwd())\n"
-        "open(sys.argv[1], 'w').write(json.dumps(told))\n"
+        "record = dict(argv=sys.argv[2:], env=dict(os.environ), cwd=os.getcwd())\n"
+        "open(sys.argv[1], 'w').write(json.dumps(record))\n"
     )
-    program = [sys.executable, str(teller), str(pipe), *argv]
-    terminal.start("teller", owner="c1", argv=program)
+    program = [sys.executable, str(recorder), str(pipe), *argv]
+    terminal.start("recorder", owner="c1", argv=program)
     return json.loads(pipe.read_text())
 
 

@@ -102,8 +102,8 @@ def test_a_file_at_the_socket_path_is_not_replaced(terminal, private_tmux):
 def test_a_socket_of_another_user_is_refused(terminal, monkeypatch):
     """A process of another user there would learn of the agents and could answer anything."""
     terminal.start("agent_0", owner="c0", argv=RUNS)
-    ours = os.geteuid()
-    monkeypatch.setattr(os, "geteuid", lambda: ours + 1)
+    uid = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
 
     with pytest.raises(TerminalError, match="is not a socket of this user"):
         terminal.start("agent_1", owner="c1", argv=RUNS)
@@ -154,7 +154,7 @@ def test_a_socket_path_that_is_too_long_is_refused_at_once(short_tmp):
 # --- which tmux ----------------------------------------------------------------------------
 
 
-def test_the_error_for_a_missing_tmux_says_how_to_install_it(monkeypatch, short_tmp):
+def test_the_error_for_a_missing_tmux_has_the_command_that_installs_it(monkeypatch, short_tmp):
     monkeypatch.setenv("PATH", str(short_tmp))
     terminal = TmuxTerminal(short_tmp / "tmux.sock")
 
@@ -178,7 +178,7 @@ def test_a_tmux_that_cannot_be_run_is_named(short_tmp, named):
 
 
 @pytest.mark.parametrize(
-    ("said", "good"),
+    ("version", "good"),
     [
         ("tmux 1.8", False),
         ("tmux 3.1c", False),
@@ -191,11 +191,11 @@ def test_a_tmux_that_cannot_be_run_is_named(short_tmp, named):
         ("", False),
     ],
 )
-def test_a_tmux_must_be_new_enough(short_tmp, said, good):
-    terminal = TmuxTerminal(short_tmp / "tmux.sock", tmux_bin=_pretender(short_tmp, said))
+def test_a_tmux_must_be_new_enough(short_tmp, version, good):
+    terminal = TmuxTerminal(short_tmp / "tmux.sock", tmux_bin=_pretender(short_tmp, version))
 
     if good:
-        assert said == terminal.check()
+        assert version == terminal.check()
     else:
         with pytest.raises(TerminalUnavailable, match=r"3\.2 or newer is needed"):
             terminal.check()
@@ -272,11 +272,11 @@ def test_a_configuration_that_keeps_dead_panes_does_not_keep_an_agents(default):
 # --- how ---
 
 
-def _pretender(place, said):
+def _pretender(place, version):
     """Create a program that prints a tmux version and refuses -N, as tmux did before 3.2."""
     binary = place / "pretender"
     binary.write_text(
-        f'#!/bin/sh\n[ "$1" = -V ] && {{ echo "{said}"; exit; }}\n'
+        f'#!/bin/sh\n[ "$1" = -V ] && {{ echo "{version}"; exit; }}\n'
         "echo 'tmux: unknown option -- N' >&2; echo 'usage: tmux' >&2; exit 1\n"
     )
     binary.chmod(0o700)

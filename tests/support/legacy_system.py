@@ -207,7 +207,7 @@ class LegacySystem:
         self.edit(task, enter)
         self.edit_globally(enter_globally)
 
-    def say_ended(self, task, agent, status="completed", **more):
+    def record_end(self, task, agent, status="completed", **more):
         """Record the end of an agent, and leave everything else as it is."""
 
         def end(document):

@@ -1,4 +1,4 @@
-"""What this machine lets a test have: by the kernel's account, not the library's."""
+"""The abilities of this machine that a test needs, found without the library."""
 
 from __future__ import annotations
 

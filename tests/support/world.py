@@ -280,7 +280,7 @@ class World:
             elif not record.get("auto_cleanup_result"):
                 yield f"{agent} has ended, and its record does not contain the cleanup"
         elif record is not None:
-            yield f"{agent} never came to be, and has a record: {record}"
+            yield f"{agent} never started, and has a record: {record}"
         elif archived := self.files(f"TASK-*/archive/*{agent}*"):
             yield f"{agent} never came to be, and has an archive: {archived}"
 

@@ -1,4 +1,4 @@
-"""What the quick tests share."""
+"""Fixtures of the unit tests."""
 
 import pytest
 from support.fakes import a_fake_scene

@@ -192,7 +192,7 @@ class Halts(Observer):
     def watches(self):
         """Let each watch of a process take real time, which never ends on a fake."""
 
-        def watch(_who, *, timeout_s, fd=None):
+        def watch(_process, *, timeout_s, fd=None):
             self._here.release()
             poll = select.poll()
             poll.register(fd, select.POLLIN)

@@ -1,4 +1,4 @@
-"""What an agent's life costs, counted in look-ups, reads and registry writes."""
+"""The cost of an agent's life, counted in look-ups, reads and registry writes."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def test_a_failing_check_names_its_crash_point():
     assert ["killed before effect 1 (mkdir b), and recovered"] == caught.value.__notes__
 
 
-def test_a_check_that_fails_without_a_crash_says_so():
+def test_the_error_of_a_check_that_fails_without_a_crash_has_the_note_not_killed():
     with pytest.raises(ZeroDivisionError) as caught:
         CrashPoints()(lambda _: None, then=lambda _: 1 / 0)
 
@@ -240,9 +240,10 @@ def test_a_stubborn_agent_is_ended_after_each_crash():
 
 
 @pytest.mark.parametrize(
-    ("at_most", "kept"), [(None, [0, 1, 2, 3, 4]), (9, [0, 1, 2, 3, 4]), (3, [0, 2, 4]), (1, [0])]
+    ("at_most", "numbers"),
+    [(None, [0, 1, 2, 3, 4]), (9, [0, 1, 2, 3, 4]), (3, [0, 2, 4]), (1, [0])],
 )
-def test_a_sample_is_evenly_spaced(at_most, kept):
+def test_a_sample_is_evenly_spaced(at_most, numbers):
     points = [CrashPoint(number, "before", "write") for number in range(5)]
 
-    assert kept == [point.number for point in evenly_spaced(points, at_most)]
+    assert numbers == [point.number for point in evenly_spaced(points, at_most)]

@@ -1033,10 +1033,10 @@ def test_a_clock_that_was_set_during_an_agents_life_is_a_warning(
 ):
     """The kernel has the age of the supervisor, and the journal has the time of deployment."""
     history = machine.JournalStore(used.root / "sagas").history(used.lives)
-    who = history.frame("spawn_tmux").load().supervisor
+    process = history.frame("spawn_tmux").load().supervisor
     # What the kernel would report for the fake's supervisor: it is alive, and was just started.
     monkeypatch.setattr(machine, "_IS_LINUX", True)
-    monkeypatch.setattr(identity, "is_alive", lambda asked: asked == who)
+    monkeypatch.setattr(identity, "is_alive", lambda asked: asked == process)
     monkeypatch.setattr(identity, "age_s", lambda _: 0.0)
     assert OK is machine.clock_is_sane(environment).verdict
     now = time.time()
@@ -1290,8 +1290,8 @@ def test_a_lock_held_for_long_fails_with_its_owner(environment, held):
 
 def test_the_kernel_names_an_owner_that_has_not_signed(environment, held):
     held.write_bytes(b"-")
-    who = f"pid {os.getpid()}" if ON_LINUX else "an unknown process"
-    assert f"{held} by {who}" in integrity.locks(environment).found
+    owner = f"pid {os.getpid()}" if ON_LINUX else "an unknown process"
+    assert f"{held} by {owner}" in integrity.locks(environment).found
 
 
 @pytest.mark.parametrize("pid", [0, -1])

@@ -68,13 +68,13 @@ def test_a_replaced_file_is_private_whatever_the_umask(tmp_path):
     assert 0o600 == mode(tmp_path / "a")
 
 
-@pytest.mark.parametrize("kept", [0o600, 0o644, 0o640, 0o400])
-def test_replace_keeps_the_mode_of_the_old_file(tmp_path, kept):
+@pytest.mark.parametrize("old_mode", [0o600, 0o644, 0o640, 0o400])
+def test_replace_keeps_the_mode_of_the_old_file(tmp_path, old_mode):
     file = tmp_path / "a"
     file.write_bytes(b"old")
-    file.chmod(kept)
+    file.chmod(old_mode)
     durable.replace(file, b"new")
-    assert (b"new", kept) == (file.read_bytes(), mode(file))
+    assert (b"new", old_mode) == (file.read_bytes(), mode(file))
 
 
 def test_short_writes_are_continued(tmp_path, monkeypatch):
@@ -104,7 +104,7 @@ def test_a_failed_replace_leaves_the_old_content_and_nothing_else(
     assert refusal.value.hint
 
 
-def test_a_failure_after_the_rename_says_that_the_outcome_is_unknown(tmp_path, monkeypatch):
+def test_the_error_of_a_failure_after_the_rename_calls_the_outcome_unknown(tmp_path, monkeypatch):
     failing(monkeypatch, "fsync", errno.EIO, after=1)
     with pytest.raises(StorageError, match="was replaced, but") as refusal:
         durable.replace(tmp_path / "a", b"new")

@@ -51,7 +51,7 @@ def on_disk(top, *, below):
 def test_a_tar_file_has_a_complete_task_and_the_journals_of_its_agents(fake_scene, target):
     orch, task, ids = past.end_some(fake_scene, 2, written=b"a line\n")
     past.end_some(fake_scene)  # Another task's.
-    with pytest.raises(OrchestratorError):  # It never came to be, and has a journal.
+    with pytest.raises(OrchestratorError):  # The agent never started, and has a journal.
         orch.deploy(task, fake_scene.spec("refuses"))
     (orch.root / task / "output" / "result.txt").write_text("42")
     (orch.root / task / "output" / "again").symlink_to("result.txt")

@@ -99,7 +99,7 @@ def links(claims):
 
 
 def test_extra_steps_are_taken_before_the_agent_and_given_back_after_it(orch, task, tmp_path):
-    """They are first on the stack, in the order given, and last in the report, in reverse."""
+    """The steps are first on the stack, in the order given, and last in the report, in reverse."""
     own = [TempDirectory(), EnvFile({"KEY": SECRET}), ReservedPort(claims=tmp_path / "claims")]
 
     agent = orch.deploy(task, SPEC, extra_steps=own)
@@ -159,7 +159,7 @@ def test_a_step_that_fails_leaves_nothing_and_is_named(orch, task, tmp_path):
 
 
 def test_a_secret_is_in_its_own_file_and_nowhere_else(orch, task, caplog):
-    """It is not in the journal, a registry, a log or an error."""
+    """The secret is not in the journal, a registry, a log or an error."""
     caplog.set_level(logging.DEBUG)
     files = EnvFile({"KEY": "hunter2"})
 
@@ -206,7 +206,7 @@ def test_placeholders_are_replaced_once_and_other_braces_stay():
 
 
 def test_a_step_that_no_other_process_could_undo_is_refused(orch, task, flags):
-    """Nothing is taken. The message says how to declare the step."""
+    """Nothing is taken. The message has the line that declares the step."""
     with pytest.raises(InvalidInput, match=r"tests\.flag.*\[steps\] in orchestrator.toml"):
         orch.deploy(task, SPEC, extra_steps=[RaiseFlag()])
 
@@ -264,7 +264,7 @@ def test_a_repaired_journal_still_undoes_extra_steps_last(lost):
 
 
 def test_an_entry_point_makes_a_step_known(monkeypatch):
-    """It has the type's name, in the library's group. A class is called without arguments."""
+    """The entry point has the type's name, in the library's group. A class gets no arguments."""
     steps = step_registry.StepRegistry([])
     point = EntryPoint("tests.flag", f"{__name__}:RaiseFlag", step_registry.GROUP)
     asked = []
@@ -309,7 +309,7 @@ assert "orchestrator_core.orchestrator" not in sys.modules
 
 
 def test_builtin_steps_use_what_a_users_step_can_use():
-    """They import sagas, processes, locks and errors, and nothing about agents or terminals."""
+    """The steps import sagas, processes, locks and errors, but no agents or terminals."""
     allowed = {
         *("saga", "exceptions", "system", "resources"),
         *("supervisor", "model"),  # Only for the helper, which runs below a supervisor.
@@ -447,7 +447,7 @@ def _h(tmp_path, number):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])
 def test_a_port_in_use_is_not_given(sagas, port, host):
-    """It may be bound on any address."""
+    """The port may be bound on any address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as other:
         try:
@@ -471,10 +471,10 @@ def test_a_claim_without_a_holder_is_taken_over(sagas, port, tmp_path):
 def test_an_undo_removes_only_its_own_claim(sagas, port, tmp_path):
     """The port was planned, but belongs to another saga."""
     theirs, _ = held(sagas, port(20031), saga_id="theirs", held=_h(tmp_path, 1))
-    ours = sagas(port(20031), saga_id="ours", held=_h(tmp_path, 2))
+    own_saga = sagas(port(20031), saga_id="ours", held=_h(tmp_path, 2))
 
-    with pytest.raises(OrchestratorError, match="no port"), ours:
-        ours.run()
+    with pytest.raises(OrchestratorError, match="no port"), own_saga:
+        own_saga.run()
 
     assert ["20031"] == links(tmp_path / "claims")
     assert {"reserved_port": Presence.OURS} == theirs.probe()
@@ -493,8 +493,8 @@ def test_the_kernels_ephemeral_ports_are_never_claimed(sagas, port, monkeypatch)
 
 
 def git(where, *arguments):
-    who = ["-c", "user.name=A", "-c", "user.email=a@b"]
-    return subprocess.check_output(["git", *who, *arguments], cwd=where, text=True).strip()
+    author = ["-c", "user.name=A", "-c", "user.email=a@b"]
+    return subprocess.check_output(["git", *author, *arguments], cwd=where, text=True).strip()
 
 
 @pytest.fixture
@@ -550,7 +550,9 @@ def not_git_any_more(tree):
     "work", [untracked, changed, committed_on_no_branch, not_git_any_more], ids=lambda w: w.__name__
 )
 @pytest.mark.parametrize("why", [DONE, Unwind.rollback("it died early")], ids=["end", "rollback"])
-def test_a_worktree_with_unsaved_work_stays_and_the_report_says_where(sagas, repository, work, why):
+def test_a_worktree_with_unsaved_work_stays_and_the_report_has_its_path(
+    sagas, repository, work, why
+):
     """Also after a failed deployment: an agent that died within its grace may have worked."""
     saga, made = held(sagas, GitWorktree(repository))
     work(Path(made.path))

@@ -26,7 +26,7 @@ def root(tmp_path):
 
 def beat_of(pid=None, age_s=0.0, **how):
     """Return the heartbeat of a process, by default of this one."""
-    who = identity.identify(pid or os.getpid())
+    process = identity.identify(pid or os.getpid())
     values = {
         "version": "1",
         "started_at": "then",
@@ -38,7 +38,7 @@ def beat_of(pid=None, age_s=0.0, **how):
         "sweeps": 1,
         "last_sweep": WELL,
     }
-    return Heartbeat(**attrs.asdict(who), **(values | how))
+    return Heartbeat(**attrs.asdict(process), **(values | how))
 
 
 def asked(root, beat):

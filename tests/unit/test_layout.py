@@ -36,7 +36,7 @@ def test_a_root_is_the_argument_or_from_the_environment_or_the_nearest_above_or_
     project = tmp_path / "project"
     below = project / "src" / "deep"
     below.mkdir(parents=True)
-    ours, old = "ORCHESTRATOR_ROOT", "CLAUDE_ORCHESTRATOR_WORKSPACE"
+    variable, old = "ORCHESTRATOR_ROOT", "CLAUDE_ORCHESTRATOR_WORKSPACE"
 
     def found(argument=None, **env):
         return find_root(argument, env=env, cwd=below)
@@ -45,8 +45,8 @@ def test_a_root_is_the_argument_or_from_the_environment_or_the_nearest_above_or_
     (project / ".agent-workspace").mkdir()
     assert (project / ".agent-workspace", f"the nearest above {below}") == found()
     assert (tmp_path / "old", old) == found(**{old: str(tmp_path / "old")})
-    both = {old: str(tmp_path / "old"), ours: str(tmp_path / "ours")}
-    assert (tmp_path / "ours", ours) == found(**both)
+    both = {old: str(tmp_path / "old"), variable: str(tmp_path / "ours")}
+    assert (tmp_path / "ours", variable) == found(**both)
     assert (tmp_path / "given", "the argument") == found(tmp_path / "given", **both)
     assert (below / "near", "the argument") == found("near")
 
@@ -78,11 +78,11 @@ def test_a_new_root_is_private_and_complete(root):
     assert (root / "sagas" / "closed").is_dir()
     assert [0o700] * 3 == [mode(path) for path in (root, root / "registry", root / "sagas")]
     assert 0o600 == mode(root / "root.json")
-    kept = json.loads((root / "root.json").read_text())
+    root_document = json.loads((root / "root.json").read_text())
     assert (1, opened.root_id, str(opened.tmux_socket)) == (
-        kept["schema_version"],
-        kept["root_id"],
-        kept["tmux_socket"],
+        root_document["schema_version"],
+        root_document["root_id"],
+        root_document["tmux_socket"],
     )
     assert 8 == len(opened.root_id)
 

@@ -30,18 +30,18 @@ def locked(path, timeout_s=10.0):
 @contextlib.contextmanager
 def child(work):
     """Fork a process that enters *work* and then waits to be killed; yield its pid."""
-    ready, said = os.pipe()
+    ready, signalled = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # about a fork beside threads
         pid = os.fork()
     if pid == 0:
         try:
             with work():
-                os.write(said, b"!")
+                os.write(signalled, b"!")
                 signal.pause()
         finally:
             os._exit(1)
-    os.close(said)
+    os.close(signalled)
     assert b"!" == os.read(ready, 1)
     os.close(ready)
     try:
@@ -217,7 +217,7 @@ def test_a_timeout_names_the_owner_of_the_wait_target(document):
             other.acquire(0.05)
 
 
-def test_a_timeout_says_that_the_owner_is_a_fork_of_a_dead_process(document, monkeypatch):
+def test_the_error_of_a_timeout_names_the_dead_process_that_forked_the_owner(document, monkeypatch):
     """A process forked by the owner keeps the lock; the file names the owner's pid."""
     monkeypatch.setattr(locks, "kernel_owner_pid", lambda _: None)
     with child(lambda: locked(document)) as pid:

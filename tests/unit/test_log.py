@@ -61,7 +61,14 @@ registry = orch.root / "registry" / "GLOBAL_REGISTRY.json"
 registry.write_text("[")
 orch.create_task("Mend")
 """
-TOLD = ["saga.begun", "step.done", "saga.committed", "saga.unwinding", "step.undone", "saga.closed"]
+LOGGED = [
+    "saga.begun",
+    "step.done",
+    "saga.committed",
+    "saga.unwinding",
+    "step.undone",
+    "saga.closed",
+]
 
 
 def run(place, program):
@@ -129,9 +136,9 @@ def test_every_event_name_is_a_literal_in_the_code():
 def test_only_the_command_line_configures_logging():
     names = {"getLogger", "basicConfig", "dictConfig", "configure", "captureWarnings", "addHandler"}
     found = {(path, name) for path, name, _ in calls() if name in names}
-    ours = {("system/log.py", "getLogger"), ("system/log.py", "addHandler")}
+    allowed = {("system/log.py", "getLogger"), ("system/log.py", "addHandler")}
 
-    assert ours == {(path, name) for path, name in found if not path.startswith("cli/")}
+    assert allowed == {(path, name) for path, name in found if not path.startswith("cli/")}
 
 
 def test_no_value_has_the_name_of_a_record_attribute():
@@ -157,11 +164,11 @@ import logging, structlog, sys, warnings
 
 def state():
     root = logging.getLogger()
-    ours = logging.getLogger("orchestrator_core")
+    package = logging.getLogger("orchestrator_core")
     return (
         root.level, root.handlers, root.filters, root.disabled,
-        ours.level, ours.propagate, ours.disabled, ours.filters,
-        [type(handler).__name__ for handler in ours.handlers if
+        package.level, package.propagate, package.disabled, package.filters,
+        [type(handler).__name__ for handler in package.handlers if
          type(handler) is not logging.NullHandler],
         logging.getLoggerClass(), logging.getLogRecordFactory(), logging.raiseExceptions,
         structlog.is_configured(), structlog.get_config(),
@@ -188,14 +195,14 @@ structlog.configure(
 {LIFE}"""
     out, err = run(short_tmp, program)
 
-    told = [json.loads(line) for line in err.splitlines()]
+    logged = [json.loads(line) for line in err.splitlines()]
     assert "" == out
-    assert [*TOLD, "registry.damaged"] == in_order(each["event"] for each in told)
-    assert {"orchestrator_core"} == {each["logger"] for each in told}
-    assert 1 == sum(each["event"] == "saga.closed" for each in told)
-    [closed] = [each for each in told if each["event"] == "saga.closed"]
+    assert [*LOGGED, "registry.damaged"] == in_order(each["event"] for each in logged)
+    assert {"orchestrator_core"} == {each["logger"] for each in logged}
+    assert 1 == sum(each["event"] == "saga.closed" for each in logged)
+    [closed] = [each for each in logged if each["event"] == "saga.closed"]
     assert ("info", "terminal") == (closed["level"], closed["reason"])
-    assert "error" == told[-1]["level"]
+    assert "error" == logged[-1]["level"]
 
 
 def test_structlog_over_standard_logging_gets_each_event_once(short_tmp):
@@ -227,10 +234,10 @@ orch.deploy(task.id, AgentSpec(type="a", prompt="go", command=["true"]))
 """
     _, err = run(short_tmp, program)
 
-    told = [json.loads(line) for line in err.splitlines()]
-    assert [*TOLD, "registry.damaged"] == in_order(each["event"] for each in told)
-    assert 1 == sum(each["event"] == "saga.begun" for each in told)
-    assert {"orchestrator_core"} == {each["logger"] for each in told}
+    logged = [json.loads(line) for line in err.splitlines()]
+    assert [*LOGGED, "registry.damaged"] == in_order(each["event"] for each in logged)
+    assert 1 == sum(each["event"] == "saga.begun" for each in logged)
+    assert {"orchestrator_core"} == {each["logger"] for each in logged}
 
 
 def test_a_standard_record_has_the_values_as_attributes(caplog):

@@ -137,7 +137,7 @@ def test_a_client_that_does_not_read_delays_no_other_task(pipe):
     assert answer.encode() == found
 
 
-def talk_to_nobody(pipe, talk):
+def talk_without_reader(pipe, talk):
     """Run *talk* with a writer whose client is at *pipe*; return the lines that come after it."""
 
     async def run():
@@ -161,7 +161,7 @@ def test_a_client_that_has_gone_gets_nothing_and_is_read_no_more(pipe):
         await stdout.write("no reader for this\n")
         await stdout.write("nor for this\n")
 
-    assert [] == talk_to_nobody(pipe, talk)
+    assert [] == talk_without_reader(pipe, talk)
 
 
 @pytest.mark.parametrize("first", ["the deadline", "the write"])
@@ -176,7 +176,7 @@ def test_a_client_that_does_not_read_counts_as_gone_after_the_deadline(pipe, fir
                 tasks.start_soon(stdout.write, "x" * 1_000_000)
         shut(pipe, 0)  # The abandoned thread ends by this.
 
-    assert [] == talk_to_nobody(pipe, talk)
+    assert [] == talk_without_reader(pipe, talk)
 
 
 # --- standard input and output -------------------------------------------------------------------
@@ -236,18 +236,18 @@ def test_a_file_may_take_the_answers(tmp_path):
 
 
 def test_a_terminal_that_hangs_up_ends_the_input():
-    theirs, ours = os.openpty()  # Of this end, reading is an error then.
+    remote, local = os.openpty()  # After the hang-up, reading from this end is an error.
     try:
 
         async def hang_up():
             await anyio.wait_all_tasks_blocked()
-            os.close(ours)
+            os.close(local)
 
         async def read():
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(hang_up)
-                return await collect(StdinLines(theirs))
+                return await collect(StdinLines(remote))
 
         assert [] == in_time(read)
     finally:
-        os.close(theirs)
+        os.close(remote)

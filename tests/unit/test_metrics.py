@@ -119,7 +119,7 @@ def test_a_closed_journal_without_a_report_counts_as_unreadable(fake_scene):
 
 
 def test_the_last_line_of_a_closed_journal_is_sufficient(fake_scene):
-    """It has the complete report."""
+    """The line has the complete report."""
     orch, _, [agent] = past.end_some(fake_scene)
     path = orch.root / "sagas" / "closed" / f"{agent}.jsonl"
     path.write_bytes(b"x" * 1_000_000 + b"\n" + path.read_bytes().splitlines(keepends=True)[-1])
@@ -257,7 +257,7 @@ def test_a_damaged_summary_is_quarantined_once_and_reported(fake_scene):
     compact_journals(orch, ids[0])
     (orch.root / "registry" / "STATS.json").write_bytes(b'{"pending": [')
 
-    assert 1 == orch.stats().total  # What is left to count.
+    assert 1 == orch.stats().total  # One agent is left to count.
     assert 1 == orch.stats().total
     [journal] = fake_scene.world.files("registry/STATS.json.damaged-*")
     assert [str(orch.root / journal)] == [document["kept"] for document in orch.damaged]
@@ -364,7 +364,7 @@ def test_the_exposition_has_the_values_of_the_statistics(fake_scene):
 
     name = "orchestrator_core_cleanups_total"
     assert [3.0] == exposition.values(document, name, reason="terminate", outcome="clean")
-    assert [] == exposition.values(document, name, outcome="stuck")  # It may still become another.
+    assert [] == exposition.values(document, name, outcome="stuck")  # The outcome may still change.
     assert [1.0] == exposition.values(
         document, "orchestrator_core_cleanups_stuck", reason="terminate"
     )

@@ -68,8 +68,8 @@ def test_a_bad_byte_costs_one_record_at_most_and_of_that_little(damage, written)
         [*torn] = [each for each in DOCUMENT["agents"] if each not in whole]
         for each in torn:
             rest = [other for name, other in found.items() if other not in whole]
-            kept = [sum(each[name] == other.get(name) for name in each) for other in rest]
-            assert max(kept, default=0) >= len(each) - 4, (at, each["id"], rest)
+            equal_fields = [sum(each[name] == other.get(name) for name in each) for other in rest]
+            assert max(equal_fields, default=0) >= len(each) - 4, (at, each["id"], rest)
 
 
 def test_a_truncated_document_keeps_its_beginning(written):

@@ -131,7 +131,8 @@ def on_path(place, *names):
 
 @pytest.mark.parametrize("preset", PROGRAMS)
 def test_a_missing_program_is_refused_with_a_remedy(preset, tmp_path):
-    """The hint says how to install it; for another command, where it was looked for."""
+    """The hint has the command that installs the program. For another command, the hint has
+    the directories that were searched."""
     spec = getattr(AgentSpec, preset)(prompt="do it", env={"PATH": str(tmp_path)})
 
     with pytest.raises(InvalidInput) as refused:
@@ -144,7 +145,7 @@ def test_a_missing_program_is_refused_with_a_remedy(preset, tmp_path):
 
 
 def test_the_doctor_lists_the_installed_programs(tmp_path):
-    """A missing program is no failure. The remedy says how to install it."""
+    """A missing program is no failure. The remedy has the command that installs the program."""
     env = on_path(tmp_path, "claude", "gemini")
 
     answer = software.agent_programs(Environment(None, "", "", env, 1.0))
@@ -191,6 +192,6 @@ def test_the_command_line_takes_a_command_without_a_preset():
     ],
 )
 def test_the_command_line_refuses_arguments_that_make_no_agent(arguments, complaint):
-    """The message says what is missing or superfluous."""
+    """The message names what is missing or superfluous."""
     with pytest.raises(InvalidInput, match=complaint):
         spec_of(*arguments)

@@ -70,11 +70,11 @@ def zombie():
 
 
 def test_a_living_process_has_one_identity(local, child):
-    who = local.identify(child.pid)
+    child_identity = local.identify(child.pid)
 
-    assert who == local.identify(child.pid)
-    assert who != local.identify(os.getpid())
-    assert local.is_alive(who)
+    assert child_identity == local.identify(child.pid)
+    assert child_identity != local.identify(os.getpid())
+    assert local.is_alive(child_identity)
 
 
 def test_a_zombie_is_dead(local, zombie):
@@ -87,12 +87,12 @@ def test_a_zombie_is_dead(local, zombie):
 
 def test_a_zombie_known_by_its_identity_is_dead_and_cannot_be_signalled(local):
     process = subprocess.Popen(["sleep", "60"])
-    who = local.identify(process.pid)
+    child_identity = local.identify(process.pid)
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
-    assert not local.is_alive(who)
-    assert not local.signal(who, signal.SIGTERM)
+    assert not local.is_alive(child_identity)
+    assert not local.signal(child_identity, signal.SIGTERM)
     process.wait()
 
 
@@ -123,10 +123,10 @@ def test_a_signal_reaches_its_process(local, child):
 
 
 def test_a_watch_sees_the_end_of_a_process(local, child):
-    who = local.identify(child.pid)
+    child_identity = local.identify(child.pid)
     child.kill()
 
-    seen = local.watch(who, timeout_s=LONG_S)
+    seen = local.watch(child_identity, timeout_s=LONG_S)
 
     assert (True, False) == (seen.exited, seen.readable)
 
@@ -172,7 +172,7 @@ def test_a_watch_ends_after_its_timeout(local, child):
 
 def test_a_process_that_cannot_be_read_does_not_count_as_dead(local, child):
     """Without free descriptors nothing is known, so no agent is ended as dead."""
-    who = local.identify(child.pid)
+    child_identity = local.identify(child.pid)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)
     os.close(free)
@@ -180,9 +180,9 @@ def test_a_process_that_cannot_be_read_does_not_count_as_dead(local, child):
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
     try:
         for ask in (
-            lambda: local.is_alive(who),
-            lambda: local.signal(who, signal.SIGTERM),
-            lambda: local.watch(who, timeout_s=0),
+            lambda: local.is_alive(child_identity),
+            lambda: local.signal(child_identity, signal.SIGTERM),
+            lambda: local.watch(child_identity, timeout_s=0),
         ):
             try:
                 answers.append(ask())
@@ -192,7 +192,7 @@ def test_a_process_that_cannot_be_read_does_not_count_as_dead(local, child):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     assert ["could not ask"] * 3 == answers
-    assert local.is_alive(who)
+    assert local.is_alive(child_identity)
 
 
 def test_every_handle_is_closed(local, child):
@@ -404,9 +404,9 @@ def test_an_invalid_exit_file_is_no_record(tmp_path, content):
 def test_an_import_of_processes_does_not_import_psutil_beside_proc():
     program = "import orchestrator_core.system.processes, sys; print('psutil' in sys.modules)"
 
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
 
-    assert b"False\n" == said.stdout
+    assert b"False\n" == done.stdout
 
 
 def test_a_wait_for_no_descriptor_ends_at_its_deadline():
@@ -432,24 +432,26 @@ def test_a_cgroup_that_cannot_be_read_counts_as_populated(tmp_path, out_of_reach
 
 def test_an_unreadable_exit_file_is_an_error(tmp_path):
     """Otherwise, without free descriptors, a finished agent would be recorded as lost."""
-    told = tmp_path / "exit"
-    told.write_text(json.dumps(WITNESSED))
+    record = tmp_path / "exit"
+    record.write_text(json.dumps(WITNESSED))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)
     os.close(free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
     try:
         with pytest.raises(CouldNotAsk, match="Too many open files"):
-            read_exit_record(told)
+            read_exit_record(record)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    assert read_exit_record(told).contained
+    assert read_exit_record(record).contained
 
 
-@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("told"), None])
+@pytest.mark.parametrize(
+    "put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("record"), None]
+)
 def test_another_file_type_in_place_of_the_exit_file_is_no_record(tmp_path, put):
-    (tmp_path / "told").write_text(json.dumps(WITNESSED))
+    (tmp_path / "record").write_text(json.dumps(WITNESSED))
     if put is not None:
         put(tmp_path / "exit")
 

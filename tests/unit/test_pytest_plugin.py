@@ -74,7 +74,7 @@ def test_a_project_without_the_fixtures_loads_only_the_plugin(tmp_path):
         "print('loaded', sorted(m for m in sys.modules if m.split('.')[0] in names))"
     )
 
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(TOP), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
@@ -83,7 +83,7 @@ def test_a_project_without_the_fixtures_loads_only_the_plugin(tmp_path):
         check=True,
     ).stdout
 
-    assert "loaded ['orchestrator_core', 'orchestrator_core.pytest_plugin']" in said
+    assert "loaded ['orchestrator_core', 'orchestrator_core.pytest_plugin']" in output
 
 
 def test_the_plugin_is_registered_with_pytest():
@@ -98,17 +98,17 @@ def test_no_fixture_name_clashes_with_another_plugin(pytester, monkeypatch):
 
     def fixtures(*plugins):
         options = [option for plugin in plugins for option in ("-p", plugin)]
-        said = pytester.runpytest_inprocess("--fixtures", "-v", *options).stdout.str()
-        return set(re.findall(r"^(\w+)(?: \[\w+ scope\])? -- ", said, re.MULTILINE))
+        output = pytester.runpytest_inprocess("--fixtures", "-v", *options).stdout.str()
+        return set(re.findall(r"^(\w+)(?: \[\w+ scope\])? -- ", output, re.MULTILINE))
 
     usual = fixtures()
-    ours = fixtures("orchestrator_core.pytest_plugin") - usual
-    theirs = fixtures("libtmux.pytest_plugin", "anyio.pytest_plugin") - usual
+    offered = fixtures("orchestrator_core.pytest_plugin") - usual
+    others = fixtures("libtmux.pytest_plugin", "anyio.pytest_plugin") - usual
 
     names = {"fake_terminal", "fake_agent", "orchestrator", "crash_points", "no_leaks"}
-    assert names == {name for name in ours if not name.startswith("_")}
-    assert {"server", "session"} <= theirs
-    assert set() == ours & theirs
+    assert names == {name for name in offered if not name.startswith("_")}
+    assert {"server", "session"} <= others
+    assert set() == offered & others
 
 
 # --- what they give ----------------------------------------------------------------------------
@@ -239,15 +239,15 @@ def test_it(no_leaks, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("left", "told"),
+    ("left", "message"),
     [
         ("stray", "process * (sleep-stray) of a-*"),
         ("file", "file TASK-*/run/stray.txt"),
         ("session", "session agent_left"),
     ],
 )
-def test_each_kind_of_leftover_is_found(suite, left, told):
-    """The records say that the agent has ended well."""
+def test_each_kind_of_leftover_is_found(suite, left, message):
+    """In the records the agent has ended well."""
     result = suite(
         f"""
 def test_it(orchestrator, fake_terminal, no_leaks):
@@ -264,7 +264,7 @@ def test_it(orchestrator, fake_terminal, no_leaks):
     )
 
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines([told])
+    result.stdout.fnmatch_lines([message])
 
 
 @pytest.mark.tmux

@@ -60,7 +60,7 @@ def mode(path):
     return stat.S_IMODE(path.lstat().st_mode)
 
 
-def kept_of(registry):
+def quarantined_copies(registry):
     return sorted(registry.path.parent.glob(f"{registry.path.name}.damaged-*"))
 
 
@@ -442,7 +442,7 @@ def test_a_registry_of_a_newer_release_is_left_alone(registry):
         with pytest.raises(RegistryTooNew, match=r"AGENT_REGISTRY\.json.*version 2"):
             ask()
     assert '{"schema_version": 2, "agents": "of another shape"}' == registry.path.read_text()
-    assert [] == kept_of(registry)
+    assert [] == quarantined_copies(registry)
 
 
 # --- damage -----------------------------------------------------------------------------------
@@ -483,14 +483,14 @@ def test_a_damaged_registry_is_quarantined_and_reported_once_and_an_error_until_
     for _ in range(2):
         with pytest.raises(RegistryDamaged) as damage:
             asks[ask]()
-    [kept] = kept_of(registry)
-    assert data == kept.read_bytes()
-    assert [(registry.path, kept)] == [(aside.registry, aside.kept) for aside in reported]
-    assert str(kept) in str(damage.value)
+    [quarantined] = quarantined_copies(registry)
+    assert data == quarantined.read_bytes()
+    assert [(registry.path, quarantined)] == [(aside.registry, aside.kept) for aside in reported]
+    assert str(quarantined) in str(damage.value)
     assert registry.read_or_none() is None
-    # Repaired as the hint says.
-    kept.write_bytes(good)
-    kept.rename(registry.path)
+    # The repair that the hint describes.
+    quarantined.write_bytes(good)
+    quarantined.rename(registry.path)
     assert "TASK-1" == registry.read()["task_id"]
 
 
@@ -500,9 +500,9 @@ def test_every_truncation_is_damage(registry):
         registry.path.write_bytes(whole[:length])
         with pytest.raises(RegistryDamaged):
             registry.read()
-        [kept] = kept_of(registry)
-        assert whole[:length] == kept.read_bytes()
-        kept.unlink()
+        [quarantined] = quarantined_copies(registry)
+        assert whole[:length] == quarantined.read_bytes()
+        quarantined.unlink()
 
 
 def test_a_directory_in_the_registrys_place_is_quarantined_with_its_content(registry):
@@ -511,8 +511,8 @@ def test_a_directory_in_the_registrys_place_is_quarantined_with_its_content(regi
     (registry.path / "precious").touch()
     with pytest.raises(RegistryDamaged):
         registry.read()
-    [kept] = kept_of(registry)
-    assert (kept / "precious").exists()
+    [quarantined] = quarantined_copies(registry)
+    assert (quarantined / "precious").exists()
 
 
 def test_a_symlink_in_the_registrys_place_is_neither_followed_nor_moved(registry, tmp_path):
@@ -537,14 +537,14 @@ def test_a_damaged_registry_is_rebuilt_and_lists_its_damaged_files(registry):
     )
     registry.path.write_bytes(b"")
     document = rebuilt.read()
-    [kept] = kept_of(registry)
-    assert (["found"], [kept.name], 1) == (
+    [quarantined] = quarantined_copies(registry)
+    assert (["found"], [quarantined.name], 1) == (
         [entry["id"] for entry in document["agents"]],
         document["damaged"],
         document["active_count"],
     )
     update(rebuilt, lambda document: document.update(x=1))
-    assert [kept.name] == rebuilt.read()["damaged"]
+    assert [quarantined.name] == rebuilt.read()["damaged"]
     assert 1 == len(reported)
 
 
@@ -555,7 +555,7 @@ def test_a_rebuild_that_fails_is_tried_again(registry):
     with pytest.raises(RegistryDamaged):
         rebuilt.read()
     assert ["found"] == [entry["id"] for entry in rebuilt.read()["agents"]]
-    assert 1 == len(kept_of(registry))
+    assert 1 == len(quarantined_copies(registry))
 
 
 def test_a_disk_that_damages_every_write_is_an_error_and_is_not_filled_with_copies(
@@ -573,7 +573,7 @@ def test_a_disk_that_damages_every_write_is_an_error_and_is_not_filled_with_copi
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(RegistryDamaged, match="damaged again as soon as it was repaired"):
         update(registry, lambda _: None)
-    assert len(kept_of(registry)) < 5
+    assert len(quarantined_copies(registry)) < 5
 
 
 def test_both_schemas_write_version_1():

@@ -87,7 +87,7 @@ def test_a_change_that_raises_spoils_no_other(path):
         (lambda document: document.update(agents="none"), TypeError),
     ],
 )
-def test_a_change_that_cannot_be_written_is_the_error_of_its_own_thread_alone(path, spoil, error):
+def test_a_change_that_cannot_be_written_fails_only_its_thread(path, spoil, error):
     first, second, third = all_at_once(path, add(1), spoil, add(2))
 
     assert (1, 2) == (first, third)
@@ -107,7 +107,7 @@ def test_a_full_disk_refuses_every_thread_and_the_old_document_stands(path, monk
     assert [] == ids(path)
 
 
-def test_a_held_lock_times_out_every_waiting_thread_with_an_error_of_its_own(path):
+def test_a_held_lock_times_out_every_waiting_thread_with_a_separate_error(path):
     holder = locks.LockFile(path, what="it")
     holder.acquire(0)
     begun = time.monotonic()

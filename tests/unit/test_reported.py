@@ -51,9 +51,9 @@ def test_a_tasks_findings_are_those_of_all_its_agents(orch, task):
 
 
 def test_progress_is_read_back_as_it_was_reported(orch, agents):
-    [said] = orch.read_progress(agents[1])
-    assert ("working", 50, "half of it") == (said.status, said.progress, said.message)
-    assert {"timestamp", "agent_id", "status", "progress", "message"} == said.to_dict().keys()
+    [entry] = orch.read_progress(agents[1])
+    assert ("working", 50, "half of it") == (entry.status, entry.progress, entry.message)
+    assert {"timestamp", "agent_id", "status", "progress", "message"} == entry.to_dict().keys()
 
 
 def test_findings_are_readable_after_their_agents_end(orch, task, agents):

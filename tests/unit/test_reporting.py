@@ -39,8 +39,8 @@ def test_a_report_imports_few_modules(fake_scene):
     assert {"msgspec", "orchestrator_core.deployment.reports"} <= loaded
     heavy = {"attr", "attrs", "libtmux", "portalocker", "psutil", "structlog", "shutil", "json"}
     assert set() == loaded & heavy
-    ours = {name.split(".")[1] for name in loaded if name.startswith("orchestrator_core.")}
-    assert set() == ours & {"saga", "presets", "resources", "reconcile"}
+    rooms = {name.split(".")[1] for name in loaded if name.startswith("orchestrator_core.")}
+    assert set() == rooms & {"saga", "presets", "resources", "reconcile"}
     assert set() == loaded & {
         f"orchestrator_core.operations.{name}" for name in ("alerts", "metrics", "retention")
     }

@@ -30,12 +30,12 @@ def test_an_import_of_the_saga_package_loads_only_the_rooms_below_it():
     program = "import sys, orchestrator_core.saga; print(*sys.modules)"
     loaded = set(subprocess.check_output([sys.executable, "-c", program], text=True).split())
 
-    ours = {name for name in loaded if name.split(".")[0] == "orchestrator_core"}
-    assert ALLOWED == {name for name in ours if not name.startswith("orchestrator_core.saga")}
+    imported = {name for name in loaded if name.split(".")[0] == "orchestrator_core"}
+    assert ALLOWED == {name for name in imported if not name.startswith("orchestrator_core.saga")}
     assert set() == loaded & {"libtmux", "structlog", "portalocker", "psutil", "mcp", "subprocess"}
 
 
-# --- a port, a directory and a file: nothing of ours knows what they are ----------------------
+# --- a port, a directory and a file: unknown to the library --------------------------------
 
 
 @receipt("test.port")

@@ -203,7 +203,7 @@ def test_failed_undos_are_the_cause_of_the_original_error(sagas, shelf):
     for name in ("a", "b"):
         shelf.fail("undo", name, OSError("stays"), OSError("stays"))
 
-    with pytest.raises(ValueError, match="the reason") as raised:  # noqa: SIM117 - told apart
+    with pytest.raises(ValueError, match="the reason") as raised:  # noqa: SIM117 - two separate checks
         with sagas.begin("s", shelf.things(*ABC)) as saga:
             saga.run()
 
@@ -243,7 +243,7 @@ def test_a_real_ctrl_c_during_an_undo_waits_until_the_end(sagas, shelf):
         sagas.unwind("s", Unwind.terminal())
 
     assert {} == shelf.held
-    assert "absent" == sagas.report("s").step("b").result  # It was undone, then found gone.
+    assert "absent" == sagas.report("s").step("b").result  # The second undo finds nothing.
 
 
 def test_the_first_of_two_interrupts_is_raised_with_the_failed_undos(sagas, shelf):
@@ -362,9 +362,9 @@ def test_a_report_of_a_failed_undo_is_json_whatever_it_leaked(sagas, shelf):
     error.undo_detail = {"at": Path("/there")}
     shelf.fail("undo", "b", error, error)
 
-    told = sagas.unwind("s", Unwind.terminal()).to_dict()
+    outcome = sagas.unwind("s", Unwind.terminal()).to_dict()
 
-    [detail] = [step["detail"] for step in told["steps"] if step["result"] == "failed"]
+    [detail] = [step["detail"] for step in outcome["steps"] if step["result"] == "failed"]
     assert {"at": "/there", "leaked": ["/left"]} == detail
 
 
@@ -399,10 +399,10 @@ def test_a_finalizer_that_always_fails_can_be_abandoned(tmp_path, shelf):
 
     assert sagas.unwind("s", Unwind.terminal()).closed
 
-    told = sagas.report("s").step("epilogue")
+    outcome = sagas.report("s").step("epilogue")
     assert ("abandoned", {"by": "ann", "reason": "the record is gone"}) == (
-        told.result,
-        told.detail,
+        outcome.result,
+        outcome.detail,
     )
 
 
@@ -581,13 +581,13 @@ def test_an_observer_gets_all_events_in_order(tmp_path, shelf):
 def test_an_observer_that_raises_changes_nothing(tmp_path, shelf, caplog):
     class Broken(Observer):
         def step_done(self, *_facts):
-            raise ValueError("of its own")
+            raise ValueError("of the observer")
 
     sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], observer=Broken())
     committed(sagas, shelf, names=("a",))
 
     assert State.COMMITTED is sagas.history("s").state
-    assert "ValueError: of its own" in caplog.text
+    assert "ValueError: of the observer" in caplog.text
     assert [("observer.failed", "step_done")] == [(r.message, r.hook) for r in caplog.records]
 
 

@@ -48,7 +48,7 @@ def test_a_committed_saga_is_left_alone_by_the_default_policy(sagas, shelf):
     committed(sagas, shelf)
     before = sagas.journals.file("s").read_bytes()
 
-    with sagas.open("s"):  # Nor is its lock asked for: somebody may be about to use it.
+    with sagas.open("s"):  # The recovery does not request its lock either.
         report = sagas.recover()
 
     assert (("s",), {}) == (report.alive, report.unwound)
@@ -234,18 +234,18 @@ def test_a_commit_that_lacks_only_its_newline_counts(sagas, shelf):
 
 
 def test_damage_is_reported_to_the_observer(tmp_path, shelf):
-    told = []
+    notified = []
 
     class Told(Observer):
         def journal_damaged(self, saga_id, kept):
-            told.append((saga_id, kept.name))
+            notified.append((saga_id, kept.name))
 
     sagas = Sagas(tmp_path, steps=[Thing(shelf)], observer=Told())
     committed(sagas, shelf)
     sagas.journals.file("s").write_bytes(b"")
     sagas.recover()
 
-    assert [("s", "s.jsonl.damaged")] == told
+    assert [("s", "s.jsonl.damaged")] == notified
 
 
 def test_system_calls_do_not_grow_with_the_number_of_closed_sagas(tmp_path, shelf, monkeypatch):

@@ -1,4 +1,4 @@
-"""The owner's file: what it says holds, what it misspells is refused, and who may write it."""
+"""The owner's settings file: its values apply, misspelled keys and unsafe modes are refused."""
 
 from __future__ import annotations
 

@@ -293,7 +293,7 @@ def test_the_error_of_a_failed_gemini_is_in_its_result_why(read):
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_stream_without_an_end_has_a_last_message(read, name):
-    """It has a session, but neither a result nor an error."""
+    """The result has a session, but neither a text nor an error."""
     result = read(*STREAMS[name][:-1])
 
     assert (name, None, None) == (result.format, result.is_error, result.result)
@@ -492,7 +492,7 @@ def test_a_compressed_log_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
 
 
 def test_a_damaged_archive_is_an_error(tmp_path):
-    """It is not read as an empty log."""
+    """Damage is not read as an empty log."""
     packed = gzip.compress(lines(*CLAUDE) * 100)
     (tmp_path / "log.gz").write_bytes(packed[: len(packed) // 2])
 

@@ -95,7 +95,7 @@ def test_a_key_names_one_task_for_all_concurrent_creators(orch):
 
 
 def test_a_key_names_one_task_wherever_its_creator_died():
-    """What a creator that is killed before any effect leaves, the next call finishes."""
+    """The next call finishes the work of a creator that is killed before any effect."""
     number, died = 0, True
     while died:
         with a_fake_scene() as scene:
