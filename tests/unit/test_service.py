@@ -93,14 +93,14 @@ def test_systemd_accepts_the_unit(tmp_path, name):
     unit.write_text(service.systemd())
 
     assert ["Unit", "Service", "Install"] == unit_of(service).sections()
-    assert "" == complaints(unit)
+    assert [] == complaints(unit)
 
 
 def complaints(unit):
     """Return the complaints of systemd about a unit; none without systemd."""
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
-        return ""
+        return []
     verified = subprocess.run(
         [analyze, "verify", "--user", str(unit)],
         env={**os.environ, "XDG_RUNTIME_DIR": str(unit.parent)},
@@ -108,7 +108,8 @@ def complaints(unit):
         text=True,
         check=False,
     )
-    return verified.stderr
+    # It also reports on the other units of this machine's users.
+    return [line for line in verified.stderr.splitlines() if unit.name in line]
 
 
 @pytest.mark.parametrize("name", [name for what, name in HOSTILE.items() if what != "not text"])
