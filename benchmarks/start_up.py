@@ -23,6 +23,13 @@ from _rig import rig
 BARE = [sys.executable, "-c", "pass"]
 IMPORT = [sys.executable, "-c", "import orchestrator_core"]
 _CACHE = Path(tempfile.gettempdir()) / f"oc-bench-{os.geteuid()}-pycache"
+_ISOLATED = [sys.executable, "-I", "-S", "-X", f"pycache_prefix={_CACHE}", "-c"]
+BARE_ISOLATED = [*_ISOLATED, "pass"]
+SUPERVISOR = [
+    *_ISOLATED,
+    f"import sys; sys.path.append({str(HERE.parent)!r}); import orchestrator_core.supervisor; "
+    "from orchestrator_core.supervisor import gate, launch, main_loop, signals",
+]
 ALL = [sys.executable, "-c", "from orchestrator_core import Orchestrator"]
 
 
@@ -38,9 +45,11 @@ def figures(directory: str | None = None, rounds: int = 20) -> list[Figure]:
         }
         floor = [sys.executable, "-I", "-S", str(HERE / "floor_start_up.py"), task, agent.id]
         numbers = itertools.cycle(range(100))
-        bare, imported, everything, reported, bare_report = interleaved(
+        bare, isolated, supervisor, imported, everything, reported, bare_report = interleaved(
             rounds,
             lambda: run(BARE),
+            lambda: run(BARE_ISOLATED),
+            lambda: run(SUPERVISOR),
             lambda: run(IMPORT),
             lambda: run(ALL),
             lambda: run([*progress, "--progress", str(next(numbers))], inside),
@@ -49,6 +58,13 @@ def figures(directory: str | None = None, rounds: int = 20) -> list[Figure]:
     return [
         Figure(name="import orchestrator_core", measured=imported, floor=bare, at_most_more=30),
         Figure(name="… and Orchestrator", measured=everything, floor=bare),
+        Figure(
+            name="the supervisor's imports",
+            measured=supervisor,
+            floor=isolated,
+            at_most_more=3.5,
+            note="floor: a bare python -I -S",
+        ),
         Figure(
             name="orchestrator-core progress",
             measured=reported,
