@@ -25,11 +25,8 @@ IMPORT = [sys.executable, "-c", "import orchestrator_core"]
 _CACHE = Path(tempfile.gettempdir()) / f"oc-bench-{os.geteuid()}-pycache"
 _ISOLATED = [sys.executable, "-I", "-S", "-X", f"pycache_prefix={_CACHE}", "-c"]
 BARE_ISOLATED = [*_ISOLATED, "pass"]
-SUPERVISOR = [
-    *_ISOLATED,
-    f"import sys; sys.path.append({str(HERE.parent)!r}); import orchestrator_core.supervisor; "
-    "from orchestrator_core.supervisor import gate, launch, main_loop, signals",
-]
+_IMPORTS = "from orchestrator_core.supervisor import gate, launch, main_loop, signals"
+SUPERVISOR = [*_ISOLATED, f"import sys; sys.path.append({str(HERE.parent)!r}); {_IMPORTS}"]
 ALL = [sys.executable, "-c", "from orchestrator_core import Orchestrator"]
 
 
