@@ -89,7 +89,7 @@ def deploy(site: Site, name: str, argv: list[str], prompt: bytes) -> Held:
     os.fsync(journal)
     os.link(site.new, held.journal)
     os.unlink(site.new)
-    settle(site.sagas)
+    sync_directory(site.sagas)
 
     create(held.prompt, prompt)
     os.write(journal, DONE)
@@ -175,10 +175,10 @@ def replace(lock: Path, path: Path, data: bytes) -> None:
     os.close(fd)
     os.rename(temporary, path)
     os.close(locked)
-    settle(path.parent)
+    sync_directory(path.parent)
 
 
-def settle(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     os.fsync(fd)
     os.close(fd)

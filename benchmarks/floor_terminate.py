@@ -16,7 +16,7 @@ import select
 import signal
 import subprocess
 
-from floor_deploy import Held, Site, replace, settle
+from floor_deploy import Held, Site, replace, sync_directory
 
 UNWIND = b'{"kind":"unwind","why":"' + b"x" * 160 + b'"}\n'
 UNDONE = b'{"kind":"undone","of":"' + b"x" * 180 + b'"}\n'
@@ -42,7 +42,7 @@ def terminate(site: Site, held: Held) -> None:
     os.write(journal, UNDONE)
 
     os.unlink(held.prompt)
-    settle(site.task)
+    sync_directory(site.task)
     os.write(journal, UNDONE)
 
     # The record gets the whole report at the end.
@@ -50,7 +50,7 @@ def terminate(site: Site, held: Held) -> None:
     os.write(journal, CLOSE)
     os.fsync(journal)
     os.rename(held.journal, site.sagas / "closed" / held.journal.name)
-    settle(site.sagas)
+    sync_directory(site.sagas)
     os.close(journal)
 
 
@@ -71,7 +71,7 @@ def kill_session(site: Site, held: Held) -> None:
             *("kill-session", "-t", f"=agent_{held.name}"),
         ],
         stdin=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,  # It ends with its last process, perhaps before this call.
+        stderr=subprocess.DEVNULL,  # The server may have ended with its last process.
         env=site.environment,
         cwd="/",
         check=False,
@@ -82,10 +82,10 @@ def archive(site: Site, held: Held) -> None:
     logs = (held.log, held.deploy_log)
     for path in logs:
         os.link(path, site.task / "archive" / path.name)
-    settle(site.task / "archive")
+    sync_directory(site.task / "archive")
     for path in logs:
         os.unlink(path)
-    settle(site.task / "logs")
+    sync_directory(site.task / "logs")
     for name in os.listdir(held.run):
         os.unlink(held.run / name)
     os.rmdir(held.run)

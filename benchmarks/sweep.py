@@ -140,7 +140,7 @@ class Rig:
         # The private server, by its socket.
         subprocess.run([self._tmux, "-S", self.socket, "kill-server"], check=False)
         with without_fsync():
-            self.orch.recover()  # It removes their cgroups.
+            self.orch.recover()  # The recovery removes their cgroups.
 
 
 def _end(receipts) -> None:

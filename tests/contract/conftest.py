@@ -180,11 +180,11 @@ class FakeStage(Stage):
     def alive(self):
         return [process.name for process in self.fake.alive()]
 
-    def settle(self):
+    def wait_until_ready(self):
         """A script needs no time to set its traps."""
 
     def let_exit(self):
-        """Tell the agent that obeys to exit with 3."""
+        """Make the obedient agent exit with 3."""
         self.fake.exit(self.name, 3)
 
 
@@ -195,12 +195,12 @@ class RealStage(Stage):
         super().__init__(place, terminal, LocalProcesses(), patience=patience)
         os.mkfifo(place / "ready", 0o600)
 
-    def settle(self):
+    def wait_until_ready(self):
         """Wait until the agent has set its traps."""
         (self.place / "ready").read_text()
 
     def let_exit(self):
-        """Tell the agent that obeys to exit with 3."""
+        """Make the obedient agent exit with 3."""
         (self.place / "ready").write_text("go\n")
 
     def alive(self):

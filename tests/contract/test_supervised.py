@@ -212,7 +212,7 @@ def test_an_end_from_outside_leaves_nothing_and_proves_it(stage):
 
 def test_an_agent_that_ignores_term_is_killed(stage):
     stage.deploy("stubborn")
-    stage.settle()
+    stage.wait_until_ready()
 
     ending = stage.end()
 
@@ -247,7 +247,7 @@ def test_a_daemon_does_not_outlive_its_agent(stage):
 def test_the_end_of_the_session_is_the_end_of_its_agent(stage):
     """A user kills the session: the processes in it end as well."""
     stage.deploy("stubborn")
-    stage.settle()
+    stage.wait_until_ready()
 
     assert Presence.OURS == stage.terminal.kill(stage.name, owner=stage.cookie)
 

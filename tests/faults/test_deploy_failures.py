@@ -291,7 +291,7 @@ def test_a_resource_that_cannot_be_inspected_does_not_count_as_gone():
 
 
 def test_an_end_is_reported_while_its_closed_journal_is_locked(monkeypatch):
-    """Its owner was stopped after the last line of the journal."""
+    """The journal's owner was stopped after its last line."""
     with a_fake_scene() as scene:
         orch = scene.orchestrator(timeout_s=0.1)
         agent = orch.deploy(orch.create_task("tried").id, scene.spec()).id

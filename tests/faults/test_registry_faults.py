@@ -67,7 +67,7 @@ def test_a_creation_killed_at_any_call_has_happened_or_not(places):
 
 
 def test_a_damaged_document_is_quarantined_once_however_its_finder_dies(places):
-    """And no kill turns damage into an empty registry."""
+    """No kill turns damage into an empty registry."""
 
     def damaged():
         path = registry_in(places()).path

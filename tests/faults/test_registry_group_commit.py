@@ -137,7 +137,7 @@ def test_five_waiting_writers_share_one_fsync_of_the_document_and_one_of_its_dir
 
 @pytest.mark.usefixtures("no_direct_flush")
 def test_a_later_writer_does_not_overtake_the_next_to_flush(registry):
-    """Even if the flush lock is free: a thread that waits for it may still be waking up."""
+    """The flush lock may be free while the next thread to flush is still waking up."""
     with QueueLock(registry):
         threads, errors = start(functools.partial(add, registry, "later"))
         wait_for_written(registry, 1)
@@ -256,7 +256,7 @@ def unflushed(registry):
 
 @pytest.mark.usefixtures("unflushed")
 def test_a_pending_version_of_another_boot_is_dropped(registry, monkeypatch):
-    """Its writer never returned, and later flushes may have been lost."""
+    """The version's writer never returned, and later flushes may have been lost."""
     monkeypatch.setattr(staging, "boot_id", lambda: "another")
 
     add(registry, "after")

@@ -159,7 +159,7 @@ SAMPLE = 61  #: Distance in bytes between the places that are damaged.
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_registry_loses_nothing_that_can_be_parsed(damage, root):
-    """All of agents with a journal is known; of the others, every whole line."""
+    """Agents with a journal keep all fields. The others keep every whole line."""
     whole = root.registry.read_bytes()
     expected = by_agent(json.loads(whole))
     tried = 0

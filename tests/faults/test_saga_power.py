@@ -120,7 +120,7 @@ def begun_while_another_is(recorded):
 def test_acknowledged_changes_survive_a_power_failure_at_any_call(memory_tmp, story, monkeypatch):
     recorded = Recorded(memory_tmp / "sagas")
     recorded.live(story)
-    monkeypatch.setattr(os, "fsync", lambda _fd: None)  # What follows is not recorded.
+    monkeypatch.setattr(os, "fsync", lambda _fd: None)  # The calls from here on are not recorded.
     for moment, state in enumerate(recorded.disk.states, 1):
         for left in outcomes(state, most=6, seed=moment):
             after_the_failure(memory_tmp / "after", left, recorded, moment, dict_of(state[3]))

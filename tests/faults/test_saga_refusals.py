@@ -17,7 +17,15 @@ from orchestrator_core.exceptions import StorageError
 from orchestrator_core.saga import Sagas, Unwind
 
 OVER = Unwind.terminal("its life is over")
-GROWING = ("write", "pwrite", "fsync", "mkdir", "open", "link", "symlink")  #: What needs space.
+GROWING = (
+    "write",
+    "pwrite",
+    "fsync",
+    "mkdir",
+    "open",
+    "link",
+    "symlink",
+)  #: The calls that need space.
 SHRINKING = ("ftruncate", "fchmod", "unlink", "rename", "rmdir")
 REFUSALS = {
     "EIO, once": {"code": errno.EIO},
@@ -69,7 +77,7 @@ def open_below(place):
     else:
         opened = []
         for entry in Path("/proc/self/fd").iterdir():
-            with contextlib.suppress(OSError):  # It may be closed by now.
+            with contextlib.suppress(OSError):  # The saga may be closed by now.
                 opened.append(str(entry.readlink()))
     return sorted(path for path in opened if path.startswith(f"{place}/"))
 
@@ -113,7 +121,7 @@ def test_an_end_that_could_not_be_recorded_closes_once_the_disk_is_back(memory_t
             assert [] == files_of(place)
 
         assert open_sagas(place).unwind("s", OVER).closed
-        open_sagas(place).recover(force=True)  # What was closed and could not be put away.
+        open_sagas(place).recover(force=True)  # Closed journals that could not be archived.
 
         assert ("closed", []) == (stands(place / "sagas", "s"), files_of(place))
         assert [] == litter(place / "sagas")

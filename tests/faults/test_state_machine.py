@@ -88,7 +88,7 @@ class Lives(RuleBasedStateMachine):
             return self.orch.deploy(self.task, spec).id
         except LimitReached:
             return "none"
-        except InvalidInput:  # It has ended.
+        except InvalidInput:  # The agent has ended.
             assert parent in self.ends
             return "none"
         except DeploymentError as error:

@@ -27,11 +27,11 @@ LONG_S = 20
 
 class Roll:
     """
-    Who is alive, by the kernel's own account.
+    A list of living processes that the kernel keeps.
 
     Every process of interest opens a FIFO of its name for writing, as ``9>roll/NAME``,
-    and its children inherit it. When the last writer is dead, however it hid, the FIFO
-    is at its end.
+    and its children inherit it. After the death of the last writer, even of a
+    hidden one, the FIFO is at its end.
     """
 
     def __init__(self, place):

@@ -90,7 +90,7 @@ def test_a_deployment_cancelled_in_its_grace_ends_long_before_the_grace(backend,
 
 
 def test_a_cancelled_wait_leaves_no_waiting_thread(backend, scene):
-    """Its agent lives on, and the rest of the timeout is not waited for."""
+    """The agent lives on, and the cancelled wait returns before its timeout."""
     orch = scene.orchestrator()
     agent = orch.deploy(orch.create_task("tried").id, scene.spec())
     watched, left = threading.Event(), threading.Event()

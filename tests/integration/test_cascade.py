@@ -1,5 +1,5 @@
 """
-An agent ends with its parent: children first, theirs before them, by every kind of end.
+An agent ends with its parent: descendants first, by every kind of end.
 
 Most tests use the fake, which allows every order of events; those of real processes come last.
 """
@@ -80,7 +80,7 @@ def left(scene):
 # --- in one report ------------------------------------------------------------------------------
 
 
-def test_children_end_before_their_parent_and_theirs_before_them(scene, family):
+def test_descendants_end_before_their_parents(scene, family):
     """The order is depth first, and every observer and report shows it."""
     closings = Closings()
 
@@ -121,7 +121,7 @@ def test_the_childrens_logs_stay_or_go_with_the_parents(scene, family):
 
 
 def test_a_child_that_ended_before_is_not_in_the_report(family):
-    """Its end was its own."""
+    """The report has only children that the parent's end has ended."""
     family.orch.report_progress(family.second, "completed")
 
     end = family.orch.terminate(family.parent)
@@ -155,7 +155,7 @@ def lose_its_supervisor(family):
     family.orch.recover()
 
 
-def be_asked_of_by_a_wait(family):
+def wait_for_the_end(family):
     family.scene.fake.kill_supervisor(f"agent_{family.parent}")
     family.orch.wait(family.parent, timeout_s=5)
 
@@ -177,7 +177,7 @@ ENDS = {
     exit_by_itself: "completed",
     crash: "failed",
     lose_its_supervisor: "error",
-    be_asked_of_by_a_wait: "error",
+    wait_for_the_end: "error",
     die_with_its_owner_half_way: "terminated",
 }
 
@@ -359,7 +359,7 @@ def test_a_child_that_is_deployed_during_its_parents_end_is_not_left_over(
 
 
 def test_the_end_waits_for_a_half_deployed_child_and_ends_it(scene, family, monkeypatch):
-    """Its record is written and its deployment goes on: nothing undoes it under its deployer."""
+    """The child has a record and its deployment goes on. Only its deployer may undo it first."""
     original, stack = RegisterTask.do, contextlib.ExitStack()
     late = []
 
@@ -371,7 +371,7 @@ def test_the_end_waits_for_a_half_deployed_child_and_ends_it(scene, family, monk
         return written
 
     monkeypatch.setattr(RegisterTask, "do", do)
-    # Whether its deployer hears of its start first, or of its end, is as it comes.
+    # The child's deployer may get the start first, or the end.
     with stack, contextlib.suppress(DeploymentError):
         family.add(family.parent)
 
@@ -391,7 +391,7 @@ def test_a_cycle_of_parents_in_a_registry_ends_no_agent_twice_and_blocks_none(sc
 
 
 def test_an_agent_of_a_release_without_this_step_ends_without_its_children(scene, monkeypatch):
-    """Its journal has no step for children: it is undone by the steps that it has."""
+    """The agent's journal has no step for children. Only the steps in the journal are undone."""
     monkeypatch.setattr(deployer, "STEPS", [step for step in steps.STEPS if step != OwnChildren])
     family = Family(scene)
     monkeypatch.undo()

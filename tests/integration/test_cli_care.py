@@ -72,7 +72,7 @@ def line(capsys, monkeypatch):
         for module in (root_commands, sweeper_commands):
             monkeypatch.setattr(module, "Orchestrator", opened)
         monkeypatch.setattr(Sweeper, "run", lambda _: pytest.fail("it stays, and sweeps"))
-        # A resident sweeper logs to stderr; it is not to, once it is over.
+        # A resident sweeper adds a handler for stderr, which must not outlive the test.
         monkeypatch.setattr(logging.getLogger("orchestrator_core"), "handlers", [])
         yield Line(made, capsys)
 
@@ -271,7 +271,7 @@ def test_a_collection_with_errors_exits_with_3(line, old, monkeypatch):
 
 @pytest.mark.usefixtures("old")
 def test_unknown_settings_exit_with_2(line):
-    past.settle(line.root, "[retention]\ndayz = 1\n")
+    past.write_settings(line.root, "[retention]\ndayz = 1\n")
     code, _, stderr = line("gc")
     assert (2, True) == (code, "dayz" in stderr)
 
@@ -657,7 +657,7 @@ def test_an_alert_command_gets_the_facts_and_no_secret(line, stuck, alert_comman
     monkeypatch.setenv("API_KEY", "secret")
     monkeypatch.setenv("ORCHESTRATOR_COOKIE", "oc_00000000_a-1")
     line.fake.orchestrator()
-    past.settle(line.root, alert_command.command(alert_command.writes, "--from", "a b"))
+    past.write_settings(line.root, alert_command.command(alert_command.writes, "--from", "a b"))
 
     agent, _ = stuck()
 
@@ -676,7 +676,7 @@ def test_an_alert_command_gets_the_facts_and_no_secret(line, stuck, alert_comman
 
 def test_a_successful_cleanup_sends_no_alert(line, stuck, alert_command, started):
     line.fake.orchestrator()
-    past.settle(line.root, alert_command.command(alert_command.writes))
+    past.write_settings(line.root, alert_command.command(alert_command.writes))
 
     past.end_some(line.fake, 2)
     assert [] == started
@@ -688,7 +688,7 @@ def test_a_successful_cleanup_sends_no_alert(line, stuck, alert_command, started
 
 def test_each_failed_attempt_sends_an_alert(line, stuck, alert_command):
     line.fake.orchestrator()
-    past.settle(line.root, alert_command.command(alert_command.writes))
+    past.write_settings(line.root, alert_command.command(alert_command.writes))
     agent, _ = stuck()
     assert agent == alert_command.report()["subject"]
     (alert_command.place / "input").unlink()
@@ -703,7 +703,7 @@ def test_a_hung_alert_command_delays_nothing_and_is_killed_in_time(line, stuck, 
     """The command ignores signals and has a child. The FIFO is closed when both are dead."""
     deaf = "trap '' TERM HUP INT; exec 9>fifo; sleep 1000 & echo here >&9; sleep 1000"
     line.fake.orchestrator()
-    past.settle(line.root, alert_command.command(alert_command.script(deaf), timeout_s=0.5))
+    past.write_settings(line.root, alert_command.command(alert_command.script(deaf), timeout_s=0.5))
 
     _, took_s = stuck()
 
@@ -725,7 +725,7 @@ def test_a_missing_alert_command_is_logged_and_the_cleanup_goes_on(
     monkeypatch.chdir(alert_command.place.parent)  # A relative path is one from /.
     assert alert_command.writes
     line.fake.orchestrator()
-    past.settle(line.root, alert_command.command(program))
+    past.write_settings(line.root, alert_command.command(program))
 
     with caplog.at_level(logging.ERROR, "orchestrator_core"):
         agent, _ = stuck()
@@ -737,7 +737,7 @@ def test_a_missing_alert_command_is_logged_and_the_cleanup_goes_on(
 
 def test_unreadable_settings_are_logged_and_the_cleanup_goes_on(line, stuck, caplog):
     line.fake.orchestrator()
-    past.settle(line.root, "[alerts]\ncommandd = []\n")
+    past.write_settings(line.root, "[alerts]\ncommandd = []\n")
 
     with caplog.at_level(logging.ERROR, "orchestrator_core"):
         stuck()
@@ -754,7 +754,7 @@ def test_a_callback_gets_the_same_alert_as_the_command(line, stuck, alert_comman
         called.set()
 
     orch = line.fake.orchestrator(on_failed_cleanup=notify)
-    past.settle(line.root, alert_command.command(alert_command.writes))
+    past.write_settings(line.root, alert_command.command(alert_command.writes))
 
     agent, _ = stuck(orch)
 
@@ -792,7 +792,7 @@ def test_a_callback_that_raises_is_logged_and_the_command_still_runs(
         raise ZeroDivisionError
 
     orch = line.fake.orchestrator(on_failed_cleanup=broken)
-    past.settle(line.root, alert_command.command(alert_command.writes))
+    past.write_settings(line.root, alert_command.command(alert_command.writes))
 
     agent, _ = stuck(orch)
 
@@ -810,7 +810,7 @@ def test_a_new_finding_that_could_not_be_reaped_sends_an_alert(
         return [ReapResult(finding=each, success=False, message="no disk") for each in findings]
 
     monkeypatch.setattr("orchestrator_core.reconcile.sweep.run.reap", fail)
-    past.settle(line.root, alert_command.command(alert_command.writes))
+    past.write_settings(line.root, alert_command.command(alert_command.writes))
 
     assert 3 == line("sweep", "--reap")[0]
     report = alert_command.report()
@@ -895,7 +895,7 @@ def test_a_crash_is_found_with_3_and_reaped_with_0(scene, run):  # noqa: F811
 def test_a_supervisor_with_a_failed_cleanup_runs_the_alert_command(scene, alert_command):  # noqa: F811
     """That process has no observer, and the command is no process of the agent."""
     orch = scene.orchestrator()
-    past.settle(scene.root, alert_command.command(alert_command.writes))
+    past.write_settings(scene.root, alert_command.command(alert_command.writes))
     scene.gate("gate")
     agent = orch.deploy(
         orch.create_task("t").id, scene.spec("sh", "-c", f"read go <{scene.work}/gate")

@@ -115,7 +115,9 @@ def test_recovery_beside_deploys_and_ends_touches_no_live_agent(scene, actors):
     results = actors.do_all([*life, *recoveries])
 
     assert [[True] * 4] * 3 == [one["result"] for one in results[:3]]
-    assert [[], []] == [one["result"] for one in results[3:]]  # They have unwound nothing.
+    assert [[], []] == [
+        one["result"] for one in results[3:]
+    ]  # The other recoveries have unwound nothing.
     assert [] == scene.world.leftovers() + scene.world.torn()
 
 
@@ -181,7 +183,7 @@ def test_a_slow_end_delays_no_other_call(scene):
     """During the end of an agent that ignores SIGTERM, others report, deploy and end."""
     orch = scene.orchestrator(patience=GracePeriods(term_s=20, kill_s=2))
     task = orch.create_task("tried")
-    # It exits when the test opens the gate, not on a signal.
+    # The agent exits when the test opens the gate, not on a signal.
     script = f"trap '' TERM HUP; echo deaf; read go < {scene.gate('go')}"
     slow, other = (
         orch.deploy(task.id, scene.spec("sh", "-c", script)),

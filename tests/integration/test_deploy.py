@@ -160,7 +160,7 @@ def test_a_program_that_the_kernel_refuses_fails_the_deployment(scene, orch, tas
     """An executable file without a valid format passes every check, and fails at exec."""
     program = scene.program("broken", "#!/no/such/interpreter\n")
 
-    for _ in range(5):  # Once, its deployer was now and then faster than the witness.
+    for _ in range(5):  # A race: the deployer can be faster than the exit record.
         with pytest.raises(DeploymentError, match=r"broken.*No such file"):
             orch.deploy(task, scene.spec(program))
 

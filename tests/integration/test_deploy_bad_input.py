@@ -75,7 +75,7 @@ class Untouched:
 
 @pytest.mark.parametrize("bad", BAD_IDS, ids=ascii)
 def test_an_invalid_id_is_refused_by_every_method(bad, scene, orch, task):
-    """As a type, key, parent, task or agent: an InvalidId with a hint, before anything is done."""
+    """A bad type, key, parent, task or agent raises InvalidId, with a hint, before any effect."""
     takers = [
         lambda: orch.deploy(task, scene.spec(type=bad)),
         lambda: orch.deploy(task, scene.spec(key=bad)),
@@ -292,7 +292,7 @@ def _raised_library_error(stderr):
     return stderr.splitlines()[-1].startswith("orchestrator_core.exceptions.")
 
 
-@pytest.mark.needs("root")  # It mounts a file system.
+@pytest.mark.needs("root")  # The test mounts a file system.
 def test_a_full_disk_is_an_error_and_loses_nothing(scene):
     """A small tmpfs fills up: the library's error; once there is space, nothing is left."""
     script = scene.program("full", f"#!/bin/sh\nexport PYTHONPATH={_package()}\n{_FULL_DISK}")

@@ -92,7 +92,7 @@ def test_a_damaged_journal_is_quarantined_and_rebuilt_and_ends_no_agent(place, s
 
 
 def test_an_agent_can_report_its_end_from_inside_after_its_journal_was_rebuilt(scene, orch, task):
-    """Its supervisor knows the old journal, and finds the request in the new one."""
+    """The supervisor has the old journal open, and finds the request in the new one."""
     report = f"{sys.executable} -m orchestrator_core progress --status completed"
     script = f"read go < {scene.gate('go')}; {report}; echo answered; sleep 1000"
     agent = orch.deploy(task, scene.spec("sh", "-c", script, env={"PYTHONPATH": _PACKAGE}))
@@ -109,7 +109,7 @@ def test_an_agent_can_report_its_end_from_inside_after_its_journal_was_rebuilt(s
 
 @pytest.mark.usefixtures("task")
 def test_a_damaged_root_file_is_reported_and_not_reset(scene):
-    """Its id and socket lead to live agents, which a new file would lose."""
+    """The file's id and socket lead to live agents, which a new file would lose."""
     path = scene.root / "root.json"
     content = path.read_bytes()
     path.write_bytes(b"{")

@@ -336,7 +336,7 @@ def test_a_stubborn_helper_is_ended_with_all_its_processes_and_with_proof(scene,
 
 
 def test_a_helper_whose_undo_comes_before_its_start_never_runs(scene, monkeypatch):
-    """Its orchestrator died during the start. The late supervisor finds no launch file."""
+    """The orchestrator died during the start. The late supervisor finds no launch file."""
     came, late = scene.work / "came", []
     step = Subprocess(["touch", str(came)], directory=scene.place / "held")
     planned = step.plan(Context("s"))

@@ -30,7 +30,7 @@ def scene(monkeypatch):
 
 
 @pytest.fixture
-def crowded(scene):
+def many_agents(scene):
     """A workspace with every status that the legacy system wrote, and drifted counters."""
     task = scene.legacy.task()
     agents = [scene.legacy.agent(task, tracked=number % 2) for number in range(len(WEIRD + OVER))]
@@ -58,8 +58,8 @@ READS = {
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_a_read_changes_no_byte(crowded, read):
-    scene, _, agents = crowded
+def test_a_read_changes_no_byte(many_agents, read):
+    scene, _, agents = many_agents
     before = scene.legacy.bytes()
     read(Orchestrator(scene.root), agents[0])
     assert before == scene.legacy.bytes()
@@ -69,22 +69,22 @@ COMMANDS = ("ps", "ps --all", "show {agent}", "recover", "sweep --dry-run", "doc
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_reading_command_changes_no_byte(crowded, command, capsys):
-    scene, _, agents = crowded
+def test_a_reading_command_changes_no_byte(many_agents, command, capsys):
+    scene, _, agents = many_agents
     before = scene.legacy.bytes()
     main(["--root", str(scene.root), *command.format(agent=agents[0]).split()])
     assert before == scene.legacy.bytes()
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_all_agents_are_listed_and_an_unknown_status_counts_as_active(crowded):
-    scene, task, agents = crowded
+def test_all_agents_are_listed_and_an_unknown_status_counts_as_active(many_agents):
+    scene, task, agents = many_agents
     orch = scene.orchestrator()
     active = [agent.id for agent in orch.agents(status="active")]
     assert [*agents[: len(WEIRD)], "bare-101010-aaaaaa", "?"] == active
-    everyone = orch.agents(task_id=task)
-    assert len(WEIRD + OVER) + 2 == len(everyone)
-    assert {agent.to_dict()["progress"] for agent in everyone} == {0}
+    listed = orch.agents(task_id=task)
+    assert len(WEIRD + OVER) + 2 == len(listed)
+    assert {agent.to_dict()["progress"] for agent in listed} == {0}
     assert {"Find the slow query", "Another"} == {each.description for each in orch.tasks()}
 
 
@@ -108,9 +108,9 @@ def test_a_directory_with_a_name_like_a_tasks_is_no_task(scene):
 # --- coexistence -------------------------------------------------------------------------------
 
 
-def test_a_new_task_changes_no_legacy_task(crowded):
+def test_a_new_task_changes_no_legacy_task(many_agents):
     """Both are in the same global registry, which keeps what the legacy system wrote."""
-    scene, _, _ = crowded
+    scene, _, _ = many_agents
     before, globally = scene.legacy.bytes(), scene.legacy.globally()
     added = scene.orchestrator().create_task("ours").id
     after = scene.legacy.globally()
@@ -127,10 +127,10 @@ def test_a_new_task_changes_no_legacy_task(crowded):
 
 
 def test_new_agents_run_and_end_beside_legacy_agents(scene):
-    theirs = scene.legacy.task()
-    living, dead = scene.legacy.agent(theirs), scene.legacy.agent(theirs)
+    task = scene.legacy.task()
+    living, dead = scene.legacy.agent(task), scene.legacy.agent(task)
     scene.legacy.edit_globally(lambda every: every["agents"][dead].update(status="completed"))
-    untouched = scene.legacy.registry_file(theirs).read_bytes()
+    untouched = scene.legacy.registry_file(task).read_bytes()
     orch = Orchestrator(scene.root, terminal=FakeTerminal())
     added = orch.deploy(
         orch.create_task("ours").id, AgentSpec(type="a", prompt="p", command=["/bin/true"])
@@ -145,8 +145,8 @@ def test_new_agents_run_and_end_beside_legacy_agents(scene):
     assert [living] == list(after["agents"])
     assert {"terminated": 1, "completed": 1} == after["ended"]
     assert (1, 3) == (after["active_agents"], after["total_agents_spawned"])
-    assert theirs in after["tasks"]
-    assert untouched == scene.legacy.registry_file(theirs).read_bytes()
+    assert task in after["tasks"]
+    assert untouched == scene.legacy.registry_file(task).read_bytes()
 
 
 def test_entries_of_ended_legacy_agents_do_not_count_against_the_limit(scene):
@@ -200,7 +200,7 @@ def test_a_truncated_registry_loses_no_agent_that_another_source_has(scene, shar
 
 
 def test_a_reader_waits_for_a_legacy_writer(scene):
-    """The writer locks the file itself, which is empty meanwhile; nothing is set aside."""
+    """The writer locks the file itself, which is empty meanwhile; nothing is quarantined."""
     task = scene.legacy.task()
     agent = scene.legacy.agent(task)
     path = scene.legacy.registry_file(task)

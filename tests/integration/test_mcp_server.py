@@ -189,12 +189,12 @@ def test_a_client_over_http_drives_a_whole_life(scene, mode):
             "as another host": 421,
             "from a page of another": 403,
             "as itself": 400,
-        } == knocks(url, token_file.read_text().strip())
+        } == answers_of(url, token_file.read_text().strip())
 
     assert [] == scene.world.leftovers()
 
 
-def knocks(url, token):
+def answers_of(url, token):
     """Return the status of each request that must be refused, and of an empty one."""
     right = {"Authorization": f"Bearer {token}"}
     tried = {
@@ -206,7 +206,8 @@ def knocks(url, token):
         "as itself": right,
     }
     return {
-        how: httpx2.post(url, json={}, headers=knock).status_code for how, knock in tried.items()
+        how: httpx2.post(url, json={}, headers=headers).status_code
+        for how, headers in tried.items()
     }
 
 
@@ -359,7 +360,7 @@ def test_a_cancelled_call_is_undone_and_the_server_goes_on(scene, held, wire):
 
 
 def test_a_server_ends_at_sigterm_and_writes_nothing_but_the_protocol(wire):
-    """Its exit status is 0, and its standard output is JSON only, although it logs."""
+    """The exit status is 0. The standard output is JSON only, although the server logs."""
     server = wire("--agent-command", "sleep 1000", options=["--verbose"])
     assert "orchestrator-core" == server.connect()["serverInfo"]["name"]
     server.call("create_real_task", description="See")
@@ -395,7 +396,7 @@ def test_a_server_ends_at_sigterm_although_its_client_does_not_read(wire, more):
 
 
 def test_the_example_serves_its_own_tool_beside_the_librarys(scene):
-    """Its tool counts the agents that the library's tools deploy."""
+    """The example's tool counts the agents that the library's tools deploy."""
     example = [str(TOP / "examples" / "mcp_server.py"), "sleep", "1000"]
     server = StdioServerParameters(
         command=sys.executable,

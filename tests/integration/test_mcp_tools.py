@@ -262,7 +262,7 @@ def test_a_tasks_context_comes_before_each_prompt(scene, asked):
     ],
 )
 def test_an_error_result_has_the_message_and_the_hint(tool, how, code, message, asked, deployed):
-    """As text for the model and as values; it is marked as an error."""
+    """The result has both as text for the model and as values, and is marked as an error."""
     task, agent = deployed
     [result] = asked((tool, {"task_id": task, "agent_id": agent, **how}))
 
@@ -382,7 +382,7 @@ def a_deployment(scene, task, **where):
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 def test_a_cancelled_deployment_leaves_nothing(mode, scene):
-    """Its thread finishes, then the agent is ended, and its record has the reason."""
+    """The deployment's thread finishes. Then the agent is ended, and its record has the reason."""
     orch = scene.orchestrator()
     halts, server, question = a_deployment(scene, orch.create_task("See").id)
 

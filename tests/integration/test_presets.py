@@ -19,7 +19,7 @@ pytestmark = pytest.mark.tmux
 
 TOP = Path(__file__).parents[2]
 
-#: It records its input, and writes Claude Code's stream (see tests/unit/test_streams.py).
+#: A program that records its input, and writes a Claude stream (see tests/unit/test_streams.py).
 CLAUDE = """#!/bin/sh
 echo "warming up" >&2
 printf '%s\\n' "$@" > arguments

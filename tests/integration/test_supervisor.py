@@ -321,7 +321,7 @@ def test_no_line_is_lost_when_a_process_is_killed_at_full_speed(stage, victim):
     if victim == "supervisor":
         stage.child.wait(LONG_S)
         seen = stage.log.stat().st_size
-        _until_larger(stage.log, seen)  # It writes on, unharmed.
+        _until_larger(stage.log, seen)  # The agent still writes.
         os.kill(agent, signal.SIGKILL)
     stage.roll.until_over()
 
@@ -565,7 +565,7 @@ def test_an_unwinder_that_cannot_run_leaves_the_saga_to_recovery(stage):
 
 
 def test_the_supervisor_imports_no_slow_module():
-    """Its start is part of every deployment."""
+    """Every deployment starts a supervisor, and waits for its imports."""
     program = (
         "import sys; sys.path.append(sys.argv[1]); import orchestrator_core.supervisor.main_loop; "
         "print(sorted({name.partition('.')[0] for name in sys.modules}))"

@@ -205,7 +205,7 @@ def test_a_recovery_from_inside_an_agent_leaves_its_end_to_a_sweep_from_outside(
 
 
 def test_a_session_with_the_roots_mark_and_no_saga_is_ended(scene, orch, task):
-    """Its journal was removed by hand."""
+    """The saga's journal was removed by hand."""
     agent = orch.deploy(task, scene.spec()).id
     (scene.root / "sagas" / f"{agent}.jsonl").unlink()
 

@@ -66,7 +66,7 @@ def test_the_first_start_starts_the_server_by_a_separate_command(counting):
 
 
 def test_a_kill_of_one_of_five_sessions_leaves_four_and_the_server(terminal):
-    """Even the session whose start has started the server can be killed alone."""
+    """The first session, whose start has started the server, can be killed alone, too."""
     first, *others = [terminal.start(f"agent_{n}", owner=f"c{n}", argv=RUNS) for n in range(1, 6)]
 
     terminal.kill(first.name, owner="c1")

@@ -63,12 +63,12 @@ def _sample(line):
 
 
 def _check_histogram(name, samples):
-    for others in {labels_but_le(labels) for _, labels in samples}:
-        mine = {key: n for key, n in samples.items() if labels_but_le(key[1]) == others}
+    for others in {labels_without_le(labels) for _, labels in samples}:
+        mine = {key: n for key, n in samples.items() if labels_without_le(key[1]) == others}
         _check_one_histogram(name, mine)
 
 
-def labels_but_le(labels):
+def labels_without_le(labels):
     return frozenset((label, value) for label, value in labels if label != "le")
 
 

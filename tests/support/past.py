@@ -34,7 +34,7 @@ def age(root, days, *, pattern="**/*"):
             os.utime(path, (then, then))
 
 
-def settle(root, text):
+def write_settings(root, text):
     """Write the root's settings."""
     path = Path(root) / "orchestrator.toml"
     path.write_text(text)

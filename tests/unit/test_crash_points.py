@@ -157,7 +157,7 @@ def deploy(orch):
 
 
 def test_a_deployment_survives_a_crash_of_its_deployer_at_a_sample_of_points():
-    """All or nothing, each time. The fault tests try every point."""
+    """After each crash the deployment is complete or gone. The fault tests try every point."""
     seen = []
 
     points = CrashPoints()(deploy, then=lambda orch: seen.append(len(orch.agents())), at_most=12)

@@ -789,7 +789,7 @@ def test_files_beyond_the_scan_limit_are_unknown(environment, monkeypatch):
 # --- settings -------------------------------------------------------------------------------------
 
 
-def settle(used, text, mode=0o600):
+def check_settings(used, text, mode=0o600):
     path = used.root / "orchestrator.toml"
     path.write_text(text)
     path.chmod(mode)
@@ -798,7 +798,7 @@ def settle(used, text, mode=0o600):
 
 def test_missing_and_readable_settings_are_ok(used):
     assert OK is by_name(doctor.examine(used.root))["settings"].verdict
-    assert OK is settle(used, '[alerts]\ncommand = ["sh", "-c", "true"]\n').verdict
+    assert OK is check_settings(used, '[alerts]\ncommand = ["sh", "-c", "true"]\n').verdict
 
 
 @pytest.mark.parametrize(
@@ -810,7 +810,7 @@ def test_missing_and_readable_settings_are_ok(used):
     ],
 )
 def test_invalid_settings_fail(used, text, mode, expected, remedy):
-    check = settle(used, text, mode)
+    check = check_settings(used, text, mode)
     assert FAILED is check.verdict
     assert expected in check.found
     assert remedy in check.remedy
@@ -819,7 +819,7 @@ def test_invalid_settings_fail(used, text, mode, expected, remedy):
 @pytest.mark.parametrize("program", ["no-such-program", "/no/such/program", "work/relative"])
 def test_a_missing_alert_command_is_a_warning(used, program):
     """The command would be missing on the day of an alert."""
-    check = settle(used, f'[alerts]\ncommand = ["{program}"]\n')
+    check = check_settings(used, f'[alerts]\ncommand = ["{program}"]\n')
     assert WARNING is check.verdict
     assert program in check.found
     assert "orchestrator.toml" in check.remedy
@@ -1034,7 +1034,7 @@ def test_a_clock_that_was_set_during_an_agents_life_is_a_warning(
     """The kernel has the age of the supervisor, and the journal has the time of deployment."""
     history = machine.JournalStore(used.root / "sagas").history(used.lives)
     process = history.frame("spawn_tmux").load().supervisor
-    # What the kernel would report for the fake's supervisor: it is alive, and was just started.
+    # As the kernel's answer for the fake's supervisor: alive, and just started.
     monkeypatch.setattr(machine, "_IS_LINUX", True)
     monkeypatch.setattr(identity, "is_alive", lambda asked: asked == process)
     monkeypatch.setattr(identity, "age_s", lambda _: 0.0)

@@ -541,19 +541,21 @@ def committed_on_no_branch(tree):
     git(tree, "commit", "-q", "--allow-empty", "-m", "loose")
 
 
-def not_git_any_more(tree):
+def without_git_metadata(tree):
     (tree / ".git").unlink()
     untracked(tree)
 
 
 @pytest.mark.parametrize(
-    "work", [untracked, changed, committed_on_no_branch, not_git_any_more], ids=lambda w: w.__name__
+    "work",
+    [untracked, changed, committed_on_no_branch, without_git_metadata],
+    ids=lambda w: w.__name__,
 )
 @pytest.mark.parametrize("why", [DONE, Unwind.rollback("it died early")], ids=["end", "rollback"])
 def test_a_worktree_with_unsaved_work_stays_and_the_report_has_its_path(
     sagas, repository, work, why
 ):
-    """Also after a failed deployment: an agent that died within its grace may have worked."""
+    """A failed deployment keeps the worktree, too: an agent may work within its grace period."""
     saga, made = held(sagas, GitWorktree(repository))
     work(Path(made.path))
 
@@ -567,7 +569,7 @@ def test_a_worktree_with_unsaved_work_stays_and_the_report_has_its_path(
 
 
 def test_an_unreadable_worktree_does_not_count_as_missing(sagas, repository):
-    """Its branch, with the work, would be deleted."""
+    """Otherwise its branch, with the work, would be deleted."""
     saga, made = held(sagas, GitWorktree(repository))
     place = Path(made.path).parent
     changed(Path(made.path))

@@ -121,7 +121,7 @@ def test_a_later_opening_takes_no_lock(root):
 
 
 def test_the_old_systems_workspace_is_a_root(root):
-    """Its files and their modes stay as they are."""
+    """The workspace's files and their modes stay as they are."""
     (root / "registry").mkdir(parents=True)
     (root / "registry" / "GLOBAL_REGISTRY.json").write_text("{}")
     root.chmod(0o755)

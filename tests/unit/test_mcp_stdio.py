@@ -96,7 +96,7 @@ def test_a_stopped_reader_returns_no_more_lines_though_there_are_more(pipe):
 
 
 def test_a_reader_that_is_stopped_while_it_waits_ends_at_once(pipe):
-    """Its thread is abandoned, and ends with the pipe."""
+    """The reader's thread is abandoned, and ends with the pipe."""
 
     async def read():
         lines = StdinLines(pipe[0])

@@ -26,7 +26,7 @@ def test_a_move_never_overwrites_and_numbers_before_the_suffix(tmp_path):
 
 
 def test_a_second_move_finishes_a_killed_one_under_the_same_name(tmp_path):
-    """Both names, one file: moving again keeps the new one."""
+    """Both names lead to one file. The second move keeps the new name."""
     (tmp_path / "a").write_bytes(b"x")
     os.link(tmp_path / "a", tmp_path / "b")
     assert str(tmp_path / "b") == move.move_no_clobber(tmp_path / "a", tmp_path / "b")

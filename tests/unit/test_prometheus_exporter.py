@@ -131,7 +131,7 @@ def test_several_roots_share_the_metrics_each_under_its_id(fake_scene, other_sce
 
 
 def test_a_root_that_cannot_be_counted_does_not_affect_other_roots(fake_scene, other_scene, caplog):
-    """Its metrics are missing, so that an alert can notice it, and the reason is logged."""
+    """The root's metrics are missing, which an alert can notice. The reason is logged."""
     broken, _, ids = past.end_some(fake_scene, 2)
     summary.compact_journals(broken._context, broken._terminator.sagas, ids[:1])
     path = broken.root / "registry" / "STATS.json"

@@ -16,7 +16,7 @@ from orchestrator_core import Orchestrator
 
 REPOSITORY = Path(__file__).parents[2]
 
-#: What release 0.1.0 offered, by module.
+#: The public names of release 0.1.0, by module.
 NAMES = {
     "orchestrator_core": """
         Agent AgentResult AgentSpec CouldNotAsk DeploymentError EndReport ExportReport

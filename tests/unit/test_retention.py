@@ -281,7 +281,7 @@ def test_a_highly_compressed_file_is_verified_in_small_pieces(fake_scene):
 
 def test_the_settings_limit_the_archive(fake_scene):
     orch, _, _ = past.end_some(fake_scene, 3)
-    past.settle(orch.root, "[retention]\nfiles_per_task = 2\ncompress_after_days = inf\n")
+    past.write_settings(orch.root, "[retention]\nfiles_per_task = 2\ncompress_after_days = inf\n")
 
     report = fake_scene.orchestrator().gc()
 
@@ -293,7 +293,7 @@ def test_the_settings_limit_the_archive(fake_scene):
 def test_invalid_settings_remove_nothing(fake_scene):
     orch, _, _ = past.end_some(fake_scene)
     past.age(orch.root, 8)
-    past.settle(orch.root, "[retention]\ndays = -1\n")
+    past.write_settings(orch.root, "[retention]\ndays = -1\n")
 
     with pytest.raises(InvalidInput, match="days"):
         fake_scene.orchestrator().gc()
@@ -310,7 +310,7 @@ def test_the_files_of_an_open_saga_are_held(fake_scene):
     orch.terminate(orch.deploy(task, fake_scene.spec("unkillable")).id)
     archive = orch.root / task / "archive"
     (archive / f"{agent.id}_stream.jsonl").write_text("moved half-way")
-    past.settle(orch.root, "[retention]\ndays = 0\nfiles = 0\nbytes = 0\n")
+    past.write_settings(orch.root, "[retention]\ndays = 0\nfiles = 0\nbytes = 0\n")
     past.age(orch.root, 99)
 
     report = fake_scene.orchestrator().gc()

@@ -190,20 +190,20 @@ class Lives(RuleBasedStateMachine):
         self.owned.pop(saga_id).release()
 
     @invariant()
-    def what_is_committed_holds_all(self):
+    def a_committed_saga_holds_all_resources(self):
         for saga_id in self.committed:
             assert {f"{saga_id}-{name}" for name in NAMES} <= set(self.shelf.held)
             assert State.COMMITTED is self.sagas.history(saga_id).state
 
     @invariant()
-    def what_has_ended_holds_nothing(self):
+    def an_ended_saga_holds_no_resource(self):
         owners = set(self.shelf.held.values())
         for saga_id in self.ended:
             assert saga_id not in owners
             assert "closed" == stands(self.place.name, saga_id)
 
     @invariant()
-    def nothing_lies_about(self):
+    def no_stray_file_is_left(self):
         assert [] == litter(self.place.name)
 
 

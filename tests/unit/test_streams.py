@@ -198,7 +198,7 @@ def read(tmp_path):
 
 
 def test_claudes_result_has_every_field(read):
-    """Its cached tokens count as input, as with the others."""
+    """Cached tokens count as input, as with the other tools."""
     assert AgentResult(
         format="claude",
         is_error=False,
@@ -263,7 +263,7 @@ def test_claudes_error_is_its_errors_or_its_result_or_its_subtype(read, result, 
 
 
 def test_a_failed_codex_turn_has_no_result(read):
-    """Its earlier message is the last message, and no result."""
+    """The turn's earlier message is the last message, and no result."""
     result = read(*CODEX[:-1], CODEX_ERROR, CODEX_FAILED)
 
     assert (True, "stream disconnected") == (result.is_error, result.error)
@@ -304,7 +304,7 @@ def test_a_stream_without_an_end_has_a_last_message(read, name):
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("cut", [1, 20, 200])
 def test_a_torn_last_line_is_skipped(read, name, cut):
-    """Its writer is still writing it, or died."""
+    """The line's writer is still writing, or has died."""
     last = lines(STREAMS[name][-1])[:-cut]
     whole = read(*STREAMS[name]) if cut == 1 else read(*STREAMS[name][:-1])
 

@@ -577,7 +577,7 @@ def test_two_hundred_agents_leave_no_descriptor_and_no_thread(root, sweeper_of):
 
     for _ in range(200):
         next_event(root.recovered)
-    _join_those_that_end()
+    _join_finished_threads()
 
     assert _descriptors() <= before
     assert set() == set(threading.enumerate()) - threads
@@ -590,7 +590,7 @@ def _descriptors():
     return min(len(list(Path("/proc/self/fd").iterdir())) for _ in range(50))
 
 
-def _join_those_that_end():
+def _join_finished_threads():
     """Join the job threads."""
     for thread in threading.enumerate():
         if thread.name.startswith("sweeper: "):
@@ -610,7 +610,7 @@ def rests():
     time.sleep(0.002)  # for the other thread to go on, if it can
     return Path(f"/proc/self/task/{main}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
-def tell():
+def notify():
     swept.wait()
     while not all(rests() for _ in range(100)):
         pass
@@ -619,7 +619,7 @@ def tell():
 with Scene() as scene:
     sweeper = Sweeper(scene.orchestrator(), interval_s=1000, on_sweep=lambda _: swept.set())
     with sweeper.stop_on_signals(signal.SIGTERM):
-        threading.Thread(target=tell, daemon=True).start()
+        threading.Thread(target=notify, daemon=True).start()
         sweeper.run()
     print("ended")
 """

@@ -130,7 +130,7 @@ def test_a_failed_saga_has_its_error_and_the_child_span_of_its_undo(tmp_path, tr
 
 
 def test_an_agent_that_dies_early_was_deployed_and_its_end_can_be_recorded(scene, traces):
-    """Its supervisor unwinds it without a trace; the error names the agent."""
+    """The supervisor unwinds the agent without a trace. The error names the agent."""
     observer = traces.observer()
     orch = scene.orchestrator(observer=observer)
 
