@@ -3,7 +3,7 @@ Every benchmark here, in one table.
 
     script/bench [--rounds N] [--only NAME] [DIRECTORY]
 
-Each module with a function `figures` is a benchmark. They run one after another. The exit
+Each module with a function `figures` is a benchmark. The benchmarks run one after another. The exit
 code is 1 if a target was missed.
 """
 

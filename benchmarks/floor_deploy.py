@@ -2,8 +2,8 @@
 The floor of a deployment: the same files and fsyncs, the same tmux call, by hand.
 
 Read it downwards: this has to happen before an agent runs and can be recovered after a
-crash. It starts the same supervisor program, which waits at the same gate. It checks nothing,
-knows no limits, undoes nothing, and its JSON is prepared as bytes.
+crash. The floor starts the same supervisor program, which waits at the same gate. The floor
+checks nothing, knows no limits, undoes nothing, and its JSON is prepared as bytes.
 """
 
 # ruff: noqa: PTH102, PTH104, PTH108, PTH109, TC003 - the floor is bare

@@ -1,7 +1,7 @@
 """
 The floor of a sweep: one call to tmux and one read of each process, by hand.
 
-It compares nothing.
+The floor compares nothing.
 """
 
 # ruff: noqa: PTH208 - the floor is bare

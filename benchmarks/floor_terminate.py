@@ -1,8 +1,8 @@
 """
 The floor of an end: the same processes ended, the same files moved, by hand.
 
-It notifies the supervisor, waits for it, ends the session, moves the files to the archive
-and updates both registries, each as durably as the library. It does not check for survivors:
+The floor notifies the supervisor, waits for it, ends the session, moves the files to the archive
+and updates both registries, each as durably as the library. The floor does not check for survivors:
 that proof is a cost of the library.
 """
 

@@ -1,8 +1,8 @@
 """
 An orchestrator of your own in two functions, with tests beside it.
 
-It deploys one agent for each part of a project. It may run again at any time, also after a
-crash: no agent is deployed twice.
+The program deploys one agent for each part of a project. The program may run again at
+any time, also after a crash: no agent is deployed twice.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 A SIGKILL of a real process before and after each of its effects, on real tmux.
 
 Each trial has its own root. A process is killed during an act, and another recovers. Then
-everything is inspected: an agent that is neither wholly there nor wholly gone is a failure.
+everything is inspected: an agent that is neither complete nor gone is a failure.
 ``--all-points`` tries every point; the default is a sample over the whole of each act.
 """
 

@@ -172,10 +172,10 @@ def test_a_damaged_registry_loses_nothing_that_can_be_parsed(damage, root):
 
         assert [] == lost(broken, expected, found), at
         assert [] == root.wrong(), at
-        for kept in root.registry.parent.glob("*.damaged-*"):
+        for quarantined in root.registry.parent.glob("*.damaged-*"):
             assert [] == wrong_about_the_known(root, expected, found), at
-            assert broken == kept.read_bytes(), at
-            kept.unlink()
+            assert broken == quarantined.read_bytes(), at
+            quarantined.unlink()
             tried += 1
     assert tried or damage == "flipped"
 

@@ -265,7 +265,7 @@ def test_a_released_child_has_its_own_end_with_its_own_children(scene, family):
 
 
 def test_a_child_that_cannot_be_ended_is_named_and_stops_no_other_end(scene):
-    """Only this child makes its parent STUCK. Its sister and their resources are gone."""
+    """Only this child makes its parent STUCK. The child's sister and their resources are gone."""
     family = Family(scene, script="unkillable")
 
     end = family.orch.terminate(family.parent)

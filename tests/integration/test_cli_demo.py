@@ -42,7 +42,7 @@ def run_demo(place, *arguments):
 
 
 def test_six_sagas_end_as_they_should_and_nothing_is_left(short_tmp):
-    """Another count of the kept workspace finds nothing, either."""
+    """Another count of the remaining workspace finds nothing, either."""
     ran = run_demo(short_tmp, "--json", "--root", str(short_tmp / "demo"), "--keep")
     world = World(short_tmp, short_tmp / "demo" / "workspace")
     left = world.leftovers()

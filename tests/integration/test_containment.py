@@ -310,9 +310,9 @@ def test_another_boots_pid_is_never_signalled_and_its_end_is_certain(stage):
 
 def test_a_tmux_server_with_other_sessions_is_spared(stage, private_tmux):
     """The server was started inside the agent and has its cookie, but serves another session."""
-    signed = {name: stage.roll.expect(name) for name in ("ours", "anothers")}
+    signed = {name: stage.roll.expect(name) for name in ("own", "anothers")}
     start = ["env", f"ORCHESTRATOR_COOKIE={stage.cookie}", "tmux", "-S", str(private_tmux.socket)]
-    for name, cookie in (("ours", stage.cookie), ("anothers", "another-agent")):
+    for name, cookie in (("own", stage.cookie), ("anothers", "another-agent")):
         psutil.Popen(
             [
                 *start,

@@ -112,7 +112,7 @@ def test_a_socket_of_another_user_is_refused(terminal, monkeypatch):
 
 
 def test_a_symlink_at_the_socket_path_is_refused(terminal, private_tmux):
-    private_tmux.socket.symlink_to("/tmp/nobody-has-put-this-here")
+    private_tmux.socket.symlink_to("/tmp/missing-file-of-this-test")
 
     with pytest.raises(TerminalError, match="is not a socket of this user"):
         terminal.start("agent_1", owner="c1", argv=RUNS)

@@ -1,7 +1,7 @@
 """
 A reader of Prometheus's text format 0.0.4, from its description and nothing else.
 
-It is as strict as the description: metadata before samples, one block for each
+The parser is as strict as the description: metadata before samples, one block for each
 metric, names and labels of the right characters, escapes undone, numbers as Go
 reads them, a newline at the very end.
 """

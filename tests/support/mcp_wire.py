@@ -1,8 +1,8 @@
 """
 An MCP client without the SDK: one JSON message a line.
 
-It checks every byte of the server's standard output, and kills the server's process group at
-a chosen point. The SDK's client can do neither.
+The client checks every byte of the server's standard output, and kills the server's
+process group at a chosen point. The SDK's client can do neither.
 """
 
 from __future__ import annotations

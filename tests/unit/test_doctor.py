@@ -1340,7 +1340,7 @@ def test_an_unused_root_has_no_damage(tmp_path):
 
 @pytest.mark.parametrize("harm", ["gone", "cut off"])
 def test_the_remedy_for_root_json_writes_it_back(used, harm):
-    """The remedy is a command. It restores the same server and the same agents."""
+    """The remedy is a command that restores the same server and the same agents."""
     path = used.root / "root.json"
     known = msgspec.json.decode(path.read_bytes())
     if harm == "gone":

@@ -239,7 +239,7 @@ def test_a_process_left_in_the_session_of_an_owned_process_is_ended_too(tmp_path
     )
     ready.read_text()
     processes = LocalProcesses(containment="scan")
-    claim = OwnershipSelector(cookie="none-of-ours", extra_roots=(processes.identify(leader.pid),))
+    claim = OwnershipSelector(cookie="of-no-process", extra_roots=(processes.identify(leader.pid),))
     assert [leader.pid] == [each.pid for each in processes.owned_processes(claim)]
     ending = processes.terminate_all(claim, GracePeriods(term_s=0.5, kill_s=2))
     leader.wait()

@@ -161,7 +161,7 @@ def test_an_unwinding_has_one_outcome(outcome, closed, step):
     [
         ("deadline", Unwind.terminal("", by="deadline")),
         ("terminal", Unwind.terminal("")),
-        ("rollback", Unwind.rollback("", by="whoever")),
+        ("rollback", Unwind.rollback("", by="a test")),
         ("recovery", Unwind.recovery("")),
         ("x" * 60, Unwind.terminal("", by="x" * 1000)),
     ],

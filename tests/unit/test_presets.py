@@ -59,7 +59,7 @@ def test_each_option_becomes_the_documented_arguments(preset, how, expected):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_spec_names_the_preset_of_its_stream(preset):
-    """The result is read with that preset. Its name is the default of the agent's type."""
+    """The result is read with that preset. The preset's name is the default of the agent's type."""
     spec = getattr(AgentSpec, preset)(prompt="do it")
 
     assert (preset, preset, "do it") == (spec.preset, spec.type, spec.prompt)
