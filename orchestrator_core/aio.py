@@ -17,6 +17,7 @@ long, then end early. It needs the extra ``async``: ``pip install 'orchestrator-
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
@@ -45,17 +46,12 @@ except ImportError as error:
     raise AnyioMissing(f"anyio is not installed: {error}") from error
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Coroutine
     from pathlib import Path
     from types import TracebackType
 
-    from orchestrator_core.model.limits import Limits
     from orchestrator_core.model.settings import Settings
-    from orchestrator_core.operations.alerts import OnFailedCleanup
-    from orchestrator_core.saga import Observer, RecoveryReport
-    from orchestrator_core.system.processes.protocol import GracePeriods, Processes
-    from orchestrator_core.system.terminal import Terminal
+    from orchestrator_core.saga import RecoveryReport
 
 __all__ = ["AsyncOrchestrator"]
 
@@ -201,6 +197,19 @@ def _async_method(
     return wrapper
 
 
+def _with_parameters_of(
+    original: Callable[Concatenate[Orchestrator, P], None],
+) -> Callable[[Callable[..., None]], Callable[Concatenate[AsyncOrchestrator, P], None]]:
+    """Return a decorator that gives an ``__init__`` the parameters of *original*."""
+
+    def decorate(method: Any) -> Callable[Concatenate[AsyncOrchestrator, P], None]:  # noqa: ANN401 - its signature is set
+        method.__signature__ = inspect.signature(original)
+        initialize: Callable[Concatenate[AsyncOrchestrator, P], None] = method
+        return initialize
+
+    return decorate
+
+
 # --- the asynchronous orchestrator ---------------------------------------------------------------
 
 
@@ -217,37 +226,12 @@ class AsyncOrchestrator:
     its effect.
     """
 
-    def __init__(  # noqa: PLR0913 - as Orchestrator's
-        self,
-        root: str | os.PathLike[str] | None = None,
-        *,
-        terminal: Terminal | str | None = None,
-        processes: Processes | None = None,
-        limits: Limits | None = None,
-        patience: GracePeriods | None = None,
-        observer: Observer | None = None,
-        on_failed_cleanup: OnFailedCleanup | None = None,
-        recover: bool = True,
-        timeout_s: float = 30.0,
-        lock_timeout_s: float = 10.0,
-        terminal_timeout_s: float = 10.0,
-    ) -> None:
+    @_with_parameters_of(Orchestrator.__init__)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - see the decorator
         """Prepare to open a root; the parameters are those of :class:`Orchestrator`."""
+        inspect.signature(Orchestrator).bind(*args, **kwargs)
         self._sync: Orchestrator | None = None
-        self._open = functools.partial(
-            Orchestrator,
-            root,
-            terminal=terminal,
-            processes=processes,
-            limits=limits,
-            patience=patience,
-            observer=observer,
-            on_failed_cleanup=on_failed_cleanup,
-            recover=recover,
-            timeout_s=timeout_s,
-            lock_timeout_s=lock_timeout_s,
-            terminal_timeout_s=terminal_timeout_s,
-        )
+        self._open = functools.partial(Orchestrator, *args, **kwargs)
 
     @classmethod
     def wrapping(cls, orchestrator: Orchestrator) -> Self:

@@ -14,6 +14,7 @@ It needs the extra ``prometheus``: ``pip install 'orchestrator-core[prometheus]'
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import TYPE_CHECKING
 
@@ -105,15 +106,15 @@ def _families(samples: Mapping[str, list[Sample]]) -> list[Metric]:
 
 def _values(
     family: type[CounterMetricFamily | GaugeMetricFamily],
-) -> Callable[[str, str, list[Sample]], Metric]:
-    def build(name: str, text: str, samples: list[Sample]) -> Metric:
-        labels = list(samples[0].labels) if samples else []
-        metric = family(name, text, labels=labels)
-        for sample in samples:
-            metric.add_metric(list(sample.labels.values()), sample.value)
-        return metric
-
-    return build
+    name: str,
+    text: str,
+    samples: list[Sample],
+) -> Metric:
+    labels = list(samples[0].labels) if samples else []
+    metric = family(name, text, labels=labels)
+    for sample in samples:
+        metric.add_metric(list(sample.labels.values()), sample.value)
+    return metric
 
 
 def _histogram(name: str, text: str, samples: list[Sample]) -> Metric:
@@ -127,7 +128,7 @@ def _histogram(name: str, text: str, samples: list[Sample]) -> Metric:
 
 
 _FAMILIES: dict[str, Callable[[str, str, list[Sample]], Metric]] = {
-    "gauge": _values(GaugeMetricFamily),
-    "counter": _values(CounterMetricFamily),
+    "gauge": functools.partial(_values, GaugeMetricFamily),
+    "counter": functools.partial(_values, CounterMetricFamily),
     "histogram": _histogram,
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator_core import __version__
 from orchestrator_core.cli import operations_arguments
+from orchestrator_core.cli.operations_arguments import add_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,13 +117,7 @@ def _deploy(deploy: argparse.ArgumentParser) -> None:
     prompt = deploy.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--prompt", metavar="TEXT", help="the agent's instructions")
     prompt.add_argument("--prompt-file", metavar="F", help="a file with the prompt; - is stdin")
-    deploy.add_argument(
-        "--grace",
-        type=float,
-        default=0.0,
-        metavar="S",
-        help="an agent that dies sooner is a failed deployment",
-    )
+    add_seconds(deploy, "--grace", "an agent that dies sooner is a failed deployment", 0.0)
     deploy.add_argument("--key", help="return the running agent of this key, if there is one")
     deploy.add_argument("--cwd", metavar="DIR", help="the agent's working directory")
     deploy.add_argument(
@@ -130,13 +125,8 @@ def _deploy(deploy: argparse.ArgumentParser) -> None:
         metavar="AGENT",
         help="the agent that it ends with; default: the agent that runs this; or: orchestrator",
     )
-    deploy.add_argument("--deadline", type=float, metavar="S", help="end it after this time")
-    deploy.add_argument(
-        "--silent-after",
-        type=float,
-        metavar="S",
-        help="report it after this time without a sign of life",
-    )
+    add_seconds(deploy, "--deadline", "end it after this time")
+    add_seconds(deploy, "--silent-after", "report it after this time without a sign of life")
     deploy.add_argument(
         "--env",
         action="append",
@@ -189,13 +179,8 @@ def _progress(progress: argparse.ArgumentParser) -> None:
 
 
 def _timeout(to: argparse.ArgumentParser) -> None:
-    to.add_argument(
-        "--timeout",
-        type=float,
-        default=30.0,
-        metavar="S",
-        help="the longest wait for another process that ends the same agent",
-    )
+    text = "the longest wait for another process that ends the same agent"
+    add_seconds(to, "--timeout", text, 30.0)
 
 
 def _recover(recover: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""The commands for agents, and the table of all commands."""
+"""The commands for agents, each a function of its name; and the modules of the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from orchestrator_core.orchestrator import Orchestrator
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
     from orchestrator_core.model.outcome import EndReport
     from orchestrator_core.model.records import Agent
@@ -26,18 +25,17 @@ if TYPE_CHECKING:
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Run the command that *arguments* name."""
     name = arguments.command
-    if name in _COMMANDS:
-        return _COMMANDS[name](arguments)
-    module = importlib.import_module(f"orchestrator_core.cli.{_MODULES[name]}")
+    module = importlib.import_module(f"orchestrator_core.cli.{_MODULES.get(name, 'commands')}")
     result: CommandResult = getattr(module, name)(arguments)
     return result
 
 
-def _demo(arguments: argparse.Namespace) -> CommandResult:
-    from orchestrator_core.cli.demo.scenario import demo  # noqa: PLC0415 - for one command
+def demo(arguments: argparse.Namespace) -> CommandResult:
+    """Run the demonstration."""
+    from orchestrator_core.cli.demo import scenario  # noqa: PLC0415 - for one command
 
     _raise_on_sigterm()
-    return demo(
+    return scenario.demo(
         root=arguments.root,
         directory=arguments.directory,
         keep=arguments.keep,
@@ -48,7 +46,8 @@ def _demo(arguments: argparse.Namespace) -> CommandResult:
 # --- deploy --------------------------------------------------------------------------------------
 
 
-def _deploy(arguments: argparse.Namespace) -> CommandResult:
+def deploy(arguments: argparse.Namespace) -> CommandResult:
+    """Deploy an agent, for a task or for a new one."""
     spec = _spec(arguments)
     spec.directory(), spec.program()  # Refused here, before a task is made for it.
     _raise_on_sigterm()
@@ -125,7 +124,8 @@ def _raise_on_sigterm() -> None:
 # --- ps and show ---------------------------------------------------------------------------------
 
 
-def _ps(arguments: argparse.Namespace) -> CommandResult:
+def ps(arguments: argparse.Namespace) -> CommandResult:
+    """List agents."""
     orch = Orchestrator(arguments.root)
     status = None if arguments.all else "active"
     agents = orch.agents(task_id=arguments.task, status=status)
@@ -158,7 +158,8 @@ def _table(agents: list[Agent]) -> str:
 # --- kill and progress ---------------------------------------------------------------------------
 
 
-def _kill(arguments: argparse.Namespace) -> CommandResult:
+def kill(arguments: argparse.Namespace) -> CommandResult:
+    """End agents; if one cannot be ended, the others are ended all the same."""
     orch = Orchestrator(arguments.root, recover=False, timeout_s=arguments.timeout)
     data: list[dict[str, Any]] = []
     lines: list[str] = []
@@ -201,7 +202,8 @@ def _format_end(end: EndReport) -> str:
     ) + "".join(f"\n  {line}" for child in end.children for line in _format_end(child).splitlines())
 
 
-def _progress(arguments: argparse.Namespace) -> CommandResult:
+def progress(arguments: argparse.Namespace) -> CommandResult:
+    """Report an agent's progress or its end."""
     # Agents run this often, so it leaves the recovery to other commands.
     orch = Orchestrator(arguments.root, recover=False, timeout_s=arguments.timeout)
     receipt = orch.report_progress(
@@ -217,7 +219,8 @@ def _progress(arguments: argparse.Namespace) -> CommandResult:
 # --- recover and unwind --------------------------------------------------------------------------
 
 
-def _recover(arguments: argparse.Namespace) -> CommandResult:
+def recover(arguments: argparse.Namespace) -> CommandResult:
+    """Finish the sagas of dead orchestrators."""
     from orchestrator_core.cli.show import format_recovery  # noqa: PLC0415 - for one command
 
     orch = Orchestrator(arguments.root, recover=False)
@@ -232,7 +235,8 @@ def _recover(arguments: argparse.Namespace) -> CommandResult:
     return format_recovery(orch.recover(arguments.agent, force=force))
 
 
-def _unwind(arguments: argparse.Namespace) -> CommandResult:
+def unwind(arguments: argparse.Namespace) -> CommandResult:
+    """Finish the end of one agent; a supervisor runs this by exec."""
     # This process was a supervisor, which blocked SIGTERM across the exec.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     # A process that ends the agent first sends SIGTERM. Once this one has the lock, none does.
@@ -241,16 +245,6 @@ def _unwind(arguments: argparse.Namespace) -> CommandResult:
     )
     return CommandResult(end.to_dict(), _format_end(end), _code(end))
 
-
-_COMMANDS: dict[str, Callable[[argparse.Namespace], CommandResult]] = {
-    "demo": _demo,
-    "deploy": _deploy,
-    "ps": _ps,
-    "kill": _kill,
-    "progress": _progress,
-    "recover": _recover,
-    "unwind": _unwind,
-}
 
 #: The modules of the other commands, imported when they run; each has a function of that name.
 _MODULES: dict[str, str] = {

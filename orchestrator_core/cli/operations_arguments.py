@@ -9,6 +9,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+def add_seconds(
+    to: argparse.ArgumentParser, name: str, text: str, default: float | None = None
+) -> None:
+    """Add an option that takes a duration in seconds; *text* is its help."""
+    to.add_argument(name, type=float, default=default, metavar="S", help=text)
+
+
 def _sweep(sweep: argparse.ArgumentParser) -> None:
     mode = sweep.add_mutually_exclusive_group()
     mode.add_argument("--dry-run", action="store_true", help="only list them; the default")
@@ -16,15 +23,8 @@ def _sweep(sweep: argparse.ArgumentParser) -> None:
         "--reap", action="store_true", help="clean up leftovers that have two pieces of evidence"
     )
     mode.add_argument("--watch", action="store_true", help="run on, and reap each new leftover")
-    sweep.add_argument(
-        "--silent-after",
-        type=float,
-        metavar="S",
-        help="report agents without a sign of life so long",
-    )
-    sweep.add_argument(
-        "--interval", type=float, metavar="S", help="with --watch: the time between full sweeps"
-    )
+    add_seconds(sweep, "--silent-after", "report agents without a sign of life so long")
+    add_seconds(sweep, "--interval", "with --watch: the time between full sweeps")
 
 
 def _service(service: argparse.ArgumentParser) -> None:

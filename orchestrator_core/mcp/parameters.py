@@ -14,85 +14,82 @@ from pydantic import Field
 
 from orchestrator_core.mcp import output_slice
 
+
+def _described(text: str) -> Any:  # noqa: ANN401 - as pydantic's Field
+    return Field(description=text)
+
+
 # --- ids -----------------------------------------------------------------------------------------
 
-TaskId = Annotated[str, Field(description="The task's id, as create_real_task returned it.")]
-AgentId = Annotated[str, Field(description="The agent's id, as its deployment returned it.")]
-OwnTask = Annotated[str, Field(description="Your task's id. May be left empty inside an agent.")]
-OwnId = Annotated[str, Field(description="Your own id. May be left empty inside an agent.")]
+TaskId = Annotated[str, _described("The task's id, as create_real_task returned it.")]
+AgentId = Annotated[str, _described("The agent's id, as its deployment returned it.")]
+OwnTask = Annotated[str, _described("Your task's id. May be left empty inside an agent.")]
+OwnId = Annotated[str, _described("Your own id. May be left empty inside an agent.")]
 
 # --- tasks ---------------------------------------------------------------------------------------
 
-Description = Annotated[str, Field(description="What is to be done.")]
-Priority = Annotated[str, Field(description="P0, the most urgent, to P4.")]
-Cwd = Annotated[str | None, Field(description="The directory its agents run in; absolute.")]
+Description = Annotated[str, _described("What is to be done.")]
+Priority = Annotated[str, _described("P0, the most urgent, to P4.")]
+Cwd = Annotated[str | None, _described("The directory its agents run in; absolute.")]
 Background = Annotated[
-    str | None, Field(description="What its agents must know; put before every prompt.")
+    str | None, _described("What its agents must know; put before every prompt.")
 ]
-Deliverables = Annotated[list[str] | None, Field(description="What they must deliver.")]
-Criteria = Annotated[list[str] | None, Field(description="What makes it a success.")]
-Constraints = Annotated[list[str] | None, Field(description="What they must or must not do.")]
-Files = Annotated[list[str] | None, Field(description="The files it is about.")]
+Deliverables = Annotated[list[str] | None, _described("What they must deliver.")]
+Criteria = Annotated[list[str] | None, _described("What makes it a success.")]
+Constraints = Annotated[list[str] | None, _described("What they must or must not do.")]
+Files = Annotated[list[str] | None, _described("The files it is about.")]
 
 # --- agents --------------------------------------------------------------------------------------
 
 AgentType = Annotated[
-    str, Field(description="The kind of agent, in one word; its id begins with it. A-Z a-z 0-9 _ -")
+    str, _described("The kind of agent, in one word; its id begins with it. A-Z a-z 0-9 _ -")
 ]
-Prompt = Annotated[str, Field(description="Everything that the agent must know and do.")]
-ParentId = Annotated[str, Field(description="The agent that it ends with.")]
-Parent = Annotated[str, Field(description='The agent that it ends with; "orchestrator" for none.')]
-OfTask = Annotated[str | None, Field(description="Only agents of this task.")]
-OfStatus = Annotated[str | None, Field(description='Only agents of this status; or "active".')]
-Reason = Annotated[str, Field(description="Why; it is recorded.")]
+Prompt = Annotated[str, _described("Everything that the agent must know and do.")]
+ParentId = Annotated[str, _described("The agent that it ends with.")]
+Parent = Annotated[str, _described('The agent that it ends with; "orchestrator" for none.')]
+OfTask = Annotated[str | None, _described("Only agents of this task.")]
+OfStatus = Annotated[str | None, _described('Only agents of this status; or "active".')]
+Reason = Annotated[str, _described("Why; it is recorded.")]
 Reap = Annotated[
     bool,
-    Field(
-        description="Clean up leftovers that have two pieces of evidence; by default, list them."
-    ),
+    _described("Clean up leftovers that have two pieces of evidence; by default, list them."),
 ]
 
 # --- outputs -------------------------------------------------------------------------------------
 
-Tail = Annotated[int | None, Field(description="Only so many of the last lines.")]
-Pattern = Annotated[
-    str | None, Field(description="Only lines in which this regular expression is found.")
-]
+Tail = Annotated[int | None, _described("Only so many of the last lines.")]
+Pattern = Annotated[str | None, _described("Only lines in which this regular expression is found.")]
 Format = Annotated[
     output_slice.Format,
-    Field(
-        description="text: as it was written; jsonl: only the lines that are JSON; "
+    _described(
+        "text: as it was written; jsonl: only the lines that are JSON; "
         "parsed: those as a list of values."
     ),
 ]
-Metadata = Annotated[bool, Field(description="Also count lines and bytes.")]
-MaxBytes = Annotated[
-    int | None, Field(description="Only whole lines from the end, of so many bytes.")
-]
+Metadata = Annotated[bool, _described("Also count lines and bytes.")]
+MaxBytes = Annotated[int | None, _described("Only whole lines from the end, of so many bytes.")]
 ResponseFormat = Annotated[
     output_slice.Response,
-    Field(description="summary: at most the last 20 lines; compact: the last 5."),
+    _described("summary: at most the last 20 lines; compact: the last 5."),
 ]
 
 # --- reports -------------------------------------------------------------------------------------
 
 Status = Annotated[
     str,
-    Field(
-        description="running, working or blocked; or, at its end, completed, failed, error or "
+    _described(
+        "running, working or blocked; or, at its end, completed, failed, error or "
         "terminated, which ends the agent."
     ),
 ]
-Message = Annotated[str, Field(description="What it is doing, or has done.")]
-Progress = Annotated[
-    int | None, Field(description="How far it is, per cent; by default as before.")
-]
-FindingType = Annotated[str, Field(description="issue, solution, insight, question, …")]
+Message = Annotated[str, _described("What it is doing, or has done.")]
+Progress = Annotated[int | None, _described("How far it is, per cent; by default as before.")]
+FindingType = Annotated[str, _described("issue, solution, insight, question, …")]
 Severity = Annotated[
-    Literal["low", "medium", "high", "critical", "info"], Field(description="How bad it is.")
+    Literal["low", "medium", "high", "critical", "info"], _described("How bad it is.")
 ]
-Found = Annotated[str, Field(description="What was found.")]
-Data = Annotated[dict[str, Any] | None, Field(description="More about it, as JSON.")]
+Found = Annotated[str, _described("What was found.")]
+Data = Annotated[dict[str, Any] | None, _described("More about it, as JSON.")]
 
 # --- hints ---------------------------------------------------------------------------------------
 

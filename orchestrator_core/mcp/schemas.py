@@ -14,9 +14,15 @@ from typing_extensions import NotRequired, TypedDict  # noqa: UP035 - see above
 T = TypeVar("T")
 
 
-def select(source: object, shape: type[T]) -> T:
-    """Return the attributes of *source* that the TypedDict *shape* names."""
-    return cast("T", {name: getattr(source, name) for name in shape.__annotations__})
+def select(source: object, shape: type[T], /, **values: Any) -> T:  # noqa: ANN401 - JSON
+    """Return the keys of the TypedDict *shape*: from *values*, or else attributes of *source*."""
+    return cast(
+        "T",
+        {
+            name: values[name] if name in values else getattr(source, name)
+            for name in shape.__annotations__
+        },
+    )
 
 
 class ToolResult(TypedDict):

@@ -121,14 +121,7 @@ class Tools:
         task = await self._orch.create_task(
             description, priority=priority, client_cwd=client_cwd, extra=context
         )
-        return {
-            "success": True,
-            "task_id": task.id,
-            "description": task.description,
-            "priority": task.priority,
-            "workspace": task.workspace,
-            "status": task.status,
-        }
+        return schemas.select(task, schemas.CreateTaskResult, success=True, task_id=task.id)
 
     async def deploy_headless_agent(
         self,
@@ -175,17 +168,16 @@ class Tools:
             raise
         except OrchestratorError as error:
             raise DeployRefused(error) from error
-        return {
-            "success": True,
-            "agent_id": agent.id,
-            "tmux_session": agent.tmux_session,
-            "type": agent.type,
-            "parent": agent.parent,
-            "task_id": task_id,
-            "status": "deployed",
-            "workspace": str(self._orch.root / task_id),
-            "deployment_method": "tmux session",
-        }
+        return schemas.select(
+            agent,
+            schemas.DeployResult,
+            success=True,
+            agent_id=agent.id,
+            task_id=task_id,
+            status="deployed",
+            workspace=str(self._orch.root / task_id),
+            deployment_method="tmux session",
+        )
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -256,17 +248,16 @@ class Tools:
         async with progress_feed(ctx, f"ending {agent_id}"):
             end = await self._orch.terminate(agent.id, reason=reason)
         raise_if_not_clean(end)
-        return {
-            "success": True,
-            "agent_id": agent.id,
-            "tmux_session": agent.tmux_session,
-            "session_killed": end.tmux_session_killed,
-            "reason": end.reason,
-            "status": end.status,
-            "cleanup": schemas.select(end, schemas.CleanupSummary),
-            "handed_over": end.handed_over,
-            "children": [child.agent_id for child in end.children],
-        }
+        return schemas.select(
+            end,
+            schemas.KillResult,
+            success=True,
+            agent_id=agent.id,
+            tmux_session=agent.tmux_session,
+            session_killed=end.tmux_session_killed,
+            cleanup=schemas.select(end, schemas.CleanupSummary),
+            children=[child.agent_id for child in end.children],
+        )
 
     async def sweep_agents(
         self,
@@ -277,29 +268,23 @@ class Tools:
         async with progress_feed(ctx, "sweeping"):
             report = await self._orch.sweep(reap=reap)
         reaped = {result.finding.key: result for result in report.reaped}
-        return {
-            "success": True,
-            "clean": report.clean,
-            "dry_run": report.dry_run,
-            "findings": [
-                _sweep_finding(finding, reaped.get(finding.key)) for finding in report.findings
-            ],
-            "left": [finding.subject for finding in report.left],
-            "unknown": list(report.unknown),
-            "alive": list(report.alive),
-        }
+        return schemas.select(
+            report,
+            schemas.SweepResult,
+            success=True,
+            findings=[_sweep_finding(each, reaped.get(each.key)) for each in report.findings],
+            left=[finding.subject for finding in report.left],
+        )
 
 
 def _sweep_finding(finding: Finding, reaped: ReapResult | None) -> schemas.SweepFinding:
-    return {
-        "kind": finding.kind.value,
-        "subject": finding.subject,
-        "what": finding.what,
-        "proofs": list(finding.proofs),
-        "action": finding.action,
-        "reaped": reaped is not None and reaped.success,
-        "said": "" if reaped is None else reaped.message,
-    }
+    return schemas.select(
+        finding,
+        schemas.SweepFinding,
+        kind=finding.kind.value,
+        reaped=reaped is not None and reaped.success,
+        said="" if reaped is None else reaped.message,
+    )
 
 
 def _check_directory(path: str | None) -> None:

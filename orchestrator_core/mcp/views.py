@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from orchestrator_core.exceptions import NotFound
-from orchestrator_core.mcp.schemas import AgentCounts, AgentFinding, AgentInfo, select
+from orchestrator_core.mcp.schemas import (
+    AgentCounts,
+    AgentFinding,
+    AgentInfo,
+    TaskLimits,
+    TaskStatusResult,
+    select,
+)
 from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.model.limits import Limits
 
@@ -50,36 +57,31 @@ def count_agents(agents: Sequence[Agent]) -> AgentCounts:
     return {"total_spawned": len(agents), "active": active, "completed": len(agents) - active}
 
 
-async def task_status(orch: AsyncOrchestrator, task_id: str) -> schemas.TaskStatusResult:
+async def task_status(orch: AsyncOrchestrator, task_id: str) -> TaskStatusResult:
     """Return a task with its agents, their hierarchy and their last reports."""
     task = await orch.task(task_id)
     agents = await orch.agents(task_id=task_id)
     updates = await orch.read_progress(task_id=task_id, last=_STATUS_REPORTS)
     progress = [agent.progress for agent in agents]
-    defaults = Limits()
-    return {
-        "success": True,
-        "task_id": task.id,
-        "description": task.description,
-        "status": str(task.status),
-        "priority": str(task.priority),
-        "workspace": task.workspace,
-        "agents": {
+    return select(
+        task,
+        TaskStatusResult,
+        success=True,
+        task_id=task.id,
+        status=str(task.status),
+        priority=str(task.priority),
+        agents={
             **count_agents(agents),
             "agents_list": [select(agent, AgentInfo) for agent in agents],
         },
-        "hierarchy": _hierarchy(agents),
-        "enhanced_progress": {
+        hierarchy=_hierarchy(agents),
+        enhanced_progress={
             "recent_updates": [_update(each) for each in updates],
             "recent_findings": await _findings(orch, task_id, _STATUS_REPORTS),
             "average_progress": round(sum(progress) / len(progress), 1) if progress else 0.0,
         },
-        "limits": {
-            "max_agents": task.record.get("max_agents", defaults.max_agents),
-            "max_depth": task.record.get("max_depth", defaults.max_depth),
-            "max_concurrent": task.record.get("max_concurrent", defaults.max_concurrent),
-        },
-    }
+        limits=select(Limits(), TaskLimits, **task.record),
+    )
 
 
 def _hierarchy(agents: Iterable[Agent]) -> dict[str, list[str]]:
