@@ -72,21 +72,17 @@ def parser() -> Command:
         dest="command", metavar="COMMAND", required=True, parser_class=Command, prog=top.prog
     )
     for name, (text, add) in {**_OWN, **operations_arguments.COMMANDS}.items():
-        commands.add_parser(name, help=text, fill=_with_common(add))
+        commands.add_parser(name, help=text, fill=functools.partial(_fill, add))
     # Without help: only a supervisor runs it, by exec.
-    commands.add_parser("unwind", fill=_with_common(_unwind))
+    commands.add_parser("unwind", fill=functools.partial(_fill, _unwind))
     return top
 
 
-def _with_common(add: Fill | None) -> Fill:
-    """Return a function that adds a command's own arguments, and the common ones."""
-
-    def fill(command: argparse.ArgumentParser) -> None:
-        if add is not None:
-            add(command)
-        _common(command, again=True)
-
-    return fill
+def _fill(add: Fill | None, command: argparse.ArgumentParser) -> None:
+    """Add a command's own arguments with *add*, and the common ones."""
+    if add is not None:
+        add(command)
+    _common(command, again=True)
 
 
 def _common(to: argparse.ArgumentParser, *, again: bool = False) -> None:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from orchestrator_core.exceptions import OrchestratorError
 
 
@@ -73,14 +71,11 @@ def log_to_stderr(level: int | None = None) -> None:
 
     class WithValues(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
-            return super().format(record) + _format_values(vars(record), standard)
+            values = [f" {n}={value}" for n, value in vars(record).items() if n not in standard]
+            return super().format(record) + "".join(values)
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(WithValues("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("orchestrator_core")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO if level is None else level)
-
-
-def _format_values(record: Mapping[str, object], standard: set[str]) -> str:
-    return "".join(f" {name}={value}" for name, value in record.items() if name not in standard)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -12,7 +12,7 @@ from orchestrator_core.orchestrator import Orchestrator
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from orchestrator_core.operations.doctor import Check
     from orchestrator_core.operations.metrics import Stats
@@ -127,14 +127,10 @@ def _format_registry(repair: RegistryRepair) -> Iterator[str]:
 def _format_difference(difference: Difference) -> Iterator[str]:
     yield f"{_SIGNS[difference.kind]} {printable(difference.agent_id or 'the document itself')}"
     for name in dict.fromkeys((*difference.was, *difference.becomes)):
-        yield from _format_field("-", name, difference.was)
-        yield from _format_field("+", name, difference.becomes)
-
-
-def _format_field(sign: str, name: str, fields: Mapping[str, Any]) -> Iterator[str]:
-    if name in fields:
-        value = msgspec.json.encode(fields[name]).decode()
-        yield f"    {sign} {printable(name)}: {printable(value)}"
+        for sign, fields in (("-", difference.was), ("+", difference.becomes)):
+            if name in fields:
+                value = msgspec.json.encode(fields[name]).decode()
+                yield f"    {sign} {printable(name)}: {printable(value)}"
 
 
 # --- stats ---------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ def show(arguments: argparse.Namespace) -> CommandResult:
     orch = Orchestrator(arguments.root, recover=False)
     agent = orch.agent(arguments.agent)
     history = _history(orch, agent.id)
+    frames, failures = (history.stack, history.failures) if history else ((), {})
     output = orch.read_output(agent.id, tail=arguments.tail)
     result = orch.read_result(agent.id)
     data = {
@@ -41,7 +42,7 @@ def show(arguments: argparse.Namespace) -> CommandResult:
         f"  started   {agent.started_at}",
         f"  ended     {agent.completed_at or '-'}",
         f"  saga      {history.state.value if history else 'none: a legacy agent'}",
-        *(f"    {line}" for line in (_format_steps(history) if history else ())),
+        *(f"    {_format_step(frame, failures)}" for frame in frames),
         *([] if result.format is None else _format_result(result)),
         f"  output    the last {arguments.tail} lines",
         *(f"    {printable(line.expandtabs())}".rstrip() for line in output.splitlines()),
@@ -96,15 +97,11 @@ def _format_result(result: AgentResult) -> list[str]:
     ]
 
 
-def _format_steps(history: History) -> list[str]:
-    return [_format_step(frame, history.failures.get(frame.name)) for frame in history.stack]
-
-
-def _format_step(frame: StepState, failure: str | None) -> str:
+def _format_step(frame: StepState, failures: dict[str, str]) -> str:
     undone = "" if frame.outcome is None else frame.outcome.result.value
     if frame.outcome is not None and "kept" in frame.outcome.detail:
         undone = f"{undone}: {printable(str(frame.outcome.detail['kept']))}"
-    failed = "" if failure is None else f"FAILED: {failure}"
+    failed = f"FAILED: {failures[frame.name]}" if frame.name in failures else ""
     return f"{'done' if frame.done else '-':<5} {frame.name:<16} {undone}{failed}".rstrip()
 
 

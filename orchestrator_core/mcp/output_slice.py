@@ -8,6 +8,7 @@ runs nothing else. So another process matches it, which can be killed.
 from __future__ import annotations
 
 import io
+import itertools
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Literal
@@ -129,13 +130,8 @@ def _shorten(lines: list[str], query: OutputQuery) -> list[str]:
 def _within_bytes(lines: list[str], limit: int | None) -> list[str]:
     if limit is None:
         return lines
-    count = 0
-    for line in reversed(lines):
-        limit -= len(line.encode())
-        if limit < 0:
-            break
-        count += 1
-    return _last(lines, count)
+    sizes = itertools.accumulate(len(line.encode()) for line in reversed(lines))
+    return _last(lines, sum(size <= limit for size in sizes))
 
 
 def _decode(line: str) -> Any:  # noqa: ANN401 - JSON

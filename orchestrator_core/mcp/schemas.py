@@ -16,13 +16,8 @@ T = TypeVar("T")
 
 def select(source: object, shape: type[T], /, **values: Any) -> T:  # noqa: ANN401 - JSON
     """Return the keys of the TypedDict *shape*: from *values*, or else attributes of *source*."""
-    return cast(
-        "T",
-        {
-            name: values[name] if name in values else getattr(source, name)
-            for name in shape.__annotations__
-        },
-    )
+    keys = shape.__annotations__
+    return cast("T", {key: values[key] if key in values else getattr(source, key) for key in keys})
 
 
 class ToolResult(TypedDict):
