@@ -43,7 +43,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator_core.exceptions import LockTimeout, NotFound, StorageError
@@ -265,16 +264,11 @@ class Transaction:
         try:
             durable.replace_unsynced(self._path, newest, temp_path=temp_path)
         except StorageError as error:
-            if self._is_published(newest):  # By a writer that died before it counted it.
-                return
+            with contextlib.suppress(FileNotFoundError, StorageError):
+                if durable.read(self._path) == newest:
+                    return  # Published by a writer that died before it counted the version.
             self._abort_pending()
             raise _Aborted(error) from None
-
-    def _is_published(self, newest: bytes) -> bool:
-        try:
-            return durable.read(self._path) == newest
-        except (FileNotFoundError, StorageError):
-            return False
 
     def _abort_pending(self) -> None:
         """Abort all unflushed versions; their writers read that from the counters."""
@@ -298,9 +292,6 @@ _WRITTEN, _FLUSHED = range(2)  #: Where the first two counters are.
 _COUNTERS = 4
 _SIZE = 2 * 21  #: Bytes of one counter in the lock file.
 _OFFSET = 64  #: The owner's signature, before the counters, is shorter.
-_COMPLETE = re.compile(
-    b"".join(rb"(?:(\d{20}) \%d\n)?" % group for group in range(1, _COUNTERS + 1))
-)
 
 
 class _Counters(NamedTuple):
@@ -319,8 +310,6 @@ class _Counters(NamedTuple):
     @classmethod
     def read(cls, fd: int) -> _Counters:
         data = os.pread(fd, _COUNTERS * _SIZE, _OFFSET)
-        if complete := _COMPLETE.fullmatch(data):
-            return cls(*map(int, complete.groups(default=0)))
         return cls(*(_counter(data[at : at + _SIZE]) for at in range(0, _COUNTERS * _SIZE, _SIZE)))
 
 

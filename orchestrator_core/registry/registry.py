@@ -208,23 +208,15 @@ class Registry:
                 self._quarantine(update, str(damage))
             except FileNotFoundError:
                 pass
-            update.commit(self._write_repaired(update, loaded, repaired))
+            if loaded is None:
+                names = self._siblings(".damaged-")
+                new = self._new({**repaired(None), **({"damaged": names} if names else {})})
+            else:
+                new = loaded._replace(document=repaired(copy.deepcopy(loaded.document)))
+                self.schema.derive(new.document)
+            is_changed = loaded is None or new.document != loaded.document
+            update.commit(self._write(update, new) if is_changed else update.pending())
         return update.quarantined
-
-    def _write_repaired(
-        self,
-        update: _Update,
-        loaded: LoadedDocument | None,
-        repaired: Callable[[Document | None], Document],
-    ) -> PendingVersion | None:
-        if loaded is None:
-            damaged = {"damaged": names} if (names := self._siblings(".damaged-")) else {}
-            return self._write(update, self._new({**repaired(None), **damaged}))
-        document = repaired(copy.deepcopy(loaded.document))
-        self.schema.derive(document)
-        if document == loaded.document:
-            return update.pending()
-        return self._write(update, loaded._replace(document=document))
 
     @contextlib.contextmanager
     def _begin(self) -> Iterator[_Update]:
