@@ -8,8 +8,7 @@ import attrs
 
 from orchestrator_core.resources import private_dir
 from orchestrator_core.resources.provision import Provision
-from orchestrator_core.saga import Context, Outcome, Presence, Unwind, receipt
-from orchestrator_core.system import durable
+from orchestrator_core.saga import Context, Outcome, Unwind, receipt
 
 
 @receipt("temp_directory")
@@ -60,7 +59,3 @@ class TempDirectory(private_dir.PrivateDirOptions):
         freed = private_dir.remove_tree(path) if private_dir.is_directory(path) else None
         private_dir.remove_if_empty(path.parent)
         return Outcome.absent() if freed is None else Outcome.undone(bytes_freed=freed)
-
-    def probe(self, receipt: TempDirectoryReceipt) -> Presence:
-        """Return whether the path exists; no other saga has this path."""
-        return Presence.OURS if durable.exists(receipt.path) else Presence.ABSENT

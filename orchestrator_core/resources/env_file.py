@@ -12,7 +12,7 @@ import attrs
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.resources import private_dir
 from orchestrator_core.resources.provision import Provision
-from orchestrator_core.saga import Context, Outcome, Presence, Unwind, receipt
+from orchestrator_core.saga import Context, Outcome, Unwind, receipt
 from orchestrator_core.system import durable
 
 if TYPE_CHECKING:
@@ -79,7 +79,3 @@ class EnvFile(private_dir.PrivateDirOptions):
         path.unlink(missing_ok=True)
         private_dir.remove_if_empty(path.parent)
         return Outcome.undone() if existed else Outcome.absent()
-
-    def probe(self, receipt: EnvFileReceipt) -> Presence:
-        """Return whether the path exists; no other saga has this path."""
-        return Presence.OURS if durable.exists(receipt.path) else Presence.ABSENT

@@ -7,12 +7,13 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from orchestrator_core.exceptions import InvalidInput, StorageError
 from orchestrator_core.system import durable
+from orchestrator_core.system.presence import Presence
 
 if TYPE_CHECKING:
     from orchestrator_core.saga import Context
@@ -64,6 +65,10 @@ class PrivateDirOptions:
                 "outside of a deployment the step has no directory", hint="give one: directory=…"
             )
         return Path(ctx.values["held"])
+
+    def probe(self, receipt: Any) -> Presence:  # noqa: ANN401 - a receipt with a path
+        """Return whether the receipt's path exists; no other saga has this path."""
+        return Presence.OURS if durable.exists(receipt.path) else Presence.ABSENT
 
 
 def make_private(directory: Path) -> None:

@@ -20,7 +20,7 @@ from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.resources import private_dir
 from orchestrator_core.resources.git import Git, GitError, locked_git
 from orchestrator_core.resources.provision import Provision
-from orchestrator_core.saga import Context, Outcome, Presence, Unwind, receipt
+from orchestrator_core.saga import Context, Outcome, Unwind, receipt
 from orchestrator_core.system import durable
 
 if TYPE_CHECKING:
@@ -142,10 +142,6 @@ class GitWorktree(private_dir.PrivateDirOptions):
         private_dir.remove_if_empty(receipt.lock.parent)
         return outcome
 
-    def probe(self, receipt: GitWorktreeReceipt) -> Presence:
-        """Return whether the worktree exists; no other saga has its path."""
-        return Presence.OURS if durable.exists(receipt.path) else Presence.ABSENT
-
 
 class _Removal:
     """The removal of one worktree and its branch."""
@@ -159,7 +155,10 @@ class _Removal:
     def run(self) -> Outcome:
         tree = self._tree
         if not private_dir.is_directory(Path(tree.repository).resolve()):
-            return self._without_repository()
+            if not durable.exists(self._path):
+                return Outcome.absent()
+            gone = f"its repository {tree.repository} is gone"
+            return Outcome.left(kept=f"worktree {tree.path}: {gone}", path=tree.path)
         existed = durable.exists(self._path) or durable.exists(tree.entry)
         work = [*self._unsaved_work()] if tree.made and private_dir.is_directory(self._path) else []
         if work:
@@ -176,12 +175,6 @@ class _Removal:
                 )
             self._git("update-ref", "-d", self._ref, tip)
         return Outcome.undone(bytes_freed=freed) if existed or tip else Outcome.absent()
-
-    def _without_repository(self) -> Outcome:
-        if not durable.exists(self._path):
-            return Outcome.absent()
-        gone = f"its repository {self._tree.repository} is gone"
-        return Outcome.left(kept=f"worktree {self._path}: {gone}", path=str(self._path))
 
     def _keep(self, kept: str, **facts: str | int) -> Outcome:
         tree = self._tree
