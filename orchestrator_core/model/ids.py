@@ -47,11 +47,6 @@ def new_agent_id(agent_type: str) -> str:
     return time.strftime(f"{agent_type}-%H%M%S-") + os.urandom(3).hex()
 
 
-def new_root_id() -> str:
-    """Return a new root's id: 8 hexadecimal digits."""
-    return os.urandom(4).hex()
-
-
 def process_cookie(root_id: str, saga_id: str) -> str:
     """
     Return the mark of a saga's sessions and processes.

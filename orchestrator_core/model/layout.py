@@ -10,7 +10,6 @@ which any later process must find again whatever its HOME, its XDG_* or its TMUX
 
 from __future__ import annotations
 
-import functools
 import os
 import stat
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from orchestrator_core.exceptions import InvalidInput, RegistryDamaged, RegistryTooNew, StorageError
-from orchestrator_core.model import ids
 from orchestrator_core.system import durable, locks, paths
 from orchestrator_core.system.clock import timestamp
 from orchestrator_core.system.names import check_id, is_id
@@ -50,17 +48,17 @@ class Layout(NamedTuple):
     @property
     def global_registry(self) -> Path:
         """The document of live agents, and of totals."""
-        return _join(self.root, "registry/GLOBAL_REGISTRY.json")
+        return self.root / "registry/GLOBAL_REGISTRY.json"
 
     @property
     def statistics(self) -> Path:
         """The document of counts: of removed journals, and of sweeps."""
-        return _join(self.root, "registry/STATS.json")
+        return self.root / "registry/STATS.json"
 
     @property
     def sweeper_lock(self) -> Path:
         """The lock of the resident sweeper; this file is never replaced."""
-        return _join(self.root, "registry/sweeper.lock")
+        return self.root / "registry/sweeper.lock"
 
     @property
     def sagas(self) -> Path:
@@ -73,11 +71,11 @@ class Layout(NamedTuple):
 
     def task(self, task_id: str) -> Path:
         """Return a task's directory."""
-        return _task_path(self.root, task_id)
+        return self.root / check_id("task", task_id)
 
     def task_registry(self, task_id: str) -> Path:
         """Return a task's document. A task exists if this file does."""
-        return _join(self.task(task_id), "AGENT_REGISTRY.json")
+        return self.task(task_id) / "AGENT_REGISTRY.json"
 
     def prompt(self, task_id: str, agent_id: str) -> Path:
         """Return an agent's prompt file."""
@@ -101,11 +99,11 @@ class Layout(NamedTuple):
 
     def archive(self, task_id: str) -> Path:
         """Return the directory for the files of a task's ended agents."""
-        return _join(self.task(task_id), "archive")
+        return self.task(task_id) / "archive"
 
     def output(self, task_id: str) -> Path:
         """Return the directory for the results of a task's agents."""
-        return _join(self.task(task_id), "output")
+        return self.task(task_id) / "output"
 
     def run_dir(self, task_id: str, agent_id: str) -> Path:
         """Return the directory that an agent's supervisor and deployer share."""
@@ -121,20 +119,6 @@ class Layout(NamedTuple):
             return sorted(entry.name for entry in entries if _is_task(entry))
 
 
-# One deployment asks for the same dozen paths again and again, and pathlib is slow.
-
-
-@functools.lru_cache(maxsize=64)
-def _task_path(root: Path, task_id: str) -> Path:
-    return root / check_id("task", task_id)
-
-
-@functools.lru_cache(maxsize=64)
-def _join(directory: Path, name: str) -> Path:
-    return directory / name
-
-
-@functools.lru_cache(maxsize=512)
 def _agent_path(directory: Path, name: str, agent_id: str) -> Path:
     return directory / name.format(check_id("agent", agent_id))
 
@@ -335,7 +319,7 @@ def _create_root_file(layout: Layout, terminal: str) -> Root:
         if found is not None:
             return found
         durable.remove_stale_temps(path)
-        root_id = ids.new_root_id()
+        root_id = os.urandom(4).hex()
         socket = _choose_socket(layout.root, root_id)
         file = _RootFile(
             schema_version=SCHEMA_VERSION,
