@@ -171,7 +171,7 @@ def _lock(fd: int, path: Path, timeout_s: float) -> None:
     """Lock the journal within *timeout_s*; a reader's lock does not count, and is waited for."""
     if locks.try_lock(fd):
         return
-    if locks.try_lock_shared(fd):  # Only readers hold the lock.
+    if locks.try_lock(fd, shared=True):  # Only readers hold the lock.
         locks.unlock(fd)
         timeout_s = max(timeout_s, _READER_TIMEOUT_S)
     if not locks.lock_within(fd, timeout_s):

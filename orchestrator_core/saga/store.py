@@ -162,7 +162,7 @@ class JournalStore:
         """
         path = self.file(saga_id)
         with opened(path) as fd, storage_errors("lock", path):
-            if not locks.try_lock_shared(fd):
+            if not locks.try_lock(fd, shared=True):
                 return None
             try:
                 if not locks.same_file(fd, path):

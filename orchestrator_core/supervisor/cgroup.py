@@ -28,11 +28,8 @@ class Cgroup:
     def is_populated(self) -> bool:
         """Return whether a live process is in or below the cgroup; True if that is unknown."""
         try:
-            fd = posix.open(f"{self.path}/cgroup.events", posix.O_RDONLY | posix.O_CLOEXEC)
-            try:
-                return b"populated 1" in posix.read(fd, 4096)
-            finally:
-                posix.close(fd)
+            with open(f"{self.path}/cgroup.events", "rb", buffering=0) as events:
+                return b"populated 1" in (events.read(4096) or b"")
         except OSError as error:
             return error.errno not in _GONE
 
@@ -54,14 +51,10 @@ class Cgroup:
         """Send SIGKILL to all members, atomically; False if the kernel refuses."""
         try:
             fd = posix.open(f"{self.path}/cgroup.kill", posix.O_WRONLY | posix.O_CLOEXEC)
+            with open(fd, "wb", buffering=0) as file:
+                return file.write(b"1") == 1
         except OSError:
             return False
-        try:
-            return posix.write(fd, b"1") == 1
-        except OSError:
-            return False
-        finally:
-            posix.close(fd)
 
     def remove(self) -> bool:
         """Remove the empty cgroup and those below it. True if it no longer exists."""

@@ -77,27 +77,25 @@ def ignore_terminal_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def send(pidfd: int, number: int) -> bool:
-    """Send a signal through a pidfd; False if the process is gone or runs as another user."""
+def send(pidfd: int, number: int) -> None:
+    """Send a signal through a pidfd, unless the process is gone or runs as another user."""
     try:
         signal.pidfd_send_signal(pidfd, number)
     except OSError:
-        return False
-    return True
+        pass
 
 
-def send_to_child(pid: int, number: int) -> bool:
+def send_to_child(pid: int, number: int) -> None:
     """
     Send a signal to an unreaped child, or to the group it leads if *pid* is negative.
 
-    False if the child runs as another user. No other process can have the pid before the
-    supervisor reaps the child.
+    Nothing happens if the child runs as another user. No other process can have the pid
+    before the supervisor reaps the child.
     """
     try:
         posix.kill(pid, number)
     except OSError:
-        return False
-    return True
+        pass
 
 
 def _set_all_but(others: set[int], action: int) -> None:

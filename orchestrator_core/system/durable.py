@@ -22,7 +22,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from orchestrator_core.exceptions import StorageError
-from orchestrator_core.system.os_errors import storage_error, storage_errors
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,17 +50,13 @@ def open_private(path: StrPath, flags: int) -> int:
         FileExistsError: The file exists, with ``O_EXCL``.
         StorageError: It is not a regular file, has another owner, or was refused.
     """
-    try:
+    with storage_errors("open", path, allow=(FileNotFoundError, FileExistsError)):
         fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
         try:
             _check_owner(path, os.fstat(fd), stat.S_ISREG, "a regular file")
         except BaseException:
             os.close(fd)
             raise
-    except (FileNotFoundError, FileExistsError):
-        raise
-    except OSError as error:
-        raise storage_error("open", path, error) from error
     return fd
 
 
@@ -74,9 +70,8 @@ def read(path: StrPath) -> bytes:
     """
     fd = open_private(path, os.O_RDONLY)
     try:
-        return read_all(fd)
-    except OSError as error:
-        raise storage_error("read", path, error) from error
+        with storage_errors("read", path):
+            return read_all(fd)
     finally:
         os.close(fd)
 
@@ -96,12 +91,11 @@ def exists(path: StrPath) -> bool:
     Raises:
         StorageError: The answer is unknown.
     """
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise storage_error("look for", path, error) from error
+    with storage_errors("look for", path):
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
     return True
 
 
@@ -303,15 +297,12 @@ def fsync_directory(path: StrPath) -> None:
     Raises:
         StorageError: The disk refused; which of the names are durable is unknown.
     """
-    try:
-        with storage_errors("sync directory", path):
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fsync(fd)
-            finally:
-                os.close(fd)
-    except StorageError as error:
-        raise StorageError(str(error), hint=STATE_UNKNOWN) from error.__cause__
+    with storage_errors("sync directory", path, hint=STATE_UNKNOWN):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fsync(fd)
+        finally:
+            os.close(fd)
 
 
 # --- internals ------------------------------------------------------------------------------

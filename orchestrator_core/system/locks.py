@@ -26,12 +26,12 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator_core.exceptions import LockTimeout, StorageError
 from orchestrator_core.system import durable
 from orchestrator_core.system.clock import timestamp
-from orchestrator_core.system.os_errors import storage_error
+from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,19 +40,10 @@ if TYPE_CHECKING:
 # --- on a descriptor ------------------------------------------------------------------------
 
 
-def try_lock(fd: int) -> bool:
-    """Acquire the exclusive lock of an open file; return False at once if it is taken."""
+def try_lock(fd: int, *, shared: bool = False) -> bool:
+    """Acquire the lock of an open file; return False at once if another owner prevents that."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def try_lock_shared(fd: int) -> bool:
-    """Acquire the shared lock of an open file; return False at once if it is taken exclusively."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -69,7 +60,7 @@ def lock_within(fd: int, timeout_s: float, *, shared: bool = False) -> bool:
         OSError: The kernel refused: no descriptors are left, or no such locks exist there.
         RuntimeError: The system has no more threads.
     """
-    if try_lock_shared(fd) if shared else try_lock(fd):
+    if try_lock(fd, shared=shared):
         return True
     if timeout_s <= 0:
         return False
@@ -124,8 +115,8 @@ class LockFile:
         self.is_held = False  #: By this object.
         self._document = str(path)
         # The owner of this lock waits for the lock *wait_target*; a timeout names the latter's.
-        target = f"{path}.{wait_target}" if wait_target else ""
-        self._request = _LockRequest(f"{path}.{name}", what, target)
+        self._awaited = Path(f"{path}.{wait_target or name}")
+        self._sibling, self._what = f"{path}.{name}", what
         self._pid = os.getpid()
         self._is_signed = False
 
@@ -142,7 +133,13 @@ class LockFile:
         """
         start = time.monotonic()
         if not self._lock(timeout_s, sign=sign and not shared, shared=shared):
-            _raise_lock_timeout(self._request, waited_s=time.monotonic() - start)
+            waited_s = time.monotonic() - start
+            try:
+                owner = _live_owner(self._awaited)
+            except (OSError, StorageError):
+                owner = None
+            held = f"{self._what}: {self._awaited} is held by {owner or 'an unknown process'}"
+            raise LockTimeout(f"{held}; waited {waited_s:.1f} s")
 
     def try_acquire(self, *, sign: bool = True) -> bool:
         """Acquire the lock as :meth:`acquire` does; return False at once if it is taken."""
@@ -164,16 +161,12 @@ class LockFile:
 
     def _lock_current_file(self, timeout_s: float, *, shared: bool) -> bool:
         """Lock the file that has the lock file's name now: somebody may remove it by hand."""
-        try:
+        with storage_errors("lock", self._sibling, allow=(FileNotFoundError,)):
             while lock_within(self.fileno(), timeout_s, shared=shared):
-                if same_file(self.fd, self._request.sibling):
+                if same_file(self.fd, self._sibling):
                     return True
                 os.close(self.fd)
                 self.fd = -1
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise storage_error("lock", self._request.sibling, error) from error
         return False
 
     def wait_until_free(self, timeout_s: float) -> None:
@@ -184,7 +177,7 @@ class LockFile:
     def fileno(self) -> int:
         """Return the descriptor of the file, and open the file if necessary."""
         if self.fd < 0:
-            self.fd = durable.open_private(self._request.sibling, os.O_RDWR | os.O_CREAT)
+            self.fd = durable.open_private(self._sibling, os.O_RDWR | os.O_CREAT)
         return self.fd
 
     def release(self) -> None:
@@ -236,14 +229,6 @@ def _pop_document() -> None:
 
 
 # --- the owner that a lock file names ------------------------------------------------------------
-
-
-class _LockRequest(NamedTuple):
-    """The lock that a caller wants, as an error of its wait needs it."""
-
-    sibling: str
-    what: str  #: The name of what it guards.
-    wait_target: str = ""  #: The lock file that this lock's owner waits for; empty: none.
 
 
 class LockOwner(NamedTuple):
@@ -315,17 +300,6 @@ def kernel_owner_pid(path: Path) -> int | None:
         if "->" not in fields and file in fields:
             return int(fields[4])
     return None
-
-
-def _raise_lock_timeout(request: _LockRequest, *, waited_s: float) -> NoReturn:
-    """Raise the error of a wait without success; it names the owner of the lock."""
-    path = Path(request.wait_target or request.sibling)
-    try:
-        owner = _live_owner(path)
-    except (OSError, StorageError):
-        owner = None
-    held = f"{request.what}: {path} is held by {owner or 'an unknown process'}"
-    raise LockTimeout(f"{held}; waited {waited_s:.1f} s")
 
 
 def _live_owner(path: Path) -> LockOwner | None:

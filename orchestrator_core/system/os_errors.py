@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from typing import TYPE_CHECKING
@@ -9,38 +10,28 @@ from typing import TYPE_CHECKING
 from orchestrator_core.exceptions import StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     StrPath = str | os.PathLike[str]
 
 
-def storage_error(action: str, path: StrPath, error: OSError) -> StorageError:
-    """Return *error* as a StorageError, for the caller to raise ``from`` it."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return StorageError(f"cannot {action} {path}: {reason}", hint=_HINTS.get(error.errno or 0, ""))
-
-
-class storage_errors:  # noqa: N801 - read as a clause: with storage_errors("open", path)
+@contextlib.contextmanager
+def storage_errors(
+    action: str, path: StrPath, *, allow: tuple[type[OSError], ...] = (), hint: str = ""
+) -> Iterator[None]:
     """
     Raise each OSError of a ``with`` block as a StorageError, except the types in *allow*.
 
-    Frequent calls use an except clause with :func:`storage_error` instead, which costs
-    nothing as long as no error occurs.
+    Without *hint*, the error's number decides the remedy.
     """
-
-    __slots__ = ("_action", "_allow", "_path")
-
-    def __init__(
-        self, action: str, path: StrPath, *, allow: tuple[type[OSError], ...] = ()
-    ) -> None:
-        self._action, self._path, self._allow = action, path, allow
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
-    ) -> None:
-        if isinstance(error, OSError) and not isinstance(error, self._allow):
-            raise storage_error(self._action, self._path, error) from error
+    try:
+        yield
+    except allow:
+        raise
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        hint = hint or _HINTS.get(error.errno or 0, "")
+        raise StorageError(f"cannot {action} {path}: {reason}", hint=hint) from error
 
 
 _HINTS = {

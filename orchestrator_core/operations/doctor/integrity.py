@@ -30,7 +30,7 @@ from orchestrator_core.system.locks import (
     LockOwner,
     kernel_owner_pid,
     recorded_owner,
-    try_lock_shared,
+    try_lock,
 )
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _is_locked(path: Path) -> bool:
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        return not try_lock_shared(fd)
+        return not try_lock(fd, shared=True)
     finally:
         os.close(fd)
 

@@ -13,7 +13,6 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 from orchestrator_core.supervisor import procfs
 from orchestrator_core.supervisor.cgroup import Cgroup
@@ -50,7 +49,7 @@ def is_managed(directory: str) -> bool:
     mount = _mount()
     return (
         mount is not None
-        and directory.startswith(f"{mount.directory}/")
+        and directory.startswith(f"{mount[1]}/")
         and os.path.normpath(directory) == directory
         and _MANAGED.fullmatch(Path(directory).name) is not None
     )
@@ -61,10 +60,11 @@ def current_cgroup() -> Path | None:
     mount = _mount()
     if mount is None:
         return None
+    root, directory = mount
     for line in os.fsdecode(procfs.read("/proc/self/cgroup")).splitlines():
         hierarchy, _, path = line.partition("::")
-        if hierarchy == "0" and f"{path}/".startswith(f"{mount.root.rstrip('/')}/"):
-            return Path(mount.directory, path[len(mount.root) :].lstrip("/"))
+        if hierarchy == "0" and f"{path}/".startswith(f"{root.rstrip('/')}/"):
+            return Path(directory, path[len(root) :].lstrip("/"))
     return None
 
 
@@ -74,18 +74,17 @@ def includes_self(directory: str) -> bool:
     return own is not None and own.is_relative_to(directory)
 
 
-class _Mount(NamedTuple):
-    root: str  #: The visible part of the hierarchy: all of it, or a container's.
-    directory: str
+def _mount() -> tuple[str, str] | None:
+    """
+    Return the mount of the version 2 hierarchy, if it is visible: its root and its directory.
 
-
-def _mount() -> _Mount | None:
-    """Return the mount of the version 2 hierarchy, if it is visible."""
+    The root is the visible part of the hierarchy: all of it, or a container's.
+    """
     if sys.platform != "linux":
         return None
     for line in os.fsdecode(procfs.read("/proc/self/mountinfo")).splitlines():
         fields, _, file_system = line.partition(" - ")
         if file_system.startswith("cgroup2 "):
             root, directory = fields.split()[3:5]
-            return _Mount(root, directory)
+            return root, directory
     return None

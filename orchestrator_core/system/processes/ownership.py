@@ -19,7 +19,7 @@ from orchestrator_core.system.boot import boot_id
 from orchestrator_core.system.processes import cgroups, exit_record, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from orchestrator_core.system.processes.protocol import Identity, OwnershipSelector
     from orchestrator_core.system.processes.table import Row
@@ -32,12 +32,16 @@ def owned_rows(selector: OwnershipSelector) -> list[Row]:
     snapshot = _ProcessSnapshot(table.snapshot())
     roots = _root_identities(selector)
     known_sessions = {root.pid for root in roots}
-    found = snapshot.with_cookie(selector.cookie)
+    found = {row.pid for row in snapshot.rows if row.cookie == selector.cookie}
     found |= {root.pid for root in roots if snapshot.contains(root)}
     found |= snapshot.sessions_of_dead_leaders({root.pid for root in selector.extra_roots})
     while found and (more := snapshot.expand(found, known_sessions) - found):
         found |= more
-    return [row for row in snapshot.rows_of(found) if not snapshot.is_protected(row, selector)]
+    return [
+        row
+        for row in snapshot.rows
+        if row.pid in found and not snapshot.is_protected(row, selector)
+    ]
 
 
 def includes_self(selector: OwnershipSelector) -> bool:
@@ -79,29 +83,25 @@ class _ProcessSnapshot:
     """One scan of all processes, with the relations between them."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self._all = rows
+        self.rows = rows
         self._by_pid = {row.pid: row for row in rows}
         self._own_pid = os.getpid()
-        self._own_ancestors = set(self._ancestry())
-
-    def with_cookie(self, cookie: str) -> set[int]:
-        """Return the processes with *cookie* in their environment."""
-        return {row.pid for row in self._all if row.cookie == cookie}
+        self._own_ancestors = set[int]()
+        pid = self._own_pid
+        while pid in self._by_pid:
+            self._own_ancestors.add(pid)
+            pid = self._by_pid[pid].ppid
 
     def contains(self, identity: Identity) -> bool:
         """Return whether the process with *identity* is alive."""
         row = self._by_pid.get(identity.pid)
         return row is not None and row.identity == identity
 
-    def rows_of(self, pids: set[int]) -> list[Row]:
-        """Return the rows of *pids*, newest first."""
-        return [row for row in self._all if row.pid in pids]
-
     def expand(self, found: set[int], known_sessions: set[int]) -> set[int]:
         """Return the children of *found*, and the members of the sessions that are theirs."""
         parents = {pid for pid in found - {self._own_pid} if not self._by_pid[pid].is_tmux_server}
         sessions = self._sessions(found, known_sessions)
-        return {row.pid for row in self._all if row.ppid in parents or row.sid in sessions}
+        return {row.pid for row in self.rows if row.ppid in parents or row.sid in sessions}
 
     def sessions_of_dead_leaders(self, leaders: set[int]) -> set[int]:
         """
@@ -110,7 +110,7 @@ class _ProcessSnapshot:
         The kernel does not reuse a leader's pid while its session lasts.
         """
         ended = leaders - self._by_pid.keys() - _RESERVED_PIDS
-        return {row.pid for row in self._all if row.sid in ended}
+        return {row.pid for row in self.rows if row.sid in ended}
 
     def _sessions(self, found: set[int], known: set[int]) -> set[int]:
         """
@@ -140,12 +140,6 @@ class _ProcessSnapshot:
             pane.identity == selector.supervisor
             or pane.cookie != selector.cookie
             or self._is_fork(pane)
-            for pane in self._all
+            for pane in self.rows
             if pane.ppid == server
         )
-
-    def _ancestry(self) -> Iterable[int]:
-        pid = self._own_pid
-        while pid in self._by_pid:
-            yield pid
-            pid = self._by_pid[pid].ppid
