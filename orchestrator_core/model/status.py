@@ -21,11 +21,16 @@ class Status(enum.Enum):
     @property
     def is_terminal(self) -> bool:
         """Whether the status is final."""
-        return self in TERMINAL
+        return not TRANSITIONS[self]
 
 
 ACTIVE = frozenset({Status.RUNNING, Status.WORKING, Status.BLOCKED})
 TERMINAL = frozenset(Status) - ACTIVE
+
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    status: frozenset(Status) if status in ACTIVE else frozenset() for status in Status
+}
+"""What may follow each status: any status after an active one, none after a terminal one."""
 
 
 def parse_status(value: str) -> Status:

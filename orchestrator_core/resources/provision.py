@@ -31,7 +31,7 @@ A name that two steps provide, or that the spec or this library defines, is refu
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, runtime_checkable
 
 import attrs
 
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from orchestrator_core.saga import Step
+
+R = TypeVar("R")
+R_contra = TypeVar("R_contra", contravariant=True)
 
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 
@@ -57,6 +60,24 @@ class Provision:
     def replaced(self, argument: str) -> str:
         """Return *argument* with the placeholders replaced, each once; other braces stay."""
         return _PLACEHOLDER.sub(lambda found: self.placeholders.get(found[1], found[0]), argument)
+
+
+@runtime_checkable
+class Provides(Protocol[R_contra]):
+    """A step that passes something on."""
+
+    def provide(self, receipt: R_contra) -> Provision:
+        """Return what the step holds, for use by others."""
+        ...
+
+
+@runtime_checkable
+class DoesWith(Protocol[R]):
+    """A step that needs the provisions of the steps before it."""
+
+    def do_with(self, receipt: R, given: Provision) -> R:
+        """Take the resource, as ``do`` does, with all provisions so far."""
+        ...
 
 
 @attrs.define
@@ -118,11 +139,10 @@ class _ProvisioningStep:
         return getattr(self.step, name)
 
     def do(self, receipt: Any) -> Any:  # noqa: ANN401 - any registered receipt
-        step: Any = self.step
-        if hasattr(step, "do_with"):
-            done = step.do_with(receipt, self.collector.merged)
+        if isinstance(self.step, DoesWith):
+            done = self.step.do_with(receipt, self.collector.merged)
         else:
-            done = step.do(receipt)
-        if hasattr(step, "provide"):
-            self.collector.add(step_name(step), step.provide(done))
+            done = self.step.do(receipt)
+        if isinstance(self.step, Provides):
+            self.collector.add(step_name(self.step), self.step.provide(done))
         return done
