@@ -9,6 +9,7 @@ output is their log.
 from __future__ import annotations
 
 import collections
+import fcntl
 import os
 import signal
 import subprocess
@@ -106,6 +107,15 @@ def crash_after(step: str, root: str, task_id: str) -> None:
     orch.deploy(task_id, spec)
 
 
+def _wait_for_start(place: Path) -> None:
+    """Return when the demonstration has counted what its agents hold."""
+    start = os.open(place, os.O_RDONLY)
+    fcntl.flock(start, fcntl.LOCK_SH)
+    os.close(start)
+
+
 if __name__ == "__main__":
-    programs = (surveyor, historian, reviewer, watcher, crash_after)
-    {program.__name__: program for program in programs}[sys.argv[1]](*sys.argv[2:])
+    agents = {each.__name__: each for each in (surveyor, historian, reviewer, watcher)}
+    if sys.argv[1] in agents:
+        _wait_for_start(Path(sys.argv[2]).parent)
+    {**agents, "crash_after": crash_after}[sys.argv[1]](*sys.argv[2:])

@@ -8,6 +8,7 @@ its deployment and recovered.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import select
@@ -111,8 +112,11 @@ class Demo(Observer):
         ready = self.root.parent / "ready"
         os.mkfifo(ready, 0o600)
         fd = os.open(ready, os.O_RDONLY | os.O_NONBLOCK)
+        start = os.open(ready.parent, os.O_RDONLY)
+        fcntl.flock(start, fcntl.LOCK_EX)  # The agents wait for it, so that all are counted.
         agents = [self._deploy(task, name, ready) for name in _AGENTS]
         self._count_now()
+        os.close(start)
         select.select([fd], [], [], _TIMEOUT_S)  # The watcher writes when it hangs.
         os.close(fd)
         return agents
