@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ class SharedScan(Generic[T]):
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._began = 0.0  #: When the last scan began, by ``time.monotonic``.
+        self._begun = 0  #: The number of scans that have begun.
         self._result: T | Exception | None = None
         self._pid = os.getpid()
 
@@ -40,15 +39,14 @@ class SharedScan(Generic[T]):
         """
         if os.getpid() != self._pid:
             self._reset()  # A thread of the parent may have held the lock during the fork.
-        called = time.monotonic()
+        begun_before = self._begun
         with self._lock:
-            if self._began <= called:
-                began = time.monotonic()
+            if self._begun == begun_before:
+                self._begun += 1
                 try:
                     self._result = self._scan()
                 except Exception as error:  # noqa: BLE001 - raised below
                     self._result = error
-                self._began = began
             if isinstance(self._result, Exception):
                 raise self._result
             return self._result  # type: ignore[return-value]  # a scan has run

@@ -57,6 +57,11 @@ FAKE_CALLS = frozenset(
 OPEN_FILE = "open()"  #: The call that opens a file object. Later writes to it are not seen.
 
 
+def _is_byte_code(args: tuple[object, ...]) -> bool:
+    """Return whether a call is about the cache of an import, which is no effect of the code."""
+    return bool(args) and "__pycache__" in str(args[0])
+
+
 class Effects:
     """
     Counts the effects of the code under test, while it is entered.
@@ -107,7 +112,7 @@ class Effects:
         label = OPEN_FILE if is_file else label or name
 
         def call(*args: Any, **how: Any) -> Any:  # noqa: ANN401 - as the original's
-            if not self.is_under_test():
+            if not self.is_under_test() or _is_byte_code(args):
                 return original(*args, **how)
             is_effect = not opens or may_create(args, how)
             with self.effect(_describe(label, args)) if is_effect else contextlib.nullcontext():

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 
 import pytest
 
@@ -55,11 +56,11 @@ def in_thread(work):
 
 
 def is_waiting(thread):
-    """Return whether *thread* has noted the time of its call, and now waits for the lock."""
+    """Return whether *thread* has counted the scans at its call, and now waits for the lock."""
     frame = sys._current_frames().get(thread.ident)
     while frame is not None and frame.f_code.co_name != "get":
         frame = frame.f_back
-    return frame is not None and "called" in frame.f_locals
+    return frame is not None and "begun_before" in frame.f_locals
 
 
 @pytest.fixture
@@ -114,3 +115,15 @@ def test_a_child_forked_during_a_scan_scans_for_itself(scans):
             os._exit(0 if scans.shared.get() == 1 else 1)
 
     assert (child, 0) == os.waitpid(child, 0)
+
+
+def test_a_change_of_the_clock_makes_no_old_result_new(monkeypatch):
+    """A monotonic clock that was ahead for a while, as a test sets it, has no effect."""
+    results = iter(range(3))
+    shared = SharedScan(lambda: next(results))
+    real = time.monotonic
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: real() + 3600)
+        assert 0 == shared.get()
+
+    assert [1, 2] == [shared.get(), shared.get()]
