@@ -59,7 +59,8 @@ OPEN_FILE = "open()"  #: The call that opens a file object. Later writes to it a
 
 def _is_byte_code(args: tuple[object, ...]) -> bool:
     """Return whether a call is about the cache of an import, which is no effect of the code."""
-    return bool(args) and "__pycache__" in str(args[0])
+    path = args[0] if args else None
+    return isinstance(path, str | os.PathLike) and "__pycache__" in str(path)
 
 
 class Effects:
