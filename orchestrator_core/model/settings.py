@@ -48,10 +48,10 @@ class Retention:
     """``[retention]``: how long, how many and how much of the past is kept."""
 
     days: float | None = _non_negative(7.0)  #: Remove archived files and journals that are older.
-    files_per_task: int | None = _non_negative(None)  #: At most so many archived files of a task.
-    bytes_per_task: int | None = _non_negative(None)  #: At most so many bytes of them.
-    files: int | None = _non_negative(None)  #: At most so many archived files of all tasks.
-    bytes: int | None = _non_negative(None)  #: At most so many bytes of them.
+    files_per_task: int | None = _non_negative(None)  #: The most archived files of a task.
+    bytes_per_task: int | None = _non_negative(None)  #: The most bytes of them together.
+    files: int | None = _non_negative(None)  #: The most archived files of all tasks.
+    bytes: int | None = _non_negative(None)  #: The most bytes of them together.
     compress_after_days: float | None = _non_negative(1.0)  #: Archived files that are older.
 
 

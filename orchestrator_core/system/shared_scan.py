@@ -2,7 +2,7 @@
 Single-flight for full scans: callers that wait at the same time share one scan.
 
 A scan of all processes costs the same for one caller as for fifty. Each caller gets the
-result of a scan that began after its call, so the result is as new as one of its own.
+result of a scan that began after its call, so it is as new as the result of a private scan.
 """
 
 from __future__ import annotations

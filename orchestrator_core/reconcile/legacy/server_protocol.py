@@ -60,7 +60,7 @@ class LegacyServer(Protocol):
 
 
 def legacy_server(context: RootContext) -> LegacyServer:
-    """Return the server of the legacy system's sessions; a fake terminal has one of its own."""
+    """Return the server of the legacy system's sessions; a fake terminal brings another."""
     given: LegacyServer | None = getattr(context.terminal, "legacy_server", None)
     if given is not None:
         return given
