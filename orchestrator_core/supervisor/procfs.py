@@ -19,7 +19,10 @@ _PF_FORKNOEXEC = 0x40  #: One of the flags in ``/proc/PID/stat``: include/linux/
 class Stat:
     """The fields of ``/proc/PID/stat`` that this package uses."""
 
-    __slots__ = ("comm", "is_fork", "is_in_exec", "pgid", "pid", "ppid", "sid", "started", "state")
+    __slots__ = (
+        *("comm", "is_fork", "is_in_exec", "pgid", "pid"),
+        *("ppid", "sid", "started", "state", "terminal"),
+    )
 
     def __init__(self, line: bytes) -> None:
         # The name is in parentheses, and may itself contain spaces and parentheses.
@@ -29,6 +32,7 @@ class Stat:
         self.comm = line[opening + 1 : closing].decode(errors="replace")
         self.state = field[0].decode()
         self.ppid, self.pgid, self.sid = int(field[1]), int(field[2]), int(field[3])
+        self.terminal = int(field[4])  #: The device of its controlling terminal; 0 for none.
         self.is_fork = bool(int(field[6]) & _PF_FORKNOEXEC)  #: A fork that has executed nothing.
         self.started = int(field[19])  #: In clock ticks since boot.
         self.is_in_exec = field[20] != b"0" and field[23] == b"0"  #: Has memory, but no code yet.

@@ -14,6 +14,7 @@ from orchestrator_core.system.processes.protocol import (
     GracePeriods,
     Identity,
     OwnershipSelector,
+    PaneState,
     Survivor,
     TaggedProcess,
     TerminationResult,
@@ -71,9 +72,24 @@ class FakeProcesses:
         """Send a signal; see the protocol."""
         with self._world.call("processes.signal"):
             found = self._find(process)
-            if found is not None:
+            if found is not None and found is self._world.server and signum == signal.SIGUSR1:
+                self._world.socket_lost = False  # tmux makes its socket anew.
+            elif found is not None:
                 self._world.kill(found, signum)
             return found is not None
+
+    def pane_of(self, process: Identity) -> PaneState | None:
+        """Return the state of the pane that runs *process*; see the protocol."""
+        with self._world.call("processes.pane_of"):
+            found = self._find(process)
+            if found is None:
+                return None
+            panes = {session.pane_pid for session in self._world.sessions.values()}
+            server = self._world.server
+            return PaneState(
+                hung_up=found.pid not in panes,
+                server=None if server is None else self._identity(server),
+            )
 
     def watch(
         self, process: Identity | None, *, timeout_s: float, fd: int | None = None

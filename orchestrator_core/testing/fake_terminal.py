@@ -111,7 +111,7 @@ class FakeTerminal:
 
     def sessions(self) -> tuple[Session, ...]:
         """List all sessions; see the protocol."""
-        return self._request("sessions", lambda: tuple(self._world.sessions.values()))
+        return self._request("sessions", lambda: tuple(self._reachable().values()))
 
     # --- state of the world --------------------------------------------------------
 
@@ -166,7 +166,7 @@ class FakeTerminal:
         """Kill the terminal's server: its sessions are gone, their processes get SIGHUP."""
         with self._world.lock:
             self._in_flight.clear()
-            self._world.hung = False
+            self._world.hung = self._world.socket_lost = False
             if self._world.server is not None:
                 self._world.mark_dead(self._world.server)
                 self._world.server = None
@@ -182,6 +182,14 @@ class FakeTerminal:
     def hang(self) -> None:
         """Stop the server: its calls time out."""
         self._world.hung = True
+
+    def lose_socket(self) -> None:
+        """
+        Remove the server's socket, as a cleaner of /tmp does: the server lives, unreachable.
+
+        Calls find no server until the server gets a SIGUSR1, at which it makes its socket anew.
+        """
+        self._world.socket_lost = True
 
     def refuse(self, why: str = "the fake terminal refuses, as the test requests") -> None:
         """Let every call of the server raise TerminalError with *why*."""
@@ -233,6 +241,8 @@ class FakeTerminal:
             raise TerminalTimeout(f"the fake terminal did not answer within {self.timeout_s:g} s")
 
     def _start(self, name: str, owner: str, argv: list[str]) -> Session:
+        if self._world.socket_lost:  # With real tmux, a second server would start.
+            raise TerminalError("the fake's server has lost its socket, and the fake has only one")
         if name in self._world.sessions:
             raise SessionExists(f"session {name!r} already exists")
         if _SUPERVISOR in "\0".join(argv):
@@ -250,7 +260,7 @@ class FakeTerminal:
         return session
 
     def _inspect(self, name: str, owner: str) -> SessionState:
-        session = self._world.sessions.get(name)
+        session = self._reachable().get(name)
         if session is None:
             return SessionState(Presence.ABSENT)
         return SessionState(Presence.OURS if session.owner == owner else Presence.FOREIGN, session)
@@ -260,6 +270,9 @@ class FakeTerminal:
         if presence is Presence.OURS:
             self._world.drop_session(name)
         return presence
+
+    def _reachable(self) -> dict[str, Session]:
+        return {} if self._world.socket_lost else self._world.sessions
 
     def _process(self, name: str) -> FakeProcess:
         session = self._world.sessions.get(name)

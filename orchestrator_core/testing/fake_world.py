@@ -72,6 +72,7 @@ class FakeWorld:
         self.boot_id = "fake-boot-1"
         self.server: FakeProcess | None = None
         self.hung = False
+        self.socket_lost = False  #: The server lives, and no call reaches it.
         self.refusal = ""
         self.sessions: dict[str, Session] = {}
         self.processes: dict[int, FakeProcess] = {}
@@ -133,6 +134,7 @@ class FakeWorld:
                 self.mark_dead(process)
             self._schedule.clear()
             self.server = None
+            self.socket_lost = False
             self.boot_id = f"fake-boot-{next(self._pids)}"
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -14,6 +15,7 @@ from orchestrator_core.exceptions import (
     TerminalTimeout,
 )
 from orchestrator_core.system.presence import Presence
+from orchestrator_core.system.processes import LocalProcesses
 from orchestrator_core.system.terminal import Session, SessionState
 from orchestrator_core.system.tmux import TmuxTerminal
 from orchestrator_core.testing import FakeTerminal
@@ -28,6 +30,7 @@ class RealWorld:
         self._tmux = tmux
         self._killed = killed
         self.terminal = TmuxTerminal(tmux.socket)
+        self.processes = LocalProcesses()
 
     def hang(self):
         self.terminal.timeout_s = 0.3
@@ -40,6 +43,9 @@ class RealWorld:
 
     def kill_server(self):
         self._killed(self._tmux.pid)
+
+    def lose_socket(self):
+        self._tmux.socket.unlink()
 
     def start_foreign_session(self, name):
         self._tmux.begin()
@@ -55,6 +61,8 @@ class FakeWorld:
 
     def __init__(self):
         self.terminal = FakeTerminal()
+        self.processes = self.terminal.processes
+        self.lose_socket = self.terminal.lose_socket
         self.hang = self.terminal.hang
         self.resume = self.terminal.resume
         self.kill_server = self.terminal.kill_server
@@ -285,3 +293,34 @@ def test_a_session_is_a_value(terminal):
     session = terminal.start("agent_1", owner="c1", argv=RUNS)
 
     assert Session("agent_1", "c1", session.pane_pid, session.server_pid) == session
+
+
+# --- what the kernel shows of a pane ------------------------------------------------------------
+
+
+def test_a_server_without_its_socket_reads_as_no_server_until_it_makes_it_anew(world, terminal):
+    """Its programs keep their terminals meanwhile, and lead to it."""
+    session = terminal.start("agent_1", owner="c1", argv=RUNS)
+    program = world.processes.identify(session.pane_pid)
+    world.lose_socket()
+
+    assert () == terminal.sessions()
+    assert Presence.ABSENT == terminal.inspect("agent_1", owner="c1").presence
+    assert Presence.ABSENT == terminal.kill("agent_1", owner="c1")
+    pane = world.processes.pane_of(program)
+    assert (False, session.server_pid) == (pane.hung_up, pane.server.pid)
+
+    assert world.processes.signal(pane.server, signal.SIGUSR1)
+    deadline = time.monotonic() + 20
+    while terminal.sessions() != (session,):
+        assert time.monotonic() < deadline
+    assert pane == world.processes.pane_of(program)
+
+
+def test_a_program_that_has_ended_has_no_pane(world, terminal):
+    session = terminal.start("agent_1", owner="c1", argv=RUNS)
+    program = world.processes.identify(session.pane_pid)
+    terminal.kill("agent_1", owner="c1")
+    assert world.processes.watch(program, timeout_s=20).exited
+
+    assert world.processes.pane_of(program) is None

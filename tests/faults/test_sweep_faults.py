@@ -15,7 +15,9 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import psutil
 import pytest
 from support.effects import Fails
 from support.fakes import a_fake_scene
@@ -23,6 +25,7 @@ from support.needs import may_create_cgroups
 from support.world import wait_for_deaths
 
 from orchestrator_core import FindingKind, Orchestrator
+from orchestrator_core.operations.doctor import examine
 from orchestrator_core.system.boot import boot_id
 from orchestrator_core.system.processes import Identity, exit_record
 
@@ -54,6 +57,75 @@ def kill_supervisors(scene, agents):
     for pid in supervisors:
         os.kill(pid, signal.SIGKILL)
     wait_for_deaths(supervisors, timeout_s=20)
+
+
+# --- a server that is not reached -----------------------------------------------------------------
+
+
+def lose(scene, how):
+    """Remove the socket's file, as a cleaner of /tmp does; or edit its path in root.json."""
+    path = scene.root / "root.json"
+    document = json.loads(path.read_bytes())
+    if how == "removed":
+        Path(document["tmux_socket"]).unlink()
+    else:
+        document["tmux_socket"] += ".new"
+        path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed"])
+def test_no_agent_is_ended_for_a_server_that_is_not_reached(how, scene, orch, task):
+    """Supervisors that live and have their terminals contradict "no server"."""
+    agents = sorted(deploy(scene, orch, task, 2))
+    server = scene.world.server()
+    panes = [pid for agent in agents for pid in scene.world.panes(agent)]
+    lose(scene, how)
+    orch = scene.orchestrator(recover=False)
+
+    report = orch.sweep()
+    [check] = [check for check in examine(scene.root) if check.name == "tmux socket"]
+    reaping = orch.sweep(reap=True)
+
+    assert ([], [], ()) == ([*report.findings], [*reaping.findings], reaping.reaped)
+    assert agents == sorted(reaping.alive)
+    assert f"kill -USR1 {server}" in report.unknown[0]
+    assert ("failed", True) == (check.verdict.value, f"kill -USR1 {server}" in check.remedy)
+    os.kill(server, 0)
+    assert all(psutil.pid_exists(pid) for pid in panes)
+    assert agents == sorted(agent.id for agent in orch.agents(status="active"))
+
+
+def test_a_reaping_sweep_lets_a_server_make_its_removed_socket_anew(scene, orch, task):
+    agent = orch.deploy(task, scene.spec()).id
+    socket = Path(json.loads((scene.root / "root.json").read_bytes())["tmux_socket"])
+    lose(scene, "removed")
+
+    assert not orch.sweep(reap=True).clean
+
+    deadline = time.monotonic() + 20
+    while not socket.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert orch.sweep(reap=True).clean
+    assert [f"agent_{agent}"] == scene.world.sessions()
+    orch.terminate(agent)
+
+
+def test_a_reaping_sweep_never_takes_the_socket_of_a_second_server(scene, orch, task):
+    """A deployment has started it meanwhile; with SIGUSR1 the first would replace its socket."""
+    first = orch.deploy(task, scene.spec()).id
+    [pane] = scene.world.panes(first)
+    lose(scene, "removed")
+    second = orch.deploy(task, scene.spec()).id
+    try:
+        assert () == orch.sweep(reap=True).reaped
+        assert [f"agent_{second}"] == scene.world.sessions()
+        assert first in orch.sweep().unknown[0]
+        assert orch.terminate(first).success
+        wait_for_deaths([pane], timeout_s=20)
+        assert orch.sweep().clean
+    finally:
+        orch.terminate(second)
 
 
 # --- killed --------------------------------------------------------------------------------------

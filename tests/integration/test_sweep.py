@@ -10,6 +10,7 @@ import math
 import threading
 import time
 
+import attrs
 import pytest
 from support.fakes import a_fake_scene
 
@@ -168,14 +169,20 @@ def test_an_agent_with_a_live_owner_is_left_to_the_owner(how, scene, orch, task)
 def test_an_agent_whose_supervisor_has_not_noticed_its_lost_session_is_ended(
     scene, orch, task, monkeypatch
 ):
-    """The terminal no longer lists the agent's session; the agent's processes are alive."""
+    """The session is gone, and its supervisor, which is stopped, has lost its terminal."""
     agent = orch.deploy(task, scene.spec()).id
     stays = orch.deploy(task, scene.spec()).id
-    shown = scene.fake.sessions
+    shown, panes = scene.fake.sessions, scene.fake.processes.pane_of
+    [gone] = (each.pane_pid for each in shown() if each.name == session_of(agent))
     monkeypatch.setattr(
         scene.fake,
         "sessions",
         lambda: tuple(each for each in shown() if each.name != session_of(agent)),
+    )
+    monkeypatch.setattr(
+        scene.fake.processes,
+        "pane_of",
+        lambda process: attrs.evolve(panes(process), hung_up=process.pid == gone),
     )
 
     [found] = orch.sweep().findings
@@ -187,6 +194,27 @@ def test_an_agent_whose_supervisor_has_not_noticed_its_lost_session_is_ended(
     assert (stays,) == orch.sweep().alive
     orch.terminate(stays)
     assert [] == left(scene)
+
+
+def test_agents_behind_a_removed_socket_are_left_alone_and_their_server_listens_again(
+    scene, orch, task
+):
+    """No server is found, and the supervisors live and still have their terminals."""
+    agents = sorted(orch.deploy(task, scene.spec()).id for _ in range(2))
+    scene.fake.lose_socket()
+    before = scene.world.snapshot()
+
+    report = orch.sweep()
+
+    assert ((), agents) == (report.findings, sorted(report.alive))
+    [unknown] = report.unknown
+    assert all(agent in unknown for agent in agents)
+    assert "kill -USR1" in unknown
+    assert () == scene.fake.sessions()  # A dry run asks for nothing.
+    reaped = orch.sweep(reap=True)
+    assert ((), False) == (reaped.reaped, reaped.clean)
+    assert orch.sweep(reap=True).clean
+    assert before == scene.world.snapshot()
 
 
 def test_a_recovery_from_inside_an_agent_leaves_its_end_to_a_sweep_from_outside(scene, orch, task):

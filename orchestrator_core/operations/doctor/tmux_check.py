@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
-import socket
+import shlex
 import stat
-import struct
-import sys
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.exceptions import TerminalError, TerminalTimeout
+from orchestrator_core.deployment.liveness import session_receipt
+from orchestrator_core.exceptions import OrchestratorError, TerminalError, TerminalTimeout
 from orchestrator_core.operations.doctor.check import Check, Environment
+from orchestrator_core.saga.store import JournalStore
 from orchestrator_core.supervisor import procfs as proc
+from orchestrator_core.system.names import is_id
 from orchestrator_core.system.paths import SOCKET_PATH_MAX
+from orchestrator_core.system.processes import identity
+from orchestrator_core.system.unix_socket import has_listener, listener
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from orchestrator_core.model.layout import Layout
 
 _LOW_FILES = 1024  #: A server with fewer files may hang some day, and its clients with it.
 _FILES_LEFT = 50
@@ -52,7 +59,8 @@ def socket_file(environment: Environment) -> Check:
     if length > SOCKET_PATH_MAX:
         found = f"{path} has {length} bytes; a socket's address has at most {SOCKET_PATH_MAX}"
         return Check.failed(found, "use a root with a shorter path")
-    return _check_directory(path.parent) or _check_socket(path)
+    problem = _check_directory(path.parent) or _check_socket(path)
+    return _unreachable_server(environment, path) or problem
 
 
 def _no_socket(environment: Environment) -> Check:
@@ -60,6 +68,36 @@ def _no_socket(environment: Environment) -> Check:
         return Check.ok("none yet: its path is chosen when the root is first used")
     remedy = "a used root has a socket; see: root, root.json"
     return Check.unknown("root.json does not have the path of the socket", remedy)
+
+
+def _unreachable_server(environment: Environment, path: Path) -> Check | None:
+    """Return the failure of a server that lives, with agents, and does not listen at *path*."""
+    if environment.layout is None or has_listener(path):
+        return None
+    agents = dict(_living_servers(environment.layout))
+    if not agents:
+        return None
+    found = ", ".join(f"server pid {pid} with {agent}" for pid, agent in sorted(agents.items()))
+    remedy = f"kill -USR1 {' '.join(map(str, agents))}, which makes tmux create it again"
+    if not path.parent.is_dir():
+        remedy = f"mkdir -m 700 {shlex.quote(str(path.parent))}, and then {remedy}"
+    return Check.failed(
+        f"nothing listens at {path}, and agents live on: {found}; "
+        "the socket was removed, or root.json was changed",
+        remedy,
+    )
+
+
+def _living_servers(layout: Layout) -> Iterator[tuple[int, str]]:
+    """Yield the pid of each tmux server that has a live agent's pane, and such an agent."""
+    journals = JournalStore(layout.sagas)
+    for saga_id in filter(is_id, journals.ids()):
+        # Its check reports a journal that cannot be read. A saga may be no agent's.
+        with contextlib.suppress(OrchestratorError):
+            supervisor = session_receipt(journals.open_history(saga_id)).supervisor
+            pane = None if supervisor is None else identity.pane_of(supervisor)
+            if pane is not None and pane.server is not None and not pane.hung_up:
+                yield pane.server.pid, saga_id
 
 
 def _check_directory(directory: Path) -> Check | None:
@@ -93,27 +131,6 @@ def _check_socket(path: Path) -> Check:
     if listener(path) is None:
         return Check.warning(f"{path} is stale: the server that created it has ended", _RECREATED)
     return Check.ok(str(path))
-
-
-def listener(path: Path, timeout_s: float = 2.0) -> int | None:
-    """
-    Return the pid of the process that listens at a socket, even if it is stopped; None if none.
-
-    0 means that a process listens, but its pid is unknown.
-    """
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(timeout_s)
-        try:
-            client.connect(os.fspath(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            return None
-        except OSError:  # A process listens, but does not accept.
-            return 0
-        if sys.platform != "linux":
-            return 0
-        data = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid: int = struct.unpack("3i", data)[0]
-        return pid
 
 
 # --- the server -----------------------------------------------------------------------------------

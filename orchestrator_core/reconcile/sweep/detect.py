@@ -138,8 +138,9 @@ def _describe_loss(state: SagaState, snapshot: Snapshot) -> str:
 def _has_lost_its_session(state: SagaState, snapshot: Snapshot) -> bool:
     if None in (state.session, snapshot.sessions, snapshot.processes):
         return False
-    # With an exit record, its supervisor is unwinding it.
-    return state.exit is None and not _has_session(state, snapshot)
+    # With an exit record, its supervisor is unwinding it. With a terminal, its session lives.
+    is_gone = state.exit is None and not state.is_unreachable
+    return is_gone and not _has_session(state, snapshot)
 
 
 def _has_session(state: SagaState, snapshot: Snapshot) -> bool:

@@ -18,6 +18,7 @@ from orchestrator_core.reconcile.sweep.findings import FINDINGS, Finding, SweepR
 from orchestrator_core.reconcile.sweep.legacy_agents import inspect_legacy, legacy_records
 from orchestrator_core.reconcile.sweep.reap import reap
 from orchestrator_core.reconcile.sweep.snapshot import take_snapshot
+from orchestrator_core.reconcile.sweep.unreachable import request_sockets
 from orchestrator_core.system.clock import ms_since
 
 if TYPE_CHECKING:
@@ -41,8 +42,10 @@ def sweep(
         unknown += second.unknown
     legacy = inspect_legacy(context, snapshot, records)
     findings += legacy.findings
-    reaped = reap(terminator, findings, timeout_s=timeout_s) if reaping else []
     states = (snapshot.sagas or {}).values()
+    if reaping:
+        request_sockets(context, states)
+    reaped = reap(terminator, findings, timeout_s=timeout_s) if reaping else []
     return SweepReport(
         findings=tuple(findings),
         unknown=tuple(dict.fromkeys((*unknown, *legacy.unknown))),

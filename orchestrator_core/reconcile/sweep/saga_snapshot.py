@@ -30,7 +30,12 @@ if TYPE_CHECKING:
     from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind
     from orchestrator_core.saga import History
     from orchestrator_core.saga.store import JournalStore
-    from orchestrator_core.system.processes.protocol import ExitRecord, Identity, Processes
+    from orchestrator_core.system.processes.protocol import (
+        ExitRecord,
+        Identity,
+        PaneState,
+        Processes,
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -45,7 +50,9 @@ class SagaState:
     has_owner: bool = False  #: A live process holds the lock, to deploy or to end the agent.
     is_dead: bool = False  #: The saga is committed, and its supervisor is dead.
     exit: ExitRecord | None = None  #: The supervisor's exit record, if there is one.
+    pane: PaneState | None = None  #: The supervisor's pane, if the snapshot lists no session of it.
     past_deadline: bool = False
+    is_unlisted: bool = False  #: It lives, and the snapshot lists no session of it.
     wrote_at: float | None = None  #: Time of the log's last write, in seconds since 1970.
 
     @property
@@ -80,6 +87,17 @@ class SagaState:
         committed = self.history is not None and self.history.state is State.COMMITTED
         return committed and not (self.has_owner or self.is_dead or self.unknown)
 
+    @property
+    def is_unreachable(self) -> bool:
+        """
+        Whether the agent lives in a session that the terminal does not list.
+
+        The supervisor lives, recorded no exit and still has its terminal, so its session lives,
+        too. The terminal was asked at a wrong place: its socket was removed, say.
+        """
+        is_hung_up = self.pane is not None and self.pane.hung_up
+        return self.is_unlisted and not is_hung_up
+
     def finding(self, kind: FindingKind, what: str, *proofs: str, subject: str = "") -> Finding:
         """Return a finding about the saga: by default, about its agent."""
         about = FindingSubject(self.agent_id, self.task_id, subject or f"agent {self.agent_id}")
@@ -96,8 +114,9 @@ def read_sagas(
     Read all open journals; return their states by saga id.
 
     *running* are the live processes of the snapshot. With None, no agent is judged dead.
-    *sessions* are the names of its sessions. The exit record is read for an agent without a
-    session: its supervisor may be the unwinder by now, which ends the session first.
+    *sessions* are the names of its sessions. For an agent without a session, the exit record
+    is read: its supervisor may be the unwinder by now, which ends the session first. Without
+    a record, the supervisor's pane shows whether the session is gone.
 
     Raises:
         StorageError: The journals cannot be listed.
@@ -106,15 +125,21 @@ def read_sagas(
     for saga_id in filter(is_id, journals.ids()):
         state = _read(journals, processes, running, saga_id)
         if state is not None:
-            states[saga_id] = _with_exit_unless_in(sessions, state)
+            states[saga_id] = _with_details_unless_in(sessions, state, processes)
     return states
 
 
-def _with_exit_unless_in(sessions: Collection[str] | None, state: SagaState) -> SagaState:
+def _with_details_unless_in(
+    sessions: Collection[str] | None, state: SagaState, processes: Processes
+) -> SagaState:
+    """Return *state* with the exit record and the pane of a supervisor without a session."""
     if sessions is None or state.session is None or state.session.session in sessions:
         return state
     try:
-        return attrs.evolve(state, exit=read_exit_record(state.session.exit_file))
+        found = attrs.evolve(state, exit=read_exit_record(state.session.exit_file))
+        if found.exit is not None or not found.is_alive or found.supervisor is None:
+            return found
+        return attrs.evolve(found, is_unlisted=True, pane=processes.pane_of(found.supervisor))
     except OrchestratorError as error:
         return attrs.evolve(state, unknown=str(error))
 

@@ -24,7 +24,7 @@ import attrs
 from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.model.ids import process_cookie
 from orchestrator_core.model.status import is_active
-from orchestrator_core.reconcile.sweep import named_files
+from orchestrator_core.reconcile.sweep import named_files, unreachable
 from orchestrator_core.reconcile.sweep.findings import FindingSubject
 from orchestrator_core.reconcile.sweep.saga_snapshot import read_sagas
 from orchestrator_core.registry.snapshot_cache import RegistrySnapshot, read_snapshot
@@ -229,7 +229,8 @@ class _Snapshotter:
             named_files.inspect(file) if file.agent_id in agents else file
             for file in snapshot.files
         )
-        sagas = (state.unknown for state in (snapshot.sagas or {}).values() if state.unknown)
+        states = (snapshot.sagas or {}).values()
+        sagas = (state.unknown for state in states if state.unknown)
         registries = (
             f"{about.subject}: {registry.unreadable}"
             for about, registry in snapshot.registries
@@ -239,5 +240,8 @@ class _Snapshotter:
             snapshot,
             files=tuple(files),
             agents_with_closed_saga=frozenset(closed),
-            unknown=(*self._unknown, *registries, *sagas),
+            unknown=(
+                *(*self._unknown, *registries, *sagas),
+                *unreachable.describe(states, self._context.socket),
+            ),
         )

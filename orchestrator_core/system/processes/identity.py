@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING
 from orchestrator_core.exceptions import CouldNotAsk
 from orchestrator_core.supervisor import procfs
 from orchestrator_core.system.boot import boot_id
-from orchestrator_core.system.processes.protocol import Identity
+from orchestrator_core.system.processes.protocol import Identity, PaneState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+TMUX_SERVER = "tmux: server"  #: Its name in ``/proc``; the name of its forks begins with this.
 
 _HAS_PROC = sys.platform == "linux"
 
@@ -70,6 +72,25 @@ def cwd_of(process: Identity) -> Path | None:
     except OSError:
         return None
     return found if is_alive(process) else None  # Alive, so the pid was not reused meanwhile.
+
+
+def pane_of(process: Identity) -> PaneState | None:
+    """Return the state of the pane that runs *process*; None if that has ended or is hidden."""
+    if _HAS_PROC:
+        stat = procfs.stat(process.pid)
+        if stat is None or not is_alive(process):
+            return None
+        parent = procfs.stat(stat.ppid)
+        is_server = parent is not None and parent.comm.startswith(TMUX_SERVER)
+        server = identify(stat.ppid) if is_server else None
+        return PaneState(hung_up=stat.terminal == 0, server=server)
+    from orchestrator_core.system.processes import psutil_table  # noqa: PLC0415 - only without /proc
+
+    terminal, parent_pid, parent_name = psutil_table.terminal_of(process.pid)
+    if not is_alive(process):
+        return None
+    server = identify(parent_pid) if parent_name.startswith("tmux") else None
+    return PaneState(hung_up=terminal is None, server=server)
 
 
 def _start_time(pid: int) -> int | None:

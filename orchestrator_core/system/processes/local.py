@@ -56,6 +56,7 @@ class LocalProcesses:
     identify = staticmethod(identity.identify)
     is_alive = staticmethod(identity.is_alive)
     age_s = staticmethod(identity.age_s)
+    pane_of = staticmethod(identity.pane_of)
     cwd_of = staticmethod(identity.cwd_of)
     find_open_files = staticmethod(open_files.find_open_files)
     includes_self = staticmethod(ownership.includes_self)

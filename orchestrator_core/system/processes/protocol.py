@@ -65,6 +65,14 @@ class OpenFile:
 
 
 @attrs.frozen
+class PaneState:
+    """The pane of a supervisor as the kernel shows it, whatever the terminal's server answers."""
+
+    hung_up: bool  #: The process has no controlling terminal: its pane is gone, or never was.
+    server: Identity | None  #: The tmux server that has the pane: the parent of the process.
+
+
+@attrs.frozen
 class GracePeriods:
     """How long an agent is given at its end, in seconds. The sum is the bound."""
 
@@ -133,6 +141,10 @@ class Processes(Protocol):
 
     def is_alive(self, process: Identity) -> bool:
         """Return whether *process* is alive. A zombie, or a process of another boot, is not."""
+        ...
+
+    def pane_of(self, process: Identity) -> PaneState | None:
+        """Return the state of the pane that runs *process*; None if that has ended or is hidden."""
         ...
 
     def find_tagged(self, prefix: str) -> tuple[TaggedProcess, ...]:

@@ -40,6 +40,18 @@ def cwd_of(pid: int) -> str:
         raise ProcessLookupError(pid) from error
 
 
+def terminal_of(pid: int) -> tuple[str | None, int, str]:
+    """Return a process's controlling terminal, and its parent's pid and name; empty if it ended."""
+    try:
+        process = psutil.Process(pid)
+        parent = process.parent()
+        if parent is None:
+            return process.terminal(), 0, ""
+        return process.terminal(), parent.pid, parent.name()
+    except (psutil.Error, ValueError):
+        return None, 0, ""
+
+
 def rows(cookie_name: str) -> Iterator[Fields]:
     """Return all living processes, highest pid first: pid, ppid, pgid, sid, start, name, cookie."""
     for process in sorted(psutil.process_iter(), key=lambda each: each.pid, reverse=True):

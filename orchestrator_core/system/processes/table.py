@@ -17,6 +17,7 @@ import attrs
 from orchestrator_core.exceptions import CouldNotAsk
 from orchestrator_core.supervisor import procfs
 from orchestrator_core.system.boot import boot_id
+from orchestrator_core.system.processes.identity import TMUX_SERVER
 from orchestrator_core.system.processes.protocol import Identity
 from orchestrator_core.system.shared_scan import SharedScan
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 COOKIE_NAME = "ORCHESTRATOR_COOKIE"
 _EXEC_TIMEOUT_S = 0.2  #: For the end of an exec, which takes about a millisecond.
-_TMUX_SERVER = "tmux: server"
 
 
 @attrs.frozen
@@ -49,7 +49,7 @@ class Row:
     @property
     def is_tmux_server(self) -> bool:
         """Whether it is a tmux server, or a fork of one: see :meth:`is_fork_of`."""
-        return self.comm.startswith(_TMUX_SERVER)
+        return self.comm.startswith(TMUX_SERVER)
 
     def is_fork_of(self, parent: Row) -> bool:
         """
@@ -124,7 +124,7 @@ def _wait_for_exec(stat: procfs.Stat) -> procfs.Stat | None:
 
 
 def _is_fork(stat: procfs.Stat) -> bool:
-    if not (stat.is_fork and stat.comm.startswith(_TMUX_SERVER)):
+    if not (stat.is_fork and stat.comm.startswith(TMUX_SERVER)):
         return False
     parent = procfs.stat(stat.ppid)
     return parent is not None and _row(stat, b"").is_fork_of(_row(parent, b""))
