@@ -236,11 +236,21 @@ class Stage:
         if "hopper" in self.roll.alive():  # The hopper forks faster than a scan, but has one group.
             os.killpg(int((self.place / "of-hopper" / "group").read_text()), signal.SIGKILL)
         self.roll.close()
+        self._kill_agent()
         if self.cgroup is not None:
             Cgroup(self.cgroup).remove()
         for fd in (self.terminal, self.news, self.lock):
             if fd is not None:
                 os.close(fd)
+
+
+    def _kill_agent(self):
+        """Kill all processes with this agent's cookie: not every agent is on the roll."""
+        mark = f"ORCHESTRATOR_COOKIE={self.cookie}".encode()
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(entry.name), signal.SIGKILL)
 
 
 def _take_terminal():
