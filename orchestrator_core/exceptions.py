@@ -22,9 +22,9 @@ class OrchestratorError(Exception):
     retry_at_once: bool = True  #: Whether an undo that raised it is tried again at once.
 
     def __init__(self, message: str, *, hint: str = "", leaked: Iterable[str] = ()) -> None:
-        super().__init__(message)
-        self.hint = hint or self.default_hint
-        self.leaked = tuple(leaked)
+        super().__init__(_encodable(message))
+        self.hint = _encodable(hint or self.default_hint)
+        self.leaked = tuple(map(_encodable, leaked))
 
     def to_dict(self) -> dict[str, object]:
         """Return the error as JSON-safe values."""
@@ -34,6 +34,11 @@ class OrchestratorError(Exception):
             "hint": self.hint,
             "leaked": list(self.leaked),
         }
+
+
+def _encodable(text: str) -> str:
+    """Return *text* with escapes for what UTF-8 cannot encode, such as a file name's odd bytes."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 # --- arguments ---------------------------------------------------------
@@ -181,6 +186,13 @@ class TerminalTimeout(TerminalError, CouldNotAsk):
 
     code = "terminal-timeout"
     default_hint = "is the tmux server stopped or hung? look for it with: pgrep -af tmux"
+
+
+class UntrustedSocket(TerminalError, CouldNotAsk):
+    """Another user may answer at the terminal's socket. Nothing was asked, or changed."""
+
+    code = "untrusted-socket"
+    default_hint = "let only its owner write to its directories: chmod go-w DIRECTORY"
 
 
 class SessionExists(TerminalError):

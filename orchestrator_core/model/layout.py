@@ -1,15 +1,17 @@
 """
-The layout of a root on disk, and how a root is found and opened.
+The layout of a root on disk, and how a root is opened.
 
 A *root* is one directory that holds all state of one orchestrator: registries,
 journals, and a directory per task. :class:`Layout` returns the paths in it and touches
 nothing. :func:`open_root` finds a root, creates what is missing, and returns what the
 root's first use fixed for ever: its id, the name of its terminal, and the tmux socket,
 which any later process must find again whatever its HOME, its XDG_* or its TMUX_TMPDIR.
+:mod:`.discovery` is the search, and :mod:`.socket_path` the choice of the socket.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -17,18 +19,25 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from orchestrator_core.exceptions import InvalidInput, RegistryDamaged, RegistryTooNew, StorageError
+from orchestrator_core.exceptions import (
+    InvalidInput,
+    NotFound,
+    RegistryDamaged,
+    RegistryTooNew,
+    StorageError,
+)
+from orchestrator_core.model.discovery import ENVIRONMENT, find_root
+from orchestrator_core.model.socket_path import choose_socket, make_private
 from orchestrator_core.system import durable, locks, paths
 from orchestrator_core.system.clock import timestamp
 from orchestrator_core.system.names import check_id, is_id
 from orchestrator_core.system.os_errors import storage_errors
-from orchestrator_core.system.paths import SOCKET_PATH_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-DIRECTORY_NAME = ".agent-workspace"
-ENVIRONMENT = ("ORCHESTRATOR_ROOT", "CLAUDE_ORCHESTRATOR_WORKSPACE")
+__all__ = ["ENVIRONMENT", "Layout", "Root", "find_root", "open_root", "read_root_file"]
+
 SCHEMA_VERSION = 1
 DEFAULT_TERMINAL = "tmux"
 
@@ -149,37 +158,13 @@ class Root(NamedTuple):
     terminal: str = DEFAULT_TERMINAL  #: The name of the terminal's class.
 
 
-def find_root(
-    root: str | os.PathLike[str] | None = None,
-    *,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-) -> tuple[Path, str]:
-    """
-    Return the root's directory and what named it. Touches nothing.
-
-    In this order: the argument, the environment, the nearest ``.agent-workspace`` in
-    the working directory or above it, a new one in the working directory.
-    """
-    env = os.environ if env is None else env
-    if root is not None and os.fspath(root):
-        return _resolve(_anchor(cwd, root)), "the argument"
-    for name in ENVIRONMENT:
-        if env.get(name):
-            return _resolve(_anchor(cwd, env[name])), name
-    cwd = _anchor(cwd, "")
-    for directory in (cwd, *cwd.parents):
-        if (directory / DIRECTORY_NAME).is_dir():
-            return _resolve(directory / DIRECTORY_NAME), f"the nearest above {cwd}"
-    return _resolve(cwd / DIRECTORY_NAME), "the working directory"
-
-
 def open_root(
     root: str | os.PathLike[str] | None = None,
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     terminal: str | None = None,
+    create: bool = True,
 ) -> Root:
     """
     Find a root as :func:`find_root` does, create what is missing, and return it.
@@ -189,19 +174,26 @@ def open_root(
     written to: a root that cannot work is refused here, before anything else is created.
 
     Raises:
+        NotFound: There is no root, and without *create* none is created.
         InvalidInput: The root was first used with another terminal than *terminal*.
-        StorageError: It is a file, another user's, not writable, open to all, a copy, …
+        StorageError: It is a file, another user's, not writable, open to others, a copy, …
         RegistryDamaged: Its ``root.json`` cannot be read.
         RegistryTooNew: A newer release has used it.
         LockTimeout: Another process has not finished the root's first use in 10 seconds.
     """
     path, chosen_by = find_root(root, env=env, cwd=cwd)
+    layout = Layout(path)
+    if not (create or _is_root(layout)):
+        raise NotFound(
+            f"there is no root at {path} (from {chosen_by})",
+            hint="is it the right directory? --root DIR or ORCHESTRATOR_ROOT names a root; "
+            "the first deployment creates one",
+        )
     try:
-        layout = Layout(path)
         _make_root(layout)
         found = read_root_file(layout) or _create_root_file(layout, terminal or DEFAULT_TERMINAL)
         if found.tmux_socket.parent != path:
-            _make_private(found.tmux_socket.parent)
+            make_private(found.tmux_socket.parent)
     except StorageError as error:
         raise StorageError(
             f"root {path} (from {chosen_by}): {error}", hint=error.hint
@@ -214,34 +206,52 @@ def open_root(
     return found._replace(chosen_by=chosen_by)
 
 
-def _anchor(cwd: Path | None, path: str | os.PathLike[str]) -> Path:
-    """Return a path that is relative to *cwd* or to the working directory, anchored there."""
-    if cwd is None and not Path(path).is_absolute():
-        try:
-            cwd = Path.cwd()
-        except FileNotFoundError as error:
-            raise StorageError(
-                "the working directory is gone", hint="cd to one that exists, or name the root"
-            ) from error
-    return Path(path) if cwd is None else cwd / path
-
-
-def _resolve(path: Path) -> Path:
-    """Follow the symlinks on the way to a root. Inside a root, none is followed."""
-    try:
-        return paths.resolve(path)
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path} leads nowhere: {error}", hint="is the root right?") from error
+def _is_root(layout: Layout) -> bool:
+    """Return whether *layout* has been used as a root, by this library or a legacy system."""
+    if os.path.lexists(layout.root_file) or os.path.lexists(layout.global_registry):
+        return True
+    return layout.root.is_dir() and bool(layout.task_ids())
 
 
 def _make_root(layout: Layout) -> None:
+    _check_characters(str(layout.root))
     durable.make_directory(layout.root)
-    if layout.root.stat().st_mode & stat.S_IWOTH:
+    status = layout.root.stat()
+    if status.st_mode & stat.S_IWOTH:
         raise StorageError("every user can write to it", hint=f"chmod o-w {layout.root}")
+    if paths.others_can_write(status):
+        raise StorageError("its group can write to it", hint=f"chmod g-w {layout.root}")
     if not os.access(layout.root, os.R_OK | os.W_OK | os.X_OK):
         raise StorageError("this user cannot write to it", hint=f"chmod u+rwx {layout.root}")
     for directory in (layout.global_registry.parent, layout.sagas, layout.sagas / "closed"):
         durable.make_directory(directory)
+
+
+def _check_characters(path: str) -> None:
+    """
+    Refuse a path that the root's documents, or the lines of its logs, cannot contain.
+
+    Raises:
+        StorageError: The path is not UTF-8, or has a control character such as a newline.
+    """
+    remedy = "use a root whose path is UTF-8 text without control characters"
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise StorageError(f"its path {path!r} is not UTF-8 text", hint=remedy) from None
+    if any(ord(character) < ord(" ") or character == "\x7f" for character in path):
+        raise StorageError(f"its path {path!r} has a control character", hint=remedy)
+
+
+def _hide_from_git(layout: Layout) -> None:
+    """
+    Keep a new root out of the repository that it may lie in.
+
+    ``git add -A`` would stage prompts and logs; ``git clean -fd`` and ``git stash -u`` would
+    remove the root under its agents.
+    """
+    with contextlib.suppress(FileExistsError):
+        durable.create(layout.root / ".gitignore", b"*\n")
 
 
 class _RootFile(msgspec.Struct, kw_only=True):
@@ -320,7 +330,8 @@ def _create_root_file(layout: Layout, terminal: str) -> Root:
             return found
         durable.remove_stale_temps(path)
         root_id = os.urandom(4).hex()
-        socket = _choose_socket(layout.root, root_id)
+        socket = choose_socket(layout.root, root_id)
+        _hide_from_git(layout)
         file = _RootFile(
             schema_version=SCHEMA_VERSION,
             root=str(layout.root),
@@ -331,60 +342,3 @@ def _create_root_file(layout: Layout, terminal: str) -> Root:
         )
         durable.replace(path, msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
         return Root(layout, root_id, socket, terminal=terminal)
-
-
-# --- the socket ----------------------------------------------------------------------------------
-
-
-def _choose_socket(root: Path, root_id: str) -> Path:
-    """Return an address that works: in the root, or in a private directory of this user."""
-    failures: list[str] = []
-    for socket in _socket_candidates(root, root_id):
-        try:
-            if socket.parent != root:
-                _make_private(socket.parent)
-            _check_socket_path(socket)
-        except (StorageError, OSError) as error:
-            failures.append(f"{socket}: {error}")
-        else:
-            return socket
-    raise StorageError(
-        "no place for the tmux socket: " + "; ".join(failures),
-        hint="use a root with a shorter path, on a local file system",
-    )
-
-
-def _socket_candidates(root: Path, root_id: str) -> Iterator[Path]:
-    yield root / "tmux.sock"
-    # /tmp before XDG_RUNTIME_DIR, which is emptied at the last logout while agents run on.
-    yield Path(f"/tmp/orchestrator-core-{os.geteuid()}/{root_id}.sock")  # noqa: S108 - made private
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if os.path.isabs(runtime):  # noqa: PTH117 - it may be empty
-        yield Path(runtime) / "orchestrator-core" / f"{root_id}.sock"
-
-
-def _check_socket_path(path: Path) -> None:
-    """Check that the address is short enough and its file system supports sockets."""
-    if len(os.fsencode(path)) > SOCKET_PATH_MAX:
-        raise StorageError(f"longer than the {SOCKET_PATH_MAX} bytes of a socket's address")
-    import socket  # noqa: PLC0415 - for a root's first use only
-
-    trial = path.with_name(path.name[:-1])  # no longer than the real one
-    durable.remove(trial, durable=False)
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(os.fspath(trial))
-    durable.remove(trial, durable=False)
-
-
-def _make_private(directory: Path) -> None:
-    """
-    Create *directory*, which is outside the root, unless it exists; check that it is private.
-
-    Raises:
-        StorageError: It is a symlink, another user's, or open to others.
-    """
-    durable.make_directory(directory)
-    with storage_errors("inspect", directory):
-        mode = os.lstat(directory).st_mode
-    if mode & 0o077:
-        raise StorageError(f"{directory} is open to others", hint=f"chmod 700 {directory}")

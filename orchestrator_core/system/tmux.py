@@ -32,9 +32,10 @@ from orchestrator_core.exceptions import (
     TerminalError,
     TerminalTimeout,
     TerminalUnavailable,
+    UntrustedSocket,
 )
 from orchestrator_core.system.names import check_argv, check_name, check_owner
-from orchestrator_core.system.paths import SOCKET_PATH_MAX
+from orchestrator_core.system.paths import SOCKET_PATH_MAX, why_replaceable
 from orchestrator_core.system.presence import Presence
 from orchestrator_core.system.terminal import Session, SessionState
 
@@ -113,8 +114,6 @@ class TmuxTerminal:
     def start(self, name: str, *, owner: str, argv: Sequence[str]) -> Session:
         """Start a session with one tmux process; with three if no server runs yet."""
         command = _new_session(check_name(name), check_owner(owner), argv)
-        if self.socket_path is not None:
-            _check_socket(self.socket_path)
         server = self._server()
         reply = server.run_again_if_lost(*command)
         if TmuxError.classify(reply) is TmuxError.NO_SERVER:
@@ -196,7 +195,14 @@ class TmuxTerminal:
         )
 
     def _server(self) -> _Server:
-        """Return a server handle for one operation; its time limit starts now."""
+        """
+        Return a server handle for one operation; its time limit starts now.
+
+        Raises:
+            UntrustedSocket: Another user may be the one that answers; nothing was asked.
+        """
+        if self.socket_path is not None:
+            _check_socket(self.socket_path)
         return _Server(
             self.socket_path,
             tmux_bin=self.binary(),
@@ -358,13 +364,19 @@ def _parse(lines: Iterable[str]) -> tuple[Session, ...]:
 
 def _check_socket(path: str) -> None:
     """Refuse a path where tmux would replace another file, or talk to another user's server."""
+    reason = why_replaceable(os.path.dirname(path))  # noqa: PTH120 - for each question to tmux
+    if reason:
+        raise UntrustedSocket(
+            f"the tmux socket {path} cannot be trusted, and was not used: {reason}",
+            hint="let only its owner write to that directory: chmod go-w DIRECTORY",
+        )
     try:
         status = os.lstat(path)
     except OSError:
         return
     if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
-        raise TerminalError(
-            f"{path} is not a socket of this user; no session was started there",
+        raise UntrustedSocket(
+            f"{path} is not a socket of this user, and was not used",
             hint=f"see what it is, and move it away: ls -la {path}",
         )
 

@@ -28,7 +28,7 @@ import msgspec
 import psutil
 import pytest
 
-from orchestrator_core.model import layout
+from orchestrator_core.model import discovery
 from orchestrator_core.model.layout import Layout
 from orchestrator_core.operations import doctor
 from orchestrator_core.operations.doctor import (
@@ -650,7 +650,7 @@ def test_unreadable_limits_of_the_server_are_unknown(used, private_tmux, monkeyp
 )
 def test_the_source_of_the_root_is_reported(tmp_path, monkeypatch, how, expected):
     # No directory above may have a root.
-    monkeypatch.setattr(layout, "DIRECTORY_NAME", ".no-such-agent-workspace")
+    monkeypatch.setattr(discovery, "DIRECTORY_NAME", ".no-such-agent-workspace")
     check = by_name(doctor.examine(**{"env": {}, "cwd": tmp_path, **how}))["root"]
     assert WARNING is check.verdict
     assert "is not there yet" in check.found

@@ -15,9 +15,10 @@ from orchestrator_core.exceptions import (
     RegistryTooNew,
     StorageError,
 )
-from orchestrator_core.model import layout
+from orchestrator_core.model import socket_path
 from orchestrator_core.model.layout import Layout, find_root, open_root
 from orchestrator_core.system import locks
+from orchestrator_core.system.paths import SOCKET_PATH_MAX
 
 
 def mode(path):
@@ -72,7 +73,7 @@ def test_a_symlink_to_a_root_is_resolved(short_tmp, root):
 
 def test_a_new_root_is_private_and_complete(root):
     opened = open_root(root)
-    assert {"registry", "sagas", "root.json", "root.json.lock"} == {
+    assert {".gitignore", "registry", "sagas", "root.json", "root.json.lock"} == {
         entry.name for entry in root.iterdir()
     }
     assert (root / "sagas" / "closed").is_dir()
@@ -220,14 +221,14 @@ def test_the_socket_is_in_the_root_if_its_address_fits(root):
 @pytest.fixture
 def long_root(short_tmp):
     """A root one byte too deep for a socket in it."""
-    room = layout.SOCKET_PATH_MAX - len(os.fsencode(short_tmp)) - len("//tmux.sock")
+    room = SOCKET_PATH_MAX - len(os.fsencode(short_tmp)) - len("//tmux.sock")
     return short_tmp / ("x" * (room + 1))
 
 
 def test_a_socket_that_just_fits_is_one_that_works(short_tmp, long_root):
     opened = open_root(short_tmp / long_root.name[:-1])
     assert opened.layout.root / "tmux.sock" == opened.tmux_socket
-    assert layout.SOCKET_PATH_MAX == len(os.fsencode(opened.tmux_socket))
+    assert SOCKET_PATH_MAX == len(os.fsencode(opened.tmux_socket))
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(opened.tmux_socket))
     with socket.socket(socket.AF_UNIX) as server, pytest.raises(OSError, match="too long"):
@@ -238,8 +239,8 @@ def test_a_socket_that_just_fits_is_one_that_works(short_tmp, long_root):
 def _private_addresses(short_tmp, monkeypatch):
     """Private directories outside the root, but below the test's own."""
     monkeypatch.setattr(
-        layout,
-        "_socket_candidates",
+        socket_path,
+        "_candidates",
         lambda root, root_id: iter(
             [root / "tmux.sock", short_tmp / "p1" / f"{root_id}.s", short_tmp / "p2" / "sock"]
         ),
