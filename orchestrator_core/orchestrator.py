@@ -16,6 +16,7 @@ from orchestrator_core.operations.maintenance_verbs import MaintenanceVerbs
 from orchestrator_core.registry import new_global
 from orchestrator_core.system.deprecation import renamed_keyword
 from orchestrator_core.system.names import check_id
+from orchestrator_core.system.seconds import check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -97,7 +98,7 @@ class Orchestrator(MaintenanceVerbs):
             lock_timeout_s=lock_timeout_s,
             terminal_timeout_s=terminal_timeout_s,
         )
-        self._timeout_s = timeout_s
+        self._timeout_s = check_seconds("timeout_s", timeout_s)
         self._observer = observer
         self._on_failed_cleanup = on_failed_cleanup
         self._reporter = Reporter(self._context)
@@ -369,10 +370,13 @@ class Orchestrator(MaintenanceVerbs):
         """
         Wait until an agent has ended and all it held is given back.
 
+        *timeout_s* is any time; infinity waits for ever.
+
         Raises:
             WaitTimeout: It is still alive after *timeout_s*.
             NotFound: There is no such agent.
         """
+        timeout_s = check_seconds("timeout_s", timeout_s)
         return self._terminator.wait(_agent_id(agent_id), timeout_s=timeout_s)
 
     def history(self, agent_id: str | None = None) -> History:

@@ -16,6 +16,7 @@ from orchestrator_core.exceptions import TerminalUnavailable
 from orchestrator_core.model.layout import DEFAULT_TERMINAL
 from orchestrator_core.model.limits import Limits
 from orchestrator_core.registry import GLOBAL, TASK, Registry
+from orchestrator_core.system.seconds import check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,8 +61,8 @@ class RootContext:
         self.layout = root.layout
         self.socket = root.tmux_socket
         self.limits = limits or Limits.from_environment()
-        self.lock_timeout_s = lock_timeout_s
-        self.terminal_timeout_s = terminal_timeout_s
+        self.lock_timeout_s = check_seconds("lock_timeout_s", lock_timeout_s)
+        self.terminal_timeout_s = check_seconds("terminal_timeout_s", terminal_timeout_s)
         self.quarantined: list[Quarantined] = []  #: Damaged registries, since this was created.
         self._terminal = terminal
         self._terminal_name = root.terminal

@@ -14,8 +14,8 @@ after its commit.
 
 from __future__ import annotations
 
-import math
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,6 @@ from orchestrator_core.deployment.steps.base import DeploymentInputs
 from orchestrator_core.deployment.steps.session import LogReceipt, SessionReceipt
 from orchestrator_core.exceptions import (
     DeploymentError,
-    InvalidInput,
     LimitReached,
     NotFound,
     OrchestratorError,
@@ -63,6 +62,7 @@ from orchestrator_core.saga.unwinding import format_error
 from orchestrator_core.system import paths
 from orchestrator_core.system.event_reader import SupervisorEvents
 from orchestrator_core.system.names import check_id
+from orchestrator_core.system.seconds import check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,8 +108,7 @@ class Deployer:
         self, task_id: str, spec: AgentSpec, *, grace_s: float, extra_steps: Sequence[Step[Any]]
     ) -> Agent:
         """Deploy an agent, or return the live one under the spec's key; see the facade."""
-        if not 0 <= grace_s < math.inf:
-            raise InvalidInput(f"a grace of {grace_s} s is no time")
+        grace_s = check_seconds("grace_s", grace_s)
         for step in extra_steps:
             self._terminator.steps.require_known(step)
         task_id, agent_id = self._deploy_or_find(_Request(task_id, spec, grace_s, extra_steps))
@@ -211,7 +210,7 @@ class Deployer:
             "task_id": task_id,
             "type": spec.type,
             "parent": spec.parent,
-            "grace_s": request.grace_s,
+            "grace_s": min(request.grace_s, sys.float_info.max),  # JSON has no infinity.
             "silent_after_s": spec.silent_after_s,
             **deadline_labels(spec.deadline_s),
         }

@@ -24,6 +24,7 @@ from orchestrator_core.model.environment import HIDDEN_ENV, RESERVED_ENV
 from orchestrator_core.model.preset_programs import PROGRAMS
 from orchestrator_core.system.boot import boot_id
 from orchestrator_core.system.names import check_id
+from orchestrator_core.system.seconds import check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -55,6 +56,18 @@ def _argv_of(command: Iterable[str]) -> tuple[str, ...]:
     return tuple(command)
 
 
+def _time_limit(name: str) -> Any:  # noqa: ANN401 - a field with a converter
+    """Return the field of a time limit in seconds; infinity is None: no limit."""
+
+    def convert(value: float | None) -> float | None:
+        if value is None:
+            return None
+        seconds = check_seconds(name, value, zero=False)
+        return None if seconds == math.inf else seconds
+
+    return attrs.field(default=None, converter=convert)
+
+
 class _Preset:
     """A constructor of specs that is imported at its first use."""
 
@@ -80,9 +93,9 @@ class AgentSpec:
     None, it runs in the deploying process's directory. Extra steps may provide more of all
     three: see :mod:`orchestrator_core.resources.provision`.
 
-    An agent is ended after *deadline_s* seconds. A sweep reports an agent that has neither
-    written nor reported for *silent_after_s* seconds. The same *key* never deploys twice:
-    while the key's agent runs, a deployment returns that agent.
+    An agent is ended after *deadline_s* seconds; None and infinity mean never. A sweep reports
+    an agent that has neither written nor reported for *silent_after_s* seconds. The same
+    *key* never deploys twice: while the key's agent runs, a deployment returns that agent.
 
     The agent ends with its *parent*, an agent of the same task. None means the agent that
     the deploying process runs in, if that is of the same task. Otherwise, and with
@@ -103,8 +116,8 @@ class AgentSpec:
     cwd: str | None = attrs.field(default=None, converter=_path_of)
     env: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     parent: str | None = None
-    deadline_s: float | None = None
-    silent_after_s: float | None = None
+    deadline_s: float | None = _time_limit("deadline_s")
+    silent_after_s: float | None = _time_limit("silent_after_s")
     key: str | None = None
     stdin: bool = True
     preset: str | None = None
@@ -123,8 +136,6 @@ class AgentSpec:
             check_id("parent", self.parent)
         if self.key is not None:
             check_id("key", self.key)
-        _check_seconds("deadline_s", self.deadline_s)
-        _check_seconds("silent_after_s", self.silent_after_s)
         if self.preset is not None and self.preset not in PRESETS:
             raise InvalidInput(
                 f"{self.preset!r:.80} is no preset", hint=f"use one of: {', '.join(PRESETS)}"
@@ -204,11 +215,6 @@ class AgentSpec:
         program = PROGRAMS.get(self.preset or "")
         is_it = program is not None and program.name == self.command[0]
         return f"; if it is not installed: {program.install}" if program and is_it else ""
-
-
-def _check_seconds(name: str, value: float | None) -> None:
-    if value is not None and not 0 < value < math.inf:
-        raise InvalidInput(f"{name} must be a finite number greater than 0, not {value}")
 
 
 def _check_prompt(prompt: str) -> None:

@@ -25,6 +25,7 @@ import time
 from orchestrator_core.supervisor import gate, handoff, signals, spawn
 from orchestrator_core.supervisor.exit_recorder import ExitRecorder
 from orchestrator_core.supervisor.log_tail import PaneTail
+from orchestrator_core.supervisor.platform import LONGEST_POLL_S
 from orchestrator_core.supervisor.process_tree import ProcessTree
 
 TYPE_CHECKING = False
@@ -186,7 +187,8 @@ class MainLoop:
     def _left_ms(self) -> float | None:
         if self._deadline is None:
             return None
-        return max(0.0, self._deadline - time.monotonic()) * 1000
+        left_s = max(0.0, self._deadline - time.monotonic())
+        return min(left_s, LONGEST_POLL_S) * 1000  # The loop looks at the deadline on every turn.
 
 
 def _exec_unwinder(launch: Launch, journal: int) -> int:

@@ -1,5 +1,5 @@
 """
-Two facilities that differ between systems: the child subreaper, and file change events.
+What differs between systems: the child subreaper, file change events, and the longest wait.
 
 Linux has both, as ``prctl`` and inotify. macOS has no subreaper, and uses kqueue for file
 changes. The macOS lines are untested: no machine was available.
@@ -11,6 +11,8 @@ import posix
 import select
 import sys
 
+#: The longest single wait in seconds, 23 days: poll() takes at most 2**31 - 1 milliseconds.
+LONGEST_POLL_S = 2_000_000.0
 _PR_SET_CHILD_SUBREAPER = 36
 _IN_MODIFY = 0x2
 

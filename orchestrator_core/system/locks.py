@@ -162,7 +162,8 @@ class LockFile:
     def _lock_current_file(self, timeout_s: float, *, shared: bool) -> bool:
         """Lock the file that has the lock file's name now: somebody may remove it by hand."""
         with storage_errors("lock", self._sibling, allow=(FileNotFoundError,)):
-            while lock_within(self.fileno(), timeout_s, shared=shared):
+            deadline = time.monotonic() + timeout_s
+            while lock_within(self.fileno(), deadline - time.monotonic(), shared=shared):
                 if same_file(self.fd, self._sibling):
                     return True
                 os.close(self.fd)

@@ -34,6 +34,7 @@ from orchestrator_core.exceptions import (
     TerminalUnavailable,
     UntrustedSocket,
 )
+from orchestrator_core.supervisor.platform import LONGEST_POLL_S
 from orchestrator_core.system.names import check_argv, check_name, check_owner
 from orchestrator_core.system.paths import SOCKET_PATH_MAX, why_replaceable
 from orchestrator_core.system.presence import Presence
@@ -252,7 +253,7 @@ class _Server(libtmux.Server):
                 capture_output=True,
                 env=_environment(default_server=self.socket_path is None),
                 cwd="/",
-                timeout=max(0.001, self._deadline - time.monotonic()),
+                timeout=min(max(0.001, self._deadline - time.monotonic()), LONGEST_POLL_S),
                 check=False,
             )
         except subprocess.TimeoutExpired:

@@ -1,6 +1,7 @@
 """A deployment on real tmux is all or nothing, and touches nothing else."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -11,7 +12,9 @@ import pytest
 from support.needs import may_create_cgroups
 from support.world import HELD, wait_for_deaths
 
+from orchestrator_core.deployment.steps.session import LogReceipt, SessionReceipt
 from orchestrator_core.exceptions import DeploymentError, TerminalTimeout
+from orchestrator_core.saga import Saga
 
 pytestmark = pytest.mark.tmux
 
@@ -331,3 +334,43 @@ def test_a_key_names_one_agent_while_it_is_alive_and_is_free_afterwards(scene, o
 
     assert first.id != second.id
     assert [second.tmux_session] == scene.world.sessions()
+
+
+# --- times without a bound ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit_s", [25 * 86400, 1e300, math.inf])
+def test_an_agent_with_a_far_deadline_lives(scene, orch, task, limit_s):
+    """An agent that its supervisor ended at once would have died within the grace."""
+    agent = orch.deploy(task, scene.spec(deadline_s=limit_s), grace_s=0.2)
+
+    assert "running" == orch.agent(agent.id).status
+    assert [agent.id] == list(orch.recover().alive)
+
+
+@pytest.mark.parametrize("limit_s", [30 * 86400, 1e300, math.inf])
+def test_a_wait_and_a_grace_may_be_any_time(scene, orch, task, limit_s):
+    agent = orch.deploy(task, scene.spec("true"), grace_s=limit_s)
+
+    assert "completed" == orch.wait(agent.id, timeout_s=limit_s).status
+
+
+def test_a_supervisor_that_dies_before_it_reports_is_a_failed_deployment(
+    scene, orch, task, monkeypatch
+):
+    """The deployment ends at once, and leaves nothing."""
+    commit = Saga.commit
+
+    def commit_and_kill(saga):
+        commit(saga)
+        pid = saga.receipt(SessionReceipt).supervisor.pid
+        events = saga.receipt(LogReceipt).events
+        os.close(os.open(events, os.O_WRONLY | os.O_NONBLOCK))  # As the supervisor does first.
+        os.kill(pid, signal.SIGKILL)
+
+    monkeypatch.setattr(Saga, "commit", commit_and_kill)
+
+    with pytest.raises(DeploymentError, match="supervisor was killed"):
+        orch.deploy(task, scene.spec())
+
+    assert {} == scene.world.holdings()

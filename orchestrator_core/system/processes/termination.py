@@ -154,7 +154,7 @@ class _Termination:
         if watch is None:
             return
         with open(watch, "rb", buffering=0) as events:  # noqa: PTH123 - a descriptor
-            while cgroup.is_populated():
+            while cgroup.is_populated() and time.monotonic() < self._deadline:
                 self.forced = cgroup.kill()
                 if not wait_readable([events.fileno()], self._deadline, events=select.POLLPRI):
                     return
