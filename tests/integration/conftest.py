@@ -243,7 +243,6 @@ class Stage:
             if fd is not None:
                 os.close(fd)
 
-
     def _kill_agent(self):
         """Kill all processes with this agent's cookie: not every agent is on the roll."""
         mark = f"ORCHESTRATOR_COOKIE={self.cookie}".encode()
