@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from orchestrator_core.orchestrator import Orchestrator as Orchestrator
     from orchestrator_core.presets.result import (
         AgentResult as AgentResult,
+        PermissionDenial as PermissionDenial,
         TokenUsage as TokenUsage,
     )
     from orchestrator_core.reconcile.sweep.findings import (
@@ -112,7 +113,7 @@ _HOMES = {
     "orchestrator_core.operations.retention": ("ExportReport", "GcReport"),
     "orchestrator_core.operations.sweeper": ("Health", "Sweeper"),
     "orchestrator_core.orchestrator": ("Orchestrator",),
-    "orchestrator_core.presets.result": ("AgentResult", "TokenUsage"),
+    "orchestrator_core.presets.result": ("AgentResult", "PermissionDenial", "TokenUsage"),
     "orchestrator_core.reconcile.sweep.findings": (
         "Finding",
         "FindingKind",

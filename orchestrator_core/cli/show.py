@@ -32,7 +32,7 @@ def show(arguments: argparse.Namespace) -> CommandResult:
         "agent": agent.to_dict(),
         "record": dict(agent.record),
         "saga": None if history is None else _saga(history),
-        "result": None if result.format is None else result.to_dict(),
+        "result": result.to_dict() if _has_result(result) else None,
         "output": output,
     }
     lines = [
@@ -43,7 +43,7 @@ def show(arguments: argparse.Namespace) -> CommandResult:
         f"  ended     {agent.completed_at or '-'}",
         f"  saga      {history.state.value if history else 'none: a legacy agent'}",
         *(f"    {_format_step(frame, failures)}" for frame in frames),
-        *([] if result.format is None else _format_result(result)),
+        *(_format_result(result) if _has_result(result) else []),
         f"  output    the last {arguments.tail} lines",
         *(f"    {printable(line.expandtabs())}".rstrip() for line in output.splitlines()),
     ]
@@ -77,22 +77,30 @@ def _saga(history: History) -> dict[str, Any]:
     }
 
 
+def _has_result(result: AgentResult) -> bool:
+    """Return whether the agent's output has anything to show: it may only say why it failed."""
+    return result.format is not None or result.error is not None
+
+
 def _format_result(result: AgentResult) -> list[str]:
     """Return the lines of the result in the agent's own output."""
-    states = {None: "no end yet", False: "success", True: "error"}
+    states = {None: "no end", False: "success", True: "error"}
     usage = result.usage
     facts = [
-        f"{states[result.is_error]}, from {result.format}",
+        f"{states[result.is_error]}, from {result.format or 'the last line of text'}",
         None if result.cost_usd is None else f"${result.cost_usd:.4f}",
         None if result.turns is None else f"{result.turns} turns",
         None if result.duration_ms is None else f"{result.duration_ms / 1000:.1f} s",
         None if usage is None else f"{usage.input_tokens}+{usage.output_tokens} tokens",
         None if result.session_id is None else f"session {result.session_id}",
     ]
-    text = (result.error if result.is_error else None) or result.result or result.last_message
+    text = result.error or result.result or result.last_message
     shown = (text or "").expandtabs()[:_MAX_SHOWN].splitlines()
+    denied = ", ".join(denial.tool for denial in result.permission_denials)
     return [
         f"  result    {printable(', '.join(filter(None, facts)))}",
+        *([f"  retried   {printable(result.retry)}"] if result.retry else []),
+        *([f"  denied    {printable(denied)}"] if denied else []),
         *(f"    {printable(line)}".rstrip() for line in shown),
     ]
 

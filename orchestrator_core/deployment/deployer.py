@@ -209,6 +209,7 @@ class Deployer:
         labels = {
             "task_id": task_id,
             "type": spec.type,
+            "preset": spec.preset,
             "parent": spec.parent,
             "grace_s": min(request.grace_s, sys.float_info.max),  # JSON has no infinity.
             "silent_after_s": spec.silent_after_s,

@@ -16,8 +16,14 @@ import attrs
 
 from orchestrator_core.deployment.receipt_plan import derive_receipts
 from orchestrator_core.deployment.steps.session import SessionReceipt
-from orchestrator_core.exceptions import JournalDamaged, NotFound, SagaNotFound
-from orchestrator_core.model.outcome import decide_end_reason, ends_children, terminal_reason
+from orchestrator_core.exceptions import JournalDamaged, NotFound, SagaNotFound, StorageError
+from orchestrator_core.model.outcome import (
+    OutputVerdict,
+    decide_end_reason,
+    ends_children,
+    terminal_reason,
+)
+from orchestrator_core.model.preset_programs import PROGRAMS
 from orchestrator_core.model.spec import is_past_deadline
 from orchestrator_core.model.status import Status
 from orchestrator_core.registry.operations import descendants_of, is_finished
@@ -76,7 +82,32 @@ class Liveness(RecoveryPolicy):
             recorded = self.context.predecessor.recorded_end(history)
             if recorded is not None:
                 return recorded
-        return decide_end_reason(history, self.exit_record(history))
+        return self.decide_end_reason(history, self.exit_record(history))
+
+    def decide_end_reason(self, history: History, exit_record: ExitRecord | None) -> Unwind:
+        """Return the reason for the end of a dead agent, by its exit record and its output."""
+        if exit_record is None or history.end_request is not None:
+            return decide_end_reason(history, exit_record)
+        verdict = self._output_verdict(history, exit_record)
+        return decide_end_reason(history, exit_record, verdict)
+
+    def _output_verdict(self, history: History, exit_record: ExitRecord) -> OutputVerdict:
+        """Return what the output of a preset's tool says; nothing if it cannot be read."""
+        preset = history.labels.get("preset")
+        if preset not in PROGRAMS or exit_record.code is None:
+            return OutputVerdict()
+        from orchestrator_core.presets.log_reader import read_log  # noqa: PLC0415 - for presets
+
+        log = self.context.layout.log(task_id_of(history), history.saga_id)
+        try:
+            reading = read_log(log, preset)
+        except (FileNotFoundError, StorageError):
+            return OutputVerdict()
+        reason = reading.reason(exit_record.code)
+        if exit_record.code == 0 and reading.lacks_result:
+            reason = f"it ended without a result{reason and f': {reason}'}"
+            return OutputVerdict(failed=True, reason=reason)
+        return OutputVerdict(failed=reading.result.is_error is True, reason=reason)
 
     def decide_end(self, history: History) -> Unwind | None:
         """Return the reason to unwind a committed agent: its death, or its deadline."""

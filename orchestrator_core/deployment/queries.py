@@ -6,15 +6,19 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from orchestrator_core.deployment.report_reader import T, read_reports
 from orchestrator_core.deployment.task_lookup import task_of
 from orchestrator_core.exceptions import NotFound
 from orchestrator_core.model.records import Agent, ReportedFinding, ReportedProgress, Task
-from orchestrator_core.presets.log_reader import read_stream
+from orchestrator_core.model.status import Status
+from orchestrator_core.presets.log_reader import LogReading, read_log
 from orchestrator_core.presets.result import AgentResult
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.system.gzip_read import read_maybe_gzipped
 from orchestrator_core.system.names import check_id
+from orchestrator_core.system.processes.exit_record import read_exit_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,14 +99,26 @@ class Queries:
         return ""
 
     def result(self, agent_id: str) -> AgentResult:
-        """Return the result in an agent's output."""
+        """Return the result in an agent's output; without a verdict while the agent works."""
         agent = self.agent(agent_id)
         for path in self._logs(agent.task_id, agent_id):
             try:
-                return read_stream(path, agent.record.get("preset"))
+                reading = read_log(path, agent.record.get("preset"))
             except FileNotFoundError:
                 continue
+            return self._result(agent, reading)
         return AgentResult()
+
+    def _result(self, agent: Agent, reading: LogReading) -> AgentResult:
+        result = reading.result
+        exit_file = self._context.layout.run_dir(agent.task_id, agent.id) / "exit"
+        if agent.is_active and read_exit_record(str(exit_file)) is None:
+            # A tool may go on after it has written a result.
+            return attrs.evolve(result, is_error=None, result=None, error=None)
+        if agent.status == Status.FAILED.value and result.is_error is None:
+            exit_code = agent.record.get("exit_code")
+            return attrs.evolve(result, error=reading.reason(exit_code) or None)
+        return result
 
     def _logs(self, task_id: str, agent_id: str) -> Iterator[Path]:
         """Yield the possible paths of the log, in the order in which it moves."""

@@ -33,12 +33,7 @@ from orchestrator_core.exceptions import (
     SagaNotFound,
     WaitTimeout,
 )
-from orchestrator_core.model.outcome import (
-    EndReport,
-    cleanup_record,
-    decide_end_reason,
-    terminal_reason,
-)
+from orchestrator_core.model.outcome import EndReport, cleanup_record, terminal_reason
 from orchestrator_core.registry.operations import find_agent, is_finished
 from orchestrator_core.resources.step_registry import StepRegistry
 from orchestrator_core.saga import Reason, Saga, Sagas, State, Unwind
@@ -221,7 +216,7 @@ class Terminator:
                 if exited is None and not self.liveness.is_dead(saga.history):
                     saga.note("settled")
                     return None
-                why = decide_end_reason(saga.history, exited)
+                why = self.liveness.decide_end_reason(saga.history, exited)
                 return saga.unwind(why) if why.removes_everything else None
         except SagaNotFound:
             return self.sagas.report(agent_id)

@@ -40,12 +40,26 @@ def ends_children(why: Unwind) -> bool:
     return why.detail.get("cascade") is not False
 
 
-def decide_end_reason(history: History, exit_record: ExitRecord | None) -> Unwind:
+@attrs.frozen(kw_only=True)
+class OutputVerdict:
+    """What the output of a preset's tool says about its run."""
+
+    failed: bool = False  #: It reports an error, or lacks the result that every success has.
+    reason: str = ""  #: Why the run failed, in the tool's words; "" if the output does not say.
+
+
+_NO_OUTPUT = OutputVerdict()
+
+
+def decide_end_reason(
+    history: History, exit_record: ExitRecord | None, output: OutputVerdict = _NO_OUTPUT
+) -> Unwind:
     """
     Return the reason for the end of a committed agent that is dead.
 
-    Its own request to end counts first, then its exit record. An agent that fails within
-    the deployment's grace period is a failed deployment, of which nothing stays.
+    Its own request to end counts first, then its exit record, then its *output*. An agent
+    that fails within the deployment's grace period is a failed deployment, of which nothing
+    stays.
     """
     if history.end_request is not None:
         return _with_exit(history.end_request, exit_record)
@@ -54,9 +68,9 @@ def decide_end_reason(history: History, exit_record: ExitRecord | None) -> Unwin
             Status.ERROR, "its session, its supervisor or the machine is gone", by="lost"
         )
     if "settled" not in history.notes and _died_early(history, exit_record):
-        why = Unwind.rollback(f"the agent died early: {describe_exit(exit_record)}")
+        why = Unwind.rollback(f"the agent died early: {describe_exit(exit_record, output)}")
         return _with_exit(why, exit_record)
-    return _with_exit(_reason_from_exit(exit_record), exit_record)
+    return _with_exit(_reason_from_exit(exit_record, output), exit_record)
 
 
 def _died_early(history: History, exit_record: ExitRecord) -> bool:
@@ -64,13 +78,13 @@ def _died_early(history: History, exit_record: ExitRecord) -> bool:
     return exit_record.error is not None or (is_short and not is_clean(exit_record))
 
 
-def _reason_from_exit(exit_record: ExitRecord) -> Unwind:
+def _reason_from_exit(exit_record: ExitRecord, output: OutputVerdict) -> Unwind:
     if exit_record.cause in _TERMINATIONS:
         message, by = _TERMINATIONS[exit_record.cause]
         return terminal_reason(Status.TERMINATED, message, by=by)
-    if is_clean(exit_record):
+    if is_clean(exit_record) and not output.failed:
         return terminal_reason(Status.COMPLETED, "it finished", by="exit")
-    return terminal_reason(Status.FAILED, describe_exit(exit_record), by="exit")
+    return terminal_reason(Status.FAILED, describe_exit(exit_record, output), by="exit")
 
 
 #: By the cause in an exit record: the message, and the value of ``by``.
@@ -86,13 +100,16 @@ def is_clean(exit_record: ExitRecord) -> bool:
     return exit_record.code == 0 and exit_record.cause in {"exit", "request"}
 
 
-def describe_exit(exit_record: ExitRecord) -> str:
-    """Return a description of an exit."""
+def describe_exit(exit_record: ExitRecord, output: OutputVerdict = _NO_OUTPUT) -> str:
+    """Return a description of an exit, with the reason that the agent's output has."""
     if exit_record.error:
         return exit_record.error
     if exit_record.signal is not None:
         return f"it was killed by signal {exit_record.signal}"
-    return f"it ended with exit status {exit_record.code}"
+    if output.failed and exit_record.code == 0:
+        return output.reason or "it reported an error"
+    status = f"it ended with exit status {exit_record.code}"
+    return f"{status}: {output.reason}" if output.reason else status
 
 
 def _with_exit(why: Unwind, exit_record: ExitRecord | None) -> Unwind:

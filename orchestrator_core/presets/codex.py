@@ -18,16 +18,19 @@ deprecated there in favour of ``--sandbox workspace-write``.
 In the stream a thread starts, a turn starts, items start and are completed, and the turn is
 completed or fails. Sources: https://developers.openai.com/codex/noninteractive (as of
 2026-05-14), docs/exec.md, and codex-rs/exec/src/exec_events.rs of github.com/openai/codex
-at 08a1f30c. It contains token counts, but no cost and no duration.
+at 08a1f30c. It contains token counts, but no cost and no duration. As recorded from Codex
+0.171.0, the counts of a resumed thread include those of its earlier runs, and a failed call
+that is repeated is an ``error`` that begins with "Reconnecting... 1/5".
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Unpack
 
 from orchestrator_core.model.spec import AgentSpec
 from orchestrator_core.presets.options import SpecOptions, check_not_flag, flag
-from orchestrator_core.presets.stream_parser import Event, StreamParser, token_usage
+from orchestrator_core.presets.stream_parser import Event, StreamParser, retry_text, token_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +41,8 @@ _TYPES = frozenset(
         *("item.started", "item.updated", "item.completed", "error"),
     }
 )
+_RETRY = re.compile(r"Reconnecting\.\.\. (\d+)/(\d+)(?: \((.*)\))?", re.DOTALL)
+_HTTP_STATUS = re.compile(r"\bstatus (\d{3})\b")
 
 
 def codex(
@@ -80,6 +85,7 @@ class CodexStream(StreamParser):
 
     format = "codex"
     session_key = "thread_id"
+    noise = ("WARNING: proceeding", "Reading prompt from stdin", "Reading additional input from")
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,6 +99,7 @@ class CodexStream(StreamParser):
     def _feed(self, event: Event) -> None:
         if not self._turn_is_read:
             self._feed_turn(event)
+        self.set_if_missing(retry=_retry(event))
         is_known = "last_message" in self.known and "is_error" in self.known
         self._turn_is_read = self._turn_is_read or event["type"] == "turn.started" or is_known
         self.is_complete = self._turn_is_read and "session_id" in self.known
@@ -110,7 +117,7 @@ class CodexStream(StreamParser):
         elif kind == "turn.failed":
             error = event.mapping("error").text("message")
             self.set_if_missing(is_error=True, error=error)
-        elif kind == "error" and not self.matched_any:
+        elif kind == "error" and not self.matched_any and _retry(event) is None:
             # Codex has recovered from an error that has an event after it.
             self.set_if_missing(is_error=True, error=event.text("message"))
         elif kind == "item.completed":
@@ -122,3 +129,13 @@ class CodexStream(StreamParser):
             self.set_if_missing(last_message=message)
             if self.known.get("is_error") is False:
                 self.set_if_missing(result=message)
+
+
+def _retry(event: Event) -> str | None:
+    """Return the repeated call that an event reports."""
+    match = _RETRY.fullmatch(event.text("message") or "") if event["type"] == "error" else None
+    if match is None:
+        return None
+    attempt, limit, why = match.groups()
+    status = _HTTP_STATUS.search(why or "")
+    return retry_text(attempt, of=limit, why=status.group(1) if status else why)

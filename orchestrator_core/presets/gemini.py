@@ -21,11 +21,12 @@ but no cost.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Unpack
+import re
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
 from orchestrator_core.model.spec import AgentSpec
 from orchestrator_core.presets.options import SpecOptions, flag
-from orchestrator_core.presets.stream_parser import Event, StreamParser, token_usage
+from orchestrator_core.presets.stream_parser import Event, StreamParser, retry_text, token_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from orchestrator_core.presets.result import AgentResult
 
 _TYPES = frozenset({"init", "message", "tool_use", "tool_result", "error", "result"})
+_RETRY = re.compile(r"Attempt (\d+) failed(?: with status (\d+))?")
 
 
 def gemini(
@@ -72,6 +74,18 @@ class GeminiStream(StreamParser):
     """The parser of Gemini CLI's events."""
 
     format = "gemini"
+    noise = (
+        *("Warning: 256-color", "Ripgrep is not available", "YOLO mode is", "[STARTUP]"),
+        *("Loaded cached credentials", "Update your environment and try again"),
+    )
+    exit_codes: ClassVar = {
+        41: "it is not logged in",
+        42: "it got no prompt, or an invalid argument",
+        44: "its sandbox could not be used",
+        52: "its configuration is invalid",
+        53: "it reached its limit of turns",
+        55: "the folder is not trusted",
+    }
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,6 +108,10 @@ class GeminiStream(StreamParser):
         elif kind != "error":  # A warning may stand between two pieces.
             self._is_whole = bool(self._pieces)
         self.is_complete = kind == "init"
+
+    def _retry_in(self, text: str) -> str | None:
+        match = _RETRY.match(text)
+        return None if match is None else retry_text(match.group(1), why=match.group(2))
 
     def _feed_message(self, event: Event) -> None:
         is_piece = event.get("delta") is True

@@ -3,8 +3,8 @@ Read an agent's result from its log, if the log's lines are a tool's JSON lines.
 
 A log may hold gigabytes, may grow during the read, and contains the lines of standard
 error as well. The reader therefore starts at the end and stops as soon as the parser is
-complete, at the latest after :data:`LOOK_BACK` bytes. It skips every line that is not an
-event of the format. Memory use is bounded.
+complete, at the latest after :data:`LOOK_BACK` bytes. A line that is not an event of the
+format counts only as a reason of a failure, if it is text. Memory use is bounded.
 
 The log may be compressed (``NAME.gz``). gzip cannot be read backwards: the reader unpacks
 the file from the start and keeps only the two ends.
@@ -26,13 +26,13 @@ from orchestrator_core.presets.claude import ClaudeStream
 from orchestrator_core.presets.codex import CodexStream
 from orchestrator_core.presets.gemini import GeminiStream
 from orchestrator_core.presets.result import AgentResult
-from orchestrator_core.presets.stream_parser import Event, StreamParser, parse_event
+from orchestrator_core.presets.stream_parser import StreamParser, parse_events, parse_text
 from orchestrator_core.system import durable
 from orchestrator_core.system.gzip_read import GZ
 from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 LOOK_BACK = 16 << 20  #: The most bytes that are read from the end.
@@ -43,6 +43,26 @@ _CHUNK = 64 << 10
 _PARSERS: dict[str, type[StreamParser]] = {
     parser.format: parser for parser in (ClaudeStream, CodexStream, GeminiStream)
 }
+
+
+@attrs.frozen(kw_only=True)
+class LogReading:
+    """What a log says about its agent."""
+
+    result: AgentResult
+    last_text: str | None = None  #: The newest line of text that may explain a failure.
+    lacks_result: bool = False  #: It is of the format, and certainly has no result at its end.
+    exit_codes: Mapping[int, str] = {}  #: The meaning of exit statuses of this tool.
+
+    def reason(self, exit_code: int | None = None) -> str:
+        """Return why the agent failed: its error, its last line of text, or its exit status."""
+        meaning = self.exit_codes.get(exit_code) if exit_code is not None else None
+        return self.result.error or self.last_text or meaning or ""
+
+
+def has_parser(format_: object) -> bool:
+    """Return whether the output of a preset can be read."""
+    return format_ in _PARSERS
 
 
 def read_stream(path: Path, format_: object = None) -> AgentResult:
@@ -56,33 +76,54 @@ def read_stream(path: Path, format_: object = None) -> AgentResult:
         FileNotFoundError: There is no log, compressed or not.
         StorageError: The log cannot be read.
     """
+    return read_log(path, format_).result
+
+
+def read_log(path: Path, format_: object = None) -> LogReading:
+    """
+    Return what the log at *path* says about its agent, as :func:`read_stream`.
+
+    Raises:
+        FileNotFoundError, StorageError: As :func:`read_stream`.
+    """
     with open_log(path) as log:
         parser = _PARSERS.get(str(format_)) or _recognize(log)
-        return AgentResult() if parser is None else _parse(parser(), log)
+        return LogReading(result=AgentResult()) if parser is None else _parse(parser(), log)
 
 
 def _recognize(log: Log) -> type[StreamParser] | None:
-    for event in _events(itertools.chain(log.first_lines(), log.newest_first())):
-        for parser in _PARSERS.values():
-            if parser.recognizes(event):
-                return parser
+    for line in itertools.chain(log.first_lines(), log.newest_first()):
+        for event in parse_events(line or b""):
+            for parser in _PARSERS.values():
+                if parser.recognizes(event):
+                    return parser
     return None
 
 
-def _parse(parser: StreamParser, log: Log) -> AgentResult:
-    for event in filter(parser.recognizes, _events(log.newest_first())):
-        parser.feed(event)
+def _parse(parser: StreamParser, log: Log) -> LogReading:
+    is_certain = True
+    for line in log.newest_first():
         if parser.is_complete:
             break
-    for event in filter(parser.recognizes, _events(log.first_lines())):
+        if line is None:  # It may be the result.
+            is_certain = is_certain and "is_error" in parser.known
+        elif events := parse_events(line):
+            for event in filter(parser.recognizes, reversed(events)):
+                parser.feed(event)
+        elif text := parse_text(line):
+            parser.feed_text(text)
+    for line in log.first_lines():
         if "session_id" in parser.known:
             break
-        parser.set_if_missing(session_id=event.text(parser.session_key))
-    return parser.result()
-
-
-def _events(lines: Iterable[bytes]) -> Iterator[Event]:
-    return (event for line in lines if (event := parse_event(line)) is not None)
+        for event in filter(parser.recognizes, parse_events(line)):
+            parser.set_if_missing(session_id=event.text(parser.session_key))
+    result = parser.result()
+    return LogReading(
+        result=result,
+        last_text=parser.last_text,
+        lacks_result=is_certain and result.format is not None and result.is_error is None,
+        exit_codes=parser.exit_codes,
+    )
 
 
 @attrs.frozen
@@ -98,19 +139,23 @@ class Log:
         start = self._read(LOOK_AHEAD, 0)
         yield from start[: start.rfind(b"\n") + 1].split(b"\n")
 
-    def newest_first(self) -> Iterator[bytes]:
-        """Yield lines from the end backwards. The newest may be torn: the agent may write now."""
+    def newest_first(self) -> Iterator[bytes | None]:
+        """
+        Yield lines from the end backwards; None for one that is longer than :data:`LONGEST`.
+
+        The newest may be torn: the agent may write now.
+        """
         floor = max(self._tail_start, self._size - LOOK_BACK)
         line: bytes | None = b""  # The end of a line whose start is further back.
         for chunk in self._chunks(floor):
             *whole, last = reversed(chunk.split(b"\n"))
             for piece in whole:
                 line = _prepend(piece, line)
-                if line:
+                if line != b"":
                     yield line
                 line = b""
             line = _prepend(last, line)
-        if floor == 0 and line:
+        if floor == 0 and line != b"":
             yield line
 
     def _chunks(self, floor: int) -> Iterator[bytes]:

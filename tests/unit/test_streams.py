@@ -314,7 +314,7 @@ def test_a_torn_last_line_is_skipped(read, name, cut):
 def test_the_result_of_an_older_turn_is_not_the_last_turns(read):
     """A second session in the same log has no end."""
     result = read(*CLAUDE, CLAUDE_RESULT, CLAUDE_INIT, CLAUDE_CALL)
-    assert (None, None) == (result.is_error, result.last_message)
+    assert (None, None) == (result.is_error, result.result)
 
     result = read(*CODEX, {"type": "thread.started", "thread_id": "second"}, CODEX[1])
     assert ("second", None, None) == (result.session_id, result.is_error, result.last_message)
