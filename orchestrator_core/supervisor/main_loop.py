@@ -123,6 +123,8 @@ class MainLoop:
 
     def offer_handoff(self) -> None:
         """Offer the unwinding to a running sweeper, whose SIGTERM accepts it."""
+        if gate.is_unwinding(self._journal, self._launch.journal):
+            return  # The process that unwinds waits for this one to exit.
         if not handoff.sweeper_is_running(self._launch.sweeper_lock):
             return
         handoff.notify_sweeper(self._launch.journal)

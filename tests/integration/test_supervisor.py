@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator_core.supervisor import handoff
 from orchestrator_core.system.processes import GracePeriods
 
 LONG_S = 20
@@ -552,6 +554,24 @@ def test_the_supervisor_starts_no_unwinder_while_another_process_unwinds(stage, 
 
     assert 0 == stage.until_over()
     assert not stage.unwinder_ran.exists()
+
+
+def test_the_supervisor_offers_no_handoff_while_another_process_unwinds(stage):
+    """That process waits for it; a running sweeper has nothing to take over."""
+    lock = stage.place / "sweeper.lock"
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        stage.sh("echo ready >&9; exec sleep 60", sweeper_lock=str(lock))
+        stage.roll.until_ready()
+        stage.note("unwind")
+        stage.signal(signal.SIGTERM)
+        while "exited" != stage.next_line():
+            pass
+        began = time.monotonic()
+
+        assert 0 == stage.until_over()
+
+    assert time.monotonic() - began < handoff.HANDOFF_TIMEOUT_S
 
 
 def test_an_unwinder_that_cannot_run_leaves_the_saga_to_recovery(stage):
