@@ -255,7 +255,8 @@ class Saga:
         - A failing undo never stops the others. It is retried after them; if it fails again,
           the saga is STUCK, and can be unwound again later.
         - The reason of the first unwinding stays. A step that was undone is not undone again.
-        - An interrupt is raised at the end.
+        - An interrupt is raised at the end. It is no failure: a step that was interrupted twice
+          leaves the saga UNWINDING, for the next unwinding.
         - On a full disk the unwinding goes on. The next unwinding repeats an undo that was not
           recorded, and finds the resource absent.
         """
@@ -279,7 +280,12 @@ class Saga:
             unwinding.run_finalizer(self._finalizer, report)
             report = attrs.evolve(report, steps=unwinding.steps)
         self.undo_errors = unwinding.undo_errors
-        self.report = self._mark_stuck(report) if self.undo_errors else self._close(report)
+        if unwinding.has_failed:
+            self.report = self._mark_stuck(report)
+        elif unwinding.errors:  # Of interrupts: the next unwinding goes on.
+            self.report = attrs.evolve(report, closed=False)
+        else:
+            self.report = self._close(report)
         if unwinding.interrupt is not None:
             raise unwinding.interrupt
         return self.report

@@ -45,6 +45,11 @@ class Unwinding:
         failed = [name for name in self.reports if name in self.errors]
         return [UndoFailed(self.saga.saga_id, name, self.errors[name]) for name in failed]
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether a step has failed. One that was only interrupted has not: it is to go on."""
+        return any(isinstance(error, Exception) for error in self.errors.values())
+
     def undo_all(self) -> None:
         """Undo every step that has no outcome yet, the last step first."""
         frames = self.saga.history.stack[::-1]
@@ -58,15 +63,26 @@ class Unwinding:
                 self._undo(frame, attempt=2)
 
     def run_finalizer(self, finalizer: Finalizer, report: UnwindReport) -> None:
-        """Run the finalizer; if it fails, or was abandoned, it is reported as one more step."""
+        """
+        Run the finalizer; if it fails, or was abandoned, it is reported as one more step.
+
+        An interrupted finalizer is run once more: it is idempotent.
+        """
         history = self.saga.history
         if history.finalizer is not None:
             self._report(FINALIZER, history.finalizer)
             return
-        try:
-            finalizer(report, history)
-        except BaseException as error:  # noqa: BLE001 - see the module's promise
-            self._fail(FINALIZER, error)
+        for attempt in (1, 2):
+            try:
+                finalizer(report, history)
+            except BaseException as error:  # noqa: BLE001 - see the module's promise
+                self._fail(FINALIZER, error, attempt)
+                if isinstance(error, Exception):
+                    return
+            else:
+                self.reports.pop(FINALIZER, None)
+                self.errors.pop(FINALIZER, None)
+                return
 
     def _undo(self, frame: StepState, *, attempt: int) -> None:
         start = time.monotonic()
@@ -92,7 +108,8 @@ class Unwinding:
     ) -> None:
         if self.interrupt is None and not isinstance(error, Exception):
             self.interrupt = error
-        self.saga.on_undo_failed(step, error)
+        if isinstance(error, Exception):
+            self.saga.on_undo_failed(step, error)
         # A step may store any object there; the journal needs text.
         detail = msgspec.to_builtins(getattr(error, "undo_detail", {}), enc_hook=str)
         leaked = [str(item) for item in getattr(error, "leaked", ())]

@@ -258,6 +258,52 @@ def test_the_first_of_two_interrupts_is_raised_with_the_failed_undos(sagas, shel
     assert {"b": "s"} == shelf.held
 
 
+def test_an_undo_that_is_interrupted_twice_is_no_failure(sagas, shelf):
+    """The saga is not STUCK, and no user is notified: the next unwinding goes on at once."""
+    committed(sagas, shelf)
+    shelf.fail("undo", "b", KeyboardInterrupt("first"), KeyboardInterrupt("second"))
+
+    with pytest.raises(KeyboardInterrupt, match="first"):
+        sagas.unwind("s", Unwind.terminal("why it ended"))
+
+    assert ({"b": "s"}, State.UNWINDING) == (shelf.held, sagas.history("s").state)
+    assert sagas.recover().unwound["s"].closed
+    assert ({}, "why it ended") == (shelf.held, sagas.report("s").why.message)
+
+
+def test_a_failed_undo_beside_an_interrupted_one_is_stuck(sagas, shelf):
+    committed(sagas, shelf)
+    shelf.fail("undo", "b", KeyboardInterrupt(), KeyboardInterrupt())
+    shelf.fail("undo", "a", OSError("stays"), OSError("stays"))
+
+    with pytest.raises(KeyboardInterrupt):
+        sagas.unwind("s", Unwind.terminal())
+
+    assert State.STUCK is sagas.history("s").state
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize(("times", "state"), [(1, State.CLOSED), (2, State.UNWINDING)])
+def test_an_interrupt_of_the_finalizer_is_no_failure(tmp_path, shelf, interrupt, times, state):
+    calls = []
+
+    def finalizer(_report, _history):
+        calls.append("called")
+        if len(calls) <= times:
+            raise interrupt
+
+    sagas = Sagas(tmp_path / "sagas", steps=[Thing(shelf)], finalizer=finalizer)
+    committed(sagas, shelf)
+
+    with pytest.raises(interrupt):
+        sagas.unwind("s", Unwind.terminal())
+
+    assert state is sagas.history("s").state
+    sagas.recover()
+    report = sagas.report("s")
+    assert (True, [], times + 1) == (report.closed, list(report.failed), len(calls))
+
+
 def test_an_undo_that_returns_nonsense_has_failed(sagas, shelf):
     class Careless(Thing):
         def undo(self, _receipt, _why):
