@@ -280,6 +280,11 @@ class AsyncOrchestrator:
         """The registries found damaged since this was opened: which, where it is kept, and why."""
         return self.sync.damaged
 
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """The files that the last listing could not read, and why, by path."""
+        return self.sync.unreadable
+
     create_task = _async_method(Orchestrator.create_task)
     deploy = _async_method(Orchestrator.deploy, _DeployCall)
     report_progress = _async_method(Orchestrator.report_progress)

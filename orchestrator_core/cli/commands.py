@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.cli import LEFT, OK, exit_code
+from orchestrator_core.cli import BUSY, LEFT, OK, exit_code
 from orchestrator_core.cli.printing import CommandResult, printable
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError
 from orchestrator_core.orchestrator import Orchestrator
@@ -129,12 +129,13 @@ def ps(arguments: argparse.Namespace) -> CommandResult:
     orch = Orchestrator(arguments.root)
     status = None if arguments.all else "active"
     agents = orch.agents(task_id=arguments.task, status=status)
-    return CommandResult([agent.to_dict() for agent in agents], _table(agents))
+    unread = [f"{path}: {why}" for path, why in orch.unreadable.items()]
+    table = _table(agents) if agents else "no agents are known" if unread else "no agents"
+    data = [agent.to_dict() for agent in agents]
+    return CommandResult(data, table, BUSY if unread else OK, notes=tuple(unread))
 
 
 def _table(agents: list[Agent]) -> str:
-    if not agents:
-        return "no agents"
     rows = [("AGENT", "STATUS", "%", "SINCE", "TASK", "MESSAGE")]
     rows += [
         (
@@ -193,10 +194,11 @@ def _format_end(end: EndReport) -> str:
         return f"{end.agent_id}: ends as {end.status}; its supervisor completes it"
     if not end.success:
         return f"{end.agent_id}: STUCK, not undone: {printable('; '.join(end.errors))}"
-    proof = "proven" if end.verified_no_zombies else "unproven"
+    # Without a proof, one may be left that the scan does not find.
+    proof = "no process left (proven" if end.verified_no_zombies else "no process found (unproven"
     return (
         f"{end.agent_id}: {end.status or 'rolled back'} ({printable(end.reason)}), "
-        f"no process left ({proof} by {end.method}), {end.bytes_freed} bytes freed, "
+        f"{proof} by {end.method}), {end.bytes_freed} bytes freed, "
         f"{len(end.archived_files)} files archived"
         + "".join(f"\n  kept: {printable(kept)}" for kept in end.kept)
     ) + "".join(f"\n  {line}" for child in end.children for line in _format_end(child).splitlines())

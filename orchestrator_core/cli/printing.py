@@ -18,10 +18,13 @@ class CommandResult(NamedTuple):
     text: str  #: For people.
     code: int = 0
     errors: tuple[OrchestratorError, ...] = ()  #: One for each item that failed, if not all did.
+    notes: tuple[str, ...] = ()  #: What is unknown.
 
 
 def print_result(result: CommandResult, *, as_json: bool) -> None:
-    """Print a result to stdout; without JSON, its errors go to stderr as text."""
+    """Print a result to stdout, and its notes to stderr; without JSON, also its errors."""
+    for note in result.notes:
+        print(f"orchestrator-core: unknown: {printable(note)}", file=sys.stderr)
     if as_json:
         _print_json(result.data)
         return

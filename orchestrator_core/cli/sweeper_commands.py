@@ -72,10 +72,11 @@ def _format_action(finding: Finding) -> str:
 
 def _format_totals(report: SweepReport) -> str:
     count = len(report.findings)
-    found = f"{count} found" if count else "nothing found"
+    found = f"{count} found" if count or report.unknown else "nothing found"
     if not report.dry_run:
         found += f", {count - len(report.left)} reaped, {len(report.left)} left"
-    return f"{found}; {len(report.alive)} agents alive"
+    unknown = f"; {len(report.unknown)} unknown, left alone" if report.unknown else ""
+    return f"{found}; {len(report.alive)} agents alive{unknown}"
 
 
 # --- the resident sweeper ------------------------------------------------------------------------

@@ -64,6 +64,8 @@ class RootContext:
         self.lock_timeout_s = check_seconds("lock_timeout_s", lock_timeout_s)
         self.terminal_timeout_s = check_seconds("terminal_timeout_s", terminal_timeout_s)
         self.quarantined: list[Quarantined] = []  #: Damaged registries, since this was created.
+        #: The registries that the last listing could not read, and why, by path.
+        self.unreadable: dict[str, str] = {}
         self._terminal = terminal
         self._terminal_name = root.terminal
         self._processes = processes

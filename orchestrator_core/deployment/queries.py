@@ -10,18 +10,24 @@ import attrs
 
 from orchestrator_core.deployment.report_reader import T, read_reports
 from orchestrator_core.deployment.task_lookup import task_of
-from orchestrator_core.exceptions import NotFound
+from orchestrator_core.exceptions import (
+    LockTimeout,
+    NotFound,
+    OrchestratorError,
+    RegistryError,
+    StorageError,
+)
 from orchestrator_core.model.records import Agent, ReportedFinding, ReportedProgress, Task
 from orchestrator_core.model.status import Status
 from orchestrator_core.presets.log_reader import LogReading, read_log
 from orchestrator_core.presets.result import AgentResult
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.system.gzip_read import read_maybe_gzipped
-from orchestrator_core.system.names import check_id
+from orchestrator_core.system.names import check_id, is_id
 from orchestrator_core.system.processes.exit_record import read_exit_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from orchestrator_core.deployment.context import RootContext
 
@@ -35,34 +41,100 @@ class Queries:
     def agent(self, agent_id: str) -> Agent:
         """Return one agent."""
         task_id = task_of(self._context, agent_id)
-        record = find_agent(self._context.task_registry(task_id).read(), agent_id)
+        try:
+            record = find_agent(self._context.task_registry(task_id).read(), agent_id)
+        except (RegistryError, StorageError, NotFound):
+            record = self._entries(without=()).get(agent_id)
+            if record is None:
+                raise
         if record is None:
             raise NotFound(f"there is no agent {agent_id!r}")
-        return Agent.from_record(task_id, record)
+        return Agent.from_record(task_id, {**record, "id": agent_id})
 
     def agents(self, *, task_id: str | None, status: str | None) -> list[Agent]:
-        """Return the agents of one task or all, oldest first."""
-        found = (
-            Agent.from_record(name, record)
-            for name, document in self._documents(task_id)
-            for record in document.get("agents", ())
-        )
+        """
+        Return the agents of one task or all, oldest first.
+
+        Of a task whose registry cannot be read, the live agents are those of the global registry.
+        """
+        found = self._listed(task_id)
         if status == "active":
             return [agent for agent in found if agent.is_active]
         return [agent for agent in found if status in (None, agent.status)]
 
+    def _listed(self, task_id: str | None) -> list[Agent]:
+        documents = self._documents() if task_id is None else {}
+        if task_id is not None:
+            try:
+                documents[task_id] = self._document(task_id)
+            except (RegistryError, StorageError, NotFound) as error:
+                entries = self._entries(without=())
+                if not any(entry.get("task_id") == task_id for entry in entries.values()):
+                    raise
+                self._note_unreadable(task_id, error)
+        agents = [
+            Agent.from_record(name, record)
+            for name, document in documents.items()
+            for record in document.get("agents", ())
+        ]
+        for agent_id, entry in self._entries(without=documents).items():
+            name = str(entry.get("task_id"))
+            if task_id in (None, name):
+                self._note_if_gone(name)
+                agents.append(Agent.from_record(name, {**entry, "id": agent_id}))
+        return agents
+
+    def _note_if_gone(self, task_id: str) -> None:
+        """Note that the registry of a task with live agents was removed, if it was."""
+        path = self._context.layout.task_registry(task_id)
+        if not os.path.lexists(path):
+            self._context.unreadable.setdefault(str(path), "it is gone, and its agents live on")
+
+    def _entries(self, *, without: Container[str]) -> dict[str, dict[str, Any]]:
+        """Return the live agents in the global registry but those of the tasks *without*."""
+        registry = self._context.global_registry
+        try:
+            entries: dict[str, dict[str, Any]] = registry.read().get("agents", {})
+        except (RegistryError, StorageError, NotFound) as error:
+            self._context.unreadable[str(registry.path)] = str(error)
+            return {}
+        self._context.unreadable.pop(str(registry.path), None)
+        return {
+            agent_id: entry
+            for agent_id, entry in entries.items()
+            if is_id(entry.get("task_id"))
+            and entry["task_id"] not in without
+            and not self._context.predecessor.wrote(entry)
+        }
+
     def tasks(self) -> list[Task]:
-        """Return all tasks, oldest first."""
-        return [Task.from_document(document) for _, document in self._documents()]
+        """Return all tasks, oldest first; without those whose registry cannot be read."""
+        return [Task.from_document(document) for document in self._documents().values()]
 
     def task(self, task_id: str) -> Task:
         """Return one task."""
-        [(_, document)] = self._documents(task_id)
-        return Task.from_document(document)
+        return Task.from_document(self._document(task_id))
 
-    def _documents(self, task_id: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name in self._context.layout.task_ids() if task_id is None else [task_id]:
-            yield name, {"task_id": name, **self._context.task_registry(name).read()}
+    def _documents(self) -> dict[str, dict[str, Any]]:
+        """Return the registries of all tasks that can be read, and note the others."""
+        found: dict[str, dict[str, Any]] = {}
+        self._context.unreadable.clear()
+        for name in self._context.layout.task_ids():
+            try:
+                found[name] = self._document(name)
+            except NotFound:
+                continue  # Removed since the listing.
+            except (RegistryError, StorageError, LockTimeout) as error:
+                self._note_unreadable(name, error)
+        return found
+
+    def _document(self, task_id: str) -> dict[str, Any]:
+        # The directory names the task, whatever an edited document says.
+        return {**self._context.task_registry(task_id).read(), "task_id": task_id}
+
+    def _note_unreadable(self, task_id: str, error: OrchestratorError) -> None:
+        """Note why a task's registry could not be read; its agents may be missing."""
+        self._context.unreadable[str(self._context.layout.task_registry(task_id))] = str(error)
 
     def findings(
         self, agent_id: str | None, task_id: str | None, *, last: int | None
@@ -124,7 +196,8 @@ class Queries:
         """Yield the possible paths of the log, in the order in which it moves."""
         log = self._context.layout.log(task_id, agent_id)
         yield log
-        record = find_agent(self._context.task_registry(task_id).read(), agent_id) or {}
+        document = self._context.task_registry(task_id).read_or_none() or {}
+        record = find_agent(document, agent_id) or {}
         # The archive may have had a file of that name: then this one is a_stream.1.jsonl.
         recorded = _recorded_files(record, self._context.layout.task(task_id))
         yield from (path for path in recorded if path.name.startswith(f"{log.stem}."))

@@ -6,7 +6,14 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.exceptions import NotFound, SagaNotFound
+from orchestrator_core.exceptions import (
+    CouldNotAsk,
+    LockTimeout,
+    NotFound,
+    RegistryError,
+    SagaNotFound,
+    StorageError,
+)
 from orchestrator_core.model.environment import ENV_AGENT, ENV_TASK
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.system.names import check_id
@@ -21,14 +28,31 @@ def find_record(
     """
     Return an agent's task and record; None if no registry has it.
 
-    A damaged registry is skipped, or rebuilt with *rebuild*.
+    A registry that cannot be read is skipped; with *rebuild*, a damaged one is rebuilt first.
+
+    Raises:
+        CouldNotAsk: With *rebuild*, no registry that can be read has it, and another cannot.
     """
+    unread: list[str] = []
     for task_id in context.layout.task_ids():
         registry = context.task_registry(task_id)
-        document = registry.read() if rebuild else registry.read_or_none()
+        document = registry.read_or_none()
+        if document is None and rebuild:
+            try:
+                document = registry.read()
+            except NotFound:
+                continue  # Removed since the listing.
+            except (RegistryError, StorageError, LockTimeout) as error:
+                unread.append(str(error))
         record = find_agent(document or {}, agent_id)
         if record is not None:
             return task_id, record
+    if unread:
+        raise CouldNotAsk(
+            f"agent {agent_id!r} is in no registry that can be read, and these cannot: "
+            f"{'; '.join(unread)}",
+            hint="orchestrator-core doctor",
+        )
     return None
 
 
@@ -38,6 +62,7 @@ def task_of(context: RootContext, agent_id: str) -> str:
 
     Raises:
         NotFound: There is no such agent.
+        CouldNotAsk: No registry that can be read has it, and another cannot be read.
     """
     if agent_id == os.environ.get(ENV_AGENT) and ENV_TASK in os.environ:
         return check_id("task", os.environ[ENV_TASK])

@@ -148,6 +148,7 @@ class ListAgentsResult(ToolResult):
 
     count: int
     agents: list[AgentInfo]
+    unknown: list[str]
 
 
 class TaskAgents(AgentCounts):

@@ -221,7 +221,8 @@ class Tools:
         """List agents, oldest first: of one task or of all, active or ended."""
         agents = await self._orch.agents(task_id=task_id, status=status)
         infos = [schemas.select(agent, schemas.AgentInfo) for agent in agents]
-        return {"success": True, "count": len(infos), "agents": infos}
+        unknown = [f"{path}: {why}" for path, why in self._orch.unreadable.items()]
+        return {"success": True, "count": len(infos), "agents": infos, "unknown": unknown}
 
     async def get_agent_timeline(
         self, task_id: params.TaskId, agent_id: params.AgentId

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator_core.exceptions import NotFound
 from orchestrator_core.mcp.schemas import (
@@ -17,7 +17,7 @@ from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.model.limits import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from orchestrator_core.aio import AsyncOrchestrator
     from orchestrator_core.mcp import schemas
@@ -80,8 +80,17 @@ async def task_status(orch: AsyncOrchestrator, task_id: str) -> TaskStatusResult
             "recent_findings": await _findings(orch, task_id, _STATUS_REPORTS),
             "average_progress": round(sum(progress) / len(progress), 1) if progress else 0.0,
         },
-        limits=select(Limits(), TaskLimits, **task.record),
+        limits=select(Limits(), TaskLimits, **_numbers(task.record)),
     )
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, int]:
+    """Return the whole numbers in a record: another program may have written anything."""
+    return {
+        name: value
+        for name, value in record.items()
+        if isinstance(value, int) and not isinstance(value, bool)
+    }
 
 
 def _hierarchy(agents: Iterable[Agent]) -> dict[str, list[str]]:

@@ -60,6 +60,11 @@ class Layout(NamedTuple):
         return self.root / "registry/GLOBAL_REGISTRY.json"
 
     @property
+    def foreign_database(self) -> Path:
+        """The agents of the newest version of the old system, if that uses this root."""
+        return self.root / "registry/state.sqlite3"
+
+    @property
     def statistics(self) -> Path:
         """The document of counts: of removed journals, and of sweeps."""
         return self.root / "registry/STATS.json"

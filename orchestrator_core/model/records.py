@@ -10,7 +10,7 @@ from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.model.status import Status, is_active
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 @attrs.frozen(kw_only=True)
@@ -49,14 +49,12 @@ class Agent:
             "status": Status.RUNNING.value,
             "tmux_session": f"agent_{agent_id}",
             "type": "unknown",
-            "end_reason": record.get("termination_reason") or "",
+            "end_reason": str(record.get("termination_reason") or ""),
         }
-        for field in attrs.fields(cls):
-            name, value = field.name, record.get(field.name)
-            if value is None or name in _SKIPPED_FIELDS:
-                continue
-            if name not in _INT_FIELDS or isinstance(value, int):
-                values[name] = str(value) if name in _STR_FIELDS else value
+        for name, convert in _CONVERTERS.items():
+            value = convert(record.get(name))
+            if value is not None:
+                values[name] = value
         return cls(id=agent_id, task_id=task_id, record=dict(record), **values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,9 +62,26 @@ class Agent:
         return attrs.asdict(self, filter=lambda field, _: field.name != "record")
 
 
-_SKIPPED_FIELDS = {"record", "task_id", "id"}
-_STR_FIELDS = {"type", "status", "tmux_session", "parent", "started_at", "last_update", "message"}
-_INT_FIELDS = {"depth", "progress"}
+def _str_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _int_or_none(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _float_or_none(value: object) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number else None  # type: ignore[arg-type]
+
+
+#: A value of a wrong type is text, or is left out: people and other programs write records, too.
+_CONVERTERS: dict[str, Callable[[object], Any]] = {
+    **dict.fromkeys(("type", "status", "tmux_session", "parent", "started_at"), _str_or_none),
+    **dict.fromkeys(("last_update", "completed_at", "message", "end_reason", "key"), _str_or_none),
+    **dict.fromkeys(("depth", "progress", "exit_code", "exit_signal"), _int_or_none),
+    "deadline_at": _float_or_none,
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -85,12 +100,12 @@ class Task:
     def from_document(cls, document: Mapping[str, Any]) -> Task:
         """Return the task of a registry's document, also of the old system's."""
         return cls(
-            id=document["task_id"],
+            id=str(document["task_id"]),
             description=str(document.get("task_description", "")),
             created_at=str(document.get("created_at", "")),
             workspace=str(document.get("workspace", "")),
-            status=document.get("status", "INITIALIZED"),
-            priority=document.get("priority", "P2"),
+            status=str(document.get("status") or "INITIALIZED"),
+            priority=str(document.get("priority") or "P2"),
             record={
                 name: value
                 for name, value in document.items()
@@ -104,10 +119,6 @@ class Task:
 
 
 # --- what agents report ---------------------------------------------------------------------------
-
-
-def _int_or_none(value: object) -> int | None:
-    return value if isinstance(value, int) else None
 
 
 @attrs.frozen(kw_only=True)

@@ -46,6 +46,20 @@ class MaintenanceVerbs:
             for copy in self._context.quarantined
         ]
 
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """
+        The files that the last listing of agents or tasks could not read, and why, by path.
+
+        Agents in them may be missing from the listing.
+        """
+        from orchestrator_core.reconcile.legacy.unlisted import foreign_note  # noqa: PLC0415
+
+        layout = self._context.layout
+        note = foreign_note(layout)
+        foreign = {str(layout.foreign_database): note} if note else {}
+        return {**self._context.unreadable, **foreign}
+
     @functools.cached_property
     def _alerts(self) -> Alerts:
         from orchestrator_core.operations.alerts import Alerts  # noqa: PLC0415

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from orchestrator_core.system.processes.protocol import FileId, OpenFile
+    from orchestrator_core.system.processes.protocol import FileId, Mention, OpenFile
     from orchestrator_core.testing.fake_world import FakeProcess, FakeWorld
 
 #: The methods of the protocol by their old names.
@@ -109,6 +109,11 @@ class FakeProcesses:
     def find_open_files(self, files: Collection[FileId]) -> tuple[OpenFile, ...]:  # noqa: ARG002 - as below
         """Return nothing: fake processes keep no file open."""
         with self._world.call("processes.find_open_files"):
+            return ()
+
+    def find_mentions(self, words: Collection[str]) -> tuple[Mention, ...]:  # noqa: ARG002 - as below
+        """Return nothing: fake processes have no arguments."""
+        with self._world.call("processes.find_mentions"):
             return ()
 
     def age_s(self, process: Identity) -> float:

@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from datetime import timedelta
@@ -19,8 +20,9 @@ from support import acts
 from support.legacy_system import LIVES, a_legacy_scene, now
 from support.world import wait_for_deaths
 
-from orchestrator_core import CouldNotAsk, NotFound, TerminalTimeout, WaitTimeout
+from orchestrator_core import CouldNotAsk, NotFound, TaskRunning, TerminalTimeout, WaitTimeout, cli
 from orchestrator_core.deployment.steps import OpenLog, RegisterTask, WritePrompt
+from orchestrator_core.operations.doctor import examine
 from orchestrator_core.reconcile.legacy.default_server import DefaultServer
 from orchestrator_core.reconcile.legacy.session_step import EndLegacySession
 from orchestrator_core.reconcile.sweep.reap import _Reaper
@@ -386,6 +388,100 @@ def test_a_log_recorded_elsewhere_in_its_task_is_archived_from_there(scene):
     agent = scene.legacy.agent(task, id="a-121212-aaaaaa", tracked_files={"log_file": str(odd)})
     scene.orchestrator().terminate(agent)
     assert "odd\n" == scene.archived(task, agent)
+
+
+# --- agents that no registry lists ---------------------------------------------------------------
+
+
+def unlisted(scene, *, runs=None):
+    """Return a task, and an agent with files that the legacy system died before recording."""
+    task = scene.legacy.task()
+    agent = scene.legacy.agent(task, runs=runs)
+    scene.legacy.edit(task, lambda document: document["agents"].clear())
+    scene.legacy.edit_globally(lambda document: document["agents"].clear())
+    return task, agent
+
+
+def writes_its_log(scene, task, agent):
+    """Start a process without a session that has the agent's log open."""
+    log = scene.root / task / "logs" / f"{agent}_stream.jsonl"
+    with log.open("ab") as stream:
+        return subprocess.Popen(["sleep", "1000"], stdout=stream)
+
+
+def names_it(_scene, _task, agent):
+    return subprocess.Popen(["sh", "-c", "sleep 1000; exit 0", agent])
+
+
+@pytest.mark.parametrize("sign", ["session", writes_its_log, names_it])
+def test_the_files_of_an_unlisted_agent_that_may_be_alive_are_never_touched(scene, sign):
+    task, agent = unlisted(scene, runs=LIVES if sign == "session" else None)
+    if sign == "session":
+        scene.until_started(task, agent)
+    living = [] if sign == "session" else [sign(scene, task, agent)]
+    orch = scene.orchestrator()
+    before = scene.legacy.bytes()
+    try:
+        report = orch.sweep(reap=True)
+
+        assert ((), (), False) == (report.findings, report.reaped, report.clean)
+        assert [agent in line for line in report.unknown] == [True]
+        assert before == scene.legacy.bytes()
+        assert ["agent_" + agent] * (sign == "session") == scene.legacy.sessions()
+        with pytest.raises(CouldNotAsk, match=f"no registry lists an agent '{agent}'"):
+            orch.terminate(agent)
+        with pytest.raises(TaskRunning, match=agent):
+            orch.export_task(task, scene.place / "task.tar", remove=True)
+        assert before == scene.legacy.bytes()
+    finally:
+        for process in living:
+            process.kill()
+            process.wait()
+
+
+def test_the_files_of_an_unlisted_agent_of_which_nothing_lives_are_archived(scene):
+    _, agent = unlisted(scene)
+
+    report = scene.orchestrator().sweep(reap=True)
+
+    assert {agent} == {one.finding.agent_id for one in report.reaped if one.success}
+    assert () == report.unknown
+
+
+def test_a_server_that_cannot_be_asked_makes_an_unlisted_agent_unknown(scene):
+    task, agent = unlisted(scene, runs=LIVES)
+    scene.until_started(task, agent)
+    before = scene.legacy.bytes()
+    server = scene.legacy.server()
+    os.kill(server, signal.SIGSTOP)
+    try:
+        report = scene.orchestrator(terminal_timeout_s=0.3).sweep(reap=True)
+    finally:
+        os.kill(server, signal.SIGCONT)
+
+    assert ((), True) == (report.reaped, any(agent in line for line in report.unknown))
+    assert before == scene.legacy.bytes()
+
+
+def test_a_root_with_the_database_of_a_newer_version_is_named_and_its_files_stay(scene, capsys):
+    """The database may list any agent, and is not read."""
+    _, agent = unlisted(scene)
+    database = scene.root / "registry" / "state.sqlite3"
+    database.write_bytes(b"SQLite format 3\0")
+    before = scene.legacy.bytes()
+
+    report = scene.orchestrator().sweep(reap=True)
+
+    assert ((), ()) == (report.findings, report.reaped)
+    assert [str(database) in report.unknown[0], agent in report.unknown[1]] == [True, True]
+    assert before == scene.legacy.bytes()
+    assert 4 == cli.main(["--root", str(scene.root), "ps"])
+    shown = capsys.readouterr()
+    assert ("no agents are known\n", True) == (shown.out, f"unknown: {database}" in shown.err)
+    with pytest.raises(CouldNotAsk, match="another system may list it"):
+        scene.orchestrator().terminate(agent)
+    [check] = [check for check in examine(scene.root) if check.name == "registries"]
+    assert ("warning", True) == (check.verdict.value, str(database) in check.found)
 
 
 # --- faults -------------------------------------------------------------------------------------

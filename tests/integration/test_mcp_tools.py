@@ -77,6 +77,35 @@ def text_of(result):
     return "\n".join(block.text for block in result.content)
 
 
+def test_odd_records_disable_no_tool(scene, asked, deployed):
+    """Another program has written a time as a number, and a limit as null."""
+    task, agent = deployed
+    path = scene.root / task / "AGENT_REGISTRY.json"
+    document = json.loads(path.read_text())
+    document["agents"][0] |= {"completed_at": 1730000000, "key": 4, "progress": "half"}
+    path.write_text(json.dumps({**document, "max_depth": None, "priority": 2}))
+
+    listed, status = asked(("list_agents", {}), ("get_real_task_status", {"task_id": task}))
+
+    assert [False, False] == [listed.is_error, status.is_error]
+    [shown] = listed.structured_content["agents"]
+    assert (agent, "1730000000", 0) == (shown["id"], shown["completed_at"], shown["progress"])
+    assert ("2", True) == (
+        status.structured_content["priority"],
+        isinstance(status.structured_content["limits"]["max_depth"], int),
+    )
+
+
+def test_a_list_names_what_could_not_be_read(scene, asked, deployed):
+    task, agent = deployed
+    (scene.root / task / "AGENT_REGISTRY.json").unlink()
+
+    [listed] = asked(("list_agents", {}))
+
+    assert [agent] == [each["id"] for each in listed.structured_content["agents"]]
+    assert [True] == [task in line for line in listed.structured_content["unknown"]]
+
+
 # --- names and results ---------------------------------------------------------------------------
 
 #: The parameters and the result fields that existing agents use.

@@ -21,6 +21,7 @@ from orchestrator_core.operations.doctor.check import (
     shorten_list,
 )
 from orchestrator_core.operations.metrics.summary import Summary
+from orchestrator_core.reconcile.legacy.unlisted import foreign_note
 from orchestrator_core.registry import GLOBAL, TASK, Registry
 from orchestrator_core.registry.snapshot_cache import read_snapshot
 from orchestrator_core.saga.store import SUFFIX, JournalStore
@@ -102,6 +103,9 @@ def registries(environment: Environment) -> Check:
     if layout is None:
         return Check.ok("there is no root yet")
     checks: list[Check] = []
+    if note := foreign_note(layout):
+        remedy = "use that system for its agents, or another root here: --root DIR"
+        checks.append(Check.warning(f"{layout.foreign_database}: {note}", remedy))
     task_ids = layout.task_ids()
     for task_id in task_ids:
         registry = Registry(layout.task_registry(task_id), schema=TASK)

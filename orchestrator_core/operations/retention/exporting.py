@@ -21,6 +21,7 @@ from orchestrator_core.exceptions import InvalidInput, StorageError
 from orchestrator_core.operations.retention import ExportReport
 from orchestrator_core.operations.retention.remove_task import (
     check_finished,
+    check_unlisted,
     finish_removals,
     journals_of,
     remove_task,
@@ -51,7 +52,10 @@ def export(
     root, task = context.layout.root, context.layout.task(task_id)
     tasks.clean_temp_dirs(root)
     finish_removals(context, sagas)
-    check_finished(sagas, task_id, context.task_registry(task_id).read())
+    document = context.task_registry(task_id).read()
+    check_finished(sagas, task_id, document)
+    if remove:
+        check_unlisted(context, sagas, task_id, document)
     path = _check_target(target, task)
     states = stamp_tree(task)
     journals = journals_of(sagas, task_id)

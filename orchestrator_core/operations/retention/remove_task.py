@@ -34,6 +34,8 @@ from orchestrator_core.model.status import is_active
 from orchestrator_core.operations.metrics.summary import compact_journals
 from orchestrator_core.operations.retention.safe_dir import locked_directory
 from orchestrator_core.operations.retention.tarball import stamp_tree
+from orchestrator_core.reconcile.legacy.unlisted import signs_of_life
+from orchestrator_core.reconcile.sweep.named_files import scan_task
 from orchestrator_core.registry import TASK, Registry
 from orchestrator_core.system import durable
 from orchestrator_core.system.names import check_id
@@ -145,6 +147,26 @@ def check_finished(sagas: Sagas, task_id: str, document: Document) -> None:
         raise TaskRunning(
             f"task {task_id!r} is not over: {', '.join(sorted(active))}",
             hint=f"orchestrator-core ps --task {task_id}; then kill, or recover, each",
+        )
+
+
+def check_unlisted(context: RootContext, sagas: Sagas, task_id: str, document: Document) -> None:
+    """
+    Check that a task has no files of an agent that no registry lists and that may be alive.
+
+    Raises:
+        TaskRunning: An agent of another system may work with these files.
+    """
+    known = {record.get("id") for record in document["agents"]}
+    files = scan_task(context.layout, task_id)
+    names = {file.agent_id for file in files} - known - {*sagas.journals.closed_ids()}
+    signs = signs_of_life(context, dict.fromkeys(names, task_id))
+    if signs:
+        found = "; ".join(f"{name}: {sign}" for name, sign in sorted(signs.items()))
+        raise TaskRunning(
+            f"task {task_id!r} has files of agents that no registry lists and that may be alive: "
+            f"{found}",
+            hint="end them where they were started, or export without removing",
         )
 
 

@@ -12,6 +12,8 @@ is being unwound, with the recorded end.
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ from orchestrator_core.model.status import is_active
 from orchestrator_core.reconcile.legacy.agent import ENDED_BY, is_legacy, legacy_agent, report_of
 from orchestrator_core.reconcile.legacy.proof import LegacyState, LegacyStatus, inspect_all
 from orchestrator_core.reconcile.legacy.session_step import EndLegacySession, LegacySessionReceipt
+from orchestrator_core.reconcile.legacy.unlisted import signs_of_life
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.saga import Unwind
 from orchestrator_core.system.names import check_id
@@ -96,8 +99,8 @@ class LegacySystem(Predecessor):
 
         Raises:
             NotFound: The legacy system recorded no such agent.
-            CouldNotAsk: Whether it is alive, or what belongs to it, is unknown. Nothing was
-                changed.
+            CouldNotAsk: Whether it is alive, or what belongs to it, is unknown; or no registry
+                lists it, and it may be alive. Nothing was changed.
         """
         agent = self._find(agent_id)
         status = inspect_all(self.context, [agent])[agent.id]
@@ -131,7 +134,26 @@ class LegacySystem(Predecessor):
                     "cannot have had",
                     hint=f"its task is {task_id}; what does `tmux list-sessions` show?",
                 )
+        self._refuse_unlisted(agent_id)
         raise NotFound(f"there is no agent {agent_id!r}")
+
+    def _refuse_unlisted(self, agent_id: str) -> None:
+        """Raise CouldNotAsk if an agent that no registry lists may be alive."""
+        if re.fullmatch(ids.AGENT_ID, agent_id) is None:
+            return
+        layout = self.context.layout
+        of_tasks = (
+            task_id
+            for task_id in layout.task_ids()
+            if os.path.lexists(layout.log(task_id, agent_id))
+            or os.path.lexists(layout.prompt(task_id, agent_id))
+        )
+        for sign in signs_of_life(self.context, {agent_id: next(of_tasks, None)}).values():
+            raise CouldNotAsk(
+                f"no registry lists an agent {agent_id!r}, and {sign}; nothing was touched",
+                hint="if it is an agent of the old system, end it there, or by hand: "
+                f"tmux kill-session -t '={ids.session_name(agent_id)}'",
+            )
 
     def _document(self, task_id: str) -> Document:
         registry = self.context.task_registry(task_id)

@@ -79,7 +79,7 @@ def writers_of(
     processes: Processes, logs: Iterable[Path], started_at: float | None
 ) -> list[OpenFile]:
     """Return the writers of *logs* that started when their agent did."""
-    open_files = processes.find_open_files(_file_ids(logs))
+    open_files = processes.find_open_files(file_ids(logs))
     return [each for each in open_files if _is_agents_writer(processes, each, started_at)]
 
 
@@ -89,8 +89,8 @@ class _LegacySnapshot:
     def __init__(self, context: RootContext, agents: Sequence[LegacyAgent]) -> None:
         self._processes = context.processes
         self._sessions = {session.name: session for session in legacy_server(context).sessions()}
-        self._logs = {agent.id: _file_ids(agent.logs) for agent in agents}
-        self._prompts = {agent.id: _file_ids([agent.files.prompt]) for agent in agents}
+        self._logs = {agent.id: file_ids(agent.logs) for agent in agents}
+        self._prompts = {agent.id: file_ids([agent.files.prompt]) for agent in agents}
         files = set().union(*self._logs.values(), *self._prompts.values())
         self._open_files = context.processes.find_open_files(files)
 
@@ -182,7 +182,8 @@ def _is_agents_writer(processes: Processes, each: OpenFile, started_at: float | 
     return each.writes and _matches_start(_started_at(processes, each.process), started_at)
 
 
-def _file_ids(paths: Iterable[Path]) -> set[FileId]:
+def file_ids(paths: Iterable[Path]) -> set[FileId]:
+    """Return the identities of those of *paths* that are regular files."""
     found = set()
     for path in paths:
         try:

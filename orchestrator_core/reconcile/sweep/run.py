@@ -18,6 +18,7 @@ from orchestrator_core.reconcile.sweep.findings import FINDINGS, Finding, SweepR
 from orchestrator_core.reconcile.sweep.legacy_agents import inspect_legacy, legacy_records
 from orchestrator_core.reconcile.sweep.reap import reap
 from orchestrator_core.reconcile.sweep.snapshot import take_snapshot
+from orchestrator_core.reconcile.sweep.unproved import without_unproved
 from orchestrator_core.reconcile.sweep.unreachable import request_sockets
 from orchestrator_core.system.clock import ms_since
 
@@ -40,6 +41,7 @@ def sweep(
         again = detect(second, legacy_records(second), silent_after_s=silent_after_s, now=now)
         findings = _confirm(findings, again)
         unknown += second.unknown
+    findings, unproved = without_unproved(context, snapshot, findings)
     legacy = inspect_legacy(context, snapshot, records)
     findings += legacy.findings
     states = (snapshot.sagas or {}).values()
@@ -48,7 +50,7 @@ def sweep(
     reaped = reap(terminator, findings, timeout_s=timeout_s) if reaping else []
     return SweepReport(
         findings=tuple(findings),
-        unknown=tuple(dict.fromkeys((*unknown, *legacy.unknown))),
+        unknown=tuple(dict.fromkeys((*unknown, *unproved, *legacy.unknown))),
         reaped=tuple(reaped),
         dry_run=not reaping,
         duration_ms=ms_since(begun),

@@ -12,6 +12,7 @@ from orchestrator_core.system.event_reader import wait_readable
 from orchestrator_core.system.processes import (
     cgroups,
     identity,
+    mentions,
     open_files,
     ownership,
     table,
@@ -59,6 +60,7 @@ class LocalProcesses:
     pane_of = staticmethod(identity.pane_of)
     cwd_of = staticmethod(identity.cwd_of)
     find_open_files = staticmethod(open_files.find_open_files)
+    find_mentions = staticmethod(mentions.find_mentions)
     includes_self = staticmethod(ownership.includes_self)
     create_cgroup = staticmethod(cgroups.create)
 

@@ -64,6 +64,15 @@ class OpenFile:
     sid: int  #: Of the process's POSIX session: the pid of its present or former leader.
 
 
+@attrs.frozen(kw_only=True)
+class Mention:
+    """A process that names a word in its arguments or its environment."""
+
+    process: Identity
+    name: str
+    word: str
+
+
 @attrs.frozen
 class PaneState:
     """The pane of a supervisor as the kernel shows it, whatever the terminal's server answers."""
@@ -172,6 +181,15 @@ class Processes(Protocol):
 
         Raises:
             CouldNotAsk: The system does not list them.
+        """
+        ...
+
+    def find_mentions(self, words: Collection[str]) -> tuple[Mention, ...]:
+        """
+        Return each process that names one of *words*, by one scan; not the caller's ancestors.
+
+        Raises:
+            CouldNotAsk: The table of processes cannot be read.
         """
         ...
 

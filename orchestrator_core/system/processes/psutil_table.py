@@ -84,6 +84,23 @@ def _cookie(process: psutil.Process, name: str) -> str | None:
     return cookie
 
 
+def self_and_ancestors() -> set[int]:
+    """Return the pids of this process and of its ancestors."""
+    own = psutil.Process()
+    return {own.pid, *(each.pid for each in own.parents())}
+
+
+def texts() -> Iterator[tuple[int, int, str, bytes]]:
+    """Return all living processes: pid, start time, name, arguments and environment as one text."""
+    for process in psutil.process_iter():
+        try:
+            started, name = _start_time(process), process.name()
+            words = [*process.cmdline(), *(f"{k}={v}" for k, v in process.environ().items())]
+            yield process.pid, started, name, os.fsencode("\0".join(words))
+        except (psutil.Error, OSError):
+            continue  # As above.
+
+
 def open_files() -> Iterator[tuple[int, int, str, str]]:
     """Return the open files of all processes: pid, start time, name, path."""
     for process in psutil.process_iter():
