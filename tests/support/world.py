@@ -144,7 +144,8 @@ class World:
     def litter(self):
         """Return the files that no code uses any more."""
         known = re.compile(
-            r"root\.json(\.lock)?|orchestrator\.toml|mcp-token|registry/sweeper\.(json|lock)|tmux\.sock"
+            r"\.gitignore|root\.json(\.lock)?|orchestrator\.toml|mcp-token|tmux\.sock"
+            r"|registry/sweeper\.(json|lock)"
             r"|registry/(GLOBAL_REGISTRY|STATS)\.json((\.(settle|queue))?\.lock)?"
             r"|(registry|TASK-[^/]+)/\.[A-Z_]+\.json\.next-[01]"
             r"|sagas/(closed/)?[A-Za-z0-9_-]+\.jsonl"
