@@ -122,6 +122,7 @@ def _deploy(deploy: argparse.ArgumentParser) -> None:
         help="the agent that it ends with; default: the agent that runs this; or: orchestrator",
     )
     add_seconds(deploy, "--deadline", "end it after this time")
+    add_seconds(deploy, "--linger", "let it go on for this time after it has reported its end")
     add_seconds(deploy, "--silent-after", "report it after this time without a sign of life")
     deploy.add_argument(
         "--env",
@@ -140,7 +141,7 @@ def _deploy(deploy: argparse.ArgumentParser) -> None:
         "cmd",
         nargs="*",
         metavar="CMD",
-        help="the agent's argv, with {prompt_file} {agent_id} {task_id} {workspace} replaced",
+        help="its argv, with {prompt_file}, {prompt}, {agent_id}, {task_id}, {workspace} replaced",
     )
 
 

@@ -70,6 +70,7 @@ def _spec(arguments: argparse.Namespace) -> AgentSpec:
         "env": dict(_variable(text) for text in arguments.env),
         "parent": arguments.parent,
         "deadline_s": arguments.deadline,
+        "linger_s": arguments.linger,
         "silent_after_s": arguments.silent_after,
         "key": arguments.key,
     }

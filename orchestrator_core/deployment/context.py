@@ -9,10 +9,12 @@ does not pay for the imports of the others.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.exceptions import TerminalUnavailable
+from orchestrator_core.exceptions import InvalidInput, StorageError, TerminalUnavailable
 from orchestrator_core.model.layout import DEFAULT_TERMINAL
 from orchestrator_core.model.limits import Limits
 from orchestrator_core.registry import GLOBAL, TASK, Registry
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from orchestrator_core.deployment.predecessor import Predecessor
     from orchestrator_core.model.layout import Root
     from orchestrator_core.model.settings import Settings
+    from orchestrator_core.model.spec import AgentSpec
     from orchestrator_core.registry import Quarantined, Schema
     from orchestrator_core.registry.snapshot_cache import SnapshotCache
     from orchestrator_core.saga.store import JournalStore
@@ -106,6 +109,21 @@ class RootContext:
         from orchestrator_core.system.processes.protocol import GracePeriods  # noqa: PLC0415
 
         return self._patience or GracePeriods()
+
+    def linger_s(self, spec: AgentSpec) -> float:
+        """
+        Return how many seconds an agent may go on after it has reported its own end.
+
+        Settings that cannot be read set nothing: a deployment does not depend on them.
+        """
+        chosen = self.patience.linger_s if spec.linger_s is None else spec.linger_s
+        # Most roots have no settings, and their module takes long to import.
+        if chosen is None and os.path.lexists(self.layout.settings):
+            with contextlib.suppress(InvalidInput, StorageError):
+                chosen = self.settings.agents.linger_s
+        if chosen is None:
+            chosen = self.patience.default_linger_s(with_preset=spec.preset is not None)
+        return chosen
 
     @functools.cached_property
     def predecessor(self) -> Predecessor:

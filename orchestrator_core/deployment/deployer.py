@@ -204,8 +204,9 @@ class Deployer:
 
     def _plan(self, request: _Request, parent: str, min_depth: int) -> Saga:
         context, task_id = self._context, request.task_id
-        inputs, extra_steps = _inputs(request, parent)
-        agent_id, spec = inputs.agent_id, inputs.spec
+        spec = attrs.evolve(request.spec, parent=parent, linger_s=context.linger_s(request.spec))
+        inputs, extra_steps = _inputs(request, spec)
+        agent_id = inputs.agent_id
         labels = {
             "task_id": task_id,
             "type": spec.type,
@@ -289,14 +290,13 @@ class Deployer:
             return None
 
 
-def _inputs(request: _Request, parent: str) -> tuple[DeploymentInputs, Sequence[Step[Any]]]:
+def _inputs(request: _Request, spec: AgentSpec) -> tuple[DeploymentInputs, Sequence[Step[Any]]]:
     """
     Return the inputs of a new agent's steps, and the extra steps that fill them.
 
     Raises:
         InvalidInput: The spec's program cannot be found.
     """
-    spec = attrs.evolve(request.spec, parent=parent)
     agent_id = ids.new_agent_id(spec.type)
     extra_steps, provisions = request.extra_steps, None
     if extra_steps:

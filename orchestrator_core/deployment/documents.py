@@ -85,6 +85,7 @@ def build_launch(context: RootContext, inputs: DeploymentInputs) -> Launch:
     placeholders = {
         **(provision.placeholders if provision else {}),
         "prompt_file": str(prompt),
+        "prompt": spec.prompt,
         "agent_id": agent_id,
         "task_id": task_id,
         "workspace": str(layout.task(task_id)),
@@ -109,7 +110,7 @@ def build_launch(context: RootContext, inputs: DeploymentInputs) -> Launch:
         cgroup=context.processes.cgroup_path(ids.cgroup_name(context.root_id, agent_id)),
         term_s=context.patience.term_s,
         kill_s=context.patience.kill_s,
-        linger_s=context.patience.linger_s,
+        linger_s=context.linger_s(spec),
         deadline_s=spec.deadline_s,
         sweeper_lock=str(layout.sweeper_lock),
         unwinder_argv=unwinder_argv(layout.root, agent_id),

@@ -133,7 +133,7 @@ class Liveness(RecoveryPolicy):
         """Wait, within the linger period, until an agent without a supervisor has exited."""
         session = session_receipt(history)
         if _is_legacy(session) and session.supervisor is not None:
-            linger_s = self.context.patience.linger_s
+            linger_s = self.context.patience.default_linger_s()
             self.context.processes.watch(session.supervisor, timeout_s=linger_s)
 
     # --- whether this process is part of it -------------------------------------------------------

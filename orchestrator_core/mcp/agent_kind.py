@@ -50,6 +50,7 @@ class AgentKind:
     preset: str | None = None
     grace_s: float = 0.0  #: An agent that dies sooner is a failed deployment.
     deadline_s: float | None = None  #: An agent is ended after this time.
+    linger_s: float | None = None  #: For it to exit by itself after it has reported its end.
 
     def __attrs_post_init__(self) -> None:
         if self.command and self.preset:
@@ -76,6 +77,7 @@ class AgentKind:
             "parent": parent,
             "cwd": cwd,
             "deadline_s": self.deadline_s,
+            "linger_s": self.linger_s,
         }
         if self.preset is not None:
             spec: AgentSpec = getattr(AgentSpec, self.preset)(**options)
@@ -101,7 +103,11 @@ def kind_from(
     elif len(command) == 1:
         command = _split(command[0])
     return AgentKind(
-        command=command, preset=preset, grace_s=settings.grace_s, deadline_s=settings.deadline_s
+        command=command,
+        preset=preset,
+        grace_s=settings.grace_s,
+        deadline_s=settings.deadline_s,
+        linger_s=settings.linger_s,
     )
 
 

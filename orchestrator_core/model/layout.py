@@ -75,6 +75,11 @@ class Layout(NamedTuple):
         return self.root / "registry/sweeper.lock"
 
     @property
+    def settings(self) -> Path:
+        """The owner's settings, which need not exist."""
+        return self.root / "orchestrator.toml"
+
+    @property
     def sagas(self) -> Path:
         """The journals; those of closed sagas are in ``closed/``."""
         return self.root / "sagas"

@@ -64,6 +64,18 @@ class AlertSettings:
 
 
 @attrs.frozen(kw_only=True)
+class Agents:
+    """
+    ``[agents]``: what holds for every agent whose spec says nothing else.
+
+    ``linger_s`` is the time for which an agent may go on after it has reported its own end:
+    by default 60 s with a preset, 1 s without.
+    """
+
+    linger_s: float | None = _non_negative(None)  #: After a report of its end. None: 60 or 1 s.
+
+
+@attrs.frozen(kw_only=True)
 class Mcp:
     """``[mcp]``: the command of agents that MCP tools deploy."""
 
@@ -71,6 +83,7 @@ class Mcp:
     agent_preset: str | None = None  #: The name of a preset, instead of a command.
     grace_s: float = _non_negative(0.0)  #: The deployment of an agent that exits sooner fails.
     deadline_s: float | None = _non_negative(None)  #: An agent is ended then. None: never.
+    linger_s: float | None = _non_negative(None)  #: As in ``[agents]``, for these agents.
 
 
 @attrs.frozen(kw_only=True)
@@ -84,6 +97,7 @@ class Steps:
 class Settings:
     """All settings of a root."""
 
+    agents: Agents = attrs.field(factory=Agents)
     sweep: Sweeping = attrs.field(factory=Sweeping)
     retention: Retention = attrs.field(factory=Retention)
     alerts: AlertSettings = attrs.field(factory=AlertSettings)

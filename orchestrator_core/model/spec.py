@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 PRESETS = ("claude", "codex", "gemini", "shell")
 
 #: Replaced in every agent's command; extra steps may provide more.
-PLACEHOLDERS = ("prompt_file", "agent_id", "task_id", "workspace")
+PLACEHOLDERS = ("prompt_file", "prompt", "agent_id", "task_id", "workspace")
+#: MAX_ARG_STRLEN of Linux, in bytes, the NUL at the end included.
+_LONGEST_ARGUMENT = 32 * os.sysconf("SC_PAGE_SIZE")
 _PLACEHOLDER = re.compile(rf"\{{({'|'.join(PLACEHOLDERS)})\}}")
 _ANY_PLACEHOLDER = re.compile(r"\{[a-z][a-z0-9_]*\}")
 
@@ -54,6 +56,10 @@ def _argv_of(command: Iterable[str]) -> tuple[str, ...]:
             hint='give an argv: ["claude", "-p", "…"]',
         )
     return tuple(command)
+
+
+def _to_linger_s(value: float | None) -> float | None:
+    return None if value is None else check_seconds("linger_s", value)
 
 
 def _time_limit(name: str) -> Any:  # noqa: ANN401 - a field with a converter
@@ -85,17 +91,21 @@ class AgentSpec:
     An agent to deploy.
 
     *command* is an argv, never a shell string. In its arguments, exactly
-    ``{prompt_file}``, ``{agent_id}``, ``{task_id}`` and ``{workspace}`` (the
-    task's directory) are replaced; any other brace stays as it is. The agent
-    gets its prompt on standard input, unless *stdin* is False.
+    ``{prompt_file}``, ``{prompt}``, ``{agent_id}``, ``{task_id}`` and ``{workspace}``
+    (the task's directory) are replaced; any other brace stays as it is. The agent
+    gets its prompt on standard input, unless *stdin* is False. Every user of the
+    machine can read an argument, with ``ps``.
 
     The agent's environment is that of the deploying process with *env* on top. If *cwd* is
     None, it runs in the deploying process's directory. Extra steps may provide more of all
     three: see :mod:`orchestrator_core.resources.provision`.
 
-    An agent is ended after *deadline_s* seconds; None and infinity mean never. A sweep reports
-    an agent that has neither written nor reported for *silent_after_s* seconds. The same
-    *key* never deploys twice: while the key's agent runs, a deployment returns that agent.
+    An agent is ended after *deadline_s* seconds; None and infinity mean never. After it has
+    reported its own end, an agent may go on for *linger_s* seconds: its tool writes the
+    answer last. None means the setting of the orchestrator or its root; without one, 60 s
+    with a *preset* and 1 s without. A sweep reports an agent that has neither written nor
+    reported for *silent_after_s* seconds. The same *key* never deploys twice: while the
+    key's agent runs, a deployment returns that agent.
 
     The agent ends with its *parent*, an agent of the same task. None means the agent that
     the deploying process runs in, if that is of the same task. Otherwise, and with
@@ -117,6 +127,7 @@ class AgentSpec:
     env: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     parent: str | None = None
     deadline_s: float | None = _time_limit("deadline_s")
+    linger_s: float | None = attrs.field(default=None, converter=_to_linger_s)
     silent_after_s: float | None = _time_limit("silent_after_s")
     key: str | None = None
     stdin: bool = True
@@ -141,7 +152,7 @@ class AgentSpec:
                 f"{self.preset!r:.80} is no preset", hint=f"use one of: {', '.join(PRESETS)}"
             )
         _check_prompt(self.prompt)
-        _check_argv(self.command)
+        _check_argv(self.command, self.prompt)
         _check_env(self.env)
 
     def argv(self, values: Mapping[str, str]) -> tuple[str, ...]:
@@ -226,12 +237,23 @@ def _check_prompt(prompt: str) -> None:
         raise InvalidInput(f"the prompt is not Unicode text: {error}") from error
 
 
-def _check_argv(command: tuple[object, ...]) -> None:
+def _check_argv(command: tuple[object, ...], prompt: str) -> None:
     if not command or not command[0]:
         raise InvalidInput("the command is empty", hint='give an argv: ["claude", "-p", "…"]')
     for argument in command:
         if not isinstance(argument, str) or "\0" in argument:
             raise InvalidInput(f"an argument must be text without NUL, not {argument!r:.80}")
+        if "{prompt}" in argument and not fits_argument(argument.replace("{prompt}", prompt)):
+            raise InvalidInput(
+                f"the prompt cannot be an argument: it has a NUL, or is longer than "
+                f"{_LONGEST_ARGUMENT - 1} bytes",
+                hint="let the agent read standard input, or {prompt_file}",
+            )
+
+
+def fits_argument(text: str) -> bool:
+    """Return whether the kernel passes *text* to a program as one argument."""
+    return "\0" not in text and len(os.fsencode(text)) < _LONGEST_ARGUMENT
 
 
 def _check_env(env: Mapping[str, str]) -> None:

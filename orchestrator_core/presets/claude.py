@@ -11,7 +11,9 @@ Sources of the flags (read in October 2026):
 - The prompt on standard input: the same page's ``cat file | claude -p``, and the
   program itself: "Input must be provided either through stdin or as a prompt
   argument when using --print".
-- The permission modes: https://code.claude.com/docs/en/permission-modes
+- The permission modes: https://code.claude.com/docs/en/permission-modes. Claude Code 2.1.197
+  itself: "--dangerously-skip-permissions cannot be used with root/sudo privileges for security
+  reasons", unless ``IS_SANDBOX=1``.
 
 The stream's lines are the messages of the Agent SDK: a ``system`` message of subtype
 ``init``, then ``assistant`` and ``user`` messages, and at last a ``result``. Sources:
@@ -29,15 +31,17 @@ of subtype ``api_retry``. With ``--output-format json`` the whole stream is one 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Unpack
 
+from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model.spec import AgentSpec
 from orchestrator_core.presets.options import SpecOptions, flag
 from orchestrator_core.presets.result import AgentResult, PermissionDenial, TokenUsage
 from orchestrator_core.presets.stream_parser import Event, StreamParser, retry_text, token_usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 _TYPES = frozenset({"system", "assistant", "user", "result", "stream_event"})
 
@@ -63,8 +67,12 @@ def claude(
     ``["--allowedTools", "Read", "Bash(git diff *)"]``.
 
     Raises:
-        InvalidInput: A value is one that no agent can be run with.
+        InvalidInput: A value is one that no agent can be run with, or this process is root's,
+            to whom Claude Code refuses ``bypassPermissions``.
     """
+    arguments = tuple(arguments)
+    if permission_mode == "bypassPermissions" or _BYPASSES & set(arguments):
+        _refuse_root(options.get("env") or {})
     command = (
         *(program, "-p", "--output-format", "stream-json", "--verbose"),
         *flag("--model", model),
@@ -73,6 +81,23 @@ def claude(
         *arguments,
     )
     return AgentSpec(type=type, prompt=prompt, command=command, preset="claude", **options)
+
+
+_BYPASSES = {
+    *("--dangerously-skip-permissions", "--permission-mode=bypassPermissions"),
+    "bypassPermissions",
+}
+
+
+def _refuse_root(env: Mapping[str, str]) -> None:
+    """Refuse what Claude Code refuses to root, outside of what it takes for a sandbox."""
+    is_sandbox = env.get("IS_SANDBOX", os.environ.get("IS_SANDBOX")) == "1"
+    if os.getuid() == 0 and not is_sandbox:
+        raise InvalidInput(
+            "Claude Code refuses the permission mode bypassPermissions to root",
+            hint="deploy as another user; in a container that confines the agent, and only "
+            "there, set IS_SANDBOX=1 in its env",
+        )
 
 
 class ClaudeStream(StreamParser):

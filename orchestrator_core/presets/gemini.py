@@ -3,9 +3,11 @@ Gemini CLI, headless: its command line, and its ``stream-json``.
 
 Sources of the flags (read in October 2026), in github.com/google-gemini/gemini-cli:
 
-- The prompt on standard input, which by itself makes it headless ("Non-TTY
-  environment"), and ``--output-format stream-json``: docs/cli/headless.md at 0e5aa965,
-  also https://geminicli.com/docs/cli/headless
+- The prompt as ``--prompt``, or on standard input, which by itself makes it headless
+  ("Non-TTY environment"), and ``--output-format stream-json``: docs/cli/headless.md at
+  0e5aa965, also https://geminicli.com/docs/cli/headless. Gemini CLI 0.61.0 gives up on
+  standard input after 500 ms without a byte, which a loaded machine exceeds: it then exits
+  with status 42, "No input provided via stdin".
 - ``--model``, ``--approval-mode`` and its four modes, ``--sandbox``, ``--resume``:
   docs/cli/cli-reference.md at 01ebea3b; ``--resume`` with a session's id:
   docs/cli/session-management.md at 1aa84971. ``--yolo`` is deprecated there.
@@ -24,7 +26,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, ClassVar, Unpack
 
-from orchestrator_core.model.spec import AgentSpec
+from orchestrator_core.model.spec import AgentSpec, fits_argument
 from orchestrator_core.presets.options import SpecOptions, flag
 from orchestrator_core.presets.stream_parser import Event, StreamParser, retry_text, token_usage
 
@@ -37,7 +39,7 @@ _TYPES = frozenset({"init", "message", "tool_use", "tool_result", "error", "resu
 _RETRY = re.compile(r"Attempt (\d+) failed(?: with status (\d+))?")
 
 
-def gemini(
+def gemini(  # noqa: PLR0913 - each is an option of the tool
     *,
     prompt: str,
     type: str = "gemini",  # noqa: A002 - as AgentSpec calls it
@@ -45,12 +47,18 @@ def gemini(
     approval_mode: str | None = None,
     sandbox: bool = False,
     resume: str | None = None,
+    stdin: bool = False,
     arguments: Iterable[str] = (),
     program: str = "gemini",
     **options: Unpack[SpecOptions],
 ) -> AgentSpec:
     """
-    Return a spec for Gemini CLI: it reads the prompt from standard input and writes JSON lines.
+    Return a spec for Gemini CLI: it gets the prompt as an argument and writes JSON lines.
+
+    Every user of the machine can read an argument, with ``ps``. With *stdin*, the prompt is
+    on standard input instead, for which Gemini CLI waits 500 ms only: started while the
+    machine is busy, it can miss the prompt and fail. A prompt that is longer than an argument
+    can be (128 KiB on Linux), or contains a NUL, is on standard input in any case.
 
     *approval_mode* is ``default``, ``auto_edit``, ``yolo`` or ``plan``. *resume* is a
     session's id, its number, or ``latest``. *arguments* follow last, verbatim:
@@ -59,15 +67,20 @@ def gemini(
     Raises:
         InvalidInput: A value is one that no agent can be run with.
     """
+    stdin = stdin or not fits_argument(f"--prompt={prompt}")
     command = (
         *(program, "--output-format", "stream-json"),
+        # After a "=", no prompt is read as a flag.
+        *(() if stdin else ("--prompt={prompt}",)),
         *flag("--model", model),
         *flag("--approval-mode", approval_mode),
         *(("--sandbox",) if sandbox else ()),
         *flag("--resume", resume),
         *arguments,
     )
-    return AgentSpec(type=type, prompt=prompt, command=command, preset="gemini", **options)
+    return AgentSpec(
+        type=type, prompt=prompt, command=command, preset="gemini", stdin=stdin, **options
+    )
 
 
 class GeminiStream(StreamParser):

@@ -18,6 +18,7 @@ class SpecOptions(TypedDict, total=False):
     env: Mapping[str, str]
     parent: str | None
     deadline_s: float | None
+    linger_s: float | None
     silent_after_s: float | None
     key: str | None
 

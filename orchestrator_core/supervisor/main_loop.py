@@ -153,7 +153,9 @@ class MainLoop:
             self._begin_shutdown("hangup")
         elif signals.USR1 in received and self.phase == RUNNING and self._end_requested():
             self._recorder.cause = "request"
-            self._enter(END_REQUESTED, self._launch.linger_s)
+            left_s = self._left_s()
+            linger_s = self._launch.linger_s
+            self._enter(END_REQUESTED, linger_s if left_s is None else min(linger_s, left_s))
         elif signals.INT in received:
             self._tree.interrupt()
 
@@ -186,11 +188,13 @@ class MainLoop:
         self.phase = phase
         self._deadline = time.monotonic() + time_s
 
+    def _left_s(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
     def _left_ms(self) -> float | None:
-        if self._deadline is None:
-            return None
-        left_s = max(0.0, self._deadline - time.monotonic())
-        return min(left_s, LONGEST_POLL_S) * 1000  # The loop looks at the deadline on every turn.
+        left_s = self._left_s()
+        # The loop looks at the deadline on every turn.
+        return None if left_s is None else min(left_s, LONGEST_POLL_S) * 1000
 
 
 def _exec_unwinder(launch: Launch, journal: int) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.scene import SLEEP, scene  # noqa: F401 - a fixture
 
-from orchestrator_core import AgentResult, AgentSpec
+from orchestrator_core import AgentResult, AgentSpec, GracePeriods
 from orchestrator_core.exceptions import InvalidInput, StorageError
 
 pytestmark = pytest.mark.tmux
@@ -162,6 +162,37 @@ def test_a_users_wrapper_names_the_preset_of_its_stream(scene, orch, tools):  # 
 
     assert "claude" == orch.agent(agent.id).record["preset"]
     assert DONE == bare(orch.read_result(agent.id))
+
+
+#: It reports its end, as Claude Code does through a tool, and writes its result two seconds later.
+LAST_CALL = f"""#!/bin/sh
+echo '{{"type":"system","subtype":"init","session_id":"s-1"}}'
+{sys.executable} -m orchestrator_core progress --status completed
+sleep 2
+echo '{{"type":"result","subtype":"success","session_id":"s-1","is_error":false,"result":"Done."}}'
+"""
+
+
+def test_an_agent_that_reports_its_end_still_writes_its_answer(scene, tools):  # noqa: F811 - the fixture
+    """After the report, the tool calls its service once more; its answer comes last."""
+    scene.program("tools/claude", LAST_CALL)
+    orch = scene.orchestrator(patience=GracePeriods())
+
+    spec = AgentSpec.claude(prompt="p", cwd=scene.work, env=tools)
+    agent = orch.deploy(orch.create_task("t").id, spec)
+    end = orch.wait(agent.id, timeout_s=20)
+
+    assert ("completed", 0) == (end.status, end.exit_code)
+    assert "Done." == orch.read_result(agent.id).result
+
+
+def test_an_agent_that_lingers_is_ended_at_its_deadline(scene, orch, deploy):  # noqa: F811 - the fixture
+    scene.program("tools/claude", LAST_CALL.replace("sleep 2", "exec sleep 1000"))
+
+    agent = deploy(deadline_s=3, linger_s=1000)
+    end = orch.wait(agent.id, timeout_s=20)
+
+    assert "completed" == end.status
 
 
 # --- on the command line -----------------------------------------------------------------------

@@ -24,7 +24,7 @@ def line(preset, **how):
 
 
 CLAUDE = "claude -p --output-format stream-json --verbose"
-GEMINI = "gemini --output-format stream-json"
+GEMINI = "gemini --output-format stream-json --prompt={prompt}"
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,7 @@ GEMINI = "gemini --output-format stream-json"
         ("codex", {"resume": "0199"}, "codex exec --json resume 0199 -"),
         ("codex", {"arguments": ["-i", "a.png"]}, "codex exec -i a.png --json -"),
         ("gemini", {}, GEMINI),
+        ("gemini", {"stdin": True}, "gemini --output-format stream-json"),
         ("gemini", {"model": "flash"}, f"{GEMINI} --model flash"),
         ("gemini", {"approval_mode": "auto_edit"}, f"{GEMINI} --approval-mode auto_edit"),
         ("gemini", {"sandbox": True}, f"{GEMINI} --sandbox"),
@@ -63,7 +64,66 @@ def test_a_spec_names_the_preset_of_its_stream(preset):
     spec = getattr(AgentSpec, preset)(prompt="do it")
 
     assert (preset, preset, "do it") == (spec.preset, spec.type, spec.prompt)
-    assert (preset != "shell") is spec.stdin  # the shell reads the script from its file
+    # The shell reads the script from its file; Gemini CLI gets the prompt as an argument.
+    assert (preset in {"claude", "codex"}) is spec.stdin
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_argument"),
+    [
+        ("-x --yolo", True),
+        ("{task_id} {prompt}", True),
+        ("ü" * 65_530, True),
+        ("ü" * 65_536, False),
+        ("a\0b", False),
+    ],
+)
+def test_geminis_prompt_is_one_argument_whatever_it_is_up_to_the_kernels_limit(prompt, is_argument):
+    """Beyond, it is on standard input, for which Gemini CLI waits half a second only."""
+    spec = AgentSpec.gemini(prompt=prompt)
+    argv = spec.argv({"task_id": "t", "prompt": prompt, "prompt_file": "p"})
+
+    assert is_argument is not spec.stdin
+    assert is_argument is (f"--prompt={prompt}" in argv)
+    if is_argument:
+        assert 0 == subprocess.run(["/bin/true", *argv], check=False).returncode
+
+
+@pytest.mark.parametrize("prompt", ["x" * (1 << 20), "a\0b"])
+def test_a_prompt_that_no_argument_can_hold_is_refused_before_anything_is_taken(prompt):
+    with pytest.raises(InvalidInput, match="the prompt cannot be an argument"):
+        AgentSpec(type="a", prompt=prompt, command=["true", "--do={prompt}"])
+
+
+BYPASSES = [
+    {"permission_mode": "bypassPermissions"},
+    {"arguments": ["--dangerously-skip-permissions"]},
+    {"arguments": ["--permission-mode", "bypassPermissions"]},
+]
+
+
+@pytest.mark.parametrize("how", BYPASSES)
+def test_root_learns_before_the_start_that_claude_refuses_to_bypass_permissions(monkeypatch, how):
+    """In a container that confines the agent, root sets a variable, for the agent or for itself."""
+    monkeypatch.delenv("IS_SANDBOX", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 0)
+    with pytest.raises(InvalidInput, match="to root") as refusal:
+        AgentSpec.claude(prompt="p", **how)
+
+    assert "another user" in refusal.value.hint
+    assert "IS_SANDBOX=1" in refusal.value.hint
+    assert AgentSpec.claude(prompt="p", env={"IS_SANDBOX": "1"}, **how)
+    monkeypatch.setenv("IS_SANDBOX", "1")
+    assert AgentSpec.claude(prompt="p", **how)
+    with pytest.raises(InvalidInput, match="to root"):
+        AgentSpec.claude(prompt="p", env={"IS_SANDBOX": "0"}, **how)
+
+
+@pytest.mark.parametrize("how", BYPASSES)
+def test_an_ordinary_user_may_bypass_permissions(monkeypatch, how):
+    monkeypatch.setattr("os.getuid", lambda: 1000)
+
+    assert AgentSpec.claude(prompt="p", **how)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -72,7 +132,7 @@ def test_a_preset_takes_every_option_of_a_spec(preset):
     own = {"type", "prompt", "command", "stdin", "preset"}
     taken = {field.name for field in attrs.fields(AgentSpec)} - own
     given = {"cwd": "/", "env": {"A": "b"}, "parent": "p-1", "key": "k"}
-    given |= {"deadline_s": 5.0, "silent_after_s": 6.0}
+    given |= {"deadline_s": 5.0, "linger_s": 7.0, "silent_after_s": 6.0}
 
     spec = getattr(AgentSpec, preset)(prompt="do it", type="other", **given)
 

@@ -126,7 +126,7 @@ class EndLegacySession:
         if not below:
             return False
         result = processes.terminate_all(receipt.selector_below(below), patience)
-        until = time.monotonic() + patience.linger_s
+        until = time.monotonic() + patience.default_linger_s()
         for root in roots:
             processes.watch(root, timeout_s=max(0.0, until - time.monotonic()))
         return result.forced

@@ -83,11 +83,23 @@ class PaneState:
 
 @attrs.frozen
 class GracePeriods:
-    """How long an agent is given at its end, in seconds. The sum is the bound."""
+    """
+    How long an agent is given at its end, in seconds. The sum is the bound.
+
+    *linger_s* is the time in which an agent may exit by itself after it has reported its end.
+    None means the setting of the root; without one, 60 s with a preset, whose tool calls its
+    service once more before it writes its answer, and 1 s without.
+    """
 
     term_s: float = 2.0  #: From SIGTERM to SIGKILL.
     kill_s: float = 2.0  #: From SIGKILL until the processes left are reported as survivors.
-    linger_s: float = 1.0  #: For the agent to exit by itself after it has reported its end.
+    linger_s: float | None = None
+
+    def default_linger_s(self, *, with_preset: bool = False) -> float:
+        """Return *linger_s*, or the default without one."""
+        if self.linger_s is not None:
+            return self.linger_s
+        return 60.0 if with_preset else 1.0
 
 
 @attrs.frozen
