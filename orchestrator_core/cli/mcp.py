@@ -23,7 +23,8 @@ def mcp(arguments: argparse.Namespace) -> CommandResult:
     """Serve; SIGTERM, Ctrl-C and a client that closes its end stop the server with success."""
     from orchestrator_core.mcp import ProgressObserver  # noqa: PLC0415 - a clear error without the extra
     from orchestrator_core.mcp.agent_kind import kind_from  # noqa: PLC0415 - as above
-    from orchestrator_core.mcp.server import serve_http, serve_stdio  # noqa: PLC0415 - as above
+    from orchestrator_core.mcp.http_server import serve_http  # noqa: PLC0415 - as above
+    from orchestrator_core.mcp.server import serve_stdio  # noqa: PLC0415 - as above
     from orchestrator_core.mcp.token import read_or_create_token  # noqa: PLC0415 - as above
 
     if not arguments.http and (arguments.port is not None or arguments.token_file):

@@ -20,7 +20,7 @@ It needs the extra ``mcp``: ``pip install 'orchestrator-core[mcp]'``.
 from __future__ import annotations
 
 try:
-    import mcp.server.mcpserver  # noqa: F401 - a missing extra is reported here, with its remedy
+    import mcp.server.lowlevel  # noqa: F401 - a missing extra is reported here, with its remedy
 except ImportError as error:
     from orchestrator_core.exceptions import OrchestratorError
 
@@ -30,7 +30,7 @@ except ImportError as error:
         code = "mcp-missing"
         default_hint = "pip install 'orchestrator-core[mcp]'"
 
-    raise McpMissing(f"the MCP SDK, version 2, is not installed: {error}") from error
+    raise McpMissing(f"the MCP SDK, version 1 or 2, is not installed: {error}") from error
 
 from orchestrator_core.mcp.agent_kind import AgentKind
 from orchestrator_core.mcp.progress import ProgressObserver

@@ -15,8 +15,6 @@ from orchestrator_core.mcp import schemas, views
 from orchestrator_core.model.environment import ENV_AGENT
 
 if TYPE_CHECKING:
-    from mcp.types import ToolAnnotations
-
     from orchestrator_core.aio import AsyncOrchestrator
     from orchestrator_core.deployment.reports import ReportReceipt
     from orchestrator_core.model.records import Agent
@@ -28,7 +26,7 @@ class AgentTools:
     def __init__(self, orchestrator: AsyncOrchestrator) -> None:
         self._orch = orchestrator
 
-    def all(self) -> list[tuple[Any, ToolAnnotations]]:
+    def all(self) -> list[tuple[Any, params.Hints]]:
         """Return each tool with its annotations."""
         return [(self.update_agent_progress, params.ADDS), (self.report_agent_finding, params.ADDS)]
 

@@ -1,50 +1,54 @@
-"""Errors of tools as results: one text for the model, the same facts as values."""
+"""Errors of tools, in the words of a model: one text, and the same facts as values."""
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
-
-from mcp.types import CallToolResult, TextContent
+import re
+from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.mcp.schemas import CleanupSummary, select
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from orchestrator_core.model.outcome import EndReport
 
-T = TypeVar("T")
-P = ParamSpec("P")
+#: By the code of an error: what a model can do, which has tools and no shell.
+_HINTS = {
+    "not-found": "list_agents lists the agents with their tasks; create_real_task makes a task",
+    "limit-reached": "wait until an agent has ended, or end one with kill_real_agent",
+    "saga-busy": "try again in some seconds: another process ends this agent",
+    "lock-timeout": "try again in some seconds",
+    "could-not-ask": "try again in some seconds; nothing was changed",
+    "terminal-timeout": "try again in some seconds; sweep_agents shows what is left",
+    "task-running": "end its agents with kill_real_agent first",
+    "children-left": "sweep_agents with reap retries",
+    "undo-failed": "sweep_agents with reap retries",
+}
+_OWNER = "only the owner of this server can mend this: report the error"
+#: Hints for a person at a shell. Those that address the server's owner are for a model, too.
+_SHELL = re.compile(r"orchestrator-core |\b(chmod|rm|apt-get|brew|pip|pgrep|gzip|xattr) |(^| )--\w")
 
 
-def errors_as_results(
-    tool: Callable[P, Awaitable[T]],
-) -> Callable[P, Awaitable[T | CallToolResult]]:
-    """Return *tool*, with each error of the library as a result that is marked as an error."""
-
-    @functools.wraps(tool)
-    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T | CallToolResult:
-        try:
-            return await tool(*args, **kwargs)
-        except OrchestratorError as error:
-            return _error_result(error)
-
-    return wrapper
-
-
-def _error_result(error: OrchestratorError) -> CallToolResult:
-    values = error.to_dict()
+def error_text(
+    error: OrchestratorError, reword: Callable[[str], str]
+) -> tuple[str, dict[str, Any]]:
+    """Return the text of *error* for a model, and its values; *reword* changes the hint."""
+    hint = reword(_hint(error))
+    values = {"success": False, **error.to_dict(), "hint": hint}
+    values["error_type"] = values["code"]
     lines = [str(error)]
     lines += [f"it wrote: {line}" for line in str(values.get("output", "")).splitlines()[-5:]]
     lines += [f"left behind: {thing}" for thing in error.leaked]
-    lines += [f"hint: {error.hint}"] * bool(error.hint)
-    return CallToolResult(
-        content=[TextContent(type="text", text="\n".join(lines))],
-        structured_content={"success": False, **values},
-        is_error=True,
-    )
+    lines += [f"hint: {hint}"] * bool(hint)
+    return "\n".join(lines), values
+
+
+def _hint(error: OrchestratorError) -> str:
+    if error.hint.startswith("its owner") or not _SHELL.search(error.hint):
+        return error.hint
+    code = getattr(error, "cause_code", error.code)
+    return _HINTS.get(code, _OWNER)
 
 
 class DeployRefused(OrchestratorError):
@@ -53,6 +57,7 @@ class DeployRefused(OrchestratorError):
     def __init__(self, error: OrchestratorError) -> None:
         super().__init__(str(error), hint=error.hint, leaked=error.leaked)
         self._values = error.to_dict()
+        self.cause_code = error.code
 
     def to_dict(self) -> dict[str, object]:
         """Return it as JSON-safe values, under the names of a failed deployment."""

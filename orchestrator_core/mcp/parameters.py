@@ -1,15 +1,14 @@
 """
 The parameters of the tools as a model reads them, and the hints that a client gets.
 
-The SDK evaluates the annotations of a tool when the tool is registered, so the modules of the
-tools import this one at run time.
+A tool's annotations are evaluated when the tool is described, so the modules of the tools
+import this one at run time.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from mcp.types import ToolAnnotations
 from pydantic import Field
 
 from orchestrator_core.mcp import output_slice
@@ -93,9 +92,14 @@ Data = Annotated[dict[str, Any] | None, _described("More about it, as JSON.")]
 
 # --- hints ---------------------------------------------------------------------------------------
 
-READS = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
-ADDS = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
-RUNS = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=True)
-ENDS = ToolAnnotations(
-    read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
-)
+Hints = dict[str, bool]  #: As the protocol names them.
+
+READS: Hints = {"readOnlyHint": True, "idempotentHint": True, "openWorldHint": False}
+ADDS: Hints = {"readOnlyHint": False, "destructiveHint": False, "openWorldHint": False}
+RUNS: Hints = {"readOnlyHint": False, "destructiveHint": False, "openWorldHint": True}
+ENDS: Hints = {
+    "readOnlyHint": False,
+    "destructiveHint": True,
+    "idempotentHint": True,
+    "openWorldHint": False,
+}

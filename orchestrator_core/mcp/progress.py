@@ -1,31 +1,73 @@
 """
-Progress notifications of a long call: the steps of its sagas, and a heartbeat every second.
+The call around a tool: its progress notifications, and a client that goes away.
 
 A call whose client asked for progress has a :class:`ProgressFeed` in its context, which its
 worker thread inherits. :class:`ProgressObserver` watches all sagas of an orchestrator, and
-pushes each step into the feed of the call that the step belongs to.
+pushes each step into the feed of the call that the step belongs to. A heartbeat follows
+every second.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.from_thread
+import attrs
 
 from orchestrator_core.saga import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from mcp.server.mcpserver import Context
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from orchestrator_core.saga import StepReport
 
+T = TypeVar("T")
+A = TypeVar("A")
+
 _HEARTBEAT_S = 1.0  #: A client gives up a call after too long a silence.
 _CAPACITY = 100  #: Messages that wait for the client; later ones are dropped.
+
+
+@attrs.frozen(kw_only=True)
+class ToolCall:
+    """What a server knows about one call, beside its arguments."""
+
+    #: Sends a number and a message; None if the client did not ask for progress.
+    notify: Callable[[float, str], Awaitable[object]] | None = None
+    #: Set when the client can no longer get the answer; None if the server does not know.
+    abandoned: anyio.Event | None = None
+
+    async def until_abandoned(self, work: Callable[[A], Awaitable[T]], argument: A) -> T | None:
+        """Return the result of *work*, or None if the client has gone, which cancels it."""
+        if self.abandoned is None:
+            return await work(argument)
+        results: list[T] = []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_cancel_when, self.abandoned, tasks.cancel_scope)
+            results.append(await work(argument))
+            tasks.cancel_scope.cancel()
+        return results[0] if results else None
+
+
+async def _cancel_when(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+_CALL: contextvars.ContextVar[ToolCall | None] = contextvars.ContextVar("call", default=None)
+
+
+@contextlib.contextmanager
+def current_call(call: ToolCall) -> Iterator[None]:
+    """Within the block, *call* is the call that :func:`progress_feed` notifies."""
+    previous = _CALL.set(call)
+    try:
+        yield
+    finally:
+        _CALL.reset(previous)
 
 
 class ProgressFeed:
@@ -40,12 +82,12 @@ class ProgressFeed:
         with contextlib.suppress(Exception):
             anyio.from_thread.run_sync(self._sender.send_nowait, message)
 
-    async def send(self, ctx: Context) -> None:
+    async def send(self, notify: Callable[[float, str], Awaitable[object]]) -> None:
         """Send each message, and a heartbeat at least every second, until cancelled."""
         number, message = 0, self._action
         with self._sender, self._receiver:
             while True:
-                await ctx.report_progress(number, message=message)
+                await notify(number, message)
                 number, message = number + 1, f"still {self._action}"
                 with anyio.move_on_after(_HEARTBEAT_S):
                     message = await self._receiver.receive()
@@ -55,10 +97,10 @@ _FEED: contextvars.ContextVar[ProgressFeed | None] = contextvars.ContextVar("fee
 
 
 @contextlib.asynccontextmanager
-async def progress_feed(ctx: Context, action: str) -> AsyncIterator[None]:
+async def progress_feed(action: str) -> AsyncIterator[None]:
     """Notify the client of the block's progress, if the client asked for it."""
-    meta = ctx.request_context.meta
-    if meta is None or "progress_token" not in meta:
+    call = _CALL.get()
+    if call is None or call.notify is None:
         yield
         return
     feed = ProgressFeed(action)
@@ -66,7 +108,7 @@ async def progress_feed(ctx: Context, action: str) -> AsyncIterator[None]:
     error: Exception | None = None
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(feed.send, ctx)
+            tasks.start_soon(feed.send, call.notify)
             try:
                 yield
             except Exception as raised:  # noqa: BLE001 - raised below, where no group wraps it

@@ -1,7 +1,7 @@
 """
-The results of the tools, as types; the SDK derives the tools' output schemas from these.
+The results of the tools, as types; the tools' output schemas derive from these.
 
-Its pydantic needs the ``TypedDict`` of typing_extensions before Python 3.12, and with it the
+pydantic needs the ``TypedDict`` of typing_extensions before Python 3.12, and with it the
 ``NotRequired``.
 """
 
@@ -24,6 +24,21 @@ class ToolResult(TypedDict):
     """The part that all results have."""
 
     success: bool
+
+
+class ErrorValues(TypedDict):
+    """The values of a refused or failed call; the last four are those of a deployment."""
+
+    error: NotRequired[str]
+    error_type: NotRequired[str]
+    code: NotRequired[str]
+    hint: NotRequired[str]
+    leaked: NotRequired[list[str]]
+    validation_warnings: NotRequired[list[str]]
+    agent_id: NotRequired[str]
+    output: NotRequired[str]
+    cleanup_performed: NotRequired[bool]
+    resources_cleaned: NotRequired[dict[str, bool]]
 
 
 class CreateTaskResult(ToolResult):

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hmac
 import os
 import secrets
 from typing import TYPE_CHECKING
-
-from mcp.server.auth.provider import AccessToken
 
 from orchestrator_core.exceptions import StorageError
 from orchestrator_core.system import durable
@@ -66,16 +63,3 @@ def _create(path: Path) -> None:
             os.link(complete, path)
     finally:
         durable.remove(complete)
-
-
-class StaticTokenVerifier:
-    """Accepts one token."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token.encode()
-
-    async def verify_token(self, token: str) -> AccessToken | None:
-        """Return the access of the owner for the right *token*, and None for any other."""
-        if not hmac.compare_digest(token.encode(), self._token):
-            return None
-        return AccessToken(token="", client_id="owner", scopes=[])

@@ -1,30 +1,32 @@
 """
 The tools for deploying agents and looking after them; each is one call of the library.
 
-A model reads their docstrings and the descriptions of their parameters. The SDK evaluates
-their annotations when they are registered, so the names in those are imported here.
+A model reads their docstrings and the descriptions of their parameters. Their annotations
+are evaluated when they are described, so the names in those are imported here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import inspect
+import functools
 import logging
 import math
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
-from mcp.server.mcpserver import Context  # noqa: TC002 - the SDK evaluates the annotations
 
 from orchestrator_core.aio import AsyncOrchestrator
 from orchestrator_core.exceptions import DeploymentError, InvalidInput, OrchestratorError
 from orchestrator_core.mcp import output_slice, schemas, views
 from orchestrator_core.mcp import parameters as params
+from orchestrator_core.mcp.adapters import add_tools
 from orchestrator_core.mcp.agent_kind import AgentKind
 from orchestrator_core.mcp.agent_tools import AgentTools
-from orchestrator_core.mcp.errors import DeployRefused, errors_as_results, raise_if_not_clean
+from orchestrator_core.mcp.definitions import ToolDefinition
+from orchestrator_core.mcp.errors import DeployRefused, raise_if_not_clean
 from orchestrator_core.mcp.progress import progress_feed
 from orchestrator_core.mcp.task_context import context_field, with_context
 from orchestrator_core.mcp.timeline import timeline
@@ -32,42 +34,80 @@ from orchestrator_core.model.environment import ORCHESTRATOR
 from orchestrator_core.system.log import emit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from mcp.server.mcpserver import MCPServer
-    from mcp.types import ToolAnnotations
+    from collections.abc import Collection, Iterator, Sequence
 
     from orchestrator_core.model.records import Agent
     from orchestrator_core.orchestrator import Orchestrator
     from orchestrator_core.reconcile.sweep.findings import Finding, ReapResult
 
+#: Tools whose answer may be long: without an output schema, it is sent once, as text.
+_TEXT_ONLY = frozenset({"get_agent_output"})
+
 
 def register_tools(
-    server: MCPServer[Any],
+    server: Any,  # noqa: ANN401 - of any SDK: see adapters
     orchestrator: Orchestrator,
     *,
     command: Sequence[str] | None = None,
     preset: str | None = None,
     kind: AgentKind | None = None,
+    prefix: str = "",
+    only: Collection[str] | None = None,
 ) -> None:
     """
     Add the tools to a server.
 
-    *command* is the argv of every agent that is deployed through them; *preset* is the name
-    of a preset instead, and *kind* has further options. Without all three, every tool but
-    deploying works. The orchestrator may be in use elsewhere as well.
+    The server is an ``MCPServer``, a ``FastMCP`` or a low-level ``Server`` of the package mcp,
+    or a ``FastMCP`` of the package fastmcp. The orchestrator may be in use elsewhere as well.
+
+    - *command* is the argv of every agent that is deployed through the tools, *preset* is the
+      name of a preset instead, and *kind* has further options. Without all three, every tool
+      but deploying works.
+    - *prefix* precedes each tool's name. A second orchestrator on one server needs one.
+    - *only* names the tools to add, without the prefix.
 
     Raises:
-        InvalidInput: More than one of them is given, or an invalid one.
+        InvalidInput: More than one kind of agent is given, or an invalid one; *only* names an
+            unknown tool; the server's class is not known; or the server has a tool of one of
+            the names. Nothing was added.
     """
     if kind is not None and (command or preset):
         raise InvalidInput("kind is given together with command or preset", hint="give one")
+    agents = kind or AgentKind(command=command, preset=preset)
+    definitions = describe_tools(orchestrator, agents, prefix=prefix)
+    add_tools(server, _only(definitions, only, prefix))
+
+
+def describe_tools(
+    orchestrator: Orchestrator, kind: AgentKind, *, prefix: str = ""
+) -> list[ToolDefinition]:
+    """Return all tools of an orchestrator, for an adapter."""
     orch = AsyncOrchestrator.wrapping(orchestrator)
-    tools = Tools(orch, kind or AgentKind(command=command, preset=preset))
-    for tool, hints in (*tools.all(), *AgentTools(orch).all()):
-        server.add_tool(
-            errors_as_results(tool), description=inspect.getdoc(tool), annotations=hints
+    methods = [*Tools(orch, kind).all(), *AgentTools(orch).all()]
+    names = re.compile(rf"\b({'|'.join(method.__name__ for method, _ in methods)})\b")
+    return [
+        ToolDefinition(
+            method,
+            hints,
+            prefix=prefix,
+            has_values=method.__name__ not in _TEXT_ONLY,
+            reword=functools.partial(names.sub, rf"{prefix}\1"),
         )
+        for method, hints in methods
+    ]
+
+
+def _only(
+    definitions: list[ToolDefinition], only: Collection[str] | None, prefix: str
+) -> list[ToolDefinition]:
+    if only is None:
+        return definitions
+    wanted = {prefix + name for name in only}
+    unknown = wanted - {each.name for each in definitions}
+    if unknown or isinstance(only, str):
+        known = ", ".join(each.name.removeprefix(prefix) for each in definitions)
+        raise InvalidInput(f"only = {only!r:.200} names no tool", hint=f"choose from: {known}")
+    return [each for each in definitions if each.name in wanted]
 
 
 class Tools:
@@ -77,7 +117,7 @@ class Tools:
         self._orch = orchestrator
         self._kind = kind
 
-    def all(self) -> list[tuple[Any, ToolAnnotations]]:
+    def all(self) -> list[tuple[Any, params.Hints]]:
         """Return each tool with its annotations."""
         return [
             (self.create_real_task, params.ADDS),
@@ -128,7 +168,6 @@ class Tools:
         task_id: params.TaskId,
         agent_type: params.AgentType,
         prompt: params.Prompt,
-        ctx: Context,
         parent: params.Parent = ORCHESTRATOR,
     ) -> schemas.DeployResult:
         """
@@ -137,7 +176,7 @@ class Tools:
         When this returns, the agent runs. If it fails, nothing of it is left, or the error
         names what is. A cancelled call is undone.
         """
-        return await self._deploy(task_id, agent_type, prompt, parent, ctx)
+        return await self._deploy(task_id, agent_type, prompt, parent)
 
     async def spawn_child_agent(
         self,
@@ -145,13 +184,12 @@ class Tools:
         parent_agent_id: params.ParentId,
         child_agent_type: params.AgentType,
         child_prompt: params.Prompt,
-        ctx: Context,
     ) -> schemas.DeployResult:
         """Deploy an agent as the child of another one of its task: it ends with its parent."""
-        return await self._deploy(task_id, child_agent_type, child_prompt, parent_agent_id, ctx)
+        return await self._deploy(task_id, child_agent_type, child_prompt, parent_agent_id)
 
     async def _deploy(
-        self, task_id: str, agent_type: str, prompt: str, parent: str, ctx: Context
+        self, task_id: str, agent_type: str, prompt: str, parent: str
     ) -> schemas.DeployResult:
         try:
             task = await self._orch.task(task_id)
@@ -161,7 +199,7 @@ class Tools:
                 parent=parent,
                 cwd=task.record.get("client_cwd"),
             )
-            async with progress_feed(ctx, f"deploying an agent for {task_id}"):
+            async with progress_feed(f"deploying an agent for {task_id}"):
                 with _log_error_if_cancelled():
                     agent = await self._orch.deploy(task_id, spec, grace_s=self._kind.grace_s)
         except DeploymentError:
@@ -236,7 +274,6 @@ class Tools:
         self,
         task_id: params.TaskId,
         agent_id: params.AgentId,
-        ctx: Context,
         reason: params.Reason = "Manual termination",
     ) -> schemas.KillResult:
         """
@@ -246,7 +283,7 @@ class Tools:
         are returned.
         """
         agent = await views.agent_of_task(self._orch, task_id, agent_id)
-        async with progress_feed(ctx, f"ending {agent_id}"):
+        async with progress_feed(f"ending {agent_id}"):
             end = await self._orch.terminate(agent.id, reason=reason)
         raise_if_not_clean(end)
         return schemas.select(
@@ -262,11 +299,10 @@ class Tools:
 
     async def sweep_agents(
         self,
-        ctx: Context,
         reap: params.Reap = False,  # noqa: FBT002 - as above
     ) -> schemas.SweepResult:
         """Find what dead orchestrators and agents have left behind, and reap it on request."""
-        async with progress_feed(ctx, "sweeping"):
+        async with progress_feed("sweeping"):
             report = await self._orch.sweep(reap=reap)
         reaped = {result.finding.key: result for result in report.reaped}
         return schemas.select(

@@ -45,6 +45,7 @@ class Schema(NamedTuple):
     migrations: tuple[Callable[[Document], None], ...]
     """``migrations[n]`` turns version *n*, in place, into *n* + 1. No version is version 0."""
     count_fields: frozenset[str] = frozenset()  #: Fields of counts that cannot be derived.
+    directory: str = ""  #: For messages, what the document's directory is: "task".
 
     @property
     def version(self) -> int:
@@ -256,6 +257,7 @@ def _keep_as_is(_document: Document) -> None:
 
 TASK = Schema(
     name="task registry",
+    directory="task",
     entry_fields={"agents": list},
     derive=_derive_task,
     migrations=(_keep_as_is,),

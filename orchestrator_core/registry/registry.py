@@ -17,7 +17,12 @@ import stat
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator_core.exceptions import RegistryDamaged, RegistryTooNew, StorageError
+from orchestrator_core.exceptions import (
+    NotFound,
+    RegistryDamaged,
+    RegistryTooNew,
+    StorageError,
+)
 from orchestrator_core.registry.document import InvalidDocument, check, decode, encode
 from orchestrator_core.registry.foreign_writer import read_when_unlocked
 from orchestrator_core.registry.group_commit import Transaction
@@ -56,7 +61,13 @@ class _Update(Transaction):
 
     def __init__(self, registry: Registry, timeout_s: float) -> None:
         super().__init__(registry.path, what=registry.schema.name, timeout_s=timeout_s)
+        self._registry = registry
         self.quarantined: list[Quarantined] = []
+
+    def not_found(self) -> NotFound:
+        """Return the error for a registry that does not exist: for a task's, that of the task."""
+        what, path = self._registry.schema.directory, self._registry.path
+        return NotFound(f"there is no {what} {path.parent.name!r}") if what else super().not_found()
 
 
 class Registry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import json
 import os
 import select
 import shutil
@@ -56,8 +57,9 @@ async def call(client, tool, **arguments):
     """Call a tool, and return what it returns; an error is a failure."""
     result = await client.call_tool(tool, arguments)
     assert not result.is_error, result.content
-    assert result.structured_content["success"]
-    return result.structured_content
+    values = result.structured_content or json.loads(result.content[0].text)
+    assert values["success"]
+    return values
 
 
 # --- a whole life --------------------------------------------------------------------------------
@@ -390,6 +392,50 @@ def test_a_server_ends_at_sigterm_although_its_client_does_not_read(wire, more):
     server.process.send_signal(signal.SIGTERM)
 
     assert 0 == server.process.wait(timeout=60)
+
+
+# --- whatever a client writes --------------------------------------------------------------------
+
+#: A line, the id of its answer, and the code of the answer's error; None for a result.
+LINES = [
+    (b"no JSON", None, -32700),
+    (b"\xff\xfe", None, -32700),
+    (b'{"jsonrpc":"2.0","id":1,"method":"ping"', None, -32700),
+    (b"[" * 100_000, None, -32700),
+    (b'{"jsonrpc":"2.0","id":2,"method":"ping","params":{"a":NaN}}', None, -32700),
+    (b'[{"jsonrpc":"2.0","id":3,"method":"ping"}]', None, -32600),
+    (b"17", None, -32600),
+    (b'{"jsonrpc":"2.0","id":4}', 4, -32600),
+    (b'{"jsonrpc":"2.0","id":null,"method":"ping"}', None, -32600),
+    (b'{"jsonrpc":"2.0","id":[5],"method":"ping"}', None, -32600),
+    (b'{"jsonrpc":"2.0","id":6,"method":"ping","params":[1]}', 6, -32600),
+    (b'{"jsonrpc":"1.0","id":7,"method":"ping"}', 7, -32600),
+    (b'{"jsonrpc":"2.0","id":8,"method":9}', 8, -32600),
+    (b'{"jsonrpc":"2.0","id":"half \\ud83d","method":"ping"}', "half \ufffd", None),
+    (b'{"jsonrpc":"2.0","id":10,"method":"ping","params":{"x":"\\udc00"}}', 10, None),
+    (b'{"jsonrpc":"2.0","id":11,"method":"ping"}', 11, None),
+]
+
+
+def test_every_line_that_a_client_writes_has_an_answer(wire):
+    """A message that is refused is not dropped: its client would wait for ever."""
+    server = wire()
+    server.connect()
+
+    for line, number, code in LINES:
+        server.send(line)
+        answer = server.answer(number)
+        assert code == answer.get("error", {}).get("code"), (line[:80], answer)
+
+
+def test_a_call_with_half_an_emoji_has_an_answer(scene, wire):
+    server = wire()
+    server.connect()
+
+    made = server.call("create_real_task", description="cut \ud83d")
+
+    assert "cut \ufffd" == made["description"]
+    assert ["cut \ufffd"] == [task.description for task in scene.orchestrator().tasks()]
 
 
 # --- the example ---------------------------------------------------------------------------------

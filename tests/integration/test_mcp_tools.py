@@ -12,12 +12,14 @@ import sys
 import threading
 
 import anyio
+import jsonschema
 import pytest
-from mcp import Client
+from mcp import Client, types
+from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
 from support.fakes import a_fake_scene
 
-from orchestrator_core import cli
+from orchestrator_core import Orchestrator, cli
 from orchestrator_core.deployment import reports as reporting
 from orchestrator_core.exceptions import InvalidInput, StorageError, TerminalError, WaitTimeout
 from orchestrator_core.mcp import (
@@ -29,7 +31,9 @@ from orchestrator_core.mcp import (
 )
 from orchestrator_core.mcp.agent_kind import kind_from
 from orchestrator_core.mcp.output_slice import OutputQuery, slice_output
+from orchestrator_core.mcp.progress import ToolCall
 from orchestrator_core.mcp.token import read_or_create_token
+from orchestrator_core.mcp.tools import describe_tools
 from orchestrator_core.model import settings
 from orchestrator_core.saga import Observer, combine
 
@@ -71,6 +75,11 @@ def deployed(scene):
     orch = scene.orchestrator()
     task = orch.create_task("See")
     return task.id, orch.deploy(task.id, scene.spec()).id
+
+
+def values_of(result):
+    """Return a result's values; those of a long output are in its text only."""
+    return result.structured_content or json.loads(text_of(result))
 
 
 def text_of(result):
@@ -148,6 +157,10 @@ KNOWN = {
 }
 
 
+#: Their answers are long, and sent once: as text, without an output schema.
+TEXT_ONLY = {"get_agent_output"}
+
+
 def test_the_tools_have_the_names_parameters_and_results_that_agents_know(scene):
     """Each tool and each parameter has a description."""
     server = server_of(scene.orchestrator(), AgentKind())
@@ -157,7 +170,9 @@ def test_the_tools_have_the_names_parameters_and_results_that_agents_know(scene)
     for name, (parameters, results) in KNOWN.items():
         taken = tools[name].input_schema["properties"]
         assert set(parameters.split()) <= taken.keys(), name
-        assert set(results.split()) <= tools[name].output_schema["properties"].keys(), name
+        if name not in TEXT_ONLY:
+            assert set(results.split()) <= tools[name].output_schema["properties"].keys(), name
+            assert ["success"] == tools[name].output_schema["required"], name
         assert tools[name].description.strip() == tools[name].description, name
         assert all(each.get("description") for each in taken.values()), name
 
@@ -169,8 +184,8 @@ def test_no_tool_lets_a_model_choose_the_program(scene):
         assert not re.search(r"command|argv|env|program", " ".join(tool.input_schema["properties"]))
 
 
-def test_an_invented_parameter_has_no_effect(scene, asked, deployed):
-    """The agent runs the server's command, whatever a model adds."""
+def test_an_invented_parameter_has_no_effect_and_is_reported(scene, asked, deployed):
+    """The agent runs the server's command, whatever a model adds; the result names the rest."""
     task, _ = deployed
     made_up = {"command": ["/bin/false"], "env": {"A": "b"}, "cwd": "/nowhere"}
     how = {"task_id": task, "agent_type": "b", "prompt": "p", **made_up}
@@ -181,6 +196,10 @@ def test_an_invented_parameter_has_no_effect(scene, asked, deployed):
     assert agent.is_active
     log = json.loads((scene.root / task / "logs" / f"deploy_{agent.id}.json").read_text())
     assert str(scene.bin / "lives") == log["program"]
+    assert all(
+        any(name in warning for warning in result.structured_content["validation_warnings"])
+        for name in made_up
+    )
 
 
 def test_the_parts_of_a_result_have_their_fields(asked, deployed):
@@ -273,6 +292,103 @@ def test_a_tasks_context_comes_before_each_prompt(scene, asked):
     )
 
 
+# --- in anybody's server -------------------------------------------------------------------------
+
+
+def a_lowlevel_server():
+    """Return one with a tool of its own."""
+
+    async def list_tools(_ctx, _params):
+        own = types.Tool(name="mine", input_schema={"type": "object"})
+        return types.ListToolsResult(tools=[own])
+
+    async def call_tool(_ctx, params):
+        text = types.TextContent(type="text", text=f"{params.name} of its owner")
+        return types.CallToolResult(content=[text])
+
+    return Server("a server", on_list_tools=list_tools, on_call_tool=call_tool)
+
+
+def a_high_level_server():
+    server = MCPServer("a server")
+
+    @server.tool()
+    def mine() -> str:
+        return "mine of its owner"
+
+    return server
+
+
+SERVERS = [a_lowlevel_server, a_high_level_server]
+
+
+def names_and_answers(server, *questions):
+    """Return the names of a server's tools, and the answers of some."""
+
+    async def talk():
+        async with Client(server, mode="legacy") as client:
+            names = {tool.name for tool in (await client.list_tools()).tools}
+            return names, [await client.call_tool(tool, how) for tool, how in questions]
+
+    return asyncio.run(talk())
+
+
+@pytest.mark.parametrize("make", SERVERS)
+def test_the_servers_own_tools_stay(scene, make):
+    server = make()
+    register_tools(server, scene.orchestrator())
+
+    names, [mine, agents] = names_and_answers(server, ("mine", {}), ("list_agents", {}))
+
+    assert {"mine", *KNOWN} == names
+    assert "mine of its owner" == text_of(mine)
+    assert 0 == agents.structured_content["count"]
+
+
+@pytest.mark.parametrize("make", SERVERS)
+def test_a_second_orchestrator_needs_a_prefix(scene, tmp_path, make):
+    """Its tools are not ignored in silence, and the two do not see each other's tasks."""
+    first, second = scene.orchestrator(), Orchestrator(tmp_path / "second", terminal=scene.fake)
+    server = make()
+    register_tools(server, first)
+
+    with pytest.raises(InvalidInput, match="of this name already: create_real_task") as refused:
+        register_tools(server, second)
+    register_tools(server, second, prefix="second_", only=["create_real_task", "list_agents"])
+
+    names, [made, failed] = names_and_answers(
+        server,
+        ("second_create_real_task", {"description": "See"}),
+        ("second_create_real_task", {"description": ""}),
+    )
+    assert "prefix" in refused.value.hint
+    assert {"mine", *KNOWN, "second_create_real_task", "second_list_agents"} == names
+    assert [made.structured_content["task_id"]] == [task.id for task in second.tasks()]
+    assert [] == first.tasks()
+    assert failed.is_error
+
+
+def test_the_texts_of_a_prefixed_tool_name_prefixed_tools(scene):
+    tools = {
+        each.name: each for each in describe_tools(scene.orchestrator(), AgentKind(), prefix="a_")
+    }
+
+    assert "a_create_real_task returned" in str(tools["a_deploy_headless_agent"].input_schema)
+    answer = asyncio.run(tools["a_list_agents"].call({"task_id": "TASK-none"}, ToolCall()))
+    assert "a_create_real_task makes" in answer.text
+
+
+@pytest.mark.parametrize("only", [["create_task"], "list_agents", ["list_agents", ""]])
+def test_an_unknown_tool_is_not_chosen(scene, only):
+    with pytest.raises(InvalidInput, match="names no tool"):
+        register_tools(MCPServer("a server"), scene.orchestrator(), only=only)
+
+
+def test_a_server_of_an_unknown_kind_is_refused(scene):
+    with pytest.raises(InvalidInput, match=r"builtins\.object is not known"):
+        register_tools(object(), scene.orchestrator())
+
+
 # --- errors --------------------------------------------------------------------------------------
 
 
@@ -288,6 +404,8 @@ def test_a_tasks_context_comes_before_each_prompt(scene, asked):
         ("deploy_headless_agent", {"agent_type": "a b", "prompt": "p"}, "invalid-id", "a b"),
         ("deploy_headless_agent", {"agent_type": "b", "prompt": " "}, "invalid-input", "empty"),
         ("create_real_task", {"description": "d", "client_cwd": "no"}, "invalid-input", "absolute"),
+        ("create_real_task", {}, "invalid-input", "description is missing"),
+        ("create_real_task", {"description": ["a"]}, "invalid-input", "a valid string"),
     ],
 )
 def test_an_error_result_has_the_message_and_the_hint(tool, how, code, message, asked, deployed):
@@ -296,9 +414,95 @@ def test_an_error_result_has_the_message_and_the_hint(tool, how, code, message, 
     [result] = asked((tool, {"task_id": task, "agent_id": agent, **how}))
 
     assert result.is_error
-    assert (False, code) == tuple(map(result.structured_content.get, ("success", "code")))
+    values = values_of(result) if tool not in TEXT_ONLY else {"success": False, "code": code}
+    assert (False, code) == tuple(map(values.get, ("success", "code")))
     assert message in text_of(result)
-    assert f"hint: {result.structured_content['hint']}" in text_of(result)
+    assert f"hint: {values.get('hint', '')}" in text_of(result)
+
+
+def answers_to_everything(task, agent):
+    """Return calls whose answers have every shape: results, refusals, failures."""
+    me = {"task_id": task, "agent_id": agent}
+    return [
+        ("create_real_task", {"description": "See"}),
+        ("create_real_task", {"description": ""}),
+        ("create_real_task", {}),
+        ("deploy_headless_agent", {"task_id": task, "agent_type": "b", "prompt": "p"}),
+        ("deploy_headless_agent", {"task_id": task, "agent_type": "a b", "prompt": "p"}),
+        ("spawn_child_agent", {"task_id": task}),
+        ("get_real_task_status", {"task_id": task}),
+        ("get_real_task_status", {"task_id": "TASK-none"}),
+        ("get_agent_output", me),
+        ("get_agent_output", {**me, "filter": "("}),
+        ("list_agents", {}),
+        ("list_agents", {"task_id": "TASK-none"}),
+        ("sweep_agents", {}),
+        ("sweep_agents", {"reap": "perhaps"}),
+        ("get_agent_timeline", me),
+        ("get_agent_timeline", {**me, "agent_id": "nobody"}),
+        ("update_agent_progress", {**me, "status": "working"}),
+        ("update_agent_progress", {**me, "status": "dancing"}),
+        (
+            "report_agent_finding",
+            {**me, "finding_type": "x", "severity": "low", "message": "m"},
+        ),
+        ("report_agent_finding", {**me, "finding_type": "x", "severity": "low"}),
+        ("kill_real_agent", me),
+        ("kill_real_agent", {**me, "agent_id": "nobody"}),
+    ]
+
+
+def test_every_answer_fits_the_schema_that_its_tool_declares(scene, deployed):
+    """Some clients check an error's values as well, and drop its text if they do not fit."""
+    server = server_of(scene.orchestrator(), AgentKind(command=[str(scene.bin / "lives")]))
+
+    async def talk():
+        async with Client(server, mode="legacy") as client:
+            schemas = {each.name: each.output_schema for each in (await client.list_tools()).tools}
+            calls = answers_to_everything(*deployed)
+            return schemas, [(name, await client.call_tool(name, how)) for name, how in calls]
+
+    schemas, results = asyncio.run(talk())
+
+    assert 9 < sum(result.is_error for _, result in results)
+    for name, result in results:
+        assert text_of(result)
+        if schemas[name] is None:
+            assert result.structured_content is None
+        else:
+            jsonschema.validate(result.structured_content, schemas[name])
+
+
+def test_an_error_is_in_a_models_words(asked, deployed):
+    """It has no shell, sees no path, and cannot open an address."""
+    for result in asked(*answers_to_everything(*deployed)):
+        if result.is_error:
+            assert not re.search(r"orchestrator-core|https?:|AGENT_REGISTRY|pydantic", str(result))
+
+
+def test_half_an_emoji_in_an_argument_is_replaced(scene):
+    """A text that was cut in the middle of an emoji is no Unicode, and JSON can hold it."""
+    half = {"description": "cut \ud83d", "success_criteria": ["\ude00 cut"]}
+    [tool] = (
+        each
+        for each in describe_tools(scene.orchestrator(), AgentKind())
+        if each.name == "create_real_task"
+    )
+
+    answer = asyncio.run(tool.call(half, ToolCall()))
+
+    assert not answer.is_error
+    [task] = scene.orchestrator().tasks()
+    assert "cut \ufffd" == task.description
+    assert ["\ufffd cut"] == task.record["task_context"]["success_criteria"]
+
+
+def test_a_list_that_was_sent_as_text_is_read_as_a_list(scene, asked):
+    """Some clients send lists and objects as JSON in a string."""
+    asked(("create_real_task", {"description": "See", "constraints": '["no downtime"]'}))
+
+    [task] = scene.orchestrator().tasks()
+    assert ["no downtime"] == task.record["task_context"]["constraints"]
 
 
 def test_a_copy_of_a_task_has_none_of_its_agents(scene, asked, deployed):

@@ -119,13 +119,18 @@ class Wire:
         self.process.stdin.write(line)
         self.process.stdin.flush()
 
+    def send(self, data):
+        """Write bytes as they are, and a newline."""
+        self.process.stdin.write(data + b"\n")
+        self.process.stdin.flush()
+
     def answer(self, number):
         """Return the answer to a request; other messages stay in *lines*."""
         deadline = time.monotonic() + LONG_S
         while True:
             message = self._read(deadline)
             assert message is not None, "the server has gone"
-            if message.get("id") == number:
+            if "method" not in message and message.get("id") == number:
                 return message
 
     def _read(self, deadline):

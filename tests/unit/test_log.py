@@ -24,6 +24,7 @@ PACKAGE = TOP / "orchestrator_core"
 EVENTS = {
     "alert.failed": ("error", "subject", "error"),
     "journal.damaged": ("error", "saga_id", "kept"),
+    "mcp.tool_crashed": ("error", "tool", "error"),
     "mcp.undo_failed": ("error", "error", "hint"),
     "observer.failed": ("error", "hook", "error"),
     "registry.damaged": ("error", "registry", "kept", "why"),
