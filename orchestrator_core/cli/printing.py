@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,13 +42,29 @@ def print_error(error: OrchestratorError, *, as_json: bool) -> None:
     if as_json:
         _print_json({"success": False, **error.to_dict()})
         return
-    print(f"orchestrator-core: {printable(str(error))}", file=sys.stderr)
+    _print_to_stderr(f"orchestrator-core: {printable(str(error))}")
     for line in str(getattr(error, "output", "")).splitlines()[-5:]:
-        print(f"  wrote: {printable(line)}", file=sys.stderr)
+        _print_to_stderr(f"  wrote: {printable(line)}")
     for resource in error.leaked:
-        print(f"  left: {printable(resource)}", file=sys.stderr)
+        _print_to_stderr(f"  left: {printable(resource)}")
     if error.hint:
-        print(f"  hint: {printable(error.hint)}", file=sys.stderr)
+        _print_to_stderr(f"  hint: {printable(error.hint)}")
+
+
+def print_undelivered(result: CommandResult, error: OSError) -> None:
+    """Print to stderr a result that stdout did not take because of *error*."""
+    reason = error.strerror or str(error)
+    _print_to_stderr(f"orchestrator-core: standard output cannot take the result: {reason}")
+    for line in result.text.splitlines():
+        _print_to_stderr(f"  {line}")
+
+
+def discard_stdout() -> None:
+    """Drop what is left in the buffer of stdout, and all that follows."""
+    if sys.stdout is not None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def printable(text: str) -> str:
@@ -59,7 +78,16 @@ def _print_json(value: object) -> None:
     _print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
+def _print_to_stderr(line: str) -> None:
+    """Print a line, unless stderr is closed or full: no command fails because of that."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr)
+
+
 def _print(text: str) -> None:
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "it is closed")
     # A terminal that lacks some characters must not fail a command that is done.
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -61,6 +61,7 @@ from orchestrator_core.saga import Reason, Saga, State, Unwind, UnwindReport
 from orchestrator_core.saga.unwinding import format_error
 from orchestrator_core.system import paths
 from orchestrator_core.system.event_reader import SupervisorEvents
+from orchestrator_core.system.interpreter import find_python
 from orchestrator_core.system.names import check_id
 from orchestrator_core.system.seconds import check_seconds
 
@@ -187,6 +188,7 @@ class Deployer:
             InvalidInput, NotFound, LimitReached, TerminalUnavailable: See deploy.
         """
         spec, limits = request.spec, self._context.limits
+        find_python()
         parent, min_depth = resolve_lineage(self._context, request.task_id, spec)
         spec.directory()
         document = self._context.task_registry(request.task_id).read()

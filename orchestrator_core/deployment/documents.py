@@ -10,6 +10,7 @@ from orchestrator_core.model import environment, ids
 from orchestrator_core.model.status import Status
 from orchestrator_core.supervisor.launch import Launch
 from orchestrator_core.system.clock import timestamp
+from orchestrator_core.system.interpreter import find_python
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,7 +121,7 @@ def build_launch(context: RootContext, inputs: DeploymentInputs) -> Launch:
 
 def unwinder_argv(root: Path, agent_id: str) -> list[str]:
     """Return the command of the unwinder that the supervisor becomes."""
-    return [sys.executable, "-m", "orchestrator_core", "--root", str(root), "unwind", agent_id]
+    return [find_python(), "-m", "orchestrator_core", "--root", str(root), "unwind", agent_id]
 
 
 def unwinder_env() -> dict[str, str]:

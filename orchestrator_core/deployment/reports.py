@@ -21,6 +21,7 @@ from orchestrator_core.model.status import Status, is_active
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.system import durable
 from orchestrator_core.system.clock import timestamp
+from orchestrator_core.system.unicode_text import replace_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,6 +107,7 @@ class Reporter:
     ) -> ReportReceipt:
         """Append a line to the agent's file, and apply *changes* to its record: both or none."""
         now = timestamp()
+        fields, changes = replace_surrogates(fields), replace_surrogates(changes)
         line = {"timestamp": now, "agent_id": agent_id, **fields}
         task_id = task_of(self._context, agent_id)
         path = path_of(task_id, agent_id)

@@ -23,6 +23,7 @@ from orchestrator_core.system import durable, locks
 from orchestrator_core.system.clock import timestamp
 from orchestrator_core.system.names import check_id
 from orchestrator_core.system.os_errors import storage_errors
+from orchestrator_core.system.unicode_text import replace_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,7 +105,8 @@ class TaskCreator:
             raise InvalidInput(
                 f"extra has {sorted(taken)}, which are fields of every task", hint="use other names"
             )
-        return document | dict(extra)
+        replaced: dict[str, Any] = replace_surrogates(document | dict(extra))
+        return replaced
 
     def _ensure_created(self, document: dict[str, Any]) -> Task:
         """Return a task that has its entry; build it, unless another caller has by now."""

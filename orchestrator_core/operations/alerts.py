@@ -14,7 +14,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import sys
 import threading
 import time
 import weakref
@@ -27,6 +26,7 @@ from orchestrator_core.model.outcome import EndReport
 from orchestrator_core.saga.observer import Observer
 from orchestrator_core.system import log
 from orchestrator_core.system.clock import timestamp
+from orchestrator_core.system.interpreter import find_python
 from orchestrator_core.system.json_values import JsonValues
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def run_detached(command: Sequence[str], report: object, *, timeout_s: float, ro
     if find_program(command) is None:
         # The watchdog's own error would go nowhere.
         raise FileNotFoundError(f"there is no program {command[0]!r} for alerts")
-    watchdog = (sys.executable, "-I", "-S", "-c", _WATCHDOG, f"{timeout_s:g}", *command)
+    watchdog = (find_python(), "-I", "-S", "-c", _WATCHDOG, f"{timeout_s:g}", *command)
     env = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     with _anonymous_file() as stdin:
         stdin.write(msgspec.json.encode(report) + b"\n")

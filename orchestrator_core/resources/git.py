@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.exceptions import CouldNotAsk, OrchestratorError
-from orchestrator_core.system import locks
+from orchestrator_core.system import exit_status, locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,9 @@ class Git:
 
         Raises:
             GitError: Git failed, is not installed, or did not exit within *timeout_s*.
+            CouldNotAsk: This process cannot learn git's exit status.
         """
+        exit_status.require("git")
         command = f"git {' '.join([word for word in arguments if not word.startswith('-')][:2])}"
         try:
             ran = subprocess.run(  # noqa: S603 - an argv of this library

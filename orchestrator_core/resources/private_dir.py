@@ -100,33 +100,3 @@ def remove_if_empty(directory: Path) -> None:
     """Remove *directory*, unless it contains something."""
     with contextlib.suppress(OSError):
         directory.rmdir()
-
-
-def remove_tree(path: Path) -> int:
-    """
-    Remove a directory with all its content, and return the size of its files in bytes.
-
-    No symlink is followed. Directories that their owner made read-only are removed as well.
-
-    Raises:
-        OSError: Something in the directory belongs to another user.
-    """
-    import shutil  # noqa: PLC0415 - for ends only
-
-    freed = 0
-    _make_writable(path)
-    for here, directories, files in os.walk(path):
-        for name in directories:
-            _make_writable(Path(here, name))
-        for name in files:
-            with contextlib.suppress(FileNotFoundError):
-                freed += Path(here, name).lstat().st_size
-    shutil.rmtree(path)
-    return freed
-
-
-def _make_writable(directory: Path) -> None:
-    """Let the owner list and empty a directory."""
-    mode = directory.lstat().st_mode
-    if stat.S_ISDIR(mode) and mode & stat.S_IRWXU != stat.S_IRWXU:
-        directory.chmod(stat.S_IRWXU)

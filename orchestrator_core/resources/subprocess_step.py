@@ -30,6 +30,7 @@ from orchestrator_core.saga import Context, Outcome, Presence, Unwind, receipt
 from orchestrator_core.supervisor import launch as launch_file
 from orchestrator_core.system import durable
 from orchestrator_core.system.event_reader import SupervisorEvents
+from orchestrator_core.system.interpreter import find_python
 from orchestrator_core.system.processes import (
     GracePeriods,
     Identity,
@@ -38,6 +39,7 @@ from orchestrator_core.system.processes import (
     read_exit_record,
 )
 from orchestrator_core.system.processes.table import COOKIE_NAME
+from orchestrator_core.system.tree import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,7 +132,8 @@ class Subprocess(private_dir.PrivateDirOptions):
         # Last: the supervisor starts nothing without it.
         durable.create(run / "journal", _COMMITTED, durable=False)
         with SupervisorEvents(launch.events, launch.log) as events:
-            identity = _spawn_detached(launch_file.command(str(run / "launch")), receipt.cookie)
+            command = launch_file.command(str(run / "launch"), python=find_python())
+            identity = _spawn_detached(command, receipt.cookie)
             self._wait_until_started(receipt, events, identity)
         return attrs.evolve(receipt, supervisor=identity)
 
@@ -154,7 +157,7 @@ class Subprocess(private_dir.PrivateDirOptions):
             raise Survivors(f"still alive after SIGKILL: {', '.join(names)}", leaked=names)
         existed = private_dir.is_directory(run)
         if existed:
-            private_dir.remove_tree(run)
+            remove_tree(run)
         private_dir.remove_if_empty(run.parent)
         facts = {
             "method": result.method,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from orchestrator_core.resources.git import Git, GitError, locked_git
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Context, Outcome, Unwind, receipt
 from orchestrator_core.system import durable
+from orchestrator_core.system.tree import remove_tree
 
 if TYPE_CHECKING:
     import os
@@ -208,12 +208,12 @@ class _Removal:
 
     def _remove_worktree(self) -> int:
         """Remove the directory and the repository's entry, complete or not."""
-        freed = private_dir.remove_tree(self._path) if private_dir.is_directory(self._path) else 0
+        freed = remove_tree(self._path) if private_dir.is_directory(self._path) else 0
         if durable.exists(self._tree.entry):
             with contextlib.suppress(GitError):  # Git does not know an incomplete worktree.
                 self._git("worktree", "remove", "--force", "--force", str(self._path))
             if durable.exists(self._tree.entry):
-                shutil.rmtree(self._tree.entry)
+                remove_tree(self._tree.entry)
         return freed
 
     def _git(self, *arguments: str) -> str:

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import msgspec
 
+from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.system.unicode_text import replace_surrogates
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -38,12 +41,33 @@ def make_entry(kind: str, **data: Any) -> Entry:  # noqa: ANN401 - anything msgs
 
 
 def encode(entries: Iterable[Entry], at: str) -> bytes:
-    """Return the lines of *entries*, with the time *at*: kind first, checksum last."""
+    """
+    Return the lines of *entries*, with the time *at*: kind first, checksum last.
+
+    Raises:
+        InvalidInput: A receipt has text that is not UTF-8, such as a path. It cannot be replaced.
+    """
     lines = b""
     for entry in entries:
-        body = _JSON.encode({"kind": entry.kind, **entry.data, "at": at})[:-1]
+        document = {"kind": entry.kind, **entry.data, "at": at}
+        try:
+            body = _JSON.encode(document)[:-1]
+        except UnicodeEncodeError:
+            body = _JSON.encode(_in_utf8(entry, document))[:-1]
         lines += b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(body))
     return lines
+
+
+def _in_utf8(entry: Entry, document: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
+    """Return an entry's JSON object without surrogates, unless they are part of a receipt."""
+    replaced = replace_surrogates(document)
+    if replaced.get("receipt") != document.get("receipt"):
+        raise InvalidInput(
+            f"step {entry.data.get('step')!r} has text that is not UTF-8: "
+            f"{document['receipt']!r:.200}",
+            hint="use paths and names that are UTF-8 text",
+        )
+    return replaced
 
 
 def decode(line: bytes) -> Entry:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import attrs
 
 from orchestrator_core.system.deprecation import renamed_attributes
+from orchestrator_core.system.unicode_text import replace_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +52,7 @@ class Unwind:
     """A reason to unwind, with the facts that the steps need."""
 
     reason: Reason
-    message: str = ""  #: One line for the user.
+    message: str = attrs.field(default="", converter=replace_surrogates)  #: One line for the user.
     detail: dict[str, Any] = attrs.field(factory=dict)  #: JSON-safe; only the steps read it.
 
     @property

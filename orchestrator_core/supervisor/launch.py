@@ -116,11 +116,12 @@ _BOOTSTRAP = (
 )
 
 
-def command(launch_path: str) -> list[str]:
+def command(launch_path: str, *, python: str = sys.executable) -> list[str]:
     """
     Return the argv of a supervisor whose configuration is the file *launch_path*.
 
-    The argv contains no secret and no agent's id: every user can read a command line.
+    *python* runs it. The argv contains no secret and no agent's id: every user can read a
+    command line.
     """
     home = __file__.rsplit("/", 3)[0]
-    return [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, home, launch_path]
+    return [python, "-I", "-S", "-c", _BOOTSTRAP, home, launch_path]

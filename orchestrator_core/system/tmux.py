@@ -14,16 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import io
 import os
 import re
 import shutil
 import stat
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
-
-import libtmux
-from libtmux.common import tmux_cmd
 
 from orchestrator_core.exceptions import (
     InvalidId,
@@ -35,6 +34,7 @@ from orchestrator_core.exceptions import (
     UntrustedSocket,
 )
 from orchestrator_core.supervisor.platform import LONGEST_POLL_S
+from orchestrator_core.system import exit_status
 from orchestrator_core.system.names import check_argv, check_name, check_owner
 from orchestrator_core.system.paths import SOCKET_PATH_MAX, why_replaceable
 from orchestrator_core.system.presence import Presence
@@ -42,6 +42,11 @@ from orchestrator_core.system.terminal import Session, SessionState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+# libtmux reads the encoding of sys.stdout at its import. A daemon may have no sys.stdout.
+with contextlib.redirect_stdout(sys.stdout or io.StringIO()):
+    import libtmux
+    from libtmux.common import tmux_cmd
 
 OWNER_OPTION: Final = "@orchestrator_owner"
 """The tmux user option of a session that holds its owner."""
@@ -281,6 +286,9 @@ class _Reply(tmux_cmd):
         self.returncode = done.returncode
         self.stdout = _lines(done.stdout)
         self.stderr = _lines(done.stderr)
+        if self.stderr and exit_status.is_dropped():
+            # tmux writes an error for each failure, and none otherwise.
+            self.returncode = self.returncode or 1
 
 
 def _lines(output: bytes) -> list[str]:

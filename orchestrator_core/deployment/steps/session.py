@@ -7,7 +7,6 @@ The log is opened before the session starts, and is archived after its last writ
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -20,8 +19,11 @@ from orchestrator_core.model import ids
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
 from orchestrator_core.supervisor import launch as launch_file
 from orchestrator_core.system import durable, move
+from orchestrator_core.system.interpreter import find_python
 from orchestrator_core.system.os_errors import storage_errors
 from orchestrator_core.system.processes.protocol import Identity, OwnershipSelector
+from orchestrator_core.system.tree import remove_tree
+from orchestrator_core.system.unicode_text import replace_surrogates
 
 if TYPE_CHECKING:
     from orchestrator_core.saga import Context
@@ -120,7 +122,7 @@ class OpenLog(DeploymentStep):
         durable.create(receipt.log, b"", durable=False)
         launch = build_launch(self.context, self.inputs)
         deploy_log = new_deploy_log(self.context, self.inputs, cwd=launch.cwd)
-        encoded = msgspec.json.format(msgspec.json.encode(deploy_log))
+        encoded = msgspec.json.format(msgspec.json.encode(replace_surrogates(deploy_log)))
         durable.create(receipt.deploy_log, encoded + b"\n", durable=False)
         with storage_errors("make", receipt.run):
             os.mkdir(receipt.run, 0o700)
@@ -154,14 +156,11 @@ class OpenLog(DeploymentStep):
 
 def _remove_run_directory(run: str) -> int:
     """Remove the supervisor's directory with its content; return the size in bytes."""
-    try:
-        with os.scandir(run) as entries:
-            freed = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
-    except FileNotFoundError:
-        return 0
     with storage_errors("remove", run):
-        shutil.rmtree(run)
-    return freed
+        try:
+            return remove_tree(run)
+        except FileNotFoundError:
+            return 0
 
 
 # --- spawn_tmux ----------------------------------------------------------------------------------
@@ -210,9 +209,8 @@ class SpawnTmux(DeploymentStep):
         if receipt.cgroup is not None:
             self.context.processes.create_cgroup(receipt.cgroup)
         run = self.context.layout.run_dir(self.inputs.task_id, self.inputs.agent_id)
-        session = self.context.terminal.start(
-            receipt.session, owner=receipt.cookie, argv=launch_file.command(f"{run}/launch")
-        )
+        command = launch_file.command(f"{run}/launch", python=find_python())
+        session = self.context.terminal.start(receipt.session, owner=receipt.cookie, argv=command)
         return attrs.evolve(receipt, supervisor=self.context.processes.identify(session.pane_pid))
 
     def undo(self, receipt: SessionReceipt, _why: Unwind) -> Outcome:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import os
 import subprocess
-import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
@@ -13,6 +12,7 @@ import attrs
 
 from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.model.layout import Layout, Root, read_root_file
+from orchestrator_core.system.interpreter import find_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -113,7 +113,7 @@ def run_python(program: str, *arguments: str) -> int:
         subprocess.TimeoutExpired: The program has not ended within 5 seconds.
     """
     return subprocess.run(  # noqa: S603 - this interpreter
-        [sys.executable, "-I", "-S", "-c", program, *arguments],
+        [find_python(), "-I", "-S", "-c", program, *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=5,

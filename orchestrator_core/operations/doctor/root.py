@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from orchestrator_core.model import settings
 from orchestrator_core.operations import alerts
 from orchestrator_core.operations.doctor.check import Check, Environment, shorten_list
+from orchestrator_core.system import tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,7 +97,7 @@ def _scan(root: str) -> Iterator[tuple[str, os.stat_result | None]]:
     """Yield the path and status of all files; None is the status of what cannot be read."""
     yield root, os.lstat(root)
     errors: list[OSError] = []
-    for directory, subdirectories, files in os.walk(root, onerror=errors.append):
+    for directory, subdirectories, files in tree.walk(root, onerror=errors.append):
         # The checks run in parallel, and one of them creates files there.
         subdirectories[:] = [each for each in subdirectories if not each.startswith(TRIAL_PREFIX)]
         for name in (*subdirectories, *files):

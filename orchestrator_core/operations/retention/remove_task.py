@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from typing import TYPE_CHECKING
 
 from orchestrator_core.deployment.tasks import EXPORTING_PREFIX
@@ -40,6 +39,7 @@ from orchestrator_core.registry import TASK, Registry
 from orchestrator_core.system import durable
 from orchestrator_core.system.names import check_id
 from orchestrator_core.system.os_errors import storage_errors
+from orchestrator_core.system.tree import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,7 +116,7 @@ def _finish(context: RootContext, sagas: Sagas, task_id: str, gone: Path) -> lis
     try:
         result = compact_journals(context, sagas, journals_of(sagas, task_id))
         with storage_errors("remove", gone):
-            shutil.rmtree(gone)
+            remove_tree(gone)
         durable.fsync_directory(gone.parent)
     except OrchestratorError as error:
         return [f"{gone.name}: {error}"]

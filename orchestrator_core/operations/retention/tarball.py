@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 import attrs
 
 from orchestrator_core.operations.retention.safe_dir import CHUNK, READ_ONLY, FdWriter, FileState
-from orchestrator_core.system import durable
+from orchestrator_core.system import durable, tree
 from orchestrator_core.system.os_errors import storage_errors
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def stamp_tree(top: Path) -> dict[str, FileState]:
     """
     with storage_errors("read", top):
         found = {".": FileState.from_status(os.lstat(top))}
-        for directory, subdirectories, files in os.walk(top, onerror=_raise):
+        for directory, subdirectories, files in tree.walk(os.fspath(top), onerror=_raise):
             for name in (*subdirectories, *files):
                 path = f"{directory}/{name}"
                 found[os.path.relpath(path, top)] = FileState.from_status(os.lstat(path))
