@@ -57,7 +57,7 @@ from orchestrator_core.registry.operations import (
     find_agent,
 )
 from orchestrator_core.resources.provision import ProvisionCollector, wrap_steps
-from orchestrator_core.saga import Reason, Saga, State, Unwind, UnwindReport
+from orchestrator_core.saga import Reason, Saga, State, Unwind, UnwindReport, step_name
 from orchestrator_core.saga.unwinding import format_error
 from orchestrator_core.system import paths
 from orchestrator_core.system.event_reader import SupervisorEvents
@@ -112,6 +112,7 @@ class Deployer:
         grace_s = check_seconds("grace_s", grace_s)
         for step in extra_steps:
             self._terminator.steps.require_known(step)
+            _check_variables(step, spec)
         task_id, agent_id = self._deploy_or_find(_Request(task_id, spec, grace_s, extra_steps))
         try:
             return self._read_agent(task_id, agent_id)
@@ -290,6 +291,16 @@ class Deployer:
         except OrchestratorError as trouble:
             error.add_note(f"and it could not be undone: {trouble}")
             return None
+
+
+def _check_variables(step: Step[Any], spec: AgentSpec) -> None:
+    clash = spec.env.keys() & getattr(step, "excluded_variables", frozenset())
+    if clash:
+        raise InvalidInput(
+            f"the spec sets {', '.join(sorted(clash))}, which contradicts the step "
+            f"{step_name(step)!r}",
+            hint="remove the variable from the spec's env",
+        )
 
 
 def _inputs(request: _Request, spec: AgentSpec) -> tuple[DeploymentInputs, Sequence[Step[Any]]]:

@@ -98,7 +98,10 @@ def build_launch(context: RootContext, inputs: DeploymentInputs) -> Launch:
         environment.ENV_TASK: task_id,
         environment.ENV_COOKIE: ids.process_cookie(context.root_id, agent_id),
     }
-    cwd = provision.cwd if provision and spec.cwd is None else None
+    provided = provision.cwd if provision and spec.cwd is None else None
+    cwd = provided or str(spec.directory())
+    if "PWD" not in spec.env:
+        variables["PWD"] = cwd  # Some programs believe it more than the kernel.
     return Launch(
         journal=str(layout.journal(agent_id)),
         log=str(layout.log(task_id, agent_id)),
@@ -106,7 +109,7 @@ def build_launch(context: RootContext, inputs: DeploymentInputs) -> Launch:
         events=f"{run}/events",
         argv=spec.argv(placeholders),
         env=spec.environment(variables),
-        cwd=cwd or str(spec.directory()),
+        cwd=cwd,
         stdin=str(prompt) if spec.stdin else os.devnull,
         cgroup=context.processes.cgroup_path(ids.cgroup_name(context.root_id, agent_id)),
         term_s=context.patience.term_s,

@@ -11,5 +11,6 @@ ENV_TASK = "ORCHESTRATOR_TASK_ID"
 ENV_COOKIE = "ORCHESTRATOR_COOKIE"
 RESERVED_ENV = frozenset({ENV_ROOT, ENV_AGENT, ENV_TASK, ENV_COOKIE})
 
-#: Removed from it, so that an agent's bare ``tmux kill-server`` cannot end its siblings.
+#: Among the variables that are not inherited: an agent's bare ``tmux kill-server`` must not end
+#: its siblings. A step must not provide them.
 HIDDEN_ENV = frozenset({"TMUX", "TMUX_PANE"})

@@ -20,9 +20,10 @@ import attrs
 
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model import ids
-from orchestrator_core.model.environment import HIDDEN_ENV, RESERVED_ENV
+from orchestrator_core.model.environment import RESERVED_ENV
 from orchestrator_core.model.preset_programs import PROGRAMS
 from orchestrator_core.system.boot import boot_id
+from orchestrator_core.system.inheritance import inherited
 from orchestrator_core.system.names import check_id
 from orchestrator_core.system.seconds import check_seconds
 
@@ -96,8 +97,10 @@ class AgentSpec:
     gets its prompt on standard input, unless *stdin* is False. Every user of the
     machine can read an argument, with ``ps``.
 
-    The agent's environment is that of the deploying process with *env* on top. If *cwd* is
-    None, it runs in the deploying process's directory. Extra steps may provide more of all
+    The agent's environment is that of the deploying process with *env* on top, without the
+    variables that are true for that process only, such as CLAUDECODE, NOTIFY_SOCKET or GIT_DIR:
+    see :mod:`orchestrator_core.system.inheritance`. If *cwd* is None, it runs in the deploying
+    process's directory. Extra steps may provide more of all
     three: see :mod:`orchestrator_core.resources.provision`.
 
     An agent is ended after *deadline_s* seconds; None and infinity mean never. After it has
@@ -166,10 +169,10 @@ class AgentSpec:
 
     def environment(self, own: Mapping[str, str]) -> dict[str, str]:
         """Return the agent's whole environment; *own* are the variables that identify it."""
-        inherited = os.environ.copy()
-        for name in RESERVED_ENV | HIDDEN_ENV:
-            inherited.pop(name, None)
-        return {**inherited, **self.env, **own}
+        kept = inherited(os.environ)
+        for name in RESERVED_ENV:
+            kept.pop(name, None)
+        return {**kept, **self.env, **own}
 
     def directory(self) -> Path:
         """

@@ -18,21 +18,13 @@ import attrs
 
 from orchestrator_core.exceptions import CouldNotAsk, OrchestratorError
 from orchestrator_core.system import exit_status, locks
+from orchestrator_core.system.inheritance import GIT_REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 _LOCK_TIMEOUT_S = 30.0  #: The wait for a git that a dead owner has left behind.
-
-#: Variables that lead git to another repository: ``git rev-parse --local-env-vars``.
-_REPOSITORY_ENV = (
-    *("GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_CONFIG_COUNT"),
-    *("GIT_CONFIG_PARAMETERS", "GIT_DIR", "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE"),
-    *("GIT_INDEX_FILE", "GIT_INTERNAL_SUPER_PREFIX", "GIT_NO_REPLACE_OBJECTS", "GIT_NAMESPACE"),
-    *("GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE"),
-    "GIT_WORK_TREE",
-)
 
 
 class GitError(OrchestratorError):
@@ -108,5 +100,5 @@ def locked_git(lock: Path, *, timeout_s: float, create: bool = False) -> Iterato
 
 
 def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in _REPOSITORY_ENV}
+    kept = {name: value for name, value in os.environ.items() if name not in GIT_REPOSITORY}
     return {**kept, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}

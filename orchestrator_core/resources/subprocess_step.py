@@ -30,6 +30,7 @@ from orchestrator_core.saga import Context, Outcome, Presence, Unwind, receipt
 from orchestrator_core.supervisor import launch as launch_file
 from orchestrator_core.system import durable
 from orchestrator_core.system.event_reader import SupervisorEvents
+from orchestrator_core.system.inheritance import inherited
 from orchestrator_core.system.interpreter import find_python
 from orchestrator_core.system.processes import (
     GracePeriods,
@@ -177,17 +178,19 @@ class Subprocess(private_dir.PrivateDirOptions):
 
     def _launch(self, receipt: SubprocessReceipt, given: Provision) -> launch_file.Launch:
         run = receipt.run
-        hidden = RESERVED_ENV | HIDDEN_ENV
-        inherited = {name: value for name, value in os.environ.items() if name not in hidden}
+        kept = inherited(os.environ)
+        for name in RESERVED_ENV:
+            kept.pop(name, None)
         own = {name: given.replaced(value) for name, value in self.env.items()}
+        cwd = str(Path(self.cwd or given.cwd or ".").absolute())
         return launch_file.Launch(
             journal=f"{run}/journal",
             log=str(Path(self.log).absolute()) if self.log is not None else f"{run}/log",
             exit_file=f"{run}/exit",
             events=f"{run}/events",
             argv=[given.replaced(argument) for argument in self.command],
-            env={**inherited, **given.environment, **own, COOKIE_NAME: receipt.cookie},
-            cwd=str(Path(self.cwd or given.cwd or ".").absolute()),
+            env={**kept, "PWD": cwd, **given.environment, **own, COOKIE_NAME: receipt.cookie},
+            cwd=cwd,
             term_s=receipt.term_s,
             kill_s=receipt.kill_s,
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
@@ -21,6 +21,7 @@ from orchestrator_core.resources.git import Git, GitError, locked_git
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Context, Outcome, Unwind, receipt
 from orchestrator_core.system import durable
+from orchestrator_core.system.inheritance import GIT_PLACES
 from orchestrator_core.system.tree import remove_tree
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class GitWorktree(private_dir.PrivateDirOptions):
     """
 
     receipt_type = GitWorktreeReceipt
+    #: Variables that the spec must not set: with them, git would work elsewhere.
+    excluded_variables: ClassVar[frozenset[str]] = GIT_PLACES
 
     repository: str | os.PathLike[str] = "."
     base: str = attrs.field(default="HEAD", kw_only=True)

@@ -129,6 +129,29 @@ def test_an_agents_command_can_be_in_the_worktree(scene, orch, task, repository)
         assert "completed" == orch.wait(agent.id, timeout_s=20).status
 
 
+def test_an_agent_that_a_hook_deploys_commits_on_its_own_branch(
+    scene, orch, task, repository, monkeypatch
+):
+    """Git exports the repository and the index of a commit to its hooks."""
+    git(repository, "worktree", "add", "-q", "-b", "side", str(scene.place / "other"))
+    entry = repository / ".git" / "worktrees" / "other"
+    monkeypatch.setenv("GIT_DIR", str(entry))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(entry / "index"))
+    monkeypatch.setenv("GIT_PREFIX", "")
+    identity = "git -c user.name=A -c user.email=a@b"
+    script = f"echo new >new; git add -A; {identity} commit -qm 'by the agent'"
+
+    agent = orch.deploy(
+        task, scene.spec("sh", "-c", script, cwd=None), extra_steps=[GitWorktree(repository)]
+    )
+    end = orch.wait(agent.id, timeout_s=20)
+
+    monkeypatch.undo()
+    assert "completed" == end.status, orch.read_output(agent.id)
+    assert "one" == git(repository, "log", "--format=%s", "side")
+    assert "by the agent" == git(repository, "log", "-1", "--format=%s", f"agent/{agent.id}")
+
+
 def test_a_helper_gets_the_provisions_of_the_steps_before_it(scene, orch, task):
     written = scene.gate("written")
     helper = ["sh", "-c", f'echo "{{port}} $PORT $KEY {{other}}" >{written}; sleep 1000']
