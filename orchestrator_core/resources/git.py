@@ -5,12 +5,17 @@ A process that is killed during ``git worktree add`` leaves a git behind that go
 every git inherits an open file with the lock of its worktree: the kernel keeps the lock
 until that git, and all that its hooks have started, have exited. The next owner of the lock
 therefore knows that no git works on the worktree.
+
+After an agent's end, git runs as :class:`PassiveGit`: on the repository and the worktree that
+the receipt names, whatever the worktree's own ``.git`` says, and without any program that a
+configuration or an attribute names. An agent may have written all of them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -21,7 +26,7 @@ from orchestrator_core.system import exit_status, locks
 from orchestrator_core.system.inheritance import GIT_REPOSITORY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 _LOCK_TIMEOUT_S = 30.0  #: The wait for a git that a dead owner has left behind.
@@ -40,9 +45,14 @@ class Git:
     timeout_s: float
     lock: int | None = None
 
-    def __call__(self, *arguments: str, cwd: str | os.PathLike[str] | None = None) -> str:
+    def __call__(
+        self,
+        *arguments: str,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> str:
         """
-        Run git, and return its output.
+        Run git with the variables *env*, and return its output.
 
         Raises:
             GitError: Git failed, is not installed, or did not exit within *timeout_s*.
@@ -54,7 +64,7 @@ class Git:
             ran = subprocess.run(  # noqa: S603 - an argv of this library
                 ["git", *arguments],  # noqa: S607 - the user's git
                 cwd=cwd,
-                env=_environment(),
+                env={**_environment(), **(env or {})},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 pass_fds=() if self.lock is None else (self.lock,),
@@ -69,6 +79,65 @@ class Git:
             reason = os.fsdecode(ran.stderr).strip() or f"exit status {ran.returncode}"
             raise GitError(f"{command}: {reason}")
         return os.fsdecode(ran.stdout)
+
+
+#: What a repository's configuration must not decide while git only looks: no program runs.
+_PASSIVE = {
+    "core.fsmonitor": "false",
+    "core.hooksPath": os.devnull,
+    "core.pager": "cat",
+    "core.untrackedCache": "false",
+    "log.showSignature": "false",
+    "status.submoduleSummary": "false",
+    "submodule.recurse": "false",
+}
+_FILTER = re.compile(r"filter\..*\.(clean|smudge|process|required)", re.DOTALL)
+
+
+@attrs.frozen
+class PassiveGit:
+    """
+    Git on exactly one repository, and on exactly one worktree if *worktree* is given.
+
+    - Git reads no ``.git`` of a worktree: *directory* is its git directory, and *repository*
+      the directory that it shares with the other worktrees.
+    - No hook, filter, file system monitor, pager or transport runs, whatever is configured.
+      A file that a filter would have to convert counts as changed.
+    """
+
+    git: Git
+    repository: str
+    directory: str
+    worktree: str | None = None
+    _overrides: dict[str, str] = attrs.field(factory=dict, init=False, repr=False)
+
+    def __call__(self, *arguments: str) -> str:
+        """
+        Run git, and return its output.
+
+        Raises:
+            GitError: As for :class:`Git`.
+        """
+        if not self._overrides:
+            self._overrides.update(_PASSIVE)
+            names = self._run("config", "--list", "--name-only", "-z").split("\0")
+            for name in filter(_FILTER.fullmatch, names):
+                self._overrides[name] = "false" if name.endswith(".required") else ""
+        return self._run(*arguments)
+
+    def _run(self, *arguments: str) -> str:
+        env = {
+            "GIT_ALLOW_PROTOCOL": "none",
+            "GIT_COMMON_DIR": self.repository,
+            "GIT_CONFIG_COUNT": str(len(self._overrides)),
+            "GIT_DIR": self.directory,
+            "GIT_NO_LAZY_FETCH": "1",
+        }
+        for index, (name, value) in enumerate(self._overrides.items()):
+            env |= {f"GIT_CONFIG_KEY_{index}": name, f"GIT_CONFIG_VALUE_{index}": value}
+        if self.worktree is not None:
+            env["GIT_WORK_TREE"] = self.worktree
+        return self.git(*arguments, cwd=self.worktree or "/", env=env)
 
 
 @contextlib.contextmanager

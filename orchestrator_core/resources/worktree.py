@@ -1,14 +1,13 @@
 """
 A git worktree for an agent, on a new branch.
 
-The undo keeps an agent's work: uncommitted changes keep the worktree, and commits that are
-on no other branch keep the branch. Everything else is removed. Files that `.gitignore` names
-are not work.
+The undo keeps an agent's work: what :mod:`.unsaved_work` finds keeps the worktree, and commits
+that are on no other branch keep the branch. Everything else is removed. Files that
+`.gitignore` names are not work, unless the step says so.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -17,8 +16,9 @@ import attrs
 
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.resources import private_dir
-from orchestrator_core.resources.git import Git, GitError, locked_git
+from orchestrator_core.resources.git import Git, GitError, PassiveGit, locked_git
 from orchestrator_core.resources.provision import Provision
+from orchestrator_core.resources.unsaved_work import UnsavedWork, examine
 from orchestrator_core.saga import Context, Outcome, Unwind, receipt
 from orchestrator_core.system import durable
 from orchestrator_core.system.inheritance import GIT_PLACES
@@ -26,12 +26,15 @@ from orchestrator_core.system.tree import remove_tree
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
 _PREFIX = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]*/)+")
 
-#: No program of the repository runs when a worktree is inspected or removed.
-_WITHOUT_HOOKS = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false")
+
+def _to_pathspecs(given: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(given, str):
+        raise InvalidInput("keep_ignored is one string", hint='give a list: ["*.env", "results/"]')
+    return tuple(given)
 
 
 @receipt("git_worktree")
@@ -46,6 +49,12 @@ class GitWorktreeReceipt:
     shared: str  #: The prefix of all agents' branches.
     timeout_s: float = 120.0
     made: bool = False  #: The worktree was complete: an agent may have worked in it.
+    keep_ignored: tuple[str, ...] = ()  #: Pathspecs of ignored files that are work.
+
+    @property
+    def location(self) -> Path:
+        """The path of the worktree's directory."""
+        return Path(self.path)
 
     @property
     def lock(self) -> Path:
@@ -72,12 +81,21 @@ class GitWorktree(private_dir.PrivateDirOptions):
     The undo keeps what would be lost otherwise. The report's outcome is then ``left``, and
     ``kept`` says what and where:
 
-    - the worktree and its branch, if there are uncommitted changes, files that are neither
-      added nor ignored, submodules, or commits on no branch;
+    - the worktree and its branch, if there are uncommitted changes (also of files that are marked
+      with ``skip-worktree`` or ``assume-unchanged``), files that are neither added nor ignored,
+      ignored files that match *keep_ignored*, submodules, commits on no branch, an unfinished
+      rebase or merge, or a ``git worktree lock``;
+    - the worktree and its branch, if it was moved, or if its directory and the repository no
+      longer lead to each other: git's answers would be about something else;
     - the branch, if it has commits that no other branch, remote branch or tag has. Branches
-      with the same *prefix* do not count: they belong to other agents, and may go.
+      with the same *prefix* do not count: they belong to other agents, and may go;
+    - stashes that were made on the branch: they are in the repository's list of stashes.
 
-    Each git command may take *timeout_s*, hooks of the checkout included.
+    Other ignored files are removed; the report's ``ignored`` names up to 20 of them.
+    *keep_ignored* has pathspecs of git, such as ``"*.env"`` or ``"results/"``.
+
+    Each git command may take *timeout_s*, hooks of the checkout included. The undo runs no
+    hook, filter or other program of the repository: see :class:`.git.PassiveGit`.
     """
 
     receipt_type = GitWorktreeReceipt
@@ -88,6 +106,7 @@ class GitWorktree(private_dir.PrivateDirOptions):
     base: str = attrs.field(default="HEAD", kw_only=True)
     prefix: str = attrs.field(default="agent/", kw_only=True)
     timeout_s: float = attrs.field(default=120.0, kw_only=True)
+    keep_ignored: tuple[str, ...] = attrs.field(default=(), converter=_to_pathspecs, kw_only=True)
 
     def plan(self, ctx: Context) -> GitWorktreeReceipt:
         """
@@ -118,6 +137,7 @@ class GitWorktree(private_dir.PrivateDirOptions):
             base=base.strip(),
             shared=self.prefix,
             timeout_s=self.timeout_s,
+            keep_ignored=self.keep_ignored,
         )
 
     def do(self, receipt: GitWorktreeReceipt) -> GitWorktreeReceipt:
@@ -151,76 +171,71 @@ class _Removal:
 
     def __init__(self, receipt: GitWorktreeReceipt, git: Git) -> None:
         self._tree = receipt
-        self._path = Path(receipt.path)
         self._ref = f"refs/heads/{receipt.branch}"
         self._run_git = git
+        self._git = PassiveGit(git, receipt.repository, receipt.repository)
 
     def run(self) -> Outcome:
         tree = self._tree
         if not private_dir.is_directory(Path(tree.repository).resolve()):
-            if not durable.exists(self._path):
+            if not durable.exists(tree.path):
                 return Outcome.absent()
             gone = f"its repository {tree.repository} is gone"
             return Outcome.left(kept=f"worktree {tree.path}: {gone}", path=tree.path)
-        existed = durable.exists(self._path) or durable.exists(tree.entry)
-        work = [*self._unsaved_work()] if tree.made and private_dir.is_directory(self._path) else []
-        if work:
-            kept = f"worktree {tree.path} on branch {tree.branch}: {'; '.join(work)}"
-            return self._keep(kept, path=tree.path)
+        existed = durable.exists(tree.path) or durable.exists(tree.entry)
+        found = examine(tree, self._run_git) if tree.made else UnsavedWork(())
+        stashes = self._stashes() if tree.made else []
+        if found.work:
+            path = found.path or tree.path
+            kept = f"worktree {path} on branch {tree.branch}: {'; '.join(found.work)}"
+            return self._keep([kept, *stashes], path=path)
         freed = self._remove_worktree()
         tip = self._git("for-each-ref", "--format=%(objectname)", self._ref).strip()
-        if tip:
-            commits = self._count_unmerged(self._ref)
-            if commits or self._is_checked_out():
-                why = f"{commits} commits that no other branch has" if commits else "checked out"
-                return self._keep(
-                    f"branch {tree.branch} in {tree.repository}: {why}", commits=commits
-                )
-            self._git("update-ref", "-d", self._ref, tip)
-        return Outcome.undone(bytes_freed=freed) if existed or tip else Outcome.absent()
+        branch, commits = self._remove_branch(tip) if tip else ([], 0)
+        if branch or stashes:
+            return self._keep([*branch, *stashes], commits=commits)
+        facts = {"ignored": list(found.ignored)} if found.ignored else {}
+        if existed or tip:
+            return Outcome.undone(bytes_freed=freed, **facts)
+        return Outcome.absent()
 
-    def _keep(self, kept: str, **facts: str | int) -> Outcome:
+    def _keep(self, kept: Iterable[str], **facts: str | int) -> Outcome:
         tree = self._tree
-        return Outcome.left(kept=kept, branch=tree.branch, repository=tree.repository, **facts)
+        return Outcome.left(
+            kept="; ".join(kept), branch=tree.branch, repository=tree.repository, **facts
+        )
 
-    def _unsaved_work(self) -> Iterator[str]:
-        """Yield descriptions of the work that is in the worktree and nowhere else."""
-        try:
-            changes = self._git_inside("status", "--porcelain", "--untracked-files=normal")
-            if changes:
-                yield f"{len(changes.splitlines())} changes that are not committed"
-            head = self._git_inside("rev-parse", "HEAD").strip()
-            if self._count_unmerged(head, exclude_agents=False):
-                yield "commits on no branch"
-        except GitError as error:
-            yield f"git cannot read it ({error})"
-        modules = self._tree.entry / "modules"
-        if modules.is_dir() and any(modules.iterdir()):
-            yield "submodules, whose commits are kept with it"
-
-    def _count_unmerged(self, tip: str, *, exclude_agents: bool = True) -> int:
-        """Return how many commits of *tip* are on no branch or tag, agents' branches aside."""
-        agents = (f"--exclude={self._tree.shared}*",) if exclude_agents else ()
-        known = (*agents, "--branches", "--remotes", "--tags", self._tree.base)
-        return int(self._git("rev-list", "--count", tip, "--not", *known))
+    def _remove_branch(self, tip: str) -> tuple[list[str], int]:
+        """Delete the branch, or return why it is kept, and how many commits are only there."""
+        agents = f"--exclude={self._tree.shared}*"
+        known = (agents, "--branches", "--remotes", "--tags", self._tree.base)
+        commits = int(self._git("rev-list", "--count", self._ref, "--not", *known))
+        if commits or self._is_checked_out():
+            why = f"{commits} commits that no other branch has" if commits else "checked out"
+            kept = f"branch {self._tree.branch} in {self._tree.repository}: {why}"
+            return [kept], commits
+        self._git("update-ref", "-d", self._ref, tip)
+        return [], 0
 
     def _is_checked_out(self) -> bool:
         """Return whether another worktree has the agent's branch."""
         listed = self._git("worktree", "list", "--porcelain")
         return f"branch {self._ref}" in listed.splitlines()
 
+    def _stashes(self) -> list[str]:
+        """Return descriptions of the stashes that were made on the branch."""
+        if not self._git("for-each-ref", "refs/stash"):
+            return []
+        log = ("log", "--walk-reflogs", "--no-patch", "--format=%h %gd %gs", "refs/stash", "--")
+        own = re.compile(rf"\S+ \S+ (WIP on|On) {re.escape(self._tree.branch)}: ")
+        found = filter(own.match, self._git(*log).splitlines())
+        return [f"stash in {self._tree.repository}: {line[:200]}" for line in found]
+
     def _remove_worktree(self) -> int:
         """Remove the directory and the repository's entry, complete or not."""
-        freed = remove_tree(self._path) if private_dir.is_directory(self._path) else 0
-        if durable.exists(self._tree.entry):
-            with contextlib.suppress(GitError):  # Git does not know an incomplete worktree.
-                self._git("worktree", "remove", "--force", "--force", str(self._path))
-            if durable.exists(self._tree.entry):
-                remove_tree(self._tree.entry)
+        path, entry = self._tree.location, self._tree.entry
+        freed = remove_tree(path) if private_dir.is_directory(path) else 0
+        if durable.exists(entry):
+            remove_tree(entry)
+            private_dir.remove_if_empty(entry.parent)
         return freed
-
-    def _git(self, *arguments: str) -> str:
-        return self._run_git(*_WITHOUT_HOOKS, f"--git-dir={self._tree.repository}", *arguments)
-
-    def _git_inside(self, *arguments: str) -> str:
-        return self._run_git(*_WITHOUT_HOOKS, *arguments, cwd=self._path)
