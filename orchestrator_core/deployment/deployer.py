@@ -28,6 +28,7 @@ from orchestrator_core.deployment.steps.base import DeploymentInputs
 from orchestrator_core.deployment.steps.session import LogReceipt, SessionReceipt
 from orchestrator_core.exceptions import (
     DeploymentError,
+    InvalidInput,
     LimitReached,
     NotFound,
     OrchestratorError,

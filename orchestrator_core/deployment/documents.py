@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.model import environment, ids
 from orchestrator_core.model.status import Status
+from orchestrator_core.supervisor import process_attributes
 from orchestrator_core.supervisor.launch import Launch
 from orchestrator_core.system.clock import timestamp
 from orchestrator_core.system.interpreter import find_python
@@ -111,6 +112,7 @@ def build_launch(context: RootContext, inputs: DeploymentInputs) -> Launch:
         env=spec.environment(variables),
         cwd=cwd,
         stdin=str(prompt) if spec.stdin else os.devnull,
+        attributes=process_attributes.current(),
         cgroup=context.processes.cgroup_path(ids.cgroup_name(context.root_id, agent_id)),
         term_s=context.patience.term_s,
         kill_s=context.patience.kill_s,

@@ -14,7 +14,7 @@ from orchestrator_core.supervisor import procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class ExitRecorder:
@@ -45,8 +45,10 @@ class ExitRecorder:
         }
         self.cause = "exit"
 
-    def started(self, pid: int, *, in_cgroup: bool) -> None:
-        """Record that the agent runs, and its identity."""
+    def started(self, pid: int, *, in_cgroup: bool, not_set: Sequence[str] = ()) -> None:
+        """Record that the agent runs, its identity, and the attributes that it does not have."""
+        if not_set:
+            self._facts["not_set"] = ",".join(not_set)
         seen = procfs.stat(pid)
         boot_id = procfs.read("/proc/sys/kernel/random/boot_id").decode().strip()
         self.write_start_record(pid, seen.started if seen else None, boot_id, in_cgroup=in_cgroup)
@@ -57,6 +59,8 @@ class ExitRecorder:
         """Record the identity of the agent's main process; *started* as the kernel counts it."""
         self._facts["cgroup"] = in_cgroup
         facts = {"boot_id": boot_id, "pid": pid, "started": started, "cgroup": in_cgroup}
+        if "not_set" in self._facts:
+            facts["not_set"] = self._facts["not_set"]
         _replace(self._started_file, facts)
         self._send_event(f"started {pid}")
 

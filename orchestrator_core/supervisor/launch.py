@@ -29,6 +29,7 @@ class Launch:
         env: The agent's whole environment.
         cwd: The directory in which the agent runs.
         stdin: The file that is the agent's standard input.
+        attributes: The agent's umask, priority, limits and so on: :mod:`.process_attributes`.
         cgroup: The directory of the agent's cgroup, if there is one.
         term_s: Seconds from SIGTERM to SIGKILL.
         kill_s: Seconds from SIGKILL until the supervisor reports survivors.
@@ -50,6 +51,7 @@ class Launch:
         env: Mapping[str, str],
         cwd: str = "/",
         stdin: str = "/dev/null",
+        attributes: Mapping[str, object] | None = None,
         cgroup: str | None = None,
         term_s: float = 2.0,
         kill_s: float = 2.0,
@@ -63,6 +65,7 @@ class Launch:
         self.exit_file, self.events = exit_file, events
         self.argv, self.env = list(argv), dict(env)
         self.cwd, self.stdin, self.cgroup = cwd, stdin, cgroup
+        self.attributes = dict(attributes or {})
         self.term_s, self.kill_s = term_s, kill_s
         self.linger_s, self.deadline_s = linger_s, deadline_s
         self.sweeper_lock = sweeper_lock

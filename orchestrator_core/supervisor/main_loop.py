@@ -85,7 +85,9 @@ class MainLoop:
         if started.refused is not None:
             self._recorder.spawn_failed(started.refused)
         elif started.pid is not None:
-            self._recorder.started(started.pid, in_cgroup=started.in_cgroup)
+            self._recorder.started(
+                started.pid, in_cgroup=started.in_cgroup, not_set=started.not_set
+            )
         if started.pid is None:
             self.phase = DONE
         self._tail.open()

@@ -2,7 +2,8 @@
 The start of the agent: fork, prepare the child, exec, and report a failure.
 
 The agent gets standard input from a file, output and error into the log, a new session,
-directory and environment of its own, default signal handlers, and no other descriptor. The
+directory and environment of its own, the deployer's umask, priority and limits, default signal
+handlers, and no other descriptor. The
 log is the agent's output, not a copy of it: no line is lost, whichever process dies.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import errno
 import posix
 
-from orchestrator_core.supervisor import signals
+from orchestrator_core.supervisor import process_attributes, signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator_core.supervisor.launch import Launch
 
 _IN_CGROUP = b"c"  #: The child has entered its cgroup.
+_NOT_SET = b"-"  #: The system refused attributes; their names follow, with ";" between them.
 _FAILED = b"!"  #: The child could not become the agent; the reason follows.
 _REPORT_FD = 3
 
@@ -31,13 +33,15 @@ class SpawnResult:
     Attributes:
         pid: The unreaped child; None if the fork failed.
         in_cgroup: Whether the child entered its cgroup before it ran anything.
+        not_set: The attributes that the system refused to set.
         refused: Why the child is not the agent; None if it is.
     """
 
     def __init__(self, pid: int | None, report: bytes) -> None:
         self.pid = pid
         self.in_cgroup = report.startswith(_IN_CGROUP)
-        _, failed, why = report.partition(_FAILED)
+        facts, failed, why = report.partition(_FAILED)
+        self.not_set = [name.decode() for name in facts.partition(_NOT_SET)[2].split(b";") if name]
         self.refused = why.decode(errors="replace") if failed else None
 
 
@@ -64,6 +68,7 @@ def _child_main(launch: Launch, write_fd: int) -> None:
         posix.setsid()
         _join_cgroup(launch.cgroup)
         _redirect_stdio(launch)
+        _set_attributes(launch)
         _exec(launch.argv, launch.env)
     except _SpawnError as error:
         _report_failure(str(error))
@@ -115,6 +120,12 @@ def _redirect_stdio(launch: Launch) -> None:
         posix.chdir(launch.cwd)
     except OSError as error:
         raise _SpawnError(f"the working directory {launch.cwd!r} cannot be used", error) from None
+
+
+def _set_attributes(launch: Launch) -> None:
+    refused = process_attributes.apply(launch.attributes)
+    if refused:
+        posix.write(_REPORT_FD, _NOT_SET + ";".join(refused).encode())
 
 
 def _open(what: str, path: str, flags: int) -> int:

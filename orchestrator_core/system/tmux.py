@@ -62,11 +62,13 @@ _LISTED = re.compile(
 )
 
 # A server that runs out of descriptors hangs, and so does every client of it. A limit below
-# 1000 is raised. "$0" and "$@" are the tmux command.
-_RAISE_NOFILE = """\
+# 1000 is raised. The soft limits of time, file size and memory are those of the process that
+# happens to start the server; they must not end it. "$0" and "$@" are the tmux command.
+_RAISE_LIMITS = """\
 case $(ulimit -S -n) in ?|??|???)
   ulimit -S -n 4096 2>/dev/null || ulimit -S -n "$(ulimit -H -n)" 2>/dev/null
 esac
+for limit in t f d v; do ulimit -S -$limit "$(ulimit -H -$limit)" 2>/dev/null; done
 exec "$0" "$@"
 """
 
@@ -250,7 +252,7 @@ class _Server(libtmux.Server):
         """Run tmux. *may_start* lets it start a server; *bare* runs it without server options."""
         argv = [self._binary, *([] if bare else self._options(may_start=may_start)), *command]
         if may_start:
-            argv = ["/bin/sh", "-c", _RAISE_NOFILE, *argv]
+            argv = ["/bin/sh", "-c", _RAISE_LIMITS, *argv]
         try:
             done = subprocess.run(  # noqa: S603 - no shell interprets the arguments
                 argv,

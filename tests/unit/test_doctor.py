@@ -595,6 +595,20 @@ def test_a_live_server_is_reported_with_its_sessions_and_files(used, private_tmu
     assert abs(opened - int(found[2])) <= 5  # The server closes its clients with a delay.
 
 
+@pytest.mark.parametrize(("user", "nice", "verdict"), [(9, 7, WARNING), (9, 0, OK), (0, 7, OK)])
+def test_a_server_of_a_lower_priority_is_reported_to_a_user_who_cannot_raise_it(
+    tmp_path, monkeypatch, user, nice, verdict
+):
+    """Its first deployer was niced, and the kernel raises no priority for an ordinary user."""
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(os, "getpriority", lambda _, pid: nice if pid else 0)
+
+    answer = tmux_check._check_priority(os.getpid(), tmp_path / "socket", "it answers")
+
+    assert verdict is answer.verdict
+    assert (verdict is WARNING) is ("nice 7" in answer.found)
+
+
 @pytest.mark.tmux
 def test_a_stopped_server_is_reported_with_the_command_that_continues_it(used, private_tmux):
     socket_of(used, private_tmux.socket)

@@ -150,8 +150,22 @@ def server(environment: Environment) -> Check:
     except TerminalError as error:
         return Check.from_error(error)
     pid = listener(path)
-    return Check.ok(
-        "none runs" if pid is None else f"pid {pid} answers, and has {len(sessions)} sessions"
+    if pid is None:
+        return Check.ok("none runs")
+    found = f"pid {pid} answers, and has {len(sessions)} sessions"
+    return _check_priority(pid, path, found) if pid else Check.ok(found)
+
+
+def _check_priority(pid: int, path: Path, found: str) -> Check:
+    """Check that agents can have the priority of this process, as a deployer asks for it."""
+    nice, own = (os.getpriority(os.PRIO_PROCESS, each) for each in (pid, 0))
+    if nice <= own or os.geteuid() == 0:
+        return Check.ok(found)
+    return Check.warning(
+        f"{found}; it was started with nice {nice}, and the kernel gives no agent less, "
+        f"although this process has {own}",
+        f"when no agent lives: tmux -S {shlex.quote(str(path))} kill-server; "
+        "the next deployment starts another",
     )
 
 
