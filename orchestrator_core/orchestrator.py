@@ -16,6 +16,7 @@ from orchestrator_core.operations.maintenance_verbs import MaintenanceVerbs
 from orchestrator_core.registry import new_global
 from orchestrator_core.system.deprecation import renamed_keyword
 from orchestrator_core.system.names import check_id
+from orchestrator_core.system.one_timeout import shared_timeout
 from orchestrator_core.system.seconds import check_seconds
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from orchestrator_core.system.processes.protocol import GracePeriods, Processes
     from orchestrator_core.system.terminal import Terminal
 
-__all__ = ["Orchestrator"]
+__all__ = ["Orchestrator", "shared_timeout"]
 
 _UNWINDER_TIMEOUT_S = 600.0  #: The unwinder has no other work than to wait for the agent's lock.
 

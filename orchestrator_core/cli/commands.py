@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator_core.cli import BUSY, LEFT, OK, exit_code
 from orchestrator_core.cli.printing import CommandResult, printable
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError
-from orchestrator_core.orchestrator import Orchestrator
+from orchestrator_core.orchestrator import Orchestrator, shared_timeout
 
 if TYPE_CHECKING:
     import argparse
@@ -162,6 +162,11 @@ def _table(agents: list[Agent]) -> str:
 
 def kill(arguments: argparse.Namespace) -> CommandResult:
     """End agents; if one cannot be ended, the others are ended all the same."""
+    with shared_timeout():
+        return _kill(arguments)
+
+
+def _kill(arguments: argparse.Namespace) -> CommandResult:
     orch = Orchestrator(arguments.root, recover=False, timeout_s=arguments.timeout)
     data: list[dict[str, Any]] = []
     lines: list[str] = []

@@ -38,6 +38,7 @@ from orchestrator_core.registry.operations import find_agent, is_finished
 from orchestrator_core.resources.step_registry import StepRegistry
 from orchestrator_core.saga import Reason, Saga, Sagas, State, Unwind
 from orchestrator_core.system.clock import timestamp
+from orchestrator_core.system.one_timeout import shared_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,7 +130,8 @@ class Terminator:
     def unwind(self, saga: Saga, why: Unwind | None = None) -> EndReport:
         """Undo all that an agent holds, for *why* or for what the journal says."""
         why = why or self.liveness.unwind_reason(saga.history)
-        return self._with_children(EndReport.from_unwind(saga.unwind(why)))
+        with shared_timeout():  # With the children's ends.
+            return self._with_children(EndReport.from_unwind(saga.unwind(why)))
 
     def hand_over(self, saga: Saga, why: Unwind) -> EndReport:
         """Leave an end that was requested from inside to the supervisor."""
@@ -258,7 +260,8 @@ class Terminator:
 
     def recover(self, *, only: str | None = None, force: bool = False) -> RecoveryReport:
         """Finish what dead owners left; end the agents that are dead or past their deadline."""
-        return self.sagas.recover(policy=self.liveness, only=only, force=force)
+        with shared_timeout():
+            return self.sagas.recover(policy=self.liveness, only=only, force=force)
 
     def abandon(self, agent_id: str, step: str, *, reason: str) -> None:
         """Give up a step of a stuck saga; see :meth:`Orchestrator.abandon`."""

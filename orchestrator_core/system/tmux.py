@@ -29,12 +29,11 @@ from orchestrator_core.exceptions import (
     InvalidInput,
     SessionExists,
     TerminalError,
-    TerminalTimeout,
     TerminalUnavailable,
     UntrustedSocket,
 )
 from orchestrator_core.supervisor.platform import LONGEST_POLL_S
-from orchestrator_core.system import exit_status
+from orchestrator_core.system import exit_status, one_timeout
 from orchestrator_core.system.names import check_argv, check_name, check_owner
 from orchestrator_core.system.paths import SOCKET_PATH_MAX, why_replaceable
 from orchestrator_core.system.presence import Presence
@@ -250,6 +249,8 @@ class _Server(libtmux.Server):
 
     def run(self, *command: str, may_start: bool = False, bare: bool = False) -> tmux_cmd:
         """Run tmux. *may_start* lets it start a server; *bare* runs it without server options."""
+        if not bare:  # A bare call asks no server.
+            one_timeout.check(self._name)
         argv = [self._binary, *([] if bare else self._options(may_start=may_start)), *command]
         if may_start:
             argv = ["/bin/sh", "-c", _RAISE_LIMITS, *argv]
@@ -264,9 +265,8 @@ class _Server(libtmux.Server):
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise TerminalTimeout(
-                f"tmux ({self._name}) did not answer within {self._timeout_s:g} s"
-            ) from None
+            message = f"tmux ({self._name}) did not answer within {self._timeout_s:g} s"
+            raise one_timeout.timeout_of(self._name, message) from None
         except (FileNotFoundError, PermissionError) as error:
             raise TerminalUnavailable(f"{self._binary} cannot be run: {error.strerror}") from error
         except OSError as error:

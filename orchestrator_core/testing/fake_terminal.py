@@ -11,8 +11,8 @@ from orchestrator_core.exceptions import (
     NotFound,
     SessionExists,
     TerminalError,
-    TerminalTimeout,
 )
+from orchestrator_core.system import one_timeout
 from orchestrator_core.system.deprecation import renamed_attributes, renamed_keyword, warn_renamed
 from orchestrator_core.system.names import check_argv, check_name, check_owner
 from orchestrator_core.system.presence import Presence
@@ -236,9 +236,12 @@ class FakeTerminal:
                 raise TerminalError(self._world.refusal)
             if not self._world.hung:
                 return order()
+            server = f"fake {id(self)}"
+            one_timeout.check(server)
             self._in_flight.append(order)
             self._world.now += self.timeout_s
-            raise TerminalTimeout(f"the fake terminal did not answer within {self.timeout_s:g} s")
+            message = f"the fake terminal did not answer within {self.timeout_s:g} s"
+            raise one_timeout.timeout_of(server, message)
 
     def _start(self, name: str, owner: str, argv: list[str]) -> Session:
         if self._world.socket_lost:  # With real tmux, a second server would start.

@@ -95,6 +95,35 @@ def test_no_agent_is_ended_for_a_server_that_is_not_reached(how, scene, orch, ta
     assert agents == sorted(agent.id for agent in orch.agents(status="active"))
 
 
+def test_a_server_that_does_not_answer_costs_one_timeout_a_pass(scene, orch, task):
+    """Whatever the number of lost agents; what is unknown is finished when it answers again."""
+    agents = deploy(scene, orch, task, 4)
+    server = scene.world.server()
+    supervisors = [pid for agent in agents for pid in scene.world.panes(agent)]
+    os.kill(server, signal.SIGSTOP)
+    try:
+        for pid in supervisors:
+            os.kill(pid, signal.SIGKILL)
+        wait_for_deaths(supervisors, timeout_s=20)
+        orch = scene.orchestrator(recover=False, terminal_timeout_s=3)
+        took = [
+            _seconds(lambda: orch.recover(force=True)),
+            _seconds(lambda: orch.sweep(reap=True)),
+        ]
+    finally:
+        os.kill(server, signal.SIGCONT)
+
+    assert all(3 <= seconds < 8 for seconds in took), took
+    assert set() == {*agents} - {*orch.recover(force=True).unwound}
+    assert [] == scene.world.leftovers()
+
+
+def _seconds(call):
+    began = time.monotonic()
+    call()
+    return time.monotonic() - began
+
+
 def test_a_reaping_sweep_lets_a_server_make_its_removed_socket_anew(scene, orch, task):
     agent = orch.deploy(task, scene.spec()).id
     socket = Path(json.loads((scene.root / "root.json").read_bytes())["tmux_socket"])

@@ -217,6 +217,31 @@ def test_agents_behind_a_removed_socket_are_left_alone_and_their_server_listens_
     assert before == scene.world.snapshot()
 
 
+@pytest.mark.parametrize("act", ["recover", "sweep", "terminate"])
+def test_a_server_that_hangs_costs_each_pass_one_timeout(scene, orch, task, act):
+    """In virtual time: with three lost agents, or with an agent and its two children."""
+    agent = orch.deploy(task, scene.spec()).id
+    parent = agent if act == "terminate" else "orchestrator"
+    agents = [agent, *(orch.deploy(task, scene.spec(parent=parent)).id for _ in range(2))]
+    for each in agents if act != "terminate" else ():
+        scene.fake.kill_supervisor(session_of(each))
+    scene.fake.hang()
+    for _ in range(2):
+        began = scene.fake.now
+        if act == "recover":
+            orch.recover(force=True)
+        elif act == "sweep":
+            assert not orch.sweep(reap=True).clean
+        else:
+            assert not orch.terminate(agent).success
+        assert scene.fake.now - began == pytest.approx(scene.fake.timeout_s, abs=1)
+
+    scene.fake.resume()
+    orch.recover(force=True)
+    assert orch.sweep(reap=True).clean
+    assert [] == left(scene)
+
+
 def test_a_recovery_from_inside_an_agent_leaves_its_end_to_a_sweep_from_outside(scene, orch, task):
     """A recovery inside the agent would end its own process half-way."""
     agent = orch.deploy(task, scene.spec("stubborn")).id

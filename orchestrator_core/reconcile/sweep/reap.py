@@ -10,6 +10,7 @@ other enders of the same agent come to the same single end.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,11 @@ def reap(
         if finding.reapable:
             groups.setdefault(_action_and_target(finding), []).append(finding)
     with ThreadPoolExecutor(_MAX_WORKERS, "reap") as pool:
-        results = [pool.submit(reaper.run, key[0], group) for key, group in groups.items()]
+        results = [
+            # Each in the context of the sweep, whose calls share a time-out.
+            pool.submit(contextvars.copy_context().run, reaper.run, key[0], group)
+            for key, group in groups.items()
+        ]
         try:
             wait(results)
         except BaseException:

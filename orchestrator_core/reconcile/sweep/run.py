@@ -21,6 +21,7 @@ from orchestrator_core.reconcile.sweep.snapshot import take_snapshot
 from orchestrator_core.reconcile.sweep.unproved import without_unproved
 from orchestrator_core.reconcile.sweep.unreachable import request_sockets
 from orchestrator_core.system.clock import ms_since
+from orchestrator_core.system.one_timeout import shared_timeout
 
 if TYPE_CHECKING:
     from orchestrator_core.deployment.terminator import Terminator
@@ -30,6 +31,15 @@ def sweep(
     terminator: Terminator, *, reaping: bool, silent_after_s: float, timeout_s: float
 ) -> SweepReport:
     """Find what is left, and reap it with *reaping*; see :meth:`Orchestrator.sweep`."""
+    with shared_timeout():
+        return _sweep(
+            terminator, reaping=reaping, silent_after_s=silent_after_s, timeout_s=timeout_s
+        )
+
+
+def _sweep(
+    terminator: Terminator, *, reaping: bool, silent_after_s: float, timeout_s: float
+) -> SweepReport:
     begun, now = time.monotonic(), time.time()
     context, sagas = terminator.context, terminator.sagas
     snapshot = take_snapshot(context, sagas)
