@@ -252,6 +252,7 @@ def test_the_callers_environment_does_not_reach_a_session(terminal, short_tmp, m
     received = _run_and_record(terminal, short_tmp)
 
     tmuxs_own = {"TMUX", "TMUX_PANE", "TERM_PROGRAM", "TERM_PROGRAM_VERSION", "PWD", "OLDPWD"}
+    tmuxs_own.add("COLORTERM")  # Since tmux 3.6.
     expected = {"HOME", "LANG", "LOGNAME", "ORCHESTRATOR_COOKIE", "PATH", "SHELL", "TERM", "USER"}
     assert set() == set(received["env"]) - tmuxs_own - expected - {"SHLVL", "_", "LC_CTYPE"}
     assert "c1" == received["env"]["ORCHESTRATOR_COOKIE"]

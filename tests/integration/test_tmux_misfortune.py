@@ -120,18 +120,13 @@ def test_a_symlink_at_the_socket_path_is_refused(terminal, private_tmux):
         terminal.start("agent_1", owner="c1", argv=RUNS)
 
 
-@pytest.mark.parametrize(
-    ("place", "why"),
-    [
-        ("missing", "did not start a server: error creating .*/missing/tmux.sock"),
-        ("file", "error connecting to .*/file/tmux.sock .Not a directory"),
-    ],
-)
-def test_an_impossible_socket_path_is_named(short_tmp, place, why):
+@pytest.mark.parametrize("place", ["missing", "file"])
+def test_an_impossible_socket_path_is_named(short_tmp, place):
+    """With tmux's own words, which differ from version to version."""
     (short_tmp / "file").touch()
     terminal = TmuxTerminal(short_tmp / place / "tmux.sock")
 
-    with pytest.raises(TerminalError, match=why):
+    with pytest.raises(TerminalError, match=rf"/{place}/tmux\.sock\) did not start .*: .+"):
         terminal.start("agent_1", owner="c1", argv=RUNS)
 
 
