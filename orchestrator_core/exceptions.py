@@ -130,6 +130,15 @@ class CouldNotAsk(OrchestratorError):
     retry_at_once = False
 
 
+class OutOfSight(CouldNotAsk):
+    """A process is in another pid or time namespace, where this process cannot see it."""
+
+    code = "out-of-sight"
+    default_hint = (
+        "ask where the agent was deployed: outside this container or sandbox, or inside that one"
+    )
+
+
 # --- files, locks and registries -----------------------------------------------------------
 
 

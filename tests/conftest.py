@@ -30,7 +30,9 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """Register the marker, and accept interrupts also in the background of a shell."""
-    config.addinivalue_line("markers", "needs(what): root or cgroup, which not every user has")
+    config.addinivalue_line(
+        "markers", "needs(what): root, cgroup or pid namespace, which not every user has"
+    )
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -133,7 +133,9 @@ def ps(arguments: argparse.Namespace) -> CommandResult:
     unread = [f"{path}: {why}" for path, why in orch.unreadable.items()]
     table = _table(agents) if agents else "no agents are known" if unread else "no agents"
     data = [agent.to_dict() for agent in agents]
-    return CommandResult(data, table, BUSY if unread else OK, notes=tuple(unread))
+    failed = {} if orch.recovery is None else orch.recovery.failed
+    left = [f"{saga_id} was left as it is: {why}" for saga_id, why in failed.items()]
+    return CommandResult(data, table, BUSY if unread else OK, notes=(*unread, *left))
 
 
 def _table(agents: list[Agent]) -> str:
@@ -197,7 +199,8 @@ def _code(end: EndReport) -> int:
 
 def _format_end(end: EndReport) -> str:
     if end.handed_over:
-        return f"{end.agent_id}: ends as {end.status}; its supervisor completes it"
+        obstacle = f" ({printable('; '.join(end.errors))})" if end.errors else ""
+        return f"{end.agent_id}: ends as {end.status}; its supervisor completes it{obstacle}"
     if not end.success:
         return f"{end.agent_id}: STUCK, not undone: {printable('; '.join(end.errors))}"
     # Without a proof, one may be left that the scan does not find.

@@ -2,8 +2,10 @@
 Liveness: whether an agent is dead, why its life ended, and whether this process is part of it.
 
 An agent is dead when its supervisor is dead, which outlives the agent, or when the
-supervisor's exit record says that no process is left. :class:`Liveness` is also the
-:class:`~orchestrator_core.saga.recovery.RecoveryPolicy` of a root's sagas.
+supervisor's exit record says that no process is left. From another pid namespace the
+supervisor cannot be seen; there it is dead when the kernel has released its run lock.
+:class:`Liveness` is also the :class:`~orchestrator_core.saga.recovery.RecoveryPolicy` of a
+root's sagas.
 """
 
 from __future__ import annotations
@@ -16,7 +18,13 @@ import attrs
 
 from orchestrator_core.deployment.receipt_plan import derive_receipts
 from orchestrator_core.deployment.steps.session import SessionReceipt
-from orchestrator_core.exceptions import JournalDamaged, NotFound, SagaNotFound, StorageError
+from orchestrator_core.exceptions import (
+    JournalDamaged,
+    NotFound,
+    OutOfSight,
+    SagaNotFound,
+    StorageError,
+)
 from orchestrator_core.model.outcome import (
     OutputVerdict,
     decide_end_reason,
@@ -29,6 +37,7 @@ from orchestrator_core.model.status import Status
 from orchestrator_core.registry.operations import descendants_of, is_finished
 from orchestrator_core.saga import State, Unwind
 from orchestrator_core.saga.recovery import RecoveryPolicy
+from orchestrator_core.supervisor import run_lock
 from orchestrator_core.system.processes.exit_record import read_exit_record
 
 if TYPE_CHECKING:
@@ -36,8 +45,8 @@ if TYPE_CHECKING:
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.deployment.predecessor import PredecessorSession
-    from orchestrator_core.saga import History, Sagas
-    from orchestrator_core.system.processes.protocol import ExitRecord
+    from orchestrator_core.saga import History, Sagas, StepState
+    from orchestrator_core.system.processes.protocol import ExitRecord, Processes
 
 
 @attrs.frozen
@@ -48,9 +57,13 @@ class Liveness(RecoveryPolicy):
     sagas: Sagas
 
     def is_dead(self, history: History) -> bool:
-        """Return whether the agent's supervisor is dead, or recorded that no process is left."""
-        supervisor = session_receipt(history).supervisor
-        if supervisor is None or not self.context.processes.is_alive(supervisor):
+        """
+        Return whether the agent's supervisor is dead, or recorded that no process is left.
+
+        Raises:
+            OutOfSight: The supervisor lives in another pid or time namespace.
+        """
+        if not supervisor_is_alive(self.context.processes, session_receipt(history)):
             return True
         exited = self.exit_record(history)
         return exited is not None and exited.contained
@@ -127,7 +140,10 @@ class Liveness(RecoveryPolicy):
         if _is_legacy(session):
             self.context.predecessor.spawn_unwinder(history.saga_id)
         elif session.supervisor is not None:
-            self.context.processes.signal(session.supervisor, signal.SIGUSR1)
+            # A supervisor that this process cannot see finds the request when its agent exits;
+            # a recovery that sees the supervisor notifies it before.
+            with contextlib.suppress(OutOfSight):
+                self.context.processes.signal(session.supervisor, signal.SIGUSR1)
 
     def wait_linger(self, history: History) -> None:
         """Wait, within the linger period, until an agent without a supervisor has exited."""
@@ -141,7 +157,8 @@ class Liveness(RecoveryPolicy):
     def includes_self(self, history: History, why: Unwind | None = None) -> bool:
         """Return whether the end of an agent, and of its descendants, ends this process."""
         includes_self = self.context.processes.includes_self
-        if includes_self(session_receipt(history).selector):
+        step = session_step(history)
+        if step.outcome is None and includes_self(step.load().selector):
             return True
         if why is not None and not ends_children(why):
             return False
@@ -174,11 +191,34 @@ def session_receipt(history: History) -> SessionReceipt | PredecessorSession:
     Raises:
         NotFound: The saga is not an agent's.
     """
+    receipt: SessionReceipt | PredecessorSession = session_step(history).load()
+    return receipt
+
+
+def session_step(history: History) -> StepState:
+    """Return the state of the step that holds an agent's session; raises as the function above."""
     step = history.frame("spawn_tmux") or history.frame("legacy_session")
     if step is None:
         raise NotFound(f"{history.saga_id!r} is no agent")
-    receipt: SessionReceipt | PredecessorSession = step.load()
-    return receipt
+    return step
+
+
+def supervisor_is_alive(processes: Processes, session: SessionReceipt | PredecessorSession) -> bool:
+    """
+    Return whether a session's supervisor is alive.
+
+    Raises:
+        OutOfSight: It lives in another pid or time namespace.
+    """
+    if session.supervisor is None:
+        return False
+    try:
+        return processes.is_alive(session.supervisor)
+    except OutOfSight:
+        run_dir = session.selector.run_dir
+        if run_dir is not None and run_lock.is_free(run_dir):
+            return False
+        raise
 
 
 def _is_legacy(session: SessionReceipt | PredecessorSession) -> bool:

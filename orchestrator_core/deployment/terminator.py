@@ -6,7 +6,9 @@ it. Each takes the agent's lock and unwinds the agent's saga. The first one wins
 wait for the lock, find the saga closed, and return the same report.
 
 A process that is part of what ends would be killed half-way. It records a durable request
-instead, notifies the supervisor, and goes on until the supervisor ends it.
+instead, notifies the supervisor, and goes on until the supervisor ends it. A process in
+another pid namespace, which cannot see the agent, records a request as well: the supervisor
+or a recovery that sees the agent carries it out.
 
 An agent ends with its children. The step that accepted them ends them, one after another,
 while the parent's lock is held: locks are taken from parents to children, never the other way.
@@ -29,6 +31,7 @@ from orchestrator_core.deployment.task_lookup import find_record
 from orchestrator_core.exceptions import (
     JournalDamaged,
     NotFound,
+    OutOfSight,
     SagaBusy,
     SagaNotFound,
     WaitTimeout,
@@ -96,9 +99,18 @@ class Terminator:
             return
         with saga:
             is_running = saga.state is State.COMMITTED
-            if self.liveness.includes_self(saga.history, why):
+            obstacle = None
+            try:
+                includes_self = self.liveness.includes_self(saga.history, why)
+            except OutOfSight as error:
+                if not is_running:
+                    raise
+                includes_self, obstacle = False, error
+            if includes_self or obstacle is not None:
                 is_first = is_running and saga.request_end(why)
-                yield EndClaim(self, why, saga, is_first=is_first, from_inside=True)
+                yield EndClaim(
+                    self, why, saga, is_first=is_first, by_another=True, obstacle=obstacle
+                )
             elif is_running and saga.history.end_request is None:
                 yield EndClaim(self, why, saga, is_first=True)
             else:
@@ -133,8 +145,8 @@ class Terminator:
         with shared_timeout():  # With the children's ends.
             return self._with_children(EndReport.from_unwind(saga.unwind(why)))
 
-    def hand_over(self, saga: Saga, why: Unwind) -> EndReport:
-        """Leave an end that was requested from inside to the supervisor."""
+    def hand_over(self, saga: Saga, why: Unwind, obstacle: OutOfSight | None = None) -> EndReport:
+        """Leave a requested end to the supervisor, or to a process that sees it."""
         saga.release()
         self.liveness.notify_supervisor(saga.history)
         chosen = saga.history.end_request or saga.history.why or why
@@ -144,6 +156,7 @@ class Terminator:
             reason=chosen.message,
             by=chosen.detail.get("by", ""),
             handed_over=True,
+            errors=() if obstacle is None else (f"{obstacle}; {obstacle.hint}",),
         )
 
     def _write_cleanup_result(self, report: UnwindReport, history: History) -> None:
@@ -367,7 +380,8 @@ class EndClaim:
     _why: Unwind
     _saga: Saga | None = None
     is_first: bool = attrs.field(default=False, kw_only=True)
-    _from_inside: bool = attrs.field(default=False, kw_only=True)
+    _by_another: bool = attrs.field(default=False, kw_only=True)  #: Only that can carry it out.
+    _obstacle: OutOfSight | None = attrs.field(default=None, kw_only=True)
     _earlier_end: EndReport | None = attrs.field(default=None, kw_only=True)
 
     def finish(self) -> EndReport:
@@ -375,6 +389,6 @@ class EndClaim:
         if self._saga is None:
             assert self._earlier_end is not None  # noqa: S101 - one of the two is there
             return self._earlier_end
-        if self._from_inside:
-            return self._terminator.hand_over(self._saga, self._why)
+        if self._by_another:
+            return self._terminator.hand_over(self._saga, self._why, self._obstacle)
         return self._terminator.unwind(self._saga, self._why)

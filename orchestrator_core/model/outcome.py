@@ -128,7 +128,8 @@ class EndReport(JsonValues):
     - ``verified_no_zombies``: no process of the agent is alive. ``method`` names the method,
       which finds every process that the agent started.
     - ``handed_over``: the end is recorded, and another process carries it out, because the
-      caller is part of what ends. The other fields are still to come;
+      caller is part of what ends, or because it cannot see the agent from its pid namespace;
+      ``errors`` has the second reason. The other fields are still to come;
       :meth:`Orchestrator.wait` waits for them.
     - ``children``: the reports of the agents that ended with this one, in the order of
       their ends. Each contains its own children's.

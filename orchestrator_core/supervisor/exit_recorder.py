@@ -51,14 +51,33 @@ class ExitRecorder:
             self._facts["not_set"] = ",".join(not_set)
         seen = procfs.stat(pid)
         boot_id = procfs.read("/proc/sys/kernel/random/boot_id").decode().strip()
-        self.write_start_record(pid, seen.started if seen else None, boot_id, in_cgroup=in_cgroup)
+        self.write_start_record(
+            pid,
+            seen.started if seen else None,
+            boot_id,
+            in_cgroup=in_cgroup,
+            namespaces=procfs.namespaces(),
+        )
 
     def write_start_record(
-        self, pid: int, started: int | None, boot_id: str, *, in_cgroup: bool
+        self,
+        pid: int,
+        started: int | None,
+        boot_id: str,
+        *,
+        in_cgroup: bool,
+        namespaces: tuple[int | None, int | None] = (None, None),
     ) -> None:
         """Record the identity of the agent's main process; *started* as the kernel counts it."""
         self._facts["cgroup"] = in_cgroup
-        facts = {"boot_id": boot_id, "pid": pid, "started": started, "cgroup": in_cgroup}
+        facts: dict[str, object] = {
+            "boot_id": boot_id,
+            "pid": pid,
+            "started": started,
+            "pid_ns": namespaces[0],
+            "time_ns": namespaces[1],
+            "cgroup": in_cgroup,
+        }
         if "not_set" in self._facts:
             facts["not_set"] = self._facts["not_set"]
         _replace(self._started_file, facts)

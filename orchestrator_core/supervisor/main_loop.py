@@ -22,7 +22,7 @@ import posix
 import select
 import time
 
-from orchestrator_core.supervisor import gate, handoff, signals, spawn
+from orchestrator_core.supervisor import gate, handoff, run_lock, signals, spawn
 from orchestrator_core.supervisor.exit_recorder import ExitRecorder
 from orchestrator_core.supervisor.log_tail import PaneTail
 from orchestrator_core.supervisor.platform import LONGEST_POLL_S
@@ -48,6 +48,7 @@ def supervise(launch: Launch, journal: int) -> int:
     Returns an exit status, unless the process becomes the unwinder. *journal* is a
     descriptor of the committed journal.
     """
+    run_lock.hold(launch.exit_file.rpartition("/")[0])
     loop = MainLoop(launch, journal)
     try:
         loop.start_agent()

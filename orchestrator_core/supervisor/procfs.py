@@ -78,6 +78,31 @@ def read(path: str, *, single_read: bool = False) -> bytes:
         posix.close(fd)
 
 
+def namespaces() -> tuple[int | None, int | None]:
+    """
+    Return the numbers of the calling process's pid and time namespaces; None where there are none.
+
+    A pid is valid in the first, a start time in the second. Containers of one machine share the
+    id of its boot, and differ in these.
+    """
+    return _namespace("pid"), _namespace("time")
+
+
+def own_pid() -> int | None:
+    """Return the calling process's pid as ``/proc`` shows it; None if it does not show it."""
+    try:
+        return int(posix.readlink("/proc/self"))
+    except (OSError, ValueError):
+        return None
+
+
+def _namespace(kind: str) -> int | None:
+    try:
+        return posix.stat(f"/proc/self/ns/{kind}").st_ino
+    except OSError:
+        return None
+
+
 def pids() -> list[int]:
     """Return the pids of all processes, the highest first; none without ``/proc``."""
     try:

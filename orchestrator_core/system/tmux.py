@@ -38,6 +38,7 @@ from orchestrator_core.system.names import check_argv, check_name, check_owner
 from orchestrator_core.system.paths import SOCKET_PATH_MAX, why_replaceable
 from orchestrator_core.system.presence import Presence
 from orchestrator_core.system.terminal import Session, SessionState
+from orchestrator_core.system.unix_socket import is_out_of_sight
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -121,6 +122,8 @@ class TmuxTerminal:
     def start(self, name: str, *, owner: str, argv: Sequence[str]) -> Session:
         """Start a session with one tmux process; with three if no server runs yet."""
         command = _new_session(check_name(name), check_owner(owner), argv)
+        if self.socket_path is not None:
+            _check_in_sight(self.socket_path)
         server = self._server()
         reply = server.run_again_if_lost(*command)
         if TmuxError.classify(reply) is TmuxError.NO_SERVER:
@@ -389,6 +392,16 @@ def _check_socket(path: str) -> None:
         raise UntrustedSocket(
             f"{path} is not a socket of this user, and was not used",
             hint=f"see what it is, and move it away: ls -la {path}",
+        )
+
+
+def _check_in_sight(path: str) -> None:
+    """Refuse a server in another pid namespace: its panes' pids have no meaning in this one."""
+    if is_out_of_sight(path):
+        raise TerminalUnavailable(
+            f"the tmux server at {path} is in another pid namespace; no session was started there",
+            hint="deploy where it runs: outside this container or sandbox, or inside that one; "
+            "or use a root of your own here",
         )
 
 

@@ -112,7 +112,7 @@ def test_the_agents_identity_is_readable_for_as_long_as_it_runs(stage):
 
     started = json.loads((stage.run / "started").read_text())
 
-    assert {"boot_id", "pid", "started", "cgroup"} == set(started)
+    assert {"boot_id", "pid", "started", "pid_ns", "time_ns", "cgroup"} == set(started)
     assert int(pid) == started["pid"]
     agent = stage.processes.identify(int(pid))
     assert (agent.boot_id, agent.started) == (started["boot_id"], started["started"])

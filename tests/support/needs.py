@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 _MOUNTS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
@@ -32,4 +33,18 @@ def _cgroup():
     return "a cgroup that this user may create"
 
 
-_MISSING = {"root": _root, "cgroup": _cgroup}
+def elsewhere(*argv):
+    """Return the command that runs *argv* in a pid namespace of its own, with its own ``/proc``."""
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    return ["unshare", *user, "--pid", "--fork", "--kill-child", "--mount-proc", *argv]
+
+
+def _pid_namespace():
+    try:
+        done = subprocess.run(elsewhere("true"), capture_output=True, check=False)
+    except OSError:
+        return "unshare"
+    return None if done.returncode == 0 else "a pid namespace that this user may create"
+
+
+_MISSING = {"root": _root, "cgroup": _cgroup, "pid namespace": _pid_namespace}

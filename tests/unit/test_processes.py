@@ -12,10 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+import attrs
 import psutil
 import pytest
 
-from orchestrator_core.exceptions import CouldNotAsk, InvalidInput
+from orchestrator_core.exceptions import CouldNotAsk, InvalidInput, OutOfSight
 from orchestrator_core.supervisor import procfs
 from orchestrator_core.supervisor.cgroup import Cgroup
 from orchestrator_core.system.boot import boot_id
@@ -111,6 +112,34 @@ def test_a_pid_with_another_start_or_boot_is_another_process(local, child, boot,
     assert not local.signal(other, signal.SIGKILL)
     assert local.watch(other, timeout_s=LONG_S).exited
     assert None is child.poll()
+
+
+def test_a_process_of_another_namespace_is_neither_alive_nor_dead(local, child):
+    """Its pid and its start time mean another process here, or none."""
+    now = local.identify(child.pid)
+    for other in (attrs.evolve(now, pid_ns=1), attrs.evolve(now, time_ns=1)):
+        for question in (
+            local.is_alive,
+            lambda it: local.signal(it, signal.SIGKILL),
+            lambda it: local.watch(it, timeout_s=LONG_S),
+            lambda it: local.includes_self(OwnershipSelector("a cookie", supervisor=it)),
+            lambda it: local.owned_processes(OwnershipSelector("a cookie", supervisor=it)),
+            lambda it: local.terminate_all(
+                OwnershipSelector("a cookie", supervisor=it), GracePeriods()
+            ),
+        ):
+            with pytest.raises(OutOfSight):
+                question(other)
+        assert not local.is_alive(attrs.evolve(other, boot_id="another"))
+    assert None is child.poll()
+
+
+def test_an_identity_of_an_earlier_release_has_no_namespaces_and_is_compared_without(local, child):
+    now = local.identify(child.pid)
+
+    assert now.pid_ns == Path("/proc/self/ns/pid").stat().st_ino
+    assert local.is_alive(Identity(now.boot_id, now.pid, now.started))
+    assert not local.is_alive(Identity(now.boot_id, now.pid, now.started + 1))
 
 
 def test_a_signal_reaches_its_process(local, child):

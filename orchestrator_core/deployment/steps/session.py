@@ -241,8 +241,13 @@ class SpawnTmux(DeploymentStep):
         sighting = self.context.terminal.inspect(receipt.session, owner=receipt.cookie)
         if sighting.presence is not Presence.OURS or sighting.session is None:
             return receipt.selector
-        found = self.context.processes.identify(sighting.session.pane_pid)
-        return attrs.evolve(receipt.selector, supervisor=found)
+        # The terminal may be in another pid namespace. So the process has to bear the mark, too.
+        marked = self.context.processes.find_tagged(receipt.cookie)
+        pid, cookie = sighting.session.pane_pid, receipt.cookie
+        found = (
+            each.identity for each in marked if (each.identity.pid, each.cookie) == (pid, cookie)
+        )
+        return attrs.evolve(receipt.selector, supervisor=next(found, None))
 
     def probe(self, receipt: SessionReceipt) -> Presence:
         """Return whether the session exists."""

@@ -70,11 +70,13 @@ class Heartbeat(JsonValues):
     last_error: str | None = None
     last_sweep: LastSweep | None = None
     hung: dict[str, float] = attrs.field(factory=dict)  #: Hung jobs, and seconds.
+    pid_ns: int | None = None  #: The namespaces in which pid and start time are valid.
+    time_ns: int | None = None
 
     @property
     def who(self) -> Identity:
         """The identity of the sweeper's process."""
-        return Identity(self.boot_id, self.pid, self.started)
+        return Identity(self.boot_id, self.pid, self.started, self.pid_ns, self.time_ns)
 
 
 def file_of(root: Path) -> Path:

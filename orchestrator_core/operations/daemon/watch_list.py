@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.deployment.steps.session import SessionReceipt
-from orchestrator_core.exceptions import CouldNotAsk, JournalDamaged, SagaNotFound
+from orchestrator_core.exceptions import CouldNotAsk, JournalDamaged, OutOfSight, SagaNotFound
 from orchestrator_core.model.spec import monotonic_deadline
 from orchestrator_core.saga import State
 from orchestrator_core.saga.receipts import name_of
@@ -107,7 +107,10 @@ class WatchList:
         if receipt.supervisor is None:
             return SagaCheck.NEEDS_RECOVERY
         with contextlib.ExitStack() as stack:
-            handle = stack.enter_context(open_handle(receipt.supervisor))
+            try:
+                handle = stack.enter_context(open_handle(receipt.supervisor))
+            except OutOfSight:
+                return SagaCheck.DEFERRED
             if handle is None:
                 return SagaCheck.NEEDS_RECOVERY
             deadline = monotonic_deadline(history.labels)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator_core.deployment.steps.session import SessionReceipt
-from orchestrator_core.exceptions import InvalidInput, SagaError, StorageError
+from orchestrator_core.exceptions import CouldNotAsk, InvalidInput, SagaError, StorageError
 from orchestrator_core.operations.doctor.check import (
     Check,
     Environment,
@@ -203,9 +203,10 @@ def _check_steps(sagas: Path, now: float) -> Iterator[Check]:
             history = journals.history(path.name.removesuffix(SUFFIX))
             frame = history.frame(name_of(SessionReceipt))
             supervisor = None if frame is None else frame.load().supervisor
-        except (SagaError, StorageError):
+            is_alive = supervisor is not None and identity.is_alive(supervisor)
+        except (SagaError, StorageError, CouldNotAsk):
             continue
-        if supervisor is not None and identity.is_alive(supervisor):
+        if supervisor is not None and is_alive:
             started_at = now - identity.age_s(supervisor)
             step = started_at - datetime.fromisoformat(history.begun_at).timestamp()
             if abs(step) > _TOLERANCE_S:

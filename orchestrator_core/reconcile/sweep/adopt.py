@@ -51,6 +51,7 @@ def adopt(
 
     Raises:
         SagaBusy: Another process ends the agent, or has adopted it.
+        OutOfSight: The agent lives in another pid or time namespace.
         StorageError: The journal could not be written; nothing was touched.
     """
     context, sagas = terminator.context, terminator.sagas
@@ -58,6 +59,8 @@ def adopt(
     if closed is not None and closed.labels.get("task_id") is not None:
         task_id = str(closed.labels["task_id"])
     receipts = _receipts(context, agent_id, task_id, closed, cgroup)
+    # Raises if the agent lives in another namespace, before anything is touched.
+    context.processes.includes_self(receipts["spawn_tmux"].selector)
     why = _reason(context, agent_id, task_id, closed, f"swept up: {what}")
     labels = {"task_id": task_id, "agent_id": agent_id, "adopted": what}
     busy = SagaBusy(f"another sweep has adopted what {agent_id!r} has left")

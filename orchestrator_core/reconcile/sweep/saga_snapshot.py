@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core.deployment.liveness import session_receipt
+from orchestrator_core.deployment.liveness import session_receipt, supervisor_is_alive
 from orchestrator_core.deployment.steps.session import SessionReceipt
 from orchestrator_core.exceptions import JournalDamaged, NotFound, OrchestratorError, SagaNotFound
 from orchestrator_core.model.spec import is_past_deadline
@@ -192,7 +192,7 @@ def _read_locked(
     state = _from_history(history)
     if history.state is not State.COMMITTED or state.receipt is None or not can_ask:
         return state
-    if state.supervisor is not None and processes.is_alive(state.supervisor):
+    if supervisor_is_alive(processes, state.receipt):
         return state
     return attrs.evolve(state, is_dead=True, exit=read_exit_record(state.receipt.exit_file))
 

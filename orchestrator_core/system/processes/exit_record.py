@@ -33,11 +33,15 @@ class StartRecord:
     pid: int
     started: int | None
     cgroup: bool  #: Whether it runs in its own cgroup.
+    pid_ns: int | None = None
+    time_ns: int | None = None
 
     @property
     def identity(self) -> Identity | None:
         """The identity of the process; None if the supervisor could not read its start time."""
-        return None if self.started is None else Identity(self.boot_id, self.pid, self.started)
+        if self.started is None:
+            return None
+        return Identity(self.boot_id, self.pid, self.started, self.pid_ns, self.time_ns)
 
 
 def read_exit_record(path: str | Path | None) -> ExitRecord | None:

@@ -2,14 +2,16 @@
 The identity of a process, and handles that reach exactly that process.
 
 The kernel reuses a pid as soon as it is free. An identity therefore adds the boot and the
-start time. To signal or to wait, a handle is opened first and the identity is compared
-afterwards: the handle then belongs to the intended process.
+start time, and the namespaces in which the two are valid: containers share the boot's id.
+To signal or to wait, a handle is opened first and the identity is compared afterwards: the
+handle then belongs to the intended process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import select
 import signal
@@ -18,7 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator_core.exceptions import CouldNotAsk
+from orchestrator_core.exceptions import CouldNotAsk, OutOfSight
 from orchestrator_core.supervisor import procfs
 from orchestrator_core.system.boot import boot_id
 from orchestrator_core.system.processes.protocol import Identity, PaneState
@@ -31,6 +33,45 @@ TMUX_SERVER = "tmux: server"  #: Its name in ``/proc``; the name of its forks be
 _HAS_PROC = sys.platform == "linux"
 
 
+def identity_of(pid: int, started: int) -> Identity:
+    """Return the identity of a process that the calling process sees."""
+    return Identity(boot_id(), pid, started, *_namespaces(os.getpid()))
+
+
+@functools.lru_cache(maxsize=4)
+def _namespaces(pid: int) -> tuple[int | None, int | None]:
+    """Return the calling process's namespaces; *pid* is its own, which a fork changes."""
+    if _HAS_PROC and procfs.own_pid() != pid:
+        raise OutOfSight(
+            "/proc shows another pid namespace than that of this process",
+            hint="mount a /proc of its own there: unshare --mount-proc, bwrap --proc /proc",
+        )
+    return procfs.namespaces()
+
+
+def is_visible(process: Identity) -> bool:
+    """
+    Return whether the calling process would see *process* if that were alive.
+
+    A process of another boot counts as visible: it is dead everywhere.
+    """
+    if process.boot_id != boot_id() or process.pid_ns is None:
+        return True
+    own = _namespaces(os.getpid())
+    return process.pid_ns == own[0] and process.time_ns in (None, own[1])
+
+
+def check_visible(process: Identity) -> None:
+    """
+    Do nothing if the calling process sees *process*, dead or alive.
+
+    Raises:
+        OutOfSight: It is a process of another pid or time namespace.
+    """
+    if not is_visible(process):
+        raise OutOfSight(f"process {process.pid} is in a namespace that cannot be seen from here")
+
+
 def identify(pid: int) -> Identity | None:
     """
     Return the identity of the living process *pid*; None if it has ended or is a zombie.
@@ -39,7 +80,7 @@ def identify(pid: int) -> Identity | None:
         CouldNotAsk: The process exists and ``/proc`` cannot be read: no descriptors left, say.
     """
     start_time = _start_time(pid)
-    return None if start_time is None else Identity(boot_id(), pid, start_time)
+    return None if start_time is None else identity_of(pid, start_time)
 
 
 def is_alive(process: Identity) -> bool:
@@ -47,8 +88,10 @@ def is_alive(process: Identity) -> bool:
     Return whether *process* is alive. A zombie, or a process of another boot, is not.
 
     Raises:
+        OutOfSight: It is a process of another namespace.
         CouldNotAsk: See :func:`identify`.
     """
+    check_visible(process)
     return process.boot_id == boot_id() and _start_time(process.pid) == process.started
 
 
@@ -145,8 +188,10 @@ def open_handle(process: Identity) -> Iterator[Handle | None]:
     Hold a handle of *process* for a ``with`` block; None if the process has ended.
 
     Raises:
+        OutOfSight: It is a process of another namespace.
         CouldNotAsk: No descriptor is left for the handle.
     """
+    check_visible(process)
     with contextlib.ExitStack() as stack:
         handle = _open(process, stack)
         yield handle if handle is not None and is_alive(process) else None

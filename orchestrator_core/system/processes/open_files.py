@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from orchestrator_core.exceptions import CouldNotAsk
 from orchestrator_core.supervisor import procfs
-from orchestrator_core.system.boot import boot_id
-from orchestrator_core.system.processes.protocol import FileId, Identity, OpenFile
+from orchestrator_core.system.processes.identity import identity_of
+from orchestrator_core.system.processes.protocol import FileId, OpenFile
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -70,7 +70,7 @@ def _open_file(pid: int, number: str, file: FileId) -> OpenFile | None:
     line = list(_ancestors(pid))
     if not line:
         return None
-    process, *ancestors = [Identity(boot_id(), stat.pid, stat.started) for stat in line]
+    process, *ancestors = [identity_of(stat.pid, stat.started) for stat in line]
     return OpenFile(
         process=process,
         name=line[0].comm,
@@ -101,7 +101,7 @@ def _by_psutil(files: set[FileId]) -> Iterator[OpenFile]:
         file = _file_id(path)
         if file in files:
             yield OpenFile(
-                process=Identity(boot_id(), pid, started),
+                process=identity_of(pid, started),
                 name=name,
                 file=file,
                 writes=False,

@@ -8,6 +8,9 @@ names processes found by other evidence as the selector's *extra_roots*.
 
 Some processes are protected whatever the evidence: the calling process and its ancestors,
 init, and a tmux server that serves other sessions, or its new forks.
+
+An agent in another pid or time namespace cannot be seen from here. It is out of sight while
+its supervisor holds the run lock; without a holder it is dead, and nothing of it is here.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from orchestrator_core.supervisor import run_lock
 from orchestrator_core.system.boot import boot_id
-from orchestrator_core.system.processes import cgroups, exit_record, table
+from orchestrator_core.system.processes import cgroups, exit_record, identity, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,8 +33,8 @@ _RESERVED_PIDS = {0, 1, 2}  #: The kernel's processes and init.
 
 def owned_rows(selector: OwnershipSelector) -> list[Row]:
     """Return the living processes that *selector* covers and that may be ended, newest first."""
-    snapshot = _ProcessSnapshot(table.snapshot())
     roots = _root_identities(selector)
+    snapshot = _ProcessSnapshot(table.snapshot())
     known_sessions = {root.pid for root in roots}
     found = {row.pid for row in snapshot.rows if row.cookie == selector.cookie}
     found |= {root.pid for root in roots if snapshot.contains(root)}
@@ -45,14 +49,19 @@ def owned_rows(selector: OwnershipSelector) -> list[Row]:
 
 
 def includes_self(selector: OwnershipSelector) -> bool:
-    """Return whether the calling process would be ended with what *selector* covers."""
+    """
+    Return whether the calling process would be ended with what *selector* covers.
+
+    Raises:
+        OutOfSight: The agent lives in another namespace.
+    """
     if is_supervisor(selector):
         return False
     if os.environ.get(table.COOKIE_NAME) == selector.cookie:
         return True
     if selector.cgroup is not None and cgroups.includes_self(selector.cgroup):
         return True
-    roots = {selector.supervisor, *selector.extra_roots}
+    roots = _root_identities(selector)
     return any(row.cookie == selector.cookie or row.identity in roots for row in _own_ancestors())
 
 
@@ -61,14 +70,39 @@ def is_supervisor(selector: OwnershipSelector) -> bool:
     supervisor = selector.supervisor
     if supervisor is None or supervisor.boot_id != boot_id():
         return False
-    return supervisor.pid == os.getpid()
+    return supervisor.pid == os.getpid() and identity.is_visible(supervisor)
+
+
+def check_in_sight(selector: OwnershipSelector) -> None:
+    """
+    Do nothing if the agent's processes are visible from here, or certainly dead.
+
+    Raises:
+        OutOfSight: The agent lives in another namespace.
+    """
+    _root_identities(selector)
 
 
 def _root_identities(selector: OwnershipSelector) -> set[Identity]:
-    """Return the supervisor, the agent and the extra roots, as far as they are known."""
+    """
+    Return the supervisor, the agent and the extra roots, as far as they are known.
+
+    Raises:
+        OutOfSight: One of them is in another namespace, and not certainly dead.
+    """
     started = exit_record.read_start_record(selector.run_dir)
     known = (selector.supervisor, started.identity if started else None, *selector.extra_roots)
-    return {root for root in known if root is not None and root.boot_id == boot_id()}
+    roots = {root for root in known if root is not None and root.boot_id == boot_id()}
+    visible = {root for root in roots if identity.is_visible(root)}
+    if visible != roots and not has_free_run_lock(selector):
+        for root in roots - visible:
+            identity.check_visible(root)
+    return visible
+
+
+def has_free_run_lock(selector: OwnershipSelector) -> bool:
+    """Return whether it is certain that no supervisor of this release holds the run lock."""
+    return selector.run_dir is not None and run_lock.is_free(selector.run_dir)
 
 
 def _own_ancestors() -> Iterator[Row]:

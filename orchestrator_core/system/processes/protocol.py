@@ -2,8 +2,8 @@
 What a deployment needs of processes: their identities, their liveness and their termination.
 
 A bare pid never identifies a process, since the kernel reuses it as soon as it is free. Boot,
-pid and start time do. Signals go through a handle (a pidfd) that is opened first and compared
-with the identity afterwards.
+pid and start time do, within one pid namespace and one time namespace. Signals go through a
+handle (a pidfd) that is opened first and compared with the identity afterwards.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ class Identity:
     boot_id: str
     pid: int
     started: int  #: Clock ticks since boot on Linux; microseconds since 1970 elsewhere.
+    #: The namespaces in which pid and start time are valid. None in a record of an earlier
+    #: release, and without ``/proc``. Two identities are compared within one view only.
+    pid_ns: int | None = attrs.field(default=None, eq=False)
+    time_ns: int | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen
@@ -161,7 +165,12 @@ class Processes(Protocol):
         ...
 
     def is_alive(self, process: Identity) -> bool:
-        """Return whether *process* is alive. A zombie, or a process of another boot, is not."""
+        """
+        Return whether *process* is alive. A zombie, or a process of another boot, is not.
+
+        Raises:
+            OutOfSight: It is a process of another pid or time namespace.
+        """
         ...
 
     def pane_of(self, process: Identity) -> PaneState | None:
@@ -214,7 +223,12 @@ class Processes(Protocol):
         ...
 
     def owned_processes(self, selector: OwnershipSelector) -> tuple[Identity, ...]:
-        """Return the processes that :meth:`terminate_all` would terminate now."""
+        """
+        Return the processes that :meth:`terminate_all` would terminate now.
+
+        Raises:
+            OutOfSight: See :meth:`terminate_all`.
+        """
         ...
 
     def includes_self(self, selector: OwnershipSelector) -> bool:
@@ -222,6 +236,9 @@ class Processes(Protocol):
         Return whether *selector* covers the calling process.
 
         It does not cover the supervisor itself after that has become the unwinder.
+
+        Raises:
+            OutOfSight: See :meth:`terminate_all`.
         """
         ...
 
@@ -250,5 +267,8 @@ class Processes(Protocol):
         They get SIGTERM first, then SIGKILL. The calling process is spared if it is the
         supervisor that became the unwinder. Idempotent; takes at most ``term_s + kill_s`` and
         one second more.
+
+        Raises:
+            OutOfSight: The agent lives in another pid or time namespace; nothing was signalled.
         """
         ...

@@ -16,13 +16,13 @@ import attrs
 
 from orchestrator_core.exceptions import CouldNotAsk
 from orchestrator_core.supervisor import procfs
-from orchestrator_core.system.boot import boot_id
-from orchestrator_core.system.processes.identity import TMUX_SERVER
-from orchestrator_core.system.processes.protocol import Identity
+from orchestrator_core.system.processes.identity import TMUX_SERVER, identity_of
 from orchestrator_core.system.shared_scan import SharedScan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from orchestrator_core.system.processes.protocol import Identity
 
 COOKIE_NAME = "ORCHESTRATOR_COOKIE"
 _EXEC_TIMEOUT_S = 0.2  #: For the end of an exec, which takes about a millisecond.
@@ -44,7 +44,7 @@ class Row:
     @property
     def identity(self) -> Identity:
         """The identity of the process."""
-        return Identity(boot_id(), self.pid, self.started)
+        return identity_of(self.pid, self.started)
 
     @property
     def is_tmux_server(self) -> bool:

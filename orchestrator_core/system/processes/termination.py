@@ -20,7 +20,7 @@ from orchestrator_core.system.boot import boot_id
 from orchestrator_core.system.clock import ms_since
 from orchestrator_core.system.event_reader import wait_readable
 from orchestrator_core.system.processes import cgroups, exit_record, ownership, table
-from orchestrator_core.system.processes.identity import open_handle
+from orchestrator_core.system.processes.identity import is_visible, open_handle
 from orchestrator_core.system.processes.protocol import Survivor, TerminationResult
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ def terminate_all(
 
     *accepted_proofs* are the proofs that count besides the scan: "cgroup", "subreaper".
     If the calling process is covered itself, nothing is signalled and nothing is proved.
+
+    Raises:
+        OutOfSight: The agent lives in another namespace; nothing was signalled.
     """
     start = time.monotonic()
     if ownership.includes_self(selector):
@@ -100,6 +103,8 @@ class _Termination:
         supervisor = self._selector.supervisor
         if supervisor is None or ownership.is_supervisor(self._selector):
             return
+        if not is_visible(supervisor):
+            return  # It is dead: ownership.includes_self has raised otherwise.
         with open_handle(supervisor) as handle:
             if handle is None:
                 return
