@@ -194,6 +194,7 @@ class Deployer:
         parent, min_depth = resolve_lineage(self._context, request.task_id, spec)
         spec.directory()
         document = self._context.task_registry(request.task_id).read()
+        self._context.global_registry.restore()
         everyone = self._context.global_registry.read()
         try:
             check_global_limits(everyone, spec.key, limits)

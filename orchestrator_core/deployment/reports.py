@@ -115,7 +115,9 @@ class Reporter:
             encoded = msgspec.json.format(msgspec.json.encode(line), indent=0)
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"the report's data is not JSON: {error}") from error
-        with self._context.task_registry(task_id).transaction() as document:
+        registry = self._context.task_registry(task_id)
+        registry.restore()
+        with registry.transaction() as document:
             record = find_agent(document, agent_id)
             if record is None:
                 raise NotFound(f"task {task_id!r} has no agent {agent_id!r}")

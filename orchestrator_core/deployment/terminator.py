@@ -166,6 +166,7 @@ class Terminator:
         cleanup = cleanup_record(report, timestamp())
         agent_id = cleanup["auto_cleanup_result"]["agent_id"]
         registry = self.context.task_registry(task_id_of(history))
+        registry.restore()
         # A task that is gone took its records with it.
         with contextlib.suppress(NotFound), registry.transaction() as document:
             record = find_agent(document, agent_id)

@@ -229,6 +229,42 @@ class Registry:
             update.commit(self._write(update, new) if is_changed else update.pending())
         return update.quarantined
 
+    def restore(self) -> bool:
+        """
+        Rebuild the document, durably, if its file was removed; return whether it was.
+
+        Nothing happens if the whole directory is gone, or if the document cannot be rebuilt.
+
+        Raises:
+            LockTimeout, StorageError: As in :meth:`transaction`.
+        """
+        rebuild = self._rebuild
+        if rebuild is None or os.path.lexists(self.path) or not self.path.parent.is_dir():
+            return False
+        with contextlib.suppress(NotFound):  # The directory is gone by now.
+            self.repair(lambda present: self._present_or_rebuilt(present, rebuild))
+            return True
+        return False
+
+    def _present_or_rebuilt(
+        self, present: Document | None, rebuild: Callable[[], Document | None]
+    ) -> Document:
+        if present is not None:
+            return present  # Another process has restored it.
+        document = rebuild()
+        if document is None:
+            raise NotFound(f"there is no {self.schema.name} {self.path}, and no source of it")
+        self._log_restored()
+        return document
+
+    def _log_restored(self) -> None:
+        """A registry was removed from a directory that is still there, and was rebuilt."""
+        import logging  # noqa: PLC0415 - seldom needed, and slow to import
+
+        from orchestrator_core.system import log  # noqa: PLC0415 - the same
+
+        log.emit(logging.ERROR, "registry.restored", registry=str(self.path))
+
     @contextlib.contextmanager
     def _begin(self) -> Iterator[_Update]:
         """Open an update. Damage that it finds is reported when its locks are released."""

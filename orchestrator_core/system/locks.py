@@ -15,7 +15,8 @@ program. The process that acquired a :func:`locked` document releases it for bot
 
 An owner writes its pid into the lock file, for people and for error messages, and clears it
 when its work is complete. If the pid is still there at the next acquisition, the previous
-owner died, and its temporary files may still exist.
+owner died, and its temporary files may still exist. An owner that gives up because of an error
+writes that instead: it did not die, and its files may exist all the same.
 """
 
 from __future__ import annotations
@@ -189,8 +190,11 @@ class LockFile:
 
     def abandon(self) -> None:
         """Release the lock, if it is held. The next owner learns that the work was incomplete."""
-        if self.is_held:
-            self._unlock()
+        if not self.is_held:
+            return
+        if self._is_signed and os.getpid() == self._pid:
+            _clear_owner(self.fd, _ABANDONED)
+        self._unlock()
 
     def close(self) -> None:
         """Release the lock as :meth:`abandon` does, and close the file."""
@@ -246,6 +250,7 @@ class LockOwner(NamedTuple):
 
 
 _RELEASED = b"-"  #: Written over the first byte of the pid when the owner's work is complete.
+_ABANDONED = b"~"  #: The same, of work that a living owner has given up because of an error.
 
 
 def _write_owner(fd: int) -> bool:
@@ -259,10 +264,10 @@ def _write_owner(fd: int) -> bool:
     return previous_owner_died
 
 
-def _clear_owner(fd: int) -> None:
+def _clear_owner(fd: int, mark: bytes = _RELEASED) -> None:
     """Write into the lock file that it has no owner. A failed write is ignored."""
     with contextlib.suppress(OSError):
-        os.pwrite(fd, _RELEASED, 0)
+        os.pwrite(fd, mark, 0)
 
 
 def recorded_owner(path: Path) -> LockOwner | None:

@@ -7,6 +7,7 @@ A dry run changes nothing. Reaping ends only what has two proofs.
 import fcntl
 import json
 import math
+import shutil
 import threading
 import time
 
@@ -17,6 +18,7 @@ from support.fakes import a_fake_scene
 from orchestrator_core import FindingKind
 from orchestrator_core.deployment.terminator import Terminator
 from orchestrator_core.exceptions import CouldNotAsk, TerminalError
+from orchestrator_core.operations import doctor
 from orchestrator_core.reconcile.sweep import reap as reaping
 from orchestrator_core.system.terminal import Session
 
@@ -239,6 +241,110 @@ def test_a_server_that_hangs_costs_each_pass_one_timeout(scene, orch, task, act)
     scene.fake.resume()
     orch.recover(force=True)
     assert orch.sweep(reap=True).clean
+    assert [] == left(scene)
+
+
+# --- a registry that was removed under a living agent ---------------------------------------------
+
+
+def test_a_removed_registry_of_a_task_is_found_and_rebuilt_and_the_agent_lives_on(
+    scene, orch, task
+):
+    agents = sorted(orch.deploy(task, scene.spec()).id for _ in range(2))
+    ended = orch.deploy(task, scene.spec()).id
+    orch.terminate(ended)
+    path = scene.root / task / "AGENT_REGISTRY.json"
+    before = _records(path)
+    path.unlink()
+
+    report = orch.sweep()
+    [check] = [check for check in doctor.examine(scene.root) if check.name == "registries"]
+
+    assert {("disagreement", agent) for agent in agents} == {
+        (each.kind.value, each.agent_id) for each in report.findings
+    }
+    assert all("registry was removed" in each.what for each in report.findings)
+    assert ("failed", True) == (check.verdict.value, f"{path} is gone" in check.found)
+    assert f"repair --task {task}" in check.remedy
+    assert not path.exists()
+
+    assert all(one.success for one in orch.sweep(reap=True).reaped)
+    assert before == _records(path)
+    assert orch.sweep().clean
+    assert agents == sorted(agent.id for agent in orch.agents(status="active"))
+    for agent in agents:
+        orch.terminate(agent)
+    assert [] == left(scene)
+
+
+def _records(path):
+    """Return a registry's records without the times of an end: a journal's differ by a little."""
+    times = ("last_update", "completed_at", "terminated_at", "auto_cleanup_timestamp")
+    return [
+        {name: value for name, value in record.items() if name not in times}
+        for record in json.loads(path.read_bytes())["agents"]
+    ]
+
+
+@pytest.mark.parametrize("how", ["terminate", "exit", "report"])
+def test_an_end_without_a_registry_is_recorded_in_a_rebuilt_one_and_ends_the_children(
+    scene, orch, task, how
+):
+    agent = orch.deploy(task, scene.spec()).id
+    child = orch.deploy(task, scene.spec(parent=agent)).id
+    path = scene.root / task / "AGENT_REGISTRY.json"
+    path.unlink()
+    if how == "report":
+        orch.report_progress(agent, progress=50, message="half")
+        assert 50 == orch.agent(agent).progress
+        path.unlink()
+
+    if how == "exit":
+        scene.fake.exit(session_of(agent), 3)
+        end = orch.wait(agent, timeout_s=20)
+    else:
+        end = orch.terminate(agent)
+
+    assert [child] == [each.agent_id for each in end.children]
+    assert ("failed" if how == "exit" else "terminated") == orch.agent(agent).status
+    record = orch.agent(agent).record
+    assert record["auto_cleanup_result"]["success"]
+    assert not orch.agent(child).is_active
+    assert orch.sweep().clean
+    assert [] == left(scene)
+
+
+def test_a_removed_task_is_found_and_its_agent_can_be_ended(scene, orch, task):
+    """No registry can be rebuilt in a directory that is gone."""
+    agent = orch.deploy(task, scene.spec()).id
+    shutil.rmtree(scene.root / task)
+
+    [found] = orch.sweep(reap=True).findings
+    [check] = [check for check in doctor.examine(scene.root) if check.name == "registries"]
+
+    assert ("disagreement", agent, False) == (found.kind.value, found.agent_id, found.reapable)
+    assert "directory was removed" in found.what
+    assert ("failed", f"orchestrator-core kill {agent}") == (check.verdict.value, check.remedy)
+    assert [agent] == [each.id for each in orch.agents()]
+    assert orch.terminate(agent).success
+    assert orch.sweep().clean
+    assert not (scene.root / task).exists()
+
+
+def test_a_removed_global_registry_is_rebuilt_by_the_next_end_or_deployment(scene, orch, task):
+    agent, other = (orch.deploy(task, scene.spec()).id for _ in range(2))
+    path = scene.root / "registry" / "GLOBAL_REGISTRY.json"
+    path.unlink()
+    assert 2 == len(orch.sweep().findings)
+
+    orch.terminate(agent)
+    document = json.loads(path.read_bytes())
+    assert ([other], {"terminated": 1}) == (list(document["agents"]), document["ended"])
+    path.unlink()
+    third = orch.deploy(task, scene.spec()).id
+    assert {other, third} == set(json.loads(path.read_bytes())["agents"])
+    for each in (other, third):
+        orch.terminate(each)
     assert [] == left(scene)
 
 

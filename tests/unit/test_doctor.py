@@ -1335,6 +1335,27 @@ def test_a_lock_of_a_dead_owner_is_a_warning(used, environment, lock_file, a_dea
     assert OK is integrity.locks(environment).verdict
 
 
+_FAILS = """
+import sys
+from pathlib import Path
+from orchestrator_core.registry import TASK, Registry
+try:
+    with Registry(Path(sys.argv[1]), schema=TASK).transaction():
+        sys.exit("there is no such registry")
+except LookupError:
+    pass
+"""
+
+
+def test_an_owner_that_gave_up_with_an_error_did_not_die(used, environment):
+    """A process met a removed registry, released the lock, and has ended since."""
+    path = Layout(used.root).task_registry(used.task)
+    path.unlink()
+    subprocess.run([sys.executable, "-c", _FAILS, str(path)], check=True)
+
+    assert OK is integrity.locks(environment).verdict
+
+
 # --- integrity ------------------------------------------------------------------------------------
 
 

@@ -28,6 +28,7 @@ EVENTS = {
     "mcp.undo_failed": ("error", "error", "hint"),
     "observer.failed": ("error", "hook", "error"),
     "registry.damaged": ("error", "registry", "kept", "why"),
+    "registry.restored": ("error", "registry"),
     "saga.begun": ("info", "saga_id", "labels"),
     "saga.closed": ("info", "saga_id", "reason", "duration_ms"),
     "saga.committed": ("info", "saga_id"),

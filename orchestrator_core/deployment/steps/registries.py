@@ -71,6 +71,7 @@ class RegisterTask(DeploymentStep):
         """Write the final status; or remove the record of an agent that never ran."""
         registry = self.context.task_registry(receipt.task_id)
         try:
+            registry.restore()  # Somebody may have removed it while the agent lived.
             with registry.transaction() as document:
                 changed = end_record(document, receipt.agent_id, why)
         except NotFound:
@@ -122,6 +123,7 @@ class RegisterGlobal(DeploymentStep):
 
     def _add(self, receipt: GlobalReceipt, *, excluded: Container[str] = ()) -> None:
         limits = self.context.limits
+        self.context.global_registry.restore()
         with self.context.global_registry.transaction() as document:
             add_live(document, receipt.agent_id, receipt.entry, limits, excluded=excluded)
 
@@ -129,6 +131,7 @@ class RegisterGlobal(DeploymentStep):
         """Remove the entry, and count the end of an agent that ran."""
         status = None if why.removes_everything else str(why.detail["status"])
         try:
+            self.context.global_registry.restore()
             with self.context.global_registry.transaction() as document:
                 removed = remove_live(document, receipt.agent_id, status)
         except NotFound:
@@ -190,6 +193,7 @@ class OwnChildren(DeploymentStep):
     def _end_own_record(self, receipt: ChildrenReceipt, why: Unwind) -> Document:
         """Return the registry, in which the agent's own record has ended."""
         registry = self.context.task_registry(receipt.task_id)
+        registry.restore()
         document = registry.read()
         if _is_active(document, receipt.agent_id):
             with registry.transaction() as changed:

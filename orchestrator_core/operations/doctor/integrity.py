@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,6 +25,7 @@ from orchestrator_core.operations.metrics.summary import Summary
 from orchestrator_core.reconcile.legacy.unlisted import foreign_note
 from orchestrator_core.registry import GLOBAL, TASK, Registry
 from orchestrator_core.registry.snapshot_cache import read_snapshot
+from orchestrator_core.saga import State
 from orchestrator_core.saga.store import SUFFIX, JournalStore
 from orchestrator_core.system import durable
 from orchestrator_core.system.clock import parse_timestamp
@@ -33,6 +35,7 @@ from orchestrator_core.system.locks import (
     recorded_owner,
     try_lock,
 )
+from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -110,6 +113,7 @@ def registries(environment: Environment) -> Check:
     for task_id in task_ids:
         registry = Registry(layout.task_registry(task_id), schema=TASK)
         checks += _check_registry(registry, f"--task {task_id}")
+    checks += _removed_registries(layout)
     if layout.global_registry.parent.is_dir():
         registry = Registry(layout.global_registry, schema=GLOBAL)
         checks += _check_registry(registry, "--global")
@@ -128,6 +132,25 @@ def _check_registry(registry: Registry, option: str) -> Iterator[Check]:
         yield Check.failed(found.unreadable, "see the file in the message")
     copies = (path for path in registry.quarantined() if ".damaged-" in path.name)
     yield from _quarantined(copies, f"{repair}; if that finds nothing")
+
+
+def _removed_registries(layout: Layout) -> Iterator[Check]:
+    """Report the tasks that have live agents by their journals, and no registry."""
+    agents: defaultdict[str, list[str]] = defaultdict(list)
+    journals = JournalStore(layout.sagas)
+    for saga_id in filter(is_id, journals.ids()):
+        with contextlib.suppress(OrchestratorError):  # The check of journals reports it.
+            history = journals.open_history(saga_id)
+            task_id = history.labels.get("task_id")
+            if history.state is State.COMMITTED and is_id(task_id):
+                agents[str(task_id)].append(saga_id)
+    for task_id in agents.keys() - set(layout.task_ids()):
+        path, live = layout.task_registry(task_id), agents[task_id]
+        if path.parent.is_dir():
+            remedy = f"orchestrator-core repair --task {task_id}, and with --yes"
+        else:
+            path, remedy = path.parent, shlex.join(["orchestrator-core", "kill", *live])
+        yield Check.failed(f"{path} is gone, and agents live on: {shorten_list(live)}", remedy)
 
 
 def _check_statistics(path: Path) -> Iterator[Check]:

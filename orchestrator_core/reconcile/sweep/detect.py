@@ -216,6 +216,8 @@ def _alive_but_not_registered(state: SagaState, snapshot: Snapshot) -> Iterator[
     records: dict[str, Mapping[str, Any] | None] = {}
     if snapshot.document(task_id) is not None:
         records[f"record of {agent_id} in {task_id}"] = snapshot.records[task_id].get(agent_id)
+    elif task_id in snapshot.removed:
+        yield _removed_registry(state, task_id, is_directory_left=snapshot.removed[task_id])
     if registry.document is not None or registry.missing:
         entry = snapshot.global_entries.get(agent_id)
         records[f"entry of {agent_id} in the global registry"] = (
@@ -231,6 +233,19 @@ def _alive_but_not_registered(state: SagaState, snapshot: Snapshot) -> Iterator[
                 "its supervisor is alive: the one that its journal names",
                 subject=subject,
             )
+
+
+def _removed_registry(state: SagaState, task_id: str, *, is_directory_left: bool) -> Finding:
+    subject = f"record of {state.agent_id} in {task_id}"
+    thing = "registry" if is_directory_left else "whole directory"
+    return FindingSubject(state.agent_id, task_id, subject).finding(
+        FindingKind.MISMATCH,
+        f"its task's {thing} was removed, and the agent is alive",
+        f"the state of the journal sagas/{state.saga_id}.jsonl is committed",
+        "its supervisor is alive: the one that its journal names",
+        saga_id=state.saga_id,
+        reapable=is_directory_left,  # Without the directory, only the agent's end helps.
+    )
 
 
 # --- damaged ------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from orchestrator_core.registry.snapshot_cache import RegistrySnapshot, read_sna
 from orchestrator_core.system.names import is_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.reconcile.sweep.named_files import NamedFile
@@ -70,6 +70,8 @@ class Snapshot:
     global_registry: RegistrySnapshot
     files: tuple[NamedFile, ...] = ()
     quarantined: tuple[str, ...] = ()  #: The damaged files that were set aside.
+    removed: Mapping[str, bool] = attrs.field(factory=dict)
+    """The tasks of open sagas whose registry was removed; whether the directory is there."""
     agents_with_closed_saga: frozenset[str] = frozenset()  #: Of those without an open one.
     unknown: tuple[str, ...] = ()  #: The sources that could not be read, and why.
 
@@ -221,6 +223,21 @@ class _Snapshotter:
         names = None if sessions is None else frozenset(session.name for session in sessions)
         return read_sagas(self._journals, self._context.processes, running, names)
 
+    def _removed(self, task_ids: Iterable[str | None]) -> Iterator[tuple[str, bool]]:
+        """Yield the tasks whose registry's file is gone, and whether their directory is there."""
+        for task_id in task_ids:
+            if not is_id(task_id) or task_id is None:
+                continue
+            path = self._context.layout.task_registry(task_id)
+            try:
+                os.lstat(path)
+            except FileNotFoundError:
+                # A quarantined registry is damaged, not removed.
+                if not self._context.task_registry(task_id).quarantined():
+                    yield task_id, path.parent.is_dir()
+            except OSError:
+                continue  # It is unknown, and reported as such.
+
     def _with_details(self, snapshot: Snapshot) -> Snapshot:
         """Add what is only of interest for agents without an open saga."""
         agents = snapshot.agents_without_saga
@@ -239,6 +256,7 @@ class _Snapshotter:
         return attrs.evolve(
             snapshot,
             files=tuple(files),
+            removed=dict(self._removed({state.task_id for state in states} - {None})),
             agents_with_closed_saga=frozenset(closed),
             unknown=(
                 *(*self._unknown, *registries, *sagas),
