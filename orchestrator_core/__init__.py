@@ -19,6 +19,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # The import of typing takes as long as the start of a supervisor.
 if TYPE_CHECKING:
+    from orchestrator_core.deployment.output_reader import AgentOutput as AgentOutput
     from orchestrator_core.deployment.reports import ReportReceipt as ReportReceipt
     from orchestrator_core.exceptions import (
         CouldNotAsk as CouldNotAsk,
@@ -80,6 +81,7 @@ __version__ = "0.1.0"
 
 #: The public names by their modules; a test compares them with the imports above.
 _HOMES = {
+    "orchestrator_core.deployment.output_reader": ("AgentOutput",),
     "orchestrator_core.deployment.reports": ("ReportReceipt",),
     "orchestrator_core.exceptions": (
         "CouldNotAsk",

@@ -294,6 +294,7 @@ class AsyncOrchestrator:
     task = _async_method(Orchestrator.task)
     tasks = _async_method(Orchestrator.tasks)
     read_output = _async_method(Orchestrator.read_output)
+    open_output = _async_method(Orchestrator.open_output)
     read_findings = _async_method(Orchestrator.read_findings)
     read_progress = _async_method(Orchestrator.read_progress)
     read_result = _async_method(Orchestrator.read_result)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import os
 from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator_core.deployment.context import RootContext
+from orchestrator_core.deployment.output_verbs import OutputVerbs, resolve_agent_id
 from orchestrator_core.deployment.reports import Reporter, ReportReceipt, check_progress
-from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.model.environment import ENV_AGENT
 from orchestrator_core.model.layout import open_root
 from orchestrator_core.model.status import Status, parse_status
 from orchestrator_core.operations.maintenance_verbs import MaintenanceVerbs
@@ -20,6 +18,7 @@ from orchestrator_core.system.one_timeout import shared_timeout
 from orchestrator_core.system.seconds import check_seconds
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from orchestrator_core.model.records import Agent, ReportedFinding, ReportedProgress, Task
     from orchestrator_core.model.spec import AgentSpec
     from orchestrator_core.operations.alerts import OnFailedCleanup
-    from orchestrator_core.presets.result import AgentResult
     from orchestrator_core.saga import History, Observer, RecoveryReport, Step
     from orchestrator_core.system.processes.protocol import GracePeriods, Processes
     from orchestrator_core.system.terminal import Terminal
@@ -43,7 +41,7 @@ __all__ = ["Orchestrator", "shared_timeout"]
 _UNWINDER_TIMEOUT_S = 600.0  #: The unwinder has no other work than to wait for the agent's lock.
 
 
-class Orchestrator(MaintenanceVerbs):
+class Orchestrator(OutputVerbs, MaintenanceVerbs):
     """
     All agents below one root.
 
@@ -214,7 +212,7 @@ class Orchestrator(MaintenanceVerbs):
             InvalidInput: There is no such status, or *progress* is not between 0 and 100.
             NotFound: There is no such agent.
         """
-        agent_id, parsed = _agent_id(agent_id), parse_status(status)
+        agent_id, parsed = resolve_agent_id(agent_id), parse_status(status)
         check_progress(progress)  # Before an end is requested.
         if not parsed.is_terminal:
             return self._with_end(
@@ -251,7 +249,7 @@ class Orchestrator(MaintenanceVerbs):
         """
         return self._with_end(
             self._reporter.write_finding(
-                _agent_id(agent_id),
+                resolve_agent_id(agent_id),
                 message,
                 finding_type=finding_type,
                 severity=severity,
@@ -273,7 +271,7 @@ class Orchestrator(MaintenanceVerbs):
         Raises:
             NotFound: There is no such agent.
         """
-        return self._queries.agent(_agent_id(agent_id))
+        return self._queries.agent(resolve_agent_id(agent_id))
 
     def agents(self, *, task_id: str | None = None, status: str | None = None) -> list[Agent]:
         """Return the agents of one task or of all; those with a status, or all ``active`` ones."""
@@ -295,15 +293,6 @@ class Orchestrator(MaintenanceVerbs):
     def tasks(self) -> list[Task]:
         """Return all tasks, oldest first."""
         return self._queries.tasks()
-
-    def read_output(self, agent_id: str | None = None, *, tail: int | None = None) -> str:
-        """
-        Return what an agent has written, or the last *tail* lines of it, also from the archive.
-
-        Raises:
-            NotFound: There is no such agent.
-        """
-        return self._queries.output(_agent_id(agent_id), tail=tail)
 
     def read_findings(
         self, agent_id: str | None = None, *, task_id: str | None = None, last: int | None = None
@@ -327,19 +316,6 @@ class Orchestrator(MaintenanceVerbs):
         As :meth:`read_findings`.
         """
         return self._queries.progress(_agent_or_task(agent_id, task_id), task_id, last=last)
-
-    def read_result(self, agent_id: str | None = None) -> AgentResult:
-        """
-        Return the result in an agent's own output: its last message, its answer, its cost.
-
-        The log is read from its end, in bounded memory. A field is None if the output does not
-        have it, as without a preset's tool. The agent wrote it, and it proves nothing.
-
-        Raises:
-            NotFound: There is no such agent.
-            StorageError: Its log cannot be read.
-        """
-        return self._queries.result(_agent_id(agent_id))
 
     # --- ending ----------------------------------------------------------------------------
 
@@ -365,7 +341,9 @@ class Orchestrator(MaintenanceVerbs):
         why = self._terminator.reason(
             Status.TERMINATED, reason, by="terminate", keep_logs=keep_logs, cascade=cascade
         )
-        return self._terminator.terminate(_agent_id(agent_id), why, timeout_s=self._timeout_s)
+        return self._terminator.terminate(
+            resolve_agent_id(agent_id), why, timeout_s=self._timeout_s
+        )
 
     def wait(self, agent_id: str | None = None, *, timeout_s: float) -> EndReport:
         """
@@ -378,7 +356,7 @@ class Orchestrator(MaintenanceVerbs):
             NotFound: There is no such agent.
         """
         timeout_s = check_seconds("timeout_s", timeout_s)
-        return self._terminator.wait(_agent_id(agent_id), timeout_s=timeout_s)
+        return self._terminator.wait(resolve_agent_id(agent_id), timeout_s=timeout_s)
 
     def history(self, agent_id: str | None = None) -> History:
         """
@@ -387,7 +365,7 @@ class Orchestrator(MaintenanceVerbs):
         Raises:
             NotFound: There is no such agent.
         """
-        return self._terminator.history(_agent_id(agent_id))
+        return self._terminator.history(resolve_agent_id(agent_id))
 
     @renamed_keyword("taken", "on_acquired")
     def finish(
@@ -420,18 +398,6 @@ def _legacy_system(context: RootContext) -> Predecessor:
     return LegacySystem(context)
 
 
-def _agent_id(given: str | None) -> str:
-    """Return the id that was given, or that of the agent around this process."""
-    if given is None:
-        given = os.environ.get(ENV_AGENT)
-        if given is None:
-            raise InvalidInput(
-                "no agent was named, and this process is not inside one",
-                hint=f"name one, or set {ENV_AGENT}",
-            )
-    return check_id("agent", given)
-
-
 def _agent_or_task(agent_id: str | None, task_id: str | None) -> str | None:
     """Return the agent that is meant; None for all agents of *task_id*."""
-    return None if agent_id is None and task_id is not None else _agent_id(agent_id)
+    return None if agent_id is None and task_id is not None else resolve_agent_id(agent_id)

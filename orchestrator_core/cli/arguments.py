@@ -152,9 +152,12 @@ def _ps(ps: argparse.ArgumentParser) -> None:
 
 def _show(show: argparse.ArgumentParser) -> None:
     show.add_argument("agent", nargs="?", help="its id; not needed inside an agent")
-    show.add_argument(
-        "--tail", type=int, default=10, metavar="N", help="the number of lines of its output"
+    part = show.add_mutually_exclusive_group()
+    part.add_argument("--tail", type=int, metavar="N", help="the last lines of its output (10)")
+    part.add_argument(
+        "--offset", type=int, metavar="BYTE", help="the page of its output from this byte on"
     )
+    show.add_argument("--max-bytes", type=int, metavar="N", help="the most of its output (8388608)")
 
 
 def _kill(kill: argparse.ArgumentParser) -> None:

@@ -14,9 +14,11 @@ from orchestrator_core.orchestrator import Orchestrator
 if TYPE_CHECKING:
     import argparse
 
+    from orchestrator_core.deployment.output_reader import AgentOutput
     from orchestrator_core.presets.result import AgentResult
     from orchestrator_core.saga import History, RecoveryReport, StepState
 
+_TAIL = 10  #: The number of lines of the output, by default.
 _MAX_SHOWN = 2000  #: Characters of a result; --json has all of it.
 
 
@@ -26,14 +28,20 @@ def show(arguments: argparse.Namespace) -> CommandResult:
     agent = orch.agent(arguments.agent)
     history = _history(orch, agent.id)
     frames, failures = (history.stack, history.failures) if history else ((), {})
-    output = orch.read_output(agent.id, tail=arguments.tail)
+    output = _output(orch, agent.id, arguments)
     result = orch.read_result(agent.id)
     data = {
         "agent": agent.to_dict(),
         "record": dict(agent.record),
         "saga": None if history is None else _saga(history),
         "result": result.to_dict() if _has_result(result) else None,
-        "output": output,
+        "output": str(output),
+        "output_range": {
+            "offset": output.offset,
+            "next_offset": output.next_offset,
+            "size": output.size,
+            "truncated": output.truncated,
+        },
     }
     lines = [
         f"{agent.id}  {agent.status}  {printable(agent.end_reason or agent.message)}".rstrip(),
@@ -44,10 +52,31 @@ def show(arguments: argparse.Namespace) -> CommandResult:
         f"  saga      {history.state.value if history else 'none: a legacy agent'}",
         *(f"    {_format_step(frame, failures)}" for frame in frames),
         *(_format_result(result) if _has_result(result) else []),
-        f"  output    the last {arguments.tail} lines",
-        *(f"    {printable(line.expandtabs())}".rstrip() for line in output.splitlines()),
+        f"  output    {_describe(output, arguments)}",
+        *(f"    {printable(line.expandtabs())}".rstrip() for line in _lines(output)),
     ]
     return CommandResult(data, "\n".join(lines))
+
+
+def _output(orch: Orchestrator, agent_id: str, arguments: argparse.Namespace) -> AgentOutput:
+    """Return the part of the output that the options name."""
+    limit = {} if arguments.max_bytes is None else {"max_bytes": arguments.max_bytes}
+    if arguments.offset is not None:
+        return orch.read_output(agent_id, offset=arguments.offset, **limit)
+    tail = _TAIL if arguments.tail is None else arguments.tail
+    return orch.read_output(agent_id, tail=tail, **limit)
+
+
+def _describe(output: AgentOutput, arguments: argparse.Namespace) -> str:
+    cut = ", truncated: see --max-bytes" if output.truncated else ""
+    if arguments.offset is not None:
+        return f"bytes {output.offset} to {output.next_offset} of {output.size}"
+    return f"the last {_TAIL if arguments.tail is None else arguments.tail} lines{cut}"
+
+
+def _lines(output: str) -> list[str]:
+    """Return the lines; only a newline ends one."""
+    return output.removesuffix("\n").split("\n") if output else []
 
 
 def _history(orch: Orchestrator, agent_id: str) -> History | None:

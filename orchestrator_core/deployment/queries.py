@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
 
+from orchestrator_core.deployment.output_reader import (
+    AgentOutput,
+    check_range,
+    open_log_file,
+    read_part,
+)
 from orchestrator_core.deployment.report_reader import T, read_reports
 from orchestrator_core.deployment.task_lookup import task_of
 from orchestrator_core.exceptions import (
@@ -22,7 +30,6 @@ from orchestrator_core.model.status import Status
 from orchestrator_core.presets.log_reader import LogReading, read_log
 from orchestrator_core.presets.result import AgentResult
 from orchestrator_core.registry.operations import find_agent
-from orchestrator_core.system.gzip_read import read_maybe_gzipped
 from orchestrator_core.system.names import check_id, is_id
 from orchestrator_core.system.processes.exit_record import read_exit_record
 
@@ -159,16 +166,22 @@ class Queries:
                 raise NotFound(f"task {task_id!r} has no agent {agent_id!r}")
         return read_reports(kind, self._context.layout, found, agent_id, last=last)
 
-    def output(self, agent_id: str, *, tail: int | None) -> str:
-        """Return what an agent wrote, from its log or the archived log."""
-        task_id = task_of(self._context, agent_id)
-        for path in self._logs(task_id, agent_id):
-            try:
-                text = read_maybe_gzipped(path).decode(errors="replace")
-            except FileNotFoundError:
-                continue
-            return text if tail is None else _last_lines(text, tail)
-        return ""
+    def output(
+        self, agent_id: str, *, tail: int | None, offset: int | None, max_bytes: int | None
+    ) -> AgentOutput:
+        """Return a part of what an agent wrote, from its log or the archived log."""
+        check_range(tail, offset, max_bytes)
+        for path in self._logs(task_of(self._context, agent_id), agent_id):
+            with contextlib.suppress(FileNotFoundError):
+                return read_part(path, tail=tail, offset=offset, max_bytes=max_bytes)
+        return AgentOutput()
+
+    def open_output(self, agent_id: str) -> BinaryIO:
+        """Return an agent's log, or the archived log, as a file."""
+        for path in self._logs(task_of(self._context, agent_id), agent_id):
+            with contextlib.suppress(FileNotFoundError):
+                return open_log_file(path)
+        return io.BytesIO()
 
     def result(self, agent_id: str) -> AgentResult:
         """Return the result in an agent's output; without a verdict while the agent works."""
@@ -216,10 +229,3 @@ def _recorded_files(record: dict[str, Any], task: Path) -> Iterator[Path]:
             path = Path(os.path.normpath(task / name))
             if path.is_relative_to(task):
                 yield path
-
-
-def _last_lines(text: str, count: int) -> str:
-    if count <= 0:
-        return ""
-    lines = text.splitlines(keepends=True)
-    return "".join(lines[-count:])

@@ -56,7 +56,11 @@ Reap = Annotated[
 
 # --- outputs -------------------------------------------------------------------------------------
 
-Tail = Annotated[int | None, _described("Only so many of the last lines.")]
+Tail = Annotated[int | None, _described("Only so many of the last lines; 0 for all that fit.")]
+Offset = Annotated[
+    int | None,
+    _described("The page from this byte on; an answer's next_offset begins the next page."),
+]
 Pattern = Annotated[str | None, _described("Only lines in which this regular expression is found.")]
 Format = Annotated[
     output_slice.Format,
@@ -66,10 +70,16 @@ Format = Annotated[
     ),
 ]
 Metadata = Annotated[bool, _described("Also count lines and bytes.")]
-MaxBytes = Annotated[int | None, _described("Only whole lines from the end, of so many bytes.")]
+MaxBytes = Annotated[
+    int | None,
+    _described(
+        f"Whole lines of at most so many bytes, from the end; by default "
+        f"{output_slice.DEFAULT_MAX_BYTES}. An answer that is cut says truncated."
+    ),
+]
 ResponseFormat = Annotated[
     output_slice.Response,
-    _described("summary: at most the last 20 lines; compact: the last 5."),
+    _described("summary: the last 20 lines, long texts cut; compact: the last 5, shorter."),
 ]
 
 # --- reports -------------------------------------------------------------------------------------

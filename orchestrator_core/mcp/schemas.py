@@ -210,6 +210,11 @@ class OutputMetadata(TypedDict):
     matching_lines: int
     returned_lines: int
     truncated: bool
+    log_source: str
+    file_size_bytes: int
+    file_path: str
+    first_timestamp: NotRequired[str]
+    last_timestamp: NotRequired[str]
 
 
 class AgentOutputResult(ToolResult):
@@ -220,6 +225,10 @@ class AgentOutputResult(ToolResult):
     output: str | list[Any]
     source: str
     tmux_session: str
+    truncated: bool
+    offset: int
+    next_offset: int
+    size: int
     metadata: NotRequired[OutputMetadata]
 
 

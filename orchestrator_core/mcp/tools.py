@@ -36,7 +36,6 @@ from orchestrator_core.system.log import emit
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from orchestrator_core.model.records import Agent
     from orchestrator_core.orchestrator import Orchestrator
     from orchestrator_core.reconcile.sweep.findings import Finding, ReapResult
 
@@ -223,7 +222,7 @@ class Tools:
         """Return a task: its agents, whose children they are, and their last reports."""
         return await views.task_status(self._orch, task_id)
 
-    async def get_agent_output(
+    async def get_agent_output(  # noqa: PLR0913, PLR0917 - the parameters that agents know
         self,
         task_id: params.TaskId,
         agent_id: params.AgentId,
@@ -233,25 +232,26 @@ class Tools:
         include_metadata: params.Metadata = False,  # noqa: FBT002 - as above
         max_bytes: params.MaxBytes = None,
         response_format: params.ResponseFormat = "full",
+        offset: params.Offset = None,
     ) -> schemas.AgentOutputResult:
-        """Return an agent's output, from its log or from the archived log."""
+        """
+        Return an agent's output, from its log or from the archived log.
+
+        The answer is bounded: with truncated, it lacks earlier lines, or later ones of a page.
+        """
         query = output_slice.OutputQuery(
-            filter=filter, format=format, tail=tail, response=response_format, max_bytes=max_bytes
+            offset=offset,
+            filter=filter,
+            format=format,
+            tail=tail or None,
+            response=response_format,
+            max_bytes=max_bytes,
         )
         agent = await views.agent_of_task(self._orch, task_id, agent_id)
-        text = await self._orch.read_output(agent.id)
-        part = await anyio.to_thread.run_sync(output_slice.slice_output, text, query)
-        result: schemas.AgentOutputResult = {
-            "success": True,
-            "agent_id": agent.id,
-            "session_status": "running" if agent.is_active else "terminated",
-            "output": part.output,
-            "source": _source(agent, text),
-            "tmux_session": agent.tmux_session,
-        }
-        if include_metadata:
-            result["metadata"] = part.metadata
-        return result
+        read = functools.partial(
+            views.agent_output, self._orch.sync, agent, query, with_metadata=include_metadata
+        )
+        return await anyio.to_thread.run_sync(read)
 
     async def list_agents(
         self, task_id: params.OfTask = None, status: params.OfStatus = None
@@ -346,9 +346,3 @@ def _log_error_if_cancelled() -> Iterator[None]:
 def _log_undo_failed(error: OrchestratorError) -> None:
     """A call was cancelled, and what it had done could not be undone at once."""
     emit(logging.ERROR, "mcp.undo_failed", error=str(error), hint=error.hint)
-
-
-def _source(agent: Agent, text: str) -> str:
-    if agent.is_active:
-        return "jsonl_log"
-    return "archived_log" if text else "none"

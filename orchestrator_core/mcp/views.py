@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator_core.exceptions import NotFound
+from orchestrator_core.mcp.output_slice import OutputQuery, OutputSlice, count_lines, slice_output
 from orchestrator_core.mcp.schemas import (
     AgentCounts,
     AgentFinding,
     AgentInfo,
+    AgentOutputResult,
     TaskLimits,
     TaskStatusResult,
     select,
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from orchestrator_core.aio import AsyncOrchestrator
     from orchestrator_core.mcp import schemas
     from orchestrator_core.model.records import Agent, ReportedProgress
+    from orchestrator_core.orchestrator import Orchestrator
 
 _COORDINATION_FINDINGS = 3  #: In the answer to each report.
 _STATUS_REPORTS = 10  #: Of either kind, in a task's status.
@@ -108,3 +111,59 @@ async def _findings(orch: AsyncOrchestrator, task_id: str, count: int) -> list[A
 
 def _update(report: ReportedProgress) -> schemas.ProgressUpdate:
     return cast("schemas.ProgressUpdate", {**report.to_dict(), "progress": report.progress or 0})
+
+
+# --- output --------------------------------------------------------------------------------------
+
+
+def agent_output(
+    orch: Orchestrator, agent: Agent, query: OutputQuery, *, with_metadata: bool
+) -> schemas.AgentOutputResult:
+    """Return a part of an agent's output. It reads files, and belongs in a thread."""
+    part = slice_output(orch, agent.id, query)
+    result = select(
+        part,
+        AgentOutputResult,
+        success=True,
+        agent_id=agent.id,
+        session_status="running" if agent.is_active else "terminated",
+        source=_source(agent, part.size),
+        tmux_session=agent.tmux_session,
+        metadata=None,
+    )
+    if with_metadata:
+        result["metadata"] = _metadata(orch, agent, part)
+    else:
+        del result["metadata"]
+    return result
+
+
+def _source(agent: Agent, size: int) -> str:
+    if agent.is_active:
+        return "jsonl_log"
+    return "archived_log" if size else "none"
+
+
+def _metadata(orch: Orchestrator, agent: Agent, part: OutputSlice) -> schemas.OutputMetadata:
+    with orch.open_output(agent.id) as log:
+        total = count_lines(log)
+    matching = total if part.matching_lines is None else part.matching_lines
+    tracked = agent.record.get("tracked_files")
+    metadata: schemas.OutputMetadata = {
+        "total_lines": total,
+        "total_bytes": part.size,
+        "matching_lines": matching,
+        "returned_lines": part.returned_lines,
+        "truncated": part.returned_lines < matching,
+        "log_source": _source(agent, part.size),
+        "file_size_bytes": part.size,
+        "file_path": str(tracked.get("log_file", "")) if isinstance(tracked, dict) else "",
+    }
+    times = [time for each in part.ends if (time := _timestamp(each))]
+    if times:
+        metadata |= {"first_timestamp": times[0], "last_timestamp": times[-1]}
+    return metadata
+
+
+def _timestamp(value: Any) -> str:  # noqa: ANN401 - JSON
+    return str(value.get("timestamp") or "") if isinstance(value, dict) else ""

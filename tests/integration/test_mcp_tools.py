@@ -816,6 +816,18 @@ sys.exit(main(["--root", {str(scene.root)!r}, "mcp"]))
 TEXT = 'one\n{"two": 2}\nthree \u2028 still three\n[4]\nfive'
 
 
+@pytest.fixture
+def sliced(scene, deployed):
+    """Let the agent write a text, and slice it as a query asks."""
+
+    def slice_text(text, **wish):
+        log = next(scene.root.glob("TASK-*/logs/*_stream.jsonl"))
+        log.write_text(text)
+        return slice_output(scene.orchestrator(), deployed[1], OutputQuery(**wish))
+
+    return slice_text
+
+
 @pytest.mark.parametrize(
     ("wish", "expected"),
     [
@@ -830,41 +842,151 @@ TEXT = 'one\n{"two": 2}\nthree \u2028 still three\n[4]\nfive'
         ({"max_bytes": 8}, "[4]\nfive"),
         ({"max_bytes": 7}, "five"),
         ({"max_bytes": 0}, ""),
+        ({"offset": 4, "max_bytes": 12}, '{"two": 2}\n'),
+        ({"offset": 4, "max_bytes": 12, "format": "parsed"}, [{"two": 2}]),
+        ({"offset": 0, "filter": "n"}, "one\n"),
     ],
 )
-def test_an_output_is_sliced_as_the_query_asks(wish, expected):
+def test_an_output_is_sliced_as_the_query_asks(wish, expected, sliced):
     """The result has whole lines, the last ones; only a newline ends a line."""
-    assert expected == slice_output(TEXT, OutputQuery(**wish)).output
+    assert expected == sliced(TEXT, **wish).output
 
 
-def test_a_shorter_output_has_fewer_lines_and_shorter_ones():
+@pytest.mark.parametrize(
+    ("wish", "truncated"),
+    [
+        ({}, False),
+        ({"tail": 2}, False),
+        ({"max_bytes": 7}, True),
+        ({"max_bytes": 7, "tail": 1}, False),
+        ({"max_bytes": 7, "tail": 2}, True),
+        ({"offset": 0, "max_bytes": 7}, True),
+        ({"offset": 4}, False),
+        ({"filter": "o"}, False),
+        ({"filter": "o", "max_bytes": 12}, True),
+        ({"format": "jsonl", "max_bytes": 4}, True),
+    ],
+)
+def test_a_slice_that_lacks_something_is_truncated(wish, truncated, sliced):
+    assert truncated == sliced(TEXT, **wish).truncated
+
+
+def test_a_slice_is_bounded_without_a_wish(sliced):
+    """A model's context has room for no more."""
+    found = sliced("x" * 99 + "\n" + ("y" * 99 + "\n") * 10_000)
+
+    assert 40_000 < len(found.output) <= output_slice.DEFAULT_MAX_BYTES
+    assert found.truncated
+    assert found.output.endswith("y" * 99 + "\n")
+
+
+def test_json_is_found_behind_many_other_lines(sliced):
+    found = sliced('{"n": 1}\n' + "no JSON\n" * 50_000, format="parsed", tail=1)
+
+    assert [{"n": 1}] == found.output
+    assert not found.truncated
+
+
+def test_a_shorter_output_has_fewer_lines_and_shorter_ones(sliced):
     text = "".join(f"{number} {'x' * 600}\n" for number in range(100))
 
     for response, lines, length in (("summary", 20, 500), ("compact", 5, 200)):
-        shown = slice_output(text, OutputQuery(response=response)).output.splitlines()
+        shown = sliced(text, response=response).output.splitlines()
         assert lines == len(shown)
         assert {length + 1} == set(map(len, shown))
         assert shown[-1].startswith("99 ")
 
 
-def test_the_metadata_counts_the_whole_output_and_the_part():
-    counted = slice_output("a\nb\nab\n", OutputQuery(filter="a", tail=1)).metadata
+@pytest.mark.parametrize("form", ["text", "jsonl", "parsed"])
+@pytest.mark.parametrize("response", ["summary", "compact"])
+def test_a_shorter_line_of_json_is_json(sliced, form, response):
+    """Its long texts and lists are cut, and not the line."""
+    long = {"type": "tool", "text": "é" * 900, "list": [{"a": "b" * 900}] * 30, "n": 7}
 
+    output = sliced(f"{json.dumps(long)}\n", format=form, response=response).output
+
+    [value] = output if form == "parsed" else [json.loads(output)]
+    assert long.keys() == value.keys()
+    assert ("tool", 7) == (value["type"], value["n"])
+    assert value["text"].endswith("é…")
+    assert value["list"][-1].endswith(" more")
+    assert 9_000 > len(json.dumps(value))
+
+
+def test_the_metadata_counts_the_whole_output_and_the_part(asked, sliced, deployed):
+    lines = [
+        {"timestamp": "2026-01-01", "n": "a"},
+        {"n": "b"},
+        {"timestamp": "2026-01-02", "n": "a"},
+    ]
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    sliced(text)
+    how = {"task_id": deployed[0], "agent_id": deployed[1], "include_metadata": True}
+
+    [all_of_it, part] = asked(
+        ("get_agent_output", how), ("get_agent_output", {**how, "filter": '"a"', "tail": 1})
+    )
+
+    counted = values_of(part)["metadata"]
+    path = counted.pop("file_path")
+    assert path.endswith("_stream.jsonl")
     assert {
         "total_lines": 3,
-        "total_bytes": 7,
+        "total_bytes": len(text),
+        "file_size_bytes": len(text),
         "matching_lines": 2,
         "returned_lines": 1,
         "truncated": True,
+        "log_source": "jsonl_log",
+        "first_timestamp": "2026-01-02",
+        "last_timestamp": "2026-01-02",
     } == counted
+    counted = values_of(all_of_it)["metadata"]
+    assert ("2026-01-01", "2026-01-02") == (counted["first_timestamp"], counted["last_timestamp"])
 
 
-def test_the_match_of_an_exponential_pattern_is_stopped(monkeypatch):
+def test_a_tail_of_0_is_no_tail(asked, sliced, deployed):
+    """As in the system that this library replaces."""
+    sliced(TEXT)
+    how = {"task_id": deployed[0], "agent_id": deployed[1], "tail": 0}
+
+    assert TEXT == values_of(asked(("get_agent_output", how))[0])["output"]
+
+
+def test_the_pages_of_an_output_follow_one_another(asked, sliced, deployed):
+    sliced(TEXT)
+    me = {"task_id": deployed[0], "agent_id": deployed[1], "max_bytes": 12}
+    pages, offset = [], 0
+    while offset < len(TEXT.encode()):
+        [page] = asked(("get_agent_output", {**me, "offset": offset}))
+        pages.append(values_of(page)["output"])
+        offset = values_of(page)["next_offset"]
+
+    assert TEXT == "".join(pages)
+
+
+def test_an_output_is_sent_once(asked, sliced, deployed):
+    sliced("a line like no other\n")
+    [result] = asked(("get_agent_output", {"task_id": deployed[0], "agent_id": deployed[1]}))
+
+    assert 1 == str(result).count("a line like no other")
+
+
+def test_the_match_of_an_exponential_pattern_is_stopped(monkeypatch, sliced):
     """Another process matches it, so the rest of the server goes on."""
     monkeypatch.setattr(output_slice, "_MATCH_TIMEOUT_S", 0.2)
 
     with pytest.raises(WaitTimeout, match="not matched within"):
-        slice_output("a" * 60 + "b\n", OutputQuery(filter="(a+)+$"))
+        sliced("a" * 60 + "b\n", filter="(a+)+$")
+
+
+def test_a_filter_that_ends_early_leaves_no_thread(sliced):
+    """The matcher is gone before it has read everything."""
+    before = threading.active_count()
+    with pytest.raises(InvalidInput, match="is no pattern"):
+        sliced("x" * 1_000_000, filter="(")
+
+    assert before == threading.active_count()
 
 
 # --- the token -----------------------------------------------------------------------------------
