@@ -107,6 +107,13 @@ class UnknownStep(SagaError):
     default_hint = "recover with the release, or the step types, that wrote the journal"
 
 
+class ReceiptRefused(SagaError):
+    """A receipt names something that its saga's id does not lead to. It was left alone."""
+
+    code = "receipt-refused"
+    default_hint = "a program other than this library wrote to the journal; see what is named"
+
+
 class UndoFailed(SagaError):
     """A step could not be undone, so its resource may still exist."""
 

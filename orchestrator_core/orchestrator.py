@@ -369,15 +369,23 @@ class Orchestrator(OutputVerbs, MaintenanceVerbs):
 
     @renamed_keyword("taken", "on_acquired")
     def finish(
-        self, agent_id: str, *, on_acquired: Callable[[], object] | None = None
+        self,
+        agent_id: str,
+        *,
+        on_acquired: Callable[[], object] | None = None,
+        witnessed: str | None = None,
     ) -> EndReport:
         """
         End an agent whose main process has exited: for the supervisor, as the unwinder.
 
         *on_acquired* is called when the agent's lock is held, and no other process ends it.
+        *witnessed* is the supervisor's exit record as JSON; a full disk may have refused it.
         """
         return self._terminator.unwind_after_exit(
-            check_id("agent", agent_id), timeout_s=_UNWINDER_TIMEOUT_S, on_acquired=on_acquired
+            check_id("agent", agent_id),
+            timeout_s=_UNWINDER_TIMEOUT_S,
+            on_acquired=on_acquired,
+            witnessed=witnessed,
         )
 
     def __enter__(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator_core.cli import BUSY, LEFT, OK, exit_code
 from orchestrator_core.cli.printing import CommandResult, printable
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError
+from orchestrator_core.model.environment import ENV_EXIT_RECORD
 from orchestrator_core.orchestrator import Orchestrator, shared_timeout
 
 if TYPE_CHECKING:
@@ -252,7 +254,9 @@ def unwind(arguments: argparse.Namespace) -> CommandResult:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     # A process that ends the agent first sends SIGTERM. Once this one has the lock, none does.
     end = Orchestrator(arguments.root, recover=False).finish(
-        arguments.agent, on_acquired=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        arguments.agent,
+        on_acquired=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+        witnessed=os.environ.pop(ENV_EXIT_RECORD, None),
     )
     return CommandResult(end.to_dict(), _format_end(end), _code(end))
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from orchestrator_core.registry import Quarantined, Schema
     from orchestrator_core.registry.snapshot_cache import SnapshotCache
     from orchestrator_core.saga.store import JournalStore
-    from orchestrator_core.system.processes.protocol import GracePeriods, Processes
+    from orchestrator_core.system.processes.protocol import ExitRecord, GracePeriods, Processes
     from orchestrator_core.system.terminal import Terminal
 
 _CACHE_SIZE = 100  #: Tasks whose registry object is cached.
@@ -66,6 +66,7 @@ class RootContext:
         self.limits = limits or Limits.from_environment()
         self.lock_timeout_s = check_seconds("lock_timeout_s", lock_timeout_s)
         self.terminal_timeout_s = check_seconds("terminal_timeout_s", terminal_timeout_s)
+        self.witnessed: dict[str, ExitRecord] = {}  #: By this process, as an agent's supervisor.
         self.quarantined: list[Quarantined] = []  #: Damaged registries, since this was created.
         #: The registries that the last listing could not read, and why, by path.
         self.unreadable: dict[str, str] = {}

@@ -12,6 +12,7 @@ from orchestrator_core.supervisor import process_attributes
 from orchestrator_core.supervisor.launch import Launch
 from orchestrator_core.system.clock import timestamp
 from orchestrator_core.system.interpreter import find_python
+from orchestrator_core.system.processes.table import UNWINDER_NAME
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,7 +121,7 @@ def build_launch(context: RootContext, inputs: DeploymentInputs) -> Launch:
         deadline_s=spec.deadline_s,
         sweeper_lock=str(layout.sweeper_lock),
         unwinder_argv=unwinder_argv(layout.root, agent_id),
-        unwinder_env=unwinder_env(),
+        unwinder_env=unwinder_env() | {UNWINDER_NAME: variables[environment.ENV_COOKIE]},
     )
 
 

@@ -25,6 +25,7 @@ from orchestrator_core.exceptions import (
     SagaNotFound,
     StorageError,
 )
+from orchestrator_core.model import ids
 from orchestrator_core.model.outcome import (
     OutputVerdict,
     decide_end_reason,
@@ -37,6 +38,7 @@ from orchestrator_core.model.status import Status
 from orchestrator_core.registry.operations import descendants_of, is_finished
 from orchestrator_core.saga import State, Unwind
 from orchestrator_core.saga.recovery import RecoveryPolicy
+from orchestrator_core.saga.verification import naming_id
 from orchestrator_core.supervisor import run_lock
 from orchestrator_core.system.processes.exit_record import read_exit_record
 
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.deployment.predecessor import PredecessorSession
     from orchestrator_core.saga import History, Sagas, StepState
-    from orchestrator_core.system.processes.protocol import ExitRecord, Processes
+    from orchestrator_core.system.processes.protocol import ExitRecord, Identity, Processes
 
 
 @attrs.frozen
@@ -78,8 +80,14 @@ class Liveness(RecoveryPolicy):
         )
 
     def exit_record(self, history: History) -> ExitRecord | None:
-        """Return the supervisor's record of the agent's exit; None if there is none (yet)."""
-        return read_exit_record(session_receipt(history).exit_file)
+        """
+        Return the supervisor's record of the agent's exit; None if there is none (yet).
+
+        A full disk may have refused the record on disk, so what this process witnessed as the
+        supervisor comes first.
+        """
+        witnessed = self.context.witnessed.get(history.saga_id)
+        return witnessed or read_exit_record(session_receipt(history).exit_file)
 
     # --- why a life ends -----------------------------------------------------------------------
 
@@ -139,11 +147,19 @@ class Liveness(RecoveryPolicy):
         session = session_receipt(history)
         if _is_legacy(session):
             self.context.predecessor.spawn_unwinder(history.saga_id)
-        elif session.supervisor is not None:
+        elif session.supervisor is not None and self._bears_cookie(session.supervisor, history):
             # A supervisor that this process cannot see finds the request when its agent exits;
             # a recovery that sees the supervisor notifies it before.
             with contextlib.suppress(OutOfSight):
                 self.context.processes.signal(session.supervisor, signal.SIGUSR1)
+
+    def _bears_cookie(self, supervisor: Identity, history: History) -> bool:
+        """Return whether a process has the agent's cookie. That a journal names it is no proof."""
+        cookie = ids.process_cookie(
+            self.context.root_id, naming_id(history.saga_id, history.labels)
+        )
+        tagged = self.context.processes.find_tagged(cookie)
+        return any((each.identity, each.cookie) == (supervisor, cookie) for each in tagged)
 
     def wait_linger(self, history: History) -> None:
         """Wait, within the linger period, until an agent without a supervisor has exited."""

@@ -42,6 +42,7 @@ from orchestrator_core.resources.step_registry import StepRegistry
 from orchestrator_core.saga import Reason, Saga, Sagas, State, Unwind
 from orchestrator_core.system.clock import timestamp
 from orchestrator_core.system.one_timeout import shared_timeout
+from orchestrator_core.system.processes.exit_record import decode_exit_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,7 +108,7 @@ class Terminator:
                     raise
                 includes_self, obstacle = False, error
             if includes_self or obstacle is not None:
-                is_first = is_running and saga.request_end(why)
+                is_first = is_running and saga.history.end_request is None
                 yield EndClaim(
                     self, why, saga, is_first=is_first, by_another=True, obstacle=obstacle
                 )
@@ -146,7 +147,14 @@ class Terminator:
             return self._with_children(EndReport.from_unwind(saga.unwind(why)))
 
     def hand_over(self, saga: Saga, why: Unwind, obstacle: OutOfSight | None = None) -> EndReport:
-        """Leave a requested end to the supervisor, or to a process that sees it."""
+        """
+        Request an end, durably, and leave it to the supervisor, or to a process that sees it.
+
+        Raises:
+            StorageError: The request could not be recorded. Nothing ends.
+        """
+        if saga.state is State.COMMITTED:
+            saga.request_end(why)
         saga.release()
         self.liveness.notify_supervisor(saga.history)
         chosen = saga.history.end_request or saga.history.why or why
@@ -197,16 +205,25 @@ class Terminator:
             )
 
     def unwind_after_exit(
-        self, agent_id: str, *, timeout_s: float, on_acquired: Callable[[], object] | None = None
+        self,
+        agent_id: str,
+        *,
+        timeout_s: float,
+        on_acquired: Callable[[], object] | None = None,
+        witnessed: str | None = None,
     ) -> EndReport:
         """
         End an agent whose process has exited: the work of the unwinder.
 
         *on_acquired* is called when the agent's lock is held, so that no other process ends it.
+        *witnessed* is the exit record of the supervisor that this process was, as JSON.
 
         Raises:
             SagaBusy: Another process held the lock for longer than *timeout_s*.
         """
+        record = decode_exit_record(witnessed)
+        if record is not None:
+            self.context.witnessed[agent_id] = record
         with contextlib.suppress(SagaNotFound, JournalDamaged):
             self.liveness.wait_linger(self.sagas.history(agent_id))
         saga = self._open_or_report(agent_id, timeout_s=timeout_s)
@@ -373,8 +390,8 @@ class EndClaim:
     """
     The right to end an agent, or the knowledge that it has ended.
 
-    ``is_first`` is True for the end that counts: it is durable, or cannot be overtaken, and
-    nothing is undone yet. A last report of the agent is written then.
+    ``is_first`` is True for the end that counts: no other can overtake it, and nothing of it is
+    durable yet. A last report of the agent is written then. If that is refused, nothing ends.
     """
 
     _terminator: Terminator

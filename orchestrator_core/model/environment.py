@@ -14,3 +14,6 @@ RESERVED_ENV = frozenset({ENV_ROOT, ENV_AGENT, ENV_TASK, ENV_COOKIE})
 #: Among the variables that are not inherited: an agent's bare ``tmux kill-server`` must not end
 #: its siblings. A step must not provide them.
 HIDDEN_ENV = frozenset({"TMUX", "TMUX_PANE"})
+
+#: In an unwinder's environment: the exit record of the supervisor that it was, as JSON.
+ENV_EXIT_RECORD = "ORCHESTRATOR_EXIT_RECORD"

@@ -12,8 +12,8 @@ import math
 import os
 import re
 import shutil
+import stat
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -22,6 +22,7 @@ from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model import ids
 from orchestrator_core.model.environment import RESERVED_ENV
 from orchestrator_core.model.preset_programs import PROGRAMS
+from orchestrator_core.system import paths
 from orchestrator_core.system.boot import boot_id
 from orchestrator_core.system.inheritance import inherited
 from orchestrator_core.system.names import check_id
@@ -29,6 +30,7 @@ from orchestrator_core.system.seconds import check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from orchestrator_core.presets.claude import claude as _claude
     from orchestrator_core.presets.codex import codex as _codex
@@ -179,10 +181,19 @@ class AgentSpec:
         Return the absolute path of the directory that the agent will run in.
 
         Raises:
-            InvalidInput: It is not a directory, or cannot be entered.
+            InvalidInput: It is not a directory, or cannot be entered or looked at.
         """
-        path = Path(self.cwd or ".").absolute()
-        if not path.is_dir():
+        path = paths.absolute("the agent's directory", self.cwd or ".")
+        try:
+            is_directory = stat.S_ISDIR(path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            is_directory = False
+        except (OSError, ValueError) as error:  # ValueError: a NUL in it.
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InvalidInput(
+                f"the agent's directory {str(path)!r:.200} cannot be looked at: {reason}"
+            ) from error
+        if not is_directory:
             raise InvalidInput(f"the agent's directory {path} is not a directory")
         if not os.access(path, os.X_OK):
             raise InvalidInput(f"the agent's directory {path} cannot be entered")

@@ -135,8 +135,8 @@ class Registry:
             data = durable.read(self.path)
         except StorageError:
             with contextlib.suppress(OSError):
-                if stat.S_ISDIR(os.lstat(self.path).st_mode):
-                    raise InvalidDocument("it is a directory") from None
+                if not stat.S_ISREG(os.lstat(self.path).st_mode):
+                    raise InvalidDocument("it is not a regular file") from None
             raise
         try:
             return self._decode(data)

@@ -40,7 +40,7 @@ def write_version(registry: Path, number: int, data: bytes) -> None:
     """
     slot = slot_path(registry, number)
     with storage_errors("write", slot):
-        fd = durable.open_private(slot, os.O_WRONLY | os.O_CREAT)
+        fd = durable.open_own(slot, os.O_WRONLY | os.O_CREAT)
         try:
             durable.write_all(fd, _header(number, data) + data)
         finally:
@@ -57,7 +57,7 @@ def read_version(registry: Path, number: int) -> bytes | None:
         StorageError: The disk refused.
     """
     try:
-        content = durable.read(slot_path(registry, number))
+        content = durable.read(slot_path(registry, number), own=True)
     except FileNotFoundError:
         return None
     header, _, rest = content.partition(b"\n")

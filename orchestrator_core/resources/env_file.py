@@ -76,6 +76,6 @@ class EnvFile(private_dir.PrivateDirOptions):
         """Delete the file."""
         path = Path(receipt.path)
         existed = durable.exists(path)
-        path.unlink(missing_ok=True)
+        durable.remove(path)
         private_dir.remove_if_empty(path.parent)
         return Outcome.undone() if existed else Outcome.absent()

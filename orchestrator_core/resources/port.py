@@ -20,7 +20,7 @@ import os
 import random
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -28,10 +28,11 @@ from orchestrator_core.exceptions import InvalidInput, OrchestratorError
 from orchestrator_core.resources import private_dir
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Context, Outcome, Presence, Unwind, receipt
-from orchestrator_core.system import durable, locks
+from orchestrator_core.saga.verification import naming_id
+from orchestrator_core.system import durable, locks, paths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _FIRST, _LAST = 20000, 29999  #: Below the kernels' ephemeral ranges, above the services' ports.
 _LOCK_TIMEOUT_S = 10.0  #: The wait for other claims; each takes milliseconds.
@@ -82,7 +83,7 @@ class ReservedPort(private_dir.PrivateDirOptions):
             raise InvalidInput(f"there is no TCP port {self.number or self.within}")
         claims = self.claims or f"/tmp/orchestrator-core-{os.geteuid()}-ports"  # noqa: S108 - made private
         holder = self.saga_dir(ctx) / f"{self.name or 'port'}.port"
-        return ReservedPortReceipt(str(Path(claims).absolute()), str(holder))
+        return ReservedPortReceipt(str(paths.absolute("the directory", claims)), str(holder))
 
     def do(self, receipt: ReservedPortReceipt) -> ReservedPortReceipt:
         """
@@ -108,6 +109,13 @@ class ReservedPort(private_dir.PrivateDirOptions):
         return Provision(
             environment={self.variable or name.upper(): number}, placeholders={name: number}
         )
+
+    def verify(
+        self, receipt: ReservedPortReceipt, saga_id: str, labels: Mapping[str, Any]
+    ) -> ReservedPortReceipt:
+        """Return the receipt, whose holder must lie in the saga's private directory."""
+        private_dir.check_place(receipt.holder, naming_id(saga_id, labels))
+        return receipt
 
     def undo(self, receipt: ReservedPortReceipt, _why: Unwind) -> Outcome:
         """Remove the agent's own claim, whichever its port, and no other."""

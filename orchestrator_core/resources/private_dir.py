@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core.exceptions import InvalidInput, StorageError
-from orchestrator_core.system import durable
+from orchestrator_core.exceptions import InvalidInput, ReceiptRefused, StorageError
+from orchestrator_core.saga.verification import naming_id
+from orchestrator_core.system import durable, paths
 from orchestrator_core.system.presence import Presence
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from orchestrator_core.saga import Context
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -59,16 +62,42 @@ class PrivateDirOptions:
         """
         if self.directory is not None:
             owner = "_".join(filter(None, ("oc", str(ctx.values.get("root_id", "")), ctx.saga_id)))
-            return Path(self.directory).expanduser().absolute() / owner
+            return paths.absolute("the directory", self.directory, expand_user=True) / owner
         if "held" not in ctx.values:
             raise InvalidInput(
                 "outside of a deployment the step has no directory", hint="give one: directory=…"
             )
         return Path(ctx.values["held"])
 
+    def verify(self, receipt: Any, saga_id: str, labels: Mapping[str, Any]) -> Any:  # noqa: ANN401 - as below
+        """
+        Return the receipt, whose path must lie in the saga's private directory.
+
+        Raises:
+            ReceiptRefused: The path lies elsewhere.
+        """
+        check_place(receipt.path, naming_id(saga_id, labels))
+        return receipt
+
     def probe(self, receipt: Any) -> Presence:  # noqa: ANN401 - a receipt with a path
         """Return whether the receipt's path exists; no other saga has this path."""
         return Presence.OURS if durable.exists(receipt.path) else Presence.ABSENT
+
+
+def check_place(path: str, owner: str) -> None:
+    """
+    Check that *path* lies in the private directory of the saga *owner*, which has its id as name.
+
+    Raises:
+        ReceiptRefused: The path lies elsewhere, or a symlink leads there.
+    """
+    place = Path(path).parent
+    is_named = re.fullmatch(rf"(?:oc_(?:[A-Za-z0-9]+_)?)?{re.escape(owner)}", place.name)
+    if not (is_named and os.path.isabs(path) and os.path.normpath(path) == path):  # noqa: PTH117 - a string
+        raise ReceiptRefused(f"{path!r:.200} is not in a private directory of {owner!r}")
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if not stat.S_ISDIR(os.lstat(place).st_mode):
+            raise ReceiptRefused(f"{str(place)!r:.200} is not a directory, and is not followed")
 
 
 def make_private(directory: Path) -> None:
@@ -97,6 +126,7 @@ def is_directory(path: str | os.PathLike[str]) -> bool:
 
 
 def remove_if_empty(directory: Path) -> None:
-    """Remove *directory*, unless it contains something."""
-    with contextlib.suppress(OSError):
+    """Remove *directory*, durably, unless it contains something."""
+    with contextlib.suppress(OSError, StorageError):
         directory.rmdir()
+        durable.fsync_directory(directory.parent)

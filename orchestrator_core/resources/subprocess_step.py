@@ -18,17 +18,23 @@ import functools
 import os
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core.exceptions import InvalidInput, OrchestratorError, Survivors
+from orchestrator_core.exceptions import (
+    InvalidInput,
+    OrchestratorError,
+    ReceiptRefused,
+    Survivors,
+)
 from orchestrator_core.model.environment import HIDDEN_ENV, RESERVED_ENV
 from orchestrator_core.resources import private_dir
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Context, Outcome, Presence, Unwind, receipt
+from orchestrator_core.saga.verification import naming_id
 from orchestrator_core.supervisor import launch as launch_file
-from orchestrator_core.system import durable
+from orchestrator_core.system import durable, paths
 from orchestrator_core.system.event_reader import SupervisorEvents
 from orchestrator_core.system.inheritance import inherited
 from orchestrator_core.system.interpreter import find_python
@@ -39,6 +45,7 @@ from orchestrator_core.system.processes import (
     OwnershipSelector,
     read_exit_record,
 )
+from orchestrator_core.system.processes.exit_record import reserve_exit_records
 from orchestrator_core.system.processes.table import COOKIE_NAME
 from orchestrator_core.system.tree import remove_tree
 
@@ -129,6 +136,7 @@ class Subprocess(private_dir.PrivateDirOptions):
         os.mkfifo(run / "events", 0o600)
         launch = self._launch(receipt, given)
         Path(launch.log).touch(mode=0o600)
+        reserve_exit_records(receipt.run)
         durable.create(run / "launch", launch_file.encode(launch), durable=False)
         # Last: the supervisor starts nothing without it.
         durable.create(run / "journal", _COMMITTED, durable=False)
@@ -137,6 +145,22 @@ class Subprocess(private_dir.PrivateDirOptions):
             identity = _spawn_detached(command, receipt.cookie)
             self._wait_until_started(receipt, events, identity)
         return attrs.evolve(receipt, supervisor=identity)
+
+    def verify(
+        self, receipt: SubprocessReceipt, saga_id: str, labels: Mapping[str, Any]
+    ) -> SubprocessReceipt:
+        """
+        Return the receipt, whose directory and cookie must be the saga's.
+
+        Raises:
+            ReceiptRefused: They are not.
+        """
+        owner = naming_id(saga_id, labels)
+        private_dir.check_place(receipt.run, owner)
+        ending = f"_{owner}_{Path(receipt.run).name}"
+        if not (receipt.cookie.startswith("och_") and receipt.cookie.endswith(ending)):
+            raise ReceiptRefused(f"{receipt.cookie!r:.200} is not a cookie of {owner!r}")
+        return receipt
 
     def undo(self, receipt: SubprocessReceipt, _why: Unwind) -> Outcome:
         """
@@ -166,6 +190,8 @@ class Subprocess(private_dir.PrivateDirOptions):
             "processes_ended": result.signalled,
             "forced": result.forced,
         }
+        if result.refused:
+            facts["kept"] = "; ".join(result.refused)
         if earlier_exit is not None:
             facts |= {"exit_code": earlier_exit.code, "exit_signal": earlier_exit.signal}
         return Outcome.undone(**facts) if existed or result.signalled else Outcome.absent(**facts)
@@ -182,10 +208,10 @@ class Subprocess(private_dir.PrivateDirOptions):
         for name in RESERVED_ENV:
             kept.pop(name, None)
         own = {name: given.replaced(value) for name, value in self.env.items()}
-        cwd = str(Path(self.cwd or given.cwd or ".").absolute())
+        cwd = str(paths.absolute("the helper's directory", self.cwd or given.cwd or "."))
         return launch_file.Launch(
             journal=f"{run}/journal",
-            log=str(Path(self.log).absolute()) if self.log is not None else f"{run}/log",
+            log=f"{run}/log" if self.log is None else str(paths.absolute("the log", self.log)),
             exit_file=f"{run}/exit",
             events=f"{run}/events",
             argv=[given.replaced(argument) for argument in self.command],

@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.exceptions import InvalidInput, ReceiptRefused
 from orchestrator_core.resources import private_dir
 from orchestrator_core.resources.git import Git, GitError, PassiveGit, locked_git
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.resources.unsaved_work import UnsavedWork, examine
 from orchestrator_core.saga import Context, Outcome, Unwind, receipt
-from orchestrator_core.system import durable
+from orchestrator_core.saga.verification import naming_id
+from orchestrator_core.system import durable, paths
 from orchestrator_core.system.inheritance import GIT_PLACES
 from orchestrator_core.system.tree import remove_tree
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 _PREFIX = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]*/)+")
 
@@ -119,7 +120,8 @@ class GitWorktree(private_dir.PrivateDirOptions):
             raise InvalidInput(
                 f"{self.prefix!r:.60} cannot start a branch's name", hint="for example: agent/"
             )
-        git, where = Git(self.timeout_s), Path(self.repository).expanduser().absolute()
+        git = Git(self.timeout_s)
+        where = paths.absolute("the repository", self.repository, expand_user=True)
         commit = ("--verify", "--quiet", "--end-of-options", f"{self.base}^{{commit}}")
         try:
             common = git("rev-parse", "--path-format=absolute", "--git-common-dir", cwd=where)
@@ -156,6 +158,26 @@ class GitWorktree(private_dir.PrivateDirOptions):
             placeholders={path: receipt.path, branch: receipt.branch},
             cwd=None if self.name else receipt.path,
         )
+
+    def verify(
+        self, receipt: GitWorktreeReceipt, saga_id: str, labels: Mapping[str, Any]
+    ) -> GitWorktreeReceipt:
+        """
+        Return the receipt, whose worktree and branch must be named after the saga.
+
+        Raises:
+            ReceiptRefused: They are not.
+        """
+        owner, own = naming_id(saga_id, labels), Path(receipt.path).name
+        private_dir.check_place(receipt.path, owner)
+        is_named = own == owner or own.startswith(f"{owner}-")
+        is_branch = _PREFIX.fullmatch(receipt.shared) and receipt.branch == receipt.shared + own
+        if not (is_named and is_branch and re.fullmatch("[0-9a-f]{4,64}", receipt.base)):
+            raise ReceiptRefused(
+                f"the worktree {own!r:.200} on the branch {receipt.branch!r:.200}, "
+                f"from {receipt.base!r:.80}, is not one of {owner!r}"
+            )
+        return receipt
 
     def undo(self, receipt: GitWorktreeReceipt, _why: Unwind) -> Outcome:
         """Remove worktree and branch, or keep what would be lost and report where it is."""

@@ -28,6 +28,7 @@ from orchestrator_core.exceptions import (
     UndoFailed,
     UnknownStep,
 )
+from orchestrator_core.saga import verification
 from orchestrator_core.saga.encoding import make_entry
 from orchestrator_core.saga.history import OBSERVER_STATE, fold
 from orchestrator_core.saga.observer import Observer, safe
@@ -346,7 +347,7 @@ class Saga:
 
     def _probe(self, frame: StepState) -> Presence:
         try:
-            return self.step_of(frame).probe(frame.load())
+            return verification.probe(self.step_of(frame), frame, self.history)
         except (UnknownStep, CouldNotAsk, StorageError, OSError):
             return Presence.UNKNOWN
 

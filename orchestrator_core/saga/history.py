@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from orchestrator_core.saga.encoding import Entry, ParsedJournal
 
+_MAX_REFUSED = 20  #: Of the lines that are not believed, so many are reported.
+
 OBSERVER_STATE = "carried"  #: The name of the note with the observers' state.
 
 
@@ -74,6 +76,7 @@ class History:
     finalizer: Outcome | None = None  #: Of a finalizer that was abandoned.
     report: dict[str, Any] | None = None  #: Of the unwinding; None before the saga is closed.
     closed_at: str = ""
+    refused: list[str] = attrs.field(factory=list)  #: Lines that no release writes in their place.
 
     @property
     def observer_state(self) -> dict[str, Any]:
@@ -129,6 +132,14 @@ class History:
         # By name, not by index: a rebuilt journal may lack an entry.
         return {frame.name: frame for frame in self.stack}[data["step"]]
 
+    def _refuse(self, kind: str, data: dict[str, Any]) -> None:
+        """Ignore a line that has a correct checksum, and that this library did not write."""
+        text = (
+            f"a line {kind!r} of step {data['step']!r:.60} after {self.state.value}: not believed"
+        )
+        if len(self.refused) < _MAX_REFUSED:
+            self.refused.append(text)
+
     # --- one method for each kind of entry ------------------------------------------------
 
     def _apply_begin(self, data: dict[str, Any]) -> None:
@@ -137,10 +148,16 @@ class History:
         self.labels = data.get("labels", {})
 
     def _apply_intent(self, data: dict[str, Any]) -> None:
+        if self.state is not State.RUNNING:
+            self._refuse("intent", data)
+            return
         self.stack.append(StepState(data["step"], data["type"], data["version"], data["receipt"]))
 
     def _apply_done(self, data: dict[str, Any]) -> None:
         frame = self._step(data)
+        if self.state is not State.RUNNING:
+            self._refuse("done", data)
+            return
         frame.done = True
         frame.receipt = data.get("receipt", frame.receipt)
 
@@ -162,8 +179,10 @@ class History:
         outcome = msgspec.convert(data["outcome"], Outcome)
         if data["step"] == FINALIZER and self.state is State.STUCK and self.is_undone:
             self.finalizer = outcome
-        else:
+        elif self.state in (State.UNWINDING, State.STUCK):
             self._step(data).outcome = outcome
+        else:
+            self._refuse("undone", data)
 
     def _apply_stuck(self, data: dict[str, Any]) -> None:
         self.transition(State.STUCK)

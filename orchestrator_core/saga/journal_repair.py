@@ -8,6 +8,7 @@ saga.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import JournalDamaged
@@ -17,7 +18,7 @@ from orchestrator_core.saga.planning import begin_entry, intent_entry
 from orchestrator_core.saga.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from orchestrator_core.saga.encoding import Entry
 
@@ -38,7 +39,7 @@ def repair_entries(
     entries = list(entries)
     begins = [entry for entry in entries if entry.kind == "begin"]
     labels = begins[0].data.get("labels", {}) if begins else {}
-    kept = {entry.data["step"]: entry for entry in entries if entry.kind == "intent"}
+    kept = {entry.data["step"]: entry for entry in _before_end(entries) if entry.kind == "intent"}
     derived = derive_receipts(saga_id, labels)
     listed = begins[0].data.get("steps", ()) if begins else kept
     names = _in_order(derived, [name for name in listed if name in derived or name in kept])
@@ -48,6 +49,11 @@ def repair_entries(
         [begin_entry(saga_id, labels, names), *stack],
         [*_missing_unwind(later_entries), *later_entries],
     )
+
+
+def _before_end(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Yield the entries before the commit or the unwinding. No intent follows these."""
+    return itertools.takewhile(lambda entry: entry.kind not in {"commit", "unwind"}, entries)
 
 
 def _in_order(derived: Iterable[str], listed: Iterable[str]) -> list[str]:

@@ -11,6 +11,8 @@ from orchestrator_core.system.json_values import JsonValues
 
 FINALIZER = "epilogue"  #: The step name under which the finalizer is reported and abandoned.
 
+REFUSED_LINES = "journal"  #: The step name under which lines that are not believed are reported.
+
 
 @attrs.frozen
 class StepReport:

@@ -14,7 +14,8 @@ import attrs
 import msgspec
 
 from orchestrator_core.exceptions import UndoFailed
-from orchestrator_core.saga.report import FINALIZER, StepReport
+from orchestrator_core.saga import verification
+from orchestrator_core.saga.report import FINALIZER, REFUSED_LINES, StepReport
 from orchestrator_core.system.clock import ms_since
 
 if TYPE_CHECKING:
@@ -36,8 +37,10 @@ class Unwinding:
 
     @property
     def steps(self) -> tuple[StepReport, ...]:
-        """The reports so far, the last step first."""
-        return tuple(self.reports.values())
+        """The reports so far, the last step first, and one for lines that are not believed."""
+        refused = self.saga.history.refused
+        lines = StepReport(REFUSED_LINES, "left", 0.0, 0, {"kept": "; ".join(refused)})
+        return (*self.reports.values(), *([lines] if refused else ()))
 
     @property
     def undo_errors(self) -> list[UndoFailed]:
@@ -90,7 +93,8 @@ class Unwinding:
             if frame.outcome is not None:  # By an earlier unwinding, which did not finish.
                 self._report(frame.name, frame.outcome)
             else:
-                outcome = self.saga.step_of(frame).undo(frame.load(), self.why)
+                step = self.saga.step_of(frame)
+                outcome = verification.undo(step, frame, self.saga.history, self.why)
                 self._report(frame.name, outcome, attempt, ms_since(start))
                 self.saga.on_undone(outcome, self.reports[frame.name])
             self.errors.pop(frame.name, None)

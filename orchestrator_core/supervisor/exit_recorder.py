@@ -4,6 +4,10 @@ The exit recorder: how the agent started and ended, on disk by rename.
 The state is in two files: ``started`` (the agent's identity) and ``exit`` (how it ended).
 The events FIFO only says when to read them. It may have no reader, and nothing depends on
 one.
+
+Agents fill disks. So the deployer allocates the space of the exit records beforehand: two
+files that this class overwrites, shortens and renames. The last record also goes to the
+unwinder that the supervisor becomes, in its environment.
 """
 
 from __future__ import annotations
@@ -17,12 +21,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
+RESERVES = ("exitreserve", "finalreserve")  #: The deployer's files, beside the exit record.
+RESERVED_BYTES = 4096  #: The size of each. No record is longer.
+ENV_RECORD = "ORCHESTRATOR_EXIT_RECORD"  #: The exit record in the unwinder's environment.
+
+_LONGEST_ERROR = 300  #: Characters of an error that would make a record too long.
+
+
 class ExitRecorder:
     """
     The facts of one agent's life, written as soon as they are known.
 
     Attributes:
         cause: What began the agent's end; "exit" until another cause comes first.
+        is_written: Whether the last exit record is on disk.
     """
 
     def __init__(self, exit_file: str, events: str) -> None:
@@ -44,6 +56,8 @@ class ExitRecorder:
             "cgroup": False,
         }
         self.cause = "exit"
+        self.is_written = False
+        self._reserves = list(RESERVES)
 
     def started(self, pid: int, *, in_cgroup: bool, not_set: Sequence[str] = ()) -> None:
         """Record that the agent runs, its identity, and the attributes that it does not have."""
@@ -80,7 +94,7 @@ class ExitRecorder:
         }
         if "not_set" in self._facts:
             facts["not_set"] = self._facts["not_set"]
-        _replace(self._started_file, facts)
+        _replace(self._started_file, _encode(facts))
         self._send_event(f"started {pid}")
 
     def spawn_failed(self, why: str) -> None:
@@ -105,7 +119,21 @@ class ExitRecorder:
 
     def _write(self, *, tree_empty: bool, forced: bool) -> None:
         self._facts |= {"cause": self.cause, "contained": tree_empty, "forced": forced}
-        _replace(self._exit_file, self._facts)
+        record = self.encoded()
+        directory = self._exit_file.rpartition("/")[0]
+        self.is_written = False
+        while self._reserves and not self.is_written:
+            self.is_written = _overwrite(
+                f"{directory}/{self._reserves.pop(0)}", self._exit_file, record
+            )
+        self.is_written = self.is_written or _replace(self._exit_file, record)
+
+    def encoded(self) -> bytes:
+        """Return the exit record as JSON, short enough for the reserved space."""
+        record = _encode(self._facts)
+        if len(record) > RESERVED_BYTES:
+            record = _encode(self._facts | {"error": str(self._facts["error"])[:_LONGEST_ERROR]})
+        return record
 
     def _send_event(self, line: str) -> None:
         if self._events is None:
@@ -122,19 +150,35 @@ class ExitRecorder:
             self._events = None
 
 
-def _replace(path: str, facts: Mapping[str, object]) -> None:
-    """Write a JSON object to *path* by rename; without effect if its directory was removed."""
-    text = "{" + ", ".join(f'"{key}": {_json(value)}' for key, value in facts.items()) + "}\n"
-    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC
+def _replace(path: str, data: bytes) -> bool:
+    """Write *data* to a new file and rename it to *path*; return whether that was done."""
+    flags = posix.O_CREAT | posix.O_TRUNC
+    return _overwrite(f"{path}.new", path, data, flags)
+
+
+def _overwrite(source: str, path: str, data: bytes, flags: int = 0) -> bool:
+    """
+    Write *data* into the file *source* and rename it to *path*; return whether that was done.
+
+    False: the disk is full, or another process has ended the agent and removed the directory.
+    """
     try:
-        fd = posix.open(f"{path}.new", flags, 0o600)
+        fd = posix.open(source, flags | posix.O_WRONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC, 0o600)
         try:
-            posix.write(fd, text.encode())
+            if posix.pwrite(fd, data, 0) != len(data):
+                return False  # The disk is full.
+            posix.ftruncate(fd, len(data))
         finally:
             posix.close(fd)
-        posix.rename(f"{path}.new", path)
+        posix.rename(source, path)
     except OSError:
-        pass  # Another process has ended the agent and removed the directory.
+        return False
+    return True
+
+
+def _encode(facts: Mapping[str, object]) -> bytes:
+    text = ", ".join(f'"{key}": {_json(value)}' for key, value in facts.items())
+    return f"{{{text}}}\n".encode()
 
 
 def _json(value: object) -> str:

@@ -23,7 +23,7 @@ import select
 import time
 
 from orchestrator_core.supervisor import gate, handoff, run_lock, signals, spawn
-from orchestrator_core.supervisor.exit_recorder import ExitRecorder
+from orchestrator_core.supervisor.exit_recorder import ENV_RECORD, ExitRecorder
 from orchestrator_core.supervisor.log_tail import PaneTail
 from orchestrator_core.supervisor.platform import LONGEST_POLL_S
 from orchestrator_core.supervisor.process_tree import ProcessTree
@@ -55,12 +55,12 @@ def supervise(launch: Launch, journal: int) -> int:
         while loop.phase != DONE:
             loop.wait()
             loop.step()
-        loop.write_exit_record()
+        record = loop.write_exit_record()
         loop.offer_handoff()
     except BaseException:
         loop.kill_all()  # A defect here must not leave an agent without a supervisor.
         raise
-    return _exec_unwinder(launch, journal)
+    return _exec_unwinder(launch, journal, record)
 
 
 class MainLoop:
@@ -119,16 +119,19 @@ class MainLoop:
             self._tree.kill()
         self._check_deadline()
 
-    def write_exit_record(self) -> None:
-        """Write the final exit record, the last action that concerns the agent."""
+    def write_exit_record(self) -> bytes:
+        """Write the final exit record, the last action that concerns the agent; return it."""
         self._tail.copy_new()
         self._recorder.all_exited(tree_empty=self._tree.is_proven_empty(), forced=self._tree.forced)
+        return self._recorder.encoded()
 
     def offer_handoff(self) -> None:
         """Offer the unwinding to a running sweeper, whose SIGTERM accepts it."""
         if gate.is_unwinding(self._journal, self._launch.journal):
             return  # The process that unwinds waits for this one to exit.
-        if not handoff.sweeper_is_running(self._launch.sweeper_lock):
+        # A sweeper knows only the record on disk.
+        is_running = handoff.sweeper_is_running(self._launch.sweeper_lock)
+        if not (is_running and self._recorder.is_written):
             return
         handoff.notify_sweeper(self._launch.journal)
         poll = select.poll()
@@ -200,7 +203,7 @@ class MainLoop:
         return None if left_s is None else min(left_s, LONGEST_POLL_S) * 1000
 
 
-def _exec_unwinder(launch: Launch, journal: int) -> int:
+def _exec_unwinder(launch: Launch, journal: int, record: bytes) -> int:
     """
     Become the unwinder, unless another process has begun to unwind.
 
@@ -214,7 +217,8 @@ def _exec_unwinder(launch: Launch, journal: int) -> int:
     null = posix.open("/dev/null", posix.O_RDWR)
     for fd in (0, 1, 2):
         posix.dup2(null, fd)
+    env = {**launch.unwinder_env, ENV_RECORD: record.decode()}
     try:
-        posix.execve(launch.unwinder_argv[0], launch.unwinder_argv, launch.unwinder_env)
+        posix.execve(launch.unwinder_argv[0], launch.unwinder_argv, env)
     except OSError:
         return 1  # Recovery unwinds the saga.

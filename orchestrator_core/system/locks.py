@@ -179,7 +179,7 @@ class LockFile:
     def fileno(self) -> int:
         """Return the descriptor of the file, and open the file if necessary."""
         if self.fd < 0:
-            self.fd = durable.open_private(self._sibling, os.O_RDWR | os.O_CREAT)
+            self.fd = durable.open_own(self._sibling, os.O_RDWR | os.O_CREAT)
         return self.fd
 
     def release(self) -> None:

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator_core.exceptions import InvalidInput
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -113,3 +115,22 @@ def user_directories() -> Iterator[Path]:
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(runtime):  # noqa: PTH117 - it may be empty
         yield Path(runtime) / "orchestrator-core"
+
+
+def absolute(what: str, path: str | os.PathLike[str], *, expand_user: bool = False) -> Path:
+    """
+    Return a path that a caller gave, made absolute; nothing need exist there.
+
+    *what* names the path in the error. With *expand_user*, ``~`` is the user's home directory.
+
+    Raises:
+        InvalidInput: The working directory is gone, or the home directory is unknown.
+    """
+    try:
+        return (Path(path).expanduser() if expand_user else Path(path)).absolute()
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InvalidInput(
+            f"{what} {os.fspath(path)!r:.200} has no absolute path: {reason}",
+            hint="give an absolute path, or change to a directory that exists",
+        ) from error

@@ -1,10 +1,16 @@
-"""The removal and the listing of a directory with all its content, however deep it is."""
+"""
+The removal and the listing of a directory with all its content, however deep it is.
+
+A hostile program may have put anything into the directory. So no symlink is followed, nor one
+that replaces a directory meanwhile: all calls are relative to the descriptor of a directory.
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
 import stat
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,21 +25,39 @@ def remove_tree(path: StrPath) -> int:
     """
     Remove a directory with all its content, and return the size of its files in bytes.
 
-    No symlink is followed. Directories that their owner made read-only are removed as well.
+    Anything else of that name is removed as well. The removal is durable. The parent of *path*
+    must be a directory and no symlink. No symlink is followed. Directories that their owner
+    made read-only are removed as well.
     Each directory inside is first moved up into *path*. So the depth has no limit: there is no
     recursion, no long path, and two descriptors are enough. After a crash, a second call
     removes the rest.
 
     Raises:
+        FileNotFoundError: There is nothing of that name.
         OSError: Something in the directory cannot be removed, such as another user's file.
     """
-    make_writable(path)
-    top = os.open(path, _FLAGS)
+    directory, name = os.path.split(os.fspath(path).rstrip("/"))
+    parent = os.open(directory or ".", _FLAGS)
+    try:
+        freed = _remove(name, parent)
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+    return freed
+
+
+def _remove(name: str, parent: int) -> int:
+    status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if not stat.S_ISDIR(status.st_mode):
+        os.unlink(name, dir_fd=parent)
+        return status.st_size
+    make_writable(name, dir_fd=parent)
+    top = os.open(name, _FLAGS, dir_fd=parent)
     try:
         freed = _empty(top)
     finally:
         os.close(top)
-    os.rmdir(path)  # noqa: PTH106 - `os` calls are where the tests break in
+    os.rmdir(name, dir_fd=parent)
     return freed
 
 
@@ -64,8 +88,17 @@ def walk(
 def make_writable(directory: StrPath, *, dir_fd: int | None = None) -> None:
     """Let the owner of a directory list, empty and move it. Anything else is left as it is."""
     mode = os.stat(directory, dir_fd=dir_fd, follow_symlinks=False).st_mode
-    if stat.S_ISDIR(mode) and mode & stat.S_IRWXU != stat.S_IRWXU:
-        os.chmod(directory, stat.S_IRWXU, dir_fd=dir_fd)
+    if not stat.S_ISDIR(mode) or mode & stat.S_IRWXU == stat.S_IRWXU:
+        return
+    if sys.platform != "linux":
+        os.chmod(directory, stat.S_IRWXU, dir_fd=dir_fd, follow_symlinks=False)
+        return
+    # Linux changes the mode of a symlink's target. A descriptor has no symlink any more.
+    handle = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=dir_fd)
+    try:
+        os.chmod(f"/proc/self/fd/{handle}", stat.S_IRWXU)
+    finally:
+        os.close(handle)
 
 
 def _empty(top: int) -> int:

@@ -158,6 +158,11 @@ class FakeProcesses:
         start = self._world.now
         termination = _FakeTermination(self._world, lambda: self._covered(selector), grace)
         supervisor = self._find(selector.supervisor) if selector.supervisor is not None else None
+        refused: tuple[str, ...] = ()
+        if supervisor is not None and supervisor.cookie != selector.cookie:
+            name = f"process {supervisor.pid} ({supervisor.name})"
+            refused = (f"{name} is named as the supervisor, without its cookie",)
+            supervisor = None
         survivors = _survivors(termination.run(supervisor))
         record = read_exit_record(selector.exit_file)
         contained = record is not None and record.contained
@@ -169,6 +174,7 @@ class FakeProcesses:
             forced=termination.forced or (record is not None and record.forced),
             survivors=survivors,
             duration_ms=(self._world.now - start) * 1000,
+            refused=refused,
         )
 
     def _identify(self, pid: int) -> Identity | None:
@@ -186,8 +192,8 @@ class FakeProcesses:
 
     def _covered(self, selector: OwnershipSelector) -> list[FakeProcess]:
         processes = list(self._world.processes.values())
-        known = {selector.supervisor, *selector.extra_roots}
-        roots = [p for p in processes if self._identity(p) in known]
+        roots = [p for p in processes if self._identity(p) in selector.extra_roots]
+        roots += [p for p in processes if p.cookie == selector.cookie]
         return [
             p
             for p in processes

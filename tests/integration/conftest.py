@@ -145,6 +145,7 @@ class Stage:
             launch.command(str(self.run / "launch")),
             start_new_session=True,
             cwd="/",
+            env={**os.environ, "ORCHESTRATOR_COOKIE": self.cookie},
             pass_fds=inherited,
             **streams,
         )

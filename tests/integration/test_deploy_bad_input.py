@@ -129,6 +129,10 @@ def _bad_specs(place):
         "a directory as program": {"command": [str(place)]},
         "a directory that is missing": {"cwd": str(place / "missing")},
         "a file as directory": {"cwd": str(plain)},
+        "a directory below a file": {"cwd": str(plain / "x")},
+        "a directory with too long a name": {"cwd": str(place / ("a" * 300))},
+        "a directory in a loop of symlinks": {"cwd": _link(place / "loop", place / "loop")},
+        "a directory with a NUL in it": {"cwd": "a\0b"},
         "a dangling symlink as directory": {"cwd": _link(place / "dangling", place / "missing")},
         "a name with = in the environment": {"env": {"A=B": "c"}},
         "an empty name in the environment": {"env": {"": "c"}},
@@ -152,6 +156,18 @@ def test_an_impossible_spec_is_refused_before_anything_is_taken(scene, orch, tas
             orch.deploy(task, AgentSpec(**{"type": "a", "prompt": "p", "command": ["true"], **how}))
         assert str(raised.value), what
         assert () == raised.value.leaked
+
+
+def test_a_working_directory_that_is_gone_is_refused_before_anything_is_taken(
+    scene, orch, task, monkeypatch
+):
+    gone = scene.place / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with Untouched(scene), pytest.raises(InvalidInput) as raised:
+        orch.deploy(task, scene.spec(cwd=None))
+    assert raised.value.hint
 
 
 @pytest.mark.parametrize("grace_s", [-1.0, float("nan"), float("inf")])
@@ -390,16 +406,62 @@ def test_links_planted_inside_a_root_are_not_followed(name, scene):
 
 
 def test_a_link_planted_where_a_registry_is_written_is_not_followed(scene, orch, task):
-    """The target is not read, written or replaced. The error names the reason."""
+    """The target is not read, written or replaced. The link is quarantined as damage is."""
     elsewhere = scene.place / "elsewhere"
     elsewhere.write_text("mine")
     [registry] = scene.root.glob("TASK-*/AGENT_REGISTRY.json")
     registry.rename(scene.place / "kept")
     registry.symlink_to(elsewhere)
 
-    with pytest.raises(StorageError) as raised:
-        orch.deploy(task, scene.spec())
-    assert "symlink" in raised.value.hint
+    agent = orch.deploy(task, scene.spec())
 
+    assert [agent.id] == [each.id for each in orch.agents()]
     assert "mine" == elsewhere.read_text()
-    assert {} == scene.world.processes()
+    [quarantined] = registry.parent.glob(f"{registry.name}.damaged-*")
+    assert elsewhere == quarantined.readlink()
+
+
+@pytest.mark.needs("root")  # The test mounts a file system.
+@pytest.mark.parametrize("code", [0, 3])
+def test_an_exit_is_recorded_on_a_full_disk(code, scene):
+    """The agent fills the disk and exits. Its end is what the supervisor witnessed."""
+    script = scene.program("full", f"#!/bin/sh\nexport PYTHONPATH={_package()}\n{_FILLED_DISK}")
+    done = subprocess.run(
+        ["unshare", "-m", "sh", script, str(scene.root), sys.executable, str(code)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (0, "") == (done.returncode, done.stderr), done
+    status = "completed" if code == 0 else "failed"
+    assert {"status": status, "code": code, "success": True} == json.loads(done.stdout)
+
+
+_FILLED_DISK = """\
+mkdir -p "$1" && mount -t tmpfs -o size=400k,mode=700 none "$1" || exit 1
+exec "$2" - "$1" "$3" <<'END'
+import json, sys
+from orchestrator_core import AgentSpec, Orchestrator
+
+root, code = sys.argv[1:]
+orch = Orchestrator(root)
+fill = f"cat /dev/zero > {root}/ballast 2>/dev/null; echo full > /dev/null; exit {code}"
+agent = orch.deploy(
+    orch.create_task("tried").id,
+    AgentSpec(type="a", prompt="p", command=["sh", "-c", f"sleep 0.3; {fill}"]),
+    grace_s=0,
+)
+[supervisor] = {orch.history(agent.id).frame("spawn_tmux").load().supervisor.pid}
+import contextlib, os, select
+with contextlib.suppress(ProcessLookupError):
+    select.select([os.pidfd_open(supervisor)], [], [], 30)
+os.unlink(f"{root}/ballast")
+orch.recover(force=True)
+end = orch.wait(agent.id, timeout_s=20)
+print(json.dumps({"status": end.status, "code": end.exit_code, "success": end.success}))
+import subprocess
+subprocess.run(["tmux", "-S", f"{root}/tmux.sock", "kill-server"], check=True)
+END
+"""

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import socket
 import tarfile
 from pathlib import Path
@@ -235,6 +236,29 @@ def test_a_target_that_appears_meanwhile_is_not_replaced(fake_scene, target, mon
         orch.export_task(task, target, remove=True)
     assert ("precious", [task]) == (target.read_text(), [each.id for each in orch.tasks()])
     assert [target.name] == [path.name for path in target.parent.glob("*tar*")]
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+def test_a_killed_export_leaves_nothing_or_what_the_next_one_removes(
+    fake_scene, target, monkeypatch, nameless
+):
+    """Where the file system has files without a name, nothing is left, whatever comes next."""
+    orch, task, _ = past.end_some(fake_scene)
+    before = sorted(target.parent.iterdir())
+    if not nameless:
+        monkeypatch.setattr(exporting, "_unnamed_file", lambda _directory: None)
+    child = os.fork()
+    if child == 0:
+        exporting.read_back = lambda _fd: os.kill(os.getpid(), signal.SIGKILL)
+        with contextlib.suppress(BaseException):
+            orch.export_task(task, target)
+        os._exit(1)
+    assert signal.SIGKILL == os.WTERMSIG(os.waitpid(child, 0)[1])
+
+    if nameless:
+        assert before == sorted(target.parent.iterdir())
+    orch.export_task(task, target)
+    assert sorted([*before, target]) == sorted(target.parent.iterdir())
 
 
 @pytest.mark.parametrize("inside", ["{task}/x.tar", "{task}/output/x.tar", "link/x.tar"])

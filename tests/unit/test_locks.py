@@ -9,12 +9,13 @@ import stat
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import portalocker  # noqa: F401 - so that no wait here begins with importing it
 import psutil
 import pytest
 
-from orchestrator_core.exceptions import LockTimeout, StorageError
+from orchestrator_core.exceptions import LockTimeout
 from orchestrator_core.system import locks
 
 
@@ -278,12 +279,24 @@ def test_a_waiter_locks_the_new_file_after_the_old_one_was_removed(document, mon
     assert got.is_set()
 
 
-def test_a_symlink_with_the_locks_name_is_not_followed(document, tmp_path):
+OBSTACLES = {
+    "symlink": lambda path: path.symlink_to("target"),
+    "directory": Path.mkdir,
+    "fifo": os.mkfifo,
+}
+
+
+@pytest.mark.parametrize("kind", OBSTACLES)
+def test_what_has_the_locks_name_and_is_no_file_is_set_aside(kind, document, tmp_path):
+    """It is not followed, nor removed, and no work waits for a person."""
     (tmp_path / "target").write_text("precious")
-    lock_of(document).symlink_to("target")
-    with pytest.raises(StorageError, match="lock"), locked(document):
-        pass
+    OBSTACLES[kind](lock_of(document))
+    with locked(document):
+        assert lock_of(document).is_file()
+        assert not lock_of(document).is_symlink()
     assert "precious" == (tmp_path / "target").read_text()
+    [aside] = tmp_path.glob("*.set-aside-*")
+    assert not aside.is_file() or aside.is_symlink()
 
 
 def test_a_thread_cannot_lock_two_documents(document, tmp_path):

@@ -16,7 +16,6 @@ from orchestrator_core.exceptions import (
     NotFound,
     RegistryDamaged,
     RegistryTooNew,
-    StorageError,
 )
 from orchestrator_core.model.layout import Layout
 from orchestrator_core.registry import (
@@ -515,16 +514,36 @@ def test_a_directory_in_the_registrys_place_is_quarantined_with_its_content(regi
     assert (quarantined / "precious").exists()
 
 
-def test_a_symlink_in_the_registrys_place_is_neither_followed_nor_moved(registry, tmp_path):
+def test_a_symlink_in_the_registrys_place_is_quarantined_and_not_followed(registry, tmp_path):
     target = tmp_path / "target"
     registry.path.rename(target)
     registry.path.symlink_to(target)
     before = target.read_bytes()
     for ask in (registry.read, lambda: update(registry, lambda document: document.clear())):
-        with pytest.raises(StorageError, match="symbolic"):
+        with pytest.raises(RegistryDamaged):
             ask()
     assert before == target.read_bytes()
-    assert registry.path.is_symlink()
+    [quarantined] = quarantined_copies(registry)
+    assert quarantined.is_symlink()
+
+
+@pytest.mark.parametrize("what", ["lock", "queue.lock", "settle.lock"])
+def test_a_fifo_in_the_place_of_a_registrys_lock_stops_no_update(registry, what):
+    path = registry.path.with_name(f"{registry.path.name}.{what}")
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    update(registry, lambda document: document.update(key="new"))
+    assert "new" == registry.read()["key"]
+
+
+@pytest.mark.parametrize("what", ["next-0", "next-1", "settling"])
+def test_a_directory_in_the_place_of_a_version_stops_no_update(registry, what):
+    path = registry.path.with_name(f".{registry.path.name}.{what}")
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    for number in range(4):
+        update(registry, lambda document, number=number: document.update(key=f"k{number}"))
+    assert "k3" == registry.read()["key"]
 
 
 def test_a_damaged_registry_is_rebuilt_and_lists_its_damaged_files(registry):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -9,8 +10,9 @@ import sys
 
 import pytest
 
-from orchestrator_core import InvalidInput
+from orchestrator_core import InvalidInput, StorageError
 from orchestrator_core.cli import arguments
+from orchestrator_core.saga import Journal
 
 REPORT = """
 import sys
@@ -74,3 +76,43 @@ def test_an_invalid_report_from_inside_requests_no_end(fake_scene):
 
     assert orch.history(agent.id).end_request is None
     assert orch.agent(agent.id).is_active
+
+
+@pytest.mark.parametrize("where", ["inside", "outside"])
+def test_a_report_of_an_end_that_cannot_be_written_requests_no_end(fake_scene, where):
+    """The refused report is not carried out later, and can be repeated."""
+    orch = fake_scene.orchestrator()
+    agent = orch.deploy(orch.create_task("a task").id, fake_scene.spec())
+    is_inside = where == "inside"
+    inside = fake_scene.fake.inside(agent.tmux_session) if is_inside else contextlib.nullcontext()
+    progress = orch.root / agent.task_id / "progress"
+    progress.rename(progress.with_name("away"))
+    progress.touch()
+
+    with inside, pytest.raises(StorageError):
+        orch.report_progress(agent.id, "completed")
+
+    fake_scene.orchestrator(recover=True)
+    assert orch.history(agent.id).end_request is None
+    assert orch.agent(agent.id).is_active
+    progress.unlink()
+    progress.with_name("away").rename(progress)
+    assert "completed" == orch.report_progress(agent.id, "completed").end.status
+
+
+def test_a_report_of_an_end_whose_request_cannot_be_recorded_ends_nothing(fake_scene, monkeypatch):
+    orch = fake_scene.orchestrator()
+    agent = orch.deploy(orch.create_task("a task").id, fake_scene.spec())
+    monkeypatch.setattr(Journal, "append", _refuse)
+
+    with fake_scene.fake.inside(agent.tmux_session), pytest.raises(StorageError, match="full"):
+        orch.report_progress(agent.id, "completed")
+
+    monkeypatch.undo()
+    fake_scene.orchestrator(recover=True)
+    assert orch.history(agent.id).end_request is None
+    assert orch.agent(agent.id).is_active
+
+
+def _refuse(*_, **__):
+    raise StorageError("the disk is full")

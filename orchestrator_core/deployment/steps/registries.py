@@ -32,9 +32,10 @@ from orchestrator_core.registry.operations import (
     remove_live,
 )
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
+from orchestrator_core.saga.verification import naming_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Mapping
 
     from orchestrator_core.registry import Document, Registry
     from orchestrator_core.saga import Context
@@ -60,6 +61,10 @@ class RegisterTask(DeploymentStep):
     def plan(self, ctx: Context) -> TaskReceipt:
         """Take the record from the context."""
         return TaskReceipt(*task_and_agent(ctx), record=ctx.values["record"])
+
+    def verify(self, receipt: TaskReceipt, saga_id: str, labels: Mapping[str, Any]) -> TaskReceipt:
+        """Return the agent that the saga's id names."""
+        return TaskReceipt(*self.owner(saga_id, labels), record=receipt.record)
 
     def do(self, receipt: TaskReceipt) -> TaskReceipt:
         """Write the record, or refuse it by the limits."""
@@ -112,6 +117,12 @@ class RegisterGlobal(DeploymentStep):
     def plan(self, ctx: Context) -> GlobalReceipt:
         """Take the entry from the context."""
         return GlobalReceipt(agent_id=ctx.saga_id, entry=ctx.values["entry"])
+
+    def verify(
+        self, receipt: GlobalReceipt, saga_id: str, labels: Mapping[str, Any]
+    ) -> GlobalReceipt:
+        """Return the agent that the saga's id names."""
+        return GlobalReceipt(agent_id=naming_id(saga_id, labels), entry=receipt.entry)
 
     def do(self, receipt: GlobalReceipt) -> GlobalReceipt:
         """Write the record, or refuse it by the limits."""
@@ -170,6 +181,12 @@ class OwnChildren(DeploymentStep):
     def plan(self, ctx: Context) -> ChildrenReceipt:
         """Name the agent."""
         return ChildrenReceipt(*task_and_agent(ctx))
+
+    def verify(
+        self, _receipt: ChildrenReceipt, saga_id: str, labels: Mapping[str, Any]
+    ) -> ChildrenReceipt:
+        """Return the agent that the saga's id names."""
+        return ChildrenReceipt(*self.owner(saga_id, labels))
 
     def do(self, receipt: ChildrenReceipt) -> ChildrenReceipt:
         """Do nothing: children come later."""

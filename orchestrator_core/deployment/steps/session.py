@@ -17,15 +17,19 @@ from orchestrator_core.deployment.steps.base import DeploymentStep, presence, ta
 from orchestrator_core.exceptions import Survivors
 from orchestrator_core.model import ids
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
+from orchestrator_core.saga.verification import naming_id
 from orchestrator_core.supervisor import launch as launch_file
-from orchestrator_core.system import durable, move
+from orchestrator_core.system import durable, move, obstacles
 from orchestrator_core.system.interpreter import find_python
 from orchestrator_core.system.os_errors import storage_errors
+from orchestrator_core.system.processes.exit_record import reserve_exit_records
 from orchestrator_core.system.processes.protocol import Identity, OwnershipSelector
 from orchestrator_core.system.tree import remove_tree
 from orchestrator_core.system.unicode_text import replace_surrogates
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from orchestrator_core.saga import Context
     from orchestrator_core.system.processes.protocol import TerminationResult
 
@@ -46,6 +50,13 @@ class WritePrompt(DeploymentStep):
         """Derive the path."""
         return PromptReceipt(str(self.context.layout.prompt(*task_and_agent(ctx))))
 
+    def verify(
+        self, receipt: PromptReceipt, saga_id: str, labels: Mapping[str, Any]
+    ) -> PromptReceipt:
+        """Return the path that the agent's id leads to."""
+        owner = self.owner(saga_id, labels)
+        return PromptReceipt(self.own_path(receipt.path, self.context.layout.prompt, owner))
+
     def do(self, receipt: PromptReceipt) -> PromptReceipt:
         """Write the file."""
         durable.create(receipt.path, self.inputs.spec.prompt.encode(), durable=False)
@@ -53,6 +64,9 @@ class WritePrompt(DeploymentStep):
 
     def undo(self, receipt: PromptReceipt, _why: Unwind) -> Outcome:
         """Delete the file."""
+        aside = obstacles.clear_file(receipt.path)
+        if aside is not None:
+            return Outcome.undone(kept=f"no regular file, so set aside: {aside}")
         if not durable.exists(receipt.path):
             return Outcome.absent()
         return Outcome.undone(bytes_freed=durable.remove(receipt.path))
@@ -91,6 +105,12 @@ class LogReceipt:
         """The files that an end moves to the archive."""
         return self.log, self.deploy_log, self.progress, self.findings
 
+    def clear_directories(self) -> list[str]:
+        """Set aside what is in the place of a directory; return the new paths."""
+        files = (*self.archived_files, self.run)
+        directories = dict.fromkeys((*map(durable.parent_of, files), self.archive))
+        return [aside for each in directories if (aside := obstacles.clear_directory(each))]
+
 
 class OpenLog(DeploymentStep):
     """
@@ -114,8 +134,21 @@ class OpenLog(DeploymentStep):
             archive=str(layout.archive(own[0])),
         )
 
+    def verify(self, receipt: LogReceipt, saga_id: str, labels: Mapping[str, Any]) -> LogReceipt:
+        """Return the paths that the agent's id leads to."""
+        layout, owner = self.context.layout, self.owner(saga_id, labels)
+        return LogReceipt(
+            log=self.own_path(receipt.log, layout.log, owner),
+            deploy_log=self.own_path(receipt.deploy_log, layout.deploy_log, owner),
+            progress=self.own_path(receipt.progress, layout.progress, owner),
+            findings=self.own_path(receipt.findings, layout.findings, owner),
+            run=str(layout.run_dir(*owner)),
+            archive=str(layout.archive(owner.task_id)),
+        )
+
     def do(self, receipt: LogReceipt) -> LogReceipt:
         """Create the files."""
+        receipt.clear_directories()
         for name in (receipt.log, receipt.progress, receipt.findings, receipt.run):
             durable.make_directory(durable.parent_of(name))
         durable.make_directory(receipt.archive)
@@ -127,14 +160,22 @@ class OpenLog(DeploymentStep):
         with storage_errors("make", receipt.run):
             os.mkdir(receipt.run, 0o700)
             os.mkfifo(receipt.events, 0o600)
+            reserve_exit_records(receipt.run)
             durable.create(receipt.launch_file, launch_file.encode(launch), durable=False)
         return receipt
 
     def undo(self, receipt: LogReceipt, why: Unwind) -> Outcome:
-        """Archive the log and the reports; or delete all of it, if *why* says so."""
+        """
+        Archive the log and the reports; or delete all of it, if *why* says so.
+
+        What an agent has put in the place of its files or their directories is set aside.
+        """
+        aside = receipt.clear_directories()
+        aside += filter(None, map(obstacles.clear_file, receipt.archived_files))
+        kept = {"kept": f"set aside: {', '.join(aside)}"} if aside else {}
         there = [path for path in receipt.archived_files if durable.exists(path)]
         if not there and not durable.exists(receipt.run):
-            return Outcome.absent()
+            return Outcome.absent(**kept)
         archived: list[str] = []
         freed = 0
         if why.removes_everything or not why.detail.get("keep_logs", True):
@@ -147,7 +188,7 @@ class OpenLog(DeploymentStep):
                 [(path, f"{receipt.archive}/{os.path.basename(path)}") for path in there]
             )
         freed += _remove_run_directory(receipt.run)
-        return Outcome.undone(archived=archived, bytes_freed=freed)
+        return Outcome.undone(archived=archived, bytes_freed=freed, **kept)
 
     def probe(self, receipt: LogReceipt) -> Presence:
         """Return whether the log exists."""
@@ -204,6 +245,29 @@ class SpawnTmux(DeploymentStep):
             cgroup=self.context.processes.cgroup_path(cgroup),
         )
 
+    def verify(
+        self, receipt: SessionReceipt, saga_id: str, labels: Mapping[str, Any]
+    ) -> SessionReceipt:
+        """
+        Return the names that the agent's id leads to.
+
+        The supervisor stays as recorded: the process itself proves that it is the agent's, by
+        the cookie in its environment.
+        """
+        agent_id, root_id = naming_id(saga_id, labels), self.context.root_id
+        exit_file, cgroup = receipt.exit_file, receipt.cgroup
+        if exit_file is not None:
+            exit_file = f"{self.context.layout.run_dir(*self.owner(saga_id, labels))}/exit"
+        if cgroup is not None and os.path.basename(cgroup) != ids.cgroup_name(root_id, agent_id):
+            cgroup = None
+        return SessionReceipt(
+            session=ids.session_name(agent_id),
+            cookie=ids.process_cookie(root_id, agent_id),
+            exit_file=exit_file,
+            cgroup=cgroup,
+            supervisor=receipt.supervisor,
+        )
+
     def do(self, receipt: SessionReceipt) -> SessionReceipt:
         """Start the session in one call, under a name that no other saga uses."""
         if receipt.cgroup is not None:
@@ -232,6 +296,8 @@ class SpawnTmux(DeploymentStep):
             found is Presence.OURS or ending.signalled > 0 or selector.supervisor is not None
         )
         facts = {"session": found.value, **_facts(ending)}
+        if ending.refused:
+            facts["kept"] = "; ".join(ending.refused)
         return Outcome.undone(**facts) if was_there else Outcome.absent(**facts)
 
     def _selector(self, receipt: SessionReceipt) -> OwnershipSelector:

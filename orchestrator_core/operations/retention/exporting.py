@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -26,7 +27,7 @@ from orchestrator_core.operations.retention.remove_task import (
     journals_of,
     remove_task,
 )
-from orchestrator_core.operations.retention.safe_dir import FileState
+from orchestrator_core.operations.retention.safe_dir import DIRECTORY, FileState
 from orchestrator_core.operations.retention.tarball import read_back, stamp_tree, write_tarball
 from orchestrator_core.system import durable, locks
 from orchestrator_core.system.clock import ms_since
@@ -98,9 +99,9 @@ def _check_target(target: str | os.PathLike[str], task: Path) -> Path:
     given = Path(target)
     if given.name in ("", ".."):
         raise InvalidInput(f"{os.fspath(target)!r} names no file")
-    if not given.parent.is_dir():
-        raise StorageError(f"there is no directory {given.parent}", hint="create it first")
     with storage_errors("use", given.parent):
+        if not given.parent.is_dir():
+            raise StorageError(f"there is no directory {given.parent}", hint="create it first")
         path = given.parent.resolve(strict=True) / given.name
     if path.is_relative_to(task.resolve()):
         raise InvalidInput(f"{path} is inside the task", hint="choose a path outside of it")
@@ -120,25 +121,55 @@ def _new_file(path: Path) -> Iterator[int]:
     """
     Open a file that gets the name *path*, durably, when the block ends; none if the block raises.
 
-    The file is locked meanwhile, which distinguishes it from a killed export's.
+    Until then the file has no name, so a killed export leaves nothing. Where the file system
+    has no such files, it has a temporary name and is locked, which distinguishes it from a
+    killed export's: the next export to the same path removes that.
     """
-    temporary = f"{path.parent}/.{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
-    with storage_errors("create", temporary):
-        fd = durable.open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-    try:
+    with contextlib.ExitStack() as stack:
+        fd, name = _unnamed_file(path.parent), ""
+        if fd is None:
+            name = f"{path.parent}/.{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+            with storage_errors("create", name):
+                fd = durable.open_private(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            stack.callback(_unlink_quietly, name)
+        stack.callback(os.close, fd)
         locks.try_lock(fd)
         with storage_errors("write", path):
             os.fchmod(fd, 0o600)
         yield fd
-        with storage_errors("name", path, allow=(FileExistsError,)):
-            os.link(temporary, path)
+        try:
+            with storage_errors("name", path, allow=(FileExistsError,)):
+                _link(fd, name, path)
+        except FileExistsError:
+            raise _already_exists(path) from None
         durable.fsync_directory(path.parent)
-    except FileExistsError:
-        raise _already_exists(path) from None
+
+
+def _unnamed_file(directory: Path) -> int | None:
+    """Open a new file that has no name; None if the system has no such files there."""
+    if sys.platform != "linux" or not os.path.isdir("/proc/self/fd"):  # noqa: PTH112 - one call
+        return None
+    try:
+        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None
+
+
+def _link(fd: int, name: str, path: Path) -> None:
+    if name:
+        os.link(name, path)
+        return
+    directory = os.open(path.parent, DIRECTORY)
+    try:
+        # With a directory, the call is linkat(2), which follows the link in /proc to the file.
+        os.link(f"/proc/self/fd/{fd}", path.name, src_dir_fd=directory, dst_dir_fd=directory)
     finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)  # noqa: PTH108 - `os` calls are where the tests break in
-        os.close(fd)
+        os.close(directory)
+
+
+def _unlink_quietly(name: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(name)  # noqa: PTH108 - `os` calls are where the tests break in
 
 
 def _remove_stale_temps(path: Path) -> None:

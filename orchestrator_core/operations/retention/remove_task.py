@@ -117,7 +117,6 @@ def _finish(context: RootContext, sagas: Sagas, task_id: str, gone: Path) -> lis
         result = compact_journals(context, sagas, journals_of(sagas, task_id))
         with storage_errors("remove", gone):
             remove_tree(gone)
-        durable.fsync_directory(gone.parent)
     except OrchestratorError as error:
         return [f"{gone.name}: {error}"]
     return [f"journal {name}: {why}" for name, why in result.failed.items()]

@@ -1,4 +1,4 @@
-"""Readers of the files that a supervisor writes into its agent's run directory."""
+"""The files that a supervisor writes into its agent's run directory: readers, and their space."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import attrs
 import msgspec
 
 from orchestrator_core.exceptions import CouldNotAsk, StorageError
+from orchestrator_core.supervisor.exit_recorder import RESERVED_BYTES, RESERVES
 from orchestrator_core.system import durable
 from orchestrator_core.system.processes.protocol import ExitRecord, Identity
 
@@ -42,6 +43,25 @@ class StartRecord:
         if self.started is None:
             return None
         return Identity(self.boot_id, self.pid, self.started, self.pid_ns, self.time_ns)
+
+
+def reserve_exit_records(run_dir: str) -> None:
+    """
+    Allocate the space of the supervisor's exit records, which it overwrites in place.
+
+    Raises:
+        StorageError: There is no space.
+    """
+    for name in RESERVES:
+        durable.create(f"{run_dir}/{name}", bytes(RESERVED_BYTES), durable=False)
+
+
+def decode_exit_record(data: str | None) -> ExitRecord | None:
+    """Return the exit record that a supervisor passed on; None if it passed none, or no record."""
+    try:
+        return None if data is None else msgspec.json.decode(data, type=ExitRecord)
+    except msgspec.DecodeError:
+        return None
 
 
 def read_exit_record(path: str | Path | None) -> ExitRecord | None:

@@ -2,9 +2,11 @@
 The processes that belong to an agent.
 
 The evidence is the union of three relations: the agent's cookie in the environment, descent
-from the supervisor or the agent, and the POSIX session of a process with such evidence. The
-text of a command line is no evidence. For an agent without cookie and supervisor, the caller
-names processes found by other evidence as the selector's *extra_roots*.
+from a process with the cookie, and the POSIX session of a process with such evidence. The
+text of a command line is no evidence, nor is the name of a process in a file: the supervisor
+and the agent's main process, which files name, must have the cookie, too. For an agent
+without cookie and supervisor, the caller names processes found by other evidence as the
+selector's *extra_roots*.
 
 Some processes are protected whatever the evidence: the calling process and its ancestors,
 init, and a tmux server that serves other sessions, or its new forks.
@@ -33,8 +35,9 @@ _RESERVED_PIDS = {0, 1, 2}  #: The kernel's processes and init.
 
 def owned_rows(selector: OwnershipSelector) -> list[Row]:
     """Return the living processes that *selector* covers and that may be ended, newest first."""
-    roots = _root_identities(selector)
+    named = _root_identities(selector)
     snapshot = _ProcessSnapshot(table.snapshot())
+    roots = {root for root in named if snapshot.is_proved(root, selector)}
     known_sessions = {root.pid for root in roots}
     found = {row.pid for row in snapshot.rows if row.cookie == selector.cookie}
     found |= {root.pid for root in roots if snapshot.contains(root)}
@@ -61,8 +64,11 @@ def includes_self(selector: OwnershipSelector) -> bool:
         return True
     if selector.cgroup is not None and cgroups.includes_self(selector.cgroup):
         return True
-    roots = _root_identities(selector)
-    return any(row.cookie == selector.cookie or row.identity in roots for row in _own_ancestors())
+    _root_identities(selector)  # Raises if this process cannot see them.
+    return any(
+        row.cookie == selector.cookie or row.identity in selector.extra_roots
+        for row in _own_ancestors()
+    )
 
 
 def is_supervisor(selector: OwnershipSelector) -> bool:
@@ -130,6 +136,17 @@ class _ProcessSnapshot:
         """Return whether the process with *identity* is alive."""
         row = self._by_pid.get(identity.pid)
         return row is not None and row.identity == identity
+
+    def is_proved(self, root: Identity, selector: OwnershipSelector) -> bool:
+        """
+        Return whether a root is the agent's by more than the files that name it.
+
+        Files below the root directory prove nothing: the agent may have written them.
+        """
+        row = self._by_pid.get(root.pid)
+        if row is None or row.identity != root or root in selector.extra_roots:
+            return True  # It is dead, or proved by the caller.
+        return row.cookie == selector.cookie or table.bears_cookie(root, selector.cookie)
 
     def expand(self, found: set[int], known_sessions: set[int]) -> set[int]:
         """Return the children of *found*, and the members of the sessions that are theirs."""

@@ -36,7 +36,7 @@ class OwnershipSelector:
     """The evidence that selects an agent's processes among all others."""
 
     cookie: str  #: The value of ORCHESTRATOR_COOKIE in their environment.
-    supervisor: Identity | None = None  #: The pane's own process, if it is known.
+    supervisor: Identity | None = None  #: The pane's own process, if it is known. Has the cookie.
     cgroup: str | None = None  #: The directory of the agent's own cgroup, if it has one.
     exit_file: str | None = None  #: The file of the supervisor's exit record.
     extra_roots: tuple[Identity, ...] = ()  #: The agent's by other evidence, as of now.
@@ -124,6 +124,7 @@ class TerminationResult:
     forced: bool = False  #: Whether SIGKILL was needed.
     survivors: tuple[Survivor, ...] = ()
     duration_ms: float = 0.0
+    refused: tuple[str, ...] = ()  #: Processes of the selector without a proof, left alone.
 
 
 @attrs.frozen
@@ -263,6 +264,9 @@ class Processes(Protocol):
     def terminate_all(self, selector: OwnershipSelector, grace: GracePeriods) -> TerminationResult:
         """
         Terminate all processes that *selector* covers, and prove that none is left.
+
+        A supervisor without the agent's cookie in its environment is left alone, and named in
+        ``refused``: a program that can write to a journal can name any process there.
 
         They get SIGTERM first, then SIGKILL. The calling process is spared if it is the
         supervisor that became the unwinder. Idempotent; takes at most ``term_s + kill_s`` and

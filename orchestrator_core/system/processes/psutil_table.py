@@ -101,6 +101,14 @@ def texts() -> Iterator[tuple[int, int, str, bytes]]:
             continue  # As above.
 
 
+def variable(pid: int, name: str) -> str | None:
+    """Return a variable of a process's environment; None without it, or if the system hides it."""
+    try:
+        return _cookie(psutil.Process(pid), name)
+    except (psutil.Error, ValueError):
+        return None
+
+
 def open_files() -> Iterator[tuple[int, int, str, str]]:
     """Return the open files of all processes: pid, start time, name, path."""
     for process in psutil.process_iter():

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from orchestrator_core.system.processes.protocol import Identity
 
 COOKIE_NAME = "ORCHESTRATOR_COOKIE"
+UNWINDER_NAME = (
+    "ORCHESTRATOR_UNWINDER_OF"  #: The cookie of an unwinder, which is no agent's process.
+)
 _EXEC_TIMEOUT_S = 0.2  #: For the end of an exec, which takes about a millisecond.
 
 
@@ -95,6 +98,27 @@ def get(pid: int) -> Row | None:
     return next((found for found in psutil_rows() if found.pid == pid), None)
 
 
+def bears_cookie(process: Identity, cookie: str) -> bool:
+    """
+    Return whether a living process bears an agent's cookie, as its own or as its unwinder.
+
+    False also if the system hides the environment of the process: a receipt that names the
+    process is then no proof.
+    """
+    if sys.platform != "linux":
+        from orchestrator_core.system.processes import psutil_table  # noqa: PLC0415 - see psutil_rows
+
+        names = (COOKIE_NAME, UNWINDER_NAME)
+        borne = [psutil_table.variable(process.pid, name) for name in names]
+        return cookie in borne and psutil_table.start_time(process.pid) == process.started
+    stat = procfs.stat(process.pid)
+    if stat is not None and not procfs.environ(process.pid):
+        stat = _wait_for_exec(stat)
+    environ = procfs.environ(process.pid)
+    borne = [_variable(environ, name) for name in (COOKIE_NAME, UNWINDER_NAME)]
+    return cookie in borne and stat is not None and stat.started == process.started
+
+
 def proc_rows() -> Iterator[Row]:
     """Return the rows of ``/proc``."""
     mid_exec = []
@@ -141,7 +165,11 @@ def _row(stat: procfs.Stat, environ: bytes) -> Row:
 
 
 def _parse_cookie(environ: bytes) -> str | None:
-    _, found, rest = (b"\0" + environ).partition(f"\0{COOKIE_NAME}=".encode())
+    return _variable(environ, COOKIE_NAME)
+
+
+def _variable(environ: bytes, name: str) -> str | None:
+    _, found, rest = (b"\0" + environ).partition(f"\0{name}=".encode())
     return os.fsdecode(rest.partition(b"\0")[0]) if found else None
 
 

@@ -65,6 +65,7 @@ def terminate_all(
         forced=termination.forced or (record is not None and record.forced),
         survivors=survivors,
         duration_ms=ms_since(start),
+        refused=tuple(termination.refused),
     )
 
 
@@ -78,6 +79,7 @@ class _Termination:
         path = selector.cgroup
         self.cgroup = Cgroup(path) if path is not None and cgroups.is_managed(path) else None
         self.signalled: set[Identity] = set()
+        self.refused: list[str] = []  #: Processes of the selector without a proof.
         self.forced = False
 
     def run(self) -> list[Row]:
@@ -107,6 +109,11 @@ class _Termination:
             return  # It is dead: ownership.includes_self has raised otherwise.
         with open_handle(supervisor) as handle:
             if handle is None:
+                return
+            if not table.bears_cookie(supervisor, self._selector.cookie):
+                row = table.get(supervisor.pid)
+                name = f"process {supervisor.pid} ({row.comm if row else '?'})"
+                self.refused.append(f"{name} is named as the supervisor, without its cookie")
                 return
             self.signalled.add(supervisor)
             handle.signal(signal.SIGTERM)
