@@ -10,6 +10,7 @@ from orchestrator_core.model import environment, ids
 from orchestrator_core.model.status import Status
 from orchestrator_core.supervisor import process_attributes
 from orchestrator_core.supervisor.launch import Launch
+from orchestrator_core.system import paths
 from orchestrator_core.system.clock import timestamp
 from orchestrator_core.system.interpreter import find_python
 from orchestrator_core.system.processes.table import UNWINDER_NAME
@@ -122,6 +123,7 @@ def build_launch(context: RootContext, inputs: DeploymentInputs) -> Launch:
         sweeper_lock=str(layout.sweeper_lock),
         unwinder_argv=unwinder_argv(layout.root, agent_id),
         unwinder_env=unwinder_env() | {UNWINDER_NAME: variables[environment.ENV_COOKIE]},
+        rescue_dirs=[str(directory) for directory in paths.user_directories()],
     )
 
 

@@ -21,7 +21,7 @@ from orchestrator_core.model.status import Status, is_active
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.system import durable
 from orchestrator_core.system.clock import timestamp
-from orchestrator_core.system.unicode_text import replace_surrogates
+from orchestrator_core.system.surrogates import replace_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,7 +23,7 @@ from orchestrator_core.system import durable, locks
 from orchestrator_core.system.clock import timestamp
 from orchestrator_core.system.names import check_id
 from orchestrator_core.system.os_errors import storage_errors
-from orchestrator_core.system.unicode_text import replace_surrogates
+from orchestrator_core.system.surrogates import replace_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,7 +16,7 @@ import attrs
 import msgspec
 
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.system.unicode_text import replace_surrogates
+from orchestrator_core.system.surrogates import replace_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import attrs
 
 from orchestrator_core.system.deprecation import renamed_attributes
-from orchestrator_core.system.unicode_text import replace_surrogates
+from orchestrator_core.system.surrogates import replace_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -117,6 +117,10 @@ class ExitRecorder:
         self._write(tree_empty=tree_empty, forced=forced)
         self._send_event("exited")
 
+    def save(self, path: str, more: Mapping[str, object]) -> bool:
+        """Write the exit record and *more* facts to another place; return whether that worked."""
+        return _replace(path, _encode({**self._facts, **more}))
+
     def _write(self, *, tree_empty: bool, forced: bool) -> None:
         self._facts |= {"cause": self.cause, "contained": tree_empty, "forced": forced}
         record = self.encoded()

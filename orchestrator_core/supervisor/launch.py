@@ -38,6 +38,7 @@ class Launch:
         sweeper_lock: The file that a running sweeper has locked.
         unwinder_argv: The command of the unwinder that the supervisor becomes.
         unwinder_env: The unwinder's whole environment.
+        rescue_dirs: Private directories of the user, for what is known when the root is removed.
     """
 
     def __init__(  # noqa: PLR0913 - each is an entry of the file
@@ -60,6 +61,7 @@ class Launch:
         sweeper_lock: str | None = None,
         unwinder_argv: Sequence[str] = (),
         unwinder_env: Mapping[str, str] | None = None,
+        rescue_dirs: Sequence[str] = (),
     ) -> None:
         self.journal, self.log = journal, log
         self.exit_file, self.events = exit_file, events
@@ -70,6 +72,7 @@ class Launch:
         self.linger_s, self.deadline_s = linger_s, deadline_s
         self.sweeper_lock = sweeper_lock
         self.unwinder_argv, self.unwinder_env = list(unwinder_argv), dict(unwinder_env or {})
+        self.rescue_dirs = list(rescue_dirs)
 
 
 def read(path: str) -> Launch:

@@ -21,13 +21,17 @@ class PaneTail:
     """
     A tail of *log* on standard output; without effect if that is not a terminal.
 
+    It polls as readable, too, when a name of *watched* is removed: see ``FileGrowthWatch``.
+
     Attributes:
         has_terminal: Whether there is a terminal to write to.
+        log: The log's descriptor, once it is open.
     """
 
-    def __init__(self, log: str) -> None:
+    def __init__(self, log: str, watched: tuple[str, ...] = ()) -> None:
         self._path = log
-        self._log: int | None = None
+        self._watched = watched
+        self.log: int | None = None
         self._growth: FileGrowthWatch | None = None
         self._position = 0
         self._pending = b""
@@ -39,8 +43,8 @@ class PaneTail:
             return
         posix.set_blocking(_TERMINAL, False)
         try:
-            self._log = posix.open(self._path, posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC)
-            self._growth = FileGrowthWatch(self._path, self._log)
+            self.log = posix.open(self._path, posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC)
+            self._growth = FileGrowthWatch(self._path, self.log, self._watched)
         except OSError:
             pass  # The log is complete without the pane.
         self.copy_new()
@@ -56,13 +60,13 @@ class PaneTail:
 
     def copy_new(self) -> None:
         """Copy new output to the terminal, as much as it accepts without blocking."""
-        if self._log is None or not self.has_terminal:
+        if self.log is None or not self.has_terminal:
             return
         if self._growth is not None:
             self._growth.drain()
-        size = posix.fstat(self._log).st_size  # Output after this call is a new event.
+        size = posix.fstat(self.log).st_size  # Output after this call is a new event.
         try:
-            while self._pending or self._read_new(self._log, size):
+            while self._pending or self._read_new(self.log, size):
                 written = posix.write(_TERMINAL, self._pending)
                 self._pending = self._pending[written:]
         except BlockingIOError:

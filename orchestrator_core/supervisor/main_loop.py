@@ -3,7 +3,7 @@ The supervisor's main loop, from the commit to the exec of the unwinder.
 
 ::
 
-    RUNNING ---- agent exits, SIGTERM, deadline, terminal gone ----> TERMINATING
+    RUNNING -- agent exits, SIGTERM, deadline, terminal or root gone -> TERMINATING
        |                                                              |       |
        +-- SIGUSR1 --> END_REQUESTED -- agent exits, or linger_s -----+    term_s
                                                                       |       |
@@ -22,7 +22,8 @@ import posix
 import select
 import time
 
-from orchestrator_core.supervisor import gate, handoff, run_lock, signals, spawn
+from orchestrator_core.supervisor import gate, handoff, removed_root, run_lock, signals, spawn
+from orchestrator_core.supervisor.cgroup import Cgroup
 from orchestrator_core.supervisor.exit_recorder import ENV_RECORD, ExitRecorder
 from orchestrator_core.supervisor.log_tail import PaneTail
 from orchestrator_core.supervisor.platform import LONGEST_POLL_S
@@ -56,6 +57,8 @@ def supervise(launch: Launch, journal: int) -> int:
             loop.wait()
             loop.step()
         record = loop.write_exit_record()
+        if loop.root_is_removed():
+            return loop.save_what_is_known()
         loop.offer_handoff()
     except BaseException:
         loop.kill_all()  # A defect here must not leave an agent without a supervisor.
@@ -73,7 +76,10 @@ class MainLoop:
         self._deadline: float | None = None
         self._signals = signals.SignalQueue()
         self._tree = ProcessTree()
-        self._tail = PaneTail(launch.log)
+        self._run_dir = launch.exit_file.rpartition("/")[0]
+        # Not the run directory itself: its FIFO is open here, so its removal is no event.
+        run_dirs = self._run_dir.rpartition("/")[0]
+        self._tail = PaneTail(launch.log, (launch.journal, run_dirs))
         self._recorder = ExitRecorder(launch.exit_file, launch.events)
         self._began = time.monotonic()
 
@@ -111,6 +117,8 @@ class MainLoop:
         if self._tail.hung_up():
             self._tail.detach()
             received.add(signals.HUP)
+        if self.phase in _BEFORE_SHUTDOWN and self.root_is_removed():
+            self._begin_shutdown("root-removed")
         if self.phase != RUNNING and self._tree.is_empty():
             self.phase = DONE
         elif self.phase in _BEFORE_SHUTDOWN:
@@ -124,6 +132,17 @@ class MainLoop:
         self._tail.copy_new()
         self._recorder.all_exited(tree_empty=self._tree.is_proven_empty(), forced=self._tree.forced)
         return self._recorder.encoded()
+
+    def root_is_removed(self) -> bool:
+        """Return whether the root was removed, and all records of the agent with it."""
+        return removed_root.is_removed(self._journal, self._run_dir)
+
+    def save_what_is_known(self) -> int:
+        """Save the agent's end outside the removed root, and remove its empty cgroup."""
+        removed_root.save(self._launch, self._recorder, self._tail.log)
+        if self._launch.cgroup is not None:
+            Cgroup(self._launch.cgroup).remove()
+        return 0
 
     def offer_handoff(self) -> None:
         """Offer the unwinding to a running sweeper, whose SIGTERM accepts it."""

@@ -15,6 +15,8 @@ import sys
 LONGEST_POLL_S = 2_000_000.0
 _PR_SET_CHILD_SUBREAPER = 36
 _IN_MODIFY = 0x2
+_IN_ATTRIB = 0x4  #: The number of its names has changed, among other things.
+_IN_DELETE = 0x200
 
 
 def become_subreaper() -> bool:
@@ -71,14 +73,17 @@ if sys.platform == "linux":
 
     class FileGrowthWatch:
         """
-        A descriptor that becomes readable when a file grows.
+        A descriptor that becomes readable when a file grows, or a name of *watched* is removed.
+
+        A watched file polls when it is unlinked, a watched directory when an entry of it is.
 
         Raises:
-            OSError: The system's limit of watches is reached.
+            OSError: The system's limit of watches is reached, or a path does not exist.
         """
 
-        def __init__(self, path: str, _fd: int) -> None:
-            self.fd, _ = inotify({path: _IN_MODIFY})
+        def __init__(self, path: str, _fd: int, watched: tuple[str, ...]) -> None:
+            removal = dict.fromkeys(watched, _IN_ATTRIB | _IN_DELETE)
+            self.fd, _ = inotify({path: _IN_MODIFY, **removal})
 
         def drain(self) -> None:
             """Discard the events so far; later ones make *fd* readable again."""
@@ -90,19 +95,22 @@ if sys.platform == "linux":
 else:
 
     class FileGrowthWatch:
-        """A descriptor that becomes readable when a file grows."""
+        """A descriptor readable when a file grows, or when a name of *watched* is removed."""
 
-        def __init__(self, _path: str, fd: int) -> None:
+        def __init__(self, _path: str, fd: int, watched: tuple[str, ...]) -> None:
             self._queue = select.kqueue()
             self.fd = self._queue.fileno()
-            change = select.kevent(
-                fd,
-                filter=select.KQ_FILTER_VNODE,
-                flags=select.KQ_EV_ADD | select.KQ_EV_CLEAR,
-                fflags=select.KQ_NOTE_WRITE | select.KQ_NOTE_EXTEND,
-            )
-            self._queue.control([change], 0)
+            growth = select.KQ_NOTE_WRITE | select.KQ_NOTE_EXTEND
+            removal = select.KQ_NOTE_DELETE | select.KQ_NOTE_WRITE
+            flags = posix.O_RDONLY | posix.O_CLOEXEC
+            self._watched = [posix.open(each, flags) for each in watched]
+            changes = [(fd, growth), *((each, removal) for each in self._watched)]
+            self._queue.control([_vnode_event(*change) for change in changes], 0)
 
         def drain(self) -> None:
             """Discard the events so far; later ones make *fd* readable again."""
             self._queue.control(None, 8, 0)
+
+    def _vnode_event(fd: int, events: int) -> select.kevent:
+        flags = select.KQ_EV_ADD | select.KQ_EV_CLEAR
+        return select.kevent(fd, filter=select.KQ_FILTER_VNODE, flags=flags, fflags=events)

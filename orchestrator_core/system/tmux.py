@@ -34,10 +34,19 @@ from orchestrator_core.exceptions import (
 )
 from orchestrator_core.supervisor.platform import LONGEST_POLL_S
 from orchestrator_core.system import exit_status, one_timeout
-from orchestrator_core.system.names import check_argv, check_name, check_owner
+from orchestrator_core.system.names import check_name, check_owner
 from orchestrator_core.system.paths import SOCKET_PATH_MAX, why_replaceable
 from orchestrator_core.system.presence import Presence
 from orchestrator_core.system.terminal import Session, SessionState
+from orchestrator_core.system.tmux_commands import (
+    LISTING,
+    OWNER_OPTION,
+    STAY,
+    kill_if,
+    leave_after,
+    new_session,
+    start_server,
+)
 from orchestrator_core.system.unix_socket import is_out_of_sight
 
 if TYPE_CHECKING:
@@ -48,15 +57,11 @@ with contextlib.redirect_stdout(sys.stdout or io.StringIO()):
     import libtmux
     from libtmux.common import tmux_cmd
 
-OWNER_OPTION: Final = "@orchestrator_owner"
-"""The tmux user option of a session that holds its owner."""
+_MAX_STARTS = 10  #: Tries for a session whose server exits.
 
 MINIMUM_VERSION: Final = (3, 2)
 """The first tmux that has both ``-N`` and ``new-session -e``."""
 
-# A session's name has neither ":" nor a newline. Its owner may be set to any text by
-# anybody, so it comes last: at worst it spoils its own line.
-_LISTING = "#{pid}:#{pane_id}:#{pane_pid}:#{session_name}:#{" + OWNER_OPTION + "}"
 _LISTED = re.compile(
     r"(?P<server>\d+):%(?P<pane>\d+):(?P<pid>\d+):(?P<name>[^:]+):(?P<owner>.*)", re.DOTALL
 )
@@ -79,6 +84,7 @@ class TmuxTerminal:
 
     With *socket_path* the server is private. It is started when first needed, from ``/``,
     without a configuration file, and with only those environment variables that tmux needs.
+    It exits *linger_s* after the end of its last session.
     Without *socket_path* it is the user's default server, where only sessions of this class
     are changed. *timeout_s* bounds each call of this class as a whole. Thread-safe.
     """
@@ -88,6 +94,7 @@ class TmuxTerminal:
         socket_path: str | os.PathLike[str] | None = None,
         *,
         timeout_s: float = 10.0,
+        linger_s: float = 60.0,
         tmux_bin: str | os.PathLike[str] | None = None,
     ) -> None:
         self.socket_path = None if socket_path is None else os.path.abspath(socket_path)  # noqa: PTH100 - never resolved: the path is the identity
@@ -97,6 +104,7 @@ class TmuxTerminal:
                 hint="a Unix socket cannot have a longer path; choose a shorter one",
             )
         self.timeout_s = timeout_s
+        self.linger_s = linger_s
         self._given_bin = None if tmux_bin is None else os.fspath(tmux_bin)
         self._version = ""
 
@@ -121,13 +129,12 @@ class TmuxTerminal:
 
     def start(self, name: str, *, owner: str, argv: Sequence[str]) -> Session:
         """Start a session with one tmux process; with three if no server runs yet."""
-        command = _new_session(check_name(name), check_owner(owner), argv)
+        command = new_session(check_name(name), check_owner(owner), argv)
         if self.socket_path is not None:
             _check_in_sight(self.socket_path)
+            command = (*command, ";", *STAY)
         server = self._server()
-        reply = server.run_again_if_lost(*command)
-        if TmuxError.classify(reply) is TmuxError.NO_SERVER:
-            reply = self._start_server(server, command)
+        reply = self._run_on_a_server(server, command)
         created = _parse(reply.stdout)
         if reply.returncode == 0 and created:
             return Session(name, owner, created[0].pane_pid, created[0].server_pid)
@@ -138,19 +145,34 @@ class TmuxTerminal:
             server.run_again_if_lost(*kill_if(name, is_created))
         raise self._terminal_error(f"start session {name!r}", reply)
 
-    def _start_server(self, server: _Server, command: tuple[str, ...]) -> tmux_cmd:
+    def _run_on_a_server(self, server: _Server, command: tuple[str, ...]) -> tmux_cmd:
         """
-        Start the server and run *command* on it; concurrent calls result in one server.
+        Run *command*, and start a server if none runs; concurrent calls result in one server.
 
-        A private server is started by a separate command, since ``ps`` shows the first command
-        line of a server as long as it lives, and since it would end with its last session.
+        A server without sessions may exit at any instant, also between its start and *command*.
+        No session is lost by that, and a new server is started.
         """
-        if self.socket_path is None:
-            return server.run(*command, may_start=True)
-        reply = server.run(*_START_SERVER, may_start=True)
-        if reply.returncode or reply.stderr:
+        for _ in range(_MAX_STARTS):
+            reply = server.cmd(*command)
+            error = TmuxError.classify(reply)
+            if error is TmuxError.NO_SERVER and self.socket_path is None:
+                return server.run(*command, may_start=True)
+            if error is TmuxError.NO_SERVER:
+                self._start_server(server)
+            elif error is not TmuxError.LOST:
+                break
+        return reply
+
+    def _start_server(self, server: _Server) -> None:
+        """
+        Start a private server, by a command of its own.
+
+        ``ps`` shows the first command line of a server as long as it lives.
+        """
+        reply = server.run(*start_server(self.linger_s), may_start=True)
+        is_gone = TmuxError.classify(reply) in {TmuxError.LOST, TmuxError.NO_SERVER}
+        if (reply.returncode or reply.stderr) and not is_gone:
             raise self._terminal_error("start a server", reply)
-        return server.run_again_if_lost(*command)
 
     def inspect(self, name: str, *, owner: str) -> SessionState:
         """Return whether the session exists and has this *owner*, by one tmux process."""
@@ -166,7 +188,10 @@ class TmuxTerminal:
     def kill(self, name: str, *, owner: str) -> Presence:
         """Kill the session if it has this *owner*; the server itself compares and kills."""
         is_owned = f"#{{==:#{{{OWNER_OPTION}}},{check_owner(owner)}}}"
-        reply = self.run(*kill_if(check_name(name), is_owned))
+        command = kill_if(check_name(name), is_owned)
+        if self.socket_path is not None:
+            command = (*leave_after(self.linger_s), ";", *command)
+        reply = self.run(*command)
         with contextlib.suppress(ValueError, IndexError):
             return Presence(reply.stdout[-1])
         if TmuxError.classify(reply) in ABSENT_ERRORS:
@@ -178,7 +203,7 @@ class TmuxTerminal:
         return self._list("-a")
 
     def _list(self, *which: str) -> tuple[Session, ...]:
-        reply = self.run("list-panes", *which, "-F", _LISTING)
+        reply = self.run("list-panes", *which, "-F", LISTING)
         if reply.returncode == 0:
             return _parse(reply.stdout)
         if TmuxError.classify(reply) in ABSENT_ERRORS:
@@ -320,48 +345,6 @@ class TmuxError(enum.Enum):
 
 
 ABSENT_ERRORS = (TmuxError.NO_SERVER, TmuxError.NO_SESSION)
-
-# exit-empty off: with it on, a session created just as the last one ends is lost.
-_START_SERVER = (
-    *("start-server", ";"),
-    *("set-option", "-s", "exit-empty", "off", ";"),
-    *("set-option", "-g", "history-limit", "200"),
-)
-
-
-def _new_session(name: str, owner: str, argv: Sequence[str]) -> tuple[str, ...]:
-    """Return one tmux command that starts the session, sets its owner and prints it."""
-    # A user's configuration may keep dead panes, or end sessions without a client.
-    return (
-        *("new-session", "-d", "-P", "-F", _LISTING, "-s", name, "-c", "/", "-x200", "-y50"),
-        *("-e", f"ORCHESTRATOR_COOKIE={owner}", "--", *_literal_argv(argv), ";"),
-        *("set-option", "-t", f"={name}:", OWNER_OPTION, owner, ";"),
-        *("set-option", "-t", f"={name}:", "destroy-unattached", "off", ";"),
-        *("set-option", "-w", "-t", f"={name}:", "remain-on-exit", "off"),
-    )
-
-
-def kill_if(name: str, condition: str) -> tuple[str, ...]:
-    """
-    Return a tmux command that kills the session if *condition* holds, and prints the presence.
-
-    The server runs both parts with no command of another client between them.
-    """
-    ours, foreign = Presence.OURS.value, Presence.FOREIGN.value
-    return (
-        *("if-shell", "-F", "-t", f"={name}:", condition),
-        f"kill-session -t ={name} ; display-message -p {ours}",
-        f"has-session -t ={name} ; display-message -p {foreign}",
-    )
-
-
-def _literal_argv(argv: Sequence[str]) -> list[str]:
-    """Return *argv* such that tmux passes each element on unchanged, without a shell."""
-    if len(check_argv(argv)) == 1:
-        # tmux passes a single word to a shell; this shell only executes the program.
-        argv = ["/bin/sh", "-c", 'exec "$0"', *argv]
-    # A ";" at the end of an argument would end the tmux command.
-    return [arg[:-1] + "\\;" if arg.endswith(";") else arg for arg in argv]
 
 
 def _parse(lines: Iterable[str]) -> tuple[Session, ...]:

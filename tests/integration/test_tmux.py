@@ -51,7 +51,7 @@ def test_every_call_is_one_tmux_process(counting):
     terminal.kill("agent_1", owner="c1")
 
     asked = [line.split(str(terminal.socket_path) + " ")[1] for line in _lines(calls)]
-    assert ["new-session", "list-panes", "list-panes", "if-shell"] == [a.split()[0] for a in asked]
+    assert ["new-session", "list-panes", "list-panes", "run-shell"] == [a.split()[0] for a in asked]
 
 
 def test_the_first_start_starts_the_server_by_a_separate_command(counting):

@@ -24,8 +24,8 @@ from orchestrator_core.system.interpreter import find_python
 from orchestrator_core.system.os_errors import storage_errors
 from orchestrator_core.system.processes.exit_record import reserve_exit_records
 from orchestrator_core.system.processes.protocol import Identity, OwnershipSelector
+from orchestrator_core.system.surrogates import replace_surrogates
 from orchestrator_core.system.tree import remove_tree
-from orchestrator_core.system.unicode_text import replace_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

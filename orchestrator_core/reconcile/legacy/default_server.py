@@ -13,7 +13,8 @@ from orchestrator_core.exceptions import TerminalError
 from orchestrator_core.reconcile.legacy.server_protocol import LegacySession
 from orchestrator_core.saga import Presence
 from orchestrator_core.system.names import check_name
-from orchestrator_core.system.tmux import ABSENT_ERRORS, TmuxError, TmuxTerminal, kill_if
+from orchestrator_core.system.tmux import ABSENT_ERRORS, TmuxError, TmuxTerminal
+from orchestrator_core.system.tmux_commands import kill_if
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
