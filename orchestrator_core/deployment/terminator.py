@@ -26,6 +26,7 @@ import attrs
 
 from orchestrator_core.deployment import cancellation
 from orchestrator_core.deployment.liveness import Liveness, session_receipt, task_id_of
+from orchestrator_core.deployment.lost_journal import restore_journal
 from orchestrator_core.deployment.steps import STEPS
 from orchestrator_core.deployment.task_lookup import find_record
 from orchestrator_core.exceptions import (
@@ -317,12 +318,12 @@ class Terminator:
         """
         Return the history of an agent that has not ended, or the report of its end.
 
-        An agent of the predecessor without a journal gets one; *why* is the reason if it is
-        to be unwound at once.
+        A living agent whose journal was removed gets it again. An agent of the predecessor
+        without a journal gets one; *why* is the reason if it is to be unwound at once.
 
         Raises:
             NotFound: There never was such an agent.
-            CouldNotAsk: It is the predecessor's, and what belongs to it is unknown.
+            CouldNotAsk: What belongs to the agent is unknown.
         """
         try:
             history = self.sagas.history(agent_id)
@@ -330,6 +331,8 @@ class Terminator:
             report = self._recorded_report(agent_id)
             if report is not None:
                 return self._with_children(report)
+            if restore_journal(self.context, self.sagas, agent_id):
+                return self.history(agent_id)
             adopted = self.context.predecessor.adopt(self.sagas, agent_id, why)
             return adopted or self.history(agent_id)
         return self.report(agent_id) if history.state is State.CLOSED else history

@@ -85,7 +85,7 @@ class FakeProcesses:
             if found is None:
                 return None
             panes = {session.pane_pid for session in self._world.sessions.values()}
-            server = self._world.server
+            server = self._world.server if found.pid in panes else None
             return PaneState(
                 hung_up=found.pid not in panes,
                 server=None if server is None else self._identity(server),

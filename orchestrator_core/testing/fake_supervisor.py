@@ -137,6 +137,7 @@ class Supervisor:
 
     def _run(self) -> None:
         self._since = self._world.now
+        self._hold_run_lock()
         self._recorder = ExitRecorder(self._launch.exit_file, self._launch.events)
         self._files.callback(self._recorder.close)
         program, cookie = self._launch.argv[0], self._launch.env.get("ORCHESTRATOR_COOKIE")
@@ -156,6 +157,13 @@ class Supervisor:
             agent.pid, agent.started, self._world.boot_id, in_cgroup=False
         )
         self.agent = agent
+
+    def _hold_run_lock(self) -> None:
+        """Hold the lock that shows to all processes that the supervisor lives."""
+        run_dir = os.path.dirname(self._launch.exit_file)  # noqa: PTH120 - as the real one
+        fd = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._files.callback(os.close, fd)
+        fcntl.flock(fd, fcntl.LOCK_EX)
 
     def _cannot_start(self, script: Script) -> str | None:
         """Open the files that a real agent gets; return the error if that fails."""

@@ -157,6 +157,24 @@ def test_a_reaping_sweep_never_takes_the_socket_of_a_second_server(scene, orch, 
         orch.terminate(second)
 
 
+def test_an_agent_whose_journal_was_removed_keeps_its_life_and_its_end(scene, orch, task):
+    """The sweep writes the journal anew; the supervisor finds it, and unwinds the agent later."""
+    gate = scene.gate("gate")
+    agent = orch.deploy(task, scene.spec("sh", "-c", f"read word < {gate}; exit 3")).id
+    [supervisor] = scene.world.panes(agent)
+    (scene.root / "sagas" / f"{agent}.jsonl").unlink()
+
+    [reaped] = orch.sweep(reap=True).reaped
+
+    assert (True, "it has a journal again") == (reaped.success, reaped.message)
+    assert [supervisor] == scene.world.panes(agent)
+    assert (agent,) == orch.sweep().alive
+    scene.let_go("gate")
+    end = orch.wait(agent, timeout_s=30)
+    assert ("failed", 3, True) == (end.status, end.exit_code, end.success)
+    assert [] == scene.world.leftovers()
+
+
 # --- killed --------------------------------------------------------------------------------------
 
 

@@ -348,6 +348,50 @@ def test_a_removed_global_registry_is_rebuilt_by_the_next_end_or_deployment(scen
     assert [] == left(scene)
 
 
+# --- a journal that was removed under a living agent ----------------------------------------------
+
+
+def test_a_removed_journal_is_found_and_restored_and_the_agent_lives_on(scene, orch, task):
+    agent = orch.deploy(task, scene.spec()).id
+    before = scene.fake.alive()
+    (scene.root / "sagas" / f"{agent}.jsonl").unlink()
+
+    [found] = orch.sweep().findings
+    [check] = [check for check in doctor.examine(scene.root) if check.name == "journals"]
+
+    assert ("disagreement", agent, True) == (found.kind.value, found.agent_id, found.reapable)
+    assert "its journal was removed" in found.what
+    assert ("failed", True) == (check.verdict.value, agent in check.found)
+    [reaped] = orch.sweep(reap=True).reaped
+    assert (True, "it has a journal again") == (reaped.success, reaped.message)
+    assert before == scene.fake.alive()
+    assert (True, (agent,)) == ((report := orch.sweep()).clean, report.alive)
+    assert orch.terminate(agent).success
+    assert [] == left(scene)
+
+
+@pytest.mark.parametrize("how", ["terminate", "report", "wait", "unreachable"])
+def test_an_agent_with_a_removed_journal_can_be_ended_and_keeps_its_status(scene, orch, task, how):
+    agent = orch.deploy(task, scene.spec("fails" if how == "wait" else "lives")).id
+    (scene.root / "sagas" / f"{agent}.jsonl").unlink()
+
+    if how == "wait":
+        end = orch.wait(agent, timeout_s=20)
+    elif how == "report":
+        end = orch.report_progress(agent, "completed").end
+    elif how == "unreachable":
+        assert [agent] == [each.id for each in orch.agents(status="active")]
+        scene.fake.lose_socket()
+        end = orch.terminate(agent)
+    else:
+        end = orch.terminate(agent)
+
+    expected = {"wait": "failed", "report": "completed"}.get(how, "terminated")
+    assert (expected, expected) == (end.status, orch.agent(agent).status)
+    assert end.success
+    assert [] == left(scene)
+
+
 def test_a_recovery_from_inside_an_agent_leaves_its_end_to_a_sweep_from_outside(scene, orch, task):
     """A recovery inside the agent would end its own process half-way."""
     agent = orch.deploy(task, scene.spec("stubborn")).id
@@ -364,16 +408,18 @@ def test_a_recovery_from_inside_an_agent_leaves_its_end_to_a_sweep_from_outside(
 
 
 def test_a_session_with_the_roots_mark_and_no_saga_is_ended(scene, orch, task):
-    """The saga's journal was removed by hand."""
+    """The saga's journal was removed by hand, and so were the agent's records."""
     agent = orch.deploy(task, scene.spec()).id
     (scene.root / "sagas" / f"{agent}.jsonl").unlink()
+    edit(scene.root / task / "AGENT_REGISTRY.json", lambda document: document["agents"].clear())
+    everything = scene.root / "registry" / "GLOBAL_REGISTRY.json"
+    edit(everything, lambda document: document["agents"].clear())
 
     report = orch.sweep()
     assert FindingKind.ORPHAN_SESSION.value in kinds(report)
     assert {agent} == {finding.agent_id for finding in report.findings}
 
     assert () == orch.sweep(reap=True).left
-    assert "error" == orch.agent(agent).status
     assert [] == left(scene)
 
 

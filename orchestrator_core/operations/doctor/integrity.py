@@ -22,6 +22,7 @@ from orchestrator_core.operations.doctor.check import (
     shorten_list,
 )
 from orchestrator_core.operations.metrics.summary import Summary
+from orchestrator_core.reconcile.legacy.agent import is_legacy
 from orchestrator_core.reconcile.legacy.unlisted import foreign_note
 from orchestrator_core.registry import GLOBAL, TASK, Registry
 from orchestrator_core.registry.snapshot_cache import read_snapshot
@@ -186,8 +187,26 @@ def journals(environment: Environment) -> Check:
             checks.append(Check.unknown(found, "orchestrator-core gc"))
             break
         checks += _check_journal(directory, path)
+    checks += _removed_journals(layout, directory)
     checks += _quarantined(path for path in layout.sagas.iterdir() if ".damaged" in path.name)
     return Check.worst_of(checks, well=f"{len(newest_first)} can be read")
+
+
+def _removed_journals(layout: Layout, directory: JournalStore) -> Iterator[Check]:
+    """Report the agents that the global registry lists as alive, and that have no journal."""
+    registry = read_snapshot(Registry(layout.global_registry, schema=GLOBAL))
+    agents: dict[str, dict[str, Any]] = (registry.document or {}).get("agents", {})
+    without = [
+        agent_id
+        for agent_id, entry in agents.items()
+        if is_id(agent_id)
+        and not is_legacy(entry)
+        and not directory.contains(agent_id)
+        and not os.path.lexists(directory.closed_file(agent_id))
+    ]
+    if without:
+        found = f"no journal is there of {shorten_list(without)}, which a registry lists as alive"
+        yield Check.failed(found, "orchestrator-core sweep, and with --reap")
 
 
 def _check_journal(directory: JournalStore, path: Path) -> Iterator[Check]:

@@ -126,8 +126,9 @@ FINDINGS: dict[FindingKind, FindingInfo] = {
     ),
     FindingKind.MISMATCH: FindingInfo(
         meaning="A registry contradicts a journal: an agent is alive and not registered as alive, "
-        "or has ended and is registered as alive.",
-        reap_action="rewrites the registry from the journals",
+        "or has ended and is registered as alive. Or one of the two was removed while the agent "
+        "lives.",
+        reap_action="rewrites the registry from the journals, or the journal from the registry",
         remedy="Reap it. Does a person or a program edit the registries?",
         recheck=True,
     ),

@@ -16,6 +16,7 @@ import attrs
 import msgspec
 
 from orchestrator_core.model import ids
+from orchestrator_core.supervisor import run_lock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _ID = f"({ids.AGENT_ID})"
 
-PROMPT_FILE, LOG = "prompt file", "log"
+PROMPT_FILE, LOG, RUN_DIRECTORY = "prompt file", "log", "run directory"
 _NAMES_ITS_AGENT = ("deploy log", "progress file", "findings file")  #: In its first JSON value.
 
 #: By directory below a task: the names of agents' files in it, and what such a file is called.
@@ -36,7 +37,7 @@ _PATTERNS = {
     ),
     "progress": ((re.compile(f"{_ID}_progress\\.jsonl"), "progress file"),),
     "findings": ((re.compile(f"{_ID}_findings\\.jsonl"), "findings file"),),
-    "run": ((re.compile(_ID), "run directory"),),
+    "run": ((re.compile(_ID), RUN_DIRECTORY),),
 }
 _FIRST_BYTES = 65536  #: Read from a file for its first line.
 
@@ -51,6 +52,7 @@ class NamedFile:
     path: str
     names_agent: bool = False  #: Its content names the agent, too; set by :func:`inspect`.
     is_foreign: bool = False  #: Another user's file, or a link; set by :func:`inspect`.
+    is_held: bool = False  #: A living supervisor holds the run directory; set by :func:`inspect`.
 
 
 def scan_task(layout: Layout, task_id: str) -> list[NamedFile]:
@@ -104,7 +106,10 @@ def inspect(file: NamedFile) -> NamedFile:
     except OSError:
         return file  # The file is gone by now.
     foreign = status.st_uid != os.geteuid() or stat.S_ISLNK(status.st_mode)
-    return attrs.evolve(file, is_foreign=foreign, names_agent=_content_names_agent(file))
+    is_held = file.what == RUN_DIRECTORY and not foreign and not run_lock.is_free(file.path)
+    return attrs.evolve(
+        file, is_foreign=foreign, is_held=is_held, names_agent=_content_names_agent(file)
+    )
 
 
 def _content_names_agent(file: NamedFile) -> bool:

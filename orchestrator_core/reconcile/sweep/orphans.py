@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
 from orchestrator_core.reconcile.sweep.findings import FindingKind, FindingSubject
 from orchestrator_core.system.names import is_id
 
@@ -27,6 +29,9 @@ def detect_orphans(snapshot: Snapshot, legacy: Container[str]) -> Iterator[Findi
     """Yield the orphans in *snapshot*, without those of *legacy* agents."""
     orphaned = {agent for agent in snapshot.agents_without_saga if agent not in legacy}
     proofs = _Proofs(snapshot, orphaned)
+    for file in _held_directories(snapshot, orphaned):
+        orphaned.remove(file.agent_id)
+        yield _without_journal(file, proofs)
     for session in snapshot.sessions or ():
         agent_id = snapshot.agent_for_cookie(session.owner)
         if agent_id in orphaned:
@@ -45,6 +50,28 @@ def detect_orphans(snapshot: Snapshot, legacy: Container[str]) -> Iterator[Findi
             yield entry.finding(
                 FindingKind.ORPHAN_RECORD, what, *proofs.all[entry.agent_id].values()
             )
+
+
+def _held_directories(snapshot: Snapshot, orphaned: Collection[str]) -> list[NamedFile]:
+    """Return the run directories of living supervisors whose agents have no journal at all."""
+    recorded = {entry.agent_id for entry in snapshot.live_entries}
+    without_journal = set(orphaned) - snapshot.agents_with_closed_saga
+    return [
+        file
+        for file in snapshot.files
+        if file.is_held and file.agent_id in without_journal & recorded
+    ]
+
+
+def _without_journal(file: NamedFile, proofs: _Proofs) -> Finding:
+    agent_id = file.agent_id
+    found = proofs.subject(agent_id, f"agent {agent_id}", file.task_id).finding(
+        FindingKind.MISMATCH,
+        "its journal was removed, and the agent is alive",
+        f"its supervisor is alive: it holds the lock on {file.path}",
+        *proofs.all[agent_id].values(),
+    )
+    return attrs.evolve(found, action="writes its journal anew, from its record and its session")
 
 
 def _is_server(process: TaggedProcess) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from orchestrator_core.deployment.lost_journal import restore_journal
 from orchestrator_core.exceptions import NotFound, OrchestratorError, SagaNotFound
 from orchestrator_core.model.outcome import EndReport, terminal_reason
 from orchestrator_core.model.status import Status
@@ -139,6 +140,14 @@ class _Reaper:
             assert why is not None  # noqa: S101 - an adopted saga begins as one being unwound
             return _result(findings[0], EndReport.from_unwind(saga.unwind(why)))
 
+    def restore_journal(self, findings: list[Finding]) -> ReapResult:
+        """Write the journal of a living agent anew; nothing of the agent is ended."""
+        finding, agent_id = findings[0], str(findings[0].agent_id)
+        restored = restore_journal(self.terminator.context, self.terminator.sagas, agent_id)
+        has_journal = restored or self.terminator.sagas.journals.contains(agent_id)
+        message = "it has a journal again" if has_journal else "it has ended, or is ending"
+        return ReapResult(finding=finding, success=has_journal, message=message)
+
     # --- registries -------------------------------------------------------------------------------
 
     def repair(self, findings: list[Finding]) -> ReapResult:
@@ -159,6 +168,8 @@ def _action_and_target(finding: Finding) -> tuple[_Action, str]:
     """Return how a finding is reaped, and on what: equal pairs are reaped in one go."""
     if finding.is_old:
         return _Reaper.end_legacy, str(finding.agent_id)
+    if finding.kind is FindingKind.MISMATCH and finding.subject == f"agent {finding.agent_id}":
+        return _Reaper.restore_journal, str(finding.agent_id)
     if finding.kind is FindingKind.MISMATCH:
         return _Reaper.repair, _registry_of(finding)
     if finding.saga_id is not None:
