@@ -16,9 +16,14 @@ long, then end early. It needs the extra ``async``: ``pip install 'orchestrator-
 
 from __future__ import annotations
 
+import asyncio
+import atexit
+import contextlib
+import contextvars
 import functools
 import inspect
-import math
+import os
+import threading
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from orchestrator_core.deployment.cancellation import CallScope
@@ -63,123 +68,227 @@ R = TypeVar("R")
 # --- a call in a thread ------------------------------------------------------------------------
 
 
+class _CallThread:
+    """
+    A thread whose end a task awaits.
+
+    The thread is no event loop's: it runs to its end whatever becomes of the loop. Its end is
+    the end of a pipe, so that it needs no loop that still runs.
+    """
+
+    def __init__(self, work: Callable[[], object], *, daemon: bool) -> None:
+        self._done, ended = os.pipe()
+        context = contextvars.copy_context()
+
+        def run() -> None:
+            try:
+                context.run(work)
+            finally:
+                os.close(ended)
+
+        try:
+            threading.Thread(target=run, name="orchestrator-call", daemon=daemon).start()
+        except BaseException:
+            os.close(ended)
+            self.close()
+            raise
+
+    async def join(self) -> None:
+        """Wait for the end of the thread, or for a cancellation."""
+        await anyio.wait_readable(self._done)
+
+    async def join_shielded(self) -> None:
+        """Wait for the end of the thread; a cancellation meanwhile has no effect."""
+        is_ended = False
+        while not is_ended:
+            # asyncio's own cancellation ignores the shields of anyio.
+            with contextlib.suppress(anyio.get_cancelled_exc_class()):
+                with anyio.CancelScope(shield=True):
+                    await self.join()
+                    is_ended = True
+
+    def close(self) -> None:
+        """Close the pipe. The thread goes on."""
+        os.close(self._done)
+
+
 class _ThreadCall(Generic[T]):
-    """One call of the library in a worker thread, for a task that may be cancelled meanwhile."""
+    """One call of the library in a thread, for a task that may be cancelled meanwhile."""
 
     #: Whether the thread counts against anyio's limit: a long wait must not keep others waiting.
     is_limited = True
+    is_daemon = False  #: Whether the program may exit while the thread runs.
 
     def __init__(self, orch: Orchestrator, work: Callable[[], T]) -> None:
         self.orch = orch
         self._work = work
-        self._done = anyio.Event()
         self._result: list[T] = []
-        self._error: Exception | None = None
-        self._withdraw_error: Exception | None = None
+        self._error: BaseException | None = None
 
     async def result(self) -> T:
         """Return the call's result. A cancellation goes on when the call is over and withdrawn."""
-        returned = False
-        try:
-            # The thread is awaited by a second task: asyncio's own cancellation ignores shields,
-            # but reaches only the task that it names.
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._run)
-                try:
-                    await self._done.wait()
-                    returned = True
-                except BaseException:
-                    self.stop()
-                    tasks.start_soon(self._withdraw)
-                    raise
-        except BaseException:
-            if returned:  # The cancellation came between the call's end and this task's turn.
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._withdraw)
-            if self._withdraw_error is not None:
-                raise self._withdraw_error from None
-            raise
+        if not self.is_limited:
+            return await self._run_in_thread()
+        async with anyio.to_thread.current_default_thread_limiter():
+            return await self._run_in_thread()
+
+    async def _run_in_thread(self) -> T:
+        with contextlib.closing(self._start()) as thread:
+            try:
+                await thread.join()
+            except GeneratorExit:  # The loop was closed under this task, which cannot wait.
+                self.withdraw()
+                raise
+            except BaseException:
+                self.withdraw()
+                await thread.join_shielded()
+                await self.join_withdrawal()
+                raise
+        self.claim()
         if self._error is not None:
             raise self._error
         return self._result[0]
 
-    async def _run(self) -> None:
+    def _start(self) -> _CallThread:
         try:
-            self._result = [await self._in_thread(self.run)]
-        except Exception as error:  # noqa: BLE001 - raised where the result is returned
-            self._error = error
-        finally:
+            return _CallThread(self._run, daemon=self.is_daemon)
+        except BaseException:
             self.close()
-            self._done.set()
+            raise
 
-    async def _withdraw(self) -> None:
+    def _run(self) -> None:
         try:
-            await self._in_thread(self.withdraw)
-        except Exception as error:  # noqa: BLE001 - raised where the cancellation is
-            self._withdraw_error = error
-
-    async def _in_thread(self, work: Callable[[], R]) -> R:
-        limiter = None if self.is_limited else anyio.CapacityLimiter(math.inf)
-        with anyio.CancelScope(shield=True):
-            return await anyio.to_thread.run_sync(work, limiter=limiter)
-        raise AssertionError("nothing cancels this scope")
+            self._result = [self.run()]
+        except BaseException as error:  # noqa: BLE001 - raised where the result is returned
+            self._error = error
 
     def run(self) -> T:
         """Do the work, in the thread."""
         return self._work()
 
-    def stop(self) -> None:
-        """Shorten the work, from the event loop: its result is no longer needed."""
-
     def withdraw(self) -> None:
-        """Undo the work, in a thread, perhaps while the work still runs."""
+        """Shorten the work, or undo it, in a thread: its result is not wanted. Do not wait."""
+
+    async def join_withdrawal(self) -> None:
+        """Wait for what :meth:`withdraw` began; the call itself is over."""
+
+    def claim(self) -> None:
+        """Take the result: from now on the caller has it."""
 
     def close(self) -> None:
-        """Release the call's resources; the work is done, or never began."""
+        """Release the call's resources; the work never began."""
 
 
-class _CancellableCall(_ThreadCall[T]):
-    """A call whose work looks at a cancellation scope while it runs."""
+class _WaitCall(_ThreadCall[T]):
+    """A wait, which ends when its caller is cancelled."""
+
+    is_limited = False
+    is_daemon = True
+
+    def __init__(self, orch: Orchestrator, work: Callable[[], T]) -> None:
+        super().__init__(orch, work)
+        self._scope = CallScope()
+
+    def run(self) -> T:
+        with self._scope.activate():
+            return super().run()
+
+    def withdraw(self) -> None:
+        self._scope.stop()
+
+    def close(self) -> None:
+        self._scope.close()
+
+
+class _DeployCall(_ThreadCall[T]):
+    """
+    A deployment, whose agent is terminated when the result does not reach its caller.
+
+    After a cancellation, the termination has a thread of its own, which no event loop can stop.
+    If the loop is closed under the task, the deployment's thread ends the agent itself, or else
+    the end of the program does.
+    """
 
     is_limited = False
 
     def __init__(self, orch: Orchestrator, work: Callable[[], T]) -> None:
         super().__init__(orch, work)
-        self.scope = CallScope()
+        self._scope = CallScope()
+        self._ender: _CallThread | None = None
+        self._end_error: Exception | None = None
+        self.pid = os.getpid()
+        self._loop = _running_asyncio_loop()
 
     def run(self) -> T:
-        with self.scope.activate():
-            return super().run()
+        with self._scope.activate():
+            result = super().run()
+        if self._loop is not None and self._loop.is_closed():
+            self.end_agent()
+        return result
+
+    def _start(self) -> _CallThread:
+        _unclaimed.add(self)
+        return super()._start()
+
+    def claim(self) -> None:
+        _unclaimed.discard(self)
 
     def close(self) -> None:
-        self.scope.close()
-
-
-class _WaitCall(_CancellableCall[T]):
-    """A wait, which ends when its caller is cancelled."""
-
-    def stop(self) -> None:
-        self.scope.stop()
-
-
-class _DeployCall(_CancellableCall[T]):
-    """A deployment, whose agent is terminated when its caller is cancelled."""
+        self.claim()
+        self._scope.close()
 
     def withdraw(self) -> None:
-        agent_id = self.scope.wait_for_agent()
+        try:
+            self._ender = _CallThread(self.end_agent, daemon=False)
+        except RuntimeError:  # The system has no more threads, or the program ends.
+            self.end_agent()
+
+    async def join_withdrawal(self) -> None:
+        if self._ender is not None:
+            with contextlib.closing(self._ender):
+                await self._ender.join_shielded()
+        if self._end_error is not None:
+            raise self._end_error from None
+
+    def end_agent(self) -> None:
+        """End the agent as soon as it is committed."""
+        _unclaimed.discard(self)
+        agent_id = self._scope.wait_for_agent()
         if agent_id is None:
             return  # The deployment failed, or returned the agent of an earlier one.
         try:
             end = self.orch.terminate(agent_id, reason="cancelled")
         except NotFound:
             return  # The agent died early, and has been undone.
+        except Exception as error:  # noqa: BLE001 - raised where the cancellation is
+            self._end_error = error
+            return
         if not end.success:
-            raise DeploymentError(
+            self._end_error = DeploymentError(
                 f"agent {agent_id!r} was cancelled, and not wholly undone",
                 hint=f"orchestrator-core recover {agent_id}",
                 agent_id=agent_id,
                 leaked=end.errors,
             )
+
+
+def _running_asyncio_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that runs this task; None for trio, which ends with its tasks only."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+_unclaimed: set[_DeployCall[Any]] = set()  #: Begun, and no caller has the result yet.
+
+
+@atexit.register
+def _end_unclaimed() -> None:
+    """End the agents of tasks that no event loop runs any more. The calls' threads have ended."""
+    for call in list(_unclaimed):
+        if call.pid == os.getpid():  # A forked process has a copy.
+            call.end_agent()
 
 
 def _async_method(

@@ -61,12 +61,13 @@ class CallScope:
 
     @contextlib.contextmanager
     def activate(self) -> Iterator[None]:
-        """Make this the scope of the call that the calling thread makes in the block."""
+        """Make this the scope of the calling thread's call in the block; close it at the end."""
         current.scope = self
         try:
             yield
         finally:
             current.scope = None
+            self.close()
 
 
 class _CurrentCall(threading.local):

@@ -9,15 +9,16 @@ every second.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import contextvars
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
-import anyio.from_thread
 import attrs
 
 from orchestrator_core.saga import Observer
+from orchestrator_core.system.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -75,22 +76,26 @@ class ProgressFeed:
 
     def __init__(self, action: str) -> None:
         self._action = action
-        self._sender, self._receiver = anyio.create_memory_object_stream[str](_CAPACITY)
+        self._messages: collections.deque[str] = collections.deque()
+        self._wakeup = Wakeup()
 
     def push(self, message: str) -> None:
-        """Queue a message, from a worker thread; without effect when the call is over."""
-        with contextlib.suppress(Exception):
-            anyio.from_thread.run_sync(self._sender.send_nowait, message)
+        """Queue a message, from any thread, without waiting for the event loop."""
+        if len(self._messages) < _CAPACITY:
+            self._messages.append(message)
+            self._wakeup.set()
 
     async def send(self, notify: Callable[[float, str], Awaitable[object]]) -> None:
         """Send each message, and a heartbeat at least every second, until cancelled."""
         number, message = 0, self._action
-        with self._sender, self._receiver:
-            while True:
-                await notify(number, message)
-                number, message = number + 1, f"still {self._action}"
+        while True:
+            await notify(number, message)
+            if not self._messages:
                 with anyio.move_on_after(_HEARTBEAT_S):
-                    message = await self._receiver.receive()
+                    await anyio.wait_readable(self._wakeup.fd)
+            self._wakeup.clear()
+            number += 1
+            message = self._messages.popleft() if self._messages else f"still {self._action}"
 
 
 _FEED: contextvars.ContextVar[ProgressFeed | None] = contextvars.ContextVar("feed", default=None)

@@ -25,10 +25,10 @@ from orchestrator_core.operations.daemon import heartbeat
 from orchestrator_core.operations.daemon.event_loop import EventLoop
 from orchestrator_core.operations.daemon.heartbeat import Health, health
 from orchestrator_core.operations.daemon.service import ServiceManager
-from orchestrator_core.operations.daemon.wakeup import Wakeup
 from orchestrator_core.system import durable, locks
 from orchestrator_core.system.deprecation import renamed_attributes
 from orchestrator_core.system.os_errors import storage_errors
+from orchestrator_core.system.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import select
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 
 import anyio
 import anyio.from_thread
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
@@ -327,11 +329,12 @@ class _Cancelling(Orchestrator):
     def __init__(self, orch, scope):
         self.__dict__ |= vars(orch)
         self.found = []
+        loop = anyio.lowlevel.current_token()
         deploy = orch._deployer.deploy
 
         def and_cancel(*args, **kwargs):
             self.found.append(deploy(*args, **kwargs))
-            anyio.from_thread.run_sync(scope.cancel)
+            anyio.from_thread.run_sync(scope.cancel, token=loop)
             return self.found[-1]
 
         self._deployer = SimpleNamespace(deploy=and_cancel)
@@ -436,3 +439,78 @@ def test_cancelled_calls_leave_no_descriptor_open(scene):
         return descriptors() - before
 
     assert set() == run("asyncio", life)
+
+
+# --- a loop that ends, and a program that ends ---------------------------------------------------
+
+
+@pytest.mark.parametrize("hook", ["saga_begun", "step_done", "saga_committed"])
+@pytest.mark.parametrize("error", [None, ZeroDivisionError])
+def test_a_loop_that_ends_during_a_deployment_leaves_nothing(scene, hook, error):
+    """asyncio.run() cancels every task at once, those inside a library as well."""
+    halts = Halts(scene).at(hook)
+    kept = []
+
+    async def main():
+        orch = AsyncOrchestrator.wrapping(scene.orchestrator(observer=halts))
+        task = await orch.create_task("a task")
+        kept.append(asyncio.create_task(orch.deploy(task.id, SPEC)))
+        await halts.until_here()
+        asyncio.get_running_loop().call_later(0.05, halts.go.set)
+        if error is not None:
+            raise error
+
+    with contextlib.suppress(ZeroDivisionError):
+        asyncio.run(main())
+
+    until_calls_end(halts)
+    orch = scene.orchestrator()
+    assert [("terminated", "cancelled")] == [(a.status, a.end_reason) for a in orch.agents()]
+    assert [] == leaks(orch)
+
+
+def test_a_loop_that_is_closed_under_a_deployment_leaves_nothing(scene):
+    """No task is cancelled: the loop is stopped and closed."""
+    halts = Halts(scene).at("step_done")
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # "Task was destroyed but it is pending!"
+    kept = []
+
+    async def main():
+        orch = AsyncOrchestrator.wrapping(scene.orchestrator(observer=halts))
+        task = await orch.create_task("a task")
+        kept.append(asyncio.create_task(orch.deploy(task.id, SPEC)))
+        await halts.until_here()
+
+    loop.run_until_complete(main())
+    loop.close()
+
+    until_calls_end(halts)
+    orch = scene.orchestrator()
+    assert [("terminated", "cancelled")] == [(a.status, a.end_reason) for a in orch.agents()]
+    assert [] == leaks(orch)
+
+
+def test_a_deployment_whose_thread_cannot_start_leaves_no_descriptor(scene, monkeypatch):
+    def refuse(_thread):
+        raise RuntimeError("can't start new thread")
+
+    async def life():
+        orch = AsyncOrchestrator.wrapping(scene.orchestrator())
+        before = descriptors()
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        for call in (orch.deploy("TASK-1", SPEC), orch.wait("a-1", timeout_s=1)):
+            with pytest.raises(RuntimeError, match="new thread"):
+                await call
+        return descriptors() - before
+
+    assert set() == run("asyncio", life)
+
+
+def until_calls_end(halts):
+    """Return when no thread of a call is left."""
+    halts.go.set()
+    deadline = time.monotonic() + LONG_S
+    for thread in threading.enumerate():
+        if thread.name.startswith("orchestrator-call"):
+            thread.join(deadline - time.monotonic())

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from orchestrator_core.operations.daemon.wakeup import Wakeup
+from orchestrator_core.system.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
