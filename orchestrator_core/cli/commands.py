@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.cli import BUSY, LEFT, OK, exit_code
-from orchestrator_core.cli.printing import CommandResult, printable
+from orchestrator_core.cli.printing import CommandResult, as_text, printable
 from orchestrator_core.exceptions import InvalidInput, OrchestratorError
 from orchestrator_core.model.environment import ENV_EXIT_RECORD
 from orchestrator_core.orchestrator import Orchestrator, shared_timeout
@@ -158,7 +158,7 @@ def _table(agents: list[Agent]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
     )
-    return "\n".join(line.rstrip() for line in lines)
+    return as_text(lines)
 
 
 # --- kill and progress ---------------------------------------------------------------------------

@@ -64,5 +64,5 @@ def _log(*, verbose: bool) -> None:
 
 
 def _print_address(url: str, token_file: Path) -> None:
-    print(f"orchestrator-core: listening on {url}; the token is in {token_file}", file=sys.stderr)
+    printing.print_to_stderr(f"orchestrator-core: listening on {url}; the token is in {token_file}")
     sys.stderr.flush()

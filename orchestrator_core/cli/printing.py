@@ -1,17 +1,29 @@
-"""Results, errors and logs of the command line: text for people, or JSON."""
+"""
+Results, errors and logs of the command line: text for people, or JSON.
+
+This is the only exit to a terminal. What records, file names and messages contain may come
+from an agent or from a page that it has read, so no character of it controls the terminal:
+neither a control character nor a mark that reverses the direction of the text.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from orchestrator_core.exceptions import OrchestratorError
+
+#: Candidates for characters that control a terminal: all but printable ASCII and line breaks.
+_CONTROLLING = re.compile(r"[^\n\x20-\x7e]")
 
 
 class CommandResult(NamedTuple):
@@ -27,7 +39,7 @@ class CommandResult(NamedTuple):
 def print_result(result: CommandResult, *, as_json: bool) -> None:
     """Print a result to stdout, and its notes to stderr; without JSON, also its errors."""
     for note in result.notes:
-        print(f"orchestrator-core: unknown: {printable(note)}", file=sys.stderr)
+        print_to_stderr(f"orchestrator-core: unknown: {printable(note)}")
     if as_json:
         _print_json(result.data)
         return
@@ -42,21 +54,21 @@ def print_error(error: OrchestratorError, *, as_json: bool) -> None:
     if as_json:
         _print_json({"success": False, **error.to_dict()})
         return
-    _print_to_stderr(f"orchestrator-core: {printable(str(error))}")
+    print_to_stderr(f"orchestrator-core: {printable(str(error))}")
     for line in str(getattr(error, "output", "")).splitlines()[-5:]:
-        _print_to_stderr(f"  wrote: {printable(line)}")
+        print_to_stderr(f"  wrote: {printable(line)}")
     for resource in error.leaked:
-        _print_to_stderr(f"  left: {printable(resource)}")
+        print_to_stderr(f"  left: {printable(resource)}")
     if error.hint:
-        _print_to_stderr(f"  hint: {printable(error.hint)}")
+        print_to_stderr(f"  hint: {printable(error.hint)}")
 
 
 def print_undelivered(result: CommandResult, error: OSError) -> None:
     """Print to stderr a result that stdout did not take because of *error*."""
     reason = error.strerror or str(error)
-    _print_to_stderr(f"orchestrator-core: standard output cannot take the result: {reason}")
+    print_to_stderr(f"orchestrator-core: standard output cannot take the result: {reason}")
     for line in result.text.splitlines():
-        _print_to_stderr(f"  {line}")
+        print_to_stderr(f"  {line}")
 
 
 def discard_stdout() -> None:
@@ -74,15 +86,39 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
 
 
+def as_text(lines: Iterable[str]) -> str:
+    """Return lines as one text. A line break in a line becomes a space: no value adds a line."""
+    return "\n".join(printable(line).rstrip() for line in lines)
+
+
+def _harmless(text: str) -> str:
+    """Return a text of several lines as :func:`printable` does each line; tabs stay."""
+    return _CONTROLLING.sub(lambda found: " " if _controls(found[0]) else found[0], text)
+
+
+def _controls(char: str) -> bool:
+    # A surrogate is a byte of a name that is not UTF-8; it is printed with a backslash.
+    return not (char.isprintable() or char == "\t" or "\ud800" <= char <= "\udfff")
+
+
 def _print_json(value: object) -> None:
-    _print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    # JSON leaves these as they are: DEL, and all but ASCII.
+    _print(_CONTROLLING.sub(lambda found: _escaped(found[0]), text))
 
 
-def _print_to_stderr(line: str) -> None:
+def _escaped(char: str) -> str:
+    if char.isprintable() or char == "\n":
+        return char
+    units = char.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
+
+
+def print_to_stderr(line: str) -> None:
     """Print a line, unless stderr is closed or full: no command fails because of that."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
-            print(line, file=sys.stderr)
+            print(_harmless(line), file=sys.stderr)
 
 
 def _print(text: str) -> None:
@@ -90,6 +126,7 @@ def _print(text: str) -> None:
         raise OSError(errno.EBADF, "it is closed")
     # A terminal that lacks some characters must not fail a command that is done.
     encoding = sys.stdout.encoding or "utf-8"
+    text = _harmless(text)
     print(text.encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()
 
@@ -103,7 +140,7 @@ def log_to_stderr(level: int | None = None) -> None:
     class WithValues(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
             values = [f" {n}={value}" for n, value in vars(record).items() if n not in standard]
-            return super().format(record) + "".join(values)
+            return _harmless(super().format(record) + "".join(values))
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(WithValues("%(asctime)s %(levelname)s %(message)s"))

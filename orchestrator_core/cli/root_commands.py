@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchestrator_core.cli import FAILED, LEFT, OK
-from orchestrator_core.cli.printing import CommandResult, printable
+from orchestrator_core.cli.printing import CommandResult, as_text, printable
 from orchestrator_core.orchestrator import Orchestrator
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def doctor(arguments: argparse.Namespace) -> CommandResult:
     data = {"success": not has_failed, "checks": [check.to_dict() for check in checks]}
     width = max(len(check.name) for check in checks)
     lines = [line for check in checks for line in _format_check(check, width)]
-    return CommandResult(data, "\n".join(lines), FAILED if has_failed else OK)
+    return CommandResult(data, as_text(lines), FAILED if has_failed else OK)
 
 
 def _format_check(check: Check, width: int) -> Iterator[str]:
@@ -58,14 +58,14 @@ def export(arguments: argparse.Namespace) -> CommandResult:
     ]
     lines += [f"not in it, a socket: {printable(name)}" for name in report.skipped]
     lines += [f"still to be removed: {printable(path)}" for path in report.left]
-    return CommandResult(report.to_dict(), "\n".join(lines), LEFT if report.left else OK)
+    return CommandResult(report.to_dict(), as_text(lines), LEFT if report.left else OK)
 
 
 def gc(arguments: argparse.Namespace) -> CommandResult:
     """Remove and compress what the settings allow, or list it."""
     report = Orchestrator(arguments.root, recover=False).gc(dry_run=arguments.dry_run)
     return CommandResult(
-        report.to_dict(), "\n".join(_format_gc(report)), LEFT if report.failed else OK
+        report.to_dict(), as_text(_format_gc(report)), LEFT if report.failed else OK
     )
 
 
@@ -95,7 +95,7 @@ def repair(arguments: argparse.Namespace) -> CommandResult:
         arguments.task, only_global=arguments.only_global, dry_run=not arguments.yes
     )
     return CommandResult(
-        report.to_dict(), "\n".join(format_repair(report)), OK if report.clean else LEFT
+        report.to_dict(), as_text(format_repair(report)), OK if report.clean else LEFT
     )
 
 
@@ -152,7 +152,7 @@ def stats(arguments: argparse.Namespace) -> CommandResult:
         )
         for each in orch.damaged
     ]
-    return CommandResult(counts.to_dict(), "\n".join((*_format_stats(counts), *damaged)))
+    return CommandResult(counts.to_dict(), as_text((*_format_stats(counts), *damaged)))
 
 
 def _format_stats(stats: Stats) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from orchestrator_core.cli import LEFT, OK
-from orchestrator_core.cli.printing import CommandResult, printable
+from orchestrator_core.cli.printing import CommandResult, as_text, printable
 from orchestrator_core.exceptions import NotFound
 from orchestrator_core.orchestrator import Orchestrator
 
@@ -55,7 +55,7 @@ def show(arguments: argparse.Namespace) -> CommandResult:
         f"  output    {_describe(output, arguments)}",
         *(f"    {printable(line.expandtabs())}".rstrip() for line in _lines(output)),
     ]
-    return CommandResult(data, "\n".join(lines))
+    return CommandResult(data, as_text(lines))
 
 
 def _output(orch: Orchestrator, agent_id: str, arguments: argparse.Namespace) -> AgentOutput:
@@ -162,4 +162,4 @@ def format_recovery(report: RecoveryReport) -> CommandResult:
     stuck = f", {len(report.stuck)} STUCK" if report.stuck else ""
     lines.append(f"{len(report.alive)} alive, {recovered} recovered{stuck}")
     left = bool(report.stuck or report.failed)
-    return CommandResult(msgspec.to_builtins(report), "\n".join(lines), LEFT if left else OK)
+    return CommandResult(msgspec.to_builtins(report), as_text(lines), LEFT if left else OK)

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from orchestrator_core.cli import BUSY, FAILED, LEFT, OK, printing
-from orchestrator_core.cli.printing import CommandResult, printable
+from orchestrator_core.cli.printing import CommandResult, as_text, printable
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model.layout import find_root, open_root
 from orchestrator_core.orchestrator import Orchestrator
@@ -33,7 +33,7 @@ def sweep(arguments: argparse.Namespace) -> CommandResult:
     orch = Orchestrator(arguments.root, recover=False)
     report = orch.sweep(reap=arguments.reap, silent_after_s=arguments.silent_after)
     code = LEFT if report.left else BUSY if report.unknown else OK
-    return CommandResult(report.to_dict(), "\n".join(_format_sweep(report)), code)
+    return CommandResult(report.to_dict(), as_text(_format_sweep(report)), code)
 
 
 def _check(arguments: argparse.Namespace) -> None:
