@@ -2,7 +2,8 @@
 The program that a server's agents run: chosen by the server's owner, never by a model.
 
 The owner gives an argv, or the name of a preset. A model gives the type, which is only a word
-in an id, and the prompt, which goes to the program's standard input.
+in an id, and the prompt, which goes to the program's standard input, or to Gemini CLI as the
+value of one flag.
 """
 
 from __future__ import annotations

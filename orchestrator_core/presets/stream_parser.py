@@ -18,8 +18,10 @@ _LONGEST_REASON = 500  #: Characters of a line of text that are kept.
 _ESCAPE_SEQUENCE = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])"
 )
+_HEADING = re.compile(r"[A-Z][A-Za-z ]*:")  #: Of a part of a program's help.
 #: Lines that explain nothing, whichever program writes them.
-_NOISE = ("Stack backtrace:", "Traceback (", "Node.js v", "Usage:", "For more information, try")
+_NOISE = ("Stack backtrace:", "Traceback (", "Node.js v", "For more information, try")
+_HELP = ("Usage:", "usage:")  #: How a program's help begins.
 
 
 class Event(dict[str, Any]):
@@ -82,7 +84,7 @@ def parse_text(line: bytes) -> str | None:
     is_frame = text[:1].isspace()  # A stack's frames, and continued lines, are indented.
     if is_frame or text[:1] in {"{", "["} or text.startswith(_NOISE):
         return None
-    if not any(map(str.isalpha, text)):
+    if not any(map(str.isalpha, text)) or _HEADING.fullmatch(text.strip()):
         return None
     return "".join(filter(str.isprintable, text.strip()))[:_LONGEST_REASON]
 
@@ -115,7 +117,6 @@ class StreamParser:
             field is the newest one, and stays.
         is_complete: Older events cannot change the result.
         matched_any: At least one event was of this format.
-        last_text: The newest line that is no JSON and explains something.
     """
 
     format: ClassVar[str]  #: The preset's name.
@@ -127,7 +128,13 @@ class StreamParser:
         self.known: dict[str, Any] = {}
         self.is_complete = False
         self.matched_any = False
-        self.last_text: str | None = None
+        self._last_text: str | None = None
+        self._text_after_help: str | None = None
+
+    @property
+    def last_text(self) -> str | None:
+        """The newest line of text that explains something: rather before than after a help."""
+        return self._last_text or self._text_after_help
 
     @classmethod
     def recognizes(cls, event: Event) -> bool:
@@ -147,8 +154,10 @@ class StreamParser:
         """Add a line of text, older than all lines before."""
         retry = self._retry_in(text)
         self.set_if_missing(retry=retry)
-        if self.last_text is None and retry is None and not text.startswith(self.noise):
-            self.last_text = text
+        if text.startswith(_HELP):
+            self._text_after_help, self._last_text = self.last_text, None
+        elif self._last_text is None and retry is None and not text.startswith(self.noise):
+            self._last_text = text
 
     def _retry_in(self, text: str) -> str | None:
         """Return the repeated call that a text reports."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: The relative paths of the files in a root without agents.
 _KEPT = re.compile(
     r"\.gitignore|[^/]+\.(json|toml|lock|sock)|[^/]+\.json\.lock|registry/.*|sagas/closed/.*"
-    r"|TASK-[^/]+/(AGENT_REGISTRY\.json[^/]*|(archive|output)/.*)"
+    r"|TASK-[^/]+/(\.?AGENT_REGISTRY\.json[^/]*|(archive|output)/.*)"
 )
 
 

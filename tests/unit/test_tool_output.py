@@ -285,6 +285,18 @@ REASONS = [
         b'Error resuming session: invalid "0".\n  Searched in /home\n  Use --list-sessions\n',
         "Error resuming session",
     ),
+    (
+        "gemini",
+        1,
+        b"Unknown arguments: x\nUsage: gemini\n\nIt chats.\n\nOptions:\n  -h  Show help\n",
+        "Unknown arguments: x",
+    ),
+    (
+        "claude",
+        1,
+        b"Usage: claude [prompt]\n\nOptions:\n  -h  Show help\n\nUnknown argument: x\n",
+        "Unknown argument: x",
+    ),
     ("gemini", 42, STARTUP, "it got no prompt"),
 ]
 
