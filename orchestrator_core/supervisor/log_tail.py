@@ -49,6 +49,11 @@ class PaneTail:
             pass  # The log is complete without the pane.
         self.copy_new()
 
+    @property
+    def is_watching(self) -> bool:
+        """Whether a removal of the watched names is an event."""
+        return self._growth is not None and not self._pending
+
     def poll_fds(self) -> list[tuple[int, int]]:
         """Return the descriptors and events to poll for: the terminal, and the log's growth."""
         wanted = []

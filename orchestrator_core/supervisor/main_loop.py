@@ -39,6 +39,8 @@ TERMINATING = "terminating"  #: All processes have had SIGTERM.
 KILLING = "killing"  #: All processes get SIGKILL.
 DONE = "done"
 
+_UNWATCHED_MS = 5000  #: How often a supervisor without file events looks whether its root is there.
+
 _BEFORE_SHUTDOWN = (RUNNING, END_REQUESTED)
 
 
@@ -98,6 +100,8 @@ class MainLoop:
         if started.pid is None:
             self.phase = DONE
         self._tail.open()
+        if self.phase == RUNNING and self.root_is_removed():  # Before there were events of it.
+            self._begin_shutdown("root-removed")
 
     def wait(self) -> None:
         """Wait until there is something to do."""
@@ -105,7 +109,10 @@ class MainLoop:
         poll.register(self._signals.fd, select.POLLIN)
         for fd, events in self._tail.poll_fds() + self._tree.poll_fds():
             poll.register(fd, events)
-        poll.poll(self._left_ms())
+        left_ms = self._left_ms()
+        if not self._tail.is_watching:
+            left_ms = _UNWATCHED_MS if left_ms is None else min(left_ms, _UNWATCHED_MS)
+        poll.poll(left_ms)
 
     def step(self) -> None:
         """Read all events, and act on them as the phase requires."""
