@@ -157,7 +157,8 @@ class Orchestrator(OutputVerbs, MaintenanceVerbs):
         further fields of its registry, JSON values; its ``record`` returns them.
 
         Raises:
-            InvalidInput: The description is empty, or *extra* has a field of every task.
+            InvalidInput: The description is empty, or *extra* has a field of every task, or a
+                text is too long; see :mod:`orchestrator_core.model.bounds`.
         """
         return self._task_creator.create(
             description, priority=priority, client_cwd=client_cwd, key=key, extra=extra or {}
@@ -206,7 +207,8 @@ class Orchestrator(OutputVerbs, MaintenanceVerbs):
         Inside an agent, the environment has its id. A terminal status ends the agent, and the
         receipt's ``end`` is the report. From inside the agent that is ``handed_over``: the
         request is durable, and the supervisor carries it out when the agent has exited, or
-        after the linger period.
+        after the linger period. A message of more than 10,000 characters is shortened, with a
+        mark.
 
         Raises:
             InvalidInput: There is no such status, or *progress* is not between 0 and 100.
@@ -244,7 +246,8 @@ class Orchestrator(OutputVerbs, MaintenanceVerbs):
         After the agent's end nothing is recorded, and the receipt's ``end`` is the report.
 
         Raises:
-            InvalidInput: There is no such severity, or JSON cannot hold the data.
+            InvalidInput: There is no such severity, or JSON cannot hold the data, or the type
+                or the data is too large; see :mod:`orchestrator_core.model.bounds`.
             NotFound: There is no such agent.
         """
         return self._with_end(

@@ -17,6 +17,7 @@ import msgspec
 
 from orchestrator_core.deployment.task_lookup import task_of
 from orchestrator_core.exceptions import InvalidInput, NotFound
+from orchestrator_core.model import bounds
 from orchestrator_core.model.status import Status, is_active
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.system import durable
@@ -67,7 +68,12 @@ class Reporter:
     def write_progress(
         self, agent_id: str, status: Status, *, message: str, progress: int | None
     ) -> ReportReceipt:
-        """Write an agent's progress, and its status unless that is a terminal one."""
+        """
+        Write an agent's progress, and its status unless that is a terminal one.
+
+        A message that is too long is shortened, with a mark.
+        """
+        message = bounds.shortened(message)
         line = {"status": status.value, "message": message, "progress": progress}
         changes: dict[str, Any] = {"message": message}
         if progress is not None:
@@ -90,6 +96,10 @@ class Reporter:
             raise InvalidInput(
                 f"{severity!r} is no severity", hint=f"use one of: {', '.join(SEVERITIES)}"
             )
+        bounds.check_length("the finding's type", finding_type, bounds.LABEL_MAX)
+        data = replace_surrogates(data)
+        bounds.check_data("the finding's data", data)
+        message = bounds.shortened(message)
         line = {
             "finding_type": finding_type,
             "severity": severity,

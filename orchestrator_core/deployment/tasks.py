@@ -15,7 +15,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import InvalidInput, StorageError
-from orchestrator_core.model import ids
+from orchestrator_core.model import bounds, ids
 from orchestrator_core.model.records import Task
 from orchestrator_core.registry import TASK, Registry
 from orchestrator_core.registry.operations import add_task, find_task
@@ -55,6 +55,9 @@ class TaskCreator:
         """Create a task, or return the one with the same *key*; durable when this returns."""
         if not description.strip():
             raise InvalidInput("the task's description is empty", hint="say what is to be done")
+        bounds.check_length("the task's description", description, bounds.DESCRIPTION_MAX)
+        bounds.check_length("the task's priority", priority, bounds.LABEL_MAX)
+        bounds.check_data("the task's extra", replace_surrogates(dict(extra)))
         registry = self._context.global_registry
         if key is not None:
             check_id("key", key)

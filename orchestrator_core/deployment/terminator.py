@@ -37,6 +37,7 @@ from orchestrator_core.exceptions import (
     SagaNotFound,
     WaitTimeout,
 )
+from orchestrator_core.model.bounds import shortened
 from orchestrator_core.model.outcome import EndReport, cleanup_record, terminal_reason
 from orchestrator_core.registry.operations import find_agent, is_finished
 from orchestrator_core.resources.step_registry import StepRegistry
@@ -298,7 +299,8 @@ class Terminator:
     def abandon(self, agent_id: str, step: str, *, reason: str) -> None:
         """Give up a step of a stuck saga; see :meth:`Orchestrator.abandon`."""
         with self.sagas.open(agent_id, timeout_s=self.context.lock_timeout_s) as saga:
-            saga.abandon(step, by=f"{_user_name()} (pid {os.getpid()})", reason=reason)
+            by = f"{_user_name()} (pid {os.getpid()})"
+            saga.abandon(step, by=by, reason=shortened(reason))
 
     # --- what is known of an end ---------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import msgspec
 
+from orchestrator_core.model.bounds import shortened
 from orchestrator_core.model.status import Status
 from orchestrator_core.saga import Reason, Unwind
 from orchestrator_core.system.clock import timestamp
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
 def terminal_reason(
     status: Status, reason: str, *, by: str, keep_logs: bool = True, cascade: bool = True
 ) -> Unwind:
-    """Return the reason to unwind an agent that ends with *status*."""
+    """Return the reason to unwind an agent that ends with *status*; a long text is shortened."""
     detail = {} if cascade else {"cascade": False}
-    return Unwind.terminal(reason, status=status.value, by=by, keep_logs=keep_logs, **detail)
+    message, facts = shortened(reason), {"status": status.value, "by": by}
+    return Unwind.terminal(message, **facts, keep_logs=keep_logs, **detail)
 
 
 def ends_children(why: Unwind) -> bool:
