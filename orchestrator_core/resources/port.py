@@ -17,8 +17,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import pwd
 import random
 import socket
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +34,7 @@ from orchestrator_core.saga.verification import naming_id
 from orchestrator_core.system import durable, locks, paths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 _FIRST, _LAST = 20000, 29999  #: Below the kernels' ephemeral ranges, above the services' ports.
 _LOCK_TIMEOUT_S = 10.0  #: The wait for other claims; each takes milliseconds.
@@ -49,7 +51,9 @@ class ReservedPortReceipt:
     number: int = 0  #: Known after the claim. The undo finds the claim without it.
 
     def owned_claims(self) -> list[Path]:
-        """Return the claims that lead to the holder."""
+        """Return the claims that lead to the holder; none if another user has the directory."""
+        if not _is_usable(Path(self.claims)):
+            return []
         # Of any port: the deployer may have died before it wrote the number down.
         links = [claim for claim in Path(self.claims).iterdir() if claim.is_symlink()]
         return [claim for claim in links if str(claim.readlink()) == self.holder]
@@ -66,7 +70,9 @@ class ReservedPort(private_dir.PrivateDirOptions):
     describes the limits of the reservation.
 
     All processes that share *claims*, a directory, get different ports. Without *claims* it is
-    a directory of this user in ``/tmp``.
+    a directory that only this user can replace: in the user's runtime directory
+    (``/run/user/UID``) if there is one, else in ``/tmp`` or in the home directory. The claims in
+    all three count.
     """
 
     receipt_type = ReservedPortReceipt
@@ -81,7 +87,7 @@ class ReservedPort(private_dir.PrivateDirOptions):
         numbers = self._numbers()
         if not numbers or not 0 < min(numbers) <= max(numbers) <= _LARGEST:
             raise InvalidInput(f"there is no TCP port {self.number or self.within}")
-        claims = self.claims or f"/tmp/orchestrator-core-{os.geteuid()}-ports"  # noqa: S108 - made private
+        claims = self.claims or _choose_claims()
         holder = self.saga_dir(ctx) / f"{self.name or 'port'}.port"
         return ReservedPortReceipt(str(paths.absolute("the directory", claims)), str(holder))
 
@@ -96,7 +102,9 @@ class ReservedPort(private_dir.PrivateDirOptions):
         private_dir.make_private(holder.parent)
         with _locked_claims(receipt) as claims:
             holder.touch(mode=0o600, exist_ok=False)
-            number = next((n for n in _shuffled(self._numbers()) if _is_free(claims, n)), None)
+            others = _other_claims(claims)
+            free = (n for n in _shuffled(self._numbers()) if _is_free(claims, n, others))
+            number = next(free, None)
             if number is None:
                 which = f"of {self.within}" if self.number is None else f"{self.number}"
                 raise PortTaken(f"no port {which} is free: each is claimed in {claims}, or in use")
@@ -120,7 +128,8 @@ class ReservedPort(private_dir.PrivateDirOptions):
     def undo(self, receipt: ReservedPortReceipt, _why: Unwind) -> Outcome:
         """Remove the agent's own claim, whichever its port, and no other."""
         owned: list[Path] = []
-        if Path(receipt.claims).is_dir():
+        # A cleaner may have removed the directory, with the claim, and another user made it.
+        if _is_usable(Path(receipt.claims)):
             with _locked_claims(receipt):
                 owned = receipt.owned_claims()
                 for claim in owned:
@@ -134,7 +143,7 @@ class ReservedPort(private_dir.PrivateDirOptions):
 
     def probe(self, receipt: ReservedPortReceipt) -> Presence:
         """Return whose the claim is."""
-        if not Path(receipt.claims).is_dir():
+        if not _is_usable(Path(receipt.claims)):
             return Presence.ABSENT
         if receipt.owned_claims():
             return Presence.OURS
@@ -161,18 +170,78 @@ def _locked_claims(receipt: ReservedPortReceipt) -> Iterator[Path]:
         yield claims
 
 
-def _is_free(claims: Path, number: int) -> bool:
+def _shared_claims() -> list[Path]:
+    """
+    Return the possible directories of this user's claims, the best first.
+
+    They do not depend on the environment, which a client of MCP does not pass on.
+    """
+    user = os.geteuid()
+    directories = [
+        Path(f"/run/user/{user}/orchestrator-core/ports"),
+        Path(f"/tmp/orchestrator-core-{user}-ports"),  # noqa: S108 - checked, and made private
+    ]
+    with contextlib.suppress(KeyError):  # A container's user may have no name.
+        home = Path(pwd.getpwuid(user).pw_dir)
+        # A home directory may be shared with other machines, which have ports of their own.
+        directories.append(home / ".local/state/orchestrator-core/ports" / socket.gethostname())
+    return directories
+
+
+def _other_claims(claims: Path) -> list[Path]:
+    """Return the other directories whose claims count; none beside a directory of the caller's."""
+    shared = _shared_claims()
+    return [other for other in shared if other != claims] if claims in shared else []
+
+
+def _choose_claims() -> Path:
+    """Return the first directory for claims that this user has, or can have."""
+    possible = _shared_claims()
+    for directory in possible:
+        with contextlib.suppress(OSError):
+            is_new = not directory.exists() and not directory.is_symlink()
+            if _is_usable(directory) or (is_new and _can_be_made(directory.parent)):
+                return directory
+    return possible[-1]  # The error of making it explains the rest.
+
+
+def _can_be_made(parent: Path) -> bool:
+    """Return whether this user, and no other, can make and replace a directory in *parent*."""
+    while not parent.exists():
+        parent = parent.parent
+    return os.access(parent, os.W_OK | os.X_OK) and not paths.why_replaceable(parent)
+
+
+def _is_usable(claims: Path) -> bool:
+    """Return whether a directory of claims exists, and is this user's alone."""
+    try:
+        status = claims.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    return is_own and not status.st_mode & 0o077
+
+
+def _is_free(claims: Path, number: int, others: Iterable[Path] = ()) -> bool:
     """Return whether a port is neither claimed nor in use. A dead claim is removed."""
+    if any(_is_claimed(other / str(number)) for other in others):
+        return False
     claim = claims / str(number)
+    if _is_claimed(claim):
+        return False
+    claim.unlink(missing_ok=True)
+    return all(_can_be_bound(family, number) for family in (socket.AF_INET, socket.AF_INET6))
+
+
+def _is_claimed(claim: Path) -> bool:
+    """Return whether the holder of a claim exists, or might."""
     try:
         claim.stat()
     except (FileNotFoundError, NotADirectoryError):
-        claim.unlink(missing_ok=True)
-    except OSError:
-        return False  # Whether the holder exists is unknown.
-    else:
         return False
-    return all(_can_be_bound(family, number) for family in (socket.AF_INET, socket.AF_INET6))
+    except OSError:
+        return True  # Whether the holder exists is unknown.
+    return True
 
 
 def _can_be_bound(family: socket.AddressFamily, number: int) -> bool:
