@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator_core.model import environment, ids
 from orchestrator_core.model.status import Status
 from orchestrator_core.supervisor import process_attributes
-from orchestrator_core.supervisor.launch import Launch
+from orchestrator_core.supervisor.launch import UNWIND, Launch
 from orchestrator_core.system import paths
 from orchestrator_core.system.clock import timestamp
 from orchestrator_core.system.interpreter import find_python
@@ -129,7 +129,7 @@ def build_launch(context: RootContext, inputs: DeploymentInputs) -> Launch:
 
 def unwinder_argv(root: Path, agent_id: str) -> list[str]:
     """Return the command of the unwinder that the supervisor becomes."""
-    return [find_python(), "-m", "orchestrator_core", "--root", str(root), "unwind", agent_id]
+    return [find_python(), "-m", "orchestrator_core", "--root", str(root), UNWIND, agent_id]
 
 
 def unwinder_env() -> dict[str, str]:

@@ -40,7 +40,7 @@ from orchestrator_core.saga import State, Unwind
 from orchestrator_core.saga.recovery import RecoveryPolicy
 from orchestrator_core.saga.verification import naming_id
 from orchestrator_core.supervisor import run_lock
-from orchestrator_core.system.processes.exit_record import read_exit_record
+from orchestrator_core.system.processes.exit_record import read_exit_record, read_start_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -147,11 +147,33 @@ class Liveness(RecoveryPolicy):
         session = session_receipt(history)
         if _is_legacy(session):
             self.context.predecessor.spawn_unwinder(history.saga_id)
-        elif session.supervisor is not None and self._bears_cookie(session.supervisor, history):
+        elif (supervisor := self.find_supervisor(history)) is not None and self._bears_cookie(
+            supervisor, history
+        ):
             # A supervisor that this process cannot see finds the request when its agent exits;
             # a recovery that sees the supervisor notifies it before.
             with contextlib.suppress(OutOfSight):
-                self.context.processes.signal(session.supervisor, signal.SIGUSR1)
+                self.context.processes.signal(supervisor, signal.SIGUSR1)
+
+    def find_supervisor(self, history: History) -> Identity | None:
+        """Return an agent's supervisor, dead or alive; None if it is dead, without a record."""
+        session = session_receipt(history)
+        if session.supervisor is not None:
+            return session.supervisor
+        return self.context.processes.find_supervisor(session.selector)
+
+    def has_lost_commit(self, history: History) -> bool:
+        """
+        Return whether a saga was committed, and its journal does not say so.
+
+        The agent's supervisor starts nothing, and takes the run lock, only after the commit.
+        """
+        if history.state is not State.RUNNING or history.frame("spawn_tmux") is None:
+            return False
+        run_dir = session_receipt(history).selector.run_dir
+        return run_dir is not None and (
+            read_start_record(run_dir) is not None or run_lock.is_held(run_dir)
+        )
 
     def _bears_cookie(self, supervisor: Identity, history: History) -> bool:
         """Return whether a process has the agent's cookie. That a journal names it is no proof."""
@@ -189,8 +211,11 @@ class Liveness(RecoveryPolicy):
                     yield self.sagas.history(record["id"])
 
     def derive_receipts(self, saga_id: str, labels: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the receipts that an agent's id leads to; see :mod:`.receipt_plan`."""
-        return derive_receipts(self.context, saga_id, labels)
+        """Return the receipts that an agent's id leads to, with its supervisor if that is alive."""
+        receipts = derive_receipts(self.context, saga_id, labels)
+        session = receipts["spawn_tmux"]
+        found = self.context.processes.find_supervisor(session.selector)
+        return {**receipts, "spawn_tmux": attrs.evolve(session, supervisor=found)}
 
 
 def task_id_of(history: History) -> str:
@@ -225,9 +250,10 @@ def supervisor_is_alive(processes: Processes, session: SessionReceipt | Predeces
 
     Raises:
         OutOfSight: It lives in another pid or time namespace.
+        CouldNotAsk: No record names it, and it may be alive where it cannot be seen.
     """
     if session.supervisor is None:
-        return False
+        return processes.find_supervisor(session.selector) is not None
     try:
         return processes.is_alive(session.supervisor)
     except OutOfSight:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import (
     CouldNotAsk,
+    JournalDamaged,
     LockTimeout,
     NotFound,
     RegistryError,
@@ -66,7 +67,7 @@ def task_of(context: RootContext, agent_id: str) -> str:
     """
     if agent_id == os.environ.get(ENV_AGENT) and ENV_TASK in os.environ:
         return check_id("task", os.environ[ENV_TASK])
-    with contextlib.suppress(SagaNotFound):
+    with contextlib.suppress(SagaNotFound, JournalDamaged):
         task_id = context.journals.history(agent_id).labels.get("task_id")
         if task_id:
             return str(task_id)

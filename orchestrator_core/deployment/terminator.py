@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING
 import attrs
 
 from orchestrator_core.deployment import cancellation
-from orchestrator_core.deployment.liveness import Liveness, session_receipt, task_id_of
+from orchestrator_core.deployment.liveness import Liveness, task_id_of
 from orchestrator_core.deployment.lost_journal import restore_journal
 from orchestrator_core.deployment.steps import STEPS
 from orchestrator_core.deployment.task_lookup import find_record
 from orchestrator_core.exceptions import (
+    CouldNotAsk,
     JournalDamaged,
     NotFound,
     OutOfSight,
@@ -125,7 +126,7 @@ class Terminator:
         """Take an agent's saga, with its lock, or return the report of its end."""
         for _ in range(2):  # A legacy agent gets its journal in between.
             try:
-                saga = self.sagas.open(agent_id, timeout_s=timeout_s)
+                saga = self._open_whole(agent_id, timeout_s=timeout_s)
             except SagaBusy:
                 # Its owner may have been stopped between closing and archiving the journal.
                 if self.history(agent_id).state is not State.CLOSED:
@@ -141,6 +142,18 @@ class Terminator:
                 saga.release()
                 break
         return self.report(agent_id)
+
+    def _open_whole(self, agent_id: str, *, timeout_s: float) -> Saga:
+        """Take a saga; recovery first rebuilds a journal that is damaged or has lost its commit."""
+        with contextlib.suppress(JournalDamaged):
+            saga = self.sagas.open(agent_id, timeout_s=timeout_s)
+            if not self.liveness.has_lost_commit(saga.history):
+                return saga
+            saga.release()
+        failed = self.recover(only=agent_id).failed
+        if failed:
+            raise CouldNotAsk(f"agent {agent_id!r} was left as it is: {failed[agent_id]}")
+        return self.sagas.open(agent_id, timeout_s=timeout_s)
 
     def unwind(self, saga: Saga, why: Unwind | None = None) -> EndReport:
         """Undo all that an agent holds, for *why* or for what the journal says."""
@@ -245,7 +258,8 @@ class Terminator:
         """
         try:
             with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
-                if saga.state is not State.COMMITTED:
+                is_committed = saga.state is State.COMMITTED
+                if not is_committed and not self.liveness.has_lost_commit(saga.history):
                     return saga.unwind(self.liveness.unwind_reason(saga.history))
                 exited = self.liveness.exit_record(saga.history)
                 if exited is None and not self.liveness.is_dead(saga.history):
@@ -267,13 +281,20 @@ class Terminator:
             NotFound: There never was such an agent.
         """
         deadline = time.monotonic() + timeout_s
-        history = self.history_or_report(agent_id)
+        try:
+            history = self.history_or_report(agent_id)
+        except JournalDamaged:
+            saga = self._open_or_report(agent_id, timeout_s=timeout_s)
+            if isinstance(saga, EndReport):
+                return saga
+            saga.release()  # Its journal is whole now.
+            history = self.history_or_report(agent_id)
         if isinstance(history, EndReport):
             return history
         if history.end_request is not None:
             # The process that requested the end may have died before it notified.
             self.liveness.notify_supervisor(history)
-        supervisor = session_receipt(history).supervisor
+        supervisor = self.liveness.find_supervisor(history)
         if supervisor is not None:
             scope = cancellation.current.scope
             cancelled_fd = None if scope is None else scope.cancelled_fd

@@ -3,7 +3,7 @@ Rebuild the journal of a damaged saga from its undamaged lines.
 
 The lost line is unknown, and may be the commit. So a saga without an ``unwind`` line counts as
 committed, and lives on unless the policy of recovery ends it: damage to a file ends no living
-saga.
+saga. What a lost ``done`` line has told is taken from the policy, as far as the policy knows it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from orchestrator_core.exceptions import JournalDamaged
 from orchestrator_core.saga.encoding import make_entry
 from orchestrator_core.saga.history import fold
 from orchestrator_core.saga.planning import begin_entry, intent_entry
+from orchestrator_core.saga.receipts import serialize
 from orchestrator_core.saga.states import State
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def repair_entries(
     Return the entries of a whole journal, from the undamaged *entries* of one.
 
     *derive_receipts* returns the saga's receipts by step name, from its id and its labels. They
-    replace the lost intents only.
+    replace the lost intents, and the fields that are only in a lost ``done`` line.
     """
     entries = list(entries)
     begins = [entry for entry in entries if entry.kind == "begin"]
@@ -47,7 +48,11 @@ def repair_entries(
     later_entries = [entry for entry in entries if entry.kind not in _HEAD_KINDS]
     return _append_consistent(
         [begin_entry(saga_id, labels, names), *stack],
-        [*_missing_unwind(later_entries), *later_entries],
+        [
+            *_missing_done(stack, derived, later_entries),
+            *_missing_unwind(later_entries),
+            *later_entries,
+        ],
     )
 
 
@@ -71,6 +76,21 @@ def _in_order(derived: Iterable[str], listed: Iterable[str]) -> list[str]:
             names.insert(position, name)
         position += 1
     return names
+
+
+def _missing_done(
+    stack: list[Entry], derived: Mapping[str, Any], later_entries: list[Entry]
+) -> Iterator[Entry]:
+    """Yield a ``done`` entry for each step without one whose derived receipt has more fields."""
+    done = {entry.data.get("step") for entry in later_entries if entry.kind == "done"}
+    for intent in stack:
+        name, planned = intent.data["step"], intent.data["receipt"]
+        if name in derived and name not in done:
+            fresh = serialize(derived[name])
+            known = {key: value for key, value in planned.items() if value is not None}
+            whole = {**fresh["receipt"], **known}
+            if fresh["type"] == intent.data["type"] and whole != planned:
+                yield make_entry("done", step=name, ms=0.0, receipt=whole)
 
 
 def _missing_unwind(later_entries: list[Entry]) -> list[Entry]:

@@ -88,6 +88,14 @@ class RecoveryPolicy(Protocol):
         """Return the receipts of a saga whose journal is damaged, by step name."""
         return {}
 
+    def has_lost_commit(self, history: History) -> bool:
+        """
+        Return whether a RUNNING saga without an owner was committed, and its journal was cut.
+
+        Its journal is then rebuilt, as a damaged one is.
+        """
+        return False
+
     def includes_self(self, history: History) -> bool:
         """Return whether unwinding the saga would end the calling process."""
         return False
@@ -186,6 +194,11 @@ class Recovery:
         try:
             opened = self.journals.open(saga_id)
         except JournalDamaged:
+            opened = None
+        if opened is not None and self.policy.has_lost_commit(opened[1]):
+            opened[0].close()
+            opened = None
+        if opened is None:
             self._rebuild(saga_id, report)
             opened = self.journals.open(saga_id)
         return Saga(
@@ -195,7 +208,9 @@ class Recovery:
     def _rebuild(self, saga_id: str, report: RecoveryReport) -> None:
         derive = self.policy.derive_receipts
         repair = functools.partial(repair_entries, saga_id, derive_receipts=derive)
-        quarantined, journal = self.journals.rebuild(saga_id, repair)
+        quarantined, journal = self.journals.rebuild(
+            saga_id, repair, is_damaged=self.policy.has_lost_commit
+        )
         journal.close()  # Another process may take the saga now: it is whole again.
         report.damaged[saga_id] = str(quarantined)
         self.observer.journal_damaged(saga_id, quarantined)

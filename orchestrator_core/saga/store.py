@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from orchestrator_core.saga.history import History
 
 SUFFIX = ".jsonl"
+_REBUILD_TIMEOUT_S = 5.0  #: A rebuild takes a few milliseconds.
+_READ_TIMEOUT_S = 1.0  #: For a process that found the journal damaged, and holds it until then.
 _NEW = ".new-"
 _UNNAMED = (_NEW, ".spare-")  #: What a crash may leave. Earlier releases wrote ``.spare-*``.
 
@@ -342,12 +344,17 @@ class JournalStore:
             os.close(fd)
 
     def rebuild(
-        self, saga_id: str, repair: Callable[[tuple[Entry, ...]], list[Entry]]
+        self,
+        saga_id: str,
+        repair: Callable[[tuple[Entry, ...]], list[Entry]],
+        *,
+        is_damaged: Callable[[History], bool] = lambda _history: False,
     ) -> tuple[Path, Journal]:
         """
         Put a whole journal in the place of a damaged one, which is kept under another name.
 
-        *repair* makes the entries from those that still check. Returns the new path of the
+        *repair* makes the entries from those that still check. *is_damaged* returns whether a
+        journal whose lines all check is damaged, too. Returns the new path of the
         damaged journal, and the new journal, owned by this process. However often a crash
         interrupts a rebuild, the damaged journal is kept once.
 
@@ -360,14 +367,14 @@ class JournalStore:
             with storage_errors("lock", self.path):
                 directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, directory)
-            if not locks.try_lock(directory):
+            if not locks.lock_within(directory, _REBUILD_TIMEOUT_S):
                 raise SagaBusy(f"saga {saga_id!r}: another process is rebuilding a journal")
             parsed = ParsedJournal()
             if is_file(path):
-                damaged = acquire(path, 0.0)
+                damaged = acquire(path, _READ_TIMEOUT_S)
                 stack.callback(os.close, damaged)
                 parsed = read_journal(damaged, path)
-            if _complete_id(parsed) == saga_id:
+            if _complete_id(parsed) == saga_id and not is_damaged(load_history(parsed, saga_id)):
                 raise SagaBusy(f"saga {saga_id!r} was rebuilt by another process")
             with self._unnamed(path, repair(parsed.entries)) as (unnamed, _, journal):
                 quarantined = _quarantine(path)

@@ -116,7 +116,9 @@ def decode(data: bytes) -> Launch:
         raise ValueError(f"not a whole launch file: {error}") from None
 
 
-_BOOTSTRAP = (
+UNWIND = "unwind"  #: The command of the unwinder; the agent's id follows.
+
+BOOTSTRAP = (
     "import sys; sys.path.append(sys.argv[1]); "
     "from orchestrator_core.supervisor import main; main(sys.argv[2])"
 )
@@ -130,4 +132,4 @@ def command(launch_path: str, *, python: str = sys.executable) -> list[str]:
     command line.
     """
     home = __file__.rsplit("/", 3)[0]
-    return [python, "-I", "-S", "-c", _BOOTSTRAP, home, launch_path]
+    return [python, "-I", "-S", "-c", BOOTSTRAP, home, launch_path]

@@ -26,14 +26,26 @@ def hold(run_dir: str) -> None:
 
 def is_free(run_dir: str) -> bool:
     """Return whether it is certain that no process holds the lock. The directory must exist."""
+    return _try(run_dir) is True
+
+
+def is_held(run_dir: str) -> bool:
+    """Return whether it is certain that a process holds the lock."""
+    return _try(run_dir) is False
+
+
+def _try(run_dir: str) -> bool | None:
+    """Return whether the lock can be had; None if there is no such directory, or it is unknown."""
     try:
         fd = posix.open(run_dir, _FLAGS)
     except OSError:
-        return False
+        return None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     else:
         return True
     finally:

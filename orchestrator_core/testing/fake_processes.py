@@ -78,6 +78,14 @@ class FakeProcesses:
                 self._world.kill(found, signum)
             return found is not None
 
+    def find_supervisor(self, selector: OwnershipSelector) -> Identity | None:
+        """Return the agent's living supervisor; see the protocol."""
+        with self._world.call("processes.find_supervisor"):
+            launch_path = f"{selector.run_dir}/launch"
+            processes = list(self._world.processes.values())
+            found = (p for p in processes if p.role and p.role.launch_path == launch_path)
+            return next(map(self._identity, found), None)
+
     def pane_of(self, process: Identity) -> PaneState | None:
         """Return the state of the pane that runs *process*; see the protocol."""
         with self._world.call("processes.pane_of"):

@@ -50,7 +50,7 @@ class Supervisor:
         self._terminal = terminal
         self._world = terminal._world  # noqa: SLF001 - same package
         self._process = process
-        self._launch_path = launch_path
+        self.launch_path = launch_path
         self._stage = Stage.GATE
         self._launch: Launch = None  # type: ignore[assignment]  # set at the gate
         self._journal = -1  # Held open as by the real one: a rename does not affect it.
@@ -111,14 +111,14 @@ class Supervisor:
     def _try_gate(self) -> bool:
         with contextlib.suppress(OSError, ValueError):
             if self._launch is None:
-                self._launch = launch.read(self._launch_path)
+                self._launch = launch.read(self.launch_path)
                 flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
                 self._journal = os.open(self._launch.journal, flags)
                 self._files.callback(os.close, self._journal)
             if not self._lock_is_free():
                 return False
             if gate.is_committed(self._journal):
-                os.unlink(self._launch_path)  # noqa: PTH108 - as the real one
+                os.unlink(self.launch_path)  # noqa: PTH108 - as the real one
                 self._stage = Stage.RUNNING
         if self._stage is Stage.RUNNING:
             self._run()

@@ -126,6 +126,9 @@ CALLS = {
     "processes.identify": lambda fake: fake.processes.identify(1),
     "processes.is_alive": lambda fake: fake.processes.is_alive(NOBODY),
     "processes.signal": lambda fake: fake.processes.signal(NOBODY, signal.SIGTERM),
+    "processes.find_supervisor": lambda fake: fake.processes.find_supervisor(
+        OwnershipSelector("c1", exit_file="/nowhere/exit")
+    ),
     "processes.pane_of": lambda fake: fake.processes.pane_of(NOBODY),
     "processes.watch": lambda fake: fake.processes.watch(NOBODY, timeout_s=0),
     "processes.includes_self": lambda fake: fake.processes.includes_self(OwnershipSelector("c")),

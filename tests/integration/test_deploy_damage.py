@@ -12,7 +12,7 @@ import pytest
 
 import orchestrator_core
 from orchestrator_core import Orchestrator
-from orchestrator_core.exceptions import RegistryDamaged
+from orchestrator_core.exceptions import RegistryDamaged, WaitTimeout
 
 pytestmark = pytest.mark.tmux
 
@@ -89,6 +89,80 @@ def test_a_damaged_journal_is_quarantined_and_rebuilt_and_ends_no_agent(place, s
     assert {} == scene.world.processes()
     assert [] == scene.world.sessions() + scene.world.cgroups()
     assert [] == scene.world.files("TASK-*/run/*") + scene.world.files("TASK-*/agent_prompt_*")
+
+
+def flip_the_line_with_the_supervisor(path):
+    data = path.read_bytes()
+    at = data.index(b'"done","step":"spawn_tmux"') + 60
+    path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+
+
+def cut(mark):
+    return lambda path: path.write_bytes(path.read_bytes().partition(mark)[0])
+
+
+def replace_by_a_directory(path):
+    path.unlink()
+    path.mkdir()
+
+
+WRECKS = {
+    "one bit": flip_the_line_with_the_supervisor,
+    "cut before the commit": cut(b'{"kind":"commit"'),
+    "cut before the first step": cut(b'{"kind":"done"'),
+    "cut in the first line": lambda path: path.write_bytes(path.read_bytes()[:20]),
+    "empty": lambda path: path.write_bytes(b""),
+    "NULs": lambda path: path.write_bytes(bytes(len(path.read_bytes()))),
+    "a directory": replace_by_a_directory,
+}
+
+
+def wait(other, agent_id):
+    with pytest.raises(WaitTimeout):
+        other.wait(agent_id, timeout_s=0.2)
+
+
+LOOKS = {
+    "recover": lambda other, _: other.recover(),
+    "sweep": lambda other, _: other.sweep(reap=True),
+    "wait": wait,
+    "progress": lambda other, agent_id: other.report_progress(agent_id, "working"),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("wreck", WRECKS)
+def test_no_look_at_a_wrecked_journal_ends_its_living_agent(wreck, look, scene, orch, task):
+    """The run directory, the supervisor's command line and the registry know the agent, too."""
+    agent = orch.deploy(task, scene.spec())
+    WRECKS[wreck](scene.root / f"sagas/{agent.id}.jsonl")
+
+    LOOKS[look](scene.orchestrator(), agent.id)
+
+    assert orch.agent(agent.id).is_active
+    assert [agent.tmux_session] == scene.world.sessions()
+    assert scene.world.of_agent(agent.id)
+    end = orch.terminate(agent.id, reason="enough")
+    assert (True, "terminated", "enough") == (end.success, end.status, end.reason)
+    # The supervisor was found again, and has ended its processes itself.
+    assert [False] == [one["detail"]["forced"] for one in end.steps if one["step"] == "spawn_tmux"]
+    assert [] == [left for left in scene.world.leftovers() if "damaged" not in left]
+    assert "terminated" == orch.agent(agent.id).status
+
+
+@pytest.mark.parametrize("wreck", WRECKS)
+def test_an_agent_with_a_wrecked_journal_ends_as_its_supervisor_saw_it(wreck, scene, orch, task):
+    """Its log and its record stay, whatever the journal has lost."""
+    spec = scene.spec("sh", "-c", f"echo work; read go < {scene.gate('go')}")
+    agent = orch.deploy(task, spec)
+    WRECKS[wreck](scene.root / f"sagas/{agent.id}.jsonl")
+    scene.let_go("go")
+
+    end = orch.wait(agent.id, timeout_s=20)
+
+    assert (True, "completed") == (end.success, end.status), end
+    assert "work\n" == orch.read_output(agent.id)
+    assert "completed" == orch.agent(agent.id).status
 
 
 def test_an_agent_can_report_its_end_from_inside_after_its_journal_was_rebuilt(scene, orch, task):

@@ -216,7 +216,7 @@ class SessionReceipt:
     cookie: str
     exit_file: str | None  #: The supervisor's exit record; None if there is no supervisor.
     cgroup: str | None = None
-    supervisor: Identity | None = None  #: Known once it runs; the name finds it before.
+    supervisor: Identity | None = None  #: Known once it runs; the run directory leads to it before.
 
     @property
     def selector(self) -> OwnershipSelector:
@@ -301,19 +301,11 @@ class SpawnTmux(DeploymentStep):
         return Outcome.undone(**facts) if was_there else Outcome.absent(**facts)
 
     def _selector(self, receipt: SessionReceipt) -> OwnershipSelector:
-        # After a crash before the pid was recorded, the name leads to the session.
         if receipt.supervisor is not None:
             return receipt.selector
-        sighting = self.context.terminal.inspect(receipt.session, owner=receipt.cookie)
-        if sighting.presence is not Presence.OURS or sighting.session is None:
-            return receipt.selector
-        # The terminal may be in another pid namespace. So the process has to bear the mark, too.
-        marked = self.context.processes.find_tagged(receipt.cookie)
-        pid, cookie = sighting.session.pane_pid, receipt.cookie
-        found = (
-            each.identity for each in marked if (each.identity.pid, each.cookie) == (pid, cookie)
-        )
-        return attrs.evolve(receipt.selector, supervisor=next(found, None))
+        # A crash came before the pid was recorded, or the journal was damaged.
+        found = self.context.processes.find_supervisor(receipt.selector)
+        return attrs.evolve(receipt.selector, supervisor=found)
 
     def probe(self, receipt: SessionReceipt) -> Presence:
         """Return whether the session exists."""

@@ -62,6 +62,7 @@ class LocalProcesses:
     find_open_files = staticmethod(open_files.find_open_files)
     find_mentions = staticmethod(mentions.find_mentions)
     includes_self = staticmethod(ownership.includes_self)
+    find_supervisor = staticmethod(ownership.find_supervisor)
     create_cgroup = staticmethod(cgroups.create)
 
     def find_tagged(self, prefix: str) -> tuple[TaggedProcess, ...]:

@@ -38,6 +38,13 @@ def find_open_files(files: Collection[FileId]) -> tuple[OpenFile, ...]:
     return tuple(found)
 
 
+def has_open(pid: int, path: str) -> bool:
+    """Return whether a process has the file or directory *path* open; False without ``/proc``."""
+    file = _file_id(path)
+    descriptors = _descriptors(pid) if sys.platform == "linux" else ()
+    return any(_file_id(f"/proc/{pid}/fd/{number}") == file for number in descriptors)
+
+
 def _by_proc(files: set[FileId]) -> Iterator[OpenFile]:
     pids = procfs.pids()
     if not pids:

@@ -20,9 +20,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from orchestrator_core.supervisor import run_lock
+from orchestrator_core.exceptions import CouldNotAsk, OutOfSight
+from orchestrator_core.supervisor import launch, run_lock
 from orchestrator_core.system.boot import boot_id
-from orchestrator_core.system.processes import cgroups, exit_record, identity, table
+from orchestrator_core.system.processes import cgroups, exit_record, identity, open_files, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,14 +80,32 @@ def is_supervisor(selector: OwnershipSelector) -> bool:
     return supervisor.pid == os.getpid() and identity.is_visible(supervisor)
 
 
-def check_in_sight(selector: OwnershipSelector) -> None:
+def find_supervisor(selector: OwnershipSelector) -> Identity | None:
     """
-    Do nothing if the agent's processes are visible from here, or certainly dead.
+    Return the agent's living supervisor, which no record names; None if it is dead.
+
+    It is the process whose command line is a supervisor's, with the agent's run directory; or
+    an unwinder's that has inherited the run lock.
 
     Raises:
-        OutOfSight: The agent lives in another namespace.
+        CouldNotAsk: The run lock is held, and no supervisor is found: it is out of sight.
     """
-    _root_identities(selector)
+    if selector.run_dir is None:
+        return None
+    launch_path, agent_id = f"{selector.run_dir}/launch", os.path.basename(selector.run_dir)  # noqa: PTH119 - one name
+    for row in table.snapshot():
+        argv = table.command_line(row.pid)
+        if argv[-1:] == [launch_path] and launch.BOOTSTRAP in argv:
+            return row.identity
+        is_unwinder = argv[-2:] == [launch.UNWIND, agent_id]
+        if is_unwinder and open_files.has_open(row.pid, selector.run_dir):
+            return row.identity
+    if run_lock.is_held(selector.run_dir):
+        raise CouldNotAsk(
+            f"a supervisor holds the lock of {selector.run_dir}, and none can be seen from here",
+            hint=OutOfSight.default_hint,
+        )
+    return None
 
 
 def _root_identities(selector: OwnershipSelector) -> set[Identity]:

@@ -174,6 +174,15 @@ class Processes(Protocol):
         """
         ...
 
+    def find_supervisor(self, selector: OwnershipSelector) -> Identity | None:
+        """
+        Return the agent's living supervisor, which no record names; None if it is dead.
+
+        Raises:
+            CouldNotAsk: It may be alive where it cannot be seen.
+        """
+        ...
+
     def pane_of(self, process: Identity) -> PaneState | None:
         """Return the state of the pane that runs *process*; None if that has ended or is hidden."""
         ...

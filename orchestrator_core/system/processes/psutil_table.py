@@ -40,6 +40,14 @@ def cwd_of(pid: int) -> str:
         raise ProcessLookupError(pid) from error
 
 
+def command_line(pid: int) -> list[str]:
+    """Return the arguments of a process; empty if it has ended, or the system hides them."""
+    try:
+        return list(psutil.Process(pid).cmdline())
+    except (psutil.Error, ValueError):
+        return []
+
+
 def terminal_of(pid: int) -> tuple[str | None, int, str]:
     """Return a process's controlling terminal, and its parent's pid and name; empty if it ended."""
     try:

@@ -119,6 +119,15 @@ def bears_cookie(process: Identity, cookie: str) -> bool:
     return cookie in borne and stat is not None and stat.started == process.started
 
 
+def command_line(pid: int) -> list[str]:
+    """Return the arguments of a process; empty if it has ended, or the system hides them."""
+    if sys.platform == "linux":
+        return os.fsdecode(procfs.read(f"/proc/{pid}/cmdline")).split("\0")[:-1]
+    from orchestrator_core.system.processes import psutil_table  # noqa: PLC0415 - only without /proc
+
+    return psutil_table.command_line(pid)
+
+
 def proc_rows() -> Iterator[Row]:
     """Return the rows of ``/proc``."""
     mid_exec = []
