@@ -140,6 +140,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib  # noqa: PLC0415 - for the first use of each name only
 
+    importlib.import_module("orchestrator_core.system.fork")  # Before a fork may meet an import.
+
     value: object = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator_core.deployment.context import RootContext
@@ -13,6 +12,7 @@ from orchestrator_core.model.status import Status, parse_status
 from orchestrator_core.operations.maintenance_verbs import MaintenanceVerbs
 from orchestrator_core.registry import new_global
 from orchestrator_core.system.deprecation import renamed_keyword
+from orchestrator_core.system.lazy import LazyAttribute
 from orchestrator_core.system.names import check_id
 from orchestrator_core.system.one_timeout import shared_timeout
 from orchestrator_core.system.seconds import check_seconds
@@ -112,7 +112,7 @@ class Orchestrator(OutputVerbs, MaintenanceVerbs):
 
     # --- the parts: each is imported when it is first used ---------------------------------------
 
-    @functools.cached_property
+    @LazyAttribute
     def _terminator(self) -> Terminator:
         from orchestrator_core.deployment.terminator import Terminator  # noqa: PLC0415
         from orchestrator_core.saga.logging_observer import LoggingObserver  # noqa: PLC0415
@@ -121,19 +121,19 @@ class Orchestrator(OutputVerbs, MaintenanceVerbs):
         given = () if self._observer is None else (self._observer,)
         return Terminator(self._context, observer=combine(LoggingObserver(), *given, self._alerts))
 
-    @functools.cached_property
+    @LazyAttribute
     def _queries(self) -> Queries:
         from orchestrator_core.deployment.queries import Queries  # noqa: PLC0415
 
         return Queries(self._context)
 
-    @functools.cached_property
+    @LazyAttribute
     def _deployer(self) -> Deployer:
         from orchestrator_core.deployment.deployer import Deployer  # noqa: PLC0415
 
         return Deployer(self._context, self._terminator, timeout_s=self._timeout_s)
 
-    @functools.cached_property
+    @LazyAttribute
     def _task_creator(self) -> TaskCreator:
         from orchestrator_core.deployment.tasks import TaskCreator  # noqa: PLC0415
 

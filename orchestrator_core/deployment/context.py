@@ -18,6 +18,7 @@ from orchestrator_core.exceptions import InvalidInput, StorageError, TerminalUna
 from orchestrator_core.model.layout import DEFAULT_TERMINAL
 from orchestrator_core.model.limits import Limits
 from orchestrator_core.registry import GLOBAL, TASK, Registry
+from orchestrator_core.system.lazy import LazyAttribute
 from orchestrator_core.system.seconds import check_seconds
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class RootContext:
         self._rebuild_global = rebuild_global
         self._registries: dict[str, Registry] = {}
 
-    @functools.cached_property
+    @LazyAttribute
     def terminal(self) -> Terminal:
         """
         The terminal that was passed in, or else the one that ``root.json`` names.
@@ -91,7 +92,7 @@ class RootContext:
             return self._terminal
         return load_terminal(self._terminal_name, self.socket, timeout_s=self.terminal_timeout_s)
 
-    @functools.cached_property
+    @LazyAttribute
     def processes(self) -> Processes:
         """The processes that were passed in, the terminal's own, or this machine's."""
         given = self._processes
@@ -104,7 +105,7 @@ class RootContext:
 
         return LocalProcesses()
 
-    @functools.cached_property
+    @LazyAttribute
     def patience(self) -> GracePeriods:
         """The time that an agent gets at its end."""
         from orchestrator_core.system.processes.protocol import GracePeriods  # noqa: PLC0415
@@ -126,35 +127,35 @@ class RootContext:
             chosen = self.patience.default_linger_s(with_preset=spec.preset is not None)
         return chosen
 
-    @functools.cached_property
+    @LazyAttribute
     def predecessor(self) -> Predecessor:
         """The agents of another system in this root."""
         from orchestrator_core.deployment.predecessor import Predecessor  # noqa: PLC0415
 
         return Predecessor() if self._predecessor is None else self._predecessor(self)
 
-    @functools.cached_property
+    @LazyAttribute
     def settings(self) -> Settings:
         """The settings in the root's ``orchestrator.toml``, read once."""
         from orchestrator_core.model import settings  # noqa: PLC0415
 
         return settings.read(self.layout.root)
 
-    @functools.cached_property
+    @LazyAttribute
     def journals(self) -> JournalStore:
         """The journals of the root's sagas, for reading."""
         from orchestrator_core.saga.store import JournalStore  # noqa: PLC0415
 
         return JournalStore.open_directory(self.layout.sagas)
 
-    @functools.cached_property
+    @LazyAttribute
     def snapshots(self) -> SnapshotCache:
         """The task registries as the last sweep read them."""
         from orchestrator_core.registry.snapshot_cache import SnapshotCache  # noqa: PLC0415
 
         return SnapshotCache()
 
-    @functools.cached_property
+    @LazyAttribute
     def global_registry(self) -> Registry:
         """The document of live agents and totals."""
         return self._registry(self.layout.global_registry, GLOBAL, self._rebuild_global)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
+from orchestrator_core.system.lazy import LazyAttribute
 from orchestrator_core.system.names import check_id
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class MaintenanceVerbs:
         foreign = {str(layout.foreign_database): note} if note else {}
         return {**self._context.unreadable, **foreign}
 
-    @functools.cached_property
+    @LazyAttribute
     def _alerts(self) -> Alerts:
         from orchestrator_core.operations.alerts import Alerts  # noqa: PLC0415
 

@@ -734,6 +734,23 @@ def test_a_root_that_every_user_can_write_to_fails(used, environment):
     assert OK is root.permissions(environment).verdict
 
 
+def test_the_modes_of_a_kept_worktree_do_not_matter_below_a_private_directory(used, environment):
+    """Git checks files out for everybody; the agent's own directory lets no other user in."""
+    held = used.root / "held" / "a-1"
+    (held / "worktree").mkdir(parents=True, mode=0o755)
+    (held / "worktree" / "code.py").touch()
+    (held / "worktree" / "code.py").chmod(0o664)
+    held.chmod(0o700)
+    held.parent.chmod(0o700)
+    assert OK is root.permissions(environment).verdict
+
+    held.chmod(0o755)
+    answer = root.permissions(environment)
+
+    assert "open to others" in answer.found
+    assert str(held / "worktree") in answer.remedy
+
+
 def test_the_files_of_the_check_of_calls_are_no_finding_of_the_check_of_permissions(
     used, environment
 ):

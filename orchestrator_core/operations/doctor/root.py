@@ -25,6 +25,7 @@ TRIAL_PREFIX = ".doctor-"  #: Of the private directory in which another check tr
 
 #: Agents write here without restrictions.
 _UNCHECKED = frozenset({"output"})
+_HELD = "held"  #: What steps hold, such as worktrees: each agent's directory protects its own.
 
 
 # --- its place --------------------------------------------------------------------------------
@@ -109,9 +110,19 @@ def _scan(root: str) -> Iterator[tuple[str, os.stat_result | None]]:
             except OSError:
                 yield path, None
         subdirectories[:] = [name for name in subdirectories if name not in _UNCHECKED]
+        if directory == f"{root}/{_HELD}":
+            subdirectories[:] = [name for name in subdirectories if _is_open(f"{directory}/{name}")]
     for error in errors:
         if not isinstance(error, FileNotFoundError):
             yield error.filename, None
+
+
+def _is_open(directory: str) -> bool:
+    """Return whether other users can enter a directory, so that the modes below it matter."""
+    try:
+        return bool(os.lstat(directory).st_mode & 0o077)
+    except OSError:
+        return True
 
 
 def _problem_of(status: os.stat_result | None) -> _Problem | None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from concurrent.futures import ThreadPoolExecutor, wait
+import functools
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 import attrs
@@ -51,17 +52,27 @@ def reap(
         if finding.reapable:
             groups.setdefault(_action_and_target(finding), []).append(finding)
     with ThreadPoolExecutor(_MAX_WORKERS, "reap") as pool:
-        results = [
-            # Each in the context of the sweep, whose calls share a time-out.
-            pool.submit(contextvars.copy_context().run, reaper.run, key[0], group)
-            for key, group in groups.items()
-        ]
+        results = [_submit(pool, reaper, key[0], group) for key, group in groups.items()]
         try:
             wait(results)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [result for several in results for result in several.result()]
+
+
+def _submit(
+    pool: ThreadPoolExecutor, reaper: _Reaper, action: _Action, findings: list[Finding]
+) -> Future[list[ReapResult]]:
+    """Reap in a thread; in this one, if the system has no more threads, or the program ends."""
+    # In the context of the sweep, whose calls share a time-out.
+    run = functools.partial(contextvars.copy_context().run, reaper.run, action, findings)
+    try:
+        return pool.submit(run)
+    except RuntimeError:
+        done: Future[list[ReapResult]] = Future()
+        done.set_result(run())
+        return done
 
 
 @attrs.frozen
