@@ -6,12 +6,14 @@ A server that is a child process of an agent needs no ids: they are in its envir
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.mcp import parameters as params
 from orchestrator_core.mcp import schemas, views
+from orchestrator_core.mcp.synonyms import severity_named, status_named
 from orchestrator_core.model.environment import ENV_AGENT
 
 if TYPE_CHECKING:
@@ -45,8 +47,9 @@ class AgentTools:
         call. From inside the agent you have your answer before that happens.
         """
         agent = await self._agent(task_id, agent_id)
+        status, percent = status_named(status), _per_cent(progress)
         receipt = await self._orch.report_progress(
-            agent.id, status, message=message, progress=progress
+            agent.id, status, message=message, progress=percent
         )
         _raise_if_not_recorded(receipt)
         result: schemas.ReportProgressResult = {
@@ -55,11 +58,13 @@ class AgentTools:
                 "timestamp": receipt.line["timestamp"],
                 "agent_id": agent.id,
                 "status": status,
-                "progress": agent.progress if progress is None else progress,
+                "progress": agent.progress if percent is None else percent,
                 "message": message,
             },
             "coordination_info": await views.coordination(self._orch, agent.task_id),
         }
+        if progress is not None and progress != percent:
+            result["validation_warnings"] = [f"a progress of {progress} was taken as {percent}"]
         if receipt.end is not None:
             result["handed_over"] = receipt.end.handed_over
         return result
@@ -76,7 +81,11 @@ class AgentTools:
         """Record a finding of an agent, for its siblings and its deployer."""
         agent = await self._agent(task_id, agent_id)
         receipt = await self._orch.report_finding(
-            agent.id, message, finding_type=finding_type, severity=severity, data=data
+            agent.id,
+            message,
+            finding_type=finding_type,
+            severity=severity_named(severity),
+            data=data,
         )
         _raise_if_not_recorded(receipt)
         return {
@@ -96,6 +105,13 @@ class AgentTools:
         if task_id:
             return await views.agent_of_task(self._orch, task_id, agent_id)
         return await self._orch.agent(agent_id)
+
+
+def _per_cent(progress: float | None) -> int | None:
+    """Return a progress as a whole number from 0 to 100."""
+    if progress is None or math.isnan(progress):
+        return None
+    return round(min(100, max(0, progress)))
 
 
 def _raise_if_not_recorded(receipt: ReportReceipt) -> None:

@@ -6,11 +6,11 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import OrchestratorError
-from orchestrator_core.mcp.schemas import CleanupSummary, select
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from orchestrator_core.mcp.schemas import CleanupSummary
     from orchestrator_core.model.outcome import EndReport
 
 #: By the code of an error: what a model can do, which has tools and no shell.
@@ -69,13 +69,13 @@ class LeftoversError(OrchestratorError):
 
     code = "stuck"
 
-    def __init__(self, end: EndReport) -> None:
+    def __init__(self, end: EndReport, cleanup: CleanupSummary) -> None:
         super().__init__(
             f"agent {end.agent_id!r} has ended with leftovers: {'; '.join(end.errors)}",
             hint="fix the cause; the cleanup is retried by itself, and by sweep_agents with reap",
             leaked=[*end.survivors, *end.errors],
         )
-        self._end = end
+        self._end, self._cleanup = end, cleanup
 
     def to_dict(self) -> dict[str, object]:
         """Return it as JSON-safe values, with the fields of a kill."""
@@ -84,11 +84,11 @@ class LeftoversError(OrchestratorError):
             "status": self._end.status,
             "reason": self._end.reason,
             "session_killed": self._end.tmux_session_killed,
-            "cleanup": select(self._end, CleanupSummary),
+            "cleanup": self._cleanup,
         }
 
 
-def raise_if_not_clean(end: EndReport) -> None:
+def raise_if_not_clean(end: EndReport, cleanup: CleanupSummary) -> None:
     """
     Return if nothing of an agent remains, or its supervisor still cleans up.
 
@@ -96,4 +96,4 @@ def raise_if_not_clean(end: EndReport) -> None:
         LeftoversError: Its saga is STUCK.
     """
     if not end.success and not end.handed_over:
-        raise LeftoversError(end)
+        raise LeftoversError(end, cleanup)

@@ -7,7 +7,7 @@ import this one at run time.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -37,6 +37,18 @@ Deliverables = Annotated[list[str] | None, _described("What they must deliver.")
 Criteria = Annotated[list[str] | None, _described("What makes it a success.")]
 Constraints = Annotated[list[str] | None, _described("What they must or must not do.")]
 Files = Annotated[list[str] | None, _described("The files it is about.")]
+Documents = Annotated[list[str] | None, _described("Documents to read.")]
+Project = Annotated[
+    dict[str, Any] | None, _described("Facts of the project: its framework, port, commands, …")
+]
+Phases = Annotated[
+    list[dict[str, Any]] | None,
+    _described("The phases of the work: each with a name, a description, deliverables, …"),
+]
+Conversation = Annotated[
+    list[dict[str, Any]] | None,
+    _described("The conversation so far, oldest first: each message with role and content."),
+]
 
 # --- agents --------------------------------------------------------------------------------------
 
@@ -92,11 +104,11 @@ Status = Annotated[
     ),
 ]
 Message = Annotated[str, _described("What it is doing, or has done.")]
-Progress = Annotated[int | None, _described("How far it is, per cent; by default as before.")]
-FindingType = Annotated[str, _described("issue, solution, insight, question, …")]
-Severity = Annotated[
-    Literal["low", "medium", "high", "critical", "info"], _described("How bad it is.")
+Progress = Annotated[
+    int | float | None, _described("How far it is, 0 to 100 per cent; by default as before.")
 ]
+FindingType = Annotated[str, _described("issue, solution, insight, question, …")]
+Severity = Annotated[str, _described("How bad it is: info, low, medium, high or critical.")]
 Found = Annotated[str, _described("What was found.")]
 Data = Annotated[dict[str, Any] | None, _described("More about it, as JSON.")]
 

@@ -16,14 +16,20 @@ T = TypeVar("T")
 
 def select(source: object, shape: type[T], /, **values: Any) -> T:  # noqa: ANN401 - JSON
     """Return the keys of the TypedDict *shape*: from *values*, or else attributes of *source*."""
-    keys = shape.__annotations__
-    return cast("T", {key: values[key] if key in values else getattr(source, key) for key in keys})
+    # typing_extensions does not evaluate these annotations, so __required_keys__ has all keys.
+    chosen = {
+        key: values[key] if key in values else getattr(source, key)
+        for key, annotation in shape.__annotations__.items()
+        if key in values or "NotRequired" not in str(annotation)
+    }
+    return cast("T", chosen)
 
 
 class ToolResult(TypedDict):
-    """The part that all results have."""
+    """The part that all results have; a warning is of an argument that was changed or ignored."""
 
     success: bool
+    validation_warnings: NotRequired[list[str]]
 
 
 class ErrorValues(TypedDict):
@@ -49,6 +55,7 @@ class CreateTaskResult(ToolResult):
     priority: str
     workspace: str
     status: str
+    has_enhanced_context: bool
 
 
 class DeployResult(ToolResult):
@@ -62,6 +69,7 @@ class DeployResult(ToolResult):
     status: str
     workspace: str
     deployment_method: str
+    tracked_files: dict[str, str]
 
 
 class CleanupSummary(TypedDict):
@@ -72,6 +80,7 @@ class CleanupSummary(TypedDict):
     prompt_file_deleted: bool
     log_files_archived: bool
     verified_no_zombies: bool
+    escalated_to_sigkill: bool
     errors: list[str]
     archived_files: list[str]
 
@@ -119,8 +128,9 @@ class AgentCounts(TypedDict):
 
 
 class CoordinationInfo(TypedDict):
-    """A short summary of the task's agents."""
+    """A short summary of the task's agents, with the newest findings first."""
 
+    task_id: str
     agent_counts: AgentCounts
     recent_findings: list[AgentFinding]
 
@@ -166,15 +176,71 @@ class ListAgentsResult(ToolResult):
     unknown: list[str]
 
 
+class ResultSummary(TypedDict):
+    """An agent's result in short. Tokens and cost are None if its tool does not report them."""
+
+    is_error: bool | None
+    result: str | None
+    error: str | None
+    cost_usd: float | None
+    input_tokens: int | None
+    output_tokens: int | None
+    permission_denials: int
+
+
+class AgentInfoWithResult(AgentInfo):
+    """An agent of a task; one that has ended has the result in its output, if there is one."""
+
+    result: NotRequired[ResultSummary]
+
+
 class TaskAgents(AgentCounts):
     """The agents of a task."""
 
-    agents_list: list[AgentInfo]
+    agents_list: list[AgentInfoWithResult]
+
+
+class TokenCounts(TypedDict):
+    """The tokens that an agent has used."""
+
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+
+
+class Denial(TypedDict):
+    """A tool call that the agent's program refused, because no permission covered it."""
+
+    tool: str
+    input: dict[str, Any]
+
+
+class AgentResultResult(ToolResult):
+    """The result in an agent's own output. A field is None if the output does not have it."""
+
+    agent_id: str
+    task_id: str
+    status: str
+    end_reason: str
+    format: str | None
+    is_error: bool | None
+    result: str | None
+    error: str | None
+    last_message: str | None
+    session_id: str | None
+    cost_usd: float | None
+    usage: TokenCounts | None
+    turns: int | None
+    duration_ms: float | None
+    permission_denials: list[Denial]
+    retry: str | None
 
 
 class EnhancedProgress(TypedDict):
-    """The last reports of the agents of a task."""
+    """The last reports of the agents of a task, the newest first."""
 
+    total_updates: int
+    total_findings: int
     recent_updates: list[ProgressUpdate]
     recent_findings: list[AgentFinding]
     average_progress: float

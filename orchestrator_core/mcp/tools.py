@@ -28,6 +28,7 @@ from orchestrator_core.mcp.agent_tools import AgentTools
 from orchestrator_core.mcp.definitions import ToolDefinition
 from orchestrator_core.mcp.errors import DeployRefused, raise_if_not_clean
 from orchestrator_core.mcp.progress import progress_feed
+from orchestrator_core.mcp.synonyms import status_named
 from orchestrator_core.mcp.task_context import context_field, with_context
 from orchestrator_core.mcp.timeline import timeline
 from orchestrator_core.model.environment import ORCHESTRATOR
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from orchestrator_core.orchestrator import Orchestrator
     from orchestrator_core.reconcile.sweep.findings import Finding, ReapResult
 
+_RECOVERY_INTERVAL_S = 2.0  #: Between two looks for agents that have died.
 #: Tools whose answer may be long: without an output schema, it is sent once, as text.
 _TEXT_ONLY = frozenset({"get_agent_output"})
 
@@ -115,6 +117,7 @@ class Tools:
     def __init__(self, orchestrator: AsyncOrchestrator, kind: AgentKind) -> None:
         self._orch = orchestrator
         self._kind = kind
+        self._recovered_at = -math.inf
 
     def all(self) -> list[tuple[Any, params.Hints]]:
         """Return each tool with its annotations."""
@@ -124,6 +127,7 @@ class Tools:
             (self.spawn_child_agent, params.RUNS),
             (self.get_real_task_status, params.READS),
             (self.get_agent_output, params.READS),
+            (self.get_agent_result, params.READS),
             (self.kill_real_agent, params.ENDS),
             (self.list_agents, params.READS),
             (self.sweep_agents, params.ENDS),
@@ -132,7 +136,7 @@ class Tools:
 
     # --- beginning -------------------------------------------------------------------------------
 
-    async def create_real_task(
+    async def create_real_task(  # noqa: PLR0913, PLR0917 - the parameters that agents know
         self,
         description: params.Description,
         priority: params.Priority = "P2",
@@ -142,6 +146,10 @@ class Tools:
         success_criteria: params.Criteria = None,
         constraints: params.Constraints = None,
         relevant_files: params.Files = None,
+        related_documentation: params.Documents = None,
+        project_context: params.Project = None,
+        phases: params.Phases = None,
+        conversation_history: params.Conversation = None,
     ) -> schemas.CreateTaskResult:
         """
         Make a task. Agents are deployed for a task, so this comes first.
@@ -156,11 +164,21 @@ class Tools:
             success_criteria=success_criteria,
             constraints=constraints,
             relevant_files=relevant_files,
+            related_documentation=related_documentation,
+            project_context=project_context,
+            phases=phases,
+            conversation_history=conversation_history,
         )
         task = await self._orch.create_task(
             description, priority=priority, client_cwd=client_cwd, extra=context
         )
-        return schemas.select(task, schemas.CreateTaskResult, success=True, task_id=task.id)
+        return schemas.select(
+            task,
+            schemas.CreateTaskResult,
+            success=True,
+            task_id=task.id,
+            has_enhanced_context=bool(context),
+        )
 
     async def deploy_headless_agent(
         self,
@@ -214,12 +232,19 @@ class Tools:
             status="deployed",
             workspace=str(self._orch.root / task_id),
             deployment_method="tmux session",
+            tracked_files=dict(agent.record.get("tracked_files") or {}),
         )
 
     # --- reading ---------------------------------------------------------------------------------
 
     async def get_real_task_status(self, task_id: params.TaskId) -> schemas.TaskStatusResult:
-        """Return a task: its agents, whose children they are, and their last reports."""
+        """
+        Return a task: its agents, whose children they are, and their last reports.
+
+        Agents that have ended have the result in their output. Agents that have died without
+        a report are noticed, and are of the status "error".
+        """
+        await self._recover_dead()
         return await views.task_status(self._orch, task_id)
 
     async def get_agent_output(  # noqa: PLR0913, PLR0917 - the parameters that agents know
@@ -253,11 +278,36 @@ class Tools:
         )
         return await anyio.to_thread.run_sync(read)
 
+    async def get_agent_result(
+        self, task_id: params.TaskId, agent_id: params.AgentId
+    ) -> schemas.AgentResultResult:
+        """
+        Return an agent's answer: its last message, its result or error, cost, tokens and denials.
+
+        An agent that still works has no result yet, and may have a last message.
+        """
+        await self._recover_dead()
+        agent = await views.agent_of_task(self._orch, task_id, agent_id)
+        return await views.agent_result(self._orch, agent)
+
+    async def _recover_dead(self) -> None:
+        """End what has died without a witness, at most once in some seconds."""
+        now = anyio.current_time()
+        if now - self._recovered_at < _RECOVERY_INTERVAL_S:
+            return
+        self._recovered_at = now
+        with contextlib.suppress(OrchestratorError):  # Unknown stays unknown; the listing goes on.
+            await self._orch.recover()
+
     async def list_agents(
         self, task_id: params.OfTask = None, status: params.OfStatus = None
     ) -> schemas.ListAgentsResult:
         """List agents, oldest first: of one task or of all, active or ended."""
-        agents = await self._orch.agents(task_id=task_id, status=status)
+        await self._recover_dead()
+        wanted = None if status is None else status_named(status)
+        if status is not None and status.strip().lower() == "active":
+            wanted = "active"
+        agents = await self._orch.agents(task_id=task_id, status=wanted)
         infos = [schemas.select(agent, schemas.AgentInfo) for agent in agents]
         unknown = [f"{path}: {why}" for path, why in self._orch.unreadable.items()]
         return {"success": True, "count": len(infos), "agents": infos, "unknown": unknown}
@@ -285,7 +335,8 @@ class Tools:
         agent = await views.agent_of_task(self._orch, task_id, agent_id)
         async with progress_feed(f"ending {agent_id}"):
             end = await self._orch.terminate(agent.id, reason=reason)
-        raise_if_not_clean(end)
+        cleanup = views.cleanup(end)
+        raise_if_not_clean(end, cleanup)
         return schemas.select(
             end,
             schemas.KillResult,
@@ -293,7 +344,7 @@ class Tools:
             agent_id=agent.id,
             tmux_session=agent.tmux_session,
             session_killed=end.tmux_session_killed,
-            cleanup=schemas.select(end, schemas.CleanupSummary),
+            cleanup=cleanup,
             children=[child.agent_id for child in end.children],
         )
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, cast
 
-from orchestrator_core.exceptions import NotFound
+import anyio.to_thread
+
+from orchestrator_core.exceptions import NotFound, OrchestratorError
+from orchestrator_core.mcp import schemas
 from orchestrator_core.mcp.output_slice import OutputQuery, OutputSlice, count_lines, slice_output
 from orchestrator_core.mcp.schemas import (
     AgentCounts,
     AgentFinding,
-    AgentInfo,
     AgentOutputResult,
     TaskLimits,
     TaskStatusResult,
@@ -22,12 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from orchestrator_core.aio import AsyncOrchestrator
-    from orchestrator_core.mcp import schemas
-    from orchestrator_core.model.records import Agent, ReportedProgress
+    from orchestrator_core.model.outcome import EndReport
+    from orchestrator_core.model.records import Agent, ReportedFinding, ReportedProgress
     from orchestrator_core.orchestrator import Orchestrator
+    from orchestrator_core.presets.result import AgentResult
 
 _COORDINATION_FINDINGS = 3  #: In the answer to each report.
 _STATUS_REPORTS = 10  #: Of either kind, in a task's status.
+_CUT = 500  #: Characters of a result in a task's status; get_agent_result has all of it.
 
 
 async def agent_of_task(orch: AsyncOrchestrator, task_id: str, agent_id: str) -> Agent:
@@ -48,9 +53,11 @@ async def agent_of_task(orch: AsyncOrchestrator, task_id: str, agent_id: str) ->
 
 async def coordination(orch: AsyncOrchestrator, task_id: str) -> schemas.CoordinationInfo:
     """Return a short summary of a task's other agents."""
+    found = await orch.read_findings(task_id=task_id, last=_COORDINATION_FINDINGS)
     return {
+        "task_id": task_id,
         "agent_counts": count_agents(await orch.agents(task_id=task_id)),
-        "recent_findings": await _findings(orch, task_id, _COORDINATION_FINDINGS),
+        "recent_findings": _newest_first(found, _COORDINATION_FINDINGS),
     }
 
 
@@ -64,7 +71,10 @@ async def task_status(orch: AsyncOrchestrator, task_id: str) -> TaskStatusResult
     """Return a task with its agents, their hierarchy and their last reports."""
     task = await orch.task(task_id)
     agents = await orch.agents(task_id=task_id)
-    updates = await orch.read_progress(task_id=task_id, last=_STATUS_REPORTS)
+    updates = await orch.read_progress(task_id=task_id)
+    found = await orch.read_findings(task_id=task_id)
+    ended = [agent for agent in agents if not agent.is_active]
+    results = await anyio.to_thread.run_sync(_summaries, orch.sync, ended)
     progress = [agent.progress for agent in agents]
     return select(
         task,
@@ -75,12 +85,17 @@ async def task_status(orch: AsyncOrchestrator, task_id: str) -> TaskStatusResult
         priority=str(task.priority),
         agents={
             **count_agents(agents),
-            "agents_list": [select(agent, AgentInfo) for agent in agents],
+            "agents_list": [
+                select(agent, schemas.AgentInfoWithResult, **results.get(agent.id, {}))
+                for agent in agents
+            ],
         },
         hierarchy=_hierarchy(agents),
         enhanced_progress={
-            "recent_updates": [_update(each) for each in updates],
-            "recent_findings": await _findings(orch, task_id, _STATUS_REPORTS),
+            "total_updates": len(updates),
+            "total_findings": len(found),
+            "recent_updates": [_update(each) for each in reversed(updates[-_STATUS_REPORTS:])],
+            "recent_findings": _newest_first(found, _STATUS_REPORTS),
             "average_progress": round(sum(progress) / len(progress), 1) if progress else 0.0,
         },
         limits=select(Limits(), TaskLimits, **_numbers(task.record)),
@@ -103,14 +118,63 @@ def _hierarchy(agents: Iterable[Agent]) -> dict[str, list[str]]:
     return children
 
 
-async def _findings(orch: AsyncOrchestrator, task_id: str, count: int) -> list[AgentFinding]:
-    """Return the last findings of a task's agents, oldest first."""
-    found = await orch.read_findings(task_id=task_id, last=count)
-    return [select(each, AgentFinding) for each in found]
+def _newest_first(findings: Sequence[ReportedFinding], count: int) -> list[AgentFinding]:
+    return [select(each, AgentFinding) for each in reversed(findings[-count:])]
 
 
 def _update(report: ReportedProgress) -> schemas.ProgressUpdate:
     return cast("schemas.ProgressUpdate", {**report.to_dict(), "progress": report.progress or 0})
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+def _summaries(orch: Orchestrator, agents: Iterable[Agent]) -> dict[str, dict[str, Any]]:
+    """Return the results of ended agents in short, by id. It reads files."""
+    found = {}
+    for agent in agents:
+        with contextlib.suppress(OrchestratorError):
+            result = orch.read_result(agent.id)
+            if result.format is not None:
+                found[agent.id] = {"result": _summary(result)}
+    return found
+
+
+def _summary(result: AgentResult) -> schemas.ResultSummary:
+    usage = result.usage
+    return {
+        "is_error": result.is_error,
+        "result": _cut(result.result),
+        "error": _cut(result.error),
+        "cost_usd": result.cost_usd,
+        "input_tokens": None if usage is None else usage.input_tokens,
+        "output_tokens": None if usage is None else usage.output_tokens,
+        "permission_denials": len(result.permission_denials),
+    }
+
+
+def _cut(text: str | None) -> str | None:
+    return text if text is None or len(text) <= _CUT else f"{text[:_CUT]}…"
+
+
+async def agent_result(orch: AsyncOrchestrator, agent: Agent) -> schemas.AgentResultResult:
+    """Return the result in an agent's output, with the status of its record."""
+    values = (await orch.read_result(agent.id)).to_dict()
+    known = schemas.AgentResultResult.__annotations__
+    return select(
+        agent,
+        schemas.AgentResultResult,
+        success=True,
+        agent_id=agent.id,
+        **{name: value for name, value in values.items() if name in known},
+    )
+
+
+def cleanup(end: EndReport) -> schemas.CleanupSummary:
+    """Return the result of an agent's cleanup."""
+    details = [step.get("detail") or {} for step in end.steps]
+    forced = any(detail.get("forced") for detail in details)
+    return select(end, schemas.CleanupSummary, escalated_to_sigkill=forced)
 
 
 # --- output --------------------------------------------------------------------------------------

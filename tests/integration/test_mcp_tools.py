@@ -121,7 +121,7 @@ def test_a_list_names_what_could_not_be_read(scene, asked, deployed):
 KNOWN = {
     "create_real_task": (
         "description priority client_cwd",
-        "success task_id description priority workspace status",
+        "success task_id description priority workspace status has_enhanced_context",
     ),
     "deploy_headless_agent": (
         "task_id agent_type prompt parent",
@@ -150,6 +150,10 @@ KNOWN = {
     "get_agent_output": (
         "task_id agent_id tail filter format include_metadata max_bytes response_format",
         "success session_status output source tmux_session",
+    ),
+    "get_agent_result": (
+        "task_id agent_id",
+        "success status result error cost_usd usage permission_denials",
     ),
     "list_agents": ("task_id status", "success agents"),
     "sweep_agents": ("reap", "success findings"),
@@ -228,7 +232,7 @@ def test_the_parts_of_a_result_have_their_fields(asked, deployed):
     assert {"max_agents", "max_depth", "max_concurrent"} == status["limits"].keys()
     assert {
         *("success", "tmux_session_killed", "prompt_file_deleted", "log_files_archived"),
-        *("verified_no_zombies", "errors", "archived_files"),
+        *("verified_no_zombies", "escalated_to_sigkill", "errors", "archived_files"),
     } == killed["cleanup"].keys()
     assert ("terminated", "Manual termination") == (killed["status"], killed["reason"])
 
@@ -257,7 +261,7 @@ def test_a_report_needs_no_id_inside_an_agent(asked, deployed, monkeypatch):
 
 
 def test_the_last_findings_are_those_of_all_agents_of_the_task(scene, asked, monkeypatch):
-    """The three newest, including those of ended agents, oldest first."""
+    """The three newest, including those of ended agents, the newest first."""
     moments = (f"2020-01-01T00:00:00.{ms:03}+00:00" for ms in itertools.count())
     monkeypatch.setattr(reporting, "timestamp", lambda: next(moments))  # All different.
     orch = scene.orchestrator()
@@ -271,7 +275,7 @@ def test_the_last_findings_are_those_of_all_agents_of_the_task(scene, asked, mon
         ("update_agent_progress", {"task_id": task, "agent_id": agents[0], "status": "working"})
     )
 
-    assert ["finding 5", "finding 6", "finding 7"] == [
+    assert ["finding 7", "finding 6", "finding 5"] == [
         each["message"]
         for each in result.structured_content["coordination_info"]["recent_findings"]
     ]
@@ -290,6 +294,194 @@ def test_a_tasks_context_comes_before_each_prompt(scene, asked):
         "# Background\n\nIt is slow.\n\n# Constraints\n\n- no new index\n- no downtime\n\n"
         "# Your task\n\nMend it."
     )
+
+
+# --- as agents write, who know the system before -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "status"),
+    [
+        ("WORKING", "working"),
+        ("in progress", "running"),
+        ("reviewing", "working"),
+        ("Blocked", "blocked"),
+        ("waiting", "blocked"),
+    ],
+)
+def test_a_status_may_be_written_in_other_words(asked, deployed, written, status):
+    me = {"task_id": deployed[0], "agent_id": deployed[1]}
+    update, agents = asked(
+        ("update_agent_progress", {**me, "status": written}), ("list_agents", {"status": written})
+    )
+
+    assert status == update.structured_content["own_update"]["status"]
+    assert [status] == [each["status"] for each in agents.structured_content["agents"]]
+
+
+@pytest.mark.parametrize(
+    ("written", "status"),
+    [
+        ("DONE", "completed"),
+        ("phase_completed", "completed"),
+        ("Failure", "failed"),
+        ("killed", "terminated"),
+    ],
+)
+def test_an_end_may_be_reported_in_other_words(scene, asked, deployed, written, status):
+    asked(
+        (
+            "update_agent_progress",
+            {"task_id": deployed[0], "agent_id": deployed[1], "status": written},
+        )
+    )
+
+    assert status == scene.orchestrator().agent(deployed[1]).status
+
+
+@pytest.mark.parametrize(
+    ("written", "severity"),
+    [("HIGH", "high"), ("warning", "medium"), ("Blocker", "critical"), ("minor", "low")],
+)
+def test_a_severity_may_be_written_in_other_words(asked, deployed, written, severity):
+    found = {"finding_type": "x", "severity": written, "message": "m"}
+    [result] = asked(
+        ("report_agent_finding", {"task_id": deployed[0], "agent_id": deployed[1], **found})
+    )
+
+    assert severity == result.structured_content["own_finding"]["severity"]
+
+
+def test_an_unknown_severity_is_refused_with_the_known_ones(asked, deployed):
+    found = {"finding_type": "x", "severity": "purple", "message": "m"}
+    [result] = asked(
+        ("report_agent_finding", {"task_id": deployed[0], "agent_id": deployed[1], **found})
+    )
+
+    assert result.is_error
+    assert "medium, high, critical" in text_of(result)
+
+
+@pytest.mark.parametrize(
+    ("written", "percent"), [(150, 100), (-3, 0), (55.5, 56), ("40", 40), (100, 100)]
+)
+def test_a_progress_beyond_its_bounds_is_the_nearest_one(asked, deployed, written, percent):
+    """The answer says so."""
+    me = {"task_id": deployed[0], "agent_id": deployed[1], "status": "working"}
+    [result] = asked(("update_agent_progress", {**me, "progress": written}))
+
+    assert percent == result.structured_content["own_update"]["progress"]
+    is_changed = float(written) != percent
+    assert is_changed == ("validation_warnings" in result.structured_content)
+
+
+def test_all_of_a_tasks_context_reaches_the_agent(scene, asked):
+    conversation = [
+        {"role": "user", "content": "early " * 9_000},
+        *({"role": "user", "content": "x" * 9_000} for _ in range(9)),
+        {"role": "assistant", "content": "I would look at the index."},
+    ]
+    [made] = asked(
+        (
+            "create_real_task",
+            {
+                "description": "See",
+                "phases": [{"name": "Look", "deliverables": ["a report", "a plan"]}],
+                "project_context": {"framework": "Django", "port": 8000},
+                "related_documentation": ["docs/db.md"],
+                "conversation_history": conversation,
+            },
+        )
+    )
+    task = made.structured_content["task_id"]
+    asked(("deploy_headless_agent", {"task_id": task, "agent_type": "b", "prompt": "Mend it."}))
+
+    prompt = next(scene.root.glob("TASK-*/agent_prompt_*")).read_text()
+    assert made.structured_content["has_enhanced_context"]
+    assert "# Phases\n\n- Look; deliverables: a report, a plan\n" in prompt
+    assert "- framework: Django\n- port: 8000\n" in prompt
+    assert "- docs/db.md\n" in prompt
+    assert "assistant: I would look at the index.\n\n# Your task" in prompt
+    assert "(earlier messages are left out)" in prompt
+    assert "early" not in prompt
+    assert 45_000 > len(prompt)
+
+
+def test_a_status_has_the_newest_reports_first_and_counts_all(scene, asked, deployed):
+    orch = scene.orchestrator()
+    for number in range(12):
+        orch.report_progress(deployed[1], message=f"update {number}")
+        orch.report_finding(deployed[1], f"finding {number}")
+
+    [status] = asked(("get_real_task_status", {"task_id": deployed[0]}))
+
+    progress = status.structured_content["enhanced_progress"]
+    expected = range(11, 1, -1)
+    assert [f"update {n}" for n in expected] == [e["message"] for e in progress["recent_updates"]]
+    assert [f"finding {n}" for n in expected] == [e["message"] for e in progress["recent_findings"]]
+    assert (12, 12) == (progress["total_updates"], progress["total_findings"])
+
+
+# --- an agent's answer ----------------------------------------------------------------------------
+
+_STREAM = [
+    {"type": "system", "subtype": "init", "session_id": "s-1"},
+    {"type": "assistant", "message": {"content": [{"type": "text", "text": "Looking."}]}},
+    {
+        "type": "result",
+        "subtype": "success",
+        "is_error": False,
+        "result": "The index is missing." + "x" * 600,
+        "session_id": "s-1",
+        "num_turns": 2,
+        "duration_ms": 1200,
+        "total_cost_usd": 0.25,
+        "usage": {"input_tokens": 10, "output_tokens": 5},
+        "permission_denials": [{"tool_name": "Bash", "tool_input": {"command": "rm"}}],
+    },
+]
+
+
+def test_an_agents_answer_has_its_result_cost_tokens_and_denials(scene, asked, deployed):
+    task, agent = deployed
+    log = next(scene.root.glob("TASK-*/logs/*_stream.jsonl"))
+    log.write_text("".join(f"{json.dumps(event)}\n" for event in _STREAM))
+    me = {"task_id": task, "agent_id": agent}
+
+    before, _, after, status = asked(
+        ("get_agent_result", me),
+        ("update_agent_progress", {**me, "status": "completed"}),
+        ("get_agent_result", me),
+        ("get_real_task_status", {"task_id": task}),
+    )
+
+    assert None is before.structured_content["result"]  # It may go on after a result.
+    answer = after.structured_content
+    assert ("completed", False) == (answer["status"], answer["is_error"])
+    assert answer["result"].startswith("The index is missing.")
+    assert (0.25, 10, 5) == (
+        answer["cost_usd"],
+        answer["usage"]["input_tokens"],
+        answer["usage"]["output_tokens"],
+    )
+    assert [{"tool": "Bash", "input": {"command": "rm"}}] == answer["permission_denials"]
+    [listed] = status.structured_content["agents"]["agents_list"]
+    assert 501 == len(listed["result"]["result"])
+    assert (0.25, 1) == (listed["result"]["cost_usd"], listed["result"]["permission_denials"])
+
+
+@pytest.mark.parametrize("tool", ["list_agents", "get_real_task_status", "get_agent_result"])
+def test_a_look_notices_an_agent_that_has_died_without_a_report(scene, deployed, tool):
+    """No sweeper runs; the server that lists agents recovers what is dead."""
+    task, agent = deployed
+    server = server_of(scene.orchestrator(), AgentKind())
+    scene.fake.kill_server()
+    me = {"task_id": task, "agent_id": agent} if tool == "get_agent_result" else {"task_id": task}
+
+    _, [result] = names_and_answers(server, (tool, me))
+
+    assert '"status":"running"' not in text_of(result)
+    assert not scene.orchestrator(recover=False).agent(agent).is_active
 
 
 # --- in anybody's server -------------------------------------------------------------------------
@@ -440,6 +632,8 @@ def answers_to_everything(task, agent):
         ("sweep_agents", {"reap": "perhaps"}),
         ("get_agent_timeline", me),
         ("get_agent_timeline", {**me, "agent_id": "nobody"}),
+        ("get_agent_result", me),
+        ("get_agent_result", {**me, "task_id": "TASK-none"}),
         ("update_agent_progress", {**me, "status": "working"}),
         ("update_agent_progress", {**me, "status": "dancing"}),
         (
