@@ -418,6 +418,7 @@ class AsyncOrchestrator:
     gc = _async_method(Orchestrator.gc)
     export_task = _async_method(Orchestrator.export_task)
     repair = _async_method(Orchestrator.repair)
+    approve_settings = _async_method(Orchestrator.approve_settings)
 
     async def __aenter__(self) -> Self:
         if self._sync is None:

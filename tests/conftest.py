@@ -33,6 +33,10 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "needs(what): root, cgroup or pid namespace, which not every user has"
     )
+    # The user's own configuration and approvals are a directory of this run.
+    own = tempfile.mkdtemp(prefix="oc-config-", dir="/tmp")
+    os.environ["XDG_CONFIG_HOME"] = own
+    config.add_cleanup(lambda: shutil.rmtree(own, ignore_errors=True))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -263,6 +263,7 @@ def unwind(arguments: argparse.Namespace) -> CommandResult:
 
 #: The modules of the other commands, imported when they run; each has a function of that name.
 _MODULES: dict[str, str] = {
+    "approve": "root_commands",
     "doctor": "root_commands",
     "export": "root_commands",
     "gc": "root_commands",

@@ -63,6 +63,10 @@ def _repair(repair: argparse.ArgumentParser) -> None:
     mode.add_argument("--yes", action="store_true", help="write the corrections")
 
 
+def _approve(approve: argparse.ArgumentParser) -> None:
+    approve.add_argument("--yes", action="store_true", help="approve them; without it: show them")
+
+
 def _mcp(mcp: argparse.ArgumentParser) -> None:
     program = mcp.add_mutually_exclusive_group()
     program.add_argument(
@@ -89,6 +93,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None] | None]
     "export": ("write a finished task into one tar file", _export),
     "doctor": ("check the root and the machine, and suggest remedies", None),
     "repair": ("correct registries from the journals", _repair),
+    "approve": ("let a root's orchestrator.toml name commands and modules", _approve),
     "mcp": ("serve the tools to MCP clients", _mcp),
 }
 """For each command, its help and the function that adds its arguments."""

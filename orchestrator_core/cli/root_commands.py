@@ -1,4 +1,4 @@
-"""Commands that keep a root in order: ``doctor``, ``export``, ``gc``, ``repair`` and ``stats``."""
+"""Commands that keep a root in order: ``approve``, ``doctor``, ``export``, ``gc`` and so on."""
 
 from __future__ import annotations
 
@@ -43,6 +43,27 @@ def _format_check(check: Check, width: int) -> Iterator[str]:
         # A check that is ok has a remedy for an optional part that is missing.
         word = "if wanted" if check.verdict.value == "ok" else "do"
         yield f"{'':9}{'':{width}}  {word}: {printable(check.remedy)}"
+
+
+# --- approve -------------------------------------------------------------------------------------
+
+
+def approve(arguments: argparse.Namespace) -> CommandResult:
+    """Show the commands and modules of the root's settings that do not count, or approve them."""
+    orch = Orchestrator(arguments.root, recover=False)
+    sections = orch.approve_settings(dry_run=not arguments.yes)
+    data = {"success": arguments.yes or not sections, "sections": sections}
+    if not sections:
+        return CommandResult(data, "nothing to approve")
+    lines = []
+    for name, values in sections.items():
+        lines.append(f"[{printable(name)}]")
+        lines += [
+            f"{printable(key)} = {printable(msgspec.json.encode(value).decode())}"
+            for key, value in values.items()
+        ]
+    lines.append("approved" if arguments.yes else "nothing was approved: --yes does it")
+    return CommandResult(data, "\n".join(lines), OK if arguments.yes else LEFT)
 
 
 # --- export and gc -------------------------------------------------------------------------------

@@ -14,10 +14,16 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.exceptions import InvalidInput, StorageError, TerminalUnavailable
+from orchestrator_core.exceptions import (
+    InvalidInput,
+    OrchestratorError,
+    StorageError,
+    TerminalUnavailable,
+)
 from orchestrator_core.model.layout import DEFAULT_TERMINAL
 from orchestrator_core.model.limits import Limits
 from orchestrator_core.registry import GLOBAL, TASK, Registry
+from orchestrator_core.system import import_path
 from orchestrator_core.system.lazy import LazyAttribute
 from orchestrator_core.system.seconds import check_seconds
 
@@ -90,7 +96,34 @@ class RootContext:
         """
         if self._terminal is not None:
             return self._terminal
+        if self._terminal_name != DEFAULT_TERMINAL:
+            import_path.extend(self._import_places())
         return load_terminal(self._terminal_name, self.socket, timeout_s=self.terminal_timeout_s)
+
+    def check_terminal(self) -> None:
+        """
+        Check that the terminal can be used, by this process and by the unwinder.
+
+        Raises:
+            TerminalUnavailable: It cannot.
+        """
+        self.terminal.check()
+        module = self._terminal_name.partition(":")[0]
+        if self._terminal is not None or self._terminal_name == DEFAULT_TERMINAL:
+            return
+        if not import_path.is_importable(module, self._import_places()):
+            raise TerminalUnavailable(
+                f"the unwinder cannot import {module!r}, the module of the terminal in root.json: "
+                "it is in no installed package, and in no directory of [steps] path",
+                hint='install it, or in orchestrator.toml: [steps] path = ["/its/directory"]',
+            )
+
+    def _import_places(self) -> tuple[str, ...]:
+        """Return the directories of ``[steps] path``; none if the settings cannot be read."""
+        try:
+            return self.settings.steps.path
+        except OrchestratorError:
+            return ()
 
     @LazyAttribute
     def processes(self) -> Processes:
@@ -185,6 +218,7 @@ class RootContext:
 
 # --- the choice of a root's terminal --------------------------------------------------------------
 
+_METHODS = ("check", "start", "inspect", "kill", "sessions")
 _TERMINALS = {DEFAULT_TERMINAL: "orchestrator_core.system.tmux:TmuxTerminal"}
 
 
@@ -196,7 +230,8 @@ def load_terminal(name: str, socket: Path, *, timeout_s: float) -> Terminal:
     is called with the root's socket path and ``timeout_s``, and implements
     :class:`~orchestrator_core.system.terminal.Terminal`. Its optional attribute ``processes``
     replaces this machine's processes. Every process that opens the root imports it, also the
-    supervisor's unwinder: the class stands in a module that is importable everywhere.
+    supervisor's unwinder, which imports installed packages and the directories of ``[steps]
+    path`` only.
 
     Raises:
         TerminalUnavailable: The class cannot be imported, or not be called.
@@ -204,9 +239,9 @@ def load_terminal(name: str, socket: Path, *, timeout_s: float) -> Terminal:
     import pkgutil  # noqa: PLC0415 - a report needs no terminal
 
     try:
-        terminal: Terminal = pkgutil.resolve_name(_TERMINALS.get(name, name))(
-            socket, timeout_s=timeout_s
-        )
+        found = pkgutil.resolve_name(_TERMINALS.get(name, name))
+        # An agent may be able to write root.json: nothing but a terminal's class is called.
+        terminal: Terminal = _check_class(found)(socket, timeout_s=timeout_s)
     except Exception as error:
         raise TerminalUnavailable(
             f"the terminal {name!r}, which root.json names, cannot be used: "
@@ -214,3 +249,9 @@ def load_terminal(name: str, socket: Path, *, timeout_s: float) -> Terminal:
             hint=f"name an importable class as package.module:Class, or {DEFAULT_TERMINAL!r}",
         ) from error
     return terminal
+
+
+def _check_class(found: object) -> Callable[..., Terminal]:
+    if not isinstance(found, type) or not all(hasattr(found, each) for each in _METHODS):
+        raise TypeError(f"it is no class with the methods {', '.join(_METHODS)}")
+    return found

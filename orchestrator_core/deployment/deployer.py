@@ -202,7 +202,7 @@ class Deployer:
             ended = self._context.predecessor.ended_entries()
             check_global_limits(everyone, spec.key, limits, excluded=ended)
         check_task_limits(document, parent, limits, min_depth=min_depth)
-        self._context.terminal.check()
+        self._context.check_terminal()
         return parent, min_depth
 
     # --- plan: the intents are durable -----------------------------------------------------------

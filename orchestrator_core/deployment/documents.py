@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.model import environment, ids
@@ -12,7 +11,7 @@ from orchestrator_core.supervisor import process_attributes
 from orchestrator_core.supervisor.launch import UNWIND, Launch
 from orchestrator_core.system import paths
 from orchestrator_core.system.clock import timestamp
-from orchestrator_core.system.interpreter import find_python
+from orchestrator_core.system.import_path import isolated_command
 from orchestrator_core.system.processes.table import UNWINDER_NAME
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 _EXCERPT_LENGTH = 200  #: Characters of the prompt that the record shows.
 _UNWINDER_VARIABLES = (
     *("HOME", "LANG", "LC_ALL", "PATH", "USER", "VIRTUAL_ENV"),
-    *("ORCHESTRATOR_CONTAINMENT", "TMUX_TMPDIR"),
+    *("ORCHESTRATOR_CONTAINMENT", "TMUX_TMPDIR", "XDG_CONFIG_HOME"),
 )
 
 
@@ -129,11 +128,9 @@ def build_launch(context: RootContext, inputs: DeploymentInputs) -> Launch:
 
 def unwinder_argv(root: Path, agent_id: str) -> list[str]:
     """Return the command of the unwinder that the supervisor becomes."""
-    return [find_python(), "-m", "orchestrator_core", "--root", str(root), UNWIND, agent_id]
+    return isolated_command("--root", str(root), UNWIND, agent_id)
 
 
 def unwinder_env() -> dict[str, str]:
-    """Return the unwinder's environment, without secrets; it imports this same package."""
-    variables = {name: os.environ[name] for name in _UNWINDER_VARIABLES if name in os.environ}
-    import_path = [path or os.getcwd() for path in sys.path]  # noqa: PTH109 - a string is wanted
-    return {**variables, "PYTHONPATH": os.pathsep.join(import_path)}
+    """Return the unwinder's environment, without secrets."""
+    return {name: os.environ[name] for name in _UNWINDER_VARIABLES if name in os.environ}

@@ -66,7 +66,7 @@ class Terminator:
         self.context = context
         self.steps = StepRegistry(
             [*(step(context, terminator=self) for step in STEPS), *context.predecessor.steps()],
-            modules=lambda: context.settings.steps.modules,
+            declared=lambda: (context.settings.steps.modules, context.settings.steps.path),
         )
         self.sagas = Sagas(
             context.layout.sagas,

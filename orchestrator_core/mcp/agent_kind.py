@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 PRESETS = ("claude", "codex", "gemini")
 
 _COMMAND_HINT = (
-    "its owner sets it: --agent-command, or in orchestrator.toml "
-    '[mcp] agent_command = ["claude", "-p"]'
+    "its owner sets it: --agent-command, or in the user's own orchestrator.toml "
+    '[mcp] agent_command = ["claude", "-p"]; one in the root counts once it is approved: '
+    "orchestrator-core approve"
 )
 
 

@@ -1,9 +1,15 @@
 """
-The settings of a root's owner: the optional file ``orchestrator.toml`` in the root.
+The settings of a root: the optional file ``orchestrator.toml`` in the root, and the user's own.
 
-A person writes the file, and this package only reads it. It may name commands to run, so a
-file that another user could have written is refused. A value that the file does not set has
-the default of its class below.
+A person writes both files, and this package only reads them. They may name commands to run,
+so a file that another user could have written is refused. The user's own file is
+``orchestrator.toml`` in the directory that :mod:`.approval` names. It holds for all roots, and
+has only the sections that name commands and modules, :data:`COMMAND_SECTIONS`. A section of the
+root's file replaces that of the user's own. A value that neither sets has the default of its
+class below.
+
+Agents may be able to write the root's file. So those sections of it count only after the user
+has approved them.
 """
 
 from __future__ import annotations
@@ -17,6 +23,7 @@ import msgspec
 from attrs.validators import ge, gt, lt, optional
 
 from orchestrator_core.exceptions import InvalidInput, StorageError
+from orchestrator_core.model import approval
 from orchestrator_core.system import durable
 from orchestrator_core.system.os_errors import storage_errors
 
@@ -24,6 +31,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "orchestrator.toml"
+
+#: The sections of a root's file that count only if the user has approved all their values.
+COMMAND_SECTIONS = ("alerts", "mcp", "steps")
 
 
 def _non_negative(default: float | None) -> Any:  # noqa: ANN401 - a field of int or float
@@ -91,6 +101,7 @@ class Steps:
     """``[steps]``: where extra steps come from, for any process that must undo them."""
 
     modules: tuple[str, ...] = ()  #: Modules to import; each has its steps in a list STEPS.
+    path: tuple[str, ...] = ()  #: Directories to import them from, beside the installed packages.
 
 
 @attrs.frozen(kw_only=True)
@@ -107,29 +118,94 @@ class Settings:
 
 def read(root: Path) -> Settings:
     """
-    Return the settings of a root; the defaults if it has no such file.
+    Return the settings of a root; the defaults if no file sets any.
 
     Raises:
-        InvalidInput: The file is not TOML, or sets an unknown or invalid value.
-        StorageError: Another user could write to the file, or it cannot be read.
+        InvalidInput: A file is not TOML, or sets an unknown or invalid value.
+        StorageError: Another user could write to a file, or it cannot be read.
     """
-    path = root / NAME
+    document = _read_document(root / NAME)
+    for section in _unapproved(root, document):
+        del document[section]
+    return _convert(_user_document() | document, root / NAME)
+
+
+def unapproved(root: Path) -> dict[str, Any]:
+    """
+    Return the sections of a root's file that do not count, because the user must approve them.
+
+    Raises:
+        InvalidInput, StorageError: See :func:`read`.
+    """
+    return _unapproved(root, _read_document(root / NAME))
+
+
+def approve(root: Path) -> dict[str, Any]:
+    """
+    Approve the command sections of a root's file as they are now, durably; return them.
+
+    Each later change of one of them needs another approval.
+
+    Raises:
+        InvalidInput, StorageError: See :func:`read`; or the approval cannot be written.
+    """
+    sections = unapproved(root)
+    if sections:
+        approval.approve(root, sections)
+    return sections
+
+
+def user_file() -> Path | None:
+    """Return the path of the user's own file, which need not exist; None without a home."""
+    directory = approval.user_directory()
+    return None if directory is None else directory / NAME
+
+
+def _user_document() -> dict[str, Any]:
+    path = user_file()
+    document = {} if path is None else _read_document(path)
+    other = document.keys() - {*COMMAND_SECTIONS}
+    if other:
+        raise InvalidInput(
+            f"{path}: [{min(other)}] belongs into a root's {NAME}",
+            hint=f"the user's own file has only: {', '.join(COMMAND_SECTIONS)}",
+        )
+    return document
+
+
+def _unapproved(root: Path, document: dict[str, Any]) -> dict[str, Any]:
+    sections = {name: document[name] for name in COMMAND_SECTIONS if document.get(name)}
+    return {} if not sections or approval.is_approved(root, sections) else sections
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    """Return the values in a file; none if there is no such file."""
     try:
         data = durable.read(path)
     except FileNotFoundError:
-        return Settings()
+        return {}
     with storage_errors("inspect", path):
         mode = path.stat().st_mode
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise StorageError(f"{path} can be written by others", hint=f"chmod go-w {path}")
     try:
-        document = msgspec.toml.decode(data)
+        document: dict[str, Any] = msgspec.toml.decode(data)
         _refuse_unknown(document)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise _invalid(path, error) from error
+    _convert(document, path)
+    return document
+
+
+def _convert(document: dict[str, Any], path: Path) -> Settings:
+    try:
         return msgspec.convert(document, Settings)
     except (msgspec.DecodeError, ValueError) as error:
-        raise InvalidInput(
-            f"{path}: {error}", hint="the how-to on configuration lists all settings"
-        ) from error
+        raise _invalid(path, error) from error
+
+
+def _invalid(path: Path, error: Exception) -> InvalidInput:
+    return InvalidInput(f"{path}: {error}", hint="the how-to on configuration lists all settings")
 
 
 def _refuse_unknown(document: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """
 Alerts: notify a command and a callback when a cleanup has failed.
 
-- The command is the one that ``orchestrator.toml`` names. It runs wherever the agent is
-  unwound, which is mostly a supervisor that has become the unwinder.
+- The command is the one that the user's own ``orchestrator.toml`` names, or an approved one of the
+  root. It runs wherever the agent is unwound, mostly in a supervisor that became the unwinder.
 - The callback is called in the process that has registered it.
 - The unwinding waits for neither. A shell starts the command and exits at once. The command
   runs below a watchdog that kills it after a timeout, in a separate session and with a minimal
@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 import attrs
 import msgspec
 
+from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model.outcome import EndReport
 from orchestrator_core.saga.observer import Observer
 from orchestrator_core.system import log
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     OnFailedCleanup = Callable[["FailedCleanup"], object]
 
 _ENVIRONMENT = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "USER")
+_NOT_APPROVED = (
+    "[alerts] in the root's orchestrator.toml is not approved: orchestrator-core approve"
+)
 _START_TIMEOUT_S = 5.0  #: For a shell to start one program and exit.
 
 
@@ -89,13 +93,20 @@ class Alerts(Observer):
         if self._on_failed_cleanup is not None:
             _run_callback(self._on_failed_cleanup, failed)
         try:
-            alerts = self._context.settings.alerts
-            if alerts.command:
-                run_detached(
-                    alerts.command, failed.to_dict(), timeout_s=alerts.timeout_s, root=root
-                )
+            self._run_command(failed)
         except Exception as error:  # noqa: BLE001 - see the docstring
             _log_failure(subject, error)
+
+    def _run_command(self, failed: FailedCleanup) -> None:
+        alerts, root = self._context.settings.alerts, self._context.layout.root
+        if alerts.command:
+            report = failed.to_dict()
+            run_detached(alerts.command, report, timeout_s=alerts.timeout_s, root=str(root))
+            return
+        from orchestrator_core.model import settings  # noqa: PLC0415 - slow to import, and loaded now
+
+        if "alerts" in settings.unapproved(root):
+            raise InvalidInput(f"[alerts] of {root / settings.NAME} is not approved")
 
 
 def _log_failure(subject: str, error: BaseException) -> None:

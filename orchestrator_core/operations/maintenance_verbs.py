@@ -38,6 +38,28 @@ class MaintenanceVerbs:
         """The settings in the root's ``orchestrator.toml``, with defaults for the rest."""
         return self._context.settings
 
+    def approve_settings(self, *, dry_run: bool = False) -> dict[str, Any]:
+        """
+        Approve the commands and modules that the root's ``orchestrator.toml`` names now.
+
+        Without an approval its sections ``[alerts]``, ``[mcp]`` and ``[steps]`` do not count,
+        because agents may be able to write the file. The approval is durable, is kept in this
+        user's configuration directory, and holds for every process of this user until one of
+        these sections changes. Returns the sections that were not approved before. With
+        *dry_run* nothing is approved.
+
+        Raises:
+            InvalidInput: The file is invalid.
+            StorageError: The file cannot be read, or the approval cannot be written.
+        """
+        from orchestrator_core.model import settings  # noqa: PLC0415
+
+        root = self._context.layout.root
+        pending = settings.unapproved(root) if dry_run else settings.approve(root)
+        if not dry_run:
+            self._context.__dict__.pop("settings", None)  # They are read again.
+        return pending
+
     @property
     def damaged(self) -> list[dict[str, str]]:
         """The registries found damaged since this was opened: which, where it is kept, and why."""

@@ -477,9 +477,10 @@ def test_an_unwinder_leaves_an_unknown_step_to_a_process_that_knows_it(scene, ta
     (scene.place / "users_steps.py").write_text(_USERS)
     monkeypatch.syspath_prepend(scene.place)
     settings = scene.root / "orchestrator.toml"
-    declared = '[steps]\nmodules = ["users_steps"]\n'
+    declared = f'[steps]\nmodules = ["users_steps"]\npath = ["{scene.place}"]\n'
     settings.write_text(declared)
     orch = scene.orchestrator()
+    orch.approve_settings()
     import users_steps  # noqa: PLC0415 - the test has just written it
 
     gate = scene.gate("gate")

@@ -18,6 +18,7 @@ import httpx2
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
+from support import past
 from support.mcp_wire import LONG_S, SERVER, TOP, HeldTmux, Wire
 
 pytestmark = pytest.mark.tmux
@@ -295,9 +296,7 @@ def in_mid_deploy(scene, wire, held):
     orch = scene.orchestrator()
     orch.terminate(orch.deploy(orch.create_task("Warm up").id, scene.spec()).id)
     # The deployer watches the agent for 1 s, in which the test acts.
-    (scene.root / "orchestrator.toml").write_text(
-        '[mcp]\nagent_command = ["sleep", "1000"]\ngrace_s = 1\n'
-    )
+    past.write_settings(scene.root, '[mcp]\nagent_command = ["sleep", "1000"]\ngrace_s = 1\n')
     server = wire(path=held.path)
     server.connect()
     task = server.call("create_real_task", description="See")

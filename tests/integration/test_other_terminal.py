@@ -44,16 +44,20 @@ def calls(scene, monkeypatch):  # noqa: F811 - the fixture
     path = scene.place / "calls"
     path.touch()
     (scene.place / "another_terminal.py").write_text(MODULE.format(calls=str(path)))
-    monkeypatch.syspath_prepend(scene.place)
+    own = scene.place / "config" / "orchestrator-core"
+    own.mkdir(parents=True)
+    (own / "orchestrator.toml").write_text(f'[steps]\npath = ["{scene.place}"]\n')
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(own.parent))
+    before = list(sys.path)
     yield path
+    sys.path[:] = before
     sys.modules.pop("another_terminal", None)
 
 
 def command_line(scene, *arguments):  # noqa: F811 - the fixture
-    path = os.pathsep.join((str(TOP), str(scene.place)))
     return subprocess.run(
         [sys.executable, "-m", "orchestrator_core", "--root", str(scene.root), *arguments],
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": str(TOP)},
         cwd=scene.work,
         capture_output=True,
         text=True,

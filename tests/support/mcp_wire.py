@@ -76,14 +76,18 @@ class Wire:
     """A server and the two ends of its streams."""
 
     def __init__(self, root, *arguments, path=None, options=()):
-        """Start a server with nothing but HOME and PATH in its environment."""
+        """Start a server with only HOME, PATH and the place of the user's configuration."""
         self.process = subprocess.Popen(
             [*SERVER, "--root", str(root), *options, "mcp", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=TOP,  # The package is there, and there is no PYTHONPATH.
-            env={"HOME": "/", "PATH": path or os.environ["PATH"]},
+            env={
+                "HOME": "/",
+                "PATH": path or os.environ["PATH"],
+                "XDG_CONFIG_HOME": os.environ["XDG_CONFIG_HOME"],
+            },
             start_new_session=True,
         )
         self._numbers = iter(range(1, 1000))

@@ -7,6 +7,7 @@ call. tmux is real, or a faulty script.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.metadata
 import os
@@ -28,7 +29,8 @@ import msgspec
 import psutil
 import pytest
 
-from orchestrator_core.model import discovery
+from orchestrator_core.exceptions import OrchestratorError
+from orchestrator_core.model import discovery, settings
 from orchestrator_core.model.layout import Layout
 from orchestrator_core.operations import doctor
 from orchestrator_core.operations.doctor import (
@@ -820,16 +822,27 @@ def test_files_beyond_the_scan_limit_are_unknown(environment, monkeypatch):
 # --- settings -------------------------------------------------------------------------------------
 
 
-def check_settings(used, text, mode=0o600):
+def check_settings(used, text, mode=0o600, *, approved=True):
     path = used.root / "orchestrator.toml"
     path.write_text(text)
     path.chmod(mode)
+    if approved:
+        with contextlib.suppress(OrchestratorError):  # A file that is refused.
+            settings.approve(used.root)
     return by_name(doctor.examine(used.root))["settings"]
 
 
 def test_missing_and_readable_settings_are_ok(used):
     assert OK is by_name(doctor.examine(used.root))["settings"].verdict
     assert OK is check_settings(used, '[alerts]\ncommand = ["sh", "-c", "true"]\n').verdict
+
+
+def test_commands_that_the_user_has_not_approved_are_a_warning(used):
+    check = check_settings(used, '[alerts]\ncommand = ["true"]\n', approved=False)
+
+    assert WARNING is check.verdict
+    assert "[alerts]" in check.found
+    assert "orchestrator-core approve" in check.remedy
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ def test_a_root_without_the_file_has_the_defaults(tmp_path):
 
 def test_a_value_in_the_file_applies_and_the_other_defaults_stay(tmp_path):
     write(tmp_path, '[retention]\nfiles = 100\n[alerts]\ncommand = ["/bin/mail", "me"]\n')
+    settings.approve(tmp_path)
 
     found = settings.read(tmp_path)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
     from pathlib import Path
 
-_INHERITED = ("PATH", "PYTHONPATH", "ORCHESTRATOR_CONTAINMENT")
+_INHERITED = ("PATH", "PYTHONPATH", "ORCHESTRATOR_CONTAINMENT", "XDG_CONFIG_HOME")
 _WATCHDOG_S = 90  #: Three heartbeats.
 _REFUSED_IN_PROGRAM = "\"'\\"
 

@@ -154,13 +154,23 @@ def settings_file(environment: Environment) -> Check:
     """Check that the root's settings can be read, and that the alert command exists."""
     if environment.layout is None:
         return Check.ok("there is no root yet")
-    path = environment.layout.root / settings.NAME
-    if not os.path.lexists(path):
+    root = environment.layout.root
+    path, own = root / settings.NAME, settings.user_file()
+    files = [each for each in (path, own) if each is not None and os.path.lexists(each)]
+    if not files:
         return Check.ok(f"no {settings.NAME}: the defaults apply")
-    command = settings.read(environment.layout.root).alerts.command
-    if command and alerts.find_program(command) is None:
+    command = settings.read(root).alerts.command
+    pending = settings.unapproved(root)
+    if pending:
+        sections = ", ".join(f"[{name}]" for name in pending)
         return Check.warning(
-            f"{path} names {command[0]} as the command for alerts, and there is no such program",
-            f"install it, or edit [alerts] command: ${{EDITOR:-vi}} {shlex.quote(str(path))}",
+            f"{sections} of {path} is not approved, and does not count",
+            "orchestrator-core approve shows it, and with --yes approves it",
         )
-    return Check.ok(f"{path} can be read")
+    if command and alerts.find_program(command) is None:
+        names = " and ".join(map(str, files))
+        return Check.warning(
+            f"{names}: {command[0]} is the command for alerts, and there is no such program",
+            f"install it, or edit [alerts] command: ${{EDITOR:-vi}} {shlex.quote(str(files[0]))}",
+        )
+    return Check.ok(f"{' and '.join(map(str, files))} can be read")
