@@ -127,7 +127,8 @@ class Reporter:
             raise InvalidInput(f"the report's data is not JSON: {error}") from error
         registry = self._context.task_registry(task_id)
         registry.restore()
-        with registry.transaction() as document:
+        appended = durable.AppendedLine(path, encoded)
+        with registry.transaction(on_refused=appended.withdraw) as document:
             record = find_agent(document, agent_id)
             if record is None:
                 raise NotFound(f"task {task_id!r} has no agent {agent_id!r}")
@@ -135,6 +136,6 @@ class Reporter:
             if recorded:
                 if not path.parent.is_dir():
                     durable.make_directory(path.parent)  # A legacy task may lack it.
-                durable.append_line(path, encoded)
+                appended.append()
                 record |= {"last_update": now, **changes}
         return ReportReceipt(agent_id=agent_id, recorded=recorded, line=line)

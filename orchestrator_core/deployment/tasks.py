@@ -162,10 +162,20 @@ def _create_building_dir(root: Path, task_id: str) -> tuple[Path, int]:
         gone = (FileNotFoundError,)
         with contextlib.suppress(*gone), storage_errors("make task", building, allow=gone):
             fd = os.open(building, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            if locks.try_lock(fd) and os.path.lexists(building):
+            if _lock_unless_replaced(fd, building):
                 return building, fd
-            os.close(fd)
     raise AssertionError("there is always a next number")
+
+
+def _lock_unless_replaced(fd: int, directory: Path) -> bool:
+    """Lock a new directory; close *fd* and return False if another process removed it."""
+    is_own = False
+    try:
+        is_own = locks.try_lock(fd) and locks.same_file(fd, directory)
+        return is_own
+    finally:
+        if not is_own:
+            os.close(fd)
 
 
 def clean_temp_dirs(root: Path) -> None:
@@ -176,7 +186,8 @@ def clean_temp_dirs(root: Path) -> None:
         except OSError:
             continue
         try:
-            if not locks.try_lock(fd):  # Its owner is alive.
+            # Its owner is alive, or has completed it, and the name is another owner's by now.
+            if not (locks.try_lock(fd) and locks.same_file(fd, left)):
                 continue
             if left.name.startswith(EXPORTING_PREFIX):
                 _restore(left)

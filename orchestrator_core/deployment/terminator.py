@@ -258,6 +258,8 @@ class Terminator:
         """
         try:
             with self.sagas.open(agent_id, timeout_s=timeout_s) as saga:
+                if saga.state is State.CLOSED:  # Its owner died before it archived the journal.
+                    return self.sagas.report(agent_id)
                 is_committed = saga.state is State.COMMITTED
                 if not is_committed and not self.liveness.has_lost_commit(saga.history):
                     return saga.unwind(self.liveness.unwind_reason(saga.history))
@@ -304,7 +306,10 @@ class Terminator:
         return self._unwind_dead(agent_id, timeout_s=max(deadline - time.monotonic(), 0.0))
 
     def _unwind_dead(self, agent_id: str, *, timeout_s: float) -> EndReport:
-        saga = self._open_or_report(agent_id, timeout_s=timeout_s)
+        try:
+            saga = self._open_or_report(agent_id, timeout_s=timeout_s)
+        except SagaBusy as busy:
+            raise WaitTimeout(f"agent {agent_id!r} is dead, and not unwound yet: {busy}") from busy
         if isinstance(saga, EndReport):
             return saga
         with saga:

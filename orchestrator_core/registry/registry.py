@@ -164,13 +164,14 @@ class Registry:
     # --- changing ----------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Document]:
+    def transaction(self, *, on_refused: Callable[[], object] | None = None) -> Iterator[Document]:
         """
         Yield the document, to be changed in place; commit it, durably, at the end of the block.
 
         No other update comes between, and none is lost. Counters are derived from what the
         block leaves. An exception aborts: nothing is written. The block runs with the lock
-        held, so it must be quick, and must take no other lock.
+        held, so it must be quick, and must take no other lock. If the document cannot be written
+        then, *on_refused* is called, with the lock still held.
 
         Raises:
             NotFound: There is none.
@@ -185,7 +186,13 @@ class Registry:
             if loaded is None:
                 raise update.not_found()
             yield loaded.document
-            update.commit(self._write(update, loaded))
+            try:
+                version = self._write(update, loaded)
+            except BaseException:
+                if on_refused is not None:
+                    on_refused()
+                raise
+            update.commit(version)
 
     def create(self, initial: Document) -> bool:
         """Write the first document, durably; False if there is one, which stays as it is."""

@@ -134,8 +134,9 @@ class Saga:
             finalizer = epilogue
         receipts = plan(saga_id, steps, values or {})
         entries = opening_entries(saga_id, labels, receipts)
+        history = fold(entries)
         journal = journals.create(saga_id, entries)
-        saga = cls(journals, journal, fold(entries), {}, finalizer=finalizer, observer=observer)
+        saga = cls(journals, journal, history, {}, finalizer=finalizer, observer=observer)
         saga._owned_since_begin = True
         saga._named = dict(zip(receipts, steps, strict=True))
         saga._observer.saga_begun(saga_id, saga.history.labels)

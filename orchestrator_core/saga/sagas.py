@@ -109,8 +109,9 @@ class Sagas:
             make_entry("commit"),
             *([] if why is None else [make_entry("unwind", why=why)]),
         ]
+        history = fold(entries)
         journal = self.journals.create(saga_id, entries)
-        saga = Saga(self.journals, journal, fold(entries), self.steps, **self._hooks)
+        saga = Saga(self.journals, journal, history, self.steps, **self._hooks)
         observer = safe(self._hooks["observer"])
         observer.saga_begun(saga_id, saga.history.labels)
         observer.saga_committed(saga_id)

@@ -241,6 +241,42 @@ def append_line(path: StrPath, line: bytes) -> None:
         fsync_directory(parent_of(path))
 
 
+class AppendedLine:
+    """A line that :func:`append_line` appends, and that its only writer may take back."""
+
+    def __init__(self, path: StrPath, line: bytes) -> None:
+        self._path, self._line = path, line
+        self._size_before: int | None = None  #: None: not appended.
+
+    def append(self) -> None:
+        """Append the line; see :func:`append_line`."""
+        with storage_errors("inspect", self._path):
+            try:
+                self._size_before = os.lstat(self._path).st_size
+            except FileNotFoundError:
+                self._size_before = 0
+        append_line(self._path, self._line)
+
+    def withdraw(self) -> None:
+        """
+        Remove the line, if it was appended and is still the last one.
+
+        The caller holds the lock that all writers of the file hold. The removal is best effort:
+        a file system that refuses it may refuse anything.
+        """
+        if self._size_before is None:
+            return
+        with contextlib.suppress(OSError, StorageError):
+            fd = open_private(self._path, os.O_RDWR)
+            try:
+                added = os.pread(fd, len(self._line) + 3, self._size_before)
+                if added.strip(b"\n") == self._line.strip(b"\n"):
+                    os.ftruncate(fd, self._size_before)
+                    fsync(fd)
+            finally:
+                os.close(fd)
+
+
 def write_all(fd: int, data: bytes, *, offset: int | None = None) -> None:
     """
     Write all of *data* at the position of *fd*, or at *offset*.

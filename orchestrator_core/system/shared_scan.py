@@ -27,6 +27,7 @@ class SharedScan(Generic[T]):
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._begun = 0  #: The number of scans that have begun.
+        self._completed = 0  #: The number of the last scan that was not interrupted.
         self._result: T | Exception | None = None
         self._pid = os.getpid()
 
@@ -41,12 +42,13 @@ class SharedScan(Generic[T]):
             self._reset()  # A thread of the parent may have held the lock during the fork.
         begun_before = self._begun
         with self._lock:
-            if self._begun == begun_before:
+            if self._completed <= begun_before:
                 self._begun += 1
                 try:
                     self._result = self._scan()
                 except Exception as error:  # noqa: BLE001 - raised below
                     self._result = error
+                self._completed = self._begun
             if isinstance(self._result, Exception):
                 raise self._result
             return self._result  # type: ignore[return-value]  # a scan has run

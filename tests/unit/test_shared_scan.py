@@ -107,6 +107,29 @@ def test_an_interrupted_scan_answers_no_other_caller(scans):
     assert 2 == scans.shared.get()
 
 
+def test_an_interrupted_scan_answers_no_caller_that_waited_for_it(scans, monkeypatch):
+    """Two callers wait for the same scan; the one that runs it is interrupted."""
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    found = []
+
+    def call():
+        try:
+            found.append(scans.shared.get())
+        except KeyboardInterrupt:
+            scans.error = None
+            found.append("interrupted")
+
+    scans.error = KeyboardInterrupt()
+    with scans.shared._lock:
+        threads = [in_thread(call) for _ in range(2)]
+        while not all(is_waiting(thread) for thread in threads):
+            os.sched_yield()
+    for thread in threads:
+        thread.join(LONG_S)
+
+    assert ["interrupted", 2] == found
+
+
 def test_a_child_forked_during_a_scan_scans_for_itself(scans):
     """The scanning thread does not exist in the child, so its lock is never released there."""
     with scans.shared._lock:

@@ -111,3 +111,23 @@ def test_a_key_names_one_task_wherever_its_creator_died():
             assert scene.orchestrator().repair(dry_run=True).clean, number
         number += 1
     assert number > 8
+
+
+def test_a_name_that_another_creator_uses_by_now_is_not_cleaned_up(orch, monkeypatch):
+    """Between the open and the lock, the task was completed, and its name used again."""
+    left = orch.root / ".new-TASK-1"
+    left.mkdir()
+    try_lock = tasks.locks.try_lock
+
+    def replaced_first(fd, **how):
+        if left.exists() and not (left / "work").exists():
+            left.rename(orch.root / "TASK-1")
+            left.mkdir()
+            (left / "work").touch()
+        return try_lock(fd, **how)
+
+    monkeypatch.setattr(tasks.locks, "try_lock", replaced_first)
+
+    tasks.clean_temp_dirs(orch.root)
+
+    assert (left / "work").exists()
