@@ -88,8 +88,9 @@ class Transaction:
 
     def close(self) -> None:
         """Release all locks; without :meth:`commit`, nothing has changed."""
-        for lock in (self._lock, self._flush_lock, self._queue_lock):
-            lock.close()
+        with contextlib.ExitStack() as stack:  # An interrupt of one leaves no other held.
+            for lock in (self._queue_lock, self._flush_lock, self._lock):
+                stack.callback(lock.close)
 
     # --- writing -----------------------------------------------------------------------------
 

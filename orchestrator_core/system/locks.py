@@ -192,16 +192,20 @@ class LockFile:
         """Release the lock, if it is held. The next owner learns that the work was incomplete."""
         if not self.is_held:
             return
-        if self._is_signed and os.getpid() == self._pid:
-            _clear_owner(self.fd, _ABANDONED)
-        self._unlock()
+        try:
+            if self._is_signed and os.getpid() == self._pid:
+                _clear_owner(self.fd, _ABANDONED)
+        finally:
+            self._unlock()
 
     def close(self) -> None:
         """Release the lock as :meth:`abandon` does, and close the file."""
-        self.abandon()
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        try:
+            self.abandon()
+        finally:
+            if self.fd >= 0:
+                os.close(self.fd)
+                self.fd = -1
 
     def _unlock(self) -> None:
         self.is_held = False

@@ -644,4 +644,4 @@ def test_a_live_supervisor_with_an_unreadable_exit_record_is_alive(tmp_path, mon
     )
 
     assert watch_list.SagaCheck.ALIVE is watch_list._state(watched)
-    assert "could not be read" in journals._with_exit_unless_in((), state).unknown
+    assert "could not be read" in journals._with_details_unless_in((), state, None).unknown
