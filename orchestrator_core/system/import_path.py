@@ -42,13 +42,14 @@ _SEARCH = (
 )
 
 
-def isolated_command(*arguments: str) -> list[str]:
+def isolated_command(*arguments: str, python: str | None = None) -> list[str]:
     """
     Return the argv of ``orchestrator-core`` with *arguments*, importing from nowhere else.
 
-    ``-I``: no ``PYTHON*`` variable, no script's or working directory.
+    ``-I``: no ``PYTHON*`` variable, no script's or working directory. *python* runs it instead
+    of :func:`find_python`'s.
     """
-    return [find_python(), "-I", "-c", _BOOTSTRAP, *own_places(), "--", *arguments]
+    return [python or find_python(), "-I", "-c", _BOOTSTRAP, *own_places(), "--", *arguments]
 
 
 @functools.cache

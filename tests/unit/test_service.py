@@ -15,6 +15,7 @@ import pytest
 
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.operations.daemon.service import Service
+from orchestrator_core.system.import_path import isolated_command
 
 HOSTILE = {
     "plain": "plain",
@@ -72,7 +73,7 @@ def test_a_unit_runs_this_interpreter_on_this_root(name, where):
     assert command.startswith(":"), "variables would be replaced"
     program, *arguments = words(command[1:])
     assert program.startswith("/")
-    argv = [python, "-P", "-m", "orchestrator_core", "--root", str(root), "sweep", "--watch"]
+    argv = isolated_command("--root", str(root), "sweep", "--watch", python=python)
     shell = ["/bin/sh", "-c", 'exec "$0" "$@"']
     assert [program, *arguments] in (argv, [*shell, *argv])
     assert [f"PATH=/x{name}"] == words(unit["Service"]["Environment"])
@@ -119,7 +120,7 @@ def test_a_property_list_runs_this_interpreter_on_this_root(name):
     document = plistlib.loads(service.launchd().encode())
 
     assert list(service.argv) == document["ProgramArguments"]
-    assert [sys.executable, str(Path("/srv") / name)] == [service.argv[0], service.argv[5]]
+    assert [sys.executable, str(Path("/srv") / name)] == [service.argv[0], service.argv[-3]]
     assert {"PATH": name} == document["EnvironmentVariables"]
     assert (True, True) == (document["KeepAlive"], document["RunAtLoad"])
 
@@ -130,15 +131,19 @@ def test_a_path_that_xml_cannot_represent_is_refused(name):
         Service(root=Path("/srv") / name, root_id="0123abcd").launchd()
 
 
-def test_a_relative_pythonpath_becomes_absolute(monkeypatch):
-    """A service has another working directory."""
-    monkeypatch.setenv("PYTHONPATH", "src")
+def test_a_service_imports_nothing_from_where_agents_may_write(monkeypatch, tmp_path):
+    """Neither from ``PYTHONPATH`` nor from its working directory."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("ORCHESTRATOR_AGENT_ID", "a-1")
+    for name in ("msgspec.py", "logging.py", "orchestrator_core.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
 
-    env = Service(root=Path("/srv"), root_id="0123abcd").env
+    service = Service(root=tmp_path / "root", root_id="0123abcd")
+    argv = [word.replace("sweep", "ps").replace("--watch", "--all") for word in service.argv]
+    subprocess.run(argv, cwd=tmp_path, env=service.env, check=True, capture_output=True)
 
-    assert str(Path("src").absolute()) == env["PYTHONPATH"]
-    assert "ORCHESTRATOR_AGENT_ID" not in env
+    assert {"PYTHONPATH", "ORCHESTRATOR_AGENT_ID"}.isdisjoint(service.env)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_two_roots_have_two_services():

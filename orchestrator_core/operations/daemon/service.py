@@ -2,7 +2,8 @@
 The sweeper as a service: a systemd user unit, a launchd property list, and ``sd_notify``.
 
 Both files start this interpreter on this root, with any characters in their paths, and with the
-environment variables that are needed to find tmux and this package.
+environment variables that are needed to find tmux and the user's configuration. As the unwinder,
+the sweeper imports nothing from directories where agents may write.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import TYPE_CHECKING, Self
 import attrs
 
 from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.system.import_path import isolated_command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
     from pathlib import Path
 
-_INHERITED = ("PATH", "PYTHONPATH", "ORCHESTRATOR_CONTAINMENT", "XDG_CONFIG_HOME")
+_INHERITED = ("PATH", "ORCHESTRATOR_CONTAINMENT", "XDG_CONFIG_HOME")
 _WATCHDOG_S = 90  #: Three heartbeats.
 _REFUSED_IN_PROGRAM = "\"'\\"
 
@@ -43,9 +45,8 @@ class Service:
     @property
     def argv(self) -> tuple[str, ...]:
         """The command of the service."""
-        # -P: Python imports nothing from the working directory.
-        program = (self.python, "-P", "-m", "orchestrator_core")
-        return (*program, "--root", str(self.root), "sweep", "--watch")
+        words = ("--root", str(self.root), "sweep", "--watch")
+        return tuple(isolated_command(*words, python=self.python))
 
     def systemd(self) -> str:
         """Return a unit for ``systemctl --user``."""
@@ -119,11 +120,7 @@ WantedBy=default.target
 
 
 def _inherited(env: Mapping[str, str]) -> dict[str, str]:
-    inherited = {name: env[name] for name in _INHERITED if env.get(name)}
-    if "PYTHONPATH" in inherited:  # The service has another working directory.
-        paths = map(os.path.abspath, inherited["PYTHONPATH"].split(os.pathsep))
-        inherited["PYTHONPATH"] = os.pathsep.join(paths)
-    return inherited
+    return {name: env[name] for name in _INHERITED if env.get(name)}
 
 
 def _quote(text: str) -> str:
