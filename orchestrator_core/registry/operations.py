@@ -96,14 +96,14 @@ def add_agent(document: Document, record: Mapping[str, Any], limits: Limits) -> 
     parent = record["parent"]
     depth = check_task_limits(document, parent, limits, min_depth=record.get("depth", 1))
     document.setdefault("agents", []).append({**record, "depth": depth})
-    document.setdefault("agent_hierarchy", {}).setdefault(parent, []).append(record["id"])
+    _hierarchy(document).setdefault(parent, []).append(record["id"])
 
 
 def remove_agent(document: Document, agent_id: str) -> bool:
     """Remove an agent's record and its place in the hierarchy; return whether it had a record."""
     agents = document.get("agents", [])
     document["agents"] = [record for record in agents if record.get("id") != agent_id]
-    hierarchy = document.get("agent_hierarchy", {})
+    hierarchy = _hierarchy(document)
     for parent, children in list(hierarchy.items()):
         if agent_id in children:
             _remove_child(hierarchy, parent, agent_id)
@@ -136,14 +136,17 @@ def children_of(document: Document, agent_id: str) -> list[dict[str, Any]]:
     registry that was edited into a cycle.
     """
     ranks = {
-        record.get("id"): (depth_of(record), position)
+        record["id"]: (depth_of(record), position)
         for position, record in enumerate(document.get("agents", ()))
+        if isinstance(record.get("id"), str)  # Another program may have written anything.
     }
     own = ranks.get(agent_id, (0, 0))  # An agent without a record ranks above all others.
     return [
         record
         for record in document.get("agents", ())
-        if record.get("parent") == agent_id and ranks[record.get("id")] > own
+        if record.get("parent") == agent_id
+        and isinstance(record.get("id"), str)
+        and ranks[record["id"]] > own
     ]
 
 
@@ -159,7 +162,7 @@ def descendants_of(document: Document, agent_id: str) -> list[dict[str, Any]]:
 def orphan_children(document: Document, agent_id: str) -> list[str]:
     """Make the orchestrator the parent of an agent's live children; return their ids."""
     orphans = [child for child in children_of(document, agent_id) if is_active(child.get("status"))]
-    hierarchy = document.setdefault("agent_hierarchy", {})
+    hierarchy = _hierarchy(document)
     for child in orphans:
         child["parent"] = ORCHESTRATOR
         if child["id"] in hierarchy.get(agent_id, ()):
@@ -167,6 +170,16 @@ def orphan_children(document: Document, agent_id: str) -> list[str]:
         if child["id"] not in hierarchy.setdefault(ORCHESTRATOR, []):
             hierarchy[ORCHESTRATOR].append(child["id"])
     return [child["id"] for child in orphans]
+
+
+def _hierarchy(document: Document) -> dict[str, list[str]]:
+    """Return a document's hierarchy, without what another program wrote that is none."""
+    found = document.get("agent_hierarchy")
+    if not isinstance(found, dict) or not all(isinstance(each, list) for each in found.values()):
+        parts = found.items() if isinstance(found, dict) else ()
+        found = {parent: children for parent, children in parts if isinstance(children, list)}
+        document["agent_hierarchy"] = found
+    return found
 
 
 def _remove_child(hierarchy: dict[str, list[str]], parent: str, child: str) -> None:

@@ -11,6 +11,7 @@ from support.fakes import a_fake_scene
 from orchestrator_core import cli
 from orchestrator_core.cli import commands
 from orchestrator_core.exceptions import CouldNotAsk, NotFound, RegistryTooNew
+from orchestrator_core.model.limits import Limits
 from orchestrator_core.model.records import Agent, Task
 
 
@@ -160,3 +161,76 @@ def test_a_task_has_the_id_of_its_directory(scene, orch):
     path.write_text(json.dumps({**document, "task_id": None}))
 
     assert [task] == names(orch.tasks())
+
+
+# --- every operation beside odd records -----------------------------------------------------------
+
+ODD_VALUES = (None, 5, True, "x", [], ["y"], {}, {"z": 1})
+ENDED = {
+    "id": "old-120000-abcdef",
+    "type": "old",
+    "tmux_session": "agent_old-120000-abcdef",
+    "parent": "orchestrator",
+    "depth": 1,
+    "status": "completed",
+    "started_at": "2025-11-01T12:00:00",
+    "progress": 100,
+    "last_update": "2025-11-01T12:00:00",
+    "prompt": "p",
+    "tracked_files": {},
+    "completed_at": "2025-11-01T12:00:00",
+    "key": None,
+    "deadline_at": None,
+    "auto_cleanup_result": {"by": "x", "success": True},
+    "auto_cleanup_timestamp": "2025-11-01T12:00:00",
+    "message": "m",
+    "termination_reason": "r",
+}
+
+
+def live(orch, scene, task):
+    """Run a parent and its child from deployment to end."""
+    parent = orch.deploy(task, scene.spec()).id
+    child = orch.deploy(task, scene.spec(parent=parent)).id
+    orch.report_progress(child, message="at it")
+    end = orch.terminate(parent)
+    assert (True, [child]) == (end.success, [each.agent_id for each in end.children])
+
+
+def test_odd_records_disturb_no_operation_on_other_agents(scene):
+    """Every field of a record with every odd value, in one registry."""
+    orch = scene.orchestrator(limits=Limits(max_agents=1000))
+    task = orch.create_task("a task").id
+    path = scene.root / task / "AGENT_REGISTRY.json"
+    document = json.loads(path.read_text())
+    odd = [{**ENDED, name: value} for name in ENDED for value in ODD_VALUES]
+    names_of_odd = [{**each, "id": f"old-120000-{n:06x}"} for n, each in enumerate(odd)]
+    keep_id = len(ODD_VALUES)  # The first ones differ by their odd id.
+    document["agents"] = [*odd[:keep_id], *names_of_odd[keep_id:]]
+    path.write_text(json.dumps(document))
+
+    assert len(odd) == len(orch.agents())
+    assert [task] == names(orch.tasks())
+    orch.sweep()
+    orch.repair(dry_run=True)
+    orch.stats()
+    orch.gc(dry_run=True)
+    live(orch, scene, task)
+    assert not orch.repair(task).repairs[0].error
+
+
+@pytest.mark.parametrize("value", [None, 5, "x", ["y"], {"z": 1}], ids=repr)
+def test_odd_fields_of_a_task_disturb_no_operation(scene, orch, value):
+    task = orch.create_task("a task").id
+    path = scene.root / task / "AGENT_REGISTRY.json"
+    document = json.loads(path.read_text())
+    kept = ("agents", "schema_version")
+    path.write_text(
+        json.dumps({name: document[name] if name in kept else value for name in document})
+    )
+
+    assert [task] == names(orch.tasks())
+    orch.sweep()
+    orch.repair(dry_run=True)
+    orch.stats()
+    live(orch, scene, task)

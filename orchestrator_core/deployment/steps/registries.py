@@ -294,7 +294,8 @@ def _outcome(results: list[dict[str, Any]], *, any_busy: bool) -> Outcome:
 
 def _ended_by_parent(record: dict[str, Any]) -> bool:
     """Return whether an earlier try of this undo ended a child, which the report then has, too."""
-    return bool((record.get("auto_cleanup_result") or {}).get("by") == "parent")
+    result = record.get("auto_cleanup_result")
+    return isinstance(result, dict) and result.get("by") == "parent"
 
 
 # --- what the probes share ------------------------------------------------------------------------

@@ -132,8 +132,8 @@ def check_finished(sagas: Sagas, task_id: str, document: Document) -> None:
     Raises:
         TaskRunning: An agent is active, or a saga of the task is open or unreadable.
     """
-    agents = {record.get("id"): record for record in document["agents"]}
-    active = {str(name) for name, record in agents.items() if is_active(record.get("status"))}
+    agents = {str(record.get("id")): record for record in document["agents"]}
+    active = {name for name, record in agents.items() if is_active(record.get("status"))}
     for saga_id in sagas.journals.ids():
         try:
             if saga_id in agents or sagas.history(saga_id).labels.get("task_id") == task_id:
@@ -156,7 +156,7 @@ def check_unlisted(context: RootContext, sagas: Sagas, task_id: str, document: D
     Raises:
         TaskRunning: An agent of another system may work with these files.
     """
-    known = {record.get("id") for record in document["agents"]}
+    known = {str(record.get("id")) for record in document["agents"]}
     files = scan_task(context.layout, task_id)
     names = {file.agent_id for file in files} - known - {*sagas.journals.closed_ids()}
     signs = signs_of_life(context, dict.fromkeys(names, task_id))
