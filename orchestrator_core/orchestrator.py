@@ -61,6 +61,7 @@ class Orchestrator(OutputVerbs, MaintenanceVerbs):
         patience: GracePeriods | None = None,
         observer: Observer | None = None,
         on_failed_cleanup: OnFailedCleanup | None = None,
+        create: bool = True,
         recover: bool = True,
         timeout_s: float = 30.0,
         lock_timeout_s: float = 10.0,
@@ -68,6 +69,8 @@ class Orchestrator(OutputVerbs, MaintenanceVerbs):
     ) -> None:
         """
         Open a root, create what is missing, and *recover* what dead owners left.
+
+        Without *create*, a root that was never used is an error, and nothing is created.
 
         *terminal* names the root's terminal class, which the first use records for all
         processes: ``tmux``, or ``package.module:Class``. An object replaces it for this
@@ -81,10 +84,11 @@ class Orchestrator(OutputVerbs, MaintenanceVerbs):
 
         Raises:
             StorageError: The root cannot be used; the message says why.
+            NotFound: There is no root, and *create* is False.
             InvalidInput: The root was first used with another terminal.
         """
         name, given = (terminal, None) if isinstance(terminal, str) else (None, terminal)
-        found = open_root(root, terminal=name)
+        found = open_root(root, terminal=name, create=create)
         self._context = RootContext(
             found,
             terminal=given,

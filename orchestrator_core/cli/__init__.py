@@ -56,7 +56,10 @@ def run() -> NoReturn:
         # Inherited from the program that started this one. The kernel would drop the exit
         # status of every child: of tmux, of git.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    code = main()
+    try:
+        code = main()
+    except KeyboardInterrupt:  # It came before the command, or while its result was printed.
+        code = INTERRUPTED
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             if stream is not None:

@@ -111,7 +111,11 @@ def _deploy(deploy: argparse.ArgumentParser) -> None:
     task.add_argument("--new-task", metavar="TEXT", help="for a new task with this description")
     deploy.add_argument("--type", required=True, help="the kind of agent; its id begins with it")
     prompt = deploy.add_mutually_exclusive_group(required=True)
-    prompt.add_argument("--prompt", metavar="TEXT", help="the agent's instructions")
+    prompt.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="the agent's instructions; other users can see them in ps until it is deployed",
+    )
     prompt.add_argument("--prompt-file", metavar="F", help="a file with the prompt; - is stdin")
     add_seconds(deploy, "--grace", "an agent that dies sooner is a failed deployment", 0.0)
     deploy.add_argument("--key", help="return the running agent of this key, if there is one")
@@ -129,7 +133,14 @@ def _deploy(deploy: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="set a variable; may be repeated",
+        help="set a variable; may be repeated; other users can see it in ps meanwhile",
+    )
+    deploy.add_argument(
+        "--env-file",
+        action="append",
+        default=[],
+        metavar="F",
+        help="a file with a variable on each line, as NAME=VALUE; - is stdin; may be repeated",
     )
     deploy.add_argument(
         "--preset",

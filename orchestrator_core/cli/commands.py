@@ -7,12 +7,20 @@ import os
 import signal
 import sys
 import threading
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator_core.cli import BUSY, LEFT, OK, exit_code
-from orchestrator_core.cli.printing import CommandResult, as_text, printable
-from orchestrator_core.exceptions import InvalidInput, OrchestratorError
+from orchestrator_core.cli import BUSY, LEFT, OK, exit_code, naming
+from orchestrator_core.cli.printing import (
+    CommandResult,
+    LiveResults,
+    as_text,
+    printable,
+    terminal_width,
+)
+from orchestrator_core.exceptions import InvalidInput, NotFound, OrchestratorError, SagaError
 from orchestrator_core.model.environment import ENV_EXIT_RECORD
 from orchestrator_core.orchestrator import Orchestrator, shared_timeout
 
@@ -69,7 +77,7 @@ def _spec(arguments: argparse.Namespace) -> AgentSpec:
         "type": arguments.type,
         "prompt": _prompt(arguments),
         "cwd": arguments.cwd,
-        "env": dict(_variable(text) for text in arguments.env),
+        "env": _variables(arguments),
         "parent": arguments.parent,
         "deadline_s": arguments.deadline,
         "linger_s": arguments.linger,
@@ -93,15 +101,39 @@ def _spec(arguments: argparse.Namespace) -> AgentSpec:
 def _prompt(arguments: argparse.Namespace) -> str:
     if arguments.prompt is not None:
         return str(arguments.prompt)
+    return _read(arguments.prompt_file, "the prompt")
+
+
+def _read(file: str, what: str) -> str:
+    """Return the text of a file, or of standard input for ``-``."""
     try:
-        if arguments.prompt_file == "-":
+        if file == "-":
+            if sys.stdin is None:
+                raise ValueError("it is closed")  # noqa: TRY301 - caught below
             return sys.stdin.buffer.read().decode()
-        return Path(arguments.prompt_file).read_bytes().decode()
+        return Path(file).read_bytes().decode()
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the name.
         raise InvalidInput(
-            f"the prompt cannot be read from {arguments.prompt_file}: {error}",
+            f"{what} cannot be read from {file}: {error}",
             hint="give a file of UTF-8 text, or - for standard input",
         ) from error
+
+
+def _variables(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the variables of ``--env-file`` and ``--env``; the latter win."""
+    variables: dict[str, str] = {}
+    for file in arguments.env_file:
+        for number, line in enumerate(_read(file, "the variables").split("\n"), 1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            name, equals, value = line.partition("=")
+            if not (name and equals):  # The line may be a secret: it is not shown.
+                raise InvalidInput(
+                    f"line {number} of {file} sets no variable",
+                    hint="give NAME=VALUE on each line; empty lines and # comments are left out",
+                )
+            variables[name] = value
+    return variables | dict(map(_variable, arguments.env))
 
 
 def _variable(text: str) -> tuple[str, str]:
@@ -129,9 +161,10 @@ def _raise_on_sigterm() -> None:
 
 def ps(arguments: argparse.Namespace) -> CommandResult:
     """List agents."""
-    orch = Orchestrator(arguments.root)
+    orch = Orchestrator(arguments.root, create=False)
     status = None if arguments.all else "active"
-    agents = orch.agents(task_id=arguments.task, status=status)
+    with naming.explained(orch, arguments.task):
+        agents = orch.agents(task_id=arguments.task, status=status)
     unread = [f"{path}: {why}" for path, why in orch.unreadable.items()]
     table = _table(agents) if agents else "no agents are known" if unread else "no agents"
     data = [agent.to_dict() for agent in agents]
@@ -141,13 +174,14 @@ def ps(arguments: argparse.Namespace) -> CommandResult:
 
 
 def _table(agents: list[Agent]) -> str:
-    rows = [("AGENT", "STATUS", "%", "SINCE", "TASK", "MESSAGE")]
+    now = time.time()
+    rows = [("AGENT", "STATUS", "%", "AGE", "TASK", "MESSAGE")]
     rows += [
         (
             agent.id,
             agent.status,
             str(agent.progress),
-            agent.started_at[:19],
+            _format_age(agent.started_at, now),
             agent.task_id,
             printable(agent.end_reason or agent.message)[:60],
         )
@@ -158,7 +192,20 @@ def _table(agents: list[Agent]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
     )
-    return as_text(lines)
+    return as_text(line[: terminal_width()] for line in lines)
+
+
+def _format_age(started_at: str, now: float) -> str:
+    """Return the time since *started_at* in its largest unit; ``show`` has the exact time."""
+    try:
+        started = datetime.fromisoformat(started_at)
+    except (TypeError, ValueError):
+        return "?"  # Another program wrote the record.
+    seconds = now - started.astimezone(UTC).timestamp()
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{max(0.0, seconds):.0f}s"
 
 
 # --- kill and progress ---------------------------------------------------------------------------
@@ -171,28 +218,49 @@ def kill(arguments: argparse.Namespace) -> CommandResult:
 
 
 def _kill(arguments: argparse.Namespace) -> CommandResult:
-    orch = Orchestrator(arguments.root, recover=False, timeout_s=arguments.timeout)
+    orch = Orchestrator(arguments.root, create=False, recover=False, timeout_s=arguments.timeout)
     data: list[dict[str, Any]] = []
-    lines: list[str] = []
-    errors: list[OrchestratorError] = []
+    shown = LiveResults(as_json=arguments.json)
     codes = [OK]
-    for agent_id in arguments.agents:
-        try:
-            end = orch.terminate(
-                agent_id,
-                reason=arguments.reason,
-                keep_logs=not arguments.delete_logs,
-                cascade=not arguments.no_cascade,
-            )
-        except OrchestratorError as error:  # The other agents are ended all the same.
-            data.append({**error.to_dict(), "agent_id": agent_id, "success": False})
-            errors.append(error)
-            codes.append(exit_code(error))
-        else:
-            data.append(end.to_dict())
-            lines.append(_format_end(end))
-            codes.append(_code(end))
-    return CommandResult(data, "\n".join(lines), max(codes), tuple(errors))
+    try:
+        for agent_id in arguments.agents:
+            try:
+                line, end = _kill_one(orch, agent_id, arguments)
+            except OrchestratorError as error:  # The other agents are ended all the same.
+                data.append({**error.to_dict(), "agent_id": agent_id, "success": False})
+                shown.add_error(error)
+                codes.append(exit_code(error))
+            else:
+                data.append(end.to_dict())
+                shown.add(line)
+                codes.append(_code(end))
+    except KeyboardInterrupt:
+        left = arguments.agents[len(data) :]
+        shown.interrupt(data, f"interrupted; not ended: {' '.join(left)}")
+        raise
+    return CommandResult(data, shown.rest, max(codes))
+
+
+def _kill_one(
+    orch: Orchestrator, agent_id: str, arguments: argparse.Namespace
+) -> tuple[str, EndReport]:
+    """End one agent; return the line about it, and the report."""
+    with naming.explained(orch, agent_id):
+        had_ended = _has_ended(orch, agent_id)
+        end = orch.terminate(
+            agent_id,
+            reason=arguments.reason,
+            keep_logs=not arguments.delete_logs,
+            cascade=not arguments.no_cascade,
+        )
+    return f"{'had ended before: ' if had_ended else ''}{_format_end(end)}", end
+
+
+def _has_ended(orch: Orchestrator, agent_id: str) -> bool:
+    try:
+        return orch.history(agent_id).state.value == "closed"
+    except (NotFound, SagaError):
+        return False  # A legacy agent, or damage: the end decides.
 
 
 def _code(end: EndReport) -> int:
@@ -218,7 +286,7 @@ def _format_end(end: EndReport) -> str:
 def progress(arguments: argparse.Namespace) -> CommandResult:
     """Report an agent's progress or its end."""
     # Agents run this often, so it leaves the recovery to other commands.
-    orch = Orchestrator(arguments.root, recover=False, timeout_s=arguments.timeout)
+    orch = Orchestrator(arguments.root, create=False, recover=False, timeout_s=arguments.timeout)
     receipt = orch.report_progress(
         arguments.agent,
         arguments.status,
@@ -236,7 +304,7 @@ def recover(arguments: argparse.Namespace) -> CommandResult:
     """Finish the sagas of dead orchestrators."""
     from orchestrator_core.cli.show import format_recovery  # noqa: PLC0415 - for one command
 
-    orch = Orchestrator(arguments.root, recover=False)
+    orch = Orchestrator(arguments.root, create=False, recover=False)
     if arguments.abandon is not None:
         if not (arguments.agent and arguments.reason):
             raise InvalidInput(
@@ -253,7 +321,7 @@ def unwind(arguments: argparse.Namespace) -> CommandResult:
     # This process was a supervisor, which blocked SIGTERM across the exec.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     # A process that ends the agent first sends SIGTERM. Once this one has the lock, none does.
-    end = Orchestrator(arguments.root, recover=False).finish(
+    end = Orchestrator(arguments.root, create=False, recover=False).finish(
         arguments.agent,
         on_acquired=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
         witnessed=os.environ.pop(ENV_EXIT_RECORD, None),

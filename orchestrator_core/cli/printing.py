@@ -36,6 +36,44 @@ class CommandResult(NamedTuple):
     notes: tuple[str, ...] = ()  #: What is unknown.
 
 
+class LiveResults:
+    """The results of a command for several items: printed as they come, or with JSON at the end."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._rest: list[str] = []
+
+    @property
+    def rest(self) -> str:
+        """What stdout has not taken."""
+        return "\n".join(self._rest)
+
+    def add(self, text: str) -> None:
+        """Print one result, unless JSON is wanted."""
+        if self._as_json:
+            return
+        if not self._rest:
+            try:
+                _print(text)
+            except OSError:
+                pass  # The end of the command reports it.
+            else:
+                return
+        self._rest.append(text)
+
+    def add_error(self, error: OrchestratorError) -> None:
+        """Print the error of one item, unless JSON is wanted."""
+        if not self._as_json:
+            print_error(error, as_json=False)
+
+    def interrupt(self, data: object, note: str) -> None:
+        """Print what was done before an interrupt, and a note about the rest."""
+        if self._as_json:
+            with contextlib.suppress(OSError):
+                _print_json(data)
+        print_to_stderr(f"orchestrator-core: {note}")
+
+
 def print_result(result: CommandResult, *, as_json: bool) -> None:
     """Print a result to stdout, and its notes to stderr; without JSON, also its errors."""
     for note in result.notes:
@@ -77,6 +115,17 @@ def discard_stdout() -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
+
+
+def terminal_width() -> int | None:
+    """Return the number of columns of the output; None if it is no terminal and none is set."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def printable(text: str) -> str:

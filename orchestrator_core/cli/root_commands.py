@@ -71,7 +71,7 @@ def approve(arguments: argparse.Namespace) -> CommandResult:
 
 def export(arguments: argparse.Namespace) -> CommandResult:
     """Write one finished task into one file."""
-    orch = Orchestrator(arguments.root, recover=False)
+    orch = Orchestrator(arguments.root, create=False, recover=False)
     report = orch.export_task(arguments.task, arguments.file, remove=arguments.remove)
     lines = [
         f"{report.task_id}: {report.files} files, {len(report.journals)} of them journals, "
@@ -84,7 +84,7 @@ def export(arguments: argparse.Namespace) -> CommandResult:
 
 def gc(arguments: argparse.Namespace) -> CommandResult:
     """Remove and compress what the settings allow, or list it."""
-    report = Orchestrator(arguments.root, recover=False).gc(dry_run=arguments.dry_run)
+    report = Orchestrator(arguments.root, create=False, recover=False).gc(dry_run=arguments.dry_run)
     return CommandResult(
         report.to_dict(), as_text(_format_gc(report)), LEFT if report.failed else OK
     )
@@ -112,7 +112,7 @@ def _format_gc(report: GcReport) -> Iterator[str]:
 
 def repair(arguments: argparse.Namespace) -> CommandResult:
     """Show the differences between registries and journals, or correct the registries."""
-    report = Orchestrator(arguments.root, recover=False).repair(
+    report = Orchestrator(arguments.root, create=False, recover=False).repair(
         arguments.task, only_global=arguments.only_global, dry_run=not arguments.yes
     )
     return CommandResult(
@@ -159,7 +159,7 @@ def _format_difference(difference: Difference) -> Iterator[str]:
 
 def stats(arguments: argparse.Namespace) -> CommandResult:
     """Count, and change nothing."""
-    orch = Orchestrator(arguments.root, recover=False)
+    orch = Orchestrator(arguments.root, create=False, recover=False)
     counts = orch.stats()
     if arguments.format == "json":
         arguments.json = True

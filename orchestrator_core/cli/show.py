@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from orchestrator_core.cli import LEFT, OK
+from orchestrator_core.cli import LEFT, OK, naming
 from orchestrator_core.cli.printing import CommandResult, as_text, printable
 from orchestrator_core.exceptions import NotFound
 from orchestrator_core.orchestrator import Orchestrator
@@ -24,8 +24,8 @@ _MAX_SHOWN = 2000  #: Characters of a result; --json has all of it.
 
 def show(arguments: argparse.Namespace) -> CommandResult:
     """Return everything that is known about one agent."""
-    orch = Orchestrator(arguments.root, recover=False)
-    agent = orch.agent(arguments.agent)
+    orch = Orchestrator(arguments.root, create=False, recover=False)
+    agent = naming.find_agent(orch, arguments.agent)
     history = _history(orch, agent.id)
     frames, failures = (history.stack, history.failures) if history else ((), {})
     output = _output(orch, agent.id, arguments)

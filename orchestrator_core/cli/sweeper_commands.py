@@ -30,7 +30,7 @@ def sweep(arguments: argparse.Namespace) -> CommandResult:
     if arguments.watch:
         return _watch(arguments)
     # A recovery would end leftovers that the sweep is to show.
-    orch = Orchestrator(arguments.root, recover=False)
+    orch = Orchestrator(arguments.root, create=False, recover=False)
     report = orch.sweep(reap=arguments.reap, silent_after_s=arguments.silent_after)
     code = LEFT if report.left else BUSY if report.unknown else OK
     return CommandResult(report.to_dict(), as_text(_format_sweep(report)), code)

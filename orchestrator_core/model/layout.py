@@ -217,8 +217,8 @@ def open_root(
 
 
 def _is_root(layout: Layout) -> bool:
-    """Return whether *layout* has been used as a root, by this library or a legacy system."""
-    if os.path.lexists(layout.root_file) or os.path.lexists(layout.global_registry):
+    """Return whether *layout* was used as a root, also by a legacy system, or has settings."""
+    if any(map(os.path.lexists, (layout.root_file, layout.global_registry, layout.settings))):
         return True
     return layout.root.is_dir() and bool(layout.task_ids())
 

@@ -150,6 +150,7 @@ def test_exit_code_1_means_that_it_failed_and_nothing_is_left(shell):
 
 @pytest.mark.parametrize("command", ["show", "kill", "recover"])
 def test_exit_code_1_means_that_there_is_no_such_agent(shell, command):
+    shell.scene.orchestrator()
     code, _, stderr = shell(command, "nobody-000000-000000")
 
     assert 1 == code
@@ -188,6 +189,7 @@ def test_a_failed_kill_does_not_affect_the_other_agents(shell):
 )
 def test_exit_code_2_means_that_the_arguments_are_invalid(shell, arguments):
     """The reason is on stderr, and nothing has begun: there is no task."""
+    shell.scene.orchestrator()
     code, stdout, stderr = shell(*arguments)
 
     assert (2, "") == (code, stdout)
@@ -269,6 +271,7 @@ def test_an_interrupted_deployment_is_undone(shell, signum, expected):
 
 
 def test_a_closed_pipe_causes_no_traceback(shell):
+    shell.scene.orchestrator()
     reading, writing = os.pipe()
     os.close(reading)
 
