@@ -50,7 +50,7 @@ def _format_check(check: Check, width: int) -> Iterator[str]:
 
 def approve(arguments: argparse.Namespace) -> CommandResult:
     """Show the commands and modules of the root's settings that do not count, or approve them."""
-    orch = Orchestrator(arguments.root, recover=False)
+    orch = Orchestrator(arguments.root, create=False, recover=False)
     sections = orch.approve_settings(dry_run=not arguments.yes)
     data = {"success": arguments.yes or not sections, "sections": sections}
     if not sections:
