@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 
 class OrchestratorError(Exception):
@@ -20,6 +20,7 @@ class OrchestratorError(Exception):
     code: ClassVar[str] = "error"
     default_hint: ClassVar[str] = ""
     retry_at_once: bool = True  #: Whether an undo that raised it is tried again at once.
+    remember: Mapping[str, Any] | None = None  #: Fields that the receipt of a failed undo gets.
 
     def __init__(self, message: str, *, hint: str = "", leaked: Iterable[str] = ()) -> None:
         super().__init__(_encodable(message))

@@ -31,7 +31,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     """Register the marker, and accept interrupts also in the background of a shell."""
     config.addinivalue_line(
-        "markers", "needs(what): root, cgroup or pid namespace, which not every user has"
+        "markers", "needs(what): root, cgroup and so on, which not every user has"
     )
     # The user's own configuration and approvals are a directory of this run.
     own = tempfile.mkdtemp(prefix="oc-config-", dir="/tmp")

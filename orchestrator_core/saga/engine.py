@@ -300,7 +300,11 @@ class Saga:
         self._observer.step_undone(self.saga_id, report)
 
     def on_undo_failed(self, step: str, error: BaseException) -> None:
-        """Notify the observer of an undo that raised."""
+        """Record what the next undo has to know, and notify the observer of an undo that raised."""
+        remember = getattr(error, "remember", None) or {}
+        known = next((each.receipt for each in self.history.stack if each.name == step), {})
+        if any(not known.get(name) for name in remember):
+            self._write_best_effort(make_entry("remember", step=step, receipt=remember))
         self._observer.undo_failed(self.saga_id, step, error)
 
     def _close(self, report: UnwindReport) -> UnwindReport:

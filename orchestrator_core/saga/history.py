@@ -184,6 +184,15 @@ class History:
         else:
             self._refuse("undone", data)
 
+    def _apply_remember(self, data: dict[str, Any]) -> None:
+        """Add what a failed undo has found. Nothing that the receipt has already changes."""
+        if self.state not in (State.UNWINDING, State.STUCK):
+            self._refuse("remember", data)
+            return
+        frame = self._step(data)
+        known = {name: value for name, value in frame.receipt.items() if value}
+        frame.receipt = {**frame.receipt, **data["receipt"], **known}
+
     def _apply_stuck(self, data: dict[str, Any]) -> None:
         self.transition(State.STUCK)
         self.tries = data["tries"]

@@ -25,6 +25,7 @@ RESERVES = ("exitreserve", "finalreserve")  #: The deployer's files, beside the 
 RESERVED_BYTES = 4096  #: The size of each. No record is longer.
 ENV_RECORD = "ORCHESTRATOR_EXIT_RECORD"  #: The exit record in the unwinder's environment.
 
+_MAX_SURVIVORS = 20  #: More would not fit into the reserved space.
 _LONGEST_ERROR = 300  #: Characters of an error that would make a record too long.
 
 
@@ -112,8 +113,16 @@ class ExitRecorder:
         self._facts["ran_s"] = round(ran_s, 6)
         self._write(tree_empty=False, forced=False)
 
-    def all_exited(self, *, tree_empty: bool, forced: bool) -> None:
-        """Record that the shutdown is over; *tree_empty*: proved, no descendant is alive."""
+    def all_exited(
+        self, *, tree_empty: bool, forced: bool, survivors: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        """
+        Record that the shutdown is over; *tree_empty*: proved, no descendant is alive.
+
+        *survivors* are the pids and start times of descendants that are alive after SIGKILL.
+        """
+        if survivors:
+            self._facts["survivors"] = [list(process) for process in survivors[:_MAX_SURVIVORS]]
         self._write(tree_empty=tree_empty, forced=forced)
         self._send_event("exited")
 

@@ -137,7 +137,11 @@ class MainLoop:
     def write_exit_record(self) -> bytes:
         """Write the final exit record, the last action that concerns the agent; return it."""
         self._tail.copy_new()
-        self._recorder.all_exited(tree_empty=self._tree.is_proven_empty(), forced=self._tree.forced)
+        self._recorder.all_exited(
+            tree_empty=self._tree.is_proven_empty(),
+            forced=self._tree.forced,
+            survivors=self._tree.survivors(),
+        )
         return self._recorder.encoded()
 
     def root_is_removed(self) -> bool:

@@ -67,6 +67,12 @@ class ProcessTree:
         """Return whether it is proved that no process is left."""
         return self._is_subreaper and self.is_empty()
 
+    def survivors(self) -> list[tuple[int, int]]:
+        """Return the pids and start times of the processes that are left."""
+        if self.is_empty():
+            return []
+        return [(process.pid, process.started) for process in self._all() if not process.is_dead]
+
     def poll_fds(self) -> list[tuple[int, int]]:
         """Return the descriptors and events to poll for."""
         return [] if self._cgroup_fd is None else [(self._cgroup_fd, select.POLLPRI)]

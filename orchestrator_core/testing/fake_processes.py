@@ -171,7 +171,9 @@ class FakeProcesses:
             name = f"process {supervisor.pid} ({supervisor.name})"
             refused = (f"{name} is named as the supervisor, without its cookie",)
             supervisor = None
-        survivors = _survivors(termination.run(supervisor))
+        earlier = [p for p in map(self._find, selector.survivors) if p is not None]
+        left = {p.pid: p for p in (*termination.run(supervisor), *earlier) if p.alive}
+        survivors = _survivors(list(left.values()))
         record = read_exit_record(selector.exit_file)
         contained = record is not None and record.contained
         proven = contained or never_started(selector, self._world.boot_id)

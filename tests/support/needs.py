@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
+ORDINARY = 54321  #: The uid of a user that no machine has.
 _MOUNTS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 
 
@@ -47,4 +49,24 @@ def _pid_namespace():
     return None if done.returncode == 0 else "a pid namespace that this user may create"
 
 
-_MISSING = {"root": _root, "cgroup": _cgroup, "pid namespace": _pid_namespace}
+def as_ordinary_user(*argv):
+    """Return the command with which root runs *argv* as a user without any right."""
+    return ["setpriv", "--reuid", str(ORDINARY), "--regid", str(ORDINARY), "--clear-groups", *argv]
+
+
+def _ordinary_user():
+    # `env` is the first program of that user, without root's rights to read.
+    probe = as_ordinary_user("env", sys.executable, "-c", "import msgspec")
+    try:
+        done = subprocess.run(probe, capture_output=True, check=False)
+    except OSError:
+        return "setpriv"
+    return None if done.returncode == 0 else "a Python that other users can run"
+
+
+_MISSING = {
+    "root": _root,
+    "cgroup": _cgroup,
+    "pid namespace": _pid_namespace,
+    "ordinary user": _ordinary_user,
+}

@@ -148,6 +148,39 @@ def test_a_signal_reaches_its_process(local, child):
     assert -signal.SIGTERM == child.wait(LONG_S)
 
 
+def test_a_survivor_of_an_earlier_end_is_named_while_it_lives_and_never_signalled(
+    local, child, tmp_path
+):
+    """Neither a receipt nor an exit record proves that it is the agent's."""
+    known = local.identify(child.pid)
+    record = {**WITNESSED, "contained": False, "survivors": [[known.pid, known.started]]}
+    (tmp_path / "exit").write_text(json.dumps(record))
+    brief = GracePeriods(term_s=0.1, kill_s=0.1)
+    for selector in (
+        OwnershipSelector("a cookie", survivors=(known,)),
+        OwnershipSelector("a cookie", exit_file=str(tmp_path / "exit")),
+    ):
+        result = local.terminate_all(selector, brief)
+        assert [(child.pid, False)] == [(one.pid, one.denied) for one in result.survivors]
+        assert not result.proven
+        assert None is child.poll()
+    child.kill()
+    child.wait()
+
+    assert () == local.terminate_all(selector, brief).survivors
+
+
+def test_a_process_older_than_the_supervisor_is_no_survivor(local, child, tmp_path):
+    """An agent that writes its exit record itself cannot name the machine's other processes."""
+    now = local.identify(child.pid)
+    record = {**WITNESSED, "contained": False, "survivors": [[now.pid, now.started]]}
+    (tmp_path / "exit").write_text(json.dumps(record))
+    younger = Identity(now.boot_id, 2**22 + 1, now.started + 1)
+    selector = OwnershipSelector("a", supervisor=younger, exit_file=str(tmp_path / "exit"))
+
+    assert () == local.terminate_all(selector, GracePeriods(term_s=0.1, kill_s=0.1)).survivors
+
+
 # --- watching -------------------------------------------------------------------------------
 
 

@@ -725,3 +725,19 @@ def test_journals_are_for_their_owner_only(sagas, shelf, tmp_path):
         p.stat().st_mode & 0o777 for p in (tmp_path / "sagas").iterdir() if p.is_file()
     }
     assert 0o700 == (tmp_path / "sagas").stat().st_mode & 0o777
+
+
+def test_a_failed_undo_passes_on_what_it_has_found_and_changes_nothing_that_was_known(sagas, shelf):
+    """The journal keeps it for the next undo, in whichever process."""
+    committed(sagas, shelf, names=("a",))
+    error = CouldNotAsk("not now")
+    error.remember = {"serial": 7, "name": "another"}
+    shelf.fail("undo", "a", error)
+    with sagas.open("s") as saga:
+        [known] = [frame.receipt for frame in saga.history.stack]
+        assert not saga.unwind(Unwind.terminal("its time")).closed
+
+    with sagas.open("s") as saga:
+        [frame] = saga.history.stack
+        assert {**known, "serial": known["serial"] or 7} == frame.receipt
+        assert saga.unwind(Unwind.terminal("its time")).closed

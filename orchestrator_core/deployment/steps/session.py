@@ -28,10 +28,10 @@ from orchestrator_core.system.surrogates import replace_surrogates
 from orchestrator_core.system.tree import remove_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from orchestrator_core.saga import Context
-    from orchestrator_core.system.processes.protocol import TerminationResult
+    from orchestrator_core.system.processes.protocol import Survivor, TerminationResult
 
 
 @receipt("write_prompt")
@@ -218,11 +218,14 @@ class SessionReceipt:
     cgroup: str | None = None
     supervisor: Identity | None = None  #: Known once it runs; the run directory leads to it before.
 
+    survivors: tuple[Identity, ...] = ()  #: Of an undo that failed.
+
     @property
     def selector(self) -> OwnershipSelector:
         """What selects the agent's processes."""
         return OwnershipSelector(
             cookie=self.cookie,
+            survivors=self.survivors,
             supervisor=self.supervisor,
             cgroup=self.cgroup,
             exit_file=self.exit_file,
@@ -266,6 +269,7 @@ class SpawnTmux(DeploymentStep):
             exit_file=exit_file,
             cgroup=cgroup,
             supervisor=receipt.supervisor,
+            survivors=receipt.survivors,  # They are only named.
         )
 
     def do(self, receipt: SessionReceipt) -> SessionReceipt:
@@ -284,12 +288,7 @@ class SpawnTmux(DeploymentStep):
         # Processes first: they end even if tmux hangs, and this raises.
         found = self.context.terminal.kill(receipt.session, owner=receipt.cookie)
         if ending.survivors:
-            names = [f"{one.pid} ({one.name})" for one in ending.survivors]
-            raise Survivors(
-                f"still alive after SIGKILL: {', '.join(names)}",
-                hint="a process that ignores SIGKILL waits for the kernel; try again later",
-                leaked=names,
-            )
+            raise _left_alive(ending.survivors)
         if found is Presence.FOREIGN:
             return Outcome.left(session="foreign", **_facts(ending))
         was_there = (
@@ -310,6 +309,21 @@ class SpawnTmux(DeploymentStep):
     def probe(self, receipt: SessionReceipt) -> Presence:
         """Return whether the session exists."""
         return self.context.terminal.inspect(receipt.session, owner=receipt.cookie).presence
+
+
+def _left_alive(survivors: Sequence[Survivor]) -> Survivors:
+    """Return the error that names *survivors*, and lets the next undo look for the same ones."""
+    names = [f"{one.pid} ({one.name})" for one in survivors]
+    denied = [str(one.pid) for one in survivors if one.denied]
+    reason, hint = "", "a process that ignores SIGKILL waits for the kernel; try again later"
+    if denied:
+        reason = f"; {', '.join(denied)} runs as another user, and the kernel refuses our signals"
+        hint = f"end it as that user, for example: sudo kill -9 {' '.join(denied)}; then recover"
+    error = Survivors(
+        f"still alive after SIGKILL: {', '.join(names)}{reason}", hint=hint, leaked=names
+    )
+    error.remember = {"survivors": [one.identity for one in survivors if one.identity is not None]}
+    return error
 
 
 def _facts(ending: TerminationResult) -> dict[str, Any]:

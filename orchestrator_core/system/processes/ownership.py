@@ -130,6 +130,28 @@ def has_free_run_lock(selector: OwnershipSelector) -> bool:
     return selector.run_dir is not None and run_lock.is_free(selector.run_dir)
 
 
+def surviving_rows(selector: OwnershipSelector) -> list[Row]:
+    """
+    Return processes of the agent that no scan finds, and that are alive: privileged ones.
+
+    A process of another user hides its environment, and may have lost its parent. Its names are
+    the survivors of an earlier end, those in the supervisor's exit record, and the POSIX session
+    of the agent if its supervisor was killed. The agent may have written these files. So such a
+    process is named and never signalled, and an older process than the supervisor is no survivor.
+    """
+    record = exit_record.read_exit_record(selector.exit_file)
+    named = {(each.pid, each.started) for each in selector.survivors if identity.is_visible(each)}
+    named |= set(record.survivors) if record is not None else set()
+    found = [table.get(pid) for pid, _ in named]
+    rows = [row for row in found if row is not None and (row.pid, row.started) in named]
+    started = exit_record.read_start_record(selector.run_dir)
+    if record is None and started is not None:
+        rows += [row for row in table.snapshot() if row.sid == started.pid]
+    since = 0 if selector.supervisor is None else selector.supervisor.started
+    own = os.getpid()
+    return [row for row in rows if row.started >= since and row.pid != own]
+
+
 def _own_ancestors() -> Iterator[Row]:
     """Return the calling process and its ancestors below init."""
     pid = os.getpid()

@@ -40,6 +40,7 @@ class OwnershipSelector:
     cgroup: str | None = None  #: The directory of the agent's own cgroup, if it has one.
     exit_file: str | None = None  #: The file of the supervisor's exit record.
     extra_roots: tuple[Identity, ...] = ()  #: The agent's by other evidence, as of now.
+    survivors: tuple[Identity, ...] = ()  #: Of an earlier end. Named while alive, not signalled.
 
     @property
     def run_dir(self) -> str | None:
@@ -112,6 +113,8 @@ class Survivor:
 
     pid: int
     name: str
+    identity: Identity | None = None
+    denied: bool = False  #: It runs as another user: the kernel refuses signals for it.
 
 
 @attrs.frozen
@@ -156,6 +159,8 @@ class ExitRecord:
     contained: bool  #: Proved: no process that it started is alive.
     forced: bool  #: Whether SIGKILL was needed.
     cgroup: bool  #: Whether it ran in its own cgroup.
+    #: The pids and start times of descendants that were alive after SIGKILL.
+    survivors: tuple[tuple[int, int], ...] = ()
 
 
 class Processes(Protocol):

@@ -10,6 +10,7 @@ deadline.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import signal
 import time
@@ -20,7 +21,7 @@ from orchestrator_core.system.boot import boot_id
 from orchestrator_core.system.clock import ms_since
 from orchestrator_core.system.event_reader import wait_readable
 from orchestrator_core.system.processes import cgroups, exit_record, ownership, table
-from orchestrator_core.system.processes.identity import is_visible, open_handle
+from orchestrator_core.system.processes.identity import is_alive, is_visible, open_handle
 from orchestrator_core.system.processes.protocol import Survivor, TerminationResult
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ def terminate_all(
             "scan", proven=False, survivors=survivors, duration_ms=ms_since(start)
         )
     termination = _Termination(selector, grace, start)
-    survivors = _survivors(termination.run())
+    left = {row.pid: row for row in termination.run()}
+    left |= {row.pid: row for row in termination.await_end(ownership.surviving_rows(selector))}
+    survivors = _survivors(list(left.values()))
     method, proven = _proof(selector, termination.cgroup, accepted_proofs)
     record = exit_record.read_exit_record(selector.exit_file)
     return TerminationResult(
@@ -160,6 +163,11 @@ class _Termination:
             while waiting and (ended := wait_readable(list(waiting), deadline)):
                 waiting.difference_update(ended)
 
+    def await_end(self, rows: list[Row]) -> list[Row]:
+        """Wait for the end of processes that were killed before; return those that are alive."""
+        self._signal_and_wait([row for row in rows if not _is_denied(row.pid)], [], self._deadline)
+        return [row for row in rows if is_alive(row.identity)]
+
     def _await_empty(self, cgroup: Cgroup) -> None:
         """Kill and await members that no table shows: those of another pid namespace, say."""
         watch = cgroup.watch()
@@ -189,4 +197,15 @@ def _proof(
 
 
 def _survivors(rows: list[Row]) -> tuple[Survivor, ...]:
-    return tuple(Survivor(row.pid, row.comm) for row in rows)
+    return tuple(Survivor(row.pid, row.comm, row.identity, _is_denied(row.pid)) for row in rows)
+
+
+def _is_denied(pid: int) -> bool:
+    """Return whether the kernel refuses this user's signals for a process."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
