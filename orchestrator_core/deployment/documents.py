@@ -121,6 +121,7 @@ def build_launch(context: RootContext, inputs: DeploymentInputs) -> Launch:
         deadline_s=spec.deadline_s,
         sweeper_lock=str(layout.sweeper_lock),
         unwinder_argv=unwinder_argv(layout.root, agent_id),
+        secret=inputs.secret,
         unwinder_env=unwinder_env() | {UNWINDER_NAME: variables[environment.ENV_COOKIE]},
         rescue_dirs=[str(directory) for directory in paths.user_directories()],
     )

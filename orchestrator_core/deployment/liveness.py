@@ -35,7 +35,7 @@ from orchestrator_core.model.outcome import (
 from orchestrator_core.model.preset_programs import PROGRAMS
 from orchestrator_core.model.spec import is_past_deadline
 from orchestrator_core.model.status import Status
-from orchestrator_core.registry.operations import descendants_of, is_finished
+from orchestrator_core.registry.operations import descendants_of, find_agent, is_finished
 from orchestrator_core.saga import State, Unwind
 from orchestrator_core.saga.recovery import RecoveryPolicy
 from orchestrator_core.saga.verification import naming_id
@@ -103,7 +103,25 @@ class Liveness(RecoveryPolicy):
             recorded = self.context.predecessor.recorded_end(history)
             if recorded is not None:
                 return recorded
-        return self.decide_end_reason(history, self.exit_record(history))
+        exit_record = self.exit_record(history)
+        if exit_record is None and self._was_rolled_back(history):
+            return Unwind.recovery("its deployment failed, and its commit could not be taken back")
+        return self.decide_end_reason(history, exit_record)
+
+    def _was_rolled_back(self, history: History) -> bool:
+        """
+        Return whether a committed agent never lived: its deployer took the commit for failed.
+
+        That is so if the disk refused to sync the commit and to remove it again. The agent was
+        not started, and the rollback has removed the record, which every life has.
+        """
+        session = session_receipt(history)
+        if _is_legacy(session) or history.end_request is not None:
+            return False
+        if read_start_record(session.selector.run_dir) is not None:
+            return False
+        document = self.context.task_registry(task_id_of(history)).read_or_none()
+        return document is not None and find_agent(document, history.saga_id) is None
 
     def decide_end_reason(self, history: History, exit_record: ExitRecord | None) -> Unwind:
         """Return the reason for the end of a dead agent, by its exit record and its output."""

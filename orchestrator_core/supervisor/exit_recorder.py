@@ -38,7 +38,7 @@ class ExitRecorder:
         is_written: Whether the last exit record is on disk.
     """
 
-    def __init__(self, exit_file: str, events: str) -> None:
+    def __init__(self, exit_file: str, events: str, secret: str = "") -> None:
         self._exit_file = exit_file
         self._started_file = f"{exit_file.rpartition('/')[0]}/started"
         try:
@@ -58,6 +58,7 @@ class ExitRecorder:
         }
         self.cause = "exit"
         self.is_written = False
+        self._secret = secret
         self._reserves = list(RESERVES)
 
     def started(self, pid: int, *, in_cgroup: bool, not_set: Sequence[str] = ()) -> None:
@@ -120,7 +121,10 @@ class ExitRecorder:
         Record that the shutdown is over; *tree_empty*: proved, no descendant is alive.
 
         *survivors* are the pids and start times of descendants that are alive after SIGKILL.
+        Only a record of an empty tree has the secret: no process of the agent is left to read it.
         """
+        if tree_empty and self._secret:
+            self._facts["secret"] = self._secret
         if survivors:
             self._facts["survivors"] = [list(process) for process in survivors[:_MAX_SURVIVORS]]
         self._write(tree_empty=tree_empty, forced=forced)

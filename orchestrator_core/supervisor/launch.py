@@ -33,6 +33,7 @@ class Launch:
         cgroup: The directory of the agent's cgroup, if there is one.
         term_s: Seconds from SIGTERM to SIGKILL.
         kill_s: Seconds from SIGKILL until the supervisor reports survivors.
+        secret: What proves that the supervisor wrote the final exit record.
         linger_s: Seconds that the agent may run after it has requested its own end.
         deadline_s: Seconds that the agent may run at all; None for no limit.
         sweeper_lock: The file that a running sweeper has locked.
@@ -62,6 +63,7 @@ class Launch:
         unwinder_argv: Sequence[str] = (),
         unwinder_env: Mapping[str, str] | None = None,
         rescue_dirs: Sequence[str] = (),
+        secret: str = "",
     ) -> None:
         self.journal, self.log = journal, log
         self.exit_file, self.events = exit_file, events
@@ -70,7 +72,7 @@ class Launch:
         self.attributes = dict(attributes or {})
         self.term_s, self.kill_s = term_s, kill_s
         self.linger_s, self.deadline_s = linger_s, deadline_s
-        self.sweeper_lock = sweeper_lock
+        self.sweeper_lock, self.secret = sweeper_lock, secret
         self.unwinder_argv, self.unwinder_env = list(unwinder_argv), dict(unwinder_env or {})
         self.rescue_dirs = list(rescue_dirs)
 

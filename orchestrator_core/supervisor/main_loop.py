@@ -82,7 +82,7 @@ class MainLoop:
         # Not the run directory itself: its FIFO is open here, so its removal is no event.
         run_dirs = self._run_dir.rpartition("/")[0]
         self._tail = PaneTail(launch.log, (launch.journal, run_dirs))
-        self._recorder = ExitRecorder(launch.exit_file, launch.events)
+        self._recorder = ExitRecorder(launch.exit_file, launch.events, launch.secret)
         self._began = time.monotonic()
 
     def start_agent(self) -> None:

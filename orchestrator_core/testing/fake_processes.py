@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator_core.system.deprecation import renamed_attributes
 from orchestrator_core.system.event_reader import wait_readable
-from orchestrator_core.system.processes.exit_record import never_started, read_exit_record
+from orchestrator_core.system.processes.exit_record import is_proof, never_started, read_exit_record
 from orchestrator_core.system.processes.protocol import (
     GracePeriods,
     Identity,
@@ -175,7 +175,7 @@ class FakeProcesses:
         left = {p.pid: p for p in (*termination.run(supervisor), *earlier) if p.alive}
         survivors = _survivors(list(left.values()))
         record = read_exit_record(selector.exit_file)
-        contained = record is not None and record.contained
+        contained = is_proof(selector, record)
         proven = contained or never_started(selector, self._world.boot_id)
         return TerminationResult(
             method="subreaper" if contained else "scan",

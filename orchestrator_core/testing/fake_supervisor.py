@@ -138,7 +138,9 @@ class Supervisor:
     def _run(self) -> None:
         self._since = self._world.now
         self._hold_run_lock()
-        self._recorder = ExitRecorder(self._launch.exit_file, self._launch.events)
+        self._recorder = ExitRecorder(
+            self._launch.exit_file, self._launch.events, self._launch.secret
+        )
         self._files.callback(self._recorder.close)
         program, cookie = self._launch.argv[0], self._launch.env.get("ORCHESTRATOR_COOKIE")
         script = script_for(self._terminal, program)

@@ -9,6 +9,7 @@ the rest to all or nothing.
 import errno
 import fcntl
 import math
+import os
 
 import pytest
 from support.effects import Fails
@@ -26,7 +27,9 @@ from support.trials import (
 from orchestrator_core.exceptions import DeploymentError, OrchestratorError
 from orchestrator_core.model import ids
 from orchestrator_core.model.records import Agent
+from orchestrator_core.saga import Reason, journal
 from orchestrator_core.saga.store import JournalStore
+from orchestrator_core.system import durable
 
 GROWS = ("open", "write", "pwrite", "mkdir", "mkfifo", "link")
 
@@ -107,6 +110,44 @@ def test_a_deployment_without_a_journal_takes_nothing():
     assert isinstance(error, DeploymentError)
     assert (True, {}, ()) == (error.cleanup_performed, error.resources_cleaned, tuple(error.leaked))
     assert error.hint
+
+
+def test_a_commit_that_can_be_neither_synced_nor_taken_back_is_no_life(monkeypatch):
+    """The caller has an error. The journal says "committed", and no agent was ever started."""
+    commits = []
+
+    def write(fd, data, *, offset):
+        durable.write_all(fd, data, offset=offset)
+        if b'"kind":"commit"' in bytes(data):
+            commits.append(fd)
+
+    def refused(call):
+        def refuse(fd, *arguments):
+            if fd in commits:
+                raise OSError(errno.EIO, "the disk refuses")
+            return call(fd, *arguments)
+
+        return refuse
+
+    with a_fake_scene() as scene:
+        orch = scene.orchestrator()
+        task = orch.create_task("tried").id
+        with monkeypatch.context() as patch:
+            patch.setattr(journal, "write_all", write)
+            patch.setattr(journal, "fsync", refused(journal.fsync))
+            patch.setattr(os, "ftruncate", refused(os.ftruncate))
+            with pytest.raises(DeploymentError):
+                orch.deploy(task, scene.spec())
+        assert commits
+        assert [] == orch.agents()
+        before = scene.world.totals()
+
+        report = orch.recover()
+
+        [reason] = [unwound.why.reason for unwound in report.unwound.values()]
+        assert Reason.RECOVERY is reason
+        assert [] == orch.agents() + scene.world.leftovers() + scene.world.torn()
+        assert before == scene.world.totals()
 
 
 def test_an_interrupt_after_the_commit_leaves_no_agent(monkeypatch):

@@ -30,6 +30,7 @@ from orchestrator_core.system.processes import (
     read_exit_record,
     table,
 )
+from orchestrator_core.system.processes.exit_record import digest
 
 LONG_S = 20
 WITNESSED = {
@@ -168,6 +169,20 @@ def test_a_survivor_of_an_earlier_end_is_named_while_it_lives_and_never_signalle
     child.wait()
 
     assert () == local.terminate_all(selector, brief).survivors
+
+
+@pytest.mark.parametrize(
+    ("secret", "witness", "proven"),
+    [("s-1", digest("s-1"), True), ("s-2", digest("s-1"), False), ("", None, True)],
+    ids=["the supervisor's", "forged", "of an earlier release"],
+)
+def test_only_a_record_with_the_supervisors_secret_is_a_proof(secret, witness, proven, tmp_path):
+    (tmp_path / "exit").write_text(json.dumps({**WITNESSED, "secret": secret}))
+    selector = OwnershipSelector("a cookie", exit_file=str(tmp_path / "exit"), witness=witness)
+
+    result = LocalProcesses(containment="subreaper").terminate_all(selector, GracePeriods())
+
+    assert proven == result.proven
 
 
 def test_a_process_older_than_the_supervisor_is_no_survivor(local, child, tmp_path):

@@ -15,6 +15,7 @@ from orchestrator_core.saga import Presence, Step
 from orchestrator_core.saga.verification import naming_id
 from orchestrator_core.system import durable, paths
 from orchestrator_core.system.names import is_id
+from orchestrator_core.system.processes.exit_record import new_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,6 +36,7 @@ class DeploymentInputs:
     spec: AgentSpec = attrs.field(repr=False)  #: With the prompt and the environment.
     program: str  #: The command's program, or its placeholder.
     provisions: ProvisionCollector | None = None  #: From extra steps, which fill it when done.
+    secret: str = attrs.field(factory=new_secret, repr=False)  #: The supervisor's.
 
 
 @attrs.frozen

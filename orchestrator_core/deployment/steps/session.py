@@ -22,7 +22,7 @@ from orchestrator_core.supervisor import launch as launch_file
 from orchestrator_core.system import durable, move, obstacles
 from orchestrator_core.system.interpreter import find_python
 from orchestrator_core.system.os_errors import storage_errors
-from orchestrator_core.system.processes.exit_record import reserve_exit_records
+from orchestrator_core.system.processes.exit_record import digest, reserve_exit_records
 from orchestrator_core.system.processes.protocol import Identity, OwnershipSelector
 from orchestrator_core.system.surrogates import replace_surrogates
 from orchestrator_core.system.tree import remove_tree
@@ -219,6 +219,8 @@ class SessionReceipt:
     supervisor: Identity | None = None  #: Known once it runs; the run directory leads to it before.
 
     survivors: tuple[Identity, ...] = ()  #: Of an undo that failed.
+    #: The digest of the supervisor's secret. None in a journal of an earlier release.
+    witness: str | None = None
 
     @property
     def selector(self) -> OwnershipSelector:
@@ -226,6 +228,7 @@ class SessionReceipt:
         return OwnershipSelector(
             cookie=self.cookie,
             survivors=self.survivors,
+            witness=self.witness,
             supervisor=self.supervisor,
             cgroup=self.cgroup,
             exit_file=self.exit_file,
@@ -246,6 +249,8 @@ class SpawnTmux(DeploymentStep):
             cookie=cookie,
             exit_file=f"{self.context.layout.run_dir(*task_and_agent(ctx))}/exit",
             cgroup=self.context.processes.cgroup_path(cgroup),
+            # Of a journal that was lost, the secret is unknown: its digest is that of no secret.
+            witness=digest(self.inputs.secret) if self.deployment is not None else "lost",
         )
 
     def verify(
@@ -270,6 +275,7 @@ class SpawnTmux(DeploymentStep):
             cgroup=cgroup,
             supervisor=receipt.supervisor,
             survivors=receipt.survivors,  # They are only named.
+            witness=receipt.witness,
         )
 
     def do(self, receipt: SessionReceipt) -> SessionReceipt:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
@@ -21,6 +23,14 @@ if TYPE_CHECKING:
     from orchestrator_core.system.processes.protocol import OwnershipSelector
 
 T = TypeVar("T")
+
+_SECRET = rb"secret-[0-9a-f]{32}"
+
+
+def new_secret() -> str:
+    """Return a new secret of a supervisor."""
+    return f"secret-{os.urandom(16).hex()}"
+
 
 #: After these errors the content of a file is unknown.
 _TRANSIENT_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
@@ -84,6 +94,23 @@ def read_start_record(run_dir: str | None) -> StartRecord | None:
     return None if run_dir is None else _read(f"{run_dir}/started", StartRecord)
 
 
+def digest(secret: str) -> str:
+    """Return what may be known of a supervisor's secret: its SHA-256, in hexadecimal."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def is_proof(selector: OwnershipSelector, record: ExitRecord | None) -> bool:
+    """
+    Return whether a record proves that no process of the agent is alive.
+
+    The agent can write a record, too. Only its supervisor knows the secret, whose digest is in
+    the journal.
+    """
+    if record is None or not record.contained:
+        return False
+    return selector.witness is None or digest(record.secret) == selector.witness
+
+
 def never_started(selector: OwnershipSelector, boot_id: str) -> bool:
     """Return whether it is certain that no process of the agent was started in this boot."""
     if selector.supervisor is not None and selector.supervisor.boot_id != boot_id:
@@ -94,8 +121,21 @@ def never_started(selector: OwnershipSelector, boot_id: str) -> bool:
         if not durable.exists(selector.run_dir):
             # It is created before the session: without it and a supervisor, no agent can start.
             return selector.supervisor is None
-    # A supervisor removes this file before it starts anything.
-    return os.path.lexists(f"{selector.run_dir}/launch")
+    # A supervisor removes this file before it starts anything. It has the supervisor's secret.
+    return _is_launch_file(f"{selector.run_dir}/launch", selector.witness)
+
+
+def _is_launch_file(path: str, witness: str | None) -> bool:
+    if witness is None:
+        return os.path.lexists(path)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
+            data = file.readall() or b""
+    except OSError:
+        return False
+    # Its format is not parsed: the agent may have written it.
+    return any(digest(each.decode()) == witness for each in re.findall(_SECRET, data))
 
 
 def _read(path: str | Path, record_type: type[T]) -> T | None:

@@ -41,6 +41,8 @@ class OwnershipSelector:
     exit_file: str | None = None  #: The file of the supervisor's exit record.
     extra_roots: tuple[Identity, ...] = ()  #: The agent's by other evidence, as of now.
     survivors: tuple[Identity, ...] = ()  #: Of an earlier end. Named while alive, not signalled.
+    #: The digest of the secret that only the supervisor has. None: an earlier release has none.
+    witness: str | None = None
 
     @property
     def run_dir(self) -> str | None:
@@ -161,6 +163,7 @@ class ExitRecord:
     cgroup: bool  #: Whether it ran in its own cgroup.
     #: The pids and start times of descendants that were alive after SIGKILL.
     survivors: tuple[tuple[int, int], ...] = ()
+    secret: str = attrs.field(default="", repr=False)  #: Its digest is the selector's *witness*.
 
 
 class Processes(Protocol):

@@ -191,7 +191,7 @@ def _proof(
     was_inside = started is not None and started.cgroup
     if "cgroup" in accepted_proofs and cgroup is not None and was_inside:
         return "cgroup", not cgroup.is_populated()
-    if "subreaper" in accepted_proofs and record is not None and record.contained:
+    if "subreaper" in accepted_proofs and exit_record.is_proof(selector, record):
         return "subreaper", True
     return "scan", exit_record.never_started(selector, boot_id())
 
