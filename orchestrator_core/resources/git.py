@@ -102,7 +102,7 @@ class PassiveGit:
     - Git reads no ``.git`` of a worktree: *directory* is its git directory, and *repository*
       the directory that it shares with the other worktrees.
     - No hook, filter, file system monitor, pager or transport runs, whatever is configured.
-      A file that a filter would have to convert counts as changed.
+      A file that a filter would have to convert can count as changed.
     """
 
     git: Git

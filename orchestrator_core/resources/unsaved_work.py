@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -36,6 +37,12 @@ _OPERATIONS = {
 }
 _GITLINK = "160000"  #: The mode of a submodule in the index.
 _CHUNK = 1 << 20
+_POINTER_SIZE = 1024  #: No pointer is longer.
+_POINTER = re.compile(
+    r"version https://git-lfs\.github\.com/spec/v1\n(.+\n)*?"
+    r"oid sha256:(?P<oid>[0-9a-f]{64})\nsize (?P<size>\d+)\n"
+)
+_MAX_POINTERS = 200  #: With more changed files, git is believed.
 _SHA1 = 40  #: The length of an id; SHA-256 has more.
 _MAX_NAMED = 20  #: Ignored files in a report.
 _MAX_SHOWN = 3  #: Names in one description.
@@ -123,10 +130,31 @@ class _Worktree:
         status = (*("status", "--porcelain", "-z", "--untracked-files=normal", "--no-renames"),)
         lines = self.git(*status, "--ignored=traditional", "--ignore-submodules=all").split("\0")
         ignored = [line[3:] for line in lines if line.startswith("!! ")]
-        changes = len([line for line in lines if line and not line.startswith("!! ")])
+        changed = [line for line in lines if line and not line.startswith("!! ")]
+        if len(changed) <= _MAX_POINTERS:
+            changed = [line for line in changed if not self._is_large_file(line)]
+        changes = len(changed)
         found = [f"{changes} changes that are not committed"] if changes else []
         found += [*self._index(), *self._wanted(), *self.operations(), *self.commits()]
         return UnsavedWork(tuple(found), tuple(ignored[:_MAX_NAMED]))
+
+    def _is_large_file(self, line: str) -> bool:
+        """
+        Return whether a changed file is what its pointer of Git LFS stands for.
+
+        Git cannot know it without the filter, and compares contents also when nothing changed.
+        """
+        name = line[3:]
+        path, index_entry = self._tree.location / name, f":{name}"
+        if not line.startswith(" M ") or not stat.S_ISREG(path.lstat().st_mode):
+            return False
+        if int(self.git("cat-file", "-s", index_entry)) > _POINTER_SIZE:
+            return False
+        pointer = _POINTER.match(self.git("cat-file", "blob", index_entry))
+        if pointer is None or path.stat().st_size != int(pointer["size"]):
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == pointer["oid"]
 
     def _index(self) -> Iterator[str]:
         """Yield the work that the index hides from ``git status``."""

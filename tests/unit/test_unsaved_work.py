@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from pathlib import Path
@@ -45,7 +46,7 @@ def hold(repository, tmp_path):
     def take(**how):
         step = GitWorktree(repository, **how)
         sagas = Sagas(tmp_path / "sagas", steps=step_registry.StepRegistry([]))
-        begun.append(sagas.begin("s", [step], values={"held": str(repository / "held")}))
+        begun.append(sagas.begin("s", [step], values={"held": str(repository / "held" / "s")}))
         begun[0].run()
         begun[0].commit()
         return begun[0], begun[0].receipt(GitWorktreeReceipt)
@@ -79,7 +80,7 @@ def with_a_repository_of_its_own(tree):
 def with_another_git_file(tree):
     """The other repository calls the worktree clean."""
     other = tree.parent / "other"
-    git(tree.parent, "clone", "-q", str(tree.parents[1]), str(other))
+    git(tree.parent, "clone", "-q", str(tree.parents[2]), str(other))
     (tree / ".git").write_text(f"gitdir: {other / '.git'}\n")
     (tree / "precious").write_text(PRECIOUS)
     (other / ".git" / "info" / "exclude").write_text("precious\n")
@@ -120,7 +121,7 @@ def in_a_submodule(tree):
     git(tree / "module", "commit", "-q", "--allow-empty", "-m", "one")
     git(tree, "add", "module", stderr=subprocess.DEVNULL)
     git(tree, "commit", "-q", "-m", "module")
-    git(tree.parents[1], "merge", "-q", "--ff-only", "agent/s")
+    git(tree.parents[2], "merge", "-q", "--ff-only", "agent/s")
     (tree / "module" / "precious").write_text(PRECIOUS)
 
 
@@ -243,6 +244,32 @@ def test_other_ignored_files_are_removed_and_the_report_names_them(hold):
 def test_one_string_of_patterns_is_refused():
     with pytest.raises(InvalidInput, match="one string"):
         GitWorktree(keep_ignored="*.env")
+
+
+# --- converted files ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("work", [False, True], ids=["unchanged", "changed"])
+def test_a_large_file_is_compared_with_its_pointer(hold, repository, work):
+    """Git LFS stores a pointer, and its filter writes the file: git alone sees a change."""
+    oid = hashlib.sha256(b"large\n").hexdigest()
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 6\n"
+    (repository / "large.bin").write_text(pointer)
+    git(repository, "add", "large.bin")
+    (repository / ".gitattributes").write_text("*.bin filter=lfs\n")
+    git(repository, "add", ".gitattributes")
+    git(repository, "commit", "-q", "-m", "large")
+    git(repository, "config", "filter.lfs.smudge", "cat >&2; echo large")
+    git(repository, "config", "filter.lfs.clean", f"cat >&2; printf '{pointer}'")
+    saga, made = hold()
+    large = Path(made.path) / "large.bin"
+    assert "large\n" == large.read_text()
+    large.write_text("other\n" if work else "large\n")
+
+    step = saga.unwind(DONE).steps[0]
+
+    assert ("left" if work else "undone") == step.result
+    assert large.exists() is work
 
 
 # --- no program runs ------------------------------------------------------------------------------
