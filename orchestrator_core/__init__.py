@@ -44,13 +44,14 @@ if TYPE_CHECKING:
         WaitTimeout as WaitTimeout,
     )
     from orchestrator_core.model.limits import Limits as Limits
-    from orchestrator_core.model.outcome import EndReport as EndReport
+    from orchestrator_core.model.outcome import EndReport as EndReport, StepRecord as StepRecord
     from orchestrator_core.model.records import (
         Agent as Agent,
         ReportedFinding as ReportedFinding,
         ReportedProgress as ReportedProgress,
         Task as Task,
     )
+    from orchestrator_core.model.settings import Settings as Settings
     from orchestrator_core.model.spec import AgentSpec as AgentSpec
     from orchestrator_core.model.status import Status as Status
     from orchestrator_core.operations.alerts import FailedCleanup as FailedCleanup
@@ -69,11 +70,19 @@ if TYPE_CHECKING:
         PermissionDenial as PermissionDenial,
         TokenUsage as TokenUsage,
     )
+    from orchestrator_core.reconcile.repair import RepairReport as RepairReport
     from orchestrator_core.reconcile.sweep.findings import (
         Finding as Finding,
         FindingKind as FindingKind,
         ReapResult as ReapResult,
         SweepReport as SweepReport,
+    )
+    from orchestrator_core.saga import (
+        History as History,
+        Observer as Observer,
+        RecoveryReport as RecoveryReport,
+        Step as Step,
+        UnwindReport as UnwindReport,
     )
     from orchestrator_core.system.processes.protocol import GracePeriods as GracePeriods
 
@@ -106,8 +115,9 @@ _HOMES = {
         "WaitTimeout",
     ),
     "orchestrator_core.model.limits": ("Limits",),
-    "orchestrator_core.model.outcome": ("EndReport",),
+    "orchestrator_core.model.outcome": ("EndReport", "StepRecord"),
     "orchestrator_core.model.records": ("Agent", "ReportedFinding", "ReportedProgress", "Task"),
+    "orchestrator_core.model.settings": ("Settings",),
     "orchestrator_core.model.spec": ("AgentSpec",),
     "orchestrator_core.model.status": ("Status",),
     "orchestrator_core.operations.alerts": ("FailedCleanup",),
@@ -116,12 +126,14 @@ _HOMES = {
     "orchestrator_core.operations.sweeper": ("Health", "Sweeper"),
     "orchestrator_core.orchestrator": ("Orchestrator",),
     "orchestrator_core.presets.result": ("AgentResult", "PermissionDenial", "TokenUsage"),
+    "orchestrator_core.reconcile.repair": ("RepairReport",),
     "orchestrator_core.reconcile.sweep.findings": (
         "Finding",
         "FindingKind",
         "ReapResult",
         "SweepReport",
     ),
+    "orchestrator_core.saga": ("History", "Observer", "RecoveryReport", "Step", "UnwindReport"),
     "orchestrator_core.system.processes.protocol": ("GracePeriods",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -395,6 +395,7 @@ class AsyncOrchestrator:
         return self.sync.unreadable
 
     create_task = _async_method(Orchestrator.create_task)
+    discard_task = _async_method(Orchestrator.discard_task)
     deploy = _async_method(Orchestrator.deploy, _DeployCall)
     report_progress = _async_method(Orchestrator.report_progress)
     report_finding = _async_method(Orchestrator.report_finding)

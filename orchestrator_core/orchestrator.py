@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 from orchestrator_core.deployment.context import RootContext
 from orchestrator_core.deployment.output_verbs import OutputVerbs, resolve_agent_id
 from orchestrator_core.deployment.reports import Reporter, ReportReceipt, check_progress
+from orchestrator_core.model.bounds import check_count, check_text
 from orchestrator_core.model.layout import open_root
 from orchestrator_core.model.status import Status, parse_status
 from orchestrator_core.operations.maintenance_verbs import MaintenanceVerbs
@@ -168,6 +169,18 @@ class Orchestrator(OutputVerbs, MaintenanceVerbs):
             description, priority=priority, client_cwd=client_cwd, key=key, extra=extra or {}
         )
 
+    def discard_task(self, task_id: str) -> bool:
+        """
+        Remove a task for which no agent was deployed; durable when this returns.
+
+        For the creator of a task that turned out to need none: nothing else may use the task.
+        Return False, and remove nothing, if the task has agents.
+
+        Raises:
+            NotFound: There is no such task.
+        """
+        return self._task_creator.discard(check_id("task", task_id))
+
     def deploy(
         self,
         task_id: str,
@@ -200,7 +213,7 @@ class Orchestrator(OutputVerbs, MaintenanceVerbs):
     def report_progress(
         self,
         agent_id: str | None = None,
-        status: str = Status.WORKING.value,
+        status: Status | str = Status.WORKING,
         *,
         message: str = "",
         progress: int | None = None,
@@ -219,6 +232,7 @@ class Orchestrator(OutputVerbs, MaintenanceVerbs):
             NotFound: There is no such agent.
         """
         agent_id, parsed = resolve_agent_id(agent_id), parse_status(status)
+        check_text("the message", message)
         check_progress(progress)  # Before an end is requested.
         if not parsed.is_terminal:
             return self._with_end(
@@ -280,12 +294,14 @@ class Orchestrator(OutputVerbs, MaintenanceVerbs):
         """
         return self._queries.agent(resolve_agent_id(agent_id))
 
-    def agents(self, *, task_id: str | None = None, status: str | None = None) -> list[Agent]:
+    def agents(
+        self, *, task_id: str | None = None, status: Status | str | None = None
+    ) -> list[Agent]:
         """Return the agents of one task or of all; those with a status, or all ``active`` ones."""
         if task_id is not None:
             check_id("task", task_id)
         if status not in (None, "active"):
-            parse_status(str(status))
+            parse_status(status)
         return self._queries.agents(task_id=task_id, status=status)
 
     def task(self, task_id: str) -> Task:
@@ -312,6 +328,7 @@ class Orchestrator(OutputVerbs, MaintenanceVerbs):
         Raises:
             NotFound: There is no such agent, or task.
         """
+        check_count("last", last)
         return self._queries.findings(_agent_or_task(agent_id, task_id), task_id, last=last)
 
     def read_progress(
@@ -322,6 +339,7 @@ class Orchestrator(OutputVerbs, MaintenanceVerbs):
 
         As :meth:`read_findings`.
         """
+        check_count("last", last)
         return self._queries.progress(_agent_or_task(agent_id, task_id), task_id, last=last)
 
     # --- ending ----------------------------------------------------------------------------
@@ -345,6 +363,7 @@ class Orchestrator(OutputVerbs, MaintenanceVerbs):
             NotFound: There is no such agent.
             SagaBusy: Another process is ending it, and is not done in time.
         """
+        check_text("the reason", reason)
         why = self._terminator.reason(
             Status.TERMINATED, reason, by="terminate", keep_logs=keep_logs, cascade=cascade
         )

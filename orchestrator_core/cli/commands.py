@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -62,12 +63,25 @@ def deploy(arguments: argparse.Namespace) -> CommandResult:
     spec.directory(), spec.program()  # Refused here, before a task is made for it.
     _raise_on_sigterm()
     orch = Orchestrator(arguments.root)
-    if arguments.new_task is not None:
-        task_id = orch.create_task(arguments.new_task, key=arguments.key).id
+    if arguments.new_task is None:
+        agent = orch.deploy(arguments.task, spec, grace_s=arguments.grace)
     else:
-        task_id = arguments.task
-    agent = orch.deploy(task_id, spec, grace_s=arguments.grace)
+        agent = _deploy_for_new_task(orch, spec, arguments)
     return CommandResult(agent.to_dict(), agent.id)
+
+
+def _deploy_for_new_task(
+    orch: Orchestrator, spec: AgentSpec, arguments: argparse.Namespace
+) -> Agent:
+    """Create a task and deploy its agent: both, or none. A task with a key stays for a retry."""
+    task_id = orch.create_task(arguments.new_task, key=arguments.key).id
+    try:
+        return orch.deploy(task_id, spec, grace_s=arguments.grace)
+    except BaseException as error:
+        if arguments.key is None and not getattr(error, "leaked", ()):
+            with contextlib.suppress(OrchestratorError):  # The first error counts.
+                orch.discard_task(task_id)
+        raise
 
 
 def _spec(arguments: argparse.Namespace) -> AgentSpec:

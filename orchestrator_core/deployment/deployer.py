@@ -47,7 +47,7 @@ from orchestrator_core.model.environment import (
 )
 from orchestrator_core.model.outcome import terminal_reason
 from orchestrator_core.model.records import Agent
-from orchestrator_core.model.spec import PLACEHOLDERS, deadline_labels
+from orchestrator_core.model.spec import PLACEHOLDERS, AgentSpec, deadline_labels
 from orchestrator_core.model.status import Status
 from orchestrator_core.registry.document import agent_entry
 from orchestrator_core.registry.operations import (
@@ -71,7 +71,6 @@ if TYPE_CHECKING:
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.deployment.terminator import Terminator
-    from orchestrator_core.model.spec import AgentSpec
     from orchestrator_core.saga import Step
 
 _START_TIMEOUT_S = 10.0  #: From the open gate to the agent's first instruction.
@@ -111,6 +110,11 @@ class Deployer:
     ) -> Agent:
         """Deploy an agent, or return the live one under the spec's key; see the facade."""
         grace_s = check_seconds("grace_s", grace_s)
+        if not isinstance(spec, AgentSpec):
+            raise InvalidInput(
+                f"the spec must be an AgentSpec, not {type(spec).__name__}",
+                hint="AgentSpec(type=…, prompt=…, command=[…])",
+            )
         for step in extra_steps:
             self._terminator.steps.require_known(step)
             _check_variables(step, spec)

@@ -30,6 +30,7 @@ from orchestrator_core.model.status import Status
 from orchestrator_core.presets.log_reader import LogReading, read_log
 from orchestrator_core.presets.result import AgentResult
 from orchestrator_core.registry.operations import find_agent
+from orchestrator_core.system.clock import parse_timestamp
 from orchestrator_core.system.names import check_id, is_id
 from orchestrator_core.system.processes.exit_record import read_exit_record
 
@@ -89,7 +90,7 @@ class Queries:
             if task_id in (None, name):
                 self._note_if_gone(name)
                 agents.append(Agent.from_record(name, {**entry, "id": agent_id}))
-        return agents
+        return sorted(agents, key=lambda agent: parse_timestamp(agent.started_at) or 0.0)
 
     def _note_if_gone(self, task_id: str) -> None:
         """Note that the registry of a task with live agents was removed, if it was."""
@@ -116,7 +117,8 @@ class Queries:
 
     def tasks(self) -> list[Task]:
         """Return all tasks, oldest first; without those whose registry cannot be read."""
-        return [Task.from_document(document) for document in self._documents().values()]
+        tasks = [Task.from_document(document) for document in self._documents().values()]
+        return sorted(tasks, key=lambda task: task.age_key)
 
     def task(self, task_id: str) -> Task:
         """Return one task."""

@@ -55,6 +55,7 @@ class ReportReceipt(NamedTuple):
 
 def check_progress(progress: int | None) -> None:
     """Raise InvalidInput unless *progress* is None or a percentage."""
+    bounds.check_count("the progress", progress)
     if progress is not None and not 0 <= progress <= 100:  # noqa: PLR2004 - per cent
         raise InvalidInput(f"a progress of {progress} is not between 0 and 100")
 
@@ -96,6 +97,7 @@ class Reporter:
             raise InvalidInput(
                 f"{severity!r} is no severity", hint=f"use one of: {', '.join(SEVERITIES)}"
             )
+        bounds.check_text("the finding's message", message)
         bounds.check_length("the finding's type", finding_type, bounds.LABEL_MAX)
         data = replace_surrogates(data)
         bounds.check_data("the finding's data", data)

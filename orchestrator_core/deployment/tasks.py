@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import os
 import shutil
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import InvalidInput, StorageError
@@ -26,7 +27,6 @@ from orchestrator_core.system.os_errors import storage_errors
 from orchestrator_core.system.surrogates import replace_surrogates
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from orchestrator_core.deployment.context import RootContext
@@ -53,6 +53,11 @@ class TaskCreator:
         extra: Mapping[str, Any],
     ) -> Task:
         """Create a task, or return the one with the same *key*; durable when this returns."""
+        bounds.check_text("the task's description", description)
+        if not isinstance(extra, Mapping):
+            raise InvalidInput(f"extra must be a mapping, not {type(extra).__name__}")
+        if client_cwd is not None:
+            bounds.check_text("client_cwd", client_cwd)
         if not description.strip():
             raise InvalidInput("the task's description is empty", hint="say what is to be done")
         bounds.check_length("the task's description", description, bounds.DESCRIPTION_MAX)
@@ -75,6 +80,20 @@ class TaskCreator:
             document["task_id"] = add_task(entries, document)
         document["workspace"] = str(self._layout.task(document["task_id"]))
         return self._ensure_created(document)
+
+    def discard(self, task_id: str) -> bool:
+        """Remove a task that has no agent; return False if it has one."""
+        if self._context.task_registry(task_id).read().get("agents"):
+            return False
+        # Under this name it is a leftover, and a crash leaves it to the next creator.
+        leaving = self._layout.root / f"{_BUILDING_PREFIX}{task_id}-empty"
+        with storage_errors("remove task", leaving):
+            os.rename(self._layout.task(task_id), leaving)  # noqa: PTH104 - see durable
+        shutil.rmtree(leaving, ignore_errors=True)
+        durable.fsync_directory(self._layout.root)
+        with self._context.global_registry.transaction() as entries:
+            entries["tasks"].pop(task_id, None)
+        return True
 
     def _new_document(
         self,

@@ -28,13 +28,27 @@ def shortened(text: str) -> str:
     return text[: MESSAGE_MAX - len(mark)] + mark
 
 
+def check_text(what: str, text: object) -> None:
+    """Raise InvalidInput unless *text* is a text."""
+    if not isinstance(text, str):
+        raise InvalidInput(f"{what} must be text, not {type(text).__name__}")
+
+
+def check_count(what: str, count: object) -> None:
+    """Raise InvalidInput unless *count* is None or a whole number, at least 0."""
+    is_whole = isinstance(count, int) and not isinstance(count, bool)
+    if count is not None and not (is_whole and count >= 0):  # type: ignore[operator]
+        raise InvalidInput(f"{what} must be a whole number, at least 0, not {count!r:.80}")
+
+
 def check_length(what: str, text: str, longest: int) -> None:
     """
-    Check the length of a text in characters.
+    Check the type of a text, and its length in characters.
 
     Raises:
-        InvalidInput: It is too long.
+        InvalidInput: It is no text, or too long.
     """
+    check_text(what, text)
     if len(text) > longest:
         raise InvalidInput(
             f"{what} has {len(text)} characters, and may have {longest}",

@@ -9,13 +9,13 @@ facts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import attrs
 import msgspec
 
 from orchestrator_core.model.bounds import shortened
-from orchestrator_core.model.status import Status
+from orchestrator_core.model.status import Status, known_status
 from orchestrator_core.saga import Reason, Unwind
 from orchestrator_core.system.clock import timestamp
 from orchestrator_core.system.deprecation import warn_renamed
@@ -121,6 +121,17 @@ def _with_exit(why: Unwind, exit_record: ExitRecord | None) -> Unwind:
     return attrs.evolve(why, detail={**why.detail, **facts})
 
 
+class StepRecord(TypedDict):
+    """The undo of one step, as the report of an end has it."""
+
+    step: str
+    result: str  #: undone, absent, left, abandoned or failed.
+    duration_ms: float
+    attempts: int
+    detail: dict[str, Any]
+    error: str
+
+
 @attrs.frozen(kw_only=True)
 class EndReport(JsonValues):
     """
@@ -138,7 +149,7 @@ class EndReport(JsonValues):
     """
 
     agent_id: str
-    status: str  #: The final status; "" for a failed deployment.
+    status: str = attrs.field(converter=known_status)  #: Final; "" for a failed deployment.
     reason: str
     by: str = ""
     success: bool = False
@@ -152,7 +163,7 @@ class EndReport(JsonValues):
     errors: tuple[str, ...] = ()
     archived_files: tuple[str, ...] = ()
     bytes_freed: int = 0
-    steps: tuple[dict[str, Any], ...] = ()
+    steps: tuple[StepRecord, ...] = ()
     duration_ms: float = 0.0
     exit_code: int | None = None
     exit_signal: int | None = None
@@ -212,7 +223,7 @@ class EndReport(JsonValues):
         names = [name for name in result.get("children") or () if isinstance(name, str)]
         children = [{"agent_id": name, "status": "", "reason": ""} for name in names]
         try:
-            return msgspec.convert({**values, "children": children}, cls)
+            return attrs.evolve(msgspec.convert({**values, "children": children}, cls))
         except msgspec.ValidationError:
             return None
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from orchestrator_core.model.environment import ORCHESTRATOR
-from orchestrator_core.model.status import Status, is_active
+from orchestrator_core.model.status import Status, is_active, known_status
+from orchestrator_core.system.clock import parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ class Agent:
     id: str
     type: str
     task_id: str
-    status: str
+    status: str = attrs.field(converter=known_status)  #: A Status, or the old system's text.
     tmux_session: str
     parent: str = ORCHESTRATOR
     depth: int = 1
@@ -86,7 +87,12 @@ _CONVERTERS: dict[str, Callable[[object], Any]] = {
 
 @attrs.frozen(kw_only=True)
 class Task:
-    """A task's record, as it was when it was read."""
+    """
+    A task's record, as it was when it was read.
+
+    ``status`` is INITIALIZED before the first agent, ACTIVE while an agent is alive, and ENDED
+    when all agents have ended; or what another program has written into the record.
+    """
 
     id: str
     description: str
@@ -104,7 +110,7 @@ class Task:
             description=str(document.get("task_description", "")),
             created_at=str(document.get("created_at", "")),
             workspace=str(document.get("workspace", "")),
-            status=str(document.get("status") or "INITIALIZED"),
+            status=_task_status(document),
             priority=str(document.get("priority") or "P2"),
             record={
                 name: value
@@ -113,12 +119,33 @@ class Task:
             },
         )
 
+    @property
+    def age_key(self) -> tuple[float, str]:
+        """A key that sorts tasks, the oldest first; tasks of the same millisecond by their ids."""
+        return parse_timestamp(self.created_at) or 0.0, self.id
+
     def to_dict(self) -> dict[str, Any]:
         """Return the task as JSON-safe values, without its record."""
         return attrs.asdict(self, filter=lambda field, _: field.name != "record")
 
 
+def _task_status(document: Mapping[str, Any]) -> str:
+    written = str(document.get("status") or _INITIALIZED)
+    agents = document.get("agents")
+    if written != _INITIALIZED or not isinstance(agents, list) or not agents:
+        return written
+    alive = any(isinstance(one, dict) and is_active(one.get("status")) for one in agents)
+    return "ACTIVE" if alive else "ENDED"
+
+
+_INITIALIZED = "INITIALIZED"  #: Each task's registry is written with it.
+
+
 # --- what agents report ---------------------------------------------------------------------------
+
+
+def _status(value: object) -> str:
+    return known_status(str(value))
 
 
 @attrs.frozen(kw_only=True)
@@ -143,7 +170,7 @@ class ReportedProgress:
 
     timestamp: str = attrs.field(default="", converter=str)
     agent_id: str = attrs.field(default="", converter=str)
-    status: str = attrs.field(default="", converter=str)
+    status: str = attrs.field(default="", converter=_status)  #: A Status, or the old system's text.
     progress: int | None = attrs.field(default=None, converter=_int_or_none)  #: In per cent.
     message: str = attrs.field(default="", converter=str)
 

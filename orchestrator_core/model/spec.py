@@ -14,12 +14,13 @@ import re
 import shutil
 import stat
 import time
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from orchestrator_core.exceptions import InvalidInput
-from orchestrator_core.model import ids
+from orchestrator_core.model import bounds, ids
 from orchestrator_core.model.environment import RESERVED_ENV
 from orchestrator_core.model.preset_programs import PROGRAMS
 from orchestrator_core.system import paths
@@ -29,7 +30,6 @@ from orchestrator_core.system.names import check_id
 from orchestrator_core.system.seconds import check_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from orchestrator_core.presets.claude import claude as _claude
@@ -49,7 +49,10 @@ _ANY_PLACEHOLDER = re.compile(r"\{[a-z][a-z0-9_]*\}")
 
 
 def _path_of(path: str | os.PathLike[str] | None) -> str | None:
-    return None if path is None else os.fspath(path)
+    try:
+        return None if path is None else os.fsdecode(path)
+    except TypeError:
+        raise InvalidInput(f"cwd must be a path, not {type(path).__name__}") from None
 
 
 def _argv_of(command: Iterable[str]) -> tuple[str, ...]:
@@ -58,6 +61,8 @@ def _argv_of(command: Iterable[str]) -> tuple[str, ...]:
             "the command is one string, and no shell splits it",
             hint='give an argv: ["claude", "-p", "…"]',
         )
+    if not isinstance(command, Iterable):
+        raise InvalidInput(f"the command must be an argv, not {type(command).__name__}")
     return tuple(command)
 
 
@@ -243,6 +248,8 @@ class AgentSpec:
 
 
 def _check_prompt(prompt: str) -> None:
+    if not isinstance(prompt, str):
+        raise InvalidInput(f"the prompt must be text, not {type(prompt).__name__}")
     if not prompt.strip():
         raise InvalidInput("the prompt is empty", hint="write what the agent is to do")
     try:
@@ -271,7 +278,11 @@ def fits_argument(text: str) -> bool:
 
 
 def _check_env(env: Mapping[str, str]) -> None:
+    if not isinstance(env, Mapping):
+        raise InvalidInput(f"env must be a mapping, not {type(env).__name__}")
     for name, value in env.items():
+        for part in (name, value):
+            bounds.check_text(f"the environment variable {name!r:.80}", part)
         # The value may be a secret: an error never shows it.
         if not name or {"=", "\0"} & set(name) or "\0" in value:
             raise InvalidInput(f"the environment variable {name!r:.80} cannot be passed on")

@@ -7,8 +7,8 @@ import enum
 from orchestrator_core.exceptions import InvalidInput
 
 
-class Status(enum.Enum):
-    """An agent's status, as its record has it."""
+class Status(enum.StrEnum):
+    """An agent's status, as its record has it; equal to its text, and accepted in its place."""
 
     RUNNING = "running"
     WORKING = "working"
@@ -45,6 +45,14 @@ def parse_status(value: str) -> Status:
     except ValueError:
         known = ", ".join(status.value for status in Status)
         raise InvalidInput(f"{value!r} is no status", hint=f"use one of: {known}") from None
+
+
+def known_status(value: str) -> str:
+    """Return the Status of a text, or the text: the old system accepted any."""
+    try:
+        return Status(value)
+    except ValueError:
+        return value
 
 
 def is_active(value: object) -> bool:
