@@ -22,7 +22,7 @@ from orchestrator_core.cli.printing import (
     terminal_width,
 )
 from orchestrator_core.exceptions import InvalidInput, NotFound, OrchestratorError, SagaError
-from orchestrator_core.model.environment import ENV_EXIT_RECORD
+from orchestrator_core.model.environment import ENV_AGENT, ENV_EXIT_RECORD
 from orchestrator_core.orchestrator import Orchestrator, shared_timeout
 
 if TYPE_CHECKING:
@@ -299,6 +299,10 @@ def _format_end(end: EndReport) -> str:
 
 def progress(arguments: argparse.Namespace) -> CommandResult:
     """Report an agent's progress or its end."""
+    if arguments.agent is None and ENV_AGENT not in os.environ:
+        from orchestrator_core.deployment.own_agent import adopt_own_agent  # noqa: PLC0415 - rarely needed
+
+        adopt_own_agent(arguments.root)
     # Agents run this often, so it leaves the recovery to other commands.
     orch = Orchestrator(arguments.root, create=False, recover=False, timeout_s=arguments.timeout)
     receipt = orch.report_progress(

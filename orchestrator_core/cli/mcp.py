@@ -21,17 +21,19 @@ _PORT = 8765
 
 def mcp(arguments: argparse.Namespace) -> CommandResult:
     """Serve; SIGTERM, Ctrl-C and a client that closes its end stop the server with success."""
+    from orchestrator_core.deployment.own_agent import adopt_own_agent  # noqa: PLC0415 - for a server only
     from orchestrator_core.mcp import ProgressObserver  # noqa: PLC0415 - a clear error without the extra
     from orchestrator_core.mcp.agent_kind import kind_from  # noqa: PLC0415 - as above
     from orchestrator_core.mcp.http_server import serve_http  # noqa: PLC0415 - as above
     from orchestrator_core.mcp.server import serve_stdio  # noqa: PLC0415 - as above
-    from orchestrator_core.mcp.token import read_or_create_token  # noqa: PLC0415 - as above
+    from orchestrator_core.mcp.token import read_or_create_token, replace_token  # noqa: PLC0415 - as above
 
     if not arguments.http and (arguments.port is not None or arguments.token_file):
         raise InvalidInput(
             "--port and --token-file need --http", hint="add --http, or leave them out"
         )
     _log(verbose=arguments.verbose)
+    adopt_own_agent(arguments.root)
     orch = Orchestrator(arguments.root, observer=ProgressObserver())
     kind = kind_from(
         orch.settings.mcp,
@@ -40,11 +42,12 @@ def mcp(arguments: argparse.Namespace) -> CommandResult:
     )
     if arguments.http:
         token_file = Path(arguments.token_file or orch.root / _TOKEN_NAME)
+        get_token = read_or_create_token if arguments.token_file else replace_token
         serve_http(
             orch,
             kind,
             port=_PORT if arguments.port is None else arguments.port,
-            token=read_or_create_token(token_file),
+            token=get_token(token_file),
             on_listening=lambda url: _print_address(url, token_file),
         )
     else:

@@ -80,7 +80,9 @@ def _mcp(mcp: argparse.ArgumentParser) -> None:
     mcp.add_argument("--http", action="store_true", help="serve HTTP on loopback, not stdio")
     mcp.add_argument("--port", type=int, metavar="N", help="default 8765; 0 is any free port")
     mcp.add_argument(
-        "--token-file", metavar="F", help="the token that clients must have; created if missing"
+        "--token-file",
+        metavar="F",
+        help="the token, which stays; created if missing",
     )
 
 

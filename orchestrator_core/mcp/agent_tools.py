@@ -10,16 +10,19 @@ import math
 import os
 from typing import TYPE_CHECKING, Any, cast
 
-from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.exceptions import InvalidInput, NotFound
 from orchestrator_core.mcp import parameters as params
 from orchestrator_core.mcp import schemas, views
 from orchestrator_core.mcp.synonyms import severity_named, status_named
-from orchestrator_core.model.environment import ENV_AGENT
+from orchestrator_core.model.environment import ENV_AGENT, ENV_ROOT
 
 if TYPE_CHECKING:
     from orchestrator_core.aio import AsyncOrchestrator
     from orchestrator_core.deployment.reports import ReportReceipt
     from orchestrator_core.model.records import Agent
+
+
+_NAMED = ("the argument", ENV_ROOT, "CLAUDE_ORCHESTRATOR_WORKSPACE")  #: No root was guessed.
 
 
 class AgentTools:
@@ -102,9 +105,17 @@ class AgentTools:
                 "the report names no agent, and this server does not run inside one",
                 hint="give your task_id and your agent_id",
             )
-        if task_id:
-            return await views.agent_of_task(self._orch, task_id, agent_id)
-        return await self._orch.agent(agent_id)
+        try:
+            if task_id:
+                return await views.agent_of_task(self._orch, task_id, agent_id)
+            return await self._orch.agent(agent_id)
+        except NotFound as error:
+            if self._orch.chosen_by in _NAMED:
+                raise
+            raise NotFound(
+                f"{error}; this server was started without a root and uses another one, perhaps",
+                hint=f"its owner sets {ENV_ROOT} in the server's environment, or --root",
+            ) from error
 
 
 def _per_cent(progress: float | None) -> int | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 from typing import TYPE_CHECKING
 
-from orchestrator_core.exceptions import StorageError
+from orchestrator_core.exceptions import InvalidInput, StorageError
 from orchestrator_core.system import durable
 from orchestrator_core.system.os_errors import storage_errors
 
@@ -15,6 +16,42 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MIN_LENGTH = 16  #: Characters.
+
+
+_held: list[int] = []  #: Descriptors whose locks this process holds as long as it lives.
+
+
+def replace_token(path: Path) -> str:
+    """
+    Write a new token into the file at *path*, 0600, and return it.
+
+    A token that another program got while no server ran opens nothing afterwards. The file is
+    locked as long as this process lives.
+
+    Raises:
+        InvalidInput: Another server uses the file.
+        StorageError: It cannot be written.
+    """
+    token = secrets.token_urlsafe(32)
+    fd = durable.open_private(path, os.O_RDWR | os.O_CREAT)
+    try:
+        with storage_errors("write", path, allow=(BlockingIOError,)):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.fchmod(fd, 0o600)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{token}\n".encode(), 0)
+            os.fsync(fd)
+    except BlockingIOError:
+        os.close(fd)
+        raise InvalidInput(
+            f"another server that runs uses {path}",
+            hint="a second server of one root needs its own --token-file",
+        ) from None
+    except BaseException:
+        os.close(fd)
+        raise
+    _held.append(fd)
+    return token
 
 
 def read_or_create_token(path: Path) -> str:

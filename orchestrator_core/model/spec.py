@@ -21,6 +21,7 @@ import attrs
 
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.model import bounds, ids
+from orchestrator_core.model.command_path import with_own_directory
 from orchestrator_core.model.environment import RESERVED_ENV
 from orchestrator_core.model.preset_programs import PROGRAMS
 from orchestrator_core.system import paths
@@ -106,7 +107,8 @@ class AgentSpec:
 
     The agent's environment is that of the deploying process with *env* on top, without the
     variables that are true for that process only, such as CLAUDECODE, NOTIFY_SOCKET or GIT_DIR:
-    see :mod:`orchestrator_core.system.inheritance`. If *cwd* is None, it runs in the deploying
+    see :mod:`orchestrator_core.system.inheritance`. Its PATH ends with the directory of the
+    command ``orchestrator-core``. If *cwd* is None, it runs in the deploying
     process's directory. Extra steps may provide more of all
     three: see :mod:`orchestrator_core.resources.provision`.
 
@@ -179,7 +181,8 @@ class AgentSpec:
         kept = inherited(os.environ)
         for name in RESERVED_ENV:
             kept.pop(name, None)
-        return {**kept, **self.env, **own}
+        env = {**kept, **self.env, **own}
+        return env | {"PATH": with_own_directory(env.get("PATH", ""))}
 
     def directory(self) -> Path:
         """

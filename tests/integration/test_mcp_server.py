@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import http.client
 import json
 import os
 import select
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import time
+import urllib.parse
 
 import httpx2
 import pytest
@@ -214,6 +218,82 @@ def answers_of(url, token):
     }
 
 
+class RawHttp:
+    """A client of the protocol of 2025 that can go away in the middle of a call."""
+
+    def __init__(self, url, token):
+        self._address = urllib.parse.urlsplit(url)
+        self._headers = {
+            "Authorization": f"Bearer {token}",
+            "Content-Type": "application/json",
+            "Accept": "application/json, text/event-stream",
+        }
+        params = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": CLIENT}
+        headers, _ = self.ask("initialize", id=1, **params)
+        self._headers["Mcp-Session-Id"] = headers["mcp-session-id"]
+        self.ask("notifications/initialized")
+
+    def ask(self, method, **what):
+        """Send a message, and return the headers and the body of the answer."""
+        with contextlib.closing(self.begin(method, **what)) as connection:
+            response = connection.getresponse()
+            assert response.status < 300
+            return response.headers, response.read()
+
+    def begin(self, method, *, id=None, **params):  # noqa: A002 - the protocol's name
+        """Send a message, and return the connection."""
+        connection = http.client.HTTPConnection(self._address.netloc, timeout=LONG_S)
+        message = {"jsonrpc": "2.0", "method": method, "params": params}
+        if id is not None:
+            message["id"] = id
+        connection.request("POST", self._address.path, json.dumps(message), self._headers)
+        return connection
+
+
+def test_a_client_that_closes_its_connection_in_mid_deploy_leaves_no_agent(scene):
+    """No client will get that agent's id. The server goes on."""
+    orch = scene.orchestrator()
+    task = orch.create_task("See").id
+    (scene.root / "orchestrator.toml").write_text(
+        '[mcp]\nagent_command = ["sleep", "1000"]\ngrace_s = 2\n'
+    )
+    with http_server(scene) as (url, token_file):
+        client = RawHttp(url, token_file.read_text().strip())
+        how = {"task_id": task, "agent_type": "b", "prompt": "p"}
+        connection = client.begin("tools/call", id=2, name="deploy_headless_agent", arguments=how)
+        until(scene.world.sessions, "no session is made")
+        connection.sock.shutdown(socket.SHUT_RDWR)
+        connection.close()
+        until(lambda: not orch.agents(status="active") and orch.agents(), "the agent lives on")
+        assert b"list_agents" in client.ask("tools/list", id=3)[1]
+
+    assert ["cancelled"] == [agent.end_reason for agent in orch.agents()]
+    assert [] == scene.world.leftovers()
+
+
+def until(is_so, otherwise):
+    deadline = time.monotonic() + LONG_S
+    while not is_so():
+        assert time.monotonic() < deadline, otherwise
+        select.select([], [], [], 0.02)
+
+
+def test_idle_connections_keep_no_client_out(scene):
+    """Connections without a request are bounded, and the oldest one makes room for a new one."""
+    with http_server(scene) as (url, token_file), contextlib.ExitStack() as held:
+        port = urllib.parse.urlsplit(url).port
+        idle = []
+        for _ in range(400):
+            idle.append(held.enter_context(socket.create_connection(("127.0.0.1", port))))
+            idle[-1].sendall(b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+
+        RawHttp(url, token_file.read_text().strip())
+
+        idle[0].settimeout(LONG_S)
+        with contextlib.suppress(ConnectionResetError):
+            assert b"" == idle[0].recv(1)
+
+
 def test_eight_clients_work_at_once(scene):
     """Each has its own task and agents, and none affects another."""
 
@@ -286,6 +366,61 @@ def test_an_agent_reports_its_own_end_through_its_own_server(scene):
     assert "all done" == orch.agent(agent.id).end_reason
     assert {} == scene.world.until_alone()
     assert [] == scene.world.leftovers()
+
+
+_FORGETFUL_AGENT = """
+import asyncio, os
+from mcp import Client, StdioServerParameters
+
+async def live():
+    server = StdioServerParameters(
+        command=os.environ["ENV"],
+        args=["-i", "HOME=/", "PATH=" + os.environ["PATH"], "orchestrator-core", "mcp"],
+    )
+    async with Client(server) as client:
+        result = await client.call_tool(
+            "update_agent_progress", {"status": "completed", "message": "all done"}
+        )
+        print("answered:", result.content, flush=True)
+        os.read(0, 1)
+        await asyncio.sleep(1000)
+
+asyncio.run(live())
+"""
+
+
+def test_a_server_finds_its_agent_though_its_environment_has_lost_it(scene, tmp_path):
+    """
+    Some tools start their servers with HOME and PATH only, in any directory.
+
+    The PATH leads to the command, although the deployer's did not; and a root near the working
+    directory is not taken for the agent's.
+    """
+    agent_py = scene.program("agent.py", _FORGETFUL_AGENT)
+    orch = scene.orchestrator()
+    task = orch.create_task("See")
+    (tmp_path / ".agent-workspace").mkdir(mode=0o700)
+    env = {"ENV": ENV, "PATH": os.defpath}
+    agent = orch.deploy(task.id, scene.spec(sys.executable, agent_py, env=env, cwd=str(tmp_path)))
+
+    end = orch.wait(agent.id, timeout_s=LONG_S)
+
+    assert ("completed", "report") == (end.status, end.by), orch.read_output(agent.id)
+    assert "all done" == orch.agent(agent.id).end_reason
+    assert [] == [*(tmp_path / ".agent-workspace").iterdir()]
+    assert {} == scene.world.until_alone()
+
+
+def test_a_command_finds_its_agent_though_its_environment_has_lost_it(scene):
+    """A tool may run commands in a cleaned environment."""
+    orch = scene.orchestrator()
+    task = orch.create_task("See")
+    report = 'env -i PATH="$PATH" orchestrator-core progress --status completed --message done'
+    spec = scene.spec("sh", "-c", f"{report}; sleep 1000", env={"PATH": os.defpath})
+
+    end = orch.wait(orch.deploy(task.id, spec).id, timeout_s=LONG_S)
+
+    assert ("completed", "report", "done") == (end.status, end.by, end.reason)
 
 
 # --- the end of a server -------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from orchestrator_core.mcp import (
 from orchestrator_core.mcp.agent_kind import kind_from
 from orchestrator_core.mcp.output_slice import OutputQuery, slice_output
 from orchestrator_core.mcp.progress import ToolCall
-from orchestrator_core.mcp.token import read_or_create_token
+from orchestrator_core.mcp.token import read_or_create_token, replace_token
 from orchestrator_core.mcp.tools import describe_tools
 from orchestrator_core.model import settings
 from orchestrator_core.saga import Observer, combine
@@ -258,6 +258,19 @@ def test_a_report_needs_no_id_inside_an_agent(asked, deployed, monkeypatch):
     [result] = asked(("update_agent_progress", {"status": "working"}))
 
     assert agent == result.structured_content["own_update"]["agent_id"]
+
+
+def test_a_report_to_a_root_that_was_guessed_says_so(scene, deployed, monkeypatch):
+    """An agent's own server may have opened a root near its directory, and not the agent's."""
+    orch = scene.orchestrator()
+    monkeypatch.setattr(orch, "chosen_by", "the nearest .agent-workspace")
+    me = {"task_id": deployed[0], "agent_id": "elsewhere-120000-abcdef", "status": "working"}
+
+    _, [result] = names_and_answers(server_of(orch, AgentKind()), ("update_agent_progress", me))
+
+    assert result.is_error
+    assert "started without a root" in text_of(result)
+    assert "ORCHESTRATOR_ROOT" in text_of(result)
 
 
 def test_the_last_findings_are_those_of_all_agents_of_the_task(scene, asked, monkeypatch):
@@ -1200,6 +1213,36 @@ def test_a_missing_token_is_created_once_for_concurrent_callers(tmp_path):
     assert 8 == len(seen)
     assert 0o600 == path.stat().st_mode & 0o777
     assert ["token"] == [each.name for each in tmp_path.iterdir()]
+
+
+def test_each_start_has_its_own_token(tmp_path):
+    """What a stranger got from a client before opens nothing later."""
+    program = """
+import sys
+from pathlib import Path
+from orchestrator_core.mcp.token import replace_token
+print(replace_token(Path(sys.argv[1])), flush=True)
+input()
+"""
+    path = tmp_path / "token"
+    path.write_text("a longer token of a server of an older release" * 2)
+    path.chmod(0o600)
+    seen = []
+    for _ in range(2):
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as server:
+            seen.append(server.stdout.readline().strip())
+            assert seen[-1] == path.read_text().strip()
+            assert 0o600 == path.stat().st_mode & 0o777
+            with pytest.raises(InvalidInput, match="another server"):
+                replace_token(path)
+            server.communicate("\n")
+
+    assert 2 == len(set(seen))
 
 
 def test_an_invalid_token_or_one_that_others_can_read_is_refused(tmp_path):
