@@ -154,7 +154,7 @@ def http_server(scene, *arguments, code=0):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=TOP,
-        env={"HOME": "/", "PATH": os.environ["PATH"]},
+        env={name: os.environ[name] for name in ("PATH", "XDG_CONFIG_HOME")} | {"HOME": "/"},
     )
     try:
         line = process.stderr.readline().decode()
@@ -254,9 +254,7 @@ def test_a_client_that_closes_its_connection_in_mid_deploy_leaves_no_agent(scene
     """No client will get that agent's id. The server goes on."""
     orch = scene.orchestrator()
     task = orch.create_task("See").id
-    (scene.root / "orchestrator.toml").write_text(
-        '[mcp]\nagent_command = ["sleep", "1000"]\ngrace_s = 2\n'
-    )
+    past.write_settings(scene.root, '[mcp]\nagent_command = ["sleep", "1000"]\ngrace_s = 2\n')
     with http_server(scene) as (url, token_file):
         client = RawHttp(url, token_file.read_text().strip())
         how = {"task_id": task, "agent_type": "b", "prompt": "p"}
