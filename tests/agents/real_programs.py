@@ -1,6 +1,8 @@
 """
 The real programs of the presets, on a stand-in for their services: run by ``script/agents``.
 
+Two more programs run without a preset, by a command of their own: Copilot CLI and opencode.
+
 ``ORCHESTRATOR_CORE_AGENTS`` is the directory into which npm has installed them. No request leaves
 this machine: each program has a home of its own, and a service on loopback.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import sys
@@ -24,6 +27,7 @@ from orchestrator_core import AgentSpec, Orchestrator
 
 PROGRAMS = Path(os.environ["ORCHESTRATOR_CORE_AGENTS"]) / "node_modules/.bin"
 INSTALLED = [tool for tool in ("claude", "codex", "gemini") if (PROGRAMS / tool).exists()]
+OTHERS = [other for other in ("copilot", "opencode") if (PROGRAMS / other).exists()]
 WAIT_S = 120
 
 #: What each program says when its service refuses the key, and for a session that is not there.
@@ -42,6 +46,7 @@ DAEMONS = (
 _numbers = itertools.count(int(time.time()) % 100_000 * 100)
 
 tool = pytest.mark.parametrize("tool", INSTALLED)
+other = pytest.mark.parametrize("tool", OTHERS)
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +93,18 @@ def home(place):
     return place
 
 
+def base_env(home):
+    directories = (PROGRAMS, Path(sys.executable).parent, os.environ["PATH"])
+    return {"HOME": str(home / "home"), "PATH": os.pathsep.join(map(str, directories))}
+
+
 @pytest.fixture
 def spec(home):
     """Return a spec of a tool that has *part* for its service; options are the preset's."""
 
     def made(tool, part, *, prompt="Why is /orders slow?", **how):
         env = {
-            "HOME": str(home / "home"),
-            "PATH": f"{PROGRAMS}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            **base_env(home),
             "ANTHROPIC_BASE_URL": part.address,
             "ANTHROPIC_API_KEY": "sk-ant-stand-in",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
@@ -318,6 +327,76 @@ def test_claude_runs_as_root_in_what_is_said_to_be_a_sandbox(service, run):
     )
 
     assert ("completed", ANSWER) == (end.status, result.result), output
+
+
+# --- programs without a preset -----------------------------------------------------------------
+
+
+@pytest.fixture
+def plain(home):
+    """Return a spec of a program without a preset: the command and the variables of its makers."""
+
+    def made(tool, part):
+        models = {"m": {"name": "m"}}
+        options = {"baseURL": f"{part.address}/v1", "apiKey": "stand-in"}
+        provider = {"npm": "@ai-sdk/anthropic", "options": options, "models": models}
+        env = {
+            **base_env(home),
+            "COPILOT_OFFLINE": "true",
+            "COPILOT_PROVIDER_BASE_URL": part.address,
+            "COPILOT_PROVIDER_TYPE": "anthropic",
+            "COPILOT_PROVIDER_API_KEY": "stand-in",
+            "COPILOT_MODEL": "claude-sonnet-4",
+            "OPENCODE_CONFIG_CONTENT": json.dumps(
+                {"provider": {"stand-in": provider}, "permission": "allow", "autoupdate": False}
+            ),
+        }
+        command = {
+            "copilot": ["copilot", "--output-format", "json", "--allow-all-tools"],
+            "opencode": ["opencode", "run", "--format", "json", "--model", "stand-in/m"],
+        }[tool]
+        about = {"prompt": "Why is /orders slow?", "deadline_s": WAIT_S, "env": env}
+        return AgentSpec(type=tool, command=command, cwd=home / "work", **about)
+
+    return made
+
+
+@other
+def test_a_program_without_a_preset_answers_and_leaves_nothing(service, orch, plain, tool):
+    """It gets its prompt on standard input, and its tool leaves daemons behind."""
+    number = next(_numbers)
+    part = service.part(command=DAEMONS.format(number))
+    agent = orch.deploy(orch.create_task("t").id, plain(tool, part))
+
+    end = orch.wait(agent.id, timeout_s=WAIT_S)
+    output = orch.read_output(agent.id)
+
+    assert ("completed", True, True) == (end.status, end.success, end.verified_no_zombies), output
+    assert json.dumps(ANSWER, ensure_ascii=False) in output
+    assert any(_holds(request, "Why is /orders slow?") for request in part.requests)
+    assert [] == alive(number)
+
+
+@other
+def test_a_program_without_a_preset_is_killed_in_its_tool(service, orch, plain, home, tool):
+    number = next(_numbers)
+    command = f"{DAEMONS.format(number)}; touch {home}/reached; sleep {number}1"
+    agent = orch.deploy(orch.create_task("t").id, plain(tool, service.part(command=command)))
+    wait_until((home / "reached").exists)
+
+    end = orch.terminate(agent.id)
+
+    assert (True, True, "terminated") == (end.success, end.verified_no_zombies, end.status)
+    assert [] == alive(number)
+
+
+@other
+def test_a_program_without_a_preset_fails_by_its_exit_status(service, orch, plain, tool):
+    agent = orch.deploy(orch.create_task("t").id, plain(tool, service.part(refuses=True)))
+
+    end = orch.wait(agent.id, timeout_s=WAIT_S)
+
+    assert ("failed", True) == (end.status, end.success), orch.read_output(agent.id)
 
 
 # --- the shell, which is on every machine -------------------------------------------------------

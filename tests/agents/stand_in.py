@@ -1,5 +1,5 @@
 """
-A stand-in for the services of Claude Code, Codex and Gemini CLI, on loopback.
+A stand-in for the services of the real programs, on loopback.
 
 It speaks as much of the Messages API of Anthropic, the Responses API of OpenAI and the
 ``generateContent`` of Google as the programs need: a text, a call of the shell tool, a refusal.
@@ -118,12 +118,12 @@ def _messages(handler, part, path, body):
     elif "count_tokens" in path:
         handler.send_json({"input_tokens": INPUT_TOKENS})
     else:
-        tools = {tool.get("name") for tool in body.get("tools", [])}
-        is_call = part.command and "Bash" in tools and '"tool_result"' not in json.dumps(body)
+        tools = {tool.get("name") for tool in body.get("tools", [])} & {"Bash", "bash"}
+        is_call = part.command and tools and '"tool_result"' not in json.dumps(body)
         block = {"type": "text", "text": ANSWER}
         if is_call:
             call = {"command": part.command, "description": "d"}
-            block = {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": call}
+            block = {"type": "tool_use", "id": "toolu_1", "name": tools.pop(), "input": call}
         _send_message(handler, body, block, "tool_use" if is_call else "end_turn")
 
 
