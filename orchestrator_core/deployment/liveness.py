@@ -26,6 +26,7 @@ from orchestrator_core.exceptions import (
     StorageError,
 )
 from orchestrator_core.model import ids
+from orchestrator_core.model.bounds import shortened
 from orchestrator_core.model.outcome import (
     OutputVerdict,
     decide_end_reason,
@@ -142,7 +143,7 @@ class Liveness(RecoveryPolicy):
             reading = read_log(log, preset)
         except (FileNotFoundError, StorageError):
             return OutputVerdict()
-        reason = reading.reason(exit_record.code)
+        reason = shortened(reading.reason(exit_record.code))
         if exit_record.code == 0 and reading.lacks_result:
             reason = f"it ended without a result{reason and f': {reason}'}"
             return OutputVerdict(failed=True, reason=reason)

@@ -325,6 +325,17 @@ def test_why_a_program_did_not_start_is_in_the_error_of_its_deployment(
     assert why in str(caught.value)
 
 
+def test_a_huge_error_is_shortened_in_the_error_of_the_deployment(orchestrator, fake_agent):
+    """It goes into the journal as well."""
+    fake_agent("claude", Exits(1, writes=lines(INIT, ended("x" * 1_000_000, is_error=True))))
+    task = orchestrator.create_task("t")
+
+    with pytest.raises(DeploymentError, match="shortened: it had 1000000") as caught:
+        orchestrator.deploy(task.id, AgentSpec.claude(prompt="p"), grace_s=1)
+
+    assert len(str(caught.value)) < 20_000
+
+
 def test_exit_status_0_without_a_result_is_a_failure(run):
     """Claude Code exits with 0 after an interrupt."""
     end, result = run("claude", Exits(0, writes=lines(INIT, said("Looking."))))
