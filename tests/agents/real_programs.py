@@ -28,7 +28,7 @@ from orchestrator_core import AgentSpec, Orchestrator
 PROGRAMS = Path(os.environ["ORCHESTRATOR_CORE_AGENTS"]) / "node_modules/.bin"
 INSTALLED = [tool for tool in ("claude", "codex", "gemini") if (PROGRAMS / tool).exists()]
 OTHERS = [other for other in ("copilot", "opencode") if (PROGRAMS / other).exists()]
-WAIT_S = 120
+WAIT_S = 300  #: A busy machine takes minutes to start eight of them.
 
 #: What each program says when its service refuses the key, and for a session that is not there.
 REFUSALS = {"claude": "Invalid API key", "codex": "Incorrect API key", "gemini": "not valid"}
@@ -168,7 +168,7 @@ def alive(number):
     return found
 
 
-def wait_until(condition, timeout_s=60):
+def wait_until(condition, timeout_s=WAIT_S):
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
@@ -271,6 +271,45 @@ def test_an_agent_that_reports_its_end_keeps_its_answer(service, run, tool):
     assert ANSWER == result.result, output
 
 
+#: The variables that tell a server which agent it is in: Codex passes on none by itself.
+IDENTITY = [
+    *("ORCHESTRATOR_ROOT", "ORCHESTRATOR_AGENT_ID"),
+    *("ORCHESTRATOR_TASK_ID", "ORCHESTRATOR_COOKIE"),
+]
+#: How each program gets the tools of ``orchestrator-core mcp``, as docs/how-to/presets.md has it.
+OWN_SERVER = {
+    "claude": [
+        *("--mcp-config", '{"mcpServers":{"orch":{"command":"orchestrator-core","args":["mcp"]}}}'),
+        *("--allowedTools", "mcp__orch"),
+    ],
+    "codex": [
+        *("-c", 'mcp_servers.orch.command="orchestrator-core"'),
+        *("-c", 'mcp_servers.orch.args=["mcp"]'),
+        *("-c", "mcp_servers.orch.startup_timeout_sec=120", "-c", "mcp_servers.orch.required=true"),
+        *("-c", f"mcp_servers.orch.env_vars={json.dumps(IDENTITY)}"),
+    ],
+    "gemini": ["--skip-trust"],
+}
+OF_GEMINI = {"orch": {"command": "orchestrator-core", "args": ["mcp"], "trust": True}}
+
+
+@tool
+def test_an_agents_own_server_knows_its_agent(service, run, orch, home, tool):
+    """Called without an id, it reports for the agent that the program is."""
+    if tool == "gemini":
+        settings = home / "home/.gemini/settings.json"
+        known = json.loads(settings.read_text())
+        settings.write_text(json.dumps({**known, "mcpServers": OF_GEMINI}))
+    given = {"status": "working", "message": "half of it", "progress": 50}
+    part = service.part(calls=("update_agent_progress", given))
+
+    end, _, output = run(tool, part, arguments=OWN_SERVER[tool])
+
+    assert "completed" == end.status, output
+    reported = orch.read_progress(end.agent_id)
+    assert "half of it" in [report.message for report in reported], output
+
+
 # --- why a program does not start ---------------------------------------------------------------
 
 
@@ -347,6 +386,8 @@ def plain(home):
             "COPILOT_PROVIDER_TYPE": "anthropic",
             "COPILOT_PROVIDER_API_KEY": "stand-in",
             "COPILOT_MODEL": "claude-sonnet-4",
+            "OPENCODE_DISABLE_AUTOUPDATE": "1",
+            "OPENCODE_DISABLE_MODELS_FETCH": "1",
             "OPENCODE_CONFIG_CONTENT": json.dumps(
                 {"provider": {"stand-in": provider}, "permission": "allow", "autoupdate": False}
             ),

@@ -20,16 +20,38 @@ INPUT_TOKENS, CACHED_TOKENS, OUTPUT_TOKENS = 120, 3000, 42
 
 class Part:
     """
-    One role of the service: it calls the tool once with *command*, if given, then answers.
+    One role of the service: it calls the shell once with *command*, if given, then answers.
 
+    With *calls*, a name and arguments, it calls the tool whose name ends with that name instead.
     With *refuses*, every request gets the service's error for a wrong key.
     """
 
-    def __init__(self, address, *, command=None, refuses=False):
+    def __init__(self, address, *, command=None, calls=None, refuses=False):
         self.address = address
         self.command = command
+        self.calls = calls
         self.refuses = refuses
         self.requests = []  #: The bodies of all requests, oldest first.
+
+    def call_for(self, names):
+        """Return name and arguments of the call to make, from the names of all tools; or None."""
+        if self.calls is not None:
+            wanted, arguments = self.calls
+            found = [name for name in names if name.endswith(wanted)]
+            return (found[0], arguments) if found else None
+        found = [name for name in _SHELLS if name in names and self.command]
+        return (found[0], _SHELLS[found[0]](self.command)) if found else None
+
+
+#: The shell tools of the programs, with the arguments that run a command.
+_SHELLS = {
+    "Bash": lambda command: {"command": command, "description": "d"},
+    "bash": lambda command: {"command": command, "description": "d"},
+    "exec_command": lambda command: {"cmd": command},
+    "shell_command": lambda command: {"command": command},
+    "shell": lambda command: {"command": ["bash", "-lc", command]},
+    "run_shell_command": lambda command: {"command": command, "description": "d"},
+}
 
 
 class Service:
@@ -118,13 +140,18 @@ def _messages(handler, part, path, body):
     elif "count_tokens" in path:
         handler.send_json({"input_tokens": INPUT_TOKENS})
     else:
-        tools = {tool.get("name") for tool in body.get("tools", [])} & {"Bash", "bash"}
-        is_call = part.command and tools and '"tool_result"' not in json.dumps(body)
+        names = [tool.get("name", "") for tool in body.get("tools", [])]
+        call, text = None, json.dumps(body)
+        if "toolu_call" not in text:
+            call = part.call_for(names)
         block = {"type": "text", "text": ANSWER}
-        if is_call:
-            call = {"command": part.command, "description": "d"}
-            block = {"type": "tool_use", "id": "toolu_1", "name": tools.pop(), "input": call}
-        _send_message(handler, body, block, "tool_use" if is_call else "end_turn")
+        if call is not None:
+            block = {"type": "tool_use", "id": "toolu_call", "name": call[0], "input": call[1]}
+        elif part.calls and "WaitForMcpServers" in names and "toolu_call" not in text:
+            call = ("WaitForMcpServers", {})  # Claude Code starts them meanwhile.
+            name = f"toolu_wait_{len(part.requests)}"
+            block = {"type": "tool_use", "id": name, "name": call[0], "input": {}}
+        _send_message(handler, body, block, "end_turn" if call is None else "tool_use")
 
 
 def _send_message(handler, body, block, stop_reason):
@@ -176,17 +203,19 @@ def _responses(handler, part, _path, body):
         error = {"message": "Incorrect API key provided", "code": "invalid_api_key"}
         handler.send_json({"error": error}, 401)
         return
-    names = [tool.get("name") for tool in body.get("tools", [])]
-    given = body.get("input", [])
-    is_call = part.command and not any("_output" in item.get("type", "") for item in given)
+    names = list(_names_of(body.get("tools", [])))
+    is_first = not any("_output" in item.get("type", "") for item in body.get("input", []))
+    call = part.call_for([name for _, name in names]) if is_first else None
     item = {
         "type": "message",
         "id": "m1",
         "role": "assistant",
         "content": [{"type": "output_text", "text": ANSWER}],
     }
-    if is_call:
-        item = {"type": "function_call", "id": "f1", "call_id": "c1", **_shell(names, part.command)}
+    if call is not None:
+        [space] = [space for space, name in names if name == call[0]][:1]
+        item = {"type": "function_call", "id": "f1", "call_id": "c1", **space}
+        item |= {"name": call[0], "arguments": json.dumps(call[1])}
     usage = {
         "input_tokens": INPUT_TOKENS + CACHED_TOKENS,
         "input_tokens_details": {"cached_tokens": CACHED_TOKENS},
@@ -203,12 +232,14 @@ def _responses(handler, part, _path, body):
     )
 
 
-def _shell(names, command):
-    if "exec_command" in names:
-        return {"name": "exec_command", "arguments": json.dumps({"cmd": command})}
-    if "shell_command" in names:
-        return {"name": "shell_command", "arguments": json.dumps({"command": command})}
-    return {"name": "shell", "arguments": json.dumps({"command": ["bash", "-lc", command]})}
+def _names_of(tools):
+    """Yield the name of each tool, with the field of a call that names its namespace, if any."""
+    for tool in tools:
+        if tool.get("type") == "namespace":
+            space = {"namespace": tool["name"]}
+            yield from ((space, inner["name"]) for inner in tool.get("tools", []))
+        else:
+            yield {}, tool.get("name", "")
 
 
 # --- Google: /v1beta/models/…:generateContent ---------------------------------------------------
@@ -229,12 +260,12 @@ def _generate(handler, part, path, body):
 
 
 def _parts(part, body):
-    has_tool = "run_shell_command" in json.dumps(body.get("tools", []))
+    declared = [each for tool in body.get("tools", []) for each in tool["functionDeclarations"]]
     is_first = '"functionResponse"' not in json.dumps(body["contents"])
-    if not part.command or not has_tool or not is_first:
+    call = part.call_for([each["name"] for each in declared]) if is_first else None
+    if call is None:
         return [{"text": ANSWER}]
-    call = {"command": part.command, "description": "d"}
-    return [{"functionCall": {"name": "run_shell_command", "args": call}}]
+    return [{"functionCall": {"name": call[0], "args": call[1]}}]
 
 
 def _content(parts):
