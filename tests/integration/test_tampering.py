@@ -8,6 +8,7 @@ file, a directory or a process that is not the agent's survives, and the end is 
 import json
 import os
 import subprocess
+import time
 import zlib
 from pathlib import Path
 
@@ -212,6 +213,26 @@ def test_a_process_without_the_agents_cookie_is_no_supervisor(tampering):
 
     tampering.assert_ended_alone(report)
     assert str(tampering.stranger.pid) in " ".join(report.kept)
+
+
+@pytest.mark.parametrize("session", ["agent_{agent}", "main"])
+def test_a_session_of_the_old_system_is_believed_as_far_as_its_name_and_files_lead(
+    session, tampering
+):
+    """The old system's agents have no cookie. A stranger has none of the agent's files open."""
+    receipt = {
+        "session": session.format(agent=tampering.agent),
+        "cookie": "",
+        "roots": [tampering.identity],
+        "logs": [str(tampering.strange / "key")],
+        "born": time.time(),
+    }
+    tampering.plant(step="old", type="legacy_session", receipt=receipt)
+
+    report = tampering.end()
+
+    tampering.assert_ended_alone(report)
+    assert "old: " in " ".join(report.kept)
 
 
 def test_a_process_that_only_the_start_record_names_is_left_alone(tampering):

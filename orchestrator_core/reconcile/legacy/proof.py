@@ -83,6 +83,11 @@ def writers_of(
     return [each for each in open_files if _is_agents_writer(processes, each, started_at)]
 
 
+def users_of(processes: Processes, files: Iterable[Path]) -> tuple[OpenFile, ...]:
+    """Return the open descriptors of *files* in all processes."""
+    return processes.find_open_files(file_ids(files))
+
+
 class _LegacySnapshot:
     """The sessions of the default server, and the processes that have agents' files open."""
 

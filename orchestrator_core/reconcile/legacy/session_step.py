@@ -14,19 +14,20 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from orchestrator_core.exceptions import Survivors, TerminalError
+from orchestrator_core.exceptions import ReceiptRefused, Survivors, TerminalError
 from orchestrator_core.model import ids
-from orchestrator_core.reconcile.legacy.proof import roots_of, writers_of
+from orchestrator_core.reconcile.legacy.proof import roots_of, users_of, writers_of
 from orchestrator_core.reconcile.legacy.server_protocol import LegacySession, legacy_server
 from orchestrator_core.saga import Outcome, Presence, Unwind, receipt
+from orchestrator_core.saga.verification import naming_id
 from orchestrator_core.system.processes.protocol import Identity, OwnershipSelector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.saga import Context
@@ -85,6 +86,58 @@ class EndLegacySession:
     def do(self, receipt: LegacySessionReceipt) -> LegacySessionReceipt:
         """Raise: a legacy agent is adopted, never deployed."""
         raise RuntimeError(f"a legacy session cannot be deployed: {receipt.session!r}")
+
+    def verify(
+        self, receipt: LegacySessionReceipt, saga_id: str, labels: Mapping[str, Any]
+    ) -> LegacySessionReceipt:
+        """
+        Return the session, the logs and the living processes that are the agent's still.
+
+        The session and the logs must be named after the agent. A process must be in that
+        session, or have a log of the agent open, or be an ancestor of such a process.
+
+        Raises:
+            ReceiptRefused: The session has another name.
+            CouldNotAsk, TerminalError: The sessions or the open files cannot be listed.
+        """
+        agent_id = naming_id(saga_id, labels)
+        if agent_id not in receipt.session:
+            raise ReceiptRefused(f"the session {receipt.session!r:.200} is not one of {agent_id!r}")
+        root = self.context.layout.root
+        logs = tuple(
+            log
+            for log in receipt.logs
+            if agent_id in Path(log).name and Path(os.path.normpath(log)).is_relative_to(root)
+        )
+        seen = receipt.seen
+        if seen is not None and seen.name != receipt.session:
+            seen = None
+        return attrs.evolve(
+            receipt,
+            cookie=ids.process_cookie(self.context.root_id, agent_id),
+            seen=seen,
+            logs=logs,
+            roots=self._proved(receipt.roots, receipt.session, logs),
+        )
+
+    def _proved(
+        self, roots: tuple[Identity, ...], session: str, logs: tuple[str, ...]
+    ) -> tuple[Identity, ...]:
+        """Return *roots* without the living processes that nothing relates to the agent now."""
+        processes = self.context.processes
+        alive = {root for root in roots if processes.is_alive(root)}
+        if not alive:
+            return roots
+        listed = [each for each in legacy_server(self.context).sessions() if each.name == session]
+        panes = {pid for each in listed for pid in each.panes}
+        users = users_of(processes, map(Path, logs))
+        related = {each for user in users for each in (user.process, *user.ancestors)}
+        sids = {user.sid for user in users}
+        return tuple(
+            root
+            for root in roots
+            if root not in alive or root in related or root.pid in panes | sids
+        )
 
     def undo(self, receipt: LegacySessionReceipt, _why: Unwind) -> Outcome:
         """End every process of the agent, then its session."""
