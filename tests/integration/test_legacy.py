@@ -448,6 +448,25 @@ def test_the_files_of_an_unlisted_agent_of_which_nothing_lives_are_archived(scen
     assert () == report.unknown
 
 
+def test_a_listed_agent_without_a_session_that_a_process_names_is_unknown(scene):
+    """Its session may be on a server that this process does not find."""
+    task = scene.legacy.task()
+    agent = scene.legacy.agent(task)
+    process = names_it(scene, task, agent)
+    orch = scene.orchestrator()
+    before = scene.legacy.bytes()
+    try:
+        report = orch.sweep(reap=True)
+        assert ((), ()) == (report.findings, report.reaped)
+        assert [True] == [agent in line and "names it" in line for line in report.unknown]
+        assert before == scene.legacy.bytes()
+    finally:
+        process.kill()
+        process.wait()
+
+    assert [agent] == [one.finding.agent_id for one in orch.sweep(reap=True).reaped if one.success]
+
+
 def test_a_server_that_cannot_be_asked_makes_an_unlisted_agent_unknown(scene):
     task, agent = unlisted(scene, runs=LIVES)
     scene.until_started(task, agent)

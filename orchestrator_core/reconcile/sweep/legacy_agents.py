@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from orchestrator_core.exceptions import CouldNotAsk
 from orchestrator_core.model.status import is_active
 from orchestrator_core.reconcile.legacy.agent import is_legacy, legacy_agent, was_ended_by_us
 from orchestrator_core.reconcile.legacy.proof import LegacyState, inspect_all
@@ -77,16 +78,38 @@ def inspect_legacy(
             agents[agent.id] = agent
         elif is_active(entry.record.get("status")):
             result.unknown.append(f"{entry.subject}: its id or its session's name cannot be used")
-    for agent_id, status in inspect_all(context, list(agents.values())).items():
+    statuses = inspect_all(context, list(agents.values()))
+    named = _named(context, agents, statuses)
+    for agent_id, status in statuses.items():
         entry, agent = records[agent_id], agents[agent_id]
-        if status.life is LegacyState.UNKNOWN:
-            result.unknown.append(f"{entry.subject}: {status.why}")
+        if status.life is LegacyState.UNKNOWN or agent_id in named:
+            result.unknown.append(f"{entry.subject}: {named.get(agent_id) or status.why}")
         elif status.life is LegacyState.ALIVE and agent.is_active:
             result.alive.append(agent_id)
         else:
             is_listed = agent_id in snapshot.global_entries
             result.findings += _findings(entry, agent, status, is_listed=is_listed)
     return result
+
+
+def _named(
+    context: RootContext, agents: Mapping[str, LegacyAgent], statuses: Mapping[str, LegacyStatus]
+) -> dict[str, str]:
+    """Return why those agents may be alive that nothing but a process's own words shows."""
+    gone = {
+        agent_id: agent
+        for agent_id, agent in agents.items()
+        if statuses[agent_id].life is LegacyState.GONE and (agent.is_active or agent.files.present)
+    }
+    try:
+        found = context.processes.find_mentions(gone.keys())
+    except CouldNotAsk as error:
+        return dict.fromkeys(gone, str(error))
+    return {
+        each.word: f"process {each.process.pid} ({each.name}) names it, and nothing else shows "
+        "that it is alive"
+        for each in found
+    }
 
 
 def _listed_only(entry: RegistryEntry) -> Finding:
