@@ -116,7 +116,8 @@ def test_a_record_without_a_terminal_means_tmux(scene):  # noqa: F811
         ("nowhere:Nothing", "No module named 'nowhere'"),
         ("orchestrator_core:Nothing", "has no attribute 'Nothing'"),
         ("screen", "No module named 'screen'"),
-        ("os:sep", "'str' object is not callable"),
+        ("os:sep", "no class with the methods"),
+        ("subprocess:Popen", "no class with the methods"),
     ],
 )
 def test_a_terminal_that_cannot_be_used_is_refused_before_anything_is_taken(name, cause, scene):  # noqa: F811
