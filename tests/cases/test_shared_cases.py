@@ -115,6 +115,8 @@ BUGS = sorted(path.name for path in CASES.glob("bug/[0-9]*.sh"))
 @pytest.mark.parametrize("name", BUGS)
 def test_bug(case, name):
     code, text = case.run(f"bug/{name}")
+    if re.search(r"^env: .*: Permission denied$", text, re.MULTILINE):
+        pytest.skip("needs a Python that ordinary users can run")
     assert (0, "ok: ") == (code, text[:4])
 
 
