@@ -294,6 +294,7 @@ _REMEDIES = {
     "root": "`--root DIR`, or set `ORCHESTRATOR_ROOT`",
     "permissions": "`chmod go-rwx`, `chown`; remove symlinks",
     "settings": "mend the line that it names: [configuration](configuration.md)",
+    "removed roots": "`orchestrator-core sweep --reap`, in any root of this user",
     "file system": "use a root on a local disk",
     "file operations": "use a root on a local disk",
     "space": "`orchestrator-core gc`: [retention](retention.md)",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
-from support.scene import scene  # noqa: F401 - a fixture
+from support import acts
+from support.scene import SLEEP, scene  # noqa: F401 - a fixture
 from support.world import wait_for_deaths
 
 from orchestrator_core.model import ids
+from orchestrator_core.operations.doctor import examine
 from orchestrator_core.system import paths
 
 pytestmark = pytest.mark.tmux
@@ -95,3 +98,63 @@ def test_a_run_directory_alone_is_no_root(scene, rescued):  # noqa: F811
     assert all(Path(f"/proc/{pid}").exists() for pid in pids)
     assert orch.terminate(agent.id).success
     assert not (rescued / f"{cookie}.json").exists()
+
+
+# --- agents of removed roots, found from another root ---------------------------------------------
+
+
+@pytest.fixture
+def other(scene):  # noqa: F811 - the fixture
+    """An orchestrator on another root of the same user."""
+    return acts.opened(scene.place / "other")
+
+
+@pytest.fixture
+def abandoned(scene, rescued, killed):  # noqa: F811, ARG001
+    """An agent whose supervisor was killed, and whose root was removed: its cookie and its pid."""
+    cookie, (supervisor, *pids) = deployed(scene, *STUBBORN)
+    killed(supervisor)
+    shutil.rmtree(scene.root)
+    yield cookie, pids[0]
+    killed(pids[0])
+
+
+def test_a_sweep_of_another_root_ends_what_a_removed_root_has_left(other, abandoned, scene):  # noqa: F811
+    cookie, pid = abandoned
+    found = [each for each in other.sweep().findings if each.removed_cookie == cookie]
+    assert {f"process {pid} (sh)"} <= {each.subject for each in found}
+    assert all(each.reapable and str(scene.root) in each.what for each in found)
+    assert Path(f"/proc/{pid}").exists()
+
+    report = other.sweep(reap=True)
+
+    assert all(each.success for each in report.reaped)
+    wait_for_deaths([pid], timeout_s=20)
+    assert [] == [each for each in other.sweep().findings if each.removed_cookie == cookie]
+
+
+def test_the_doctor_reports_what_a_removed_root_has_left(abandoned, scene):  # noqa: F811, ARG001
+    [check] = [each for each in examine(scene.root) if each.name == "removed roots"]
+    assert "agents run on, whose roots were removed" in check.found
+    assert str(scene.root) in check.found
+    assert "sweep --reap" in check.remedy
+
+
+def test_a_sweep_leaves_the_agents_of_other_roots_alone(scene, rescued, other):  # noqa: F811, ARG001
+    """A moved root exists, too; and a forged cookie with a removed log is no proof."""
+    cookie, pids = deployed(scene, *STUBBORN)
+    assert [] == [each for each in other.sweep().findings if each.removed_cookie]
+    agent_id = cookie.split("_", 2)[2]
+    (scene.work / "T/logs").mkdir(parents=True)
+    log = scene.work / f"T/logs/{agent_id}_stream.jsonl"
+    env = {"PATH": "/bin:/usr/bin", "ORCHESTRATOR_COOKIE": cookie, "ORCHESTRATOR_ROOT": "/missing"}
+    with log.open("w") as output, subprocess.Popen(SLEEP, env=env, stdout=output) as forger:
+        shutil.rmtree(scene.work / "T")
+        moved = scene.root.with_name("moved")
+        scene.root.rename(moved)
+        assert [] == [each for each in other.sweep(reap=True).findings if each.removed_cookie]
+        assert all(Path(f"/proc/{pid}").exists() for pid in pids)
+        moved.rename(scene.root)
+        orch = scene.orchestrator()
+        assert [True] == [orch.terminate(agent.id).success for agent in orch.agents()]
+        forger.kill()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator_core.model.outcome import describe_exit
 from orchestrator_core.model.status import is_active
 from orchestrator_core.reconcile.sweep.findings import FindingKind, FindingSubject
-from orchestrator_core.reconcile.sweep.orphans import detect_orphans
+from orchestrator_core.reconcile.sweep.orphans import detect_orphans, detect_removed
 from orchestrator_core.saga import State
 from orchestrator_core.system.clock import parse_timestamp
 
@@ -36,9 +36,9 @@ def detect(
 
     The *legacy* agents are left out: :mod:`.legacy_agents` judges them.
     """
+    findings = list(detect_removed(snapshot))
     if snapshot.sagas is None:
-        return []
-    findings: list[Finding] = []
+        return findings
     for state in snapshot.sagas.values():
         if not (state.has_owner or state.unknown):
             findings += _of_saga(state, snapshot)

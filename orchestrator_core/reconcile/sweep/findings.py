@@ -102,7 +102,8 @@ FINDINGS: dict[FindingKind, FindingInfo] = {
     ),
     FindingKind.ORPHAN_PROCESS: FindingInfo(
         meaning="A process has this root's cookie in its environment, and no saga accounts for "
-        "it: the process outlived its agent.",
+        "it: the process outlived its agent. Or it has the cookie of another root of this user, "
+        "which was removed.",
         reap_action="a saga adopts all that the agent's id leads to, and is unwound",
         remedy="Reap it. A process that cannot be ended waits for the kernel: check its state.",
         recheck=True,
@@ -156,6 +157,7 @@ class Finding:
     task_id: str | None = None
     saga_id: str | None = None  #: The open saga that the finding is about, if any.
     is_old: bool = False  #: The finding is about a legacy agent.
+    removed_cookie: str | None = None  #: The mark of an agent whose root, another one, was removed.
     subject: str  #: The thing: "session agent_x", "process 4711 (node)", a path.
     what: str  #: What was found, in one line.
     proofs: tuple[str, ...] = ()

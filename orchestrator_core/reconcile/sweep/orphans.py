@@ -52,6 +52,21 @@ def detect_orphans(snapshot: Snapshot, legacy: Container[str]) -> Iterator[Findi
             )
 
 
+def detect_removed(snapshot: Snapshot) -> Iterator[Finding]:
+    """Yield the processes of agents whose roots, others than this one, were removed."""
+    for agent in snapshot.of_removed_roots:
+        for process in agent.processes:
+            subject = f"process {process.identity.pid} ({process.name})"
+            found = FindingSubject(None, None, subject).finding(
+                FindingKind.ORPHAN_PROCESS,
+                f"it is of the agent {agent.agent_id}, whose root {agent.root} was removed",
+                f"its environment has the cookie {agent.cookie}",
+                f"the agent's log, which is open, was removed with {agent.root}",
+            )
+            action = "ends all processes of that agent"
+            yield attrs.evolve(found, action=action, removed_cookie=agent.cookie)
+
+
 def _held_directories(snapshot: Snapshot, orphaned: Collection[str]) -> list[NamedFile]:
     """Return the run directories of living supervisors whose agents have no journal at all."""
     recorded = {entry.agent_id for entry in snapshot.live_entries}

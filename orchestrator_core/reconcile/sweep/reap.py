@@ -24,6 +24,7 @@ from orchestrator_core.model.status import Status
 from orchestrator_core.reconcile.repair import repair
 from orchestrator_core.reconcile.sweep.adopt import adopt
 from orchestrator_core.reconcile.sweep.findings import Finding, FindingKind, ReapResult
+from orchestrator_core.system.processes.protocol import OwnershipSelector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -159,6 +160,21 @@ class _Reaper:
         message = "it has a journal again" if has_journal else "it has ended, or is ending"
         return ReapResult(finding=finding, success=has_journal, message=message)
 
+    # --- an agent whose root was removed ---------------------------------------------------------
+
+    def end_removed(self, findings: list[Finding]) -> ReapResult:
+        """End the processes of an agent that nothing but its marks leads to."""
+        context, cookie = self.terminator.context, str(findings[0].removed_cookie)
+        selector = OwnershipSelector(
+            cookie=cookie, cgroup=context.processes.cgroup_path(cookie), exit_file=None
+        )
+        ending = context.processes.terminate_all(selector, context.patience)
+        if ending.survivors:
+            names = ", ".join(f"{one.pid} ({one.name})" for one in ending.survivors)
+            return _failure(findings[0], f"still alive after SIGKILL: {names}")
+        message = f"{ending.signalled} processes ended, by {ending.method}"
+        return ReapResult(finding=findings[0], success=True, message=message)
+
     # --- registries -------------------------------------------------------------------------------
 
     def repair(self, findings: list[Finding]) -> ReapResult:
@@ -175,8 +191,10 @@ class _Reaper:
         return ReapResult(finding=findings[0], success=not errors, message=message)
 
 
-def _action_and_target(finding: Finding) -> tuple[_Action, str]:
+def _action_and_target(finding: Finding) -> tuple[_Action, str]:  # noqa: PLR0911 - one for each way
     """Return how a finding is reaped, and on what: equal pairs are reaped in one go."""
+    if finding.removed_cookie is not None:
+        return _Reaper.end_removed, finding.removed_cookie
     if finding.is_old:
         return _Reaper.end_legacy, str(finding.agent_id)
     if finding.kind is FindingKind.MISMATCH and finding.subject == f"agent {finding.agent_id}":

@@ -24,6 +24,7 @@ import attrs
 from orchestrator_core.exceptions import OrchestratorError
 from orchestrator_core.model.ids import process_cookie
 from orchestrator_core.model.status import is_active
+from orchestrator_core.reconcile.removed_roots import ANY_COOKIE, find_removed
 from orchestrator_core.reconcile.sweep import named_files, unreachable
 from orchestrator_core.reconcile.sweep.findings import FindingSubject
 from orchestrator_core.reconcile.sweep.saga_snapshot import read_sagas
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from orchestrator_core.deployment.context import RootContext
+    from orchestrator_core.reconcile.removed_roots import RemovedAgent
     from orchestrator_core.reconcile.sweep.named_files import NamedFile
     from orchestrator_core.reconcile.sweep.saga_snapshot import SagaState
     from orchestrator_core.registry.document import Document
@@ -73,6 +75,7 @@ class Snapshot:
     removed: Mapping[str, bool] = attrs.field(factory=dict)
     """The tasks of open sagas whose registry was removed; whether the directory is there."""
     agents_with_closed_saga: frozenset[str] = frozenset()  #: Of those without an open one.
+    of_removed_roots: tuple[RemovedAgent, ...] = ()  #: The agents of this user's removed roots.
     unknown: tuple[str, ...] = ()  #: The sources that could not be read, and why.
 
     def agent_for_cookie(self, cookie: str | None) -> str | None:
@@ -153,7 +156,8 @@ class _Snapshotter:
     def take(self) -> Snapshot:
         context, read = self._context, self._try
         sessions = read("the sessions", context.terminal.sessions)
-        processes = read("the processes", context.processes.find_tagged, self._prefix)
+        tagged = read("the processes", context.processes.find_tagged, ANY_COOKIE)
+        processes, others = self._partition(tagged)
         task_ids = read("the tasks", context.layout.task_ids)
         files = self._files(task_ids or ())
         global_registry = read("the registries", read_snapshot, context.global_registry)
@@ -173,8 +177,18 @@ class _Snapshotter:
                 global_registry=global_registry or RegistrySnapshot(),
                 files=tuple(files),
                 quarantined=tuple(self._quarantined),
+                of_removed_roots=read("other processes", find_removed, others) or (),
             )
         )
+
+    def _partition(
+        self, tagged: tuple[TaggedProcess, ...] | None
+    ) -> tuple[tuple[TaggedProcess, ...] | None, list[TaggedProcess]]:
+        """Return the processes of this root, and those of other roots."""
+        if tagged is None:
+            return None, []
+        own = tuple(each for each in tagged if each.cookie.startswith(self._prefix))
+        return own, [each for each in tagged if not each.cookie.startswith(self._prefix)]
 
     def _try(
         self, source: str, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs

@@ -9,6 +9,7 @@ writes to them.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -43,6 +44,19 @@ def has_open(pid: int, path: str) -> bool:
     file = _file_id(path)
     descriptors = _descriptors(pid) if sys.platform == "linux" else ()
     return any(_file_id(f"/proc/{pid}/fd/{number}") == file for number in descriptors)
+
+
+def open_names(pid: int) -> list[str]:
+    """
+    Return the names of what a process has open; empty without ``/proc``, or if it is hidden.
+
+    The name of a removed file ends in `` (deleted)``.
+    """
+    names = []
+    for number in _descriptors(pid) if sys.platform == "linux" else ():
+        with contextlib.suppress(OSError):  # It is closed by now.
+            names.append(os.readlink(f"/proc/{pid}/fd/{number}"))  # noqa: PTH115 - a string
+    return names
 
 
 def _by_proc(files: set[FileId]) -> Iterator[OpenFile]:

@@ -119,6 +119,11 @@ def bears_cookie(process: Identity, cookie: str) -> bool:
     return cookie in borne and stat is not None and stat.started == process.started
 
 
+def variable(pid: int, name: str) -> str | None:
+    """Return a variable of a process's initial environment; None without it or ``/proc``."""
+    return _variable(procfs.environ(pid), name) if sys.platform == "linux" else None
+
+
 def command_line(pid: int) -> list[str]:
     """Return the arguments of a process; empty if it has ended, or the system hides them."""
     if sys.platform == "linux":
