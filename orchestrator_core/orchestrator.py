@@ -71,13 +71,11 @@ class Orchestrator(OutputVerbs, MaintenanceVerbs):
         """
         Open a root, create what is missing, and *recover* what dead owners left.
 
-        Without *create*, a root that was never used is an error, and nothing is created.
-
-        *terminal* names the root's terminal class, which the first use records for all
-        processes: ``tmux``, or ``package.module:Class``. An object replaces it for this
-        orchestrator, as *processes* does for this machine's; see :mod:`.testing`. *patience*
-        is the time that an agent gets at its end.
-        *observer* observes sagas, beside the log; see :func:`orchestrator_core.saga.combine`.
+        Without *create*, a root that was never used is an error. *terminal* names the root's
+        terminal class, which the first use records for all processes: ``tmux``, or
+        ``package.module:Class``. An object replaces it for this orchestrator, as *processes* does
+        for this machine's; see :mod:`.testing`. *patience* is the time that an agent gets at its
+        end. *observer* observes sagas, beside the log; see :func:`orchestrator_core.saga.combine`.
         *on_failed_cleanup* is called in a separate thread when a cleanup by this process gets
         STUCK; for other processes, ``orchestrator.toml`` names a command.
         *timeout_s* bounds the wait for another process that ends the same agent,
