@@ -28,8 +28,7 @@ def removed_roots(_environment: Environment) -> Check:
     if saved:
         directories = shorten_list(sorted({str(path.parent) for path in saved}))
         return Check.ok(
-            f"no agent of one runs; {len(saved)} ended with their roots",
-            f"see how, and remove what is not needed: ls {directories}",
+            f"no agent of one runs; the ends of {len(saved)} are recorded in {directories}"
         )
     return Check.ok("no agent of one runs")
 
