@@ -116,6 +116,11 @@ class ClaudeStream(StreamParser):
         """Return whether an event is of this format."""
         return event["type"] in _TYPES and event.text("session_id") is not None
 
+    def can_skip(self, line: bytes) -> bool:
+        """Skip the messages before the last one: only results and retries count there."""
+        is_settled = self._goes_on and "last_message" in self.known
+        return is_settled and b'"result"' not in line and b'"api_retry"' not in line
+
     def _feed(self, event: Event) -> None:
         kind, subtype = event["type"], event.get("subtype")
         if kind == "result":

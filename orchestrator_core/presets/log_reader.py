@@ -107,16 +107,14 @@ def _parse(parser: StreamParser, log: Log) -> LogReading:
             break
         if line is None:  # It may be the result.
             is_certain = is_certain and "is_error" in parser.known
+        elif line.startswith(b"{") and parser.can_skip(line):
+            continue
         elif events := parse_events(line):
             for event in filter(parser.recognizes, reversed(events)):
                 parser.feed(event)
         elif text := parse_text(line):
             parser.feed_text(text)
-    for line in log.first_lines():
-        if "session_id" in parser.known:
-            break
-        for event in filter(parser.recognizes, parse_events(line)):
-            parser.set_if_missing(session_id=event.text(parser.session_key))
+    _find_session(parser, log)
     result = parser.result()
     return LogReading(
         result=result,
@@ -124,6 +122,15 @@ def _parse(parser: StreamParser, log: Log) -> LogReading:
         lacks_result=is_certain and result.format is not None and result.is_error is None,
         exit_codes=parser.exit_codes,
     )
+
+
+def _find_session(parser: StreamParser, log: Log) -> None:
+    """Read the session's id from the start of the log, if its end does not have it."""
+    for line in log.first_lines():
+        if "session_id" in parser.known:
+            return
+        for event in filter(parser.recognizes, parse_events(line)):
+            parser.set_if_missing(session_id=event.text(parser.session_key))
 
 
 @attrs.frozen

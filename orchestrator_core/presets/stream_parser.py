@@ -141,6 +141,10 @@ class StreamParser:
         """Return whether an event is of this format."""
         raise NotImplementedError
 
+    def can_skip(self, line: bytes) -> bool:  # noqa: ARG002 - for the formats that can
+        """Return whether a line of JSON, older than all lines before, changes nothing."""
+        return False
+
     def feed(self, event: Event) -> None:
         """Add an event of this format, older than all lines before."""
         self.set_if_missing(session_id=event.text(self.session_key))
