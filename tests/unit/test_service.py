@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator_core import Orchestrator
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.operations.daemon.service import Service
 from orchestrator_core.system.import_path import isolated_command
+from orchestrator_core.testing import FakeTerminal
 
 HOSTILE = {
     "plain": "plain",
@@ -138,6 +140,7 @@ def test_a_service_imports_nothing_from_where_agents_may_write(monkeypatch, tmp_
     for name in ("msgspec.py", "logging.py", "orchestrator_core.py"):
         (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
 
+    Orchestrator(tmp_path / "root", terminal=FakeTerminal())
     service = Service(root=tmp_path / "root", root_id="0123abcd")
     argv = [word.replace("sweep", "ps").replace("--watch", "--all") for word in service.argv]
     subprocess.run(argv, cwd=tmp_path, env=service.env, check=True, capture_output=True)
