@@ -11,6 +11,7 @@ cookie leads to an existing root, by its environment or by a file that it has op
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -25,7 +26,7 @@ from orchestrator_core.system.processes.open_files import open_names
 from orchestrator_core.system.processes.table import variable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from orchestrator_core.system.processes.protocol import TaggedProcess
 
@@ -49,11 +50,14 @@ def find_removed(tagged: Iterable[TaggedProcess]) -> tuple[RemovedAgent, ...]:
     groups: dict[str, list[TaggedProcess]] = defaultdict(list)
     for process in tagged:
         groups[process.cookie].append(process)
-    found = (_removed_agent(cookie, processes) for cookie, processes in groups.items())
+    may_exist = functools.cache(_may_exist)  # Many agents have one root.
+    found = (_removed_agent(*group, may_exist) for group in groups.items())
     return tuple(agent for agent in found if agent is not None)
 
 
-def _removed_agent(cookie: str, processes: list[TaggedProcess]) -> RemovedAgent | None:
+def _removed_agent(
+    cookie: str, processes: list[TaggedProcess], may_exist: Callable[[Path, str], bool]
+) -> RemovedAgent | None:
     parts = _COOKIE.fullmatch(cookie)
     if parts is None:
         return None
@@ -61,7 +65,7 @@ def _removed_agent(cookie: str, processes: list[TaggedProcess]) -> RemovedAgent 
     root = None
     for process in processes:
         named = variable(process.identity.pid, ENV_ROOT)
-        if named is not None and _may_exist(Path(named), parts["root"]):
+        if named is not None and may_exist(Path(named), parts["root"]):
             return None
         for name in open_names(process.identity.pid):
             path = Path(name.removesuffix(_DELETED))
@@ -71,7 +75,7 @@ def _removed_agent(cookie: str, processes: list[TaggedProcess]) -> RemovedAgent 
                 return None
             if path.name == log and path.parent.name == "logs":
                 root = path.parents[2]
-    if root is None or _may_exist(root, parts["root"]):
+    if root is None or may_exist(root, parts["root"]):
         return None
     return RemovedAgent(cookie, parts["agent"], str(root), tuple(processes))
 
