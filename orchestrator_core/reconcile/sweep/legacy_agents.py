@@ -137,5 +137,5 @@ def _findings(
     else:
         kind, rest = FindingKind.ENDED, f"; {', '.join(left)}"
     if agent.is_active or left:
-        what = f"the old system recorded it as {agent.status!r}{rest}"
+        what = f"the old system recorded it as {str(agent.status)!r}{rest}"
         yield entry.finding(kind, what, *status.proofs, is_old=True)
