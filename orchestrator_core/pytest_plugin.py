@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from orchestrator_core.orchestrator import Orchestrator
     from orchestrator_core.testing.crashes import CrashPoints
@@ -71,16 +71,17 @@ def orchestrator(_orchestrator_core_root: _TestRoot) -> Orchestrator:
 @pytest.fixture
 def fake_agent(
     _orchestrator_core_root: _TestRoot, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str, Script | None], str]:
+) -> Callable[[str, Script | Sequence[Script] | None], str]:
     """
     A function that puts a stand-in for a program on the PATH, and sets its script.
 
     `fake_agent("claude", Exits(0, after_s=60))`; without a script it runs until it is ended.
+    A list has one script for each of its lives, and the last one for all others.
     """
     scene = _orchestrator_core_root.scene
     programs = scene.place / "bin"
 
-    def install(name: str, script: Script | None = None) -> str:
+    def install(name: str, script: Script | Sequence[Script] | None = None) -> str:
         if not programs.is_dir():
             programs.mkdir()
             monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)

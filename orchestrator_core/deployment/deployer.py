@@ -14,7 +14,6 @@ after its commit.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,7 @@ from orchestrator_core.exceptions import (
     SagaNotFound,
     StorageError,
 )
-from orchestrator_core.model import ids
+from orchestrator_core.model import environment, ids
 from orchestrator_core.model.environment import (
     ENV_AGENT,
     ENV_ROOT,
@@ -401,7 +400,7 @@ def resolve_lineage(context: RootContext, task_id: str, spec: AgentSpec) -> tupl
 
 def _current_agent(context: RootContext) -> tuple[str, str] | None:
     """Return the task and the id of the agent of this root around this process, if any."""
-    root, task_id, agent_id = map(os.environ.get, (ENV_ROOT, ENV_TASK, ENV_AGENT))
+    root, task_id, agent_id = map(environment.variable, (ENV_ROOT, ENV_TASK, ENV_AGENT))
     if not (root and task_id and agent_id) or not _same_root(root, context.layout.root):
         return None
     return check_id("task", task_id), check_id("agent", agent_id)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, BinaryIO
 
 from orchestrator_core.exceptions import InvalidInput
+from orchestrator_core.model import environment
 from orchestrator_core.model.environment import ENV_AGENT
 from orchestrator_core.system.names import check_id
 
@@ -86,7 +86,7 @@ def resolve_agent_id(given: str | None) -> str:
         InvalidId: It is no id.
     """
     if given is None:
-        given = os.environ.get(ENV_AGENT)
+        given = environment.variable(ENV_AGENT)
         if given is None:
             raise InvalidInput(
                 "no agent was named, and this process is not inside one",

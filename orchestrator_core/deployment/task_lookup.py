@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING, Any
 
 from orchestrator_core.exceptions import (
@@ -15,6 +14,7 @@ from orchestrator_core.exceptions import (
     SagaNotFound,
     StorageError,
 )
+from orchestrator_core.model import environment
 from orchestrator_core.model.environment import ENV_AGENT, ENV_TASK
 from orchestrator_core.registry.operations import find_agent
 from orchestrator_core.system.names import check_id
@@ -65,8 +65,9 @@ def task_of(context: RootContext, agent_id: str) -> str:
         NotFound: There is no such agent.
         CouldNotAsk: No registry that can be read has it, and another cannot be read.
     """
-    if agent_id == os.environ.get(ENV_AGENT) and ENV_TASK in os.environ:
-        return check_id("task", os.environ[ENV_TASK])
+    own_task = environment.variable(ENV_TASK)
+    if own_task is not None and agent_id == environment.variable(ENV_AGENT):
+        return check_id("task", own_task)
     with contextlib.suppress(SagaNotFound, JournalDamaged):
         task_id = context.journals.history(agent_id).labels.get("task_id")
         if task_id:

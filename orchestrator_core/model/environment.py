@@ -1,6 +1,14 @@
-"""The names of variables in an agent's environment."""
+"""The names of variables in an agent's environment, and their values in the calling thread."""
 
 from __future__ import annotations
+
+import contextlib
+import contextvars
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 ORCHESTRATOR = "orchestrator"  #: The parent of an agent that no agent deployed.
 
@@ -17,3 +25,23 @@ HIDDEN_ENV = frozenset({"TMUX", "TMUX_PANE"})
 
 #: In an unwinder's environment: the exit record of the supervisor that it was, as JSON.
 ENV_EXIT_RECORD = "ORCHESTRATOR_EXIT_RECORD"
+
+_OVERLAY: contextvars.ContextVar[Mapping[str, str] | None] = contextvars.ContextVar(
+    "environment", default=None
+)
+
+
+def variable(name: str) -> str | None:
+    """Return a variable of the agent that the calling thread acts as, or of this process."""
+    overlay = _OVERLAY.get()
+    return os.environ.get(name) if overlay is None else overlay.get(name)
+
+
+@contextlib.contextmanager
+def acting_with(overlay: Mapping[str, str]) -> Iterator[None]:
+    """Within the block, :func:`variable` returns the values of *overlay* in this thread."""
+    before = _OVERLAY.set(overlay)
+    try:
+        yield
+    finally:
+        _OVERLAY.reset(before)

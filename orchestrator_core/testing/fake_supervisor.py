@@ -15,6 +15,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from orchestrator_core.model.environment import RESERVED_ENV
 from orchestrator_core.supervisor import gate, launch
 from orchestrator_core.supervisor.exit_recorder import ExitRecorder
 from orchestrator_core.testing.scripts import Dies, Exits, Refuses, Script
@@ -98,6 +99,12 @@ class Supervisor:
             self._stage = Stage.LINGERING
             self._recorder.cause = "request"
             self._later(self._launch.linger_s, lambda: self._contain("request"))
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The variables that identify the agent in its environment; none before its start."""
+        env: dict[str, str] = getattr(self._launch, "env", {})
+        return {name: env[name] for name in RESERVED_ENV & env.keys()}
 
     def ended(self) -> None:
         """Close all descriptors. Idempotent."""
@@ -249,8 +256,14 @@ class Supervisor:
 
 
 def script_for(terminal: FakeTerminal, program: str) -> Script:
-    """Return the script of *program*, by the last part of its path."""
-    return terminal.agents.get(os.path.basename(program), terminal.default)  # noqa: PTH119 - one name
+    """Return the script of *program*'s next life, by the last part of its path."""
+    name = os.path.basename(program)  # noqa: PTH119 - one name
+    script = terminal.agents.get(name, terminal.default)
+    if isinstance(script, Script):
+        return script
+    life = terminal.lives.get(id(script), 0)
+    terminal.lives[id(script)] = life + 1
+    return script[min(life, len(script) - 1)]
 
 
 def spawn_scripted(world: FakeWorld, name: str, script: Script, **traits: object) -> FakeProcess:

@@ -12,6 +12,7 @@ from orchestrator_core.exceptions import (
     SessionExists,
     TerminalError,
 )
+from orchestrator_core.model.environment import acting_with
 from orchestrator_core.system import one_timeout
 from orchestrator_core.system.deprecation import renamed_attributes, renamed_keyword, warn_renamed
 from orchestrator_core.system.names import check_argv, check_name, check_owner
@@ -23,8 +24,7 @@ from orchestrator_core.testing.fake_world import Failure, FakeProcess, FakeWorld
 from orchestrator_core.testing.scripts import Runs, Script
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from orchestrator_core.reconcile.legacy.server_protocol import LegacyServer, LegacySession
 
@@ -43,8 +43,9 @@ class FakeTerminal:
     """
     A :class:`~orchestrator_core.system.terminal.Terminal` in memory, with its own fake world.
 
-    *agents* maps the name of a program (the last part of its path) to the script of its agents;
-    all others get *default*. ``processes`` is the
+    *agents* maps the name of a program (the last part of its path) to the script of its agents,
+    or to a list of scripts, for one life after another; the last one stays. All others get
+    *default*. ``processes`` is the
     :class:`~orchestrator_core.system.processes.protocol.Processes` of the same world.
     ``unwinder`` is called in place of a supervisor's last exec, with its argument list, when
     the agent's lock is free. None means that the supervisor exits instead.
@@ -53,13 +54,14 @@ class FakeTerminal:
     @renamed_keyword("heir", "unwinder")
     def __init__(
         self,
-        agents: Mapping[str, Script] | None = None,
+        agents: Mapping[str, Script | Sequence[Script]] | None = None,
         *,
         default: Script | None = None,
         unwinder: Callable[[list[str]], None] | None = None,
         timeout_s: float = 10.0,
     ) -> None:
-        self.agents = dict(agents or {})
+        self.agents: dict[str, Script | Sequence[Script]] = dict(agents or {})
+        self.lives: dict[int, int] = {}  #: How many lives each list of scripts has had.
         self.default = default or Runs()
         self.unwinder = unwinder
         self.timeout_s = timeout_s
@@ -131,12 +133,19 @@ class FakeTerminal:
         """Let *seconds* of virtual time pass, with all events that are due."""
         self._world.wait(lambda: False, seconds)
 
-    def inside(self, name: str) -> AbstractContextManager[None]:
-        """Let the calling thread act as the agent of session *name* within the block."""
+    @contextlib.contextmanager
+    def inside(self, name: str) -> Iterator[None]:
+        """
+        Let the calling thread act as the agent of session *name* within the block.
+
+        Calls without an agent's id then mean that agent, as in the agent's own environment.
+        """
         self._world.advance()
         root = self._process(name)
         agent = next((p for p in list(self._world.processes.values()) if p.parent is root), root)
-        return self._world.as_process(agent)
+        own = {} if root.role is None else root.role.identity
+        with self._world.as_process(agent), acting_with(own):
+            yield
 
     def write(self, name: str, data: bytes) -> None:
         """Let the agent of session *name* write *data* to its log."""

@@ -3,7 +3,12 @@ The fake world: processes, sessions, a virtual clock, and a schedule of events.
 
 The world changes only when it is called. Each call first runs :meth:`FakeWorld.advance`: the
 events that are due happen, and each process that waits at a gate or for a lock tries again.
-:meth:`FakeWorld.wait` moves the clock to the next event, and never sleeps.
+:meth:`FakeWorld.wait` moves the clock to the next event.
+
+All threads share the clock. It moves when every thread that uses the world waits: a thread that
+is in the middle of a deployment takes no virtual time. Whether the others wait is known of those
+that wait in this world. A thread that waits elsewhere is recognized by its rest for some real
+milliseconds, which only programs with several threads spend.
 """
 
 from __future__ import annotations
@@ -11,8 +16,10 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import math
 import signal
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 import attrs
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
 # Above the largest pid on Linux: a real kill() finds no process.
 _FIRST_PID = 5_000_001
 _HARMLESS = (0, signal.SIGCONT, signal.SIGSTOP, signal.SIGTSTP, signal.SIGCHLD, signal.SIGWINCH)
+_REST_S = 0.02  #: Real seconds without a call, after which a thread counts as waiting.
 _POLITE = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
@@ -84,6 +92,11 @@ class FakeWorld:
         #: Surrounds each call by its name.
         self.observe: Callable[[str], AbstractContextManager[object]] = contextlib.nullcontext
         self._local = threading.local()
+        self._moved = threading.Condition(self.lock)
+        self._waiting: dict[threading.Thread, float] = {}  #: Until when, at most.
+        self._calls = 0  #: A thread that rests adds none.
+        self._callers: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        self._older = weakref.WeakSet(threading.enumerate())  #: Threads of before this world.
 
     # --- processes -------------------------------------------------------------------
 
@@ -181,17 +194,59 @@ class FakeWorld:
                 return
 
     def wait(self, until: Callable[[], bool], timeout_s: float) -> bool:
-        """Let time pass until *until* holds, at most *timeout_s*; return whether it does."""
+        """
+        Let time pass until *until* holds, at most *timeout_s*; return whether it does.
+
+        Raises:
+            RuntimeError: The wait has no end: there is no other thread, and nothing to come.
+        """
         deadline = self.now + timeout_s
         while True:
             self.advance()
             if until():
                 return True
-            with self.lock:
-                if self.now >= deadline:
-                    return False
-                due = self._schedule[0][0] if self._schedule else deadline
-                self.now = max(self.now, min(due, deadline))
+            if self.now >= deadline:
+                return False
+            self._let_time_pass(deadline)
+
+    def _let_time_pass(self, deadline: float) -> None:
+        """Move the clock to the next event or deadline, if all threads wait for one."""
+        me = threading.current_thread()
+        with self._moved:
+            self._waiting[me] = deadline
+            try:
+                others = self._others(me)
+                if others and not self._rest(others):
+                    return
+                due = min([*self._waiting.values(), *[event[0] for event in self._schedule[:1]]])
+                if due < math.inf:
+                    self.now = max(self.now, due)
+                    self._note_call()
+                elif not others:
+                    raise RuntimeError("nothing in the fake world will ever end this wait")
+            finally:
+                del self._waiting[me]
+
+    def _others(self, me: threading.Thread) -> list[threading.Thread]:
+        """Return the other threads that may use this world and do not wait in it."""
+        is_only_older = me in self._older  # Only a newer thread's creator may be older.
+        return [
+            thread
+            for thread in threading.enumerate()
+            if thread is not me
+            and thread not in self._waiting
+            and (thread in self._callers or not is_only_older or thread not in self._older)
+        ]
+
+    def _rest(self, others: list[threading.Thread]) -> bool:
+        """Return whether no thread calls the world for a while of real time, or computes."""
+        before, runs = self._calls, list(map(_runs, others))
+        self._moved.wait(_REST_S)
+        return before == self._calls and None not in runs and runs == list(map(_runs, others))
+
+    def _note_call(self) -> None:
+        self._calls += 1
+        self._moved.notify_all()
 
     # --- failures ------------------------------------------------------------------
 
@@ -199,6 +254,9 @@ class FakeWorld:
     def call(self, name: str) -> Iterator[None]:
         """Run one call into the world, with the failures that were set for it."""
         with self.observe(name):
+            with self.lock:
+                self._callers.add(threading.current_thread())
+                self._note_call()
             self._raise_failure(name, after=False)
             self.advance()
             with self.lock:
@@ -214,3 +272,15 @@ class FakeWorld:
             failure.times -= 1
         error = failure.error
         raise error("the fake fails, as the test requests") if isinstance(error, type) else error
+
+
+def _runs(thread: threading.Thread) -> str | None:
+    """Return how long a thread has run, as far as the system counts it; None if it runs now."""
+    task = f"/proc/self/task/{thread.native_id}"
+    try:
+        with open(f"{task}/stat", encoding="utf-8") as file:  # noqa: PTH123 - see locks
+            state = file.read().rpartition(")")[2].split()[0]
+        with open(f"{task}/schedstat", encoding="utf-8") as file:  # noqa: PTH123 - see locks
+            return None if state in ("R", "D") else file.read()
+    except (OSError, IndexError):
+        return ""

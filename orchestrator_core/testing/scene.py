@@ -12,7 +12,7 @@ from orchestrator_core.orchestrator import Orchestrator
 from orchestrator_core.testing.fake_terminal import FakeTerminal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from orchestrator_core.testing.scripts import Script
 
@@ -26,7 +26,10 @@ class Scene:
     """
 
     def __init__(
-        self, agents: Mapping[str, Script] | None = None, *, default: Script | None = None
+        self,
+        agents: Mapping[str, Script | Sequence[Script]] | None = None,
+        *,
+        default: Script | None = None,
     ) -> None:
         self.terminal = FakeTerminal(agents, default=default)
         self.terminal.unwinder = self._unwind
