@@ -4,13 +4,13 @@ The command line of the library.
 Results go to stdout, as text or with ``--json`` as one JSON value; logs go to stderr. The exit
 codes:
 
-==== ==========================================================
+==== ================================================================
 0    done
 1    it failed, and nothing is left of it
 2    usage: the arguments are invalid
 3    something is left: a leak, or a saga that is STUCK
-4    busy: another process holds a lock, or did not answer
-==== ==========================================================
+4    busy or unknown: a lock is held, or something could not be asked
+==== ================================================================
 
 An interrupt is 130, SIGTERM 143, and a closed pipe 141, as in other programs. An interrupted
 deployment is undone first.
