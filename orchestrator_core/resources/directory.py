@@ -9,7 +9,6 @@ import attrs
 from orchestrator_core.resources import private_dir
 from orchestrator_core.resources.provision import Provision
 from orchestrator_core.saga import Context, Outcome, Unwind, receipt
-from orchestrator_core.system.tree import remove_tree
 
 
 @receipt("temp_directory")
@@ -57,6 +56,6 @@ class TempDirectory(private_dir.PrivateDirOptions):
     def undo(self, receipt: TempDirectoryReceipt, _why: Unwind) -> Outcome:
         """Remove the directory, read-only content included."""
         path = Path(receipt.path)
-        freed = remove_tree(path) if private_dir.is_directory(path) else None
+        freed = private_dir.remove(path)
         private_dir.remove_if_empty(path.parent)
         return Outcome.absent() if freed is None else Outcome.undone(bytes_freed=freed)

@@ -75,7 +75,6 @@ class EnvFile(private_dir.PrivateDirOptions):
     def undo(self, receipt: EnvFileReceipt, _why: Unwind) -> Outcome:
         """Delete the file."""
         path = Path(receipt.path)
-        existed = durable.exists(path)
-        durable.remove(path)
+        freed = private_dir.remove(path)
         private_dir.remove_if_empty(path.parent)
-        return Outcome.undone() if existed else Outcome.absent()
+        return Outcome.absent() if freed is None else Outcome.undone()

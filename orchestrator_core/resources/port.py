@@ -128,6 +128,7 @@ class ReservedPort(private_dir.PrivateDirOptions):
     def undo(self, receipt: ReservedPortReceipt, _why: Unwind) -> Outcome:
         """Remove the agent's own claim, whichever its port, and no other."""
         owned: list[Path] = []
+        private_dir.make_usable(Path(receipt.holder).parent)
         # A cleaner may have removed the directory, with the claim, and another user made it.
         if _is_usable(Path(receipt.claims)):
             with _locked_claims(receipt):
@@ -136,7 +137,7 @@ class ReservedPort(private_dir.PrivateDirOptions):
                     claim.unlink()
         holder = Path(receipt.holder)
         existed = durable.exists(holder) or bool(owned)
-        holder.unlink(missing_ok=True)  # Last: any process may take a claim without a holder.
+        private_dir.remove(holder)  # Last: any process may take a claim without a holder.
         private_dir.remove_if_empty(holder.parent)
         ports = [int(claim.name) for claim in owned]
         return Outcome.undone(ports=ports) if existed else Outcome.absent()

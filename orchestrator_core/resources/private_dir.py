@@ -13,7 +13,7 @@ import attrs
 
 from orchestrator_core.exceptions import InvalidInput, ReceiptRefused, StorageError
 from orchestrator_core.saga.verification import naming_id
-from orchestrator_core.system import durable, paths
+from orchestrator_core.system import durable, paths, tree
 from orchestrator_core.system.presence import Presence
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ def check_place(path: str, owner: str) -> None:
     """
     Check that *path* lies in the private directory of the saga *owner*, which has its id as name.
 
+    The owner of the directory can use it afterwards.
+
     Raises:
         ReceiptRefused: The path lies elsewhere, or a symlink leads there.
     """
@@ -95,6 +97,7 @@ def check_place(path: str, owner: str) -> None:
     is_named = re.fullmatch(rf"(?:oc_(?:[A-Za-z0-9]+_)?)?{re.escape(owner)}", place.name)
     if not (is_named and os.path.isabs(path) and os.path.normpath(path) == path):  # noqa: PTH117 - a string
         raise ReceiptRefused(f"{path!r:.200} is not in a private directory of {owner!r}")
+    make_usable(place)
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if not stat.S_ISDIR(os.lstat(place).st_mode):
             raise ReceiptRefused(f"{str(place)!r:.200} is not a directory, and is not followed")
@@ -123,6 +126,39 @@ def is_directory(path: str | os.PathLike[str]) -> bool:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
+
+
+def make_usable(place: Path) -> None:
+    """
+    Let the owner use the private directory *place* again, whatever mode an agent gave it.
+
+    Raises:
+        OSError: It has another owner, or the answer is unknown.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        try:
+            tree.make_writable(place)
+        except PermissionError:
+            if place.parent.name != "held":
+                raise
+            tree.make_writable(place.parent)
+            tree.make_writable(place)
+
+
+def remove(path: Path) -> int | None:
+    """
+    Remove what is at *path* in a private directory, durably; return its size, None if nothing was.
+
+    An agent may have put anything there: a directory for a file, a symlink for a directory.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    make_usable(path.parent)
+    try:
+        return tree.remove_tree(path)
+    except FileNotFoundError:
+        return None
 
 
 def remove_if_empty(directory: Path) -> None:

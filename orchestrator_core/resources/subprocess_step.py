@@ -170,6 +170,9 @@ class Subprocess(private_dir.PrivateDirOptions):
             Survivors: A process is still alive after SIGKILL.
         """
         run = Path(receipt.run)
+        private_dir.make_usable(run.parent)
+        if not private_dir.is_directory(run):
+            private_dir.remove(run)  # What an agent put there leads nowhere.
         if not private_dir.is_directory(run) and receipt.supervisor is None:
             private_dir.remove_if_empty(run.parent)
             return Outcome.absent()

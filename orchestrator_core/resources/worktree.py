@@ -181,6 +181,7 @@ class GitWorktree(private_dir.PrivateDirOptions):
 
     def undo(self, receipt: GitWorktreeReceipt, _why: Unwind) -> Outcome:
         """Remove worktree and branch, or keep what would be lost and report where it is."""
+        private_dir.make_usable(receipt.lock.parent)
         with locked_git(receipt.lock, timeout_s=receipt.timeout_s) as git:
             outcome = _Removal(receipt, git).run()
         receipt.lock.unlink(missing_ok=True)  # No process of this saga can still wait for it.

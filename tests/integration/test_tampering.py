@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator_core.resources import EnvFile, ReservedPort, Subprocess, TempDirectory
+
 pytestmark = pytest.mark.tmux
 
 
@@ -314,6 +316,41 @@ def test_no_obstacle_keeps_an_agent_from_its_end(obstacle, tampering):
     with tampering.scene.orchestrator(recover=True) as after:
         assert ["terminated"] == [agent.status for agent in after.agents()]
         assert after.deploy(tampering.task, tampering.scene.spec()).is_active
+
+
+HELD = {
+    "a file for the directory": lambda _, held: replace(held / "tmp", Path.touch),
+    "a symlink for the directory": lambda it, held: replace(held / "tmp", link(it)),
+    "a directory for the secrets": lambda _, held: replace(held / "env_file.env", Path.mkdir),
+    "a directory for the port": lambda _, held: replace(held / "port.port", Path.mkdir),
+    "a symlink for the helper": lambda it, held: replace(held / "subprocess", link(it)),
+    "mode 0": lambda _, held: held.chmod(0),
+    "mode 0 for all agents": lambda _, held: held.parent.chmod(0),
+}
+
+
+@pytest.mark.parametrize("obstacle", HELD)
+def test_no_obstacle_among_its_resources_keeps_an_agent_from_its_end(obstacle, tampering):
+    scene = tampering.scene
+    for name in ("launch", "exit", "journal"):
+        (tampering.strange / name).write_text("mine")
+    steps = [
+        TempDirectory(),
+        EnvFile({"KEY": "x"}),
+        ReservedPort(claims=scene.place / "claims"),
+        Subprocess(["sleep", "1000"]),
+    ]
+    agent = tampering.orch.deploy(tampering.task, scene.spec(), extra_steps=steps).id
+    HELD[obstacle](tampering, scene.root / "held" / agent)
+
+    report = scene.orchestrator(recover=True).terminate(agent)
+
+    assert report.success, report.errors
+    assert {"mine"} == {
+        (tampering.strange / name).read_text() for name in ("key", "launch", "exit", "journal")
+    }
+    assert [] == scene.world.of_agent(agent)
+    tampering.assert_ended_alone(tampering.end())
 
 
 def test_what_was_in_the_way_is_reported_and_kept(tampering):
