@@ -891,28 +891,59 @@ def test_a_crash_is_found_with_3_and_reaped_with_0(scene, run):  # noqa: F811
     assert [] == scene.world.leftovers()
 
 
+#: A step whose undo fails as long as a file exists.
+HELD_STEP = """
+from pathlib import Path
+from orchestrator_core.saga import Outcome, Presence, receipt
+
+FILE = Path({file!r})
+
+@receipt("tests.held")
+class Held:
+    owner: str
+
+class Hold:
+    receipt_type = Held
+    def plan(self, ctx): return Held(ctx.saga_id)
+    def do(self, held): return held
+    def probe(self, held): return Presence.ABSENT
+    def undo(self, held, why):
+        if FILE.exists():
+            raise RuntimeError("it is in the way")
+        return Outcome.undone()
+
+STEPS = [Hold()]
+"""
+
+
 @pytest.mark.tmux
-def test_a_supervisor_with_a_failed_cleanup_runs_the_alert_command(scene, alert_command):  # noqa: F811
+def test_a_supervisor_with_a_failed_cleanup_runs_the_alert_command(
+    scene,  # noqa: F811
+    alert_command,
+    monkeypatch,
+):
     """That process has no observer, and the command is no process of the agent."""
+    in_the_way = scene.place / "in the way"
+    in_the_way.touch()
+    (scene.place / "held_step.py").write_text(HELD_STEP.format(file=str(in_the_way)))
+    monkeypatch.syspath_prepend(scene.place)
+    import held_step  # noqa: PLC0415 - the test has just written it
+
     orch = scene.orchestrator()
-    past.write_settings(scene.root, alert_command.command(alert_command.writes))
+    steps = f'[steps]\nmodules = ["held_step"]\npath = ["{scene.place}"]\n'
+    past.write_settings(scene.root, steps + alert_command.command(alert_command.writes))
     scene.gate("gate")
-    agent = orch.deploy(
-        orch.create_task("t").id, scene.spec("sh", "-c", f"read go <{scene.work}/gate")
-    ).id
-    prompt = next(scene.root.glob("TASK-*/agent_prompt_*"))
-    prompt.unlink()
-    prompt.mkdir()
-    (prompt / "in the way").touch()
+    spec = scene.spec("sh", "-c", f"read go <{scene.work}/gate")
+    task = orch.create_task("t").id
+    agent = orch.deploy(task, spec, extra_steps=[held_step.Hold()]).id
 
     scene.let_go("gate")
 
     report = alert_command.report()
     assert ("stuck", agent) == (report["what"], report["subject"])
-    assert "write_prompt" in " ".join(report["errors"])
+    assert "tests.held" in " ".join(report["errors"])
     assert "completed" == report["report"]["status"]
     assert "ORCHESTRATOR_COOKIE" not in alert_command.env()
-    (prompt / "in the way").unlink()
-    prompt.rmdir()
+    in_the_way.unlink()
     assert orch.recover(force=True).unwound
     assert [] == scene.world.leftovers()
