@@ -25,6 +25,7 @@ _ORDER = (
     "sweep",
     "recovery",
     "resident",
+    "ends",
     "mcp_calls",
     "fake",
 )

@@ -37,7 +37,7 @@ def figures(directory: str | None = None, rounds: int = 15) -> list[Figure]:
         rig = sweep.Rig(where / "library")
         try:
             rig.deploy(LIVE)
-            with _resident(rig.orch.root) as pid:
+            with running(rig.orch.root) as pid:
                 select.select([], [], [], SETTLE_S)
                 used = _cpu_ms(pid)
                 select.select([], [], [], IDLE_S)
@@ -66,7 +66,7 @@ def figures(directory: str | None = None, rounds: int = 15) -> list[Figure]:
 
 
 @contextmanager
-def _resident(root: Path):
+def running(root: Path):
     """Run the command, and yield its pid after its first sweep."""
     command = [sys.executable, "-m", "orchestrator_core", "--root", str(root), "sweep", "--watch"]
     reader, writer = os.pipe()
