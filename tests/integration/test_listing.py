@@ -59,7 +59,7 @@ def test_a_registry_that_cannot_be_read_hides_neither_other_tasks_nor_live_agent
     assert [good] == names(orch.tasks())
     assert (listed, hidden) == (orch.agent(listed).id, orch.agent(hidden).id)
 
-    monkeypatch.setattr(commands, "Orchestrator", lambda _root: orch)
+    monkeypatch.setattr(commands, "Orchestrator", lambda _root, **_how: orch)
     assert 4 == cli.main(["--root", str(scene.root), "ps"])
     shown = capsys.readouterr()
     assert listed in shown.out
