@@ -18,7 +18,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Self
 
-from orchestrator_core.exceptions import InvalidInput, LockTimeout
+from orchestrator_core.exceptions import InvalidInput, LockTimeout, NotFound
 from orchestrator_core.model import settings
 from orchestrator_core.model.layout import Layout
 from orchestrator_core.operations.daemon import heartbeat
@@ -104,11 +104,16 @@ class Sweeper:
         Maintain the root in this thread, until :meth:`request_stop`.
 
         Raises:
+            NotFound: The root was removed meanwhile; the sweeper has stopped.
             LockTimeout: Another sweeper runs on this root; the message names its process.
             StorageError: The root cannot be used.
         """
         with self._exclusive():
-            self._new_loop().run(self._stop_request.fd)
+            loop = self._new_loop()
+            loop.run(self._stop_request.fd)
+        if loop.root_is_removed:
+            root = self._orchestrator.root
+            raise NotFound(f"the root {root} was removed, and its sweeper has stopped")
 
     def start(self) -> Self:
         """

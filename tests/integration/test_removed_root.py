@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support import acts
 from support.scene import SLEEP, scene  # noqa: F401 - a fixture
+from support.shell import Shell
 from support.world import wait_for_deaths
 
 from orchestrator_core.model import ids
@@ -158,3 +159,15 @@ def test_a_sweep_leaves_the_agents_of_other_roots_alone(scene, rescued, other): 
         orch = scene.orchestrator()
         assert [True] == [orch.terminate(agent.id).success for agent in orch.agents()]
         forger.kill()
+
+
+def test_the_resident_sweeper_of_a_removed_root_stops(scene):  # noqa: F811
+    """It went on for ever, with errors, and made nothing right."""
+    shell = Shell(scene)
+    with shell.start("sweep", "--watch", "--interval", "0.5") as sweeper:
+        scene.follow(scene.root / "registry/sweeper.json", until=b"beat")
+        shutil.rmtree(scene.root)
+        _, stderr = sweeper.communicate(timeout=60)
+    assert 1 == sweeper.returncode
+    assert f"the root {scene.root} was removed, and its sweeper has stopped" in stderr
+    assert not (scene.root / "root.json").exists()

@@ -87,6 +87,7 @@ class EventLoop:
         self._gc_at = now + _GC_FIRST_S
         self._no_sweep_before = now  #: For sweeps that events have caused.
         self._ignore_events_until = now
+        self.root_is_removed = False  #: Why the loop has ended, if so.
         self._sweep_requested = False  #: Something has changed during a sweep.
         process = identity.identify(os.getpid())
         assert process is not None  # noqa: S101 - this process is alive
@@ -104,7 +105,11 @@ class EventLoop:
     # --- from start to stop -------------------------------------------------------------------
 
     def run(self, stop: int, *, ready: Callable[[], object] = lambda: None) -> None:
-        """Run until *stop* is readable; call *ready* once every live agent is watched."""
+        """
+        Run until *stop* is readable, or the root was removed.
+
+        *ready* is called once every live agent is watched.
+        """
         try:
             self._start_file_events()
             self._log_errors(self._check_all)
@@ -114,6 +119,10 @@ class EventLoop:
             ready()
             while stop not in (readable := self._wait(stop)):
                 self._log_errors(self._on_readable, readable)
+                if not os.path.lexists(self._layout.root):
+                    self._record_error("root", "it was removed")
+                    self.root_is_removed = True
+                    break
         finally:
             self._shut_down()
 
