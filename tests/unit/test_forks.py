@@ -105,6 +105,26 @@ def test_a_lazy_attribute_is_computed_once():
     assert (1, "Return a part.") == (owner.made, Owner.part.__doc__)
 
 
+def test_a_sweep_works_in_an_exit_handler(tmp_path):
+    """The program has not swept before: it imports the sweep then."""
+    program = (
+        "import atexit, sys\n"
+        "from orchestrator_core import Orchestrator\n"
+        "orch = Orchestrator(sys.argv[1])\n"
+        "atexit.register(lambda: print(orch.sweep(reap=True).clean))\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "ws")],
+        env={**os.environ, "PYTHONPATH": str(TOP)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert ("True\n", "") == (done.stdout, done.stderr)
+
+
 def test_leftovers_are_reaped_without_a_thread_at_the_end_of_a_program():
     """The pool is shut down then, as it is here."""
     pool = ThreadPoolExecutor(1)

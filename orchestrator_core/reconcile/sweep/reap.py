@@ -9,10 +9,11 @@ other enders of the same agent come to the same single end.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import contextvars
 import functools
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING
 
 import attrs
@@ -28,6 +29,7 @@ from orchestrator_core.system.processes.protocol import OwnershipSelector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from concurrent.futures import ThreadPoolExecutor
 
     from orchestrator_core.deployment.terminator import Terminator
     from orchestrator_core.saga import RecoveryReport
@@ -52,7 +54,12 @@ def reap(
     for finding in findings:
         if finding.reapable:
             groups.setdefault(_action_and_target(finding), []).append(finding)
-    with ThreadPoolExecutor(_MAX_WORKERS, "reap") as pool:
+    try:
+        # The module cannot be imported at the end of a program, which has no new threads.
+        pool = concurrent.futures.ThreadPoolExecutor(_MAX_WORKERS, "reap")
+    except RuntimeError:
+        return [result for key, group in groups.items() for result in reaper.run(key[0], group)]
+    with pool:
         results = [_submit(pool, reaper, key[0], group) for key, group in groups.items()]
         try:
             wait(results)
