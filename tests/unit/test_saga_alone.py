@@ -18,6 +18,7 @@ ALLOWED = {
     "orchestrator_core.system.json_values",
     "orchestrator_core.system.move",
     "orchestrator_core.system.os_errors",
+    "orchestrator_core.system.surrogates",
     "orchestrator_core.exceptions",
     "orchestrator_core.system.names",
     "orchestrator_core.system.presence",

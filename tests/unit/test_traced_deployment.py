@@ -10,7 +10,7 @@ from orchestrator_core import AgentSpec
 from orchestrator_core.testing import Scene
 
 PACKAGE = Path(orchestrator_core.__file__).parent
-LIMIT = 48
+LIMIT = 50
 
 #: Beside the fakes: real life runs these in the supervisor's process, and the fake terminal
 #: calls them in the deploying thread.
