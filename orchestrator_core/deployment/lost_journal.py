@@ -15,9 +15,8 @@ import attrs
 
 from orchestrator_core.deployment.receipt_plan import derive_receipts
 from orchestrator_core.deployment.task_lookup import find_record
-from orchestrator_core.exceptions import CouldNotAsk, SagaExists
+from orchestrator_core.exceptions import SagaExists
 from orchestrator_core.model.status import is_active
-from orchestrator_core.saga import Presence
 from orchestrator_core.supervisor import run_lock
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from orchestrator_core.deployment.context import RootContext
     from orchestrator_core.deployment.steps.session import SessionReceipt
     from orchestrator_core.saga import Sagas
-    from orchestrator_core.system.processes.protocol import Identity
 
 _LABELS = ("type", "preset", "parent", "deadline_at", "silent_after_s")
 
@@ -48,13 +46,10 @@ def restore_journal(context: RootContext, sagas: Sagas, agent_id: str) -> bool:
         return False  # Dead, or of an older release.
     receipts = derive_receipts(context, agent_id, {"task_id": task_id})
     session: SessionReceipt = receipts["spawn_tmux"]
-    supervisor = _supervisor(context, session)
+    # Raises if the supervisor lives where it cannot be seen, in another pid namespace say.
+    supervisor = context.processes.find_supervisor(session.selector)
     if supervisor is None:
-        raise CouldNotAsk(
-            f"agent {agent_id!r} is alive, its journal was removed, and its supervisor cannot be "
-            "found; nothing was changed",
-            hint="orchestrator-core doctor; does the root's tmux server answer?",
-        )
+        return False  # It has died meanwhile.
     receipts["spawn_tmux"] = attrs.evolve(session, supervisor=supervisor)
     labels = {"task_id": task_id, **{name: record.get(name) for name in _LABELS}}
     try:
@@ -78,15 +73,3 @@ def _task_and_record(context: RootContext, agent_id: str) -> tuple[str, Mapping[
     ):
         return None
     return found
-
-
-def _supervisor(context: RootContext, session: SessionReceipt) -> Identity | None:
-    """Return the agent's supervisor: its session's first process, or the one in a tmux pane."""
-    state = context.terminal.inspect(session.session, owner=session.cookie)
-    if state.presence is Presence.OURS and state.session is not None:
-        return context.processes.identify(state.session.pane_pid)
-    for process in context.processes.find_tagged(session.cookie):
-        pane = context.processes.pane_of(process.identity)
-        if process.cookie == session.cookie and pane is not None and pane.server is not None:
-            return process.identity
-    return None
