@@ -21,6 +21,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 
 from orchestrator_core.exceptions import InvalidInput
 from orchestrator_core.mcp.adapters.lowlevel_server import ABANDONED
+from orchestrator_core.mcp.request_lines import Refused, readable
 from orchestrator_core.mcp.server import SHUTDOWN_TIMEOUT_S, STOP_SIGNALS, build_server
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 PATH = "/mcp"
 _MAX_PORT = 65535
+_MAX_BODY = 4 << 20  #: Bytes. The SDK refuses a longer body.
 
 
 def serve_http(
@@ -131,9 +133,10 @@ class HttpApp:
         """Pass a request on; a tool call notices in its scope if the client goes away."""
         abandoned = scope[ABANDONED] = anyio.Event()
         is_answered = False
+        read = _as_message(await _read_body(receive)) if scope["method"] == "POST" else []
 
         async def watched_receive() -> Message:
-            message = await receive()
+            message = read.pop(0) if read else await receive()
             if message["type"] == "http.disconnect" and not is_answered:
                 abandoned.set()
             return message
@@ -145,6 +148,25 @@ class HttpApp:
                 is_answered = True
 
         await self._sessions.handle_request(scope, watched_receive, watched_send)
+
+
+async def _read_body(receive: Receive) -> list[Message]:
+    """Return what has been received when the body is complete, or longer than the SDK takes."""
+    read, size = [await receive()], 0
+    while read[-1].get("more_body") and size <= _MAX_BODY:
+        size += len(read[-1].get("body", b""))
+        read.append(await receive())
+    return read
+
+
+def _as_message(read: list[Message]) -> list[Message]:
+    """Return a complete body as the SDK can read it; one that it refuses, as it is."""
+    if read[-1]["type"] == "http.request" and not read[-1].get("more_body"):
+        body = b"".join(each.get("body", b"") for each in read)
+        with contextlib.suppress(Refused):
+            line = readable(body.decode(errors="replace"))
+            return [{"type": "http.request", "body": line.encode(), "more_body": False}]
+    return read
 
 
 async def _refuse(send: Send, status: int, text: bytes) -> None:

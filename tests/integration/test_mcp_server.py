@@ -223,14 +223,14 @@ class RawHttp:
 
     def __init__(self, url, token):
         self._address = urllib.parse.urlsplit(url)
-        self._headers = {
+        self.headers = {
             "Authorization": f"Bearer {token}",
             "Content-Type": "application/json",
             "Accept": "application/json, text/event-stream",
         }
         params = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": CLIENT}
         headers, _ = self.ask("initialize", id=1, **params)
-        self._headers["Mcp-Session-Id"] = headers["mcp-session-id"]
+        self.headers["Mcp-Session-Id"] = headers["mcp-session-id"]
         self.ask("notifications/initialized")
 
     def ask(self, method, **what):
@@ -246,7 +246,7 @@ class RawHttp:
         message = {"jsonrpc": "2.0", "method": method, "params": params}
         if id is not None:
             message["id"] = id
-        connection.request("POST", self._address.path, json.dumps(message), self._headers)
+        connection.request("POST", self._address.path, json.dumps(message), self.headers)
         return connection
 
 
@@ -274,6 +274,25 @@ def until(is_so, otherwise):
     while not is_so():
         assert time.monotonic() < deadline, otherwise
         select.select([], [], [], 0.02)
+
+
+def test_whatever_is_posted_has_an_answer(scene):
+    """Half an emoji is replaced, as over stdio, and what is no message is refused."""
+    with http_server(scene) as (url, token_file):
+        client = RawHttp(url, token_file.read_text().strip())
+        _, made = client.ask(
+            "tools/call", id=2, name="create_real_task", arguments={"description": "cut \ud83d"}
+        )
+        answers = [
+            httpx2.post(url, content=body, headers=client.headers, timeout=LONG_S)
+            for body in (b"no JSON", b"[1]", b'{"jsonrpc":"2.0","id":4}')
+        ]
+
+    assert "cut \ufffd" in made.decode()
+    assert [400] * 3 == [answer.status_code for answer in answers]
+    assert -32700 == answers[0].json()["error"]["code"]
+    assert all(answer.json()["error"]["message"] for answer in answers)
+    assert ["cut \ufffd"] == [task.description for task in scene.orchestrator().tasks()]
 
 
 def test_idle_connections_keep_no_client_out(scene):
