@@ -369,7 +369,8 @@ def test_a_failed_sweep_is_reported_and_repeated(root, sweeper_of, caplog):
     assert "the disk is gone" in unhealthy.problems[0]
     # The first wait is the interval. Each later one is twice the last: 0.1, 0.2, 0.4 s.
     waits = [after - before for before, after in itertools.pairwise(times)]
-    assert waits[2] > 1.5 * waits[1] > 1.5 * waits[0] > 0.1
+    # A busy machine makes a wait longer, and none shorter.
+    assert all(wait > 0.09 * 2**number for number, wait in enumerate(waits)), waits
     assert sweeper.health().healthy
     assert {"sweeper.failed"} == {r.message for r in caplog.records if r.levelname == "WARNING"}
 
