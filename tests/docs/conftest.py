@@ -74,7 +74,7 @@ class Reader:
         self._shell = subprocess.Popen(
             ["/bin/sh"],
             cwd=place,
-            env=os.environ | env,
+            env={k: v for k, v in os.environ.items() if k != "COLUMNS"} | env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -122,7 +122,7 @@ def test_a_first_opening_killed_at_any_call_leaves_a_root_that_opens(places):
     for crash, place in each_crash(open_root, places):
         first = open_root(place)
         assert first == open_root(place), crash
-        assert {"registry", "sagas", "root.json", "root.json.lock"} == {
+        assert {".gitignore", "registry", "sagas", "root.json", "root.json.lock"} == {
             entry.name for entry in place.iterdir()
         }, crash
 

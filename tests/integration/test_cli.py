@@ -9,6 +9,8 @@ import signal
 import sys
 
 import pytest
+from support import past
+from support.held_step import NAME, HeldStep
 from support.scene import scene  # noqa: F401 - a fixture
 from support.shell import SLEEP, Shell
 
@@ -197,37 +199,36 @@ def test_exit_code_2_means_that_the_arguments_are_invalid(shell, arguments):
     assert [] == shell.scene.world.files("TASK-*")
 
 
-def test_exit_code_3_means_that_something_is_left_until_a_recovery(shell):
-    """A failed undo makes the agent STUCK; once the cause is gone, recover finishes it."""
-    agent = shell.deploy()
-    prompt = next(shell.scene.root.glob("TASK-*/agent_prompt_*"))
-    prompt.unlink()
-    prompt.mkdir()
-    (prompt / "in the way").touch()
+@pytest.fixture
+def held(shell, monkeypatch):
+    """An agent with a step whose undo fails as long as a file exists."""
+    step = HeldStep(shell.scene, monkeypatch)
+    orch = shell.scene.orchestrator()
+    past.write_settings(shell.scene.root, step.settings)
+    task = orch.create_task("a task").id
+    step.agent = orch.deploy(task, shell.scene.spec(), extra_steps=[step.step]).id
+    return step
 
-    code, stdout, _ = shell("kill", agent)
+
+def test_exit_code_3_means_that_something_is_left_until_a_recovery(shell, held):
+    """A failed undo makes the agent STUCK; once the cause is gone, recover finishes it."""
+    code, stdout, _ = shell("kill", held.agent)
     assert 3 == code
-    assert f"{agent}: STUCK" in stdout
-    assert "write_prompt" in stdout
+    assert f"{held.agent}: STUCK" in stdout
+    assert NAME in stdout
     assert 3 == shell("recover", "--force")[0]
 
-    (prompt / "in the way").unlink()
-    prompt.rmdir()
+    held.in_the_way.unlink()
     assert 0 == shell("recover", "--force")[0]
     assert [] == shell.scene.world.leftovers()
 
 
-def test_a_stuck_step_can_be_abandoned_with_a_reason(shell):
-    agent = shell.deploy()
-    prompt = next(shell.scene.root.glob("TASK-*/agent_prompt_*"))
-    prompt.unlink()
-    prompt.mkdir()
-    (prompt / "in the way").touch()
-    shell("kill", agent)
+def test_a_stuck_step_can_be_abandoned_with_a_reason(shell, held):
+    shell("kill", held.agent)
 
-    given_up = ("--abandon", "write_prompt", "--reason", "that directory is needed")
-    assert 0 == shell("recover", agent, *given_up)[0]
-    assert "closed" == shell.json("show", agent)["saga"]["state"]
+    given_up = ("--abandon", NAME, "--reason", "that file is needed")
+    assert 0 == shell("recover", held.agent, *given_up)[0]
+    assert "closed" == shell.json("show", held.agent)["saga"]["state"]
 
 
 def test_exit_code_4_means_that_another_process_holds_the_lock(shell):

@@ -27,6 +27,7 @@ from pathlib import Path
 import pytest
 from support import exposition, past
 from support.fakes import a_fake_scene
+from support.held_step import HeldStep
 from support.scene import scene  # noqa: F401 - a fixture
 
 from orchestrator_core.cli import main, root_commands, sweeper_commands
@@ -891,31 +892,6 @@ def test_a_crash_is_found_with_3_and_reaped_with_0(scene, run):  # noqa: F811
     assert [] == scene.world.leftovers()
 
 
-#: A step whose undo fails as long as a file exists.
-HELD_STEP = """
-from pathlib import Path
-from orchestrator_core.saga import Outcome, Presence, receipt
-
-FILE = Path({file!r})
-
-@receipt("tests.held")
-class Held:
-    owner: str
-
-class Hold:
-    receipt_type = Held
-    def plan(self, ctx): return Held(ctx.saga_id)
-    def do(self, held): return held
-    def probe(self, held): return Presence.ABSENT
-    def undo(self, held, why):
-        if FILE.exists():
-            raise RuntimeError("it is in the way")
-        return Outcome.undone()
-
-STEPS = [Hold()]
-"""
-
-
 @pytest.mark.tmux
 def test_a_supervisor_with_a_failed_cleanup_runs_the_alert_command(
     scene,  # noqa: F811
@@ -923,19 +899,13 @@ def test_a_supervisor_with_a_failed_cleanup_runs_the_alert_command(
     monkeypatch,
 ):
     """That process has no observer, and the command is no process of the agent."""
-    in_the_way = scene.place / "in the way"
-    in_the_way.touch()
-    (scene.place / "held_step.py").write_text(HELD_STEP.format(file=str(in_the_way)))
-    monkeypatch.syspath_prepend(scene.place)
-    import held_step  # noqa: PLC0415 - the test has just written it
-
+    held = HeldStep(scene, monkeypatch)
     orch = scene.orchestrator()
-    steps = f'[steps]\nmodules = ["held_step"]\npath = ["{scene.place}"]\n'
-    past.write_settings(scene.root, steps + alert_command.command(alert_command.writes))
+    past.write_settings(scene.root, held.settings + alert_command.command(alert_command.writes))
     scene.gate("gate")
     spec = scene.spec("sh", "-c", f"read go <{scene.work}/gate")
     task = orch.create_task("t").id
-    agent = orch.deploy(task, spec, extra_steps=[held_step.Hold()]).id
+    agent = orch.deploy(task, spec, extra_steps=[held.step]).id
 
     scene.let_go("gate")
 
@@ -944,6 +914,6 @@ def test_a_supervisor_with_a_failed_cleanup_runs_the_alert_command(
     assert "tests.held" in " ".join(report["errors"])
     assert "completed" == report["report"]["status"]
     assert "ORCHESTRATOR_COOKIE" not in alert_command.env()
-    in_the_way.unlink()
+    held.in_the_way.unlink()
     assert orch.recover(force=True).unwound
     assert [] == scene.world.leftovers()

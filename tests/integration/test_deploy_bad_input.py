@@ -140,7 +140,6 @@ def _bad_specs(place):
         "another identity": {"env": {"ORCHESTRATOR_AGENT_ID": "somebody"}},
         "a deadline in the past": {"deadline_s": -1.0},
         "a deadline that is no number": {"deadline_s": float("nan")},
-        "a deadline that never comes": {"deadline_s": float("inf")},
     }
 
 
@@ -170,7 +169,7 @@ def test_a_working_directory_that_is_gone_is_refused_before_anything_is_taken(
     assert raised.value.hint
 
 
-@pytest.mark.parametrize("grace_s", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("grace_s", [-1.0, float("nan"), "5"])
 def test_an_invalid_grace_is_refused(grace_s, scene, orch, task):
     with Untouched(scene), pytest.raises(InvalidInput):
         orch.deploy(task, scene.spec(), grace_s=grace_s)

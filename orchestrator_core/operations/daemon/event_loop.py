@@ -119,7 +119,8 @@ class EventLoop:
             ready()
             while stop not in (readable := self._wait(stop)):
                 self._log_errors(self._on_readable, readable)
-                if not os.path.lexists(self._layout.root):
+                if not os.path.lexists(self._layout.root_file):
+                    # A file that a job writes at that time can make the directory again.
                     self._record_error("root", "it was removed")
                     self.root_is_removed = True
                     break
