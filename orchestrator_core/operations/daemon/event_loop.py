@@ -88,6 +88,9 @@ class EventLoop:
         self._no_sweep_before = now  #: For sweeps that events have caused.
         self._ignore_events_until = now
         self.root_is_removed = False  #: Why the loop has ended, if so.
+        # A file that a job writes during the removal can make the directory again.
+        has_file = self._layout.root_file.exists()
+        self._witness = self._layout.root_file if has_file else self._layout.root
         self._sweep_requested = False  #: Something has changed during a sweep.
         process = identity.identify(os.getpid())
         assert process is not None  # noqa: S101 - this process is alive
@@ -119,8 +122,7 @@ class EventLoop:
             ready()
             while stop not in (readable := self._wait(stop)):
                 self._log_errors(self._on_readable, readable)
-                if not os.path.lexists(self._layout.root_file):
-                    # A file that a job writes at that time can make the directory again.
+                if not os.path.lexists(self._witness):
                     self._record_error("root", "it was removed")
                     self.root_is_removed = True
                     break
