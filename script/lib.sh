@@ -50,7 +50,8 @@ see_to_venv() {
         make_venv "$extras"
         printf '%s\n' "$made_for" >"$stamp"
     elif [ -n "$(find orchestrator_core README.md -newer .venv/.wheel-installed ! -name '*.pyc' ! -name __pycache__ -print)" ]; then
-        install_wheel ""
+        build_wheel
+        install_built_wheel
     fi
 }
 
@@ -64,17 +65,21 @@ make_venv() {
             die "no virtual environment could be made: apt-get install python3-venv"
     fi
     pip_install "hatchling>=1.27"
-    install_wheel "${1:+[$1]}"
+    build_wheel
+    pip_install "$wheel${1:+[$1]}"
+    install_built_wheel
 }
 
-# Build the wheel and install it, with extras ("[test]") or, without, alone.
-install_wheel() {
+build_wheel() {
     touch .venv/.wheel-started
     rm -rf .venv/wheel
     .venv/bin/python -m hatchling build -t wheel -d .venv/wheel >/dev/null 2>.venv/wheel.log ||
         die "the wheel could not be built: $(cat .venv/wheel.log)"
     wheel=$(echo .venv/wheel/*.whl)
-    [ -z "$1" ] || pip_install "$wheel$1"
+}
+
+# Install it alone, in place of one of the same version.
+install_built_wheel() {
     pip_install --no-deps --force-reinstall "$wheel"
     mv .venv/.wheel-started .venv/.wheel-installed
 }
