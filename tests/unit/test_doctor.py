@@ -108,6 +108,7 @@ def test_a_healthy_root_has_no_failed_check_and_is_not_changed(used):
 
     assert list(doctor.CHECKS) == [check.name for check in checks]
     assert set() == failures(checks)
+    assert f"its id is {used.world.root_id}" == by_name(checks)["root.json"].found
     assert before == used.world.snapshot()
     assert [] == used.world.locked()
 

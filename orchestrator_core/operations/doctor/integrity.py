@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from orchestrator_core.exceptions import OrchestratorError, RegistryDamaged, SagaError, StorageError
-from orchestrator_core.model.layout import SCHEMA_VERSION
+from orchestrator_core.model.layout import SCHEMA_VERSION, Root
 from orchestrator_core.operations.doctor.check import (
     Check,
     Environment,
@@ -66,8 +66,8 @@ def root_file(environment: Environment) -> Check:
     layout, record = environment.layout, environment.root_record
     if layout is None:
         return Check.ok("there is no root yet")
-    if isinstance(record, tuple):
-        return Check.ok(f"root {record[0]}")
+    if isinstance(record, Root):
+        return Check.ok(f"its id is {record.root_id}")
     if record is None:
         if not any(layout.sagas.glob(f"*{SUFFIX}")):
             return Check.ok("not there yet: it is created when the root is first used")
