@@ -147,11 +147,7 @@ def _has_session(state: SagaState, snapshot: Snapshot) -> bool:
     """Return whether some session is the agent's, by its mark or by its pane."""
     cookie = None if state.receipt is None else state.receipt.cookie
     pid = None if state.supervisor is None else state.supervisor.pid
-    return any(
-        (cookie is not None and session.owner == cookie)
-        or (pid is not None and session.pane_pid == pid)
-        for session in snapshot.sessions or ()
-    )
+    return cookie in snapshot.session_owners or pid in snapshot.session_panes
 
 
 # --- silent -------------------------------------------------------------------------------------

@@ -63,10 +63,11 @@ def scan_task(layout: Layout, task_id: str) -> list[NamedFile]:
         OSError: A directory cannot be listed.
     """
     task = layout.task(task_id)
+    directories = {os.fspath(task / name): patterns for name, patterns in _PATTERNS.items()}
     return [
-        NamedFile(agent_id=found[1], task_id=task_id, what=what, path=f"{task / directory}/{name}")
-        for directory, patterns in _PATTERNS.items()
-        for name in _list(os.fspath(task / directory))
+        NamedFile(agent_id=found[1], task_id=task_id, what=what, path=f"{directory}/{name}")
+        for directory, patterns in directories.items()
+        for name in _list(directory)
         for pattern, what in patterns
         if (found := pattern.fullmatch(name))
     ]

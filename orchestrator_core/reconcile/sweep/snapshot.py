@@ -85,6 +85,16 @@ class Snapshot:
         return cookie.removeprefix(self.prefix) or None
 
     @functools.cached_property
+    def session_owners(self) -> frozenset[str]:
+        """The owners of the sessions, by their marks."""
+        return frozenset(each.owner for each in self.sessions or () if each.owner is not None)
+
+    @functools.cached_property
+    def session_panes(self) -> frozenset[int]:
+        """The pids of the sessions' panes."""
+        return frozenset(session.pane_pid for session in self.sessions or ())
+
+    @functools.cached_property
     def records(self) -> dict[str, Mapping[str, Mapping[str, Any]]]:
         """All tasks' records, by task and by agent."""
         return {task_id: registry.records for task_id, registry in self.tasks.items()}
