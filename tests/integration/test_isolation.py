@@ -67,16 +67,19 @@ def test_a_library_that_is_only_beside_the_script_is_found_there(tmp_path):
     """A vendored library is the deployer's own; without it no end could be written."""
     (tmp_path / "libtmux").mkdir()
     (tmp_path / "libtmux" / "__init__.py").touch()
+    place = tmp_path / "place"  # With the package alone, and without what it needs.
+    place.mkdir()
+    (place / "orchestrator_core").symlink_to(Path(orchestrator_core.__file__).parent)
     code = (
         "import sys; sys.path.append(sys.argv[1]); import site; site.getsitepackages = list; "
         "from orchestrator_core.system import import_path; print(import_path.own_places())"
     )
     (tmp_path / "run.py").write_text(code)
-    asked = [sys.executable, "-I", "-S", str(tmp_path / "run.py"), str(TOP)]
+    asked = [sys.executable, "-I", "-S", str(tmp_path / "run.py"), str(place)]
 
     places = eval(subprocess.check_output(asked, text=True, cwd="/"))
 
-    assert (str(TOP), str(tmp_path)) == places
+    assert (str(place), str(tmp_path)) == places
 
 
 def test_an_isolated_command_runs_where_the_package_is_not_installed(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.clock import next_millisecond
 
 from orchestrator_core import AgentSpec, StorageError, WaitTimeout
 from orchestrator_core.registry.group_commit import Transaction
@@ -88,6 +89,7 @@ def test_a_finding_that_is_reported_again_after_a_refused_write_is_there_once(
         return write(transaction, data)
 
     monkeypatch.setattr(Transaction, "write", refuse_once)
+    next_millisecond()  # Within the same one, the record does not change.
 
     with pytest.raises(StorageError):
         orch.report_finding(agent.id, "one bug")

@@ -87,7 +87,7 @@ def task(orch):
 def declare(orch, *modules):
     """Name modules in the root's settings, approve them, and open the root again."""
     path = orch.root / "orchestrator.toml"
-    places = [str(Path(__file__).parent)]
+    places = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
     path.write_text(f"[steps]\nmodules = {json.dumps(modules)}\npath = {json.dumps(places)}\n")
     orch.approve_settings()
     return Orchestrator(orch.root, terminal=orch._context._terminal, recover=False)

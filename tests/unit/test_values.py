@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import attrs
 import pytest
+from support.clock import next_millisecond
 
 import orchestrator_core
 from orchestrator_core import Agent, AgentSpec, EndReport, Orchestrator, Status
@@ -74,8 +75,8 @@ def test_what_is_no_status_is_refused(orch, agent, status):
 
 def test_tasks_and_agents_are_listed_in_the_order_of_their_creation(orch):
     names = [str(number) for number in range(8)]
-    made = [orch.create_task(name).id for name in names]
-    agents = [orch.deploy(task, SPEC).id for task in made]
+    made = [next_millisecond() and orch.create_task(name).id for name in names]
+    agents = [next_millisecond() and orch.deploy(task, SPEC).id for task in made]
 
     assert names == [task.description for task in orch.tasks()]
     assert agents == [agent.id for agent in orch.agents()]

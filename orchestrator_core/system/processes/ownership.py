@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from orchestrator_core.system.processes.table import Row
 
 _RESERVED_PIDS = {0, 1, 2}  #: The kernel's processes and init.
+_SCANS = 5  #: A process has no command line for an instant, while it becomes another program.
 
 
 def owned_rows(selector: OwnershipSelector) -> list[Row]:
@@ -92,19 +93,25 @@ def find_supervisor(selector: OwnershipSelector) -> Identity | None:
     """
     if selector.run_dir is None:
         return None
-    launch_path, agent_id = f"{selector.run_dir}/launch", os.path.basename(selector.run_dir)  # noqa: PTH119 - one name
+    for _ in range(_SCANS):
+        found = _visible_supervisor(selector.run_dir)
+        if found is not None or not run_lock.is_held(selector.run_dir):
+            return found
+    raise CouldNotAsk(
+        f"a supervisor holds the lock of {selector.run_dir}, and none can be seen from here",
+        hint=OutOfSight.default_hint,
+    )
+
+
+def _visible_supervisor(run_dir: str) -> Identity | None:
+    launch_path, agent_id = f"{run_dir}/launch", os.path.basename(run_dir)  # noqa: PTH119 - one name
     for row in table.snapshot():
         argv = table.command_line(row.pid)
         if argv[-1:] == [launch_path] and launch.BOOTSTRAP in argv:
             return row.identity
         is_unwinder = argv[-2:] == [launch.UNWIND, agent_id]
-        if is_unwinder and open_files.has_open(row.pid, selector.run_dir):
+        if is_unwinder and open_files.has_open(row.pid, run_dir):
             return row.identity
-    if run_lock.is_held(selector.run_dir):
-        raise CouldNotAsk(
-            f"a supervisor holds the lock of {selector.run_dir}, and none can be seen from here",
-            hint=OutOfSight.default_hint,
-        )
     return None
 
 
