@@ -692,7 +692,7 @@ def test_a_root_that_cannot_be_written_fails(tmp_path, monkeypatch):
 
 def test_a_root_below_a_closed_directory_fails_once(tmp_path, monkeypatch):
     """Only the check of the root reports the problem."""
-    closed, real = tmp_path / "closed", os.stat
+    closed, real, access = tmp_path / "closed", os.stat, os.access
     closed.mkdir()
 
     def refused(path, *how, **more):
@@ -701,7 +701,7 @@ def test_a_root_below_a_closed_directory_fails_once(tmp_path, monkeypatch):
         return real(path, *how, **more)
 
     monkeypatch.setattr(os, "stat", refused)
-    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != closed)
+    monkeypatch.setattr(os, "access", lambda path, how: Path(path) != closed and access(path, how))
 
     checks = doctor.examine(closed / "ws")
 
