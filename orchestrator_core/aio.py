@@ -204,7 +204,7 @@ class _DeployCall(_ThreadCall[T]):
     """
     A deployment, whose agent is terminated when the result does not reach its caller.
 
-    After a cancellation, the termination has a thread of its own, which no event loop can stop.
+    After a cancellation, the termination runs in a separate thread, which no event loop can stop.
     If the loop is closed under the task, the deployment's thread ends the agent itself, or else
     the end of the program does.
     """

@@ -40,7 +40,7 @@ class OutputVerbs:
         ``size``, in bytes. It consists of whole lines, unless one line exceeds the limit; only a
         newline ends a line. Memory is bounded by *max_bytes*: by default 8 MiB, None for all.
 
-        - *tail*: the last lines, so many. Without it, as many as *max_bytes* allows.
+        - *tail*: the number of last lines. Without it, as many as *max_bytes* allows.
         - *offset*: the page from this byte on. The next page begins at ``next_offset``; the last
           one ends at ``size``.
 

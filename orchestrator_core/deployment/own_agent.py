@@ -25,7 +25,7 @@ def adopt_own_agent(root: str | None) -> bool:
     Set the variables that name the agent around this process, if they are missing.
 
     They are those of the nearest ancestor that has an agent's cookie. *root* is the root that
-    the caller was told to use, if any: an agent of another root is not adopted. Returns whether
+    the caller named, if any: an agent of another root is not adopted. Returns whether
     this process has the variables of an agent afterwards.
     """
     if ENV_AGENT in os.environ:

@@ -19,8 +19,8 @@ from orchestrator_core.exceptions import InvalidInput, OrchestratorError
 from orchestrator_core.mcp.errors import error_text
 from orchestrator_core.mcp.progress import ToolCall, current_call
 from orchestrator_core.mcp.schemas import ErrorValues
-from orchestrator_core.mcp.unicode_text import well_formed
 from orchestrator_core.system.log import emit
+from orchestrator_core.system.surrogates import replace_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -105,11 +105,11 @@ class ToolDefinition:
 
     async def _call(self, arguments: Mapping[str, Any]) -> ToolAnswer:
         try:
-            values, warnings = self._validated(well_formed(dict(arguments)))
+            values, warnings = self._validated(replace_surrogates(dict(arguments)))
             result = msgspec.to_builtins(await self._method(**values), enc_hook=str)
             if warnings:
                 result.setdefault(_WARNINGS, []).extend(warnings)
-            return self._answer(well_formed(result))
+            return self._answer(replace_surrogates(result))
         except OrchestratorError as error:
             return self._refused(error)
         except Exception as error:  # noqa: BLE001 - a request always has an answer
@@ -123,8 +123,8 @@ class ToolDefinition:
 
     def _refused(self, error: OrchestratorError) -> ToolAnswer:
         text, values = error_text(error, self._reword)
-        has_values = self.output_schema is not None
-        return ToolAnswer(well_formed(text), well_formed(values) if has_values else None, True)  # noqa: FBT003 - is_error
+        sent = None if self.output_schema is None else replace_surrogates(values)
+        return ToolAnswer(replace_surrogates(text), sent, is_error=True)
 
     def _validated(self, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """

@@ -160,7 +160,7 @@ async def _read_body(receive: Receive) -> list[Message]:
 
 
 def _as_message(read: list[Message]) -> list[Message]:
-    """Return a complete body as the SDK can read it; one that it refuses, as it is."""
+    """Return a complete body as the SDK can read it; a body that it refuses, unchanged."""
     if read[-1]["type"] == "http.request" and not read[-1].get("more_body"):
         body = b"".join(each.get("body", b"") for each in read)
         with contextlib.suppress(Refused):

@@ -68,7 +68,7 @@ Reap = Annotated[
 
 # --- outputs -------------------------------------------------------------------------------------
 
-Tail = Annotated[int | None, _described("Only so many of the last lines; 0 for all that fit.")]
+Tail = Annotated[int | None, _described("The number of last lines; 0 for all that fit.")]
 Offset = Annotated[
     int | None,
     _described("The page from this byte on; an answer's next_offset begins the next page."),
@@ -85,7 +85,7 @@ Metadata = Annotated[bool, _described("Also count lines and bytes.")]
 MaxBytes = Annotated[
     int | None,
     _described(
-        f"Whole lines of at most so many bytes, from the end; by default "
+        f"The most bytes of whole lines, from the end; by default "
         f"{output_slice.DEFAULT_MAX_BYTES}. An answer that is cut says truncated."
     ),
 ]

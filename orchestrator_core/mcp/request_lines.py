@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 from mcp import types
 
-from orchestrator_core.mcp.unicode_text import well_formed
+from orchestrator_core.system.surrogates import replace_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -75,7 +75,7 @@ def readable(line: str) -> str:
 
 def _decode_leniently(line: str) -> Any:  # noqa: ANN401 - JSON
     try:
-        return well_formed(json.loads(line, parse_constant=_no_constant))
+        return replace_surrogates(json.loads(line, parse_constant=_no_constant))
     except (ValueError, RecursionError) as error:
         raise Refused(PARSE_ERROR, f"the line is not JSON: {error}") from None
 

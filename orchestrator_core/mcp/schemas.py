@@ -189,7 +189,7 @@ class ResultSummary(TypedDict):
 
 
 class AgentInfoWithResult(AgentInfo):
-    """An agent of a task; one that has ended has the result in its output, if there is one."""
+    """An agent of a task; an ended agent has the result in its output, if there is one."""
 
     result: NotRequired[ResultSummary]
 

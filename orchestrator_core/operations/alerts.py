@@ -1,7 +1,7 @@
 """
 Alerts: notify a command and a callback when a cleanup has failed.
 
-- The command is the one that the user's own ``orchestrator.toml`` names, or an approved one of the
+- The command is that of the user's own ``orchestrator.toml`` names, or an approved one of the
   root. It runs wherever the agent is unwound, mostly in a supervisor that became the unwinder.
 - The callback is called in the process that has registered it.
 - The unwinding waits for neither. A shell starts the command and exits at once. The command

@@ -67,7 +67,7 @@ def claude(
     ``["--allowedTools", "Read", "Bash(git diff *)"]``.
 
     Raises:
-        InvalidInput: A value is one that no agent can be run with, or this process is root's,
+        InvalidInput: No agent can be run with a value, or this process is root's,
             to whom Claude Code refuses ``bypassPermissions``.
     """
     arguments = tuple(arguments)

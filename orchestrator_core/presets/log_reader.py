@@ -148,7 +148,7 @@ class Log:
 
     def newest_first(self) -> Iterator[bytes | None]:
         """
-        Yield lines from the end backwards; None for one that is longer than :data:`LONGEST`.
+        Yield lines from the end backwards; None for a line that is longer than :data:`LONGEST`.
 
         The newest may be torn: the agent may write now.
         """

@@ -170,7 +170,7 @@ class _Worktree:
             elif (tag.islower() or tag == "S") and durable.exists(path) and _differs(path, blob):
                 hidden.append(name)
         if hidden:
-            yield f"changes that git was told to overlook: {_shortened(hidden)}"
+            yield f"changes that git is set to overlook: {_shortened(hidden)}"
         if modules or _has_entries(self._tree.entry / "modules"):
             named = f" ({_shortened(modules)})" if modules else ""
             yield f"submodules, whose commits are kept with it{named}"

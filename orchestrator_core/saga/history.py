@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from orchestrator_core.saga.encoding import Entry, ParsedJournal
 
-_MAX_REFUSED = 20  #: Of the lines that are not believed, so many are reported.
+_MAX_REFUSED = 20  #: The most lines that are not believed and are reported.
 
 OBSERVER_STATE = "carried"  #: The name of the note with the observers' state.
 

@@ -3,7 +3,7 @@ Rebuild the journal of a damaged saga from its undamaged lines.
 
 The lost line is unknown, and may be the commit. So a saga without an ``unwind`` line counts as
 committed, and lives on unless the policy of recovery ends it: damage to a file ends no living
-saga. What a lost ``done`` line has told is taken from the policy, as far as the policy knows it.
+saga. What a lost ``done`` line contained is taken from the policy, as far as the policy knows it.
 """
 
 from __future__ import annotations

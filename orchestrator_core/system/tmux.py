@@ -165,7 +165,7 @@ class TmuxTerminal:
 
     def _start_server(self, server: _Server) -> None:
         """
-        Start a private server, by a command of its own.
+        Start a private server, by a separate command.
 
         ``ps`` shows the first command line of a server as long as it lives.
         """
@@ -234,7 +234,7 @@ class TmuxTerminal:
         Return a server handle for one operation; its time limit starts now.
 
         Raises:
-            UntrustedSocket: Another user may be the one that answers; nothing was asked.
+            UntrustedSocket: Another user may answer; nothing was asked.
         """
         if self.socket_path is not None:
             _check_socket(self.socket_path)

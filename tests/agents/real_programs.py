@@ -4,7 +4,7 @@ The real programs of the presets, on a stand-in for their services: run by ``scr
 Two more programs run without a preset, by a command of their own: Copilot CLI and opencode.
 
 ``ORCHESTRATOR_CORE_AGENTS`` is the directory into which npm has installed them. No request leaves
-this machine: each program has a home of its own, and a service on loopback.
+this machine: each program has a separate home, and a service on loopback.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ A stand-in for the services of the real programs, on loopback.
 
 It speaks as much of the Messages API of Anthropic, the Responses API of OpenAI and the
 ``generateContent`` of Google as the programs need: a text, a call of the shell tool, a refusal.
-Each :class:`Part` has an address of its own, which a program gets as its service.
+Each :class:`Part` has a separate address, which a program gets as its service.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.tmux
 
 
 class Case:
-    """One run of a case in a directory of its own; what it leaves alive is ended."""
+    """One run of a case in a separate directory; what it leaves alive is ended."""
 
     def __init__(self, place):
         self.place = place

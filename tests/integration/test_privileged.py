@@ -58,7 +58,7 @@ def act(scene):
 
 @pytest.fixture
 def as_root(scene):
-    """A command that runs its arguments as root, whoever calls it."""
+    """A command that runs its arguments as root, for any caller."""
     program = scene.place / "as_root"
     program.write_bytes(Path("/usr/bin/setpriv").read_bytes())
     program.chmod(0o4755)

@@ -1,4 +1,4 @@
-"""An agent has the umask, priority and limits of its own deployer, whoever started the server."""
+"""An agent has the umask, priority and limits of its deployer, not of the server's first user."""
 
 from __future__ import annotations
 

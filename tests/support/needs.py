@@ -36,7 +36,7 @@ def _cgroup():
 
 
 def elsewhere(*argv):
-    """Return the command that runs *argv* in a pid namespace of its own, with its own ``/proc``."""
+    """Return the command that runs *argv* in a new pid namespace, with its own ``/proc``."""
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     return ["unshare", *user, "--pid", "--fork", "--kill-child", "--mount-proc", *argv]
 

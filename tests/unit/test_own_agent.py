@@ -18,7 +18,7 @@ TOP = Path(__file__).parents[2]
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """Install the command into a directory of its own."""
+    """Install the command into a separate directory."""
     command = tmp_path / "orchestrator-core"
     command.touch(mode=0o755)
     monkeypatch.setattr(command_path, "_own_directory", lambda: str(tmp_path))
@@ -26,7 +26,7 @@ def own(tmp_path, monkeypatch):
 
 
 def test_the_commands_directory_is_the_last_of_an_agents_path(own, monkeypatch):
-    """No program of the user is hidden by one that lies beside the command."""
+    """No program of the user is hidden by a program that lies beside the command."""
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     spec = AgentSpec(type="a", prompt="p", command=["true"])
 

@@ -108,7 +108,7 @@ def test_an_interrupted_scan_answers_no_other_caller(scans):
 
 
 def test_an_interrupted_scan_answers_no_caller_that_waited_for_it(scans, monkeypatch):
-    """Two callers wait for the same scan; the one that runs it is interrupted."""
+    """Two callers wait for the same scan; the caller that runs it is interrupted."""
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     found = []
 

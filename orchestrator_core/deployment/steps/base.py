@@ -70,7 +70,7 @@ class DeploymentStep(Step[Any]):
 
     def own_path(self, recorded: str, path_of: Callable[[str, str], Path], owner: Owner) -> str:
         """
-        Return a recorded path if it is the agent's, or else the one that its id leads to.
+        Return a recorded path if it is the agent's, or else the path that its id leads to.
 
         A recorded path is the agent's if it is below its task and the file's name contains
         the agent's id: the legacy system had other names.

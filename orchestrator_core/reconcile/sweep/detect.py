@@ -226,7 +226,7 @@ def _alive_but_not_registered(state: SagaState, snapshot: Snapshot) -> Iterator[
                 FindingKind.MISMATCH,
                 f"{wrong}, and the agent is alive",
                 f"the state of the journal sagas/{state.saga_id}.jsonl is committed",
-                "its supervisor is alive: the one that its journal names",
+                "its supervisor is alive: the process that its journal names",
                 subject=subject,
             )
 
@@ -238,7 +238,7 @@ def _removed_registry(state: SagaState, task_id: str, *, is_directory_left: bool
         FindingKind.MISMATCH,
         f"its task's {thing} was removed, and the agent is alive",
         f"the state of the journal sagas/{state.saga_id}.jsonl is committed",
-        "its supervisor is alive: the one that its journal names",
+        "its supervisor is alive: the process that its journal names",
         saga_id=state.saga_id,
         reapable=is_directory_left,  # Without the directory, only the agent's end helps.
     )

@@ -44,7 +44,7 @@ def _namespaces(pid: int) -> tuple[int | None, int | None]:
     if _HAS_PROC and procfs.own_pid() != pid:
         raise OutOfSight(
             "/proc shows another pid namespace than that of this process",
-            hint="mount a /proc of its own there: unshare --mount-proc, bwrap --proc /proc",
+            hint="mount a separate /proc there: unshare --mount-proc, bwrap --proc /proc",
         )
     return procfs.namespaces()
 
